@@ -1,0 +1,1 @@
+"""What lies on disk between two verbs: a frozen dataclass with load and save for each artefact."""

@@ -1,0 +1,150 @@
+"""The Bundle: one file that a device can run, check and explain without anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.bundle_zip import MAX_BYTES, decode_members, encode_members
+from catflap.artifacts.folder import whole_file
+from catflap.artifacts.schema import faults, load_schema
+from catflap.errors import BadArtifact
+from catflap.image import Frame
+
+FORMAT = "1.0"
+HEAD = "bundle.json"
+SUFFIX = ".catflap"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One executable form of the model, with what was measured on it from raw photo bytes.
+
+    `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
+    probability; `decision` holds the threshold under which the answer is "unsure".
+    """
+
+    name: str
+    file: str
+    runtime: str
+    precision: str
+    temperature: float
+    tolerance: float
+    metrics: dict[str, Any]
+    fidelity: dict[str, Any]
+    decision: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened Bundle: every byte was checked when it was read.
+
+    `head` is bundle.json; `members` maps each file in it to its bytes.
+    """
+
+    path: Path
+    name: str
+    labels: tuple[str, ...]
+    frame: Frame
+    variants: dict[str, Variant]
+    default_variant: str
+    prior: dict[str, float]
+    sha256: str
+    head: dict[str, Any]
+    members: Mapping[str, memoryview]
+
+    def variant(self, name: str | None = None) -> Variant:
+        """A variant by name; the default one without a name. BadArtifact when there is none."""
+        name = name or self.default_variant
+        if name not in self.variants:
+            raise BadArtifact(
+                f"{self.path.name} has no variant {name!r}.", f"Use one of: {', '.join(self.variants)}."
+            )
+        return self.variants[name]
+
+
+def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> str:
+    """Write a Bundle whole or not at all and return its sha256; `files` of the head is filled here."""
+    listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
+    head = {"catflap_bundle": FORMAT, **head, "files": listed}
+    _check_head(head, str(path))
+    text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    data = encode_members({HEAD: text.encode("utf-8"), **files})
+    whole_file(path, data)
+    return _sha256(data)
+
+
+def read_bundle(path: Path | str) -> Bundle:
+    """Open and check a Bundle: form, schema and every hash; BadArtifact when anything is off."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadArtifact(f"{path} is larger than a bundle can be.", "Name a .catflap file.")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
+    members = decode_members(data)
+    head = _parse_head(members, str(path))
+    listed = head["files"]
+    if set(listed) != set(members) - {HEAD}:
+        raise BadArtifact(f"{path} holds other files than it lists.", "Export it again.")
+    for name, entry in listed.items():
+        if len(members[name]) != entry["bytes"] or _sha256(members[name]) != entry["sha256"]:
+            raise BadArtifact(f"{name} in {path} is not what was exported.", "Copy or export it again.")
+    fields = tuple(name for name in Variant.__dataclass_fields__ if name != "name")
+    return Bundle(
+        path=path,
+        name=head["name"],
+        labels=tuple(head["labels"]),
+        frame=Frame.from_json(head["frame"]),
+        variants={
+            name: Variant(name, **{field: entry[field] for field in fields})
+            for name, entry in head["variants"].items()
+        },
+        default_variant=head["default_variant"],
+        prior=head["prior"],
+        sha256=_sha256(data),
+        head=head,
+        members=members,
+    )
+
+
+def _parse_head(members: Mapping[str, memoryview], path: str) -> dict[str, Any]:
+    if HEAD not in members or len(members[HEAD]) > 16 << 20:
+        raise BadArtifact(f"{path} has no {HEAD}.", "Name a .catflap file.")
+    try:
+        head = json.loads(bytes(members[HEAD]).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadArtifact(f"{HEAD} in {path} is not JSON.", "Export it again.") from error
+    _check_head(head, path)
+    return head  # type: ignore[no-any-return]
+
+
+def _check_head(head: Any, path: str) -> None:
+    """Refuse an unknown major version, then whatever the schema or the names in it contradict."""
+    version = head.get("catflap_bundle") if isinstance(head, dict) else None
+    if not isinstance(version, str) or version.split(".")[0] != FORMAT.split(".")[0]:
+        raise BadArtifact(
+            f"{path} is of bundle format {version!r}; this Catflap reads {FORMAT}.",
+            "Update Catflap or export it again.",
+        )
+    found = faults(head, load_schema("bundle"))
+    if not found:
+        files = {entry["file"] for entry in head["variants"].values()} | {head["golden"]["file"]}
+        if not files <= set(head["files"]):
+            found.append(f"files are named that are not listed: {sorted(files - set(head['files']))}")
+        if head["default_variant"] not in head["variants"]:
+            found.append("the default variant is not there")
+        if set(head["prior"]) != set(head["labels"]):
+            found.append("the prior does not name every label")
+    if found:
+        raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

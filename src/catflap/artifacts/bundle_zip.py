@@ -1,0 +1,88 @@
+"""The one byte-exact zip encoding of a Bundle: stored members, fixed headers, nothing else.
+
+A set of members has exactly one encoding, so the reader rebuilds the headers and compares:
+a flipped bit anywhere, a gap, a comment, an extra field or a trailing byte is refused.
+Format: APPNOTE.TXT 6.3 of PKWARE, the subset described in docs/reference/bundle.md.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from catflap.errors import BadArtifact
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}){0,3}")
+MAX_MEMBERS = 1000
+MAX_BYTES = (1 << 31) - 1  # no zip64
+
+_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+_CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
+_END = struct.Struct("<4sHHHHIIH")
+_DATE = (1 << 5) | 1  # 1980-01-01, 00:00
+
+
+def encode_members(members: Mapping[str, bytes | memoryview]) -> bytes:
+    """The bytes of a Bundle that holds these members in this order."""
+    return b"".join(_chunks(members))
+
+
+def decode_members(data: bytes | memoryview) -> Mapping[str, memoryview]:
+    """The members of a Bundle as views into its bytes, in their order; BadArtifact when not exact."""
+    view = memoryview(data)
+    members = _walk(view)
+    position = 0
+    for chunk in _chunks(members):
+        if view[position : position + len(chunk)] != chunk:
+            raise _damaged(f"bytes differ near offset {position}")
+        position += len(chunk)
+    if position != len(view):
+        raise _damaged("it has bytes after its end")
+    return MappingProxyType(members)
+
+
+def _walk(view: memoryview) -> dict[str, memoryview]:
+    """Follow the local headers from the first byte; decode_members checks everything else."""
+    members: dict[str, memoryview] = {}
+    position = 0
+    while view[position : position + 4] == b"PK\x03\x04":
+        if position + _LOCAL.size > len(view):
+            raise _damaged("it is cut short")
+        fields = _LOCAL.unpack_from(view, position)
+        size, name_length = fields[8], fields[9]
+        start = position + _LOCAL.size + name_length
+        name = bytes(view[position + _LOCAL.size : start]).decode("ascii", "replace")
+        if not NAME.fullmatch(name):
+            raise _damaged(f"the member name {name[:40]!r} is not allowed")
+        if name in members or len(members) >= MAX_MEMBERS:
+            raise _damaged(f"the member {name!r} is there twice or one too many")
+        if start + size > len(view):
+            raise _damaged("it is cut short")
+        members[name] = view[start : start + size]
+        position = start + size
+    if not members:
+        raise _damaged("it does not begin like one")
+    return members
+
+
+def _chunks(members: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Local header and data of each member, then the central directory and its end record."""
+    central = b""
+    offset = 0
+    for name, data in members.items():
+        path = name.encode("ascii")
+        common = (20, 0, 0, 0, _DATE, zlib.crc32(data), len(data), len(data), len(path), 0)
+        local = _LOCAL.pack(b"PK\x03\x04", *common) + path
+        central += _CENTRAL.pack(b"PK\x01\x02", 20, *common, 0, 0, 0, 0, offset) + path
+        offset += len(local) + len(data)
+        yield local
+        yield data
+    yield central
+    yield _END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), len(central), offset, 0)
+
+
+def _damaged(why: str) -> BadArtifact:
+    return BadArtifact(f"The file is not a whole Catflap bundle: {why}.", "Copy or export it again.")

@@ -1,0 +1,77 @@
+"""The Checkpoint: trained weights and everything that tells how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.folder import digest, digest_file, read_json, write_json
+from catflap.errors import BadArtifact
+from catflap.image import Frame
+
+MARKER = "checkpoint.json"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with `weights.safetensors` and `checkpoint.json`.
+
+    `mean` and `std` are the backbone's input normalisation on pixels scaled to 0..1;
+    `prior` is the share of each label among the train photos; `history` has one entry a step
+    of the search or an epoch; `cost` has seconds, photos_per_second, peak_memory_mb and flops.
+    """
+
+    path: Path
+    backbone: str
+    labels: tuple[str, ...]
+    frame: Frame
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    recipe: str
+    seed: int
+    prior: dict[str, float]
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    cost: dict[str, Any]
+    sha256: str
+    made_from: str
+    ancestors: dict[str, str]
+    licences: dict[str, str]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine answer of `catflap train`."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
+        return {**fields, "frame": self.frame.to_json(), "labels": list(self.labels)}
+
+
+def save_checkpoint(folder: Path, fields: dict[str, Any]) -> None:
+    """Write checkpoint.json beside weights.safetensors; `sha256` is worked out here."""
+    fields = {**fields, "weights_sha256": digest_file(folder / WEIGHTS)}
+    fields["sha256"] = _identity(fields)
+    write_json(folder / MARKER, {"catflap": "checkpoint", "version": 1, **fields})
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a Checkpoint folder; BadArtifact when it is none or its weights were changed."""
+    path = Path(path)
+    fields = read_json(path / MARKER, "checkpoint")
+    if not (path / WEIGHTS).is_file() or digest_file(path / WEIGHTS) != fields["weights_sha256"]:
+        raise BadArtifact(f"The weights of {path} are missing or changed.", "Train again.")
+    names = set(Checkpoint.__dataclass_fields__) - {"path", "labels", "frame", "mean", "std"}
+    return Checkpoint(
+        path=path,
+        labels=tuple(fields["labels"]),
+        frame=Frame.from_json(fields["frame"]),
+        mean=tuple(fields["mean"]),
+        std=tuple(fields["std"]),
+        **{name: fields[name] for name in names},
+    )
+
+
+def _identity(fields: dict[str, Any]) -> str:
+    """The hash that names a Checkpoint: what it computes and where it comes from, not what it cost."""
+    names = ("backbone", "labels", "frame", "mean", "std", "recipe", "seed", "weights_sha256", "ancestors")
+    return digest({name: fields[name] for name in names})

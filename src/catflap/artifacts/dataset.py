@@ -1,0 +1,137 @@
+"""The Dataset: the photos that will be learnt from, in shards, each with its role."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.folder import read_json, write_json
+from catflap.errors import BadArtifact, CatflapError
+from catflap.image import Frame
+
+MARKER = "dataset.json"
+INDEX = "index.parquet"
+SHARDS = "shards"
+ROLES = ("train", "validation", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos of one role, by position: `photos[i]` is the bytes of the i-th.
+
+    `ids` are sha256 hexadecimal, `labels` int64 class numbers, `groups` int64 near-duplicate
+    groups; all have the shape (n,).
+    """
+
+    folder: Path
+    ids: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    shards: npt.NDArray[np.str_]
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> bytes:
+        start = int(self.offsets[position])
+        path = self.folder / SHARDS / str(self.shards[position])
+        photo = _shard(path)[start : start + int(self.lengths[position])]
+        if len(photo) != self.lengths[position]:
+            raise BadArtifact(f"{path} is cut short.", "Run catflap prepare again.")
+        return photo
+
+    def take(self, positions: npt.NDArray[np.int64]) -> Photos:
+        """The photos at some positions, in that order."""
+        columns = ("ids", "labels", "groups", "shards", "offsets", "lengths")
+        return Photos(self.folder, *(getattr(self, name)[positions] for name in columns))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder with tar shards, `index.parquet` (one row a photo) and `dataset.json`.
+
+    `frame` is how every later step turns these photos into pixels; `roles` counts photos;
+    `ancestors` maps "manifest" to its hash.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    frame: Frame
+    roles: dict[str, int]
+    shards: int
+    bytes: int
+    seed: int
+    sha256: str
+    made_from: str
+    ancestors: dict[str, str]
+    versions: dict[str, str]
+
+    def photos(self, role: str) -> Photos:
+        """The photos of a role (train, validation, calibration or test), in index order."""
+        if role not in ROLES:
+            raise CatflapError(f"There is no role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
+        columns = _index(self.path, self.sha256)
+        chosen = np.flatnonzero(columns["role"] == role)
+        names = ("id", "label", "group", "shard", "offset", "length")
+        return Photos(self.path, *(columns[name][chosen] for name in names))
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine answer of `catflap prepare`."""
+        names = set(self.__dataclass_fields__) - {"path", "labels", "frame"}
+        fields = {name: getattr(self, name) for name in names}
+        return {**fields, "labels": list(self.labels), "frame": self.frame.to_json()}
+
+
+def save_dataset(folder: Path, fields: dict[str, Any]) -> None:
+    """Write dataset.json into a folder that already holds shards and index; fields as in Dataset."""
+    write_json(folder / MARKER, {"catflap": "dataset", "version": 1, **fields})
+
+
+def load_dataset(path: Path | str) -> Dataset:
+    """Open a Dataset folder; BadArtifact when it is none."""
+    path = Path(path)
+    fields = read_json(path / MARKER, "dataset")
+    names = set(Dataset.__dataclass_fields__) - {"path", "labels", "frame"}
+    return Dataset(
+        path=path,
+        labels=tuple(fields["labels"]),
+        frame=Frame.from_json(fields["frame"]),
+        **{name: fields[name] for name in names},
+    )
+
+
+@lru_cache(maxsize=2)
+def _index(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
+    """The index as NumPy columns; the hash is part of the cache key, so a new Dataset is read anew."""
+    from catflap.artifacts.tables import read_table
+
+    table = read_table(path / INDEX)
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    for name in ("id", "shard", "role"):
+        columns[name] = columns[name].astype(np.str_)
+    for name in ("label", "group", "offset", "length"):
+        columns[name] = columns[name].astype(np.int64)
+    return columns
+
+
+def _shard(path: Path) -> mmap.mmap:
+    try:
+        status = path.stat()
+        return _open_shard(path, status.st_ino, status.st_mtime_ns)
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path} cannot be read: {error}.", "Run catflap prepare again.") from error
+
+
+@lru_cache(maxsize=256)
+def _open_shard(path: Path, inode: int, modified_ns: int) -> mmap.mmap:
+    """Map a shard once a process; inode and time are in the key, so a replaced file is mapped anew."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,147 @@
+"""Folders and JSON files that are whole or absent, and the hashes that name what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from catflap.errors import BadArtifact, CatflapError
+
+Json = dict[str, Any]
+
+
+@contextmanager
+def whole_folder(target: Path, marker: str) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it takes its real name only when the block ends well.
+
+    `marker` is the file that tells this kind of artefact; a target that exists without it is
+    somebody else's and is refused. Leftovers of killed runs are swept.
+    """
+    refuse_foreign(target, marker)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
+        partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+        partial.mkdir()
+    except OSError as error:
+        raise unwritable(target, error) from error
+    try:
+        yield partial
+        sync(partial / marker)
+        old = target.parent / f".{target.name}.old-{os.getpid()}"
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def whole_file(target: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it when all its bytes are on disk."""
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def refuse_foreign(target: Path, marker: str) -> None:
+    """Raise when the target exists and is not an artefact of this kind."""
+    if target.is_symlink() or target.is_file() or (target.is_dir() and not (target / marker).exists()):
+        if target.is_dir() and not any(target.iterdir()):
+            return
+        raise CatflapError(
+            f"{target} exists and is not a {marker.removesuffix('.json')} of Catflap.",
+            "Choose another output name.",
+        )
+
+
+def unwritable(target: Path, error: OSError) -> CatflapError:
+    """The error for a target that cannot be written: full disk, no permission, bad name."""
+    return CatflapError(
+        f"{target} cannot be written: {error.strerror or error}.",
+        "Free some space or choose another output folder.",
+    )
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed runs left beside the target; put back a target that was half replaced."""
+    for left in sorted(target.parent.glob(f".{target.name}.*-*")):
+        kind, _, pid = left.name.removeprefix(f".{target.name}.").partition("-")
+        if kind not in ("partial", "old") or not pid.isdigit() or _alive(int(pid)):
+            continue
+        if kind == "old" and not target.exists():
+            left.rename(target)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Ask the kernel to put a file on disk before it is relied on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, fields: Json) -> None:
+    """Write a JSON object: sorted keys, two-space indent, UTF-8, so that equal content is equal bytes."""
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path, kind: str) -> Json:
+    """Read an artefact's JSON object; BadArtifact when it is absent, damaged or of another kind."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BadArtifact(
+            f"{path.parent} is not a {kind}: {path.name} is missing.", f"Name a {kind}."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadArtifact(f"{path} cannot be read: {error}.", f"Make the {kind} again.") from error
+    if not isinstance(fields, dict) or fields.get("catflap") != kind or fields.get("version") != 1:
+        raise BadArtifact(
+            f"{path} is not a {kind} of version 1.", f"Make the {kind} again with this Catflap."
+        )
+    return fields
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a JSON value in canonical form, hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """The sha256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,61 @@
+"""What the verbs on the device answer: Prediction and Verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
+
+    `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    decision: str
+    ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of one line of `catflap predict --json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified: `value` must not exceed `limit`."""
+
+    name: str
+    passed: bool
+    value: float | str
+    limit: float | str
+
+    def to_json(self) -> dict[str, Any]:
+        """The check as it stands in the machine answer of `catflap verify`."""
+        return {"name": self.name, "pass": self.passed, "value": self.value, "limit": self.limit}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a Bundle does on this machine what was tested: passed only when every check passed."""
+
+    bundle: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine answer of `catflap verify`."""
+        return {
+            "verdict": "pass" if self.passed else "fail",
+            "bundle": self.bundle,
+            "checks": [check.to_json() for check in self.checks],
+        }

@@ -1,0 +1,1 @@
+"""The training environment beside the inference environment, all of it measured."""

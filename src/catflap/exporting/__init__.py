@@ -1,0 +1,1 @@
+"""Checkpoint to Bundle, one file per target runtime."""

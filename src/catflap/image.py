@@ -1,0 +1,314 @@
+"""Photo bytes to uint8 RGB at the frame size: the only file that decodes, orients, resizes or crops.
+
+The pixels are specified in docs/concepts/frame.md; Pillow is the reference implementation.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from catflap.errors import BadPhoto, CatflapError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Photo: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+WHITE = (255, 255, 255, 255)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a photo becomes the pixels that the model sees; fixed once and carried into the Bundle.
+
+    Sizes are pixels. `fit` is "squash" (the whole photo, aspect not kept) or "crop" (the
+    largest centred part of the frame's aspect). `decode` is "scaled" (a JPEG is decoded at
+    1/2, 1/4 or 1/8 while at least twice the frame remains) or "full".
+    """
+
+    width: int = 288
+    height: int = 288
+    fit: str = "squash"
+    filter: str = "bilinear"
+    decode: str = "scaled"
+    max_pixels: int = 80_000_000
+    max_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        sides = (self.width, self.height)
+        if not all(type(side) is int and 8 <= side <= 2048 for side in sides):
+            raise CatflapError(f"A frame of {sides} px is not possible.", "Use 8 to 2048 px.")
+        choices = {"fit": ("squash", "crop"), "filter": tuple(FILTERS), "decode": ("scaled", "full")}
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise CatflapError(
+                    f"The frame's {field} is {getattr(self, field)!r}.",
+                    f"Use one of: {', '.join(allowed)}.",
+                )
+        for field, most in (("max_pixels", 89_000_000), ("max_bytes", 1 << 30)):
+            value = getattr(self, field)
+            if type(value) is not int or not 1 <= value <= most:
+                raise CatflapError(f"The frame's {field} is {value!r}.", f"Use 1 to {most}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The frame as it stands in dataset.json, checkpoint.json and bundle.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Frame:
+        """The frame that an artefact carries; unknown or missing fields are refused."""
+        if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
+            raise CatflapError("The artefact's frame has unknown or missing fields.", "Export it again.")
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class PhotoInfo:
+    """What a photo's header says: stored size in px, format, mode, EXIF orientation (1 to 8), frames."""
+
+    width: int
+    height: int
+    format: str
+    mode: str
+    orientation: int
+    animated: bool
+
+
+def read_pixels(photo: Photo, frame: Frame) -> Pixels:
+    """The pixels of a photo as the model sees them: uint8 RGB, shape (height, width, 3).
+
+    Takes a path, the file's bytes, a PIL image or a uint8 array (H, W, 3) or (H, W).
+    Raises BadPhoto when it is not a whole, allowed photo.
+    """
+    if isinstance(photo, np.ndarray):
+        return _fit(_from_array(photo), frame)
+    if isinstance(photo, Image.Image):
+        return _guarded(lambda: _fit(_orient(_to_rgb(photo), _orientation(photo)), frame))
+    data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
+    return _guarded(lambda: _fit(_decode(data, frame), frame), data)
+
+
+def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) -> bytes:
+    """The bytes of a photo file; BadPhoto when it is absent, no regular file or too large."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadPhoto("unreadable", f"{_shown(path)} is not a file.", "Name a photo file.")
+        if status.st_size > max_bytes:
+            raise _too_many_bytes(status.st_size, max_bytes)
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadPhoto(
+            "unreadable", f"{_shown(path)} cannot be read: {why}.", "Check its path and permissions."
+        ) from error
+
+
+def inspect(data: bytes, frame: Frame | None = None) -> PhotoInfo:
+    """What the header of a photo says, without decoding its pixels; BadPhoto when it is none."""
+    return _guarded(lambda: _info(_open(data, frame or Frame())), data)
+
+
+def small_grey(data: bytes, frame: Frame, width: int, height: int) -> Pixels:
+    """The whole photo as luma, squashed to (height, width), decoded as the frame decodes."""
+    small = Frame(frame.width, frame.height, "squash", frame.filter, frame.decode, frame.max_pixels)
+
+    def grey() -> Pixels:
+        image = _decode(data, small).convert("L")
+        return np.asarray(image.resize((width, height), Image.Resampling.BOX))
+
+    return _guarded(grey, data)
+
+
+def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
+    """A small JPEG of a photo for a page that people look at; the aspect is kept."""
+    reach = Frame(max(8, min(side, 2048)), max(8, min(side, 2048)))
+    if isinstance(photo, np.ndarray):
+        image = _from_array(photo)
+    elif isinstance(photo, Image.Image):
+        image = photo.convert("RGB")
+    else:
+        data = photo if isinstance(photo, bytes) else read_file(photo)
+        image = _guarded(lambda: _decode(data, reach), data)
+    image.thumbnail((side, side))
+    return encode(np.asarray(image), "JPEG", quality=quality)
+
+
+def encode(pixels: Pixels, format: str, **options: Any) -> bytes:
+    """Pixels (H, W, 3), (H, W, 4) or (H, W), uint8, as the bytes of an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _open(data: bytes, frame: Frame) -> Image.Image:
+    if not data:
+        raise BadPhoto("empty", "The photo has no bytes.", "Copy the file again.")
+    if len(data) > frame.max_bytes:
+        raise _too_many_bytes(len(data), frame.max_bytes)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels("more than its limit of", frame.max_pixels) from error
+    except Image.UnidentifiedImageError as error:
+        raise _unknown_format(data) from error
+    if image.width * image.height > frame.max_pixels:
+        raise _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
+    return image
+
+
+def _decode(data: bytes, frame: Frame) -> Image.Image:
+    """Decode the first frame, convert it to sRGB and turn it upright."""
+    image = _open(data, frame)
+    orientation = _orientation(image)
+    if frame.decode == "scaled" and image.format in ("JPEG", "MPO"):
+        width, height = 2 * frame.width, 2 * frame.height
+        image.draft(None, (height, width) if orientation >= 5 else (width, height))  # type: ignore[arg-type]
+    image.load()
+    return _orient(_to_rgb(image), orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF tag 0x0112; 1 when it is absent, damaged or out of range."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF comes as many types, and none of them spoils the pixels
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _orient(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """sRGB without alpha: ICC profile applied, transparency laid on white, 16 bits cut to 8."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadPhoto(
+            "unsupported_mode",
+            f"Pixels of the type {image.mode!r} (32 bits a channel) have no agreed brightness.",
+            "Save it with 8 or 16 bits a channel.",
+        )
+    profile = image.info.get("icc_profile")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
+    elif image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("RGB")
+    if isinstance(profile, bytes) and profile:
+        transform = _to_srgb(profile, image.mode)
+        if transform is not None:
+            return transform.apply(image)  # type: ignore[no-any-return]
+    return image.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> Any:
+    """The transform from an embedded profile to sRGB, or None when it is sRGB, damaged or unfit."""
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        target = ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(source, target, mode, "RGB")  # perceptual intent
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _fit(image: Image.Image, frame: Frame) -> Pixels:
+    """Crop with integer geometry, then resize."""
+    if frame.fit == "crop":
+        width = min(image.width, max(1, image.height * frame.width // frame.height))
+        height = min(image.height, max(1, image.width * frame.height // frame.width))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    if image.size != (frame.width, frame.height):
+        image = image.resize((frame.width, frame.height), FILTERS[frame.filter])
+    return np.asarray(image)
+
+
+def _from_array(array: Pixels) -> Image.Image:
+    grey_or_rgb = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not grey_or_rgb or 0 in array.shape:
+        raise BadPhoto(
+            "unsupported_mode",
+            f"An array of {array.dtype} with shape {array.shape} is not a photo.",
+            "Give uint8 with shape (height, width, 3), RGB.",
+        )
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _info(image: Image.Image) -> PhotoInfo:
+    animated = image.format != "MPO" and int(getattr(image, "n_frames", 1)) > 1
+    format = "JPEG" if image.format == "MPO" else str(image.format)
+    return PhotoInfo(image.width, image.height, format, image.mode, _orientation(image), animated)
+
+
+def _guarded(step: Any, data: bytes = b"") -> Any:
+    """Run a decoding step; whatever a hostile file makes Pillow raise becomes BadPhoto."""
+    try:
+        return step()
+    except CatflapError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels("more than its limit of", Frame.max_pixels) from error
+    except Exception as error:  # decoders fail in every type there is; the photo is at fault
+        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        reason = "truncated" if cut else "damaged"
+        raise BadPhoto(
+            reason, f"The photo is {reason}: {str(error) or type(error).__name__}.", "Copy the file again."
+        ) from error
+
+
+def _unknown_format(data: bytes) -> BadPhoto:
+    head = data[:512].lstrip().lower()
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return BadPhoto("unsupported_format", "HEIC photos are not read here.", "Convert it to JPEG.")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        return BadPhoto(
+            "not_a_photo", "The file is a web page or XML, not a photo.", "Download the photo itself."
+        )
+    return BadPhoto(
+        "unknown_format",
+        "The bytes are no photo in a format that is read here.",
+        f"Use one of: {', '.join(FORMATS)}.",
+    )
+
+
+def _too_many_bytes(count: int, limit: int) -> BadPhoto:
+    return BadPhoto(
+        "too_many_bytes", f"The photo has {count} bytes, more than {limit}.", "Save a smaller copy."
+    )
+
+
+def _too_many_pixels(how_many: str, limit: int) -> BadPhoto:
+    return BadPhoto("too_many_pixels", f"The photo has {how_many} {limit} pixels.", "Save a smaller copy.")
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path that can be printed even when its name is not UTF-8."""
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,1 @@
+"""Bundle and photo to Prediction; session.py owns onnxruntime."""

@@ -1,0 +1,1 @@
+"""Bundle to Verdict, on the device that will run it."""
