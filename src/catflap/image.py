@@ -8,18 +8,20 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from catflap.errors import BadPhoto, CatflapError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Photo: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -105,13 +107,13 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     if isinstance(photo, Image.Image):
         return _guarded(lambda: _fit(_orient(_to_rgb(photo), _orientation(photo)), frame))
     data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
-    return _guarded(lambda: _fit(_decode(data, frame), frame), data)
+    return _guarded(lambda: _fit(_decode(data, frame), frame))
 
 
 def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) -> bytes:
     """The bytes of a photo file; BadPhoto when it is absent, no regular file or too large."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             raise BadPhoto("unreadable", f"{_shown(path)} is not a file.", "Name a photo file.")
         if status.st_size > max_bytes:
@@ -126,7 +128,7 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) ->
 
 def inspect(data: bytes, frame: Frame | None = None) -> PhotoInfo:
     """What the header of a photo says, without decoding its pixels; BadPhoto when it is none."""
-    return _guarded(lambda: _info(_open(data, frame or Frame())), data)
+    return _guarded(lambda: _info(_open(data, frame or Frame())))
 
 
 def small_grey(data: bytes, frame: Frame, width: int, height: int) -> Pixels:
@@ -137,7 +139,7 @@ def small_grey(data: bytes, frame: Frame, width: int, height: int) -> Pixels:
         image = _decode(data, small).convert("L")
         return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
-    return _guarded(grey, data)
+    return _guarded(grey)
 
 
 def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
@@ -149,7 +151,7 @@ def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
         image = photo.convert("RGB")
     else:
         data = photo if isinstance(photo, bytes) else read_file(photo)
-        image = _guarded(lambda: _decode(data, reach), data)
+        image = _guarded(lambda: _decode(data, reach))
     image.thumbnail((side, side))
     return encode(np.asarray(image), "JPEG", quality=quality)
 
@@ -170,7 +172,7 @@ def _open(data: bytes, frame: Frame) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_many_pixels("more than its limit of", frame.max_pixels) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise _unknown_format(data) from error
     if image.width * image.height > frame.max_pixels:
         raise _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
@@ -183,7 +185,7 @@ def _decode(data: bytes, frame: Frame) -> Image.Image:
     orientation = _orientation(image)
     if frame.decode == "scaled" and image.format in ("JPEG", "MPO"):
         width, height = 2 * frame.width, 2 * frame.height
-        image.draft(None, (height, width) if orientation >= 5 else (width, height))  # type: ignore[arg-type]
+        image.draft(None, (height, width) if orientation >= 5 else (width, height))
     image.load()
     return _orient(_to_rgb(image), orientation)
 
@@ -268,7 +270,7 @@ def _info(image: Image.Image) -> PhotoInfo:
     return PhotoInfo(image.width, image.height, format, image.mode, _orientation(image), animated)
 
 
-def _guarded(step: Any, data: bytes = b"") -> Any:
+def _guarded(step: Callable[[], T]) -> T:
     """Run a decoding step; whatever a hostile file makes Pillow raise becomes BadPhoto."""
     try:
         return step()

@@ -48,7 +48,7 @@ def _walk(view: memoryview) -> dict[str, memoryview]:
     """Follow the local headers from the first byte; decode_members checks everything else."""
     members: dict[str, memoryview] = {}
     position = 0
-    while view[position : position + 4] == b"PK\x03\x04":
+    while bytes(view[position : position + 4]) == b"PK\x03\x04":
         if position + _LOCAL.size > len(view):
             raise _damaged("it is cut short")
         fields = _LOCAL.unpack_from(view, position)
