@@ -1,0 +1,142 @@
+"""The front of the command line: find the command, run it, and turn every error into a sentence.
+
+Exit codes: 0 fine, 1 the answer is no, 2 usage or unusable input, 130 stopped by Ctrl-C.
+A command's module is imported only when the command is used, so that `catflap --help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import NoReturn
+
+from catflap.cli import output
+from catflap.errors import CatflapError, Refused, missing_extra
+from catflap.version import VERSION
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "build": "walk the whole line, from photos to a verified bundle; resumable",
+        "scan": "read a folder of labelled photos into a manifest",
+        "prepare": "turn a manifest into a dataset with disjoint roles",
+        "train": "train a classifier on a dataset",
+        "evaluate": "measure a checkpoint or a bundle on photos it has not seen",
+        "export": "turn a checkpoint into a bundle that a device can run",
+        "verify": "check that a bundle does on this machine what was tested",
+        "predict": "judge photos with a bundle",
+        "bench": "time a bundle on this machine",
+        "compare": "set the training environment beside the device, measured",
+        "trace": "print the ancestors of an artefact, back to the photos",
+        "demo": "show the whole line on small free data",
+        "doctor": "say what is installed here and what to install",
+    }
+)
+DESCRIPTION = "A folder of photos to a verified image classifier that decides on the device at the edge."
+STOPPED = 130
+BROKEN_PIPE = 141
+
+
+def run() -> NoReturn:
+    """The `catflap` program: answer the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answer one command line and return the exit code; no exception gets out."""
+    as_json = "--json" in argv
+    try:
+        return _answer(list(argv))
+    except CatflapError as error:
+        return _fail(error, as_json)
+    except ModuleNotFoundError as error:
+        return _fail(missing_extra(error) or _bug(error), as_json)
+    except KeyboardInterrupt:
+        output.note("Stopped. What was finished is kept; run the same command again to go on.")
+        return STOPPED
+    except BrokenPipeError:
+        output.close_stdout()
+        return BROKEN_PIPE
+    except MemoryError:
+        return _fail(CatflapError("The memory of this machine is used up.", "Give it less at once."), as_json)
+    except Exception as error:
+        return _fail(_bug(error), as_json)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose usage errors are ours: what, then the fix."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CatflapError(f"{message[:1].upper()}{message[1:]}.", f"Run: {self.prog} --help")
+
+
+def _answer(argv: list[str]) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if argv and argv[0] == "--version":
+        print(f"catflap {VERSION}")
+        return 0
+    words = [word for word in argv if word != "--json"]
+    if not words:
+        raise CatflapError("No command was named.", "Run: catflap --help")
+    if words[0] not in COMMANDS:
+        raise _unknown(words[0])
+    command = import_module(f"catflap.cli.{words[0]}")
+    parser = _Parser(
+        prog=f"catflap {words[0]}",
+        description=command.HELP,
+        epilog=f"example:\n  {command.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    argv.remove(words[0])
+    return int(command.answer(parser.parse_args(argv)))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    usage = "usage: catflap COMMAND ... [--json]\n       catflap COMMAND --help\n       catflap --version"
+    return "\n".join([usage, "", DESCRIPTION, "", *lines])
+
+
+def _unknown(name: str) -> CatflapError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, n=1)
+    meant = f"Did you mean: catflap {near[0]}" if near else "Run: catflap --help"
+    return CatflapError(f"There is no command {name!r}.", meant)
+
+
+def _fail(error: CatflapError, as_json: bool) -> int:
+    if os.environ.get("CATFLAP_TRACEBACK"):
+        import traceback
+
+        traceback.print_exc()
+    output.report(error, as_json)
+    return 1 if isinstance(error, Refused) else 2
+
+
+def _bug(error: Exception) -> CatflapError:
+    """An exception that nobody foresaw, as one line with the place in our code where it passed."""
+    place = ""
+    step = error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if f"{os.sep}catflap{os.sep}" in file and not file.endswith(f"cli{os.sep}main.py"):
+            place = f" at {file.rpartition(f'{os.sep}catflap{os.sep}')[2]}:{step.tb_lineno}"
+        step = step.tb_next
+    said = " ".join(str(error).split())[:300]
+    return CatflapError(
+        f"This is a bug in Catflap: {type(error).__name__}{place}: {said or 'no message'}.",
+        "Please report it; CATFLAP_TRACEBACK=1 before the command shows the traceback.",
+    )

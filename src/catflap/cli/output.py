@@ -1,0 +1,206 @@
+"""What people and machines see: answers on stdout, notes, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from catflap.errors import CatflapError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from catflap.progress import Progress
+
+QUIET_SECONDS = 10.0  # between two progress lines in a log file
+REDRAW_SECONDS = 0.1
+
+
+def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
+    """Print an answer on stdout: one line of JSON with --json, else `text` or the fields for people."""
+    _print(_json(fields) if args.json else as_text(fields) if text is None else text)
+
+
+def note(text: str) -> None:
+    """Tell the person something on stderr that is not part of the answer."""
+    _tell(f"{_over_progress()}{text}\n")
+
+
+def report(error: CatflapError, as_json: bool) -> None:
+    """Print an error: what and fix on stderr, or one JSON object on stdout."""
+    if as_json:
+        with suppress(CatflapError, BrokenPipeError):
+            _print(_json({"error": {"what": error.what, "fix": error.fix}}))
+            return
+    note(f"{_red('error:')} {error.what}\n  fix: {error.fix}")
+
+
+@contextmanager
+def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
+    """Show on stderr how far long work is: a bar in a terminal, else a line every ten seconds."""
+    if not _is_terminal():
+        yield _log_lines()
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress as Bars
+    except ModuleNotFoundError:
+        try:
+            yield _one_line()
+        finally:
+            _tell(_over_progress())
+        return
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step)
+            bars.update(tasks[step], completed=done, total=total or None)
+
+        yield show
+
+
+def as_text(fields: Mapping[str, Any]) -> str:
+    """Fields for people: one aligned line each, mappings indented, lists of mappings as tables."""
+    width = max((len(_words(name)) for name in fields), default=0)
+    lines: list[str] = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            lines += [_words(name), _indented(as_text(value))]
+        elif isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
+            lines += [_words(name), _indented(table(value))]
+        else:
+            lines.append(f"{_words(name):<{width}}  {_shown(value)}")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for people: the columns of the first row, numbers to the right."""
+    columns = list(rows[0]) if rows else []
+    cells = [[_shown(row.get(column)) for column in columns] for row in rows]
+    widths = [
+        max(len(_words(column)), *(len(row[place]) for row in cells)) for place, column in enumerate(columns)
+    ]
+    right = [all(isinstance(row.get(column), int | float) for row in rows) for column in columns]
+    lines = [[_words(column) for column in columns], *cells]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def close_stdout() -> None:
+    """Point stdout at nothing, so that what its reader did not take is not tried again at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        close_stdout()
+        raise CatflapError(
+            f"The answer cannot be written: {error.strerror or error}.", "Send it somewhere else."
+        ) from error
+
+
+def _json(fields: Mapping[str, Any]) -> str:
+    """One line of ASCII JSON; what is not a finite number becomes null, for JSON has no NaN."""
+    try:
+        return json.dumps(fields, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(fields), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value)) or "-"
+    return str(value) if value != {} else "-"
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _log_lines() -> Progress:
+    """For a log file: nothing while work is short, then a line every ten seconds."""
+    last = time.monotonic()
+
+    def show(step: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET_SECONDS:
+            last = time.monotonic()
+            _tell(f"{_progress_text(step, done, total)}\n")
+
+    return show
+
+
+def _one_line() -> Progress:
+    """For a terminal without rich: one line that is drawn again."""
+    last = -math.inf
+
+    def show(step: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REDRAW_SECONDS or done == total:
+            last = time.monotonic()
+            _tell(_over_progress() + _progress_text(step, done, total))
+
+    return show
+
+
+def _progress_text(step: str, done: int, total: int) -> str:
+    return f"{step}: {done:,} of {total:,} ({100 * done // total} %)" if total else f"{step}: {done:,}"
+
+
+def _tell(text: str) -> None:
+    """Write on stderr; whoever closed it does not want to hear."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _over_progress() -> str:
+    """What clears a progress line that may stand in the terminal."""
+    return "\r\x1b[K" if _is_terminal() else ""
+
+
+def _red(text: str) -> str:
+    return f"\x1b[31m{text}\x1b[0m" if _is_terminal() and not os.environ.get("NO_COLOR") else text
