@@ -1,0 +1,57 @@
+# Every target makes the environment that it needs. PYTHON=… picks the interpreter (3.11 or newer).
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
+	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+BIN := .venv/bin
+EXTRAS := train
+PIP := 26.1.2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: .venv/ready  ## the whole line on small free data, in under three minutes
+	$(BIN)/catflap demo
+
+test: .venv/ready .venv-base/ready  ## the fast tests
+	$(BIN)/pytest -m "not slow"
+
+check: .venv/ready .venv-base/ready  ## what has to pass before a change is merged
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: .venv/ready  ## every benchmark, each with its machine, versions and n
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: .venv/ready  ## check the documentation: links, commands, code blocks
+	$(BIN)/pytest tests/docs
+
+format: .venv/ready  ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environments and every cache
+	rm -rf .venv .venv-base .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What developers use: every extra that has tests, and the tools.
+.venv/ready: pyproject.toml constraints.txt
+	$(if $(PYTHON),,$(error Catflap needs Python 3.11 or newer; name one with PYTHON=…))
+	@echo "Installing Catflap with its training environment into .venv; the first time takes minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet 'pip==$(PIP)'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]' --group dev
+	touch $@
+
+# What a device has: the base dependencies only. tests/base proves there that nothing else is needed.
+.venv-base/ready: pyproject.toml constraints.txt
+	$(if $(PYTHON),,$(error Catflap needs Python 3.11 or newer; name one with PYTHON=…))
+	test -x .venv-base/bin/python || $(PYTHON) -m venv .venv-base
+	.venv-base/bin/python -m pip install --quiet 'pip==$(PIP)'
+	.venv-base/bin/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
