@@ -1,0 +1,51 @@
+"""From logits to a decision: probabilities, the prior of the field, and the word "unsure"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.results import UNSURE
+from catflap.errors import CatflapError
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+    """Probabilities from logits of the shape (..., classes), divided by the temperature first.
+
+    The temperature is what `fit_temperature` gave for this variant (Guo et al. 2017).
+    """
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def correct_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike, field: npt.ArrayLike) -> Floats:
+    """Probabilities (..., classes) as they are where the labels are as frequent as `field` says.
+
+    `trained` and `field` are the shares of the labels, shape (classes,), in training and where
+    the model is used. Saerens, Latinne and Decaestecker 2002, equation 2.4. Raises CatflapError
+    when a share is not above 0.
+    """
+    before, after = np.asarray(trained, np.float64), np.asarray(field, np.float64)
+    if not (np.isfinite(before / after).all() and (before > 0).all() and (after > 0).all()):
+        raise CatflapError(
+            "The share of a label is not a number above 0.",
+            "Give every label a share between 0 and 1, for example 0.001.",
+        )
+    weighted = np.asarray(probabilities, np.float64) * (after / before)
+    return np.asarray(weighted / weighted.sum(axis=-1, keepdims=True))
+
+
+def decide(probabilities: npt.ArrayLike, labels: Sequence[str], threshold: float) -> list[str]:
+    """A label for each row of probabilities (n, classes), or "unsure".
+
+    The answer is a label when that label alone reaches the threshold (`conformal_threshold`).
+    """
+    reached = np.atleast_2d(np.asarray(probabilities, np.float64)) >= threshold
+    sole, first = reached.sum(axis=1) == 1, reached.argmax(axis=1)
+    return [labels[label] if alone else UNSURE for alone, label in zip(sole, first, strict=True)]
