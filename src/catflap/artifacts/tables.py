@@ -21,11 +21,13 @@ PHOTO_ROW = pa.schema(
         pa.field("format", pa.string()),
         pa.field("mode", pa.string()),
         pa.field("orientation", pa.int8()),
-        pa.field("phash", pa.uint64()),
+        pa.field("phash", pa.uint64()),  # null when there is none: unread or flat
         pa.field("group", pa.int64()),  # near-duplicate and user group; -1 when quarantined
         pa.field("status", pa.string()),  # ok, quarantined or dropped
-        pa.field("reason", pa.string()),
+        pa.field("reason", pa.string()),  # why it is not ok, or remarks on one that is
         pa.field("role", pa.string()),  # only where the source states one
+        pa.field("user_group", pa.string()),  # burst, video or animal, where the source states one
+        pa.field("offset", pa.int64()),  # first byte inside an archive, -1 for a file of its own
     ]
 )
 

@@ -1,0 +1,91 @@
+"""The perceptual hash of a photo and the small picture that confirms what the hash suggests.
+
+The hash is the DCT hash of Zauner ("Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010), with the sign of each coefficient in place of a median: rows and columns 1 to 8
+of the two-dimensional DCT-II of the photo at 32 × 32 grey pixels. With signs, mirroring a photo
+flips exactly the bits of the odd columns, so a mirrored copy is found without decoding anything twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.image import Pixels
+
+SIDE = 32  # what the hash sees
+THUMB = 16  # what confirms it
+FLAT = 2.0  # grey levels; a photo whose pixels spread less than this has no hash
+
+Floats = npt.NDArray[np.float32]
+
+_K, _X = np.arange(1, 9)[:, None], np.arange(SIDE)[None, :]
+_DCT: Floats = np.cos(np.pi * _K * (2 * _X + 1) / (2 * SIDE)).astype(np.float32)
+_BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
+MIRROR = int(_BITS.reshape(8, 8)[:, 0::2].sum())
+
+
+@dataclass(frozen=True)
+class Signature:
+    """`phash` has 64 bits, or is None for a flat photo; `thumb` is 16 × 16 grey pixels stretched to 0..255.
+
+    `spread` is the standard deviation of the grey pixels, in levels.
+    """
+
+    phash: int | None
+    thumb: bytes
+    spread: float
+
+
+def signature(grey: Pixels) -> Signature:
+    """What identifies a photo however it is encoded or scaled; takes uint8 (height, width)."""
+    height, width = grey.shape
+    small = _averages(height, SIDE) @ grey.astype(np.float32) @ _averages(width, SIDE).T
+    spread = float(small.std())
+    thumb = small.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean(axis=(1, 3))
+    low, high = thumb.min(), thumb.max()
+    stretched = np.rint((thumb - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+    if spread < FLAT:
+        return Signature(None, stretched.tobytes(), spread)
+    # A coefficient near zero has an arbitrary sign in a symmetric drawing; rounding makes it a stable 0.
+    positive = np.rint(_DCT @ small @ _DCT.T) > 0
+    return Signature(int(_BITS[positive.ravel()].sum()), stretched.tobytes(), spread)
+
+
+def mirrored(phashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The hashes that the same photos would have when mirrored left to right."""
+    return phashes ^ np.uint64(MIRROR)
+
+
+def likeness(first: Pixels, second: Pixels) -> Floats:
+    """How alike pairs of thumbs are, uint8 (n, 256) each: the correlation of their slopes, -1 to 1.
+
+    Slopes, not levels: two skies have the same levels, but not the same edges.
+    """
+    one, other = _slopes(first), _slopes(second)
+    product: Floats = (one * other).sum(axis=1)
+    return product
+
+
+def _slopes(thumbs: Pixels) -> Floats:
+    square = thumbs.reshape(-1, THUMB, THUMB).astype(np.float32)
+    down, across = np.diff(square, axis=1), np.diff(square, axis=2)
+    edges = THUMB * (THUMB - 1)
+    flat = np.concatenate([down.reshape(-1, edges), across.reshape(-1, edges)], axis=1)
+    norms: Floats = np.linalg.norm(flat, axis=1, keepdims=True)
+    slopes: Floats = flat / np.maximum(norms, 1e-6)
+    return slopes
+
+
+@lru_cache(maxsize=1024)
+def _averages(size: int, target: int) -> Floats:
+    """The matrix (target, size) that averages `size` pixels over `target` equal boxes."""
+    edges = np.linspace(0, size, target + 1)
+    starts, ends = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(size)[None, :]
+    cover = np.clip(np.minimum(ends, pixel + 1) - np.maximum(starts, pixel), 0, None)
+    weights: Floats = (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights
