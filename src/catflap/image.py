@@ -6,6 +6,7 @@ The pixels are specified in docs/concepts/frame.md; Pillow is the reference impl
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -22,11 +23,16 @@ from catflap.errors import BadPhoto, CatflapError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a bad photo, BadPhoto says
 Photo: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-WHITE = (255, 255, 255, 255)
+WHITE = (255, 255, 255)
+MAX_SIDE = 65_535  # px; the resize tables of a longer side would need gigabytes
+MAX_PROFILE = 4 << 20  # bytes of an ICC profile
+MAX_SCANS = 256  # of a progressive JPEG; each costs a pass over all the pixels
+SLOW_BYTES = 4 << 20  # of a photo that Pillow decodes in Python
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,7 +42,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_ALPHA_MODES = ("RGBA", "RGBa", "LA", "PA")
+_OPAQUE_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     if isinstance(photo, np.ndarray):
         return _fit(_from_array(photo), frame)
     if isinstance(photo, Image.Image):
-        return _guarded(lambda: _fit(_orient(_to_rgb(photo), _orientation(photo)), frame))
+        return _guarded(lambda: _fit(_upright(_small_enough(photo, frame)), frame))
     data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
     return _guarded(lambda: _fit(_decode(data, frame), frame))
 
@@ -118,12 +125,22 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) ->
             raise BadPhoto("unreadable", f"{_shown(path)} is not a file.", "Name a photo file.")
         if status.st_size > max_bytes:
             raise _too_many_bytes(status.st_size, max_bytes)
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)  # some files are longer than their size says
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise BadPhoto(
             "unreadable", f"{_shown(path)} cannot be read: {why}.", "Check its path and permissions."
         ) from error
+    except TypeError as error:
+        raise BadPhoto(
+            "unreadable",
+            f"A {type(path).__name__} is not a photo.",
+            "Give a path, the file's bytes, a PIL image or a uint8 array.",
+        ) from error
+    if len(data) > max_bytes:
+        raise _too_many_bytes(len(data), max_bytes)
+    return data
 
 
 def inspect(data: bytes, frame: Frame | None = None) -> PhotoInfo:
@@ -148,7 +165,7 @@ def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
     if isinstance(photo, np.ndarray):
         image = _from_array(photo)
     elif isinstance(photo, Image.Image):
-        image = photo.convert("RGB")
+        image = _guarded(lambda: _upright(photo).copy())
     else:
         data = photo if isinstance(photo, bytes) else read_file(photo)
         image = _guarded(lambda: _decode(data, reach))
@@ -156,10 +173,15 @@ def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
     return encode(np.asarray(image), "JPEG", quality=quality)
 
 
-def encode(pixels: Pixels, format: str, **options: Any) -> bytes:
-    """Pixels (H, W, 3), (H, W, 4) or (H, W), uint8, as the bytes of an image file."""
+def encode(
+    pixels: npt.NDArray[np.integer[Any]], format: str, mode: str | None = None, **options: Any
+) -> bytes:
+    """Pixels (H, W, 3 or 4) or (H, W), uint8 or grey uint16, as an image file, in another mode if named."""
+    image = Image.fromarray(pixels)
+    if mode is not None:
+        image = image.convert(mode, palette=Image.Palette.ADAPTIVE, colors=32)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -174,8 +196,15 @@ def _open(data: bytes, frame: Frame) -> Image.Image:
         raise _too_many_pixels("more than its limit of", frame.max_pixels) from error
     except UnidentifiedImageError as error:
         raise _unknown_format(data) from error
+    _refuse_slow(image, data)
+    return _small_enough(image, frame)
+
+
+def _small_enough(image: Image.Image, frame: Frame) -> Image.Image:
     if image.width * image.height > frame.max_pixels:
         raise _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
+    if max(image.size) > MAX_SIDE:
+        raise _too_many_pixels(f"{image.width} by {image.height} pixels, a side of more than", MAX_SIDE)
     return image
 
 
@@ -187,11 +216,32 @@ def _decode(data: bytes, frame: Frame) -> Image.Image:
         width, height = 2 * frame.width, 2 * frame.height
         image.draft(None, (height, width) if orientation >= 5 else (width, height))
     image.load()
+    return _upright(image)
+
+
+def _refuse_slow(image: Image.Image, data: bytes) -> None:
+    """Refuse what would keep a decoder busy for minutes, though its pixels and bytes are within limits."""
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda\x00\x08\x01") > MAX_SCANS:
+        raise BadPhoto("too_slow", f"The JPEG has more than {MAX_SCANS} scans.", "Save it again.")
+    in_python = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
+    if in_python and len(data) > SLOW_BYTES:
+        raise BadPhoto(
+            "too_slow",
+            f"A {image.format} of this kind with {len(data)} bytes takes too long to decode.",
+            "Save it as PNG.",
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """sRGB, turned as its EXIF orientation says."""
+    orientation = _orientation(image)
     return _orient(_to_rgb(image), orientation)
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF tag 0x0112; 1 when it is absent, damaged or out of range."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns a TIFF itself
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # damaged EXIF comes as many types, and none of them spoils the pixels
@@ -205,25 +255,26 @@ def _orient(image: Image.Image, orientation: int) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """sRGB without alpha: ICC profile applied, transparency laid on white, 16 bits cut to 8."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
+    if image.mode not in _OPAQUE_MODES + _ALPHA_MODES:
         raise BadPhoto(
             "unsupported_mode",
-            f"Pixels of the type {image.mode!r} (32 bits a channel) have no agreed brightness.",
-            "Save it with 8 or 16 bits a channel.",
+            f"Pixels of the type {image.mode!r} have no agreed colour.",
+            "Save it as RGB or grey with 8 or 16 bits a channel.",
         )
     profile = image.info.get("icc_profile")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", rgba.size, WHITE)
+        image.paste(rgba, mask=rgba)
     elif image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("RGB")
-    if isinstance(profile, bytes) and profile:
+    if isinstance(profile, bytes) and 0 < len(profile) <= MAX_PROFILE:
         transform = _to_srgb(profile, image.mode)
         if transform is not None:
             return transform.apply(image)  # type: ignore[no-any-return]
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @lru_cache(maxsize=16)
@@ -265,7 +316,7 @@ def _from_array(array: Pixels) -> Image.Image:
 
 
 def _info(image: Image.Image) -> PhotoInfo:
-    animated = image.format != "MPO" and int(getattr(image, "n_frames", 1)) > 1
+    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     format = "JPEG" if image.format == "MPO" else str(image.format)
     return PhotoInfo(image.width, image.height, format, image.mode, _orientation(image), animated)
 
