@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.intervals import (
+    ALIKE,
     Floats,
     Ints,
     Metric,
-    Z,
     effective_photos,
     metric,
     missing,
+    positive,
+    rate,
     resamples,
     share,
     wilson,
@@ -73,7 +75,6 @@ def measure(
     if len(answers.names) == 2:
         for label, name in enumerate(answers.names):
             per_class[name]["recall_at_fpr"] = _recall_at_fpr(answers, label)
-    log_loss, calibration_error = _bootstrapped(answers, seed)
     return {
         "photos": count,
         "groups": independent,
@@ -81,8 +82,8 @@ def measure(
         "accuracy": share(int(answers.right.sum()), count, effective, "no photos"),
         "macro_f1": macro_f1,
         "roc_auc": areas[0] if len(answers.names) == 2 else macro_area,
-        "log_loss": log_loss,
-        "calibration_error": calibration_error,
+        "log_loss": _log_loss(answers),
+        "calibration_error": _calibration_error(answers, seed),
         "per_class": per_class,
         "confusion_matrix": _confusion_matrix(answers),
         "confusions": _confusions(answers),
@@ -154,78 +155,46 @@ def _per_class(answers: _Answers) -> tuple[dict[str, dict[str, Any]], Metric]:
     scale = np.where(occurs, 1 / np.maximum(support + taken, 1), 0.0) / occurs.sum()
     f1 = 2 * hits / np.maximum(support + taken, 1)
     pull = 2 * right * scale[answers.labels] - (f1 * scale)[answers.labels] - (f1 * scale)[answers.predicted]
-    return table, _linearised(float(f1[occurs].mean()), pull, answers.groups)
+    effective = effective_photos(np.zeros_like(answers.labels), answers.groups, 1)[0]
+    return table, rate(float(f1[occurs].mean()), pull, answers.groups, effective)
 
 
 def _areas(answers: _Answers) -> tuple[list[Metric], Metric]:
-    """The ROC area of each label against the rest (Newcombe 2006), and their mean (DeLong et al. 1988)."""
-    k, columns = len(answers.names), np.ascontiguousarray(answers.probabilities.T)
+    """The ROC area of each label against the rest, and their mean.
+
+    The variance is that of DeLong, DeLong and Clarke-Pearson (1988), summed over groups as
+    Obuchowski (1997) does. An area without a misordered pair gets the photos that Hanley and
+    McNeil's variance (1982) has near 1: 4 / (1 / positives + 1 / negatives).
+    """
+    k, count, columns = len(answers.names), len(answers.labels), np.ascontiguousarray(answers.probabilities.T)
     support = np.bincount(answers.labels, minlength=k)
-    squares = support**2 / np.maximum(effective_photos(answers.labels, answers.groups, k), 1e-9)
-    defined = np.flatnonzero((support > 0) & (support < len(answers.labels)))
-    areas, pull = np.zeros(k), np.zeros(len(answers.labels))
+    per_photo = 1 / np.maximum(effective_photos(answers.labels, answers.groups, k), 1e-9)
+    squares = support**2 * per_photo
+    defined = np.flatnonzero((support > 0) & (support < count))
+    found = [missing("the photos do not have this label and another one") for _ in answers.names]
+    values, all_pull, unknown = 0.0, np.zeros(count), 0.0
     for c in defined:
         is_it = answers.labels == c
-        area, above, below = _area(columns[c][is_it], columns[c][~is_it])
-        areas[c] = area
-        pull[is_it] += (above - area) / (len(above) * len(defined))
-        pull[~is_it] += (below - area) / (len(below) * len(defined))
-    low, high = _newcombe(
-        areas[defined],
-        (support**2 / np.maximum(squares, 1e-9))[defined],
-        ((len(answers.labels) - support) ** 2 / np.maximum(squares.sum() - squares, 1e-9))[defined],
-    )
-    found = [missing("the photos do not have this label and another one") for _ in answers.names]
-    for c, one_low, one_high in zip(defined, low, high, strict=True):
-        found[c] = metric(areas[c], one_low, one_high)
+        area, pull = _area(columns[c], is_it)
+        rest = (squares.sum() - squares[c]) / (count - support[c]) ** 2
+        found[c] = rate(area, pull, answers.groups, 4 / (per_photo[c] + rest))
+        values, all_pull, unknown = values + area, all_pull + pull, unknown + (per_photo[c] + rest) / 4
     if not len(defined):
         return found, missing("the photos do not have two labels")
-    return found, _linearised(float(areas[defined].mean()), pull, answers.groups)
+    labels = len(defined)
+    return found, rate(values / labels, all_pull / labels, answers.groups, labels**2 / unknown)
 
 
-def _area(positives: Floats, negatives: Floats) -> tuple[float, Floats, Floats]:
-    """The ROC area; the share of negatives under each positive; the share of positives over each negative."""
-    up, down = np.sort(positives), np.sort(negatives)
-    above = (np.searchsorted(down, positives) + np.searchsorted(down, positives, "right")) / (2 * len(down))
-    below = 1 - (np.searchsorted(up, negatives) + np.searchsorted(up, negatives, "right")) / (2 * len(up))
-    return float(above.mean()), above, below
-
-
-def _newcombe(area: Floats, positives: Floats, negatives: Floats) -> tuple[Floats, Floats]:
-    """The interval of ROC areas by Newcombe's method 5 (2006), solved by bisection.
-
-    It takes the variance of Hanley and McNeil (1982) at the end of the interval, as Wilson does,
-    so that an area of 1 still has a low end.
-    """
-    extra = (positives + negatives) / 2 - 1
-
-    def outside(at: Floats) -> npt.NDArray[np.bool_]:
-        spread = at * (1 - at) * (1 + extra * (1 - at) / (2 - at) + extra * at / (1 + at))
-        return np.asarray((area - at) ** 2 > Z**2 * spread / (positives * negatives))
-
-    ends = []
-    for edge in (0.0, 1.0):
-        inner, outer = area.copy(), np.full_like(area, edge)
-        for _ in range(40):
-            middle = (inner + outer) / 2
-            far = outside(middle)
-            outer, inner = np.where(far, middle, outer), np.where(far, inner, middle)
-        ends.append(inner)
-    return ends[0], ends[1]
-
-
-def _linearised(value: float, pull: Floats, groups: Ints) -> Metric:
-    """A mean of rates with Wilson's interval, at the number of photos that its variance is worth.
-
-    `pull` (n,) is how far each photo moves the value; the variance sums it over groups.
-    """
-    sums = np.bincount(groups, pull)
-    variance = float((sums**2).sum()) * len(sums) / max(len(sums) - 1, 1)
-    effective = float(effective_photos(np.zeros_like(groups), groups, 1)[0])
-    if variance > 1e-15 and 0 < value < 1:
-        effective = value * (1 - value) / variance
-    low, high = wilson(value, effective)
-    return metric(value, float(low), float(high))
+def _area(scores: Floats, is_it: npt.NDArray[np.bool_]) -> tuple[float, Floats]:
+    """The share of pairs that the scores order rightly, a tie counting half, and each photo's pull on it."""
+    up, down = np.sort(scores[is_it]), np.sort(scores[~is_it])
+    above = np.searchsorted(down, scores[is_it]) + np.searchsorted(down, scores[is_it], "right")
+    below = np.searchsorted(up, scores[~is_it]) + np.searchsorted(up, scores[~is_it], "right")
+    area = float((above / (2 * len(down))).mean())
+    pull = np.empty(len(scores))
+    pull[is_it] = (above / (2 * len(down)) - area) / len(up)
+    pull[~is_it] = (1 - below / (2 * len(up)) - area) / len(down)
+    return area, pull
 
 
 def _recall_at_fpr(answers: _Answers, label: int) -> dict[str, Any]:
@@ -233,42 +202,54 @@ def _recall_at_fpr(answers: _Answers, label: int) -> dict[str, Any]:
     is_it = answers.labels == label
     if is_it.all() or not is_it.any():
         reason = missing("the photos do not have both labels")
-        return {str(rate): reason for rate in FALSE_POSITIVE_RATES}
+        return {str(limit): reason for limit in FALSE_POSITIVE_RATES}
     points = {}
-    for rate in FALSE_POSITIVE_RATES:
-        point = operating_point(answers.probabilities[:, label], is_it, max_fpr=rate, groups=answers.groups)
+    for limit in FALSE_POSITIVE_RATES:
+        point = operating_point(answers.probabilities[:, label], is_it, max_fpr=limit, groups=answers.groups)
         reached = point["false_positive_rate"]
-        points[str(rate)] = {
+        points[str(limit)] = {
             **point["recall"],
             "threshold": point["threshold"],
             "false_positive_rate": reached,
         }
-        if point["negatives"] * rate < 1:
-            points[str(rate)]["note"] = (
-                f"{point['negatives']} photos of other labels cannot show {100 * rate:g} %; none is let through"
+        if point["negatives"] * limit < 1:
+            points[str(limit)]["note"] = (
+                f"{point['negatives']} photos of the other label cannot show {100 * limit:g} %; none passes"
             )
     return points
 
 
-def _bootstrapped(answers: _Answers, seed: int) -> tuple[Metric, Metric]:
-    """Log loss and expected calibration error (Guo et al. 2017, 15 bins), bootstrapped over groups."""
+def _log_loss(answers: _Answers) -> Metric:
     if not len(answers.labels):
-        return missing("no photos"), missing("no photos")
+        return missing("no photos")
+    loss = float(answers.losses.mean())
+    return positive(loss, (answers.losses - loss) / len(answers.losses), answers.groups)
+
+
+def _calibration_error(answers: _Answers, seed: int) -> Metric:
+    """The expected calibration error (Guo et al. 2017): 15 bins of equal width.
+
+    It is a norm of the bins' gaps, so noise alone makes it larger and the plain bootstrap misses
+    the truth. The low end takes off the 97.5 % point of the norm of the bootstrap's noise, which
+    bounds the error by the triangle inequality; the high end is the bootstrap's 97.5 % point.
+    """
+    if not len(answers.labels):
+        return missing("no photos")
     confidence = answers.probabilities.max(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     count = int(answers.groups.max()) + 1
-    gaps = np.bincount(answers.groups * BINS + bins, answers.right - confidence, count * BINS)
-    sums = np.column_stack(
-        [np.bincount(answers.groups), np.bincount(answers.groups, answers.losses), gaps.reshape(count, BINS)]
+    cells = np.bincount(answers.groups * BINS + bins, answers.right - confidence, count * BINS)
+    gaps, photos = cells.reshape(count, BINS), np.bincount(answers.groups)
+    seen = gaps.sum(axis=0) / photos.sum()
+    error = float(np.abs(seen).sum())
+    drawn = np.concatenate(
+        [weights @ gaps / (weights @ photos)[:, None] for weights in resamples(count, seed)]
     )
-    drawn = np.concatenate([weights @ sums for weights in resamples(count, seed)])
-    losses, errors = drawn[:, 1] / drawn[:, 0], np.abs(drawn[:, 2:]).sum(axis=1) / drawn[:, 0]
-    loss = float(answers.losses.mean())
-    error = float(np.abs(sums[:, 2:].sum(axis=0)).sum() / len(answers.labels))
-    return (
-        metric(loss, *np.quantile(losses, (0.025, 0.975))),
-        metric(error, *np.quantile(errors, (0.025, 0.975))),
-    )
+    noise = np.quantile(np.abs(drawn - seen).sum(axis=1), 0.975)
+    if noise < 1e-12:
+        return missing(ALIKE, error)
+    high = np.quantile(np.abs(drawn).sum(axis=1), 0.975)
+    return metric(error, max(0.0, error - noise), min(1.0, max(error, high)))
 
 
 def _counts(answers: _Answers) -> Ints:
