@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
@@ -42,6 +43,9 @@ BROKEN_PIPE = 141
 
 def run() -> NoReturn:
     """The `catflap` program: answer the command line and leave with its exit code."""
+    if not sys.warnoptions:  # warnings are for developers, who ask for them with PYTHONWARNINGS
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"  # in worker processes too
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed

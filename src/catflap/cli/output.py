@@ -24,12 +24,12 @@ REDRAW_SECONDS = 0.1
 
 def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
     """Print an answer on stdout: one line of JSON with --json, else `text` or the fields for people."""
-    _print(_json(fields) if args.json else as_text(fields) if text is None else text)
+    _print(_json(fields) if args.json else _printable(as_text(fields) if text is None else text))
 
 
 def note(text: str) -> None:
     """Tell the person something on stderr that is not part of the answer."""
-    _tell(f"{_over_progress()}{text}\n")
+    _tell(f"{_over_progress()}{_printable(text)}\n")
 
 
 def report(error: CatflapError, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def report(error: CatflapError, as_json: bool) -> None:
         with suppress(CatflapError, BrokenPipeError):
             _print(_json({"error": {"what": error.what, "fix": error.fix}}))
             return
-    note(f"{_red('error:')} {error.what}\n  fix: {error.fix}")
+    _tell(f"{_over_progress()}{_red('error:')} {_printable(error.what)}\n  fix: {_printable(error.fix)}\n")
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     widths = [
         max(len(_words(column)), *(len(row[place]) for row in cells)) for place, column in enumerate(columns)
     ]
-    right = [all(isinstance(row.get(column), int | float) for row in rows) for column in columns]
+    right = [all(type(row.get(column)) in (int, float) for row in rows) for column in columns]
     lines = [[_words(column) for column in columns], *cells]
     return "\n".join(
         "  ".join(
@@ -145,6 +145,15 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_shown, value)) or "-"
     return str(value) if value != {} else "-"
+
+
+def _printable(text: str) -> str:
+    """Text without control characters, which in a file name or a label could play with the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text
+    )
 
 
 def _words(name: str) -> str:
