@@ -11,10 +11,10 @@ import numpy.typing as npt
 from catflap.artifacts.results import UNSURE
 from catflap.errors import CatflapError
 
-Floats: TypeAlias = npt.NDArray[np.float64]
+Probabilities: TypeAlias = npt.NDArray[np.float64]
 
 
-def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Probabilities:
     """Probabilities from logits of the shape (..., classes), divided by the temperature first.
 
     The temperature is what `fit_temperature` gave for this variant (Guo et al. 2017).
@@ -24,7 +24,9 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def correct_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike, field: npt.ArrayLike) -> Floats:
+def correct_prior(
+    probabilities: npt.ArrayLike, trained: npt.ArrayLike, field: npt.ArrayLike
+) -> Probabilities:
     """Probabilities (..., classes) as they are where the labels are as frequent as `field` says.
 
     `trained` and `field` are the shares of the labels, shape (classes,), in training and where
