@@ -1,0 +1,202 @@
+"""The front of the command line, as a process: exit codes, streams, and errors as sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catflap.cli.main import COMMANDS
+
+CATFLAP = Path(sys.executable).with_name("catflap")
+# A command that does what a test wants, in a process of its own; {} is its body.
+DRIVER = """
+import os, signal, sys, time
+from catflap.cli import doctor, main
+from catflap.cli.output import emit, progress_bar
+from catflap.errors import BadArtifact, MissingExtra, Refused
+def answer(args):
+    {}
+doctor.answer = answer
+sys.exit(main.main(sys.argv[1:] or ["doctor"]))
+"""
+
+
+def catflap(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([CATFLAP, *words], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+def driven(body: str, *words: str, python: Path | str = sys.executable) -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-c", DRIVER.format(body), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def in_terminal(command: list[str], **variables: str) -> str:
+    """What a command writes into a real terminal."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe(command[0], command, {**environment, "TERM": "xterm", **variables})
+    written = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            written += chunk
+    except OSError:
+        pass  # how Linux says that the terminal's other end is gone
+    os.waitpid(process, 0)
+    os.close(terminal)
+    return written.decode()
+
+
+def test_help_lists_every_command() -> None:
+    answer = catflap("--help")
+    assert answer.returncode == 0
+    assert all(f"  {name} " in answer.stdout for name in COMMANDS)
+    assert answer.stderr == ""
+
+
+def test_version() -> None:
+    assert catflap("--version").stdout.startswith("catflap ")
+
+
+def test_a_command_tells_its_example() -> None:
+    answer = catflap("doctor", "--help")
+    assert answer.returncode == 0
+    assert "example:\n  catflap doctor" in answer.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("scna",), ("doctor", "--nonsense"), ("doctor", "surplus")])
+def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None:
+    answer = catflap(*words)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: ")
+    assert "\n  fix: " in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_json_may_stand_before_or_after_the_command() -> None:
+    for words in (("doctor", "--json"), ("--json", "doctor")):
+        fields = json.loads(catflap(*words).stdout)
+        assert fields["extras"]["base"]["installed"] is True
+
+
+def test_wrong_usage_with_json_is_one_object() -> None:
+    answer = catflap("scna", "--json")
+    assert answer.returncode == 2
+    assert json.loads(answer.stdout)["error"]["fix"] == "Did you mean: catflap scan"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("raise BadArtifact('It is bad.', 'Mend it.')", 2, "error: It is bad.\n  fix: Mend it.\n"),
+        ("raise Refused('No.', 'Try less.')", 1, "error: No.\n  fix: Try less.\n"),
+        ("import ray_that_is_not_there", 2, "This is a bug in Catflap: ModuleNotFoundError"),
+        ("raise KeyError('x\\ny')", 2, "This is a bug in Catflap: KeyError"),
+        ("raise MemoryError", 2, "memory"),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130, "Stopped."),
+    ],
+)
+def test_every_exception_becomes_a_sentence(body: str, code: int, said: str) -> None:
+    answer = driven(body)
+    assert answer.returncode == code
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert len(answer.stderr.splitlines()) <= 2
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    answer = driven("raise ModuleNotFoundError(name='torch.nn')", "doctor", "--json")
+    assert json.loads(answer.stdout)["error"]["fix"] == "Run: pip install 'catflap[train]'"
+    assert answer.returncode == 2
+
+
+def test_the_traceback_can_be_seen() -> None:
+    code = DRIVER.format("raise KeyError('x')")
+    environment = {**os.environ, "CATFLAP_TRACEBACK": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert "Traceback" in answer.stderr
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    answer = subprocess.run(
+        [CATFLAP, "doctor"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert answer.stderr == ""
+    assert answer.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_under_stdout_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        answer = subprocess.run(
+            [CATFLAP, "doctor"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: The answer cannot be written: No space left")
+    assert len(answer.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_break_the_answer(closed: str) -> None:
+    answer = subprocess.run(
+        ["sh", "-c", f'"$0" doctor {closed}', CATFLAP], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+
+
+def test_an_error_without_stderr_does_not_go_to_stdout() -> None:
+    answer = subprocess.run(
+        ["sh", "-c", '"$0" scna 2>&-', CATFLAP], capture_output=True, text=True, check=False
+    )
+    assert answer.stdout == ""
+    assert answer.returncode == 2
+
+
+def test_colour_is_for_terminals_that_want_it() -> None:
+    assert "\x1b[31merror:" in in_terminal([str(CATFLAP), "scna"])
+    assert "\x1b[31m" not in in_terminal([str(CATFLAP), "scna"], NO_COLOR="1")
+    assert "\x1b" not in in_terminal([str(CATFLAP), "scna"], TERM="dumb")
+    assert "\x1b" not in catflap("scna").stderr
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal() -> None:
+    answer = catflap("\x1b[2Jscan")
+    assert "\x1b" not in answer.stderr
+    assert "\\x1b[2Jscan" in answer.stderr
+
+
+PROGRESS = """
+    with progress_bar(args) as progress:
+        for done in range(50):
+            progress("reading photos", done, 50); time.sleep(0.01)
+    emit({"done": True}, args)
+    return 0"""
+
+
+def test_progress_stays_out_of_pipes_and_logs() -> None:
+    answer = driven(PROGRESS, "doctor", "--json")
+    assert json.loads(answer.stdout) == {"done": True}
+    assert answer.stderr == ""
+
+
+def test_progress_shows_in_a_terminal_with_rich() -> None:
+    assert "reading photos" in in_terminal([sys.executable, "-c", DRIVER.format(PROGRESS)])
+
+
+def test_progress_shows_in_a_terminal_without_rich(base_python: Path) -> None:
+    written = in_terminal([str(base_python), "-c", DRIVER.format(PROGRESS)])
+    assert "reading photos: 0 of 50 (0 %)" in written
+    assert written.replace("\r\n", "\n").endswith("\r\x1b[Kdone  yes\n"), "the line is gone at the end"
