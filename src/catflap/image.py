@@ -117,6 +117,25 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     return _guarded(lambda: _fit(_decode(data, frame), frame))
 
 
+def read_crop(
+    data: bytes, frame: Frame, box: tuple[float, float, float, float], *, mirror: bool = False
+) -> Pixels:
+    """A part of a photo at the frame size, for training: uint8 RGB (height, width, 3).
+
+    `box` is left, top, right, bottom as shares of the upright photo; `mirror` swaps left and right.
+    """
+
+    def crop() -> Pixels:
+        image = _decode(data, frame)
+        left, top = int(box[0] * image.width), int(box[1] * image.height)
+        right, bottom = max(left + 1, int(box[2] * image.width)), max(top + 1, int(box[3] * image.height))
+        part = image.crop((left, top, right, bottom))
+        pixels = np.asarray(part.resize((frame.width, frame.height), FILTERS[frame.filter]))
+        return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
+
+    return _guarded(crop)
+
+
 def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) -> bytes:
     """The bytes of a photo file; BadPhoto when it is absent, no regular file or too large."""
     try:
@@ -211,10 +230,9 @@ def _small_enough(image: Image.Image, frame: Frame) -> Image.Image:
 def _decode(data: bytes, frame: Frame) -> Image.Image:
     """Decode the first frame, convert it to sRGB and turn it upright."""
     image = _open(data, frame)
-    orientation = _orientation(image)
     if frame.decode == "scaled" and image.format in ("JPEG", "MPO"):
         width, height = 2 * frame.width, 2 * frame.height
-        image.draft(None, (height, width) if orientation >= 5 else (width, height))
+        image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
     image.load()
     return _upright(image)
 
@@ -318,6 +336,7 @@ def _from_array(array: Pixels) -> Image.Image:
 def _info(image: Image.Image) -> PhotoInfo:
     animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     format = "JPEG" if image.format == "MPO" else str(image.format)
+    image.info.setdefault("exif", b"")  # else Pillow decodes a whole PNG to look for EXIF after its pixels
     return PhotoInfo(image.width, image.height, format, image.mode, _orientation(image), animated)
 
 
