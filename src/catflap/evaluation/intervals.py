@@ -119,9 +119,13 @@ def positive(value: float, pull: Floats, groups: Ints) -> Metric:
     return metric(value, value / factor, value * factor)
 
 
-def resamples(groups: int, seed: int, rounds: int = 1000) -> Iterator[Floats]:
-    """Bootstrap weights in pieces (some rounds, groups): how often each group is drawn."""
+def resamples(groups: int, seed: int) -> Iterator[Floats]:
+    """Bootstrap weights in pieces (some rounds, groups): how often each group is drawn.
+
+    There are 1,000 rounds; above 200,000 groups fewer, at least 200, so that it takes seconds.
+    """
     generator = np.random.default_rng(seed)
+    rounds = min(1000, max(200, 200_000_000 // max(groups, 1)))
     step = max(1, DRAWS_AT_ONCE // max(groups, 1))
     for start in range(0, rounds, step):
         here = min(step, rounds - start)

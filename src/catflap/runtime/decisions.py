@@ -34,7 +34,7 @@ def correct_prior(
     when a share is not above 0.
     """
     before, after = np.asarray(trained, np.float64), np.asarray(field, np.float64)
-    if not (np.isfinite(before / after).all() and (before > 0).all() and (after > 0).all()):
+    if not all((shares > 0).all() and np.isfinite(shares).all() for shares in (before, after)):
         raise CatflapError(
             "The share of a label is not a number above 0.",
             "Give every label a share between 0 and 1, for example 0.001.",

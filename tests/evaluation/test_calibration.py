@@ -1,0 +1,153 @@
+"""Temperature, priors and the unsure band, against scipy and against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, special
+
+from catflap.errors import CatflapError
+from catflap.evaluation.calibration import conformal_threshold, estimate_prior, fit_temperature
+from catflap.runtime.decisions import correct_prior, decide, softmax
+
+
+def drawn(n, k, temperature, seed=0):
+    """Logits whose labels follow softmax(logits / temperature)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (n, k))
+    p = special.softmax(logits / temperature, axis=1)
+    return logits, (rng.random((n, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=k - 1)
+
+
+def test_softmax_is_that_of_scipy_and_does_not_overflow():
+    logits = np.random.default_rng(0).normal(0, 5, (20, 4)).astype(np.float32)
+    assert softmax(logits, 1.7) == pytest.approx(special.softmax(logits.astype(float) / 1.7, axis=1))
+    assert softmax(np.array([1e30, -1e30])).tolist() == [1.0, 0.0]
+    assert softmax(np.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("k", [2, 10])
+def test_the_temperature_is_where_scipy_finds_the_least_loss(temperature, k):
+    logits, labels = drawn(2000, k, temperature)
+
+    def loss(log):
+        return -special.log_softmax(logits / np.exp(log), axis=1)[np.arange(2000), labels].mean()
+
+    expected = np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
+    fitted = fit_temperature(logits, labels)
+    assert fitted == pytest.approx(expected, rel=1e-3)
+    assert fitted == pytest.approx(temperature, rel=0.15)
+
+
+@pytest.mark.parametrize("n", [1, 10, 400])
+def test_photos_without_a_mistake_do_not_ask_for_certainty(n):
+    logits = np.random.default_rng(0).normal(0, 1, (n, 3))
+    logits[:, 0] += 8
+    temperature = fit_temperature(logits, np.zeros(n, int))
+    assert (1 - softmax(logits, temperature).max(axis=1)).mean() == pytest.approx(1 / (n + 2), rel=1e-6)
+
+
+def test_a_hopeless_or_empty_calibration_stays_within_bounds():
+    logits = np.eye(3)[[0, 1, 2] * 5] * 10.0
+    assert fit_temperature(logits, np.roll([0, 1, 2] * 5, 1)) == pytest.approx(20)
+    assert fit_temperature(np.zeros((0, 3)), np.zeros(0, int)) == 1
+    assert 0.05 <= fit_temperature(np.zeros((4, 3)), np.zeros(4, int)) <= 20.001
+    with pytest.raises(CatflapError):
+        fit_temperature(np.array([[np.nan, 0.0]]), np.array([0]))
+
+
+def test_the_corrected_prior_follows_bayes():
+    p, trained, field = np.array([[0.5, 0.5]]), [0.2, 0.8], [0.001, 0.999]
+    odds = (0.5 / 0.5) * (0.001 / 0.2) / (0.999 / 0.8)
+    assert correct_prior(p, trained, field)[0, 0] == pytest.approx(odds / (1 + odds))
+    assert correct_prior(p, trained, trained) == pytest.approx(p)
+    assert correct_prior(p[0], trained, field) == pytest.approx(correct_prior(p, trained, field)[0])
+    assert correct_prior([1.0, 0.0], trained, field).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("field", [[0.0, 1.0], [-0.1, 1.1], [np.nan, 0.5]])
+def test_an_impossible_prior_is_refused(field):
+    with pytest.raises(CatflapError):
+        correct_prior(np.array([[0.5, 0.5]]), [0.5, 0.5], field)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_the_prior_of_the_field_is_found_without_labels(share):
+    rng = np.random.default_rng(5)
+    is_cat = rng.random(20_000) < share
+    evidence = rng.normal(np.where(is_cat, 1.5, -1.5), 1)
+    trained = np.array([0.3, 0.7])
+    log_odds = 3 * evidence + np.log(trained[0] / trained[1])  # exact for two unit normals 3 apart
+    p = softmax(np.column_stack([log_odds, np.zeros_like(log_odds)]))
+    assert estimate_prior(p, trained)[0] == pytest.approx(is_cat.mean(), abs=0.01)
+    assert estimate_prior(p[:0], trained).tolist() == trained.tolist()
+
+
+def test_a_label_that_never_occurs_gets_almost_no_share():
+    p = np.tile([0.9, 0.1, 0.0], (50, 1))
+    shares = estimate_prior(p, [0.4, 0.4, 0.2])
+    assert shares.sum() == pytest.approx(1)
+    assert 0 < shares[2] < 1e-6
+
+
+def test_the_conformal_rank_is_exact():
+    p_true = np.linspace(0.01, 0.49, 99)
+    p = np.column_stack([p_true, 1 - p_true])
+    labels = np.zeros(99, int)
+    for error_rate in (0.5, 0.1, 0.05, 0.01):
+        rank = round(100 * (1 - error_rate))
+        assert conformal_threshold(p, labels, error_rate) == np.sort(p_true)[99 - rank]
+
+
+@pytest.mark.parametrize(("n", "error_rate"), [(0, 0.5), (18, 0.05), (98, 0.01), (998, 0.001)])
+def test_too_few_photos_make_everything_unsure(n, error_rate):
+    labels = np.zeros(n, int)
+    assert conformal_threshold(np.tile([0.9, 0.1], (n, 1)), labels, error_rate) == 0
+    enough = conformal_threshold(np.tile([0.9, 0.1], (n + 1, 1)), np.zeros(n + 1, int), error_rate)
+    assert enough == 0.5
+    assert decide(np.array([[1.0, 0.0]]), ["cat", "other"], 0.0) == ["unsure"]
+
+
+def test_a_group_counts_once_and_by_its_worst_photo():
+    p_true = np.array([0.4, 0.3, 0.45, 0.2])
+    p = np.column_stack([p_true, 1 - p_true])
+    groups = np.array([7, 7, -1, 7])
+    assert conformal_threshold(p, np.zeros(4, int), 0.7, groups) == 0.45
+    assert conformal_threshold(p, np.zeros(4, int), 0.5, groups) == 0.2
+    assert conformal_threshold(p, np.zeros(4, int), 0.3, groups) == 0.0
+
+
+def test_a_larger_allowance_never_makes_more_photos_unsure():
+    logits, labels = drawn(500, 2, 0.5)
+    p = softmax(logits)
+    unsure = [
+        decide(p, ["a", "b"], conformal_threshold(p, labels, rate)).count("unsure")
+        for rate in (0.001, 0.005, 0.01, 0.05, 0.2, 0.6)
+    ]
+    assert unsure == sorted(unsure, reverse=True)
+    assert unsure[0] == 500
+    assert unsure[-1] == 0
+
+
+@pytest.mark.parametrize("error_rate", [0, 1, -0.1, 2])
+def test_an_impossible_error_rate_is_refused(error_rate):
+    with pytest.raises(CatflapError):
+        conformal_threshold(np.array([[0.5, 0.5]]), np.array([0]), error_rate)
+
+
+def test_decide_needs_exactly_one_label():
+    p = np.array([[0.7, 0.2, 0.1], [0.45, 0.45, 0.1], [0.4, 0.3, 0.3], [0.0, 0.5, 0.5]])
+    assert decide(p, ["a", "b", "c"], 0.42) == ["a", "unsure", "unsure", "unsure"]
+    assert decide(p[0], ["a", "b", "c"], 0.5) == ["a"]
+    assert decide(p[:0], ["a", "b", "c"], 0.5) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=60), st.floats(0.001, 0.999))
+def test_enough_calibration_photos_reach_the_threshold(p_true, error_rate):
+    p = np.column_stack([p_true, 1 - np.array(p_true)])
+    threshold = conformal_threshold(p, np.zeros(len(p_true), int), error_rate)
+    assert (np.array(p_true) >= threshold).mean() >= 1 - error_rate - 1e-9
