@@ -311,14 +311,15 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
 
 
 def _fit(image: Image.Image, frame: Frame) -> Pixels:
-    """Crop with integer geometry, then resize."""
+    """Crop with integer geometry, then resize across and then down, for Pillow 13 varies the order."""
     if frame.fit == "crop":
         width = min(image.width, max(1, image.height * frame.width // frame.height))
         height = min(image.height, max(1, image.width * frame.height // frame.width))
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
-    if image.size != (frame.width, frame.height):
-        image = image.resize((frame.width, frame.height), FILTERS[frame.filter])
+    for size in ((frame.width, image.height), (frame.width, frame.height)):
+        if image.size != size:
+            image = image.resize(size, FILTERS[frame.filter])
     return np.asarray(image)
 
 
