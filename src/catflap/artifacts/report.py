@@ -1,0 +1,65 @@
+"""The Report: what was measured on photos that the model did not learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.folder import digest, read_json, write_json
+from catflap.errors import BadArtifact
+
+MARKER = "report.json"
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A folder with `report.json` for machines and `report.html` for people.
+
+    `variants` maps each variant's name to what `measure` found on it, `curves` to what its
+    pictures are drawn from; `mistakes` names the worst ones without their pixels; `ancestors`
+    maps "bundle", "checkpoint", "dataset" … to their hashes.
+    """
+
+    path: Path
+    title: str
+    labels: tuple[str, ...]
+    variants: dict[str, dict[str, Any]]
+    curves: dict[str, dict[str, Any]]
+    mistakes: list[dict[str, Any]]
+    sha256: str
+    ancestors: dict[str, str]
+    versions: dict[str, str]
+
+    @property
+    def page(self) -> Path:
+        """The HTML page."""
+        return self.path / PAGE
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine answer of `catflap evaluate`."""
+        names = ("title", "variants", "mistakes", "sha256", "ancestors", "versions")
+        return {name: getattr(self, name) for name in names} | {
+            "labels": list(self.labels),
+            "report": str(self.path),
+            "page": str(self.page),
+        }
+
+
+def save_report(folder: Path, fields: dict[str, Any], page: str) -> None:
+    """Write both files into a folder; `fields` as in Report, without `path` and `sha256`."""
+    (folder / PAGE).write_text(page, "utf-8")
+    fields = {**fields, "labels": list(fields["labels"])}
+    write_json(folder / MARKER, {"catflap": "report", "version": 1, **fields, "sha256": digest(fields)})
+
+
+def load_report(path: Path | str) -> Report:
+    """Open a Report folder; BadArtifact when it is none or was changed."""
+    path = Path(path)
+    fields = read_json(path / MARKER, "report")
+    names = set(Report.__dataclass_fields__) - {"path"}
+    content = {name: fields[name] for name in names - {"sha256"} if name in fields}
+    if len(content) < len(names) - 1 or digest(content) != fields.get("sha256"):
+        raise BadArtifact(f"{path / MARKER} was changed after it was made.", "Run catflap evaluate again.")
+    return Report(path=path, sha256=fields["sha256"], **{**content, "labels": tuple(content["labels"])})

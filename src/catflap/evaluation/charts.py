@@ -1,0 +1,197 @@
+"""The pictures of a Report as inline SVG: no script, readable in light and dark, described in words."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 440, 320
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values to pixels along one side: `place` maps a value to 0..1; `ticks` are values with their text."""
+
+    place: Callable[[float], float]
+    ticks: tuple[tuple[float, str], ...]
+    words: str
+
+    def x(self, value: float) -> float:
+        """Pixels from the left."""
+        return round(LEFT + self.place(value) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        return round(HEIGHT - BOTTOM - self.place(value) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def text(value: object) -> str:
+    """Any string so that a page shows it and nothing else: escaped, without control characters."""
+    shown = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    return html.escape("".join(letter if letter.isprintable() else "\ufffd" for letter in shown))
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as people read it; 100 % and 0 % only where they are exact."""
+    if value is None:
+        return "–"
+    for places in range(digits, 5):
+        shown = f"{100 * value:.{places}f}"
+        if value in (0.0, 1.0) or float(shown) not in (0.0, 100.0):
+            return f"{shown} %"
+    return "> 99.99 %" if value > 0.5 else "< 0.01 %"
+
+
+def reliability(points: Sequence[dict[str, Any]]) -> str:
+    """Stated probability against the share that was right, with 95 % whiskers."""
+    if not points:
+        return nothing("There are no photos.")
+    start = max(0.0, math.floor(min(point["stated"] for point in points) * 10 - 1e-9) / 10)
+    across = _shares("stated probability", start)
+    up = _shares("share that was right")
+    most = max(point["photos"] for point in points)
+    marks = [_path("ideal", [(across.x(start), up.y(start)), (across.x(1), up.y(1))])]
+    for point in points:
+        x, y = across.x(point["stated"]), up.y(point["value"])
+        radius = round(3 + 6 * math.sqrt(point["photos"] / most), 1)
+        said = (
+            f"{point['photos']} photos at {percent(point['stated'])}: {percent(point['value'])} right "
+            f"({percent(point['low'])} to {percent(point['high'])})"
+        )
+        marks += [
+            f'<line class="whisker" x1="{x}" x2="{x}" y1="{up.y(point["low"])}" y2="{up.y(point["high"])}"/>',
+            f'<circle class="dot" cx="{x}" cy="{y}" r="{radius}"><title>{said}</title></circle>',
+        ]
+    return _chart("Reliability: each dot is one bin of photos; on the diagonal is ideal.", across, up, marks)
+
+
+def roc(lines: Sequence[dict[str, Any]]) -> str:
+    """Recall against false positives, with the false positives on a logarithmic axis that starts at none."""
+    if not lines:
+        return nothing("The photos have one label only, so there is nothing to trade.")
+    decades = max(1, min(5, math.ceil(-math.log10(min(line["finest"] for line in lines)) - 1e-9)))
+    floor = 10.0**-decades
+
+    def place(rate: float) -> float:
+        """None at 0, then a gap of a tenth, then the decades."""
+        return 0.0 if rate < floor * 0.999 else 0.1 + 0.9 * (math.log10(rate) + decades) / decades
+
+    ticks = ((0.0, "0"), *((10.0**-k, f"{10.0 ** (2 - k):g} %") for k in range(decades, -1, -1)))
+    across = Scale(place, ticks, "false positives (logarithmic)")
+    lowest = min(min(line["recall"]) for line in lines if line["recall"])
+    seen = [
+        r for line in lines for r, f in zip(line["recall"], line["false_positive_rate"], strict=True) if f > 0
+    ]
+    start = max(0.0, math.floor(min([*seen, 0.9]) * 10 - 1e-9) / 10) if lowest < 0.9 else 0.9
+    up = _shares("recall", start)
+    marks, names = [], []
+    for number, line in enumerate(lines):
+        points, before = [], None
+        for rate, recall in zip(line["false_positive_rate"], line["recall"], strict=True):
+            here = (across.x(rate), up.y(max(recall, start)))
+            if before is not None and here[0] != before[0]:
+                points.append((here[0], before[1]))
+            points.append(here)
+            before = here
+        marks.append(_path(f"line tone{number}", points))
+        names.append(f'<span class="key tone{number}"></span><bdi>{text(line["label"])}</bdi>')
+    return _chart("ROC curve: recall against false positives.", across, up, marks) + _legend(names)
+
+
+def histogram(bars: dict[str, Any] | None) -> str:
+    """Two counts back to back, on a logarithmic axis so that the few in the middle can be seen."""
+    if bars is None:
+        return nothing("There are no photos.")
+    most = max(10, *bars["up_photos"], *bars["down_photos"])
+    reach = math.log10(most + 1)
+    middle = (HEIGHT - BOTTOM + TOP) / 2
+    half = (HEIGHT - BOTTOM - TOP) / 2
+    across = _shares(bars["of"])
+    width = (WIDTH - LEFT - RIGHT) / len(bars["up_photos"])
+    marks = []
+    for side, photos, tone in ((-1, bars["up_photos"], "tone0"), (1, bars["down_photos"], "tone1")):
+        for place, count in enumerate(photos):
+            if count:
+                tall = round(half * math.log10(count + 1) / reach, 1)
+                y = middle - tall if side < 0 else middle
+                marks.append(
+                    f'<rect class="bar {tone}" x="{LEFT + place * width + 0.75:.1f}" y="{y:.1f}" '
+                    f'width="{width - 1.5:.1f}" height="{tall}" rx="1.5"><title>{count} photos</title></rect>'
+                )
+    ticks = []
+    for power in range(1, int(math.log10(most)) + 1):
+        away = math.log10(10**power + 1) / reach / 2
+        ticks += [(0.5 + away, f"{10**power:,}"), (0.5 - away, f"{10**power:,}")]
+    up = Scale(lambda value: value, ((0.5, "0"), *ticks), "photos (logarithmic)")
+    names = [
+        f'<span class="key tone{n}"></span><bdi>{text(bars[side])}</bdi>'
+        for n, side in enumerate(("up", "down"))
+    ]
+    return _chart(f"How many photos got which {bars['of']}.", across, up, marks) + _legend(names)
+
+
+def whisker(number: dict[str, Any], start: float) -> str:
+    """A value and its interval as a small line, between `start` and 1."""
+    if number["value"] is None or number["low"] is None:
+        return ""
+
+    def x(value: float) -> float:
+        return round(3 + 94 * max(0.0, value - start) / (1 - start), 1)
+
+    return (
+        '<svg class="mini" viewBox="0 0 100 12" aria-hidden="true">'
+        '<line class="rail" x1="3" x2="97" y1="6" y2="6"/>'
+        f'<line class="whisker" x1="{x(number["low"])}" x2="{x(number["high"])}" y1="6" y2="6"/>'
+        f'<circle class="dot" cx="{x(number["value"])}" cy="6" r="3.2"/></svg>'
+    )
+
+
+def nothing(why: str) -> str:
+    """What stands where a picture cannot be drawn."""
+    return f'<p class="none">{text(why)}</p>'
+
+
+def _shares(words: str, start: float = 0.0) -> Scale:
+    """An axis from `start` to 100 %."""
+    step = 0.2 if start < 0.5 else 0.1 if start < 0.8 else 0.05 if start < 0.9 else 0.02
+    count = round((1 - start) / step)
+    ticks = tuple((1 - k * step, f"{100 * (1 - k * step):.0f} %") for k in range(count, -1, -1))
+    return Scale(lambda value: (value - start) / (1 - start), ticks, words)
+
+
+def _path(style: str, points: Sequence[tuple[float, float]]) -> str:
+    return f'<path class="{style}" d="M' + "L".join(f"{x:g} {y:g}" for x, y in points) + '"/>'
+
+
+def _legend(names: Sequence[str]) -> str:
+    return '<p class="legend">' + " ".join(f"<span>{name}</span>" for name in names) + "</p>"
+
+
+def _chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> str:
+    """Grid, ticks and words around the marks."""
+    floor, parts = HEIGHT - BOTTOM, []
+    for value, words in up.ticks:
+        y = up.y(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4}" text-anchor="end">{words}</text>')
+    for value, words in across.ticks:
+        x = across.x(value)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{floor}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{floor + 17}" text-anchor="middle">{words}</text>')
+    middle, height = (LEFT + WIDTH - RIGHT) / 2, (TOP + floor) / 2
+    parts.append(
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{text(across.words)}</text>'
+    )
+    parts.append(
+        f'<text class="axis" transform="translate(12 {height}) rotate(-90)" text-anchor="middle">'
+        f"{text(up.words)}</text>"
+    )
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{text(description)}</title>'
+        + "".join([*parts, *marks])
+        + "</svg>"
+    )

@@ -1,0 +1,48 @@
+"""What was measured, written as a Report: JSON for machines and one page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.report import MARKER, Report, load_report, save_report
+from catflap.errors import CatflapError
+from catflap.evaluation.mistakes import Mistake
+from catflap.evaluation.page import page
+from catflap.version import VERSION
+
+
+def write_report(
+    out: Path,
+    sections: Mapping[str, dict[str, Any]],
+    *,
+    title: str,
+    labels: Sequence[str],
+    mistakes: Sequence[Mistake],
+    curves: Mapping[str, dict[str, Any]],
+    ancestors: Mapping[str, str],
+) -> Report:
+    """Write a Report folder and open it.
+
+    `sections` maps each variant's name to what `measure` gave, the headline's variant first;
+    `curves` maps the same names to what `curves` gave; `mistakes` come from `worst_mistakes`
+    and stand in the page as small pictures.
+    """
+    if not sections:
+        raise CatflapError("There is nothing to report.", "Measure at least one variant.")
+    fields = {
+        "title": title,
+        "labels": list(labels),
+        "variants": dict(sections),
+        "curves": dict(curves),
+        "mistakes": [mistake.to_json() for mistake in mistakes],
+        "ancestors": dict(ancestors),
+        "versions": {"catflap": VERSION, "numpy": np.__version__},
+    }
+    with whole_folder(out, MARKER) as folder:
+        save_report(folder, fields, page(title, labels, sections, curves, mistakes, ancestors))
+    return load_report(out)
