@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from catflap.image import Frame
 FORMAT = "1.0"
 HEAD = "bundle.json"
 SUFFIX = ".catflap"
+SHIPPED = Path(__file__).parent / "shipped"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Variant:
     """One executable form of the model, with what was measured on it from raw photo bytes.
 
     `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
-    probability; `decision` holds the threshold under which the answer is "unsure".
+    logit on another machine; `decision` holds the threshold under which the answer is "unsure".
     """
 
     name: str
@@ -78,9 +80,14 @@ def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -
     return _sha256(data)
 
 
-def read_bundle(path: Path | str) -> Bundle:
-    """Open and check a Bundle: form, schema and every hash; BadArtifact when anything is off."""
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open and check a Bundle: form, schema and every hash; BadArtifact when anything is off.
+
+    `path` may be the name of a bundle that ships with Catflap, such as "cat".
+    """
     path = Path(path)
+    if not path.exists() and (SHIPPED / f"{path}{SUFFIX}").is_file():
+        path = SHIPPED / f"{path}{SUFFIX}"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadArtifact(f"{path} is larger than a bundle can be.", "Name a .catflap file.")

@@ -19,6 +19,7 @@ class Checkpoint:
     """A folder with `weights.safetensors` and `checkpoint.json`.
 
     `mean` and `std` are the backbone's input normalisation on pixels scaled to 0..1;
+    `dataset` is the path of its Dataset, seen from the Checkpoint, for export and evaluate;
     `prior` is the share of each label among the train photos; `history` has one entry a step
     of the search or an epoch; `cost` has seconds, photos_per_second, peak_memory_mb and flops.
     """
@@ -36,6 +37,7 @@ class Checkpoint:
     history: list[dict[str, Any]]
     cost: dict[str, Any]
     sha256: str
+    dataset: str
     made_from: str
     ancestors: dict[str, str]
     licences: dict[str, str]

@@ -145,3 +145,9 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def cache_folder(kind: str) -> Path:
+    """Where results that can be worked out again are kept: $CATFLAP_CACHE or ~/.cache/catflap."""
+    root = os.environ.get("CATFLAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "catflap"
+    return Path(root).expanduser() / kind

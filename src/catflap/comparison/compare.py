@@ -1,0 +1,115 @@
+"""The training environment beside the inference environment: the verb `compare`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from catflap.artifacts.golden import read_golden
+from catflap.comparison.packages import installed
+from catflap.errors import CatflapError
+from catflap.progress import Progress, silent
+from catflap.runtime.bench import machine
+
+STARTS = 3
+
+
+def compare(
+    checkpoint: Path | str, bundle: Path | str, *, variant: str | None = None, progress: Progress = silent
+) -> dict[str, Any]:
+    """What learning needs beside what answering needs, each row measured here or by `train`.
+
+    Rows: FLOPs a photo, seconds and photos/s, ms an answer on one thread, peak memory in MB,
+    seconds from process to first answer, packages and MB installed, bytes of the model.
+    """
+    trained, shipped = load_checkpoint(checkpoint), read_bundle(bundle)
+    name = shipped.variant(variant).name
+    if shipped.head["ancestors"].get("checkpoint") not in (None, trained.sha256):
+        raise CatflapError(
+            f"{shipped.path} was not exported from {trained.path}.", "Name the checkpoint it came from."
+        )
+    progress("compare", 0, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo"
+        photo.write_bytes(read_golden(shipped).photos[0])
+        learning = _training_side(trained, photo)
+        progress("compare", 1, 2)
+        answering = _device_side(trained, shipped, name, photo)
+        progress("compare", 2, 2)
+    return {"training": learning, "inference": answering, "machine": machine()}
+
+
+def table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparison as rows for people: what, training, inference, and their ratio."""
+    learning, answering = comparison["training"], comparison["inference"]
+    rows = []
+    for what in answering:
+        left, right = learning.get(what), answering[what]
+        numbers = isinstance(left, int | float) and isinstance(right, int | float) and right
+        rows.append(
+            {"what": what, "training": left, "inference": right, "ratio": left / right if numbers else None}
+        )
+    return rows
+
+
+def _training_side(trained: Checkpoint, photo: Path) -> dict[str, Any]:
+    cost = trained.cost
+    packages = installed(("train",))
+    forward, backward = cost["flops_forward"], cost["flops_backward"]
+    return {
+        "flops_a_photo": forward + backward,
+        "flops_in_all": (forward + backward) * cost["photo_passes"],
+        "seconds": cost["seconds"],
+        "photos_a_second": cost["photos_per_second"],
+        "peak_memory_mb": cost["peak_memory_mb"],
+        **_probed("training", trained.path, photo, ""),
+        "packages": len(packages),
+        "packages_mb": sum(packages.values()),
+        "model_bytes": (trained.path / WEIGHTS).stat().st_size,
+    }
+
+
+def _device_side(trained: Checkpoint, shipped: Bundle, variant: str, photo: Path) -> dict[str, Any]:
+    packages = installed()
+    probed = _probed("inference", shipped.path, photo, variant)
+    return {
+        "flops_a_photo": trained.cost["flops_forward"],
+        "flops_in_all": trained.cost["flops_forward"],
+        "seconds": probed["milliseconds_an_answer"] / 1e3,
+        "photos_a_second": 1e3 / probed["milliseconds_an_answer"],
+        "peak_memory_mb": probed["answering_memory_mb"],
+        **probed,
+        "packages": len(packages),
+        "packages_mb": sum(packages.values()),
+        "model_bytes": len(shipped.members[shipped.variant(variant).file]),
+    }
+
+
+def _probed(side: str, model: Path, photo: Path, variant: str) -> dict[str, float]:
+    """Let fresh processes answer; the cold start is a process's whole life but for the timed runs."""
+    command = [sys.executable, "-m", "catflap.comparison.probe", side, str(model), str(photo), variant]
+    starts, answers = [], []
+    for _ in range(STARTS):
+        start = perf_counter()
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        whole = perf_counter() - start
+        if process.returncode:
+            raise CatflapError(
+                f"The {side} side cannot be measured: {process.stderr.strip().splitlines()[-1:]}.",
+                "Run: catflap doctor",
+            )
+        answers.append(json.loads(process.stdout))
+        starts.append(whole - answers[-1]["timed_seconds"])
+    return {
+        "seconds_to_first_answer": median(starts),
+        "milliseconds_an_answer": median(answer["milliseconds"] for answer in answers),
+        "answering_memory_mb": max(answer["memory_mb"] for answer in answers),
+    }

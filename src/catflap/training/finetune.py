@@ -1,0 +1,248 @@
+"""Fine-tuning: every weight is trained, from the head's solution on. The loop reads top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from catflap.artifacts.dataset import Dataset, Photos
+from catflap.artifacts.folder import digest
+from catflap.errors import CatflapError
+from catflap.image import Frame, Pixels, read_crop
+from catflap.progress import Progress
+from catflap.runtime.scoring import frames_of
+from catflap.training.allocator import keep_memory
+from catflap.training.head import log_loss
+from catflap.training.network import Network
+
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a fine-tuning run is made from; rates are SGD's, the backbone's is `body` × the head's."""
+
+    epochs: int = 3
+    batch: int = 32
+    rate: float = 0.02
+    body: float = 0.1
+    momentum: float = 0.9
+    decay: float = 1e-4
+    smoothing: float = 0.05
+    warm_up: float = 0.1
+    average: float = 0.99
+    smallest_crop: float = 0.5
+    save_every: int = 25
+
+
+def finetune(
+    network: Network,
+    dataset: Dataset,
+    resume: Path,
+    recipe: Recipe,
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> tuple[npt.NDArray[np.float32], list[dict[str, Any]]]:
+    """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
+
+    Batch norm stays as it was pretrained; the answer is the running average of the weights, blended
+    with the weights it started from as validation likes best (Wortsman et al. 2022, WiSE-FT), so it
+    is never worse there than its start. `resume` is a file that is written every `save_every` steps;
+    with it the run goes on mid-epoch and ends with the same weights.
+    """
+    keep_memory()
+    photos, validation = dataset.photos("train"), dataset.photos("validation")
+    fabric = Fabric(accelerator=device.split(":")[0], devices=1, precision=_precision(device))
+    model, optimiser = fabric.setup(network, _optimiser(network, recipe))
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    steps = -(-len(photos) // recipe.batch)
+    total = steps * recipe.epochs
+    run = digest([dataset.sha256, vars(recipe), seed, sorted(start), len(photos)])
+    done, history = _load(resume, run, network, optimiser, average)
+
+    batches = _batches(photos, dataset.frame, recipe, seed, range(done, total), steps)
+    for step, (frames, labels) in zip(range(done, total), batches, strict=True):
+        for group in optimiser.param_groups:
+            group["lr"] = group["full_rate"] * _schedule(step, total, recipe)
+        logits = model(torch.from_numpy(frames).to(fabric.device))
+        target = torch.from_numpy(labels).to(fabric.device)
+        loss = nn.functional.cross_entropy(logits, target, label_smoothing=recipe.smoothing)
+        _refuse_non_finite(loss, photos, step)
+        fabric.backward(loss)
+        fabric.clip_gradients(model, optimiser, max_norm=5.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
+        if (step + 1) % steps == 0:
+            history.append(
+                {"step": "finetune", "epoch": (step + 1) // steps, "train_loss": float(loss.detach())}
+            )
+        if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
+            _save(resume, run, step + 1, history, network, optimiser, average)
+        progress("finetune", step + 1, total)
+
+    return _blend(network, start, average, validation, dataset.frame, history)
+
+
+def _batches(
+    photos: Photos, frame: Frame, recipe: Recipe, seed: int, wanted: range, steps: int
+) -> Iterator[tuple[Pixels, npt.NDArray[np.int64]]]:
+    """Shuffled, cropped and mirrored batches; each follows from seed and step alone, so any can come next."""
+
+    def batch(step: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
+        epoch, place = divmod(step, steps)
+        order = np.random.default_rng([seed, epoch]).permutation(len(photos))
+        chosen = order[place * recipe.batch : (place + 1) * recipe.batch]
+        random = np.random.default_rng([seed, epoch, place])
+        crops = [_crop(photos[int(position)], frame, recipe, random) for position in chosen]
+        return np.stack(crops), photos.labels[chosen]
+
+    with ThreadPoolExecutor(1) as ahead:
+        pending = [ahead.submit(batch, step) for step in wanted[:2]]
+        for step in wanted:
+            ready = pending.pop(0).result()
+            if step + 2 < wanted.stop:
+                pending.append(ahead.submit(batch, step + 2))
+            yield ready
+
+
+def _crop(data: bytes, frame: Frame, recipe: Recipe, random: np.random.Generator) -> Pixels:
+    """A random part of the photo, at least `smallest_crop` of its area, mirrored half of the time."""
+    area, stretch = random.uniform(recipe.smallest_crop, 1), np.exp(random.uniform(-0.25, 0.25))
+    width, height = min(1.0, np.sqrt(area) * stretch), min(1.0, np.sqrt(area) / stretch)
+    left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
+    return read_crop(data, frame, (left, top, left + width, top + height), mirror=bool(random.integers(2)))
+
+
+def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
+    groups = [
+        {"params": list(network.head.parameters()), "full_rate": recipe.rate},
+        {"params": list(network.backbone.parameters()), "full_rate": recipe.rate * recipe.body},
+    ]
+    return torch.optim.SGD(
+        groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay, nesterov=True
+    )
+
+
+def _schedule(step: int, total: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warm = max(1, int(total * recipe.warm_up))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, total - warm))))
+
+
+@torch.no_grad()
+def _average(average: Tensors, network: Network, keep: float) -> None:
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - keep)
+
+
+def _blend(
+    network: Network,
+    start: Tensors,
+    average: Tensors,
+    validation: Photos,
+    frame: Frame,
+    history: list[dict[str, Any]],
+) -> tuple[npt.NDArray[np.float32], list[dict[str, Any]]]:
+    """Put the blend of start and average into the network that validation likes best."""
+    tried = []
+    for share in BLENDS:
+        network.load_state_dict(_mixed(start, average, share))
+        logits = _answers(network, validation, frame)
+        tried.append((log_loss(logits, validation.labels), share, logits))
+        history.append({"step": "blend", "share": share, "validation_log_loss": tried[-1][0]})
+    _, share, logits = min(tried, key=lambda entry: entry[0])
+    network.load_state_dict(_mixed(start, average, share))
+    return logits, history
+
+
+def _mixed(start: Tensors, average: Tensors, share: float) -> Tensors:
+    return {
+        name: torch.lerp(tensor, average[name], share) if tensor.is_floating_point() else tensor
+        for name, tensor in start.items()
+    }
+
+
+@torch.inference_mode()
+def _answers(network: Network, photos: Photos, frame: Frame) -> npt.NDArray[np.float32]:
+    device = next(network.parameters()).device
+    rows = [network(torch.from_numpy(frames).to(device)).cpu().numpy() for frames in frames_of(photos, frame)]
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _precision(device: str) -> Any:
+    """bf16 where the device computes it natively, else fp32."""
+    if device.startswith("cuda"):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+
+
+def _refuse_non_finite(loss: torch.Tensor, photos: Photos, step: int) -> None:
+    if not torch.isfinite(loss):
+        raise CatflapError(
+            f"The loss is no longer a number at step {step}.", "Train with the recipe head, or a lower rate."
+        )
+
+
+def _save(
+    path: Path,
+    run: str,
+    step: int,
+    history: list[dict[str, Any]],
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    average: Tensors,
+) -> None:
+    """Keep everything that the next step depends on, whole or not at all."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors[f"momentum.{number}"] = state["momentum_buffer"]
+    described = {"run": run, "step": str(step), "history": json.dumps(history)}
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, described)
+    partial.replace(path)
+
+
+def _load(
+    path: Path, run: str, network: Network, optimiser: torch.optim.Optimizer, average: Tensors
+) -> tuple[int, list[dict[str, Any]]]:
+    """Take up a stopped run; step 0 when there is none or it was made from something else."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError), safe_open(path, "pt") as file:
+        described = file.metadata() or {}
+        if described.get("run") != run:
+            return 0, []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network.load_state_dict(_under("network.", tensors))
+        average.update(_under("average.", tensors))
+        state = optimiser.state_dict()
+        momenta = _under("momentum.", tensors)
+        state["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momenta.items()}
+        optimiser.load_state_dict(state)
+        return int(described["step"]), json.loads(described["history"])
+    return 0, []
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,98 @@
+"""The linear head on frozen features: a regularised logistic regression; owns scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from catflap.training.features import Features
+
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = features @ weights.T + bias; weights float32 (labels, width), bias float32 (labels,)."""
+
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+    def logits(self, features: Features) -> npt.NDArray[np.float32]:
+        """Logits, float32 (n, labels)."""
+        return features @ self.weights.T + self.bias
+
+
+def fit_head(features: Features, labels: Labels, classes: int, strength: float, standardise: bool) -> Head:
+    """A head that minimises log loss with an L2 penalty; `strength` is scikit-learn's C.
+
+    With `standardise` each feature is scaled to unit variance first, else all by one number; the
+    scaling is folded into the weights. Labels that do not occur get a bias that never wins.
+    """
+    centre = features.mean(0, dtype=np.float64)
+    spread = features.std(0, dtype=np.float64)
+    scale = spread + 1e-3 * spread.max() if standardise else np.full_like(spread, features.std())
+    scaled = (features - centre) / np.maximum(scale, 1e-12)
+    model = LogisticRegression(C=strength, max_iter=500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(scaled, labels)
+    found, offset = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        found, offset = np.stack([-found[0], found[0]]) / 2, np.stack([-offset[0], offset[0]]) / 2
+    weights = np.zeros((classes, features.shape[1]))
+    bias = np.full(classes, float(offset.min()) - 20.0)
+    weights[model.classes_] = found / np.maximum(scale, 1e-12)
+    bias[model.classes_] = offset - weights[model.classes_] @ centre
+    return Head(weights.astype(np.float32), bias.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The head that validation chose, learnt from train alone; `refitted` has seen validation too.
+
+    `validation_logits`, float32 (n, labels), are those of `head`; `tried` lists every setting.
+    """
+
+    head: Head
+    refitted: Head
+    validation_logits: npt.NDArray[np.float32]
+    tried: list[dict[str, Any]]
+
+
+def choose_head(train: tuple[Features, Labels], validation: tuple[Features, Labels], classes: int) -> Choice:
+    """The head whose strength and scaling give the least validation log loss."""
+    tried: list[dict[str, Any]] = []
+    heads: list[Head] = []
+    for standardise in (False, True):
+        for strength in STRENGTHS:
+            heads.append(fit_head(*train, classes, strength, standardise))
+            logits = heads[-1].logits(validation[0])
+            tried.append(
+                {
+                    "step": "head",
+                    "strength": strength,
+                    "standardise": standardise,
+                    "validation_log_loss": log_loss(logits, validation[1]),
+                    "validation_accuracy": float((logits.argmax(1) == validation[1]).mean()),
+                }
+            )
+    best = min(range(len(tried)), key=lambda number: tried[number]["validation_log_loss"])
+    features = np.concatenate([train[0], validation[0]])
+    labels = np.concatenate([train[1], validation[1]])
+    setting = (tried[best]["strength"], tried[best]["standardise"])
+    refitted = fit_head(features, labels, classes, *setting)
+    return Choice(heads[best], refitted, heads[best].logits(validation[0]), tried)
+
+
+def log_loss(logits: npt.NDArray[np.float32], labels: Labels) -> float:
+    """The mean negative log-likelihood of the labels, in nats."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    chosen = shifted[np.arange(len(labels)), labels]
+    return float(np.mean(np.log(np.exp(shifted).sum(1)) - chosen))

@@ -1,0 +1,150 @@
+"""Dataset to Checkpoint: the verb `train` and its recipes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.folder import digest, whole_folder
+from catflap.errors import CatflapError
+from catflap.evaluation.metrics import measure
+from catflap.progress import Progress, silent
+from catflap.training.backbone import PACKAGED, Backbone, load_backbone
+from catflap.training.features import features, open_extractor
+from catflap.training.finetune import Recipe, finetune
+from catflap.training.flops import count_flops
+from catflap.training.head import Choice, Head, choose_head
+from catflap.training.network import Network, save_weights
+from catflap.version import VERSION
+
+RECIPES = ("head", "finetune")
+
+
+def train(
+    dataset: Dataset,
+    out: Path,
+    *,
+    backbone: str = PACKAGED,
+    recipe: str = "head",
+    epochs: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Train a classifier on the train photos, choose by the validation photos, write a Checkpoint.
+
+    Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
+    `epochs`. A stopped run goes on where it was: features are cached, fine-tuning resumes exactly.
+    """
+    if recipe not in RECIPES:
+        raise CatflapError(f"There is no recipe {recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
+    device = pick_device(device)
+    start = perf_counter()
+    body = load_backbone(backbone)
+    resume = Path(out).with_name(f".{Path(out).name}.resume")
+    choice = _choose(dataset, body, device, progress)
+    passes = len(dataset.photos("train")) + len(dataset.photos("validation"))
+    if recipe == "head":
+        network, logits, history = _network(body, choice.refitted), choice.validation_logits, choice.tried
+    else:
+        network, settings = _network(body, choice.head), Recipe(epochs=epochs)
+        logits, epochs_run = finetune(network, dataset, resume, settings, seed, device, progress)
+        history = [*choice.tried, *epochs_run]
+        passes += epochs * len(dataset.photos("train"))
+    validation = dataset.photos("validation")
+    seconds = perf_counter() - start
+    with whole_folder(Path(out), MARKER) as folder:
+        save_weights(folder, network)
+        fields = {
+            "backbone": backbone,
+            "labels": list(dataset.labels),
+            "frame": dataset.frame.to_json(),
+            "mean": list(body.mean),
+            "std": list(body.std),
+            "recipe": recipe,
+            "seed": seed,
+            "prior": _prior(dataset),
+            "metrics": measure(logits, validation.labels, validation.groups, dataset.labels),
+            "history": history,
+            "cost": _cost(network, dataset, recipe, passes, seconds, device),
+            "dataset": os.path.relpath(dataset.path, out),
+            "made_from": train_fingerprint(
+                dataset, backbone=backbone, recipe=recipe, epochs=epochs, seed=seed
+            ),
+            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256},
+            "licences": {"weights": body.licence},
+            "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
+        }
+        save_checkpoint(folder, fields)
+    resume.unlink(missing_ok=True)
+    return load_checkpoint(out)
+
+
+def train_fingerprint(
+    dataset: Dataset, *, backbone: str = PACKAGED, recipe: str = "head", epochs: int = 3, seed: int = 0
+) -> str:
+    """What a Checkpoint would be made from, without making it."""
+    settings = [dataset.sha256, backbone, recipe, epochs if recipe == "finetune" else 0, seed]
+    return digest([*settings, VERSION, str(torch.__version__)])
+
+
+def pick_device(device: str) -> str:
+    """The torch device for "auto": the first GPU when there is one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> Choice:
+    """The head for frozen features, chosen on validation."""
+    extractor = open_extractor(body, dataset.frame, device=device)
+    parts = []
+    for role in ("train", "validation"):
+        photos = dataset.photos(role)
+        if not len(photos):
+            raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
+        parts.append(
+            (features(extractor, photos, step=f"features of {role}", progress=progress), photos.labels)
+        )
+    return choose_head(parts[0], parts[1], len(dataset.labels))
+
+
+def _network(body: Backbone, head: Head) -> Network:
+    network = Network(body, len(head.bias)).eval()
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(head.weights))
+        network.head.bias.copy_(torch.from_numpy(head.bias))
+    return network
+
+
+def _prior(dataset: Dataset) -> dict[str, float]:
+    """The share of each label among the train photos, with one photo more for each, so never 0."""
+    counts = np.bincount(dataset.photos("train").labels, minlength=len(dataset.labels)) + 1
+    return {label: float(count / counts.sum()) for label, count in zip(dataset.labels, counts, strict=True)}
+
+
+def _cost(
+    network: Network, dataset: Dataset, recipe: str, passes: int, seconds: float, device: str
+) -> dict[str, Any]:
+    """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
+    forward, backward = count_flops(network, dataset.frame)
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return {
+        "seconds": seconds,
+        "photo_passes": passes,
+        "photos_per_second": passes / seconds,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "flops_forward": forward,
+        "flops_backward": backward if recipe == "finetune" else 0,
+    }
