@@ -74,8 +74,9 @@ def _signature(data: bytes, info: PhotoInfo) -> Signature:
     if min(info.width, info.height) < SMALLEST:
         raise BadPhoto("tiny", f"The photo has a side under {SMALLEST} px.", "Use a larger photo.")
     if info.format == "JPEG" and info.mode in jpeg.GREYABLE:
-        return signature(jpeg.scaled_grey(data, info, SIDE))
-    return signature(small_grey(data, FRAME, SIDE, SIDE))
+        grey, extent = jpeg.scaled_grey(data, info, SIDE)
+        return signature(grey, extent, info.orientation)
+    return signature(small_grey(data, FRAME, SIDE, SIDE), (SIDE, SIDE))
 
 
 def _remarks(uri: str, info: PhotoInfo, found: Signature) -> list[str]:

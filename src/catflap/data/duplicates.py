@@ -1,8 +1,18 @@
-"""Near-duplicates: pairs of hashes within a few bits of each other, confirmed and joined into groups."""
+"""All pairs of 64-bit hashes within a few bits of each other, exactly, among millions.
+
+Pigeonhole principle: cut a hash into `distance + k` blocks; two hashes that differ in at most `distance`
+bits are equal in at least k blocks. So for every choice of k blocks the hashes are sorted by those
+blocks and only neighbours with the same key are compared (Manku, Jain, Das Sarma, "Detecting
+Near-Duplicates for Web Crawling", 2007). The sort moves whole hashes, not positions, so that all
+work runs along memory; positions are looked up at the end, for the few pairs that are near.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from math import comb
 from typing import TypeAlias
 
 import numpy as np
@@ -10,50 +20,208 @@ import numpy.typing as npt
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
-Confirm: TypeAlias = Callable[[Positions, Positions], npt.NDArray[np.bool_]]
+Block: TypeAlias = tuple[int, int]  # lowest bit and width
 
-DISTANCE = 4
+CHUNK = 1 << 18  # hashes; what fits into the cache while bits are moved
+SAMPLE = 1 << 20
+WIDEST = 1 << 12  # hashes under one key; each is compared with that many neighbours at most
+EQUAL = 8  # photos of one hash that stand for all of them
 
 
-def near_pairs(hashes: Hashes, distance: int = DISTANCE) -> Iterator[tuple[Positions, Positions]]:
-    """Blocks of pairs of positions (first < second) whose hashes differ in at most `distance` bits.
+def near_pairs(
+    hashes: Hashes, distance: int, *, mirror: int = 0, threads: int = 2
+) -> tuple[Positions, Positions, npt.NDArray[np.bool_]]:
+    """Pairs of positions whose hashes differ in at most `distance` bits, and which pairs are mirrored.
 
-    Exact: of `distance + 1` bands of a hash at least one is equal in both (pigeonhole principle).
-    A pair that several bands find is given once, by the first of them.
+    With `mirror`, the bits that a mirrored photo has flipped, pairs near after mirroring one of them
+    are found too. Of more than 8 equal hashes each is paired with the 8 that follow it, and 8 stand
+    for all of them towards other hashes. Arrays of the shape (pairs,), each pair once.
     """
-    bands = _bands(distance + 1)
-    for number, band in enumerate(bands):
-        keys = hashes & band
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        for step in range(1, len(hashes)):
-            same = np.flatnonzero(ordered[:-step] == ordered[step:])
+    scattered = _scatter(hashes)
+    order = np.argsort(scattered, kind="stable")
+    ordered = scattered[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(order) else order
+    values = ordered[starts]
+    runs = np.diff(np.append(starts, len(order)))
+    blocks = [*_equal_pairs(starts, runs)]
+    flip = int(_scatter(np.array([mirror], dtype=np.uint64))[0])
+    for one, other, mirrored in _value_pairs(values, distance, flip, threads):
+        blocks += _row_pairs(starts, runs, one, other, mirrored)
+    first, second, flags = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    first, second = order[first], order[second]
+    return np.minimum(first, second), np.maximum(first, second), flags
+
+
+def near_values(values: Hashes, distance: int, threads: int = 2) -> tuple[Hashes, Hashes]:
+    """All pairs of different hashes within `distance` bits; takes each hash once."""
+    spare = _cheapest(values, distance)
+    blocks = _blocks(distance + spare)
+    choices = list(combinations(range(len(blocks)), spare))
+    first_choice = _first_choices(len(blocks), choices)
+
+    def search(number: int) -> tuple[Hashes, Hashes]:
+        return _search(values, distance, blocks, choices[number], number, first_choice)
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(search, range(len(choices))))
+    return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
+
+
+def _search(
+    values: Hashes,
+    distance: int,
+    blocks: list[Block],
+    chosen: tuple[int, ...],
+    number: int,
+    first_choice: npt.NDArray[np.int64],
+) -> tuple[Hashes, Hashes]:
+    """The near pairs that are equal in the chosen blocks, and not already in an earlier choice."""
+    moved = [blocks[place] for place in chosen]
+    rest = [block for place, block in enumerate(blocks) if place not in chosen]
+    key_bits = sum(width for _, width in moved)
+    ordered = _move(values, [*moved, *rest])
+    ordered.sort()
+    pairs: list[tuple[Hashes, Hashes]] = []
+    for one, other in _same_key(ordered, 64 - key_bits):
+        near = np.flatnonzero(np.bitwise_count(one ^ other) <= distance)
+        pairs.append((one[near], other[near]))
+    one = _move_back(np.concatenate([pair[0] for pair in pairs] or [values[:0]]), [*moved, *rest])
+    other = _move_back(np.concatenate([pair[1] for pair in pairs] or [values[:0]]), [*moved, *rest])
+    equal = np.zeros(len(one), dtype=np.int64)
+    for place, (low, width) in enumerate(blocks):
+        same = ((one ^ other) >> np.uint64(low)) & np.uint64((1 << width) - 1) == 0
+        equal |= same.astype(np.int64) << place
+    mine = first_choice[equal] == number
+    return one[mine], other[mine]
+
+
+def _same_key(ordered: Hashes, low_bits: int) -> Iterator[tuple[Hashes, Hashes]]:
+    """Blocks of pairs in a sorted array that are equal above the low bits."""
+    limit = np.uint64(1 << low_bits)
+    for start in range(0, len(ordered), CHUNK):
+        part = ordered[start : start + CHUNK + WIDEST]
+        same = np.flatnonzero((part[:-1] ^ part[1:])[:CHUNK] < limit)
+        for step in range(1, WIDEST):
+            one, other = part[same], part[same + step]
+            equal = (one ^ other) < limit
+            same, one, other = same[equal], one[equal], other[equal]
             if not len(same):
                 break
-            one, other = order[same], order[same + step]
-            difference = hashes[one] ^ hashes[other]
-            near = np.bitwise_count(difference) <= distance
-            for earlier in bands[:number]:
-                near &= (difference & earlier) != 0
-            one, other = one[near], other[near]
-            yield np.minimum(one, other), np.maximum(one, other)
+            yield one, other
+            same = same[: np.searchsorted(same, len(part) - step - 1)]
 
 
-def groups_of(count: int, first: Positions, second: Positions) -> Positions:
-    """The smallest position of each position's connected group, shape (count,)."""
-    root = np.arange(count)
-    while True:
-        one, other = root[first], root[second]
-        low, high = np.minimum(one, other), np.maximum(one, other)
-        if np.array_equal(low, high):
-            return root
-        np.minimum.at(root, high, low)
-        while not np.array_equal(root, root[root]):
-            root = root[root]
+def _cheapest(values: Hashes, distance: int) -> int:
+    """How many blocks a key should have: more are more sorts, fewer are more comparisons.
+
+    Counted on a sample, because the hashes of real photos are not spread evenly.
+    """
+    step = max(1, len(values) // SAMPLE)
+    sample = values[::step]
+    costs: dict[int, float] = {}
+    for spare in range(1, 5):
+        blocks = _blocks(distance + spare)
+        keys = _move(sample, blocks) >> np.uint64(64 - sum(width for _, width in blocks[:spare]))
+        keys.sort()
+        runs = np.diff(np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]])))
+        comparisons = float((runs.astype(np.float64) * (runs - 1)).sum() / 2) * step**2
+        costs[spare] = comb(distance + spare, spare) * (12 * len(values) + comparisons)
+    return min(costs, key=lambda spare: costs[spare])
 
 
-def _bands(count: int) -> list[np.uint64]:
-    edges = [64 * band // count for band in range(count + 1)]
-    return [
-        np.uint64(((1 << high) - 1) ^ ((1 << low) - 1)) for low, high in zip(edges, edges[1:], strict=False)
-    ]
+def _blocks(count: int) -> list[Block]:
+    edges = [64 * place // count for place in range(count + 1)]
+    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def _first_choices(count: int, choices: list[tuple[int, ...]]) -> npt.NDArray[np.int64]:
+    """For each set of equal blocks, as bits, the number of the first choice that lies within it."""
+    first = np.full(1 << count, -1, dtype=np.int64)
+    sets = np.arange(1 << count)
+    for number in reversed(range(len(choices))):
+        mask = sum(1 << place for place in choices[number])
+        first[(sets & mask) == mask] = number
+    return first
+
+
+def _move(values: Hashes, blocks: list[Block]) -> Hashes:
+    """The bits of each hash with the blocks in that order from the top."""
+    moved = np.empty_like(values)
+    for start in range(0, len(values), CHUNK):
+        part = values[start : start + CHUNK]
+        total, place = np.zeros_like(part), 64
+        for low, width in blocks:
+            place -= width
+            total |= ((part >> np.uint64(low)) & np.uint64((1 << width) - 1)) << np.uint64(place)
+        moved[start : start + CHUNK] = total
+    return moved
+
+
+def _move_back(moved: Hashes, blocks: list[Block]) -> Hashes:
+    values, place = np.zeros_like(moved), 64
+    for low, width in blocks:
+        place -= width
+        values |= ((moved >> np.uint64(place)) & np.uint64((1 << width) - 1)) << np.uint64(low)
+    return values
+
+
+def _scatter(hashes: Hashes) -> Hashes:
+    """Deal the bits out to eight bytes in turn: neighbouring bits are alike in hashes, a key needs variety."""
+    scattered = np.zeros(len(hashes), dtype=np.uint64)
+    for byte in range(8):
+        table = np.zeros(256, dtype=np.uint64)
+        for bit in range(8):
+            source = 8 * byte + bit
+            has = ((np.arange(256) >> bit) & 1).astype(np.uint64)
+            table |= has << np.uint64(8 * (source % 8) + source // 8)
+        for start in range(0, len(hashes), CHUNK):
+            part = hashes[start : start + CHUNK]
+            scattered[start : start + CHUNK] |= table[(part >> np.uint64(8 * byte)) & np.uint64(255)]
+    return scattered
+
+
+def _value_pairs(
+    values: Hashes, distance: int, flip: int, threads: int
+) -> Iterator[tuple[Positions, Positions, bool]]:
+    """Pairs of places in the sorted array of hashes, plain ones and then mirrored ones."""
+    if not flip:
+        one, other = near_values(values, distance, threads)
+        yield np.searchsorted(values, one), np.searchsorted(values, other), False
+        return
+    turned = np.sort(values ^ np.uint64(flip))
+    everything = np.union1d(values, turned)
+    one, other = near_values(everything, distance, threads)
+    yield *_both_in(values, one, other), False
+    one, other = np.concatenate([one, other]), np.concatenate([other, one])
+    one, other = np.concatenate([one, values]), np.concatenate([other, values])  # exact mirror images
+    first, second = _both_in(values, one, other ^ np.uint64(flip))
+    ahead = first <= second
+    pairs = np.unique(np.stack([first[ahead], second[ahead]]), axis=1)
+    yield pairs[0], pairs[1], True
+
+
+def _both_in(values: Hashes, one: Hashes, other: Hashes) -> tuple[Positions, Positions]:
+    first, second = np.searchsorted(values, one), np.searchsorted(values, other)
+    last = len(values) - 1
+    found = (values[np.minimum(first, last)] == one) & (values[np.minimum(second, last)] == other)
+    return first[found], second[found]
+
+
+def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[tuple[Positions, Positions, Positions]]:
+    """Neighbours among equal hashes, at most EQUAL places apart."""
+    rows = int(runs.sum())
+    end = np.repeat(starts + runs, runs)
+    for step in range(1, EQUAL + 1):
+        first = np.flatnonzero(np.arange(rows) + step < end)
+        yield first, first + step, np.zeros(len(first), dtype=bool)  # type: ignore[misc]
+
+
+def _row_pairs(
+    starts: Positions, runs: Positions, one: Positions, other: Positions, mirrored: bool
+) -> Iterator[tuple[Positions, Positions, Positions]]:
+    """Pairs of hashes as pairs of rows: up to EQUAL rows of the one times EQUAL rows of the other."""
+    for left in range(min(EQUAL, int(runs[one].max(initial=1)))):
+        for right in range(min(EQUAL, int(runs[other].max(initial=1)))):
+            both = (runs[one] > left) & (runs[other] > right) & ((one != other) | (left < right))
+            first, second = starts[one[both]] + left, starts[other[both]] + right
+            yield first, second, np.full(len(first), mirrored)  # type: ignore[misc]

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
 import simplejpeg
 
 from catflap.errors import BadPhoto
-from catflap.image import Pixels, PhotoInfo
+from catflap.image import PhotoInfo, Pixels
 
 GREYABLE = ("L", "RGB")
 
 
-def scaled_grey(data: bytes, info: PhotoInfo, side: int) -> Pixels:
-    """The luma of a whole JPEG, upright, uint8 (height, width), at 1/1 to 1/8 of its size.
+def scaled_grey(data: bytes, info: PhotoInfo, side: int) -> tuple[Pixels, tuple[float, float]]:
+    """The luma of a whole JPEG as stored, uint8 (height, width), at 1/8 to 8/8 of its size.
 
-    Both sides keep at least `side` pixels where the photo has them. Every warning of the decoder
-    is an error: BadPhoto when the data ends early ("truncated") or is spoilt ("damaged").
+    Both sides keep at least `side` pixels where the photo has them. The second value is the height
+    and width that the photo covers in these pixels, before they were rounded up. Every warning of
+    the decoder is an error: BadPhoto when the data ends early ("truncated") or is spoilt ("damaged").
     """
     try:
-        grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=side, min_width=side, strict=True)
+        grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=side, min_width=side, strict=True)[:, :, 0]
     except ValueError as error:
         reason = "truncated" if "premature end" in str(error).lower() else "damaged"
         raise BadPhoto(reason, f"The photo is {reason}: {error}.", "Copy the file again.") from error
-    return _upright(grey[:, :, 0], info.orientation)
-
-
-def _upright(grey: Pixels, orientation: int) -> Pixels:
-    if orientation >= 5:
-        grey = grey.T
-    if orientation in (2, 3, 6, 7):
-        grey = grey[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        grey = grey[::-1]
-    return np.ascontiguousarray(grey)
+    height, width = grey.shape
+    eighths = next(
+        (n for n in range(1, 9) if (-(-info.height * n // 8), -(-info.width * n // 8)) == (height, width)), 8
+    )
+    return grey, (info.height * eighths / 8, info.width * eighths / 8)

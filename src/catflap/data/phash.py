@@ -40,10 +40,14 @@ class Signature:
     spread: float
 
 
-def signature(grey: Pixels) -> Signature:
-    """What identifies a photo however it is encoded or scaled; takes uint8 (height, width)."""
-    height, width = grey.shape
-    small = _averages(height, SIDE) @ grey.astype(np.float32) @ _averages(width, SIDE).T
+def signature(grey: Pixels, extent: tuple[float, float], orientation: int = 1) -> Signature:
+    """What identifies a photo however it is encoded or scaled; takes uint8 (height, width).
+
+    `extent` is the height and width that the photo covers in these pixels, which a scaled decoder
+    rounds up: a shift of half a pixel would change the hash. `orientation` is the EXIF tag, 1 to 8.
+    """
+    down, across = _averages(grey.shape[0], extent[0]), _averages(grey.shape[1], extent[1])
+    small = _upright(down @ grey.astype(np.float32) @ across.T, orientation)
     spread = float(small.std())
     thumb = small.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean(axis=(1, 3))
     low, high = thumb.min(), thumb.max()
@@ -55,9 +59,9 @@ def signature(grey: Pixels) -> Signature:
     return Signature(int(_BITS[positive.ravel()].sum()), stretched.tobytes(), spread)
 
 
-def mirrored(phashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The hashes that the same photos would have when mirrored left to right."""
-    return phashes ^ np.uint64(MIRROR)
+def mirror_thumbs(thumbs: Pixels) -> Pixels:
+    """Thumbs, uint8 (n, 256), as the mirrored photos would have them."""
+    return thumbs.reshape(-1, THUMB, THUMB)[:, :, ::-1].reshape(-1, THUMB * THUMB)
 
 
 def likeness(first: Pixels, second: Pixels) -> Floats:
@@ -70,22 +74,29 @@ def likeness(first: Pixels, second: Pixels) -> Floats:
     return product
 
 
+def _upright(small: Floats, orientation: int) -> Floats:
+    if orientation >= 5:
+        small = small.T
+    if orientation in (2, 3, 6, 7):
+        small = small[:, ::-1]
+    return small[::-1] if orientation in (3, 4, 7, 8) else small
+
+
 def _slopes(thumbs: Pixels) -> Floats:
     square = thumbs.reshape(-1, THUMB, THUMB).astype(np.float32)
     down, across = np.diff(square, axis=1), np.diff(square, axis=2)
     edges = THUMB * (THUMB - 1)
     flat = np.concatenate([down.reshape(-1, edges), across.reshape(-1, edges)], axis=1)
-    norms: Floats = np.linalg.norm(flat, axis=1, keepdims=True)
-    slopes: Floats = flat / np.maximum(norms, 1e-6)
+    slopes: Floats = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     return slopes
 
 
 @lru_cache(maxsize=1024)
-def _averages(size: int, target: int) -> Floats:
-    """The matrix (target, size) that averages `size` pixels over `target` equal boxes."""
-    edges = np.linspace(0, size, target + 1)
+def _averages(pixels: int, extent: float) -> Floats:
+    """The matrix (SIDE, pixels) that averages the first `extent` of some pixels over SIDE equal boxes."""
+    edges = np.linspace(0, extent, SIDE + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(size)[None, :]
+    pixel = np.arange(pixels)[None, :]
     cover = np.clip(np.minimum(ends, pixel + 1) - np.maximum(starts, pixel), 0, None)
     weights: Floats = (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
     return weights

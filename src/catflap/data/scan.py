@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ import pyarrow.compute as pc
 from catflap.artifacts.folder import digest, whole_folder
 from catflap.artifacts.manifest import MARKER, TABLE, Manifest, load_manifest, manifest_digest, save_manifest
 from catflap.artifacts.tables import PHOTO_ROW, write_table
-from catflap.data import duplicates, local
+from catflap.data import local
 from catflap.data.folders import list_folders
+from catflap.data.groups import Pairs, bounded_groups, confirmed_pairs
 from catflap.data.listing import REFERENCE, check_labels
-from catflap.data.phash import likeness, mirrored
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
 BATCH = 256
-ALIKE = 0.85
 
 
 def scan(
@@ -86,8 +84,8 @@ def judge(rows: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
     _mark_exact(rows, status, reason)
     ok = np.array([value == "ok" for value in status], dtype=bool)
     group = np.where(ok, np.arange(len(ok)), -1)
-    first, second = _pairs(rows, ok)
-    group[ok] = duplicates.groups_of(len(ok), first, second)[ok]
+    found, _ = bounded_groups(len(ok), _pairs(rows, ok))
+    group[ok] = found[ok]
     _, counts = np.unique(group[ok], return_counts=True)
     columns = {"status": status, "reason": reason, "group": group}
     table = pa.table({field.name: columns.get(field.name, rows[field.name]) for field in PHOTO_ROW})
@@ -122,24 +120,16 @@ def _mark_exact(rows: pa.Table, status: list[str], reason: list[str]) -> None:
                 )
 
 
-def _pairs(rows: pa.Table, ok: np.ndarray[Any, Any]) -> tuple[duplicates.Positions, duplicates.Positions]:
+def _pairs(rows: pa.Table, ok: np.ndarray[Any, Any]) -> Pairs:
     usable = np.flatnonzero(ok & np.asarray(pc.is_valid(rows["phash"])))
     hashes = rows["phash"].fill_null(0).to_numpy()[usable]
-    thumbs = np.frombuffer(b"".join(rows["thumb"].take(usable).to_pylist()), np.uint8).reshape(-1, 256)
-    found: list[tuple[duplicates.Positions, duplicates.Positions]] = [
-        (np.empty(0, np.int64), np.empty(0, np.int64))
-    ]
-    for first, second in _blocks(hashes):
-        alike = likeness(thumbs[first], thumbs[second]) >= ALIKE
-        found.append((usable[first[alike]], usable[second[alike]]))
-    return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
 
+    def thumbs(positions: Any) -> Any:
+        taken = rows["thumb"].take(usable[positions]).to_pylist()
+        return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, 256)
 
-def _blocks(
-    hashes: duplicates.Hashes,
-) -> Iterator[tuple[duplicates.Positions, duplicates.Positions]]:
-    yield from duplicates.near_pairs(hashes)
-    _ = mirrored
+    found = confirmed_pairs(hashes, thumbs)
+    return Pairs(usable[found.first], usable[found.second], found.alike)
 
 
 def _versions() -> dict[str, str]:
