@@ -95,3 +95,41 @@ def cmyk_to_rgb(cmyk: Pixels) -> Pixels:
     """White minus black, minus what the ink takes of it: (255 - K) - ink × (255 - K) / 255, rounded."""
     ink, light = cmyk[..., :3].astype(np.int64), 255 - cmyk[..., 3:].astype(np.int64)
     return (light - (2 * ink * light + 255) // 510).astype(np.uint8)
+
+
+def scale_of(stored: tuple[int, int], frame: tuple[int, int]) -> int:
+    """The s of a scaled decode; both sizes are (width, height) as stored."""
+    room = min(stored[0] // (2 * frame[0]), stored[1] // (2 * frame[1]))
+    return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
+
+
+def component(samples: Pixels, scale: int, across: int, down: int) -> npt.NDArray[np.int64]:
+    """A component of a JPEG at 1/scale: averaged, then upsampled by what is left of its subsampling."""
+    size = scale
+    while size > 1 and across % 2 == 0 and down % 2 == 0:
+        size, across, down = size // 2, across // 2, down // 2
+    rows, columns = (side // size for side in samples.shape)
+    blocks = samples.astype(np.int64).reshape(rows, size, columns, size).sum((1, 3))
+    mean = (blocks + size * size // 2) // (size * size)
+    if scale == 8:
+        return mean.repeat(down, 0).repeat(across, 1)
+    if (across, down) == (2, 1):
+        return doubled(mean, 1, 2, 2)
+    if (across, down) == (2, 2):
+        taller = doubled(mean.T, 0, 0, 0).T
+        return doubled(taller, 8, 7, 4)
+    return mean
+
+
+def doubled(samples: npt.NDArray[np.int64], low: int, high: int, shift: int) -> npt.NDArray[np.int64]:
+    """libjpeg's triangle filter along the second axis."""
+    padded = np.pad(samples, ((0, 0), (1, 1)), "edge")
+    left = (3 * samples + padded[:, :-2] + low) >> shift
+    right = (3 * samples + padded[:, 2:] + high) >> shift
+    return np.stack([left, right], 2).reshape(len(samples), -1)
+
+
+def jfif_to_rgb(y: npt.NDArray[np.int64], cb: npt.NDArray[np.int64], cr: npt.NDArray[np.int64]) -> Pixels:
+    blue, red = cb - 128.0, cr - 128.0
+    rgb = np.dstack([y + 1.402 * red, y - 0.344136 * blue - 0.714136 * red, y + 1.772 * blue])
+    return np.clip(np.floor(rgb + 0.5), 0, 255).astype(np.uint8)
