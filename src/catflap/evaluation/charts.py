@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 440, 320
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 46
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -40,8 +40,8 @@ def page(
             blocks.append(f"<section><h2>{heading}</h2>{block}</section>")
     blocks.append(_mistakes(mistakes, first))
     lead = (
-        f"<bdi>{text(name)}</bdi> on {first['photos']:,} photos that it did not learn from: "
-        f"{first['groups']:,} independent ones, {len(labels):,} labels."
+        f"<bdi>{text(name)}</bdi> on {_count(first['photos'], 'photo')} that it did not learn from, "
+        f"in {_count(first['groups'], 'independent group')}, with {_count(len(labels), 'label')}."
     )
     here = Path(__file__)
     return Template(here.with_name("report.html").read_text("utf-8")).substitute(
@@ -54,37 +54,45 @@ def page(
     )
 
 
-def _share(number: Metrics) -> tuple[str, str]:
-    """A share and its interval in words."""
-    if number["value"] is None or number["low"] is None:
-        return percent(number["value"]), text(number.get("reason", ""))
-    return percent(number["value"]), f"{percent(number['low'])} – {percent(number['high'])}"
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _plain(number: Metrics) -> tuple[str, str]:
+def _share(number: Metrics) -> str:
+    """A share and its interval, or why there is none."""
+    return _number(number, percent)
+
+
+def _plain(number: Metrics) -> str:
     """A number that is not read as a share: the area under a ROC curve, the log loss."""
-    if number["value"] is None or number["low"] is None:
-        return "–" if number["value"] is None else f"{number['value']:.4f}", text(number.get("reason", ""))
-    return f"{number['value']:.4f}", f"{number['low']:.4f} – {number['high']:.4f}"
+    return _number(number, lambda value: f"{value:.4f}")
+
+
+def _number(number: Metrics, shown: Callable[[float], str]) -> str:
+    value = "–" if number["value"] is None else shown(number["value"])
+    under = f'<span class="interval why">{text(number.get("reason", ""))}</span>'
+    if number["low"] is not None:
+        under = f'<span class="interval">{shown(number["low"])} – {shown(number["high"])}</span>'
+        if "note" in number:
+            under += f'<span class="interval why">{text(number["note"])}</span>'
+    return f'<span class="number">{value}</span>{under}'
 
 
 def _tiles(metrics: Metrics, labels: Sequence[str]) -> str:
-    tiles = [("Accuracy", *_share(metrics["accuracy"])), ("ROC-AUC", *_plain(metrics["roc_auc"]))]
+    tiles = [("Accuracy", _share(metrics["accuracy"])), ("ROC-AUC", _plain(metrics["roc_auc"]))]
     if len(labels) == 2:
         point = metrics["per_class"][labels[0]]["recall_at_fpr"]["0.01"]
-        tiles.append((f"<bdi>{text(labels[0])}</bdi> found at 1 % false positives", *_share(point)))
+        tiles.append((f"<bdi>{text(labels[0])}</bdi> found at 1 % false positives", _share(point)))
     else:
-        tiles.append(("Mean F1 of the labels", *_share(metrics["macro_f1"])))
-    tiles.append(("Calibration error", *_share(metrics["calibration_error"])))
+        tiles.append(("Mean F1 of the labels", _share(metrics["macro_f1"])))
+    tiles.append(("Calibration error", _share(metrics["calibration_error"])))
     return "".join(
-        f'<div class="tile"><div class="name">{name}</div><div class="number">{number}</div>'
-        f'<div class="interval">{interval}</div></div>'
-        for name, number, interval in tiles
+        f'<div class="tile"><span class="name">{name}</span>{number}</div>' for name, number in tiles
     )
 
 
-def _cell(words: tuple[str, str], mark: str = "") -> str:
-    return f'<td>{words[0]}<span class="interval">{words[1]}</span>{mark}</td>'
+def _cell(number: str, mark: str = "") -> str:
+    return f"<td>{number}{mark}</td>"
 
 
 def _table(
@@ -119,7 +127,8 @@ def _variants(variants: Mapping[str, Metrics], labels: Sequence[str]) -> str:
 
 
 def _details(metrics: Metrics, labels: Sequence[str], curves: dict[str, Any] | None) -> str:
-    cards = [f'<div class="card"><h3>Confusion</h3>{_matrix(metrics, labels)}</div>']
+    wide = " wide" if len(labels) > 2 and metrics["confusion_matrix"] is not None else ""
+    cards = [f'<div class="card{wide}"><h3>Confusion</h3>{_matrix(metrics, labels)}</div>']
     if curves is not None:
         cards += [
             '<div class="card"><h3>Is 90 % right nine times in ten?</h3>'
@@ -184,7 +193,9 @@ def _matrix(metrics: Metrics, labels: Sequence[str]) -> str:
                 f'<td style="background:rgb(var(--{tone}) / {strength:.3f})" title="{text(said)}">'
                 f"<b>{count:,}</b>{more}</td>"
             )
-        rows.append(f'<tr><th scope="row"><bdi>{text(label)}</bdi></th>{"".join(cells)}</tr>')
+        rows.append(
+            f'<tr><th scope="row" title="{text(label)}"><bdi>{text(label)}</bdi></th>{"".join(cells)}</tr>'
+        )
     heads = ["true ↓ taken for →", *(f"<bdi>{text(label)}</bdi>" for label in labels)]
     caption = "Photos, and the share of the true label with its interval."
     return _table(caption, heads, rows, "matrix dense" if dense else "matrix", outer="")

@@ -1,0 +1,237 @@
+"""The Report: whole, unchanged, the same bytes twice, and a page that no label can break."""
+
+from __future__ import annotations
+
+import html.parser
+import itertools
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from catflap.artifacts.report import load_report
+from catflap.errors import BadArtifact, CatflapError
+from catflap.evaluation.charts import percent
+from catflap.evaluation.curves import curves
+from catflap.evaluation.metrics import measure
+from catflap.evaluation.mistakes import Mistake, worst_mistakes
+from catflap.evaluation.report import write_report
+from catflap.image import encode
+from catflap.runtime.decisions import softmax
+
+HOSTILE = [
+    '<script>alert("1")</script>',
+    "a' onload=alert(1) \" & <b>",
+    "\u202egnp.tac\x00\x1b[31m",
+    "$title ${style}",
+]
+VOID = {"meta", "img", "br"}
+TAGS = """html head meta title style body main header footer section details summary h1 h2 h3 p
+div span bdi b br table caption thead tbody tr th td figure figcaption img dl dt dd
+svg line circle rect path text"""
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would make of a page: its tags, attributes and text; tags must be balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def answers(n, k, seed=0, shift=2.0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    logits = rng.normal(size=(n, k))
+    logits[np.arange(n), labels] += shift
+    return softmax(logits), labels, np.arange(n)
+
+
+def photo(seed):
+    return encode(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8), "JPEG")
+
+
+def write(out, n=120, labels=("cat", "other"), title="cats", mistakes=None):
+    p, truth, groups = answers(n, len(labels))
+    if mistakes is None:
+        names = [f"{place}.jpg" for place in range(n)]
+        mistakes = worst_mistakes(p, truth, groups, labels, names, [photo(place) for place in range(n)])
+    return write_report(
+        out,
+        {"int8": measure(p, truth, groups, labels), "fp32": measure(p, truth, groups, labels)},
+        title=title,
+        labels=labels,
+        mistakes=mistakes,
+        curves={"int8": curves(p, truth, groups, labels)},
+        ancestors={"bundle": "ab" * 32},
+    )
+
+
+def test_a_report_is_what_was_measured(tmp_path):
+    written = write(tmp_path / "report")
+    report = load_report(tmp_path / "report")
+    assert report == written
+    p, truth, groups = answers(120, 2)
+    assert report.variants["int8"] == measure(p, truth, groups, ("cat", "other"))
+    assert report.labels == ("cat", "other")
+    assert report.ancestors == {"bundle": "ab" * 32}
+    json.dumps(report.to_json(), allow_nan=False)
+    page = Page(report.page.read_text("utf-8"))
+    accuracy = report.variants["int8"]["accuracy"]
+    for key in ("value", "low", "high"):
+        assert percent(accuracy[key]) in " ".join(page.words)
+    assert page.tags.count("img") == len(report.mistakes) == int((p.argmax(axis=1) != truth).sum())
+
+
+def test_the_same_measurements_give_the_same_bytes(tmp_path):
+    first, again = write(tmp_path / "one"), write(tmp_path / "two")
+    for name in ("report.json", "report.html"):
+        assert (first.path / name).read_bytes() == (again.path / name).read_bytes()
+
+
+def test_a_changed_report_is_refused(tmp_path):
+    report = write(tmp_path / "report")
+    path = report.path / "report.json"
+    fields = json.loads(path.read_text("utf-8"))
+    fields["variants"]["int8"]["accuracy"]["value"] = 1.0
+    path.write_text(json.dumps(fields), "utf-8")
+    with pytest.raises(BadArtifact):
+        load_report(report.path)
+    del fields["curves"]
+    path.write_text(json.dumps(fields), "utf-8")
+    with pytest.raises(BadArtifact):
+        load_report(report.path)
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
+    write(tmp_path / "report")
+    assert write(tmp_path / "report", title="dogs").title == "dogs"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    with pytest.raises(CatflapError):
+        write(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
+    with pytest.raises(CatflapError):
+        write_report(tmp_path / "x", {}, title="x", labels=["a"], mistakes=[], curves={}, ancestors={})
+
+
+@pytest.mark.parametrize("count", [2, 4, 40])
+def test_no_string_becomes_markup(tmp_path, count):
+    labels = tuple([*HOSTILE, *(f"{HOSTILE[0]}{extra}" for extra in range(40))][:count])
+    mistakes = [Mistake("\udcff<img src=x onerror=alert(1)>.jpg", labels[0], labels[1], 0.9, photo(1))]
+    report = write(tmp_path / "report", labels=labels, title=HOSTILE[0], mistakes=mistakes)
+    raw = report.page.read_text("utf-8")
+    page = Page(raw)
+    assert "script" not in page.tags
+    assert set(page.tags) <= set(TAGS.split())
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name not in ("href", "srcset")
+        assert name != "src" or (tag == "img" and value.startswith("data:image/jpeg;base64,"))
+        assert name != "style" or value.startswith("background:rgb(var(--")
+    assert HOSTILE[0] in page.words
+    assert "\x00" not in raw
+    assert "\x1b" not in raw
+    assert "\u202e" not in raw
+
+
+@pytest.mark.parametrize(
+    ("n", "labels"), [(0, ("a", "b")), (1, ("a", "b")), (3, ("a", "b", "c")), (300, tuple("abcdefghijkl"))]
+)
+def test_few_photos_and_many_labels_still_give_a_page(tmp_path, n, labels):
+    report = write(tmp_path / "report", n=n, labels=labels, mistakes=[])
+    page = Page(report.page.read_text("utf-8"))
+    assert "nan" not in " ".join(value for _, name, value in page.attributes if name != "style").lower()
+
+
+def test_a_photo_that_cannot_be_shown_says_so(tmp_path):
+    mistakes = [
+        Mistake("broken.jpg", "cat", "other", 0.9, b"no photo"),
+        Mistake("empty.jpg", "cat", "other", 0.8, b""),
+    ]
+    report = write(tmp_path / "report", mistakes=mistakes)
+    page = Page(report.page.read_text("utf-8"))
+    assert "img" not in page.tags
+    assert "broken.jpg" in page.words
+    assert report.mistakes[0] == {
+        "name": "broken.jpg",
+        "true": "cat",
+        "predicted": "other",
+        "probability": 0.9,
+    }
+
+
+def test_the_worst_mistakes_come_first_and_once_a_group():
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.99, 0.01], [0.95, 0.05]])
+    truth, groups = np.array([1, 1, 0, 1, 0]), np.array([5, 5, 9, 7, 1])
+    found = worst_mistakes(p, truth, groups, ["cat", "other"], list("abcde"), [b"0", b"1", b"2", b"3", b"4"])
+    assert [(one.name, one.probability, one.photo) for one in found] == [
+        ("d", 0.99, b"3"),
+        ("a", 0.9, b"0"),
+        ("c", 0.7, b"2"),
+    ]
+    assert (found[0].true, found[0].predicted) == ("other", "cat")
+    assert len(worst_mistakes(p, truth, groups, ["cat", "other"], list("abcde"), [b""] * 5, count=1)) == 1
+
+
+def test_curves_hold_every_photo_and_the_roc_of_scikit_learn():
+    p, truth, groups = answers(5000, 2, shift=1.0)
+    found = curves(p, truth, groups, ["cat", "other"])
+    assert sum(point["photos"] for point in found["reliability"]) == 5000
+    assert sum(found["histogram"]["up_photos"]) == (truth == 0).sum()
+    assert sum(found["histogram"]["down_photos"]) == (truth == 1).sum()
+    (line,) = found["roc"]
+    fpr, tpr, _ = reference.roc_curve(truth == 0, p[:, 0], drop_intermediate=False)
+    points = {(round(x, 6), round(y, 6)) for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True)}
+    drawn = list(zip(line["false_positive_rate"], line["recall"], strict=True))
+    assert set(drawn) <= points
+    assert (drawn[0], drawn[-1]) == ((0.0, 0.0), (1.0, 1.0))
+    assert drawn == sorted(drawn)
+    assert 50 < len(drawn) <= 400
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(drawn))
+    assert area == pytest.approx(reference.roc_auc_score(truth == 0, p[:, 0]), abs=0.01)
+
+
+def test_of_many_labels_the_hardest_get_a_line():
+    p, truth, groups = answers(2000, 8, shift=2.0)
+    p = p.copy()
+    p[truth == 6] = 1 / 8
+    found = curves(p, truth, groups, [f"label {c}" for c in range(8)])
+    assert len(found["roc"]) == 5
+    assert found["roc"][0]["label"] == "label 6"
+    assert found["histogram"]["up"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.5, "50.0 %"),
+        (1.0, "100.0 %"),
+        (0.0, "0.0 %"),
+        (0.9996, "99.96 %"),
+        (0.0004, "0.04 %"),
+        (0.9999999, "> 99.99 %"),
+    ],
+)
+def test_only_what_is_whole_is_shown_as_whole(value, shown):
+    assert percent(value) == shown
