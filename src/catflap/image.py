@@ -27,6 +27,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a 
 Photo: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255)
 MAX_SIDE = 65_535  # px; the resize tables of a longer side would need gigabytes
@@ -359,7 +360,7 @@ def _guarded(step: Callable[[], T]) -> T:
 
 def _unknown_format(data: bytes) -> BadPhoto:
     head = data[:512].lstrip().lower()
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC:
         return BadPhoto("unsupported_format", "HEIC photos are not read here.", "Convert it to JPEG.")
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return BadPhoto(
