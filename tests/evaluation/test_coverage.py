@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from catflap.evaluation.calibration import conformal_threshold, decide
+from catflap.evaluation.calibration import conformal_threshold
 from catflap.evaluation.metrics import measure
-from catflap.runtime.decisions import softmax
+from catflap.runtime.decisions import decide, softmax
 
 SETS = 200
 NAMES = ["cat", "other"]

@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import Floats, Ints
-from catflap.runtime.decisions import correct_prior, decide, softmax
-
-__all__ = ["conformal_threshold", "correct_prior", "decide", "estimate_prior", "fit_temperature", "softmax"]
+from catflap.runtime.decisions import correct_prior, softmax
 
 COLDEST, HOTTEST = 0.05, 20.0
 HALVINGS = 40
