@@ -9,20 +9,68 @@ from catflap.errors import missing_extra
 from catflap.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from catflap.artifacts.bundle import Bundle as Bundle
+    from catflap.artifacts.bundle import read_bundle as read_bundle
+    from catflap.artifacts.checkpoint import Checkpoint as Checkpoint
+    from catflap.artifacts.checkpoint import load_checkpoint as load_checkpoint
+    from catflap.artifacts.dataset import Dataset as Dataset
+    from catflap.artifacts.dataset import load_dataset as load_dataset
+    from catflap.artifacts.manifest import Manifest as Manifest
+    from catflap.artifacts.manifest import load_manifest as load_manifest
+    from catflap.artifacts.report import Report as Report
+    from catflap.artifacts.report import load_report as load_report
     from catflap.artifacts.results import Prediction as Prediction
     from catflap.artifacts.results import Verdict as Verdict
+    from catflap.comparison.compare import compare as compare
+    from catflap.data.prepare import prepare as prepare
+    from catflap.data.scan import scan as scan
     from catflap.errors import BadArtifact as BadArtifact
     from catflap.errors import BadPhoto as BadPhoto
     from catflap.errors import CatflapError as CatflapError
+    from catflap.errors import Refused as Refused
     from catflap.image import Frame as Frame
+    from catflap.pipeline.build import build as build
+    from catflap.pipeline.demo import demo as demo
+    from catflap.pipeline.evaluate import evaluate as evaluate
+    from catflap.pipeline.release import release as export
+    from catflap.pipeline.trace import trace as trace
+    from catflap.runtime.bench import bench as bench
+    from catflap.runtime.classifier import Classifier as Classifier
+    from catflap.runtime.predict import predict as predict
+    from catflap.training.train import train as train
+    from catflap.verification.verify import verify as verify
 
 _HOME = {
     "BadArtifact": "catflap.errors",
     "BadPhoto": "catflap.errors",
+    "Bundle": "catflap.artifacts.bundle",
     "CatflapError": "catflap.errors",
+    "Checkpoint": "catflap.artifacts.checkpoint",
+    "Classifier": "catflap.runtime.classifier",
+    "Dataset": "catflap.artifacts.dataset",
     "Frame": "catflap.image",
+    "Manifest": "catflap.artifacts.manifest",
     "Prediction": "catflap.artifacts.results",
+    "Refused": "catflap.errors",
+    "Report": "catflap.artifacts.report",
     "Verdict": "catflap.artifacts.results",
+    "bench": "catflap.runtime.bench",
+    "build": "catflap.pipeline.build",
+    "compare": "catflap.comparison.compare",
+    "demo": "catflap.pipeline.demo",
+    "evaluate": "catflap.pipeline.evaluate",
+    "export": "catflap.pipeline.release:release",
+    "load_checkpoint": "catflap.artifacts.checkpoint",
+    "load_dataset": "catflap.artifacts.dataset",
+    "load_manifest": "catflap.artifacts.manifest",
+    "load_report": "catflap.artifacts.report",
+    "predict": "catflap.runtime.predict",
+    "prepare": "catflap.data.prepare",
+    "read_bundle": "catflap.artifacts.bundle",
+    "scan": "catflap.data.scan",
+    "trace": "catflap.pipeline.trace",
+    "train": "catflap.training.train",
+    "verify": "catflap.verification.verify",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -31,8 +79,9 @@ __all__ = [*sorted(_HOME), "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'catflap' has no attribute {name!r}")
+    module, _, other = _HOME[name].partition(":")
     try:
-        return getattr(import_module(_HOME[name]), name)
+        return getattr(import_module(module), other or name)
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error
 

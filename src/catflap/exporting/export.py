@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from catflap.artifacts.bundle import SUFFIX, write_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
+from catflap.artifacts.folder import digest
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
@@ -76,6 +78,7 @@ def export(
     dataset: Dataset,
     out: Path,
     *,
+    name: str | None = None,
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
     seed: int = 0,
@@ -92,13 +95,14 @@ def export(
     sources = (*drawn_photos(), *golden_photos)
     frames = np.stack([read_pixels(photo, dataset.frame) for photo in sources])
     described, logits = {}, {}
-    for name in variants:
-        model = open_model(graphs[name])
-        logits[name] = model(frames)
-        tolerance = PRECISIONS[name].spread * float(np.abs(logits[name]).max())
-        described[name] = {"tolerance": tolerance, **_describe(name, model, photos, progress)}
+    for variant in variants:
+        model = open_model(graphs[variant])
+        logits[variant] = model(frames)
+        tolerance = PRECISIONS[variant].spread * float(np.abs(logits[variant]).max())
+        described[variant] = {"tolerance": tolerance, **_describe(variant, model, photos, progress)}
     head = {
-        "name": Path(out).name.removesuffix(SUFFIX),
+        "name": name or Path(out).name.removesuffix(SUFFIX),
+        "made_from": export_fingerprint(checkpoint, variants, golden_photos, seed),
         "labels": list(checkpoint.labels),
         "frame": dataset.frame.to_json(),
         "input": {"name": INPUT, "dtype": "uint8", "layout": "NHWC"},
@@ -112,18 +116,28 @@ def export(
         "versions": {**checkpoint.versions, "catflap": VERSION, "onnxruntime": ONNXRUNTIME},
         "training": {"backbone": checkpoint.backbone, "recipe": checkpoint.recipe, "roles": dataset.roles},
     }
-    files = {f"{name}.onnx": graphs[name] for name in variants}
+    files = {f"{variant}.onnx": graphs[variant] for variant in variants}
     files[GOLDEN] = encode_golden(Golden(sources, frames, logits))
     files["card.md"] = card(head).encode("utf-8")
     sha256 = write_bundle(Path(out), head, files)
-    size = {name: len(graphs[name]) for name in variants}
     return {
         "bundle": str(out),
         "sha256": sha256,
         "bytes": Path(out).stat().st_size,
         "default_variant": variants[0],
-        "variants": {name: {"bytes": size[name], **described[name]} for name in variants},
+        "variants": {variant: {"bytes": len(graphs[variant]), **described[variant]} for variant in variants},
     }
+
+
+def export_fingerprint(
+    checkpoint: Checkpoint,
+    variants: tuple[str, ...] = ("int8", "fp32"),
+    golden_photos: tuple[bytes, ...] = (),
+    seed: int = 0,
+) -> str:
+    """What a Bundle would be made from, without making it."""
+    photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
+    return digest([checkpoint.sha256, list(variants), photos, seed, VERSION, ONNXRUNTIME])
 
 
 def _check_request(checkpoint: Checkpoint, dataset: Dataset, variants: tuple[str, ...]) -> None:

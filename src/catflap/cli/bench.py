@@ -1,0 +1,39 @@
+"""`catflap bench`: how fast a Bundle answers on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from catflap.cli.output import emit, progress_bar
+
+HELP = "Time a Bundle on this machine: latency by stage, photos a second, cold start, memory."
+EXAMPLE = "catflap bench cat --threads 1"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The Bundle and how to time it."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
+    parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
+    parser.add_argument(
+        "--photo", type=Path, help="time on this photo (default: a drawn one of 500 × 375 px)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each stage (default: 3)")
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Time and print."""
+    from catflap.runtime.bench import bench
+
+    with progress_bar(args) as progress:
+        fields = bench(
+            args.bundle,
+            variant=args.variant,
+            photo=args.photo,
+            threads=args.threads,
+            seconds=args.seconds,
+            progress=progress,
+        )
+    emit(fields, args)
+    return 0

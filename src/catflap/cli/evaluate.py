@@ -1,0 +1,37 @@
+"""`catflap evaluate`: a Checkpoint or a Bundle to a Report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from catflap.cli.output import emit, progress_bar
+
+HELP = "Measure a Checkpoint or a Bundle on photos that it has not seen, and write a Report."
+EXAMPLE = "catflap evaluate cat.catflap photos.dataset -o cat.report"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is judged, on what, and where to write."""
+    parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", type=Path, help="what is measured")
+    parser.add_argument(
+        "photos", metavar="DATASET|FOLDER", type=Path, nargs="?",
+        help="a dataset, or photos as `scan` reads them (default: the dataset of the checkpoint)",
+    )  # fmt: skip
+    parser.add_argument("-o", "--out", metavar="REPORT", type=Path, required=True, help="folder to write")
+    parser.add_argument("--role", default="test", help="of the dataset (default: test)")
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Evaluate and print the metrics."""
+    from catflap.pipeline.evaluate import evaluate
+
+    with progress_bar(args) as progress:
+        report = evaluate(args.model, args.photos, args.out, role=args.role, progress=progress)
+    lines = [
+        f"{name}: accuracy {found['accuracy']['value']:.4f} "
+        f"({found['accuracy']['low']:.4f} to {found['accuracy']['high']:.4f}) on {found['photos']:,} photos"
+        for name, found in report.variants.items()
+    ]
+    emit(report.to_json(), args, "\n".join([*lines, f"report: {report.page}"]))
+    return 0

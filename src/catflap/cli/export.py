@@ -1,0 +1,75 @@
+"""`catflap export`: a Checkpoint to a verified Bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from catflap.cli.output import emit, progress_bar, table
+
+HELP = "Turn a Checkpoint into a Bundle; refused when a variant differs from what was tested."
+EXAMPLE = "catflap export cat.checkpoint -o cat.catflap"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The Checkpoint, where to write, and which variants."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="what `catflap train` wrote")
+    parser.add_argument(
+        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="NAME.catflap to write"
+    )
+    parser.add_argument("--dataset", type=Path, help="where the dataset lies now, if it was moved")
+    parser.add_argument(
+        "--golden", type=Path, action="append", default=[], metavar="PHOTO",
+        help="put this photo into the bundle as a golden case; may be repeated (default: drawn ones only)",
+    )  # fmt: skip
+    exporting(parser)
+
+
+def exporting(parser: argparse.ArgumentParser) -> None:
+    """The option that `export` and `build` share."""
+    parser.add_argument(
+        "--variants", default="int8,fp32", metavar="LIST",
+        help="which to write, the default one first (default: int8,fp32)",
+    )  # fmt: skip
+
+
+def variant_names(args: argparse.Namespace) -> tuple[str, ...]:
+    """The variants that were asked for, in order."""
+    return tuple(name.strip() for name in args.variants.split(",") if name.strip())
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Export, verify and print each variant's size and metrics."""
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from catflap.artifacts.dataset import load_dataset
+    from catflap.image import read_file
+    from catflap.pipeline.release import release
+
+    with progress_bar(args) as progress:
+        fields = release(
+            load_checkpoint(args.checkpoint),
+            args.out,
+            dataset=None if args.dataset is None else load_dataset(args.dataset),
+            variants=variant_names(args),
+            golden_photos=tuple(read_file(photo) for photo in args.golden),
+            progress=progress,
+        )
+    emit(fields, args, export_text(fields))
+    return 0
+
+
+def export_text(fields: dict) -> str:  # type: ignore[type-arg]
+    """An export for people: a line a variant, then the Verdict."""
+    rows = [
+        {
+            "variant": name,
+            "MB": round(variant["bytes"] / 1e6, 2),
+            "accuracy": f"{variant['metrics']['accuracy']['value']:.4f}",
+            "flips": f"{variant['fidelity']['flips']} of {variant['fidelity']['photos']}",
+            "largest change": f"{variant['fidelity']['max_probability_difference']:.4f}",
+        }
+        for name, variant in fields["variants"].items()
+    ]
+    return (
+        f"{table(rows)}\nverdict: {fields['verdict']}   {fields['bundle']} ({fields['bytes'] / 1e6:.1f} MB)"
+    )

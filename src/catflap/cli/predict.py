@@ -1,0 +1,62 @@
+"""`catflap predict`: photos to Predictions."""
+
+from __future__ import annotations
+
+import argparse
+
+from catflap.cli.output import emit
+from catflap.errors import CatflapError
+
+HELP = "Judge photos with a Bundle, a line a photo."
+EXAMPLE = "catflap predict cat some-photo.jpg"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The Bundle, the photos, and how to judge them."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="photos, or folders of photos")
+    parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    parser.add_argument(
+        "--prior", action="append", default=[], metavar="LABEL=SHARE",
+        help="how common a label is where the photos come from, such as cat=0.001; may be repeated",
+    )  # fmt: skip
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Judge and print; 1 when some photos could not be read."""
+    from catflap.artifacts.results import Prediction
+    from catflap.runtime.classifier import Classifier
+    from catflap.runtime.predict import predict
+
+    classifier = Classifier(args.bundle, args.variant, threads=args.threads, prior=_prior(args.prior))
+    unread = 0
+    for path, result in predict(classifier, args.paths):
+        if isinstance(result, Prediction):
+            emit({"path": path, **result.to_json()}, args, _text(path, result))
+        else:
+            unread += 1
+            error = {"what": result.what, "fix": result.fix}
+            emit({"path": path, "error": error}, args, f"{path}: {result.what} {result.fix}")
+    return 1 if unread else 0
+
+
+def _text(path: str, result: object) -> str:
+    from catflap.artifacts.results import Prediction
+
+    assert isinstance(result, Prediction)
+    unsure = "  (unsure)" if result.decision != result.label else ""
+    return f"{path}: {result.label} {result.probability:.4f}{unsure}  {result.ms:.1f} ms"
+
+
+def _prior(stated: list[str]) -> dict[str, float] | None:
+    shares: dict[str, float] = {}
+    for entry in ",".join(stated).split(",") if stated else []:
+        label, _, share = entry.rpartition("=")
+        try:
+            shares[label.strip()] = float(share)
+        except ValueError as error:
+            raise CatflapError(
+                f"The prior {entry!r} is not LABEL=SHARE.", "Use: --prior cat=0.001"
+            ) from error
+    return shares or None

@@ -1,0 +1,27 @@
+"""`catflap verify`: a Bundle's Verdict on this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from catflap.cli.output import emit, progress_bar, table
+
+HELP = "Check that a Bundle does on this machine what was tested: bytes, pixels and answers."
+EXAMPLE = "catflap verify cat.catflap"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The Bundle."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Verify and print the checks; 1 when the Verdict is no."""
+    from catflap.verification.verify import verify
+
+    with progress_bar(args) as progress:
+        verdict = verify(args.bundle, threads=args.threads, progress=progress)
+    fields = verdict.to_json()
+    emit(fields, args, f"{table(fields['checks'])}\nverdict: {fields['verdict']}")
+    return 0 if verdict.passed else 1

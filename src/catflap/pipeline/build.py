@@ -1,0 +1,128 @@
+"""Photos to a verified Bundle in one command: the verb `build`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeAlias, TypeVar
+
+from catflap.artifacts.bundle import SUFFIX, Bundle, read_bundle
+from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.dataset import load_dataset
+from catflap.artifacts.manifest import load_manifest
+from catflap.artifacts.report import load_report
+from catflap.data.prepare import prepare, prepare_fingerprint
+from catflap.data.scan import scan, scan_fingerprint
+from catflap.errors import BadArtifact, CatflapError
+from catflap.exporting.export import export_fingerprint
+from catflap.image import Frame
+from catflap.pipeline.evaluate import evaluate
+from catflap.pipeline.release import release
+from catflap.progress import Progress, silent
+from catflap.training.backbone import PACKAGED
+from catflap.training.train import train, train_fingerprint
+
+T = TypeVar("T")
+Steps: TypeAlias = dict[str, dict[str, Any]]
+VARIANTS = ("int8", "fp32")
+
+
+def build(
+    source: Path | str,
+    out: Path,
+    *,
+    frame: Frame | None = None,
+    backbone: str = PACKAGED,
+    recipe: str = "head",
+    epochs: int = 3,
+    seed: int = 0,
+    variants: tuple[str, ...] = VARIANTS,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Walk the whole line: scan, prepare, train, export, verify, evaluate; returns a summary.
+
+    The artefacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is
+    skipped, so that a stopped build goes on where it was.
+    """
+    out = Path(out)
+    if not out.name.endswith(SUFFIX):
+        raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
+    work = out.with_suffix(".build")
+    frame = frame or Frame()
+    taught: dict[str, Any] = {"backbone": backbone, "recipe": recipe, "epochs": epochs, "seed": seed}
+    steps: Steps = {}
+
+    scanned = scan_fingerprint(source)
+    manifest = _step(
+        steps, "scan", lambda: load_manifest(work / "manifest"), lambda found: found.made_from == scanned,
+        lambda: scan(source, work / "manifest", progress=progress),
+    )  # fmt: skip
+    prepared = prepare_fingerprint(manifest, frame=frame, seed=seed)
+    dataset = _step(
+        steps, "prepare", lambda: load_dataset(work / "dataset"), lambda found: found.made_from == prepared,
+        lambda: prepare(manifest, work / "dataset", frame=frame, seed=seed, progress=progress),
+    )  # fmt: skip
+    trained = train_fingerprint(dataset, **taught)
+    checkpoint = _step(
+        steps, "train", lambda: load_checkpoint(work / "checkpoint"),
+        lambda found: found.made_from == trained,
+        lambda: train(dataset, work / "checkpoint", **taught, progress=progress),
+    )  # fmt: skip
+    exported = export_fingerprint(checkpoint, variants)
+    bundle = _step(
+        steps, "export", lambda: read_bundle(out), lambda found: found.head.get("made_from") == exported,
+        lambda: read_bundle(
+            release(checkpoint, out, dataset=dataset, variants=variants, progress=progress)["bundle"]
+        ),
+    )  # fmt: skip
+    report = _step(
+        steps, "evaluate", lambda: load_report(work / "report"),
+        lambda found: found.ancestors.get("bundle") == bundle.sha256,
+        lambda: evaluate(out, dataset.path, work / "report", progress=progress),
+    )  # fmt: skip
+    photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
+    return _summary(bundle, photos, report.page, steps)
+
+
+def _summary(bundle: Bundle, photos: dict[str, int], page: Path, steps: Steps) -> dict[str, Any]:
+    variants = {
+        name: {
+            "bytes": len(bundle.members[variant.file]),
+            "accuracy": variant.metrics["accuracy"],
+            "flips": variant.fidelity["flips"],
+            "flip_rate": variant.fidelity["flip_rate"],
+        }
+        for name, variant in bundle.variants.items()
+    }
+    return {
+        "bundle": str(bundle.path),
+        "verdict": "pass",
+        "bytes": bundle.path.stat().st_size,
+        "sha256": bundle.sha256,
+        "photos": photos,
+        "variants": variants,
+        "report": str(page),
+        "steps": steps,
+        "seconds": sum(step["seconds"] for step in steps.values()),
+    }
+
+
+def _step(
+    steps: Steps, name: str, load: Callable[[], T], fresh: Callable[[T], bool], make: Callable[[], T]
+) -> T:
+    """Do a step, or keep what an earlier run left; note its seconds and whether it was skipped."""
+    start = perf_counter()
+    kept = _kept(load, fresh)
+    answer = make() if kept is None else kept
+    steps[name] = {"seconds": perf_counter() - start, "skipped": kept is not None}
+    return answer
+
+
+def _kept(load: Callable[[], T], fresh: Callable[[T], bool]) -> T | None:
+    """What an earlier run left, when it is whole and was made from the same."""
+    try:
+        found = load()
+    except BadArtifact:
+        return None
+    return found if fresh(found) else None

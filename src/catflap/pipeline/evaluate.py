@@ -1,0 +1,163 @@
+"""How good a Checkpoint or a Bundle is on photos that it has not seen: the verb `evaluate`."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.dataset import MARKER as DATASET
+from catflap.artifacts.dataset import load_dataset
+from catflap.artifacts.report import Report
+from catflap.data.reading import read_photo
+from catflap.data.scan import scan
+from catflap.errors import CatflapError
+from catflap.evaluation.curves import curves
+from catflap.evaluation.metrics import measure
+from catflap.evaluation.mistakes import worst_mistakes
+from catflap.evaluation.report import write_report
+from catflap.image import Frame
+from catflap.progress import Progress, silent
+from catflap.runtime.decisions import softmax
+from catflap.runtime.scoring import PhotoBytes, score
+from catflap.runtime.session import Model, open_model
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is judged: its labels and frame, and each of its models with a temperature."""
+
+    name: str
+    labels: tuple[str, ...]
+    frame: Frame
+    models: dict[str, tuple[Model, float]]
+    ancestors: dict[str, str]
+    dataset: Path | None
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """What it is judged on: bytes by position, class numbers, groups and names."""
+
+    bytes: PhotoBytes
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    names: list[str]
+    ancestors: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Photos of a scanned folder, read when they are asked for."""
+
+    places: list[tuple[str, int, int]]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, position: int) -> bytes:
+        return read_photo(*self.places[position], Frame.max_bytes)
+
+
+def evaluate(
+    model: Path | str,
+    photos: Path | str | None,
+    out: Path,
+    *,
+    role: str = "test",
+    variants: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Report:
+    """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
+
+    `photos` is a Dataset, of which the `role` is used, or any source that `scan` reads; without it,
+    the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's.
+    """
+    subject = _open(Path(model), variants)
+    source = photos or subject.dataset
+    if source is None:
+        raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
+    is_dataset = (Path(source) / DATASET).is_file()
+    judged = _of_dataset(Path(source), role, subject) if is_dataset else _of_source(source, subject, progress)
+    sections, drawn, first = {}, {}, None
+    for name, (run, temperature) in subject.models.items():
+        logits = score(run, judged.bytes, subject.frame, f"evaluate {name}", progress)
+        probabilities = softmax(logits, temperature)
+        first = probabilities if first is None else first
+        sections[name] = measure(probabilities, judged.labels, judged.groups, subject.labels)
+        drawn[name] = curves(probabilities, judged.labels, judged.groups, subject.labels)
+    truth = (judged.labels, judged.groups, subject.labels, judged.names, judged.bytes)
+    return write_report(
+        Path(out),
+        sections,
+        title=subject.name,
+        labels=subject.labels,
+        mistakes=[] if first is None else worst_mistakes(first, *truth),
+        curves=drawn,
+        ancestors={**subject.ancestors, **judged.ancestors},
+    )
+
+
+def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
+    if model.is_dir():
+        from catflap.training.answer import open_checkpoint
+
+        checkpoint = load_checkpoint(model)
+        return _Subject(
+            model.name,
+            checkpoint.labels,
+            checkpoint.frame,
+            {"checkpoint": (open_checkpoint(checkpoint), 1.0)},
+            {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
+            model / checkpoint.dataset,
+        )
+    bundle = read_bundle(model)
+    chosen = [bundle.variant(name) for name in variants or bundle.variants]
+    chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
+    return _Subject(
+        bundle.name,
+        bundle.labels,
+        bundle.frame,
+        {one.name: (open_model(bundle.members[one.file]), one.temperature) for one in chosen},
+        {**bundle.head["ancestors"], "bundle": bundle.sha256},
+        None,
+    )
+
+
+def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
+    dataset = load_dataset(path)
+    photos = dataset.photos(role)
+    numbers = _numbers(dataset.labels, subject)
+    names = [photo[:12] for photo in photos.ids.tolist()]
+    return _Photos(photos, numbers[photos.labels], photos.groups, names, {"dataset": dataset.sha256})
+
+
+def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = scan(source, Path(folder) / "manifest", progress=progress)
+        rows = [row for row in manifest.rows().to_pylist() if row["status"] == "ok"]
+    labels = sorted({row["label"] for row in rows})
+    numbers = dict(zip(labels, _numbers(tuple(labels), subject).tolist(), strict=True))
+    return _Photos(
+        _Files([(row["uri"], row["offset"], row["bytes"]) for row in rows]),
+        np.array([numbers[row["label"]] for row in rows], np.int64),
+        np.array([row["group"] for row in rows], np.int64),
+        [row["uri"] for row in rows],
+        {"manifest": manifest.sha256},
+    )
+
+
+def _numbers(labels: tuple[str, ...], subject: _Subject) -> npt.NDArray[np.int64]:
+    """The class number that the subject gives each of these labels; CatflapError for one it lacks."""
+    unknown = [label for label in labels if label not in subject.labels]
+    if unknown:
+        raise CatflapError(
+            f"{subject.name} does not know the label {', '.join(map(repr, unknown))}.",
+            f"Use photos labelled {', '.join(subject.labels[:10])}.",
+        )
+    return np.array([subject.labels.index(label) for label in labels], np.int64)

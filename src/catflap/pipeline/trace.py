@@ -1,0 +1,52 @@
+"""Where an artefact comes from, back to the photos: the verb `trace`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.checkpoint import MARKER as CHECKPOINT
+from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.dataset import MARKER as DATASET
+from catflap.artifacts.dataset import load_dataset
+from catflap.artifacts.manifest import MARKER as MANIFEST
+from catflap.artifacts.manifest import load_manifest
+from catflap.errors import BadArtifact
+
+ORDER = ("bundle", "checkpoint", "dataset", "manifest")
+
+
+def trace(artefact: Path | str) -> list[dict[str, Any]]:
+    """The chain of ancestors, the artefact itself first: kind, sha256 and what is known of each."""
+    path = Path(artefact)
+    if not path.is_dir():
+        bundle = read_bundle(artefact)
+        about = {"name": bundle.name, "labels": list(bundle.labels), "versions": bundle.head["versions"]}
+        return _chain("bundle", bundle.sha256, about, bundle.head["ancestors"])
+    if (path / CHECKPOINT).is_file():
+        checkpoint = load_checkpoint(path)
+        about = {
+            "backbone": checkpoint.backbone,
+            "recipe": checkpoint.recipe,
+            "versions": checkpoint.versions,
+        }
+        return _chain("checkpoint", checkpoint.sha256, about, checkpoint.ancestors)
+    if (path / DATASET).is_file():
+        dataset = load_dataset(path)
+        return _chain(
+            "dataset", dataset.sha256, {"roles": dataset.roles, "seed": dataset.seed}, dataset.ancestors
+        )
+    if (path / MANIFEST).is_file():
+        manifest = load_manifest(path)
+        about = {"source": manifest.source, "photos": manifest.photos, "labels": manifest.labels}
+        return _chain("manifest", manifest.sha256, about, {})
+    raise BadArtifact(f"{path} is no artefact of Catflap.", "Name a manifest, dataset, checkpoint or bundle.")
+
+
+def _chain(kind: str, sha256: str, about: dict[str, Any], ancestors: dict[str, str]) -> list[dict[str, Any]]:
+    rest = [name for name in ORDER if name in ancestors]
+    return [
+        {"kind": kind, "sha256": sha256, **about},
+        *({"kind": name, "sha256": ancestors[name]} for name in rest),
+    ]
