@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
     from catflap.pipeline.evaluate import evaluate as evaluate
-    from catflap.pipeline.release import release as export
+    from catflap.pipeline.release import release as export  # noqa: F401
     from catflap.pipeline.trace import trace as trace
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.classifier import Classifier as Classifier
