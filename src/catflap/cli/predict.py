@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from catflap.cli.output import emit
-from catflap.errors import CatflapError
 
 HELP = "Judge photos with a Bundle, a line a photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"
@@ -26,10 +25,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Judge and print; 1 when some photos could not be read."""
     from catflap.artifacts.results import Prediction
-    from catflap.runtime.classifier import Classifier
+    from catflap.runtime.classifier import Classifier, parse_prior
     from catflap.runtime.predict import predict
 
-    classifier = Classifier(args.bundle, args.variant, threads=args.threads, prior=_prior(args.prior))
+    classifier = Classifier(args.bundle, args.variant, threads=args.threads, prior=parse_prior(args.prior))
     unread = 0
     for path, result in predict(classifier, args.paths):
         if isinstance(result, Prediction):
@@ -47,16 +46,3 @@ def _text(path: str, result: object) -> str:
     assert isinstance(result, Prediction)
     unsure = "  (unsure)" if result.decision != result.label else ""
     return f"{path}: {result.label} {result.probability:.4f}{unsure}  {result.ms:.1f} ms"
-
-
-def _prior(stated: list[str]) -> dict[str, float] | None:
-    shares: dict[str, float] = {}
-    for entry in ",".join(stated).split(",") if stated else []:
-        label, _, share = entry.rpartition("=")
-        try:
-            shares[label.strip()] = float(share)
-        except ValueError as error:
-            raise CatflapError(
-                f"The prior {entry!r} is not LABEL=SHARE.", "Use: --prior cat=0.001"
-            ) from error
-    return shares or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import perf_counter
 
 import numpy as np
@@ -70,6 +70,20 @@ class Classifier:
             decision=decision,
             ms=(perf_counter() - start) * 1e3,
         )
+
+
+def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:
+    """The shares that a person wrote as LABEL=SHARE, one or several in an entry, split by commas."""
+    shares: dict[str, float] = {}
+    for entry in ",".join(stated).split(",") if stated else []:
+        label, _, share = entry.rpartition("=")
+        try:
+            shares[label.strip()] = float(share)
+        except ValueError as error:
+            raise CatflapError(
+                f"The prior {entry!r} is not LABEL=SHARE.", "Use: --prior cat=0.001"
+            ) from error
+    return shares or None
 
 
 def field_prior(stated: Mapping[str, float], trained: Mapping[str, float]) -> Probabilities:

@@ -1,0 +1,1 @@
+"""Bundle to HTTP: answers, the Open Inference Protocol, and the camera page."""
