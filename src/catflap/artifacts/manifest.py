@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catflap.artifacts.folder import digest, read_json, write_json
+from catflap.artifacts.folder import read_json, write_json
+from catflap.errors import BadArtifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MARKER = "manifest.json"
 TABLE = "photos.parquet"
+DIGESTED = ["id", "label", "group", "status", "role"]
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A folder with `photos.parquet`, one row a photo, and `manifest.json`.
 
-    `sha256` names the content: every row's id, label, group and status. `made_from` is the
+    `sha256` names the content: every row's id, label, group, status and role. `made_from` is the
     fingerprint of the source and the settings, which tells whether a scan can be skipped.
+    `labels` counts the photos that are ok; `reasons` counts why photos are not, `remarks` what is
+    odd about photos that are; `left_out` counts photos that a label mapping removed, by label;
+    `checks` are findings about the collection, {"check", "what", ...} each.
     """
 
     path: Path
@@ -35,6 +41,11 @@ class Manifest:
     sha256: str
     made_from: str
     versions: dict[str, str]
+    dropped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of photos, in the order of their URIs; all columns or those named."""
@@ -58,11 +69,22 @@ def load_manifest(path: Path | str) -> Manifest:
     """Open a Manifest folder; BadArtifact when it is none."""
     path = Path(path)
     fields = read_json(path / MARKER, "manifest")
-    names = set(Manifest.__dataclass_fields__) - {"path"}
-    return Manifest(path=path, **{name: fields[name] for name in names})
+    known = {name: fields[name] for name in Manifest.__dataclass_fields__ if name in fields}
+    try:
+        return Manifest(path=path, **known)
+    except TypeError as error:
+        raise BadArtifact(f"{path / MARKER} lacks fields.", "Scan again with this Catflap.") from error
 
 
-def manifest_digest(table: pa.Table) -> str:
-    """The content hash of a table of photo rows: id, label, group, status and role of each."""
-    columns = [table[name].to_pylist() for name in ("id", "label", "group", "status", "role")]
-    return digest([list(row) for row in zip(*columns, strict=True)])
+def manifest_digest(tables: pa.Table | Iterable[pa.Table]) -> str:
+    """The content hash of photo rows: id, label, group, status and role of each.
+
+    Takes one table or the tables that make it up; how the rows are cut does not matter.
+    """
+    from catflap.artifacts.tables import joined_lines
+
+    content = hashlib.sha256()
+    for table in [tables] if hasattr(tables, "column_names") else tables:
+        for lines in joined_lines(table, DIGESTED):
+            content.update(lines)
+    return content.hexdigest()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catflap.errors import BadArtifact
@@ -44,9 +45,42 @@ INDEX_ROW = pa.schema(
 )
 
 
+ROW_GROUP = 1 << 17
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as one Parquet file, zstd, row groups of 128 Ki rows."""
-    pq.write_table(table, path, compression="zstd", row_group_size=1 << 17)
+    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write many small tables as one Parquet file, as write_table does, without holding them all."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        held: list[pa.Table] = []
+        for table in tables:
+            held.append(table)
+            if sum(part.num_rows for part in held) >= ROW_GROUP:
+                whole = pa.concat_tables(held)
+                writer.write_table(whole.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                held = [whole.slice(ROW_GROUP)]
+        writer.write_table(pa.concat_tables([schema.empty_table(), *held]), row_group_size=ROW_GROUP)
+
+
+def iter_table(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of a Parquet file, a row group at a time."""
+    try:
+        file = pq.ParquetFile(path)
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise BadArtifact(f"{path} cannot be read: {error}.", "Make it again.") from error
+
+
+def joined_lines(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
+    """The rows of a table as text, a line each, for hashing; equal rows are equal bytes."""
+    texts = [pc.fill_null(table[name].cast(pa.string()), "\x00") for name in columns]
+    for chunk in pc.binary_join_element_wise(*texts, "\n", "\x1f").chunks:
+        yield "".join(chunk.to_pylist()).encode("utf-8", "surrogatepass")
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

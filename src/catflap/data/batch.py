@@ -10,24 +10,14 @@ import pyarrow as pa
 
 from catflap.artifacts.tables import PHOTO_ROW
 from catflap.data import jpeg
+from catflap.data.listing import SUFFIXES
 from catflap.data.phash import SIDE, Signature, signature
 from catflap.data.reading import read_photo
 from catflap.errors import BadPhoto
 from catflap.image import Frame, PhotoInfo, inspect, small_grey
 
 FRAME = Frame(2 * SIDE, 2 * SIDE)
-PART_ROW = PHOTO_ROW.append(pa.field("thumb", pa.binary(256)))
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "AVIF": (".avif",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf"),
-}
+PART_ROW = PHOTO_ROW.append(pa.field("thumb", pa.binary(256)))  # 16 × 16 grey, see phash.py
 SMALLEST = 8  # px a side; below that no frame exists
 TINY = 32
 UNIFORM = 4.0  # standard deviation, grey levels
@@ -60,7 +50,7 @@ def examine_one(reference: dict[str, Any]) -> dict[str, Any]:
         found = _signature(data, info)
     except BadPhoto as error:
         return {**row, "reason": error.reason}
-    remarks = ", ".join(_remarks(reference["uri"], info, found))
+    remarks = "; ".join(_remarks(reference["uri"], info, found))
     return {**row, "phash": found.phash, "thumb": found.thumb, "status": "ok", "reason": remarks}
 
 

@@ -5,50 +5,55 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from catflap.data.listing import ROLE_NAMES, printable, reference
+from catflap.data.listing import PHOTO_SUFFIXES, ROLE_NAMES, Listing, Reference, hidden, printable, reference
 from catflap.errors import CatflapError
 
-SKIPPED = ("thumbs.db", "desktop.ini")
+Entry = os.DirEntry[str]
 
 
-def list_folders(root: Path) -> tuple[Iterator[dict[str, Any]], list[str]]:
-    """References to all files under class folders in the order of their paths, and all label names.
+def list_folders(root: Path) -> Listing:
+    """All files under class folders, in the order of their paths.
 
-    A folder whose only children are train, test, validation … states roles; their children are labels.
+    A single folder around all others is looked into. Folders that are all named train, test,
+    validation … state roles; their children are labels.
     """
-    root = Path(os.path.abspath(root))
-    tops = _children(root)
-    if len(tops) == 1 and len(_children(Path(tops[0].path))) > 1:
-        root, tops = Path(tops[0].path), _children(Path(tops[0].path))
+    folder = os.path.abspath(root)
+    tops = child_folders(folder)
+    while len(tops) == 1 and len(inner := child_folders(tops[0].path)) > 1:
+        folder, tops = tops[0].path, inner
+    classes = [("", top) for top in tops]
     if tops and all(top.name.lower() in ROLE_NAMES for top in tops):
-        classes = [
-            (ROLE_NAMES[top.name.lower()], label) for top in tops for label in _children(Path(top.path))
-        ]
-    else:
-        classes = [("", top) for top in tops]
+        classes = [(ROLE_NAMES[top.name.lower()], label) for top in tops for label in child_folders(top.path)]
     labels = sorted({printable(label.name) for _, label in classes})
-    return _photos(classes), labels
+    return Listing(_photos(folder, classes), labels)
 
 
-def _photos(classes: list[tuple[str, os.DirEntry[str]]]) -> Iterator[dict[str, Any]]:
+def child_folders(folder: str) -> list[Entry]:
+    """The folders in a folder, in the order of their bytes, without hidden ones."""
+    try:
+        found = [entry for entry in os.scandir(folder) if not hidden(entry.name) and _is_dir(entry)]
+    except OSError as error:
+        raise CatflapError(
+            f"{printable(folder)} cannot be listed: {error.strerror}.", "Name a folder of photos."
+        ) from error
+    return sorted(found, key=lambda entry: os.fsencode(entry.name))
+
+
+def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
+    for entry in sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name)):
+        if (
+            Path(entry.name).suffix.lower() in PHOTO_SUFFIXES
+            and not hidden(entry.name)
+            and not _is_dir(entry)
+        ):
+            yield reference(printable(entry.path), "", fault="no_label")
     for role, folder in classes:
         for found in _walk(folder.path, printable(folder.name), ()):
             yield {**found, "role": role}
 
 
-def _children(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".") and _is_dir(entry)]
-    except OSError as error:
-        raise CatflapError(
-            f"{printable(str(folder))} cannot be listed: {error.strerror}.", "Name a folder of photos."
-        ) from error
-    return sorted(entries, key=lambda entry: os.fsencode(entry.name))
-
-
-def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterator[dict[str, Any]]:
+def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterator[Reference]:
     try:
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
@@ -60,7 +65,7 @@ def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterat
         yield reference(printable(folder), label, fault="unreadable_folder")
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in SKIPPED:
+        if hidden(entry.name):
             continue
         if _is_dir(entry):
             yield from _walk(entry.path, label, (*above, here))
@@ -68,7 +73,7 @@ def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterat
             yield _file(entry, label)
 
 
-def _file(entry: os.DirEntry[str], label: str) -> dict[str, Any]:
+def _file(entry: Entry, label: str) -> Reference:
     uri = printable(entry.path)
     if uri != entry.path:
         return reference(uri, label, fault="name_not_utf8")
@@ -79,7 +84,7 @@ def _file(entry: os.DirEntry[str], label: str) -> dict[str, Any]:
     return reference(uri, label, bytes=status.st_size, modified=status.st_mtime_ns)
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def _is_dir(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:

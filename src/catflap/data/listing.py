@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -16,7 +19,7 @@ REFERENCE = pa.schema(
         pa.field("user_group", pa.string()),  # "" where the source states none
         pa.field("offset", pa.int64()),  # first byte inside an archive, -1 for a file of its own
         pa.field("bytes", pa.int64()),
-        pa.field("modified", pa.int64()),  # nanoseconds; only to tell whether the source changed
+        pa.field("modified", pa.int64()),  # only to tell whether the source changed
         pa.field("fault", pa.string()),  # why it cannot be read at all, or ""
     ]
 )
@@ -26,9 +29,32 @@ ROLE_NAMES = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "calibration": "calibration", "test": "test", "testing": "test",
 }  # fmt: skip
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf"),
+}
+PHOTO_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+SKIPPED = ("thumbs.db", "desktop.ini")
+
+Reference: TypeAlias = dict[str, Any]
 
 
-def reference(uri: str, label: str, **known: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Listing:
+    """References in the order of their URIs, and the label names that may have no photos."""
+
+    references: Iterable[Reference]
+    labels: Sequence[str] = ()
+
+
+def reference(uri: str, label: str, **known: Any) -> Reference:
     """One row of a listing; what is not known is empty."""
     empty = {"role": "", "user_group": "", "offset": -1, "bytes": 0, "modified": 0, "fault": ""}
     return {"uri": uri, "label": label, **empty, **known}
@@ -39,10 +65,39 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def check_labels(labels: list[str]) -> None:
+def hidden(name: str) -> bool:
+    """Whether a file or folder name is one that systems put there, not people."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in SKIPPED
+
+
+def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The role and label of each path by its folders, ("", "") for one outside class folders.
+
+    The same rule as for class folders on disk: a single folder around everything is stripped,
+    and folders that are all named train, test, validation … state roles.
+    """
+    parts = [PurePosixPath(path).parts for path in paths]
+    depth = 0
+    while len({part[depth] for part in parts if len(part) > depth + 1}) == 1:
+        if len({part[depth + 1] for part in parts if len(part) > depth + 2}) < 2:
+            break
+        depth += 1
+    tops = {part[depth] for part in parts if len(part) > depth + 1}
+    stated = bool(tops) and all(top.lower() in ROLE_NAMES for top in tops)
+    for part in parts:
+        here = part[depth:]
+        if len(here) < 2 + stated:
+            yield "", ""
+        elif stated:
+            yield ROLE_NAMES[here[0].lower()], here[1]
+        else:
+            yield "", here[0]
+
+
+def check_labels(labels: Iterable[str]) -> None:
     """Refuse label names that differ only by case or blanks, and fewer than two labels."""
     seen: dict[str, str] = {}
-    for label in sorted(labels):
+    for label in sorted(set(labels)):
         key = "".join(label.split()).casefold()
         if key in seen:
             raise CatflapError(
@@ -51,7 +106,7 @@ def check_labels(labels: list[str]) -> None:
             )
         seen[key] = label
     if len(seen) < 2:
-        found = f"only the label {labels[0]!r}" if labels else "no photos under any label"
+        found = f"only the label {next(iter(seen.values()))!r}" if seen else "no photos under any label"
         raise CatflapError(
             f"The source has {found}; a classifier needs two.",
             "Put the photos into one folder a label, such as cat/ and not_cat/.",

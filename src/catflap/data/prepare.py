@@ -13,11 +13,11 @@ from catflap.artifacts.dataset import INDEX, MARKER, ROLES, SHARDS, Dataset, loa
 from catflap.artifacts.folder import digest, whole_folder
 from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.tables import INDEX_ROW, write_table
-from catflap.data.batch import FRAME, SUFFIXES
-from catflap.data.listing import check_labels
+from catflap.data.batch import FRAME
+from catflap.data.listing import SUFFIXES, check_labels
 from catflap.data.reading import read_photo
 from catflap.data.roles import SHARES, assign, draw
-from catflap.data.scan import _versions
+from catflap.data.scan import versions
 from catflap.data.shards import digest_places, write_shards
 from catflap.errors import CatflapError
 from catflap.image import Frame
@@ -72,7 +72,7 @@ def prepare(
             "bytes": sum(place.length for place in places),
             "sha256": digest([sha256, labels, frame.to_json()]),
             "made_from": prepare_fingerprint(manifest, frame=frame, seed=seed, shares=shares),
-            "ancestors": {"manifest": manifest.sha256}, "versions": _versions(),
+            "ancestors": {"manifest": manifest.sha256}, "versions": versions(),
         })  # fmt: skip
     return load_dataset(out)
 
@@ -85,7 +85,7 @@ def prepare_fingerprint(
     shares: Mapping[str, float] = SHARES,
 ) -> str:
     """What a Dataset of this Manifest would be made from, without making it."""
-    return digest([manifest.sha256, frame.to_json(), seed, dict(shares), _versions()])
+    return digest([manifest.sha256, frame.to_json(), seed, dict(shares), versions()])
 
 
 def _photos(rows: pa.Table, label: Any, roles: Any) -> Iterator[tuple[str, str, str, bytes]]:

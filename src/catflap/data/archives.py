@@ -1,0 +1,204 @@
+"""Zip and tar archives, read without unpacking: a member is named by where its bytes lie."""
+
+from __future__ import annotations
+
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeAlias
+
+from catflap.data.listing import (
+    PHOTO_SUFFIXES,
+    ROLE_NAMES,
+    Listing,
+    Reference,
+    by_folder,
+    hidden,
+    printable,
+    reference,
+)
+from catflap.data.sidecars import label_in
+from catflap.data.stores import is_url, open_object
+from catflap.errors import BadPhoto, CatflapError
+
+Member: TypeAlias = tuple[str, int, int, bytes]  # name, first byte, length, content of a label file
+
+SIDECAR_BYTES = 1 << 16
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+ENCRYPTED, SIZES_FOLLOW = 1, 8
+COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZ": "bunzip2 -k", b"\xfd7": "unxz -k", b"\x28\xb5": "unzstd"}
+
+
+def list_zip(path: str) -> Listing:
+    """All members of a zip archive under class folders, in the order of their names."""
+    try:
+        with open_archive(path) as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise CatflapError(
+            f"{path} is no whole zip archive: {error}.", "Copy or download the archive again."
+        ) from error
+    files = [member for member in members if not member.is_dir() and not _hidden(member.filename)]
+    files.sort(key=lambda member: member.filename)
+    folders = by_folder([member.filename for member in files])
+    return Listing(
+        _zip_reference(path, member, role, label)
+        for member, (role, label) in zip(files, folders, strict=True)
+    )
+
+
+def list_tars(paths: list[str]) -> Listing:
+    """All photos in tar archives: WebDataset shards where a label lies beside a photo, else class folders."""
+    return Listing(found for path in sorted(paths) for found in _list_tar(path))
+
+
+def read_member(uri: str, offset: int, length: int, max_bytes: int) -> bytes:
+    """The bytes of a member of an archive; BadPhoto when they are damaged, absent or too many."""
+    if length > max_bytes:
+        raise BadPhoto("too_many_bytes", f"{uri} has {length} bytes.", "Save a smaller copy.")
+    kind, _, path = uri.partition("://")[0], *uri.rpartition("::")[1:]
+    try:
+        file = _opened(path)
+        file.seek(offset)
+        data = file.read(length) if kind == "tar" else _read_zipped(file, length)
+    except (OSError, struct.error, zlib.error, ValueError) as error:
+        raise BadPhoto("unreadable", f"{uri} cannot be read: {error}.", "Copy the archive again.") from error
+    if len(data) != length:
+        raise BadPhoto("truncated", f"{uri} is cut short.", "Copy the archive again.")
+    return data
+
+
+def open_archive(path: str) -> BinaryIO:
+    """An archive on disk or at an address, as a file that can seek."""
+    return open_object(path) if is_url(path) else open(path, "rb")
+
+
+@lru_cache(maxsize=16)
+def _opened(path: str) -> BinaryIO:
+    return open_archive(path)
+
+
+def _zip_reference(path: str, member: zipfile.ZipInfo, role: str, label: str) -> Reference:
+    fault = "" if label else "no_label"
+    if member.flag_bits & ENCRYPTED:
+        fault = "encrypted"
+    elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        fault = "unsupported_compression"
+    uri = f"zip://{printable(member.filename)}::{path}"
+    known = {"role": role, "offset": member.header_offset, "bytes": member.file_size, "fault": fault}
+    return reference(uri, printable(label), modified=member.CRC, **known)
+
+
+def _read_zipped(file: BinaryIO, length: int) -> bytes:
+    """A member from its local header on, checked against its CRC where the header has it."""
+    fields = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    signature, flags, method, crc = fields[0], fields[2], fields[3], fields[6]
+    if signature != b"PK\x03\x04":
+        raise ValueError("no member starts there")
+    file.seek(fields[9] + fields[10], 1)
+    if method == zipfile.ZIP_STORED:
+        data = file.read(length)
+    else:
+        data = b"".join(_inflated(file, length))
+    if not flags & SIZES_FOLLOW and zlib.crc32(data) != crc:
+        raise ValueError("its checksum is wrong")
+    return data
+
+
+def _inflated(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """The inflated bytes of a member, never more than one byte over its stated length."""
+    inflater, left = zlib.decompressobj(-zlib.MAX_WBITS), length + 1
+    while left and not inflater.eof:
+        data = inflater.unconsumed_tail or file.read(1 << 16)
+        if not data:
+            return
+        part = inflater.decompress(data, left)
+        left -= len(part)
+        yield part
+
+
+def _list_tar(path: str) -> list[Reference]:
+    try:
+        with open_archive(path) as file:
+            start = file.read(6)
+            for magic, command in COMPRESSED.items():
+                if start.startswith(magic):
+                    raise CatflapError(
+                        f"{path} is compressed, so its photos cannot be reached one by one.",
+                        f"Run: {command} {path}",
+                    )
+            size = file.seek(0, 2)
+            file.seek(0)
+            members, whole = _tar_members(file)
+    except OSError as error:
+        raise CatflapError(f"{path} cannot be read: {error.strerror or error}.", "Check it.") from error
+    if not members:
+        raise CatflapError(f"{path} is no tar archive with photos.", "Copy or download the archive again.")
+    found = _sharded(path, members, size) or _foldered(path, members, size)
+    broken = [] if whole else [reference(path, "", fault="archive_truncated")]
+    return sorted([*found, *broken], key=lambda part: str(part["uri"]))
+
+
+def _tar_members(file: BinaryIO) -> tuple[list[Member], bool]:
+    """The files of a tar, and whether it ends with the block of zeros that every whole tar has."""
+    members: list[Member] = []
+    end = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # else memory grows with the archive
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if not member.isreg() or _hidden(member.name):
+                    continue
+                content = b""
+                if member.name.endswith((".cls", ".json")) and member.size < SIDECAR_BYTES:
+                    content = archive.extractfile(member).read()  # type: ignore[union-attr]
+                members.append((member.name, member.offset_data, member.size, content))
+    except (tarfile.TarError, EOFError, ValueError):
+        return members, False
+    file.seek(end)
+    return members, file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def _sharded(path: str, members: list[Member], size: int) -> list[Reference]:
+    """The photos of a WebDataset shard: files of one key lie together, and one of them has the label."""
+    labels = {_key(name): label_in(name, content) for name, _, _, content in members if content}
+    labels = {key: label for key, label in labels.items() if label}
+    if not labels:
+        return []
+    prefix = re.split(r"[-_.\d]", Path(path).name.lower())[0]
+    role = ROLE_NAMES.get(prefix, "")
+    return [
+        _tar_reference(path, member, size, role, labels.get(_key(member[0]), ""))
+        for member in members
+        if PurePosixPath(member[0]).suffix.lower() in PHOTO_SUFFIXES
+    ]
+
+
+def _foldered(path: str, members: list[Member], size: int) -> list[Reference]:
+    folders = by_folder([member[0] for member in members])
+    return [
+        _tar_reference(path, member, size, role, label)
+        for member, (role, label) in zip(members, folders, strict=True)
+    ]
+
+
+def _tar_reference(path: str, member: Member, size: int, role: str, label: str) -> Reference:
+    name, offset, length, _ = member
+    fault = "truncated" if offset + length > size else "" if label else "no_label"
+    known = {"role": role, "offset": offset, "bytes": length, "fault": fault, "modified": size}
+    return reference(f"tar://{printable(name)}::{path}", printable(label), **known)
+
+
+def _key(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.split('.')[0]}"
+
+
+def _hidden(name: str) -> bool:
+    return any(hidden(part) for part in PurePosixPath(name).parts if part != ".")

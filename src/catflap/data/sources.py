@@ -1,0 +1,52 @@
+"""Where photos come from: one door to all kinds of sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from catflap.data.archives import list_tars, list_zip
+from catflap.data.folders import child_folders, list_folders
+from catflap.data.listing import Listing
+from catflap.data.lists import SUFFIXES, Columns, list_metadata, list_table
+from catflap.data.stores import is_url, list_store
+from catflap.errors import CatflapError
+
+
+def open_source(source: str | Path, columns: Columns) -> Listing:
+    """List the photos of a source, whatever it is: a folder, a list, an archive or an address."""
+    name = str(source)
+    suffix = Path(name).suffix.lower()
+    if is_url(name) and suffix not in (".zip", ".tar"):
+        return list_store(name)
+    path = Path(name)
+    if not is_url(name) and not path.exists():
+        raise CatflapError(f"{name} does not exist.", "Name a folder, list, archive or address of photos.")
+    if path.is_dir():
+        return _open_folder(path, columns)
+    if suffix == ".zip":
+        return list_zip(name if is_url(name) else str(path.absolute()))
+    if ".tar" in (suffix, *path.suffixes[-2:-1]) or suffix == ".tgz":
+        return list_tars([name if is_url(name) else str(path.absolute())])
+    if suffix in SUFFIXES:
+        return list_table(path, columns)
+    raise CatflapError(
+        f"{name} is no source of photos that is known here.",
+        f"Name a folder, a .zip or .tar archive, or a list: {', '.join(SUFFIXES)}.",
+    )
+
+
+def _open_folder(path: Path, columns: Columns) -> Listing:
+    """Metadata files and shards come before class folders, because they say what the folders mean."""
+    described = list_metadata(path, columns)
+    if described:
+        return described
+    folders = child_folders(str(path))
+    shards = sorted(path.glob("*.tar"))
+    if shards and not folders:
+        return list_tars([str(shard.absolute()) for shard in shards])
+    if not folders:
+        raise CatflapError(
+            f"{path} holds no folders of photos.",
+            "Put the photos into one folder a label, such as cat/ and not_cat/.",
+        )
+    return list_folders(path)
