@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle_zip import MAX_BYTES, decode_members, encode_members
+from catflap.artifacts.bundle_zip import MAGIC, MAX_BYTES, NAME, decode_members, encode_members
 from catflap.artifacts.folder import whole_file
 from catflap.artifacts.schema import faults, load_schema
-from catflap.errors import BadArtifact
+from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
 
 FORMAT = "1.0"
@@ -74,7 +75,8 @@ def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -
     listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
     head = {"catflap_bundle": FORMAT, **head, "files": listed}
     _check_head(head, str(path))
-    text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    _refuse_foreign(path)
+    text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     data = encode_members({HEAD: text.encode("utf-8"), **files})
     whole_file(path, data)
     return _sha256(data)
@@ -86,15 +88,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     `path` may be the name of a bundle that ships with Catflap, such as "cat".
     """
     path = Path(path)
-    if not path.exists() and (SHIPPED / f"{path}{SUFFIX}").is_file():
-        path = SHIPPED / f"{path}{SUFFIX}"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadArtifact(f"{path} is larger than a bundle can be.", "Name a .catflap file.")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
+    data = _read(path)
     members = decode_members(data)
     head = _parse_head(members, str(path))
     listed = head["files"]
@@ -121,11 +115,36 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     )
 
 
-def _parse_head(members: Mapping[str, memoryview], path: str) -> dict[str, Any]:
-    if HEAD not in members or len(members[HEAD]) > 16 << 20:
-        raise BadArtifact(f"{path} has no {HEAD}.", "Name a .catflap file.")
+def _read(path: Path) -> bytes:
+    """The bytes of a bundle file, or of the shipped bundle of that name; never of a pipe or a device."""
     try:
-        head = json.loads(bytes(members[HEAD]).decode("utf-8"))
+        if not path.is_file() and (SHIPPED / f"{path}{SUFFIX}").is_file():
+            path = SHIPPED / f"{path}{SUFFIX}"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadArtifact(f"{path} is not a file.", "Name a .catflap file.")
+        if status.st_size > MAX_BYTES:
+            raise BadArtifact(f"{path} is larger than a bundle can be.", "Name a .catflap file.")
+        with open(path, "rb") as file:
+            start = file.read(len(MAGIC))
+            return start + file.read(MAX_BYTES) if start == MAGIC else start
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise when the file that would be replaced is no bundle: it may be somebody's photo."""
+    if (path.exists() or path.is_symlink()) and HEAD.encode() not in _read(path)[:64]:
+        raise CatflapError(f"{path} exists and is not a bundle.", "Choose another output name.")
+
+
+def _parse_head(members: Mapping[str, memoryview], path: str) -> dict[str, Any]:
+    if next(iter(members)) != HEAD or len(members[HEAD]) > 16 << 20:
+        raise BadArtifact(f"{path} does not begin with {HEAD}.", "Name a .catflap file.")
+    try:
+        text = bytes(members[HEAD]).decode("utf-8")
+        head = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadArtifact(f"{HEAD} in {path} is not JSON.", "Export it again.") from error
     _check_head(head, path)
@@ -147,10 +166,26 @@ def _check_head(head: Any, path: str) -> None:
             found.append(f"files are named that are not listed: {sorted(files - set(head['files']))}")
         if head["default_variant"] not in head["variants"]:
             found.append("the default variant is not there")
+        if not all(NAME.fullmatch(name) and "/" not in name for name in head["variants"]):
+            found.append("a variant has a name that is not allowed")
         if set(head["prior"]) != set(head["labels"]):
             found.append("the prior does not name every label")
+        if abs(sum(head["prior"].values()) - 1) > 1e-3:
+            found.append("the prior does not add up to 1")
     if found:
         raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a name that stands twice, of which two readers might take different ones."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return fields
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _sha256(data: bytes | memoryview) -> str:

@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from catflap.errors import BadArtifact
+from catflap.errors import BadArtifact, CatflapError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}){0,3}")
+MAGIC = b"PK\x03\x04"
 MAX_MEMBERS = 1000
 MAX_BYTES = (1 << 31) - 1  # no zip64
 
@@ -26,7 +27,13 @@ _DATE = (1 << 5) | 1  # 1980-01-01, 00:00
 
 
 def encode_members(members: Mapping[str, bytes | memoryview]) -> bytes:
-    """The bytes of a Bundle that holds these members in this order."""
+    """The bytes of a Bundle that holds these members in this order; CatflapError when none can."""
+    bad = [name for name in members if not NAME.fullmatch(name)]
+    if bad or not 0 < len(members) <= MAX_MEMBERS or sum(map(len, members.values())) > MAX_BYTES - (1 << 20):
+        raise CatflapError(
+            f"A bundle cannot hold these {len(members)} files{f': {bad[0]!r}' if bad else ''}.",
+            "Use at most 1000 files of 2 GB in all, with plain names.",
+        )
     return b"".join(_chunks(members))
 
 
@@ -48,7 +55,7 @@ def _walk(view: memoryview) -> dict[str, memoryview]:
     """Follow the local headers from the first byte; decode_members checks everything else."""
     members: dict[str, memoryview] = {}
     position = 0
-    while bytes(view[position : position + 4]) == b"PK\x03\x04":
+    while bytes(view[position : position + 4]) == MAGIC:
         if position + _LOCAL.size > len(view):
             raise _damaged("it is cut short")
         fields = _LOCAL.unpack_from(view, position)
@@ -75,7 +82,7 @@ def _chunks(members: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memor
     for name, data in members.items():
         path = name.encode("ascii")
         common = (20, 0, 0, 0, _DATE, zlib.crc32(data), len(data), len(data), len(path), 0)
-        local = _LOCAL.pack(b"PK\x03\x04", *common) + path
+        local = _LOCAL.pack(MAGIC, *common) + path
         central += _CENTRAL.pack(b"PK\x01\x02", 20, *common, 0, 0, 0, 0, offset) + path
         offset += len(local) + len(data)
         yield local

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -33,7 +34,9 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         raise unwritable(target, error) from error
     try:
         yield partial
-        sync(partial / marker)
+        if not (partial / marker).is_file():
+            raise FileNotFoundError(f"{marker} was not written")
+        sync(partial)
         old = target.parent / f".{target.name}.old-{os.getpid()}"
         if target.exists():
             target.rename(old)
@@ -50,6 +53,7 @@ def whole_file(target: Path, data: bytes) -> None:
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
@@ -74,15 +78,16 @@ def refuse_foreign(target: Path, marker: str) -> None:
 
 def unwritable(target: Path, error: OSError) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
+    place = f" ({error.filename})" if error.filename and str(target) not in str(error.filename) else ""
     return CatflapError(
-        f"{target} cannot be written: {error.strerror or error}.",
+        f"{target} cannot be written: {error.strerror or error}{place}.",
         "Free some space or choose another output folder.",
     )
 
 
 def sweep(target: Path) -> None:
     """Remove what killed runs left beside the target; put back a target that was half replaced."""
-    for left in sorted(target.parent.glob(f".{target.name}.*-*")):
+    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
         kind, _, pid = left.name.removeprefix(f".{target.name}.").partition("-")
         if kind not in ("partial", "old") or not pid.isdigit() or _alive(int(pid)):
             continue
@@ -94,13 +99,14 @@ def sweep(target: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
-    """Ask the kernel to put a file on disk before it is relied on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync(folder: Path) -> None:
+    """Ask the kernel to put a folder and all that is in it on disk, so that a power cut finds it whole."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, fields: Json) -> None:

@@ -36,7 +36,7 @@ def faults(value: Any, schema: dict[str, Any], place: str = "$") -> list[str]:
     found: list[str] = []
     if "enum" in schema and value not in schema["enum"]:
         found.append(f"{place} is none of {schema['enum']}")
-    if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
+    if isinstance(value, str) and not _matches(schema.get("pattern", ""), value):
         found.append(f"{place} does not match {schema['pattern']}")
     if _is(value, "number"):
         found += _number_faults(value, schema, place)
@@ -45,6 +45,11 @@ def faults(value: Any, schema: dict[str, Any], place: str = "$") -> list[str]:
     if isinstance(value, dict):
         found += _object_faults(value, schema, place)
     return found
+
+
+def _matches(pattern: str, value: str) -> bool:
+    """As in JSON Schema, where $ is the end of the text; in Python a line break may follow it."""
+    return re.search(re.sub(r"\$$", r"\\Z", pattern), value) is not None
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -1,0 +1,316 @@
+"""The Bundle format: one encoding, checked to the last bit; hostile files are refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catflap.artifacts import bundle_zip
+from catflap.artifacts.bundle import read_bundle, write_bundle
+from catflap.errors import BadArtifact, CatflapError
+from tests.artifacts.samples import FILES, small_bundle, small_head
+
+NAMES = st.from_regex(bundle_zip.NAME, fullmatch=True)
+
+
+def refused(path: Path) -> str:
+    """What the refusal of a file says; fails when the file is read."""
+    try:
+        read_bundle(path)
+    except BadArtifact as error:
+        return error.what
+    raise AssertionError("the bundle was read")
+
+
+def repacked(path: Path, change: Callable[[dict[str, Any]], object], files: dict[str, bytes] = FILES) -> Path:
+    """A bundle whose zip and hashes are right and whose bundle.json was changed."""
+    members = {name: bytes(data) for name, data in bundle_zip.decode_members(path.read_bytes()).items()}
+    head = json.loads(members.pop("bundle.json"))
+    change(head)
+    text = json.dumps(head).encode()
+    changed = path.with_name("changed.catflap")
+    changed.write_bytes(bundle_zip.encode_members({"bundle.json": text, **files}))
+    return changed
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path)
+    bundle = read_bundle(path)
+    assert bundle.labels == ("cat", "not_cat")
+    assert {name: bytes(data) for name, data in bundle.members.items() if name != "bundle.json"} == FILES
+    assert bundle.variant().file == "int8.onnx"
+    with pytest.raises(BadArtifact, match="no variant 'fp16'"):
+        bundle.variant("fp16")
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
+    first = small_bundle(tmp_path).read_bytes()
+    write_bundle(tmp_path / "again.catflap", small_head(), FILES)
+    assert (tmp_path / "again.catflap").read_bytes() == first
+
+
+def test_any_zip_program_can_open_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(small_bundle(tmp_path)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["bundle.json", *FILES]
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        assert archive.read("card.md") == FILES["card.md"]
+
+
+@pytest.mark.parametrize("bits", [[0], [7], range(8)], ids=["lowest bit", "highest bit", "all bits"])
+def test_a_flip_in_any_byte_is_refused(tmp_path: Path, bits: Iterable[int]) -> None:
+    path = small_bundle(tmp_path)
+    whole = path.read_bytes()
+    mask = sum(1 << bit for bit in bits)
+    with open(path, "r+b", buffering=0) as file:
+        for place, byte in enumerate(whole):
+            os.pwrite(file.fileno(), bytes([byte ^ mask]), place)
+            assert refused(path), f"byte {place}"
+            os.pwrite(file.fileno(), bytes([byte]), place)
+    assert read_bundle(path).labels == ("cat", "not_cat")
+
+
+def test_any_truncation_is_refused(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path)
+    with open(path, "r+b") as file:
+        for length in reversed(range(path.stat().st_size)):
+            file.truncate(length)
+            assert refused(path), f"{length} bytes"
+
+
+def test_any_extra_byte_is_refused(tmp_path: Path) -> None:
+    whole = small_bundle(tmp_path).read_bytes()
+    for number, extra in enumerate((b"\0", b"PK\x05\x06" + bytes(18), whole)):
+        for side, data in (("after", whole + extra), ("before", extra + whole)):
+            path = tmp_path / f"{number}{side}.catflap"
+            path.write_bytes(data)
+            assert refused(path)
+
+
+def test_a_missing_or_doubled_byte_is_refused(tmp_path: Path) -> None:
+    whole = small_bundle(tmp_path).read_bytes()
+    for place in range(0, len(whole), 3):
+        for changed in (
+            whole[:place] + whole[place + 1 :],
+            whole[:place] + whole[place:][:1] + whole[place:],
+        ):
+            with pytest.raises(BadArtifact):
+                bundle_zip.decode_members(changed)
+
+
+def test_what_other_zip_programs_write_is_refused(tmp_path: Path) -> None:
+    whole = small_bundle(tmp_path)
+    with zipfile.ZipFile(whole) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = tmp_path / f"{compression}.catflap"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        assert refused(path)
+
+
+def test_a_member_that_is_not_listed_is_refused(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path)
+    assert "other files" in refused(repacked(path, lambda head: None, {**FILES, "extra.bin": b"x"}))
+    fewer = {name: data for name, data in FILES.items() if name != "card.md"}
+    assert "other files" in refused(repacked(path, lambda head: None, fewer))
+
+
+def test_a_changed_member_is_refused_though_its_checksum_is_right(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path)
+    changed = repacked(path, lambda head: None, {**FILES, "int8.onnx": b"not a real modem"})
+    assert "int8.onnx" in refused(changed)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "an unknown major version": lambda head: head.update(catflap_bundle="2.0"),
+    "no version": lambda head: head.pop("catflap_bundle"),
+    "a number for a version": lambda head: head.update(catflap_bundle=1),
+    "one label": lambda head: head.update(labels=["cat"]),
+    "a label twice": lambda head: head.update(labels=["cat", "cat"]),
+    "a label with a line break": lambda head: head.update(labels=["cat\n", "not_cat"]),
+    "an unknown field of the frame": lambda head: head["frame"].update(mean=0.5),
+    "a frame of a size that is none": lambda head: head["frame"].update(width=100_000),
+    "true for a width": lambda head: head["frame"].update(width=True),
+    "a default variant that is not there": lambda head: head.update(default_variant="fp32"),
+    "a path out of the bundle": lambda head: head["variants"]["int8"].update(file="../int8.onnx"),
+    "a file that is not listed": lambda head: head["golden"].update(file="other.npz"),
+    "a variant named like a path": lambda head: head["variants"].update({"../x": head["variants"]["int8"]}),
+    "a temperature of zero": lambda head: head["variants"]["int8"].update(temperature=0),
+    "a prior without a label": lambda head: head["prior"].pop("cat"),
+    "a prior that does not add up": lambda head: head["prior"].update(cat=0.9),
+    "a negative prior": lambda head: head["prior"].update(cat=-0.1),
+    "a hash in capitals": lambda head: head["ancestors"].update(checkpoint="A" * 64),
+    "a size that is not the file's": lambda head: head["files"]["card.md"].update(bytes=1),
+    "a list for an object": lambda head: head.update(variants=[]),
+    "a null": lambda head: head.update(labels=None),
+    "floats in the input": lambda head: head["input"].update(dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_contradiction_in_the_head_is_refused(tmp_path: Path, name: str) -> None:
+    refused(repacked(small_bundle(tmp_path), CHANGES[name]))
+
+
+def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> None:
+    path = repacked(
+        small_bundle(tmp_path), lambda head: head.update(catflap_bundle="1.7", targets={"phone": [1]})
+    )
+    assert read_bundle(path).head["targets"] == {"phone": [1]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{" * 100_000,
+        b"[" * 100_000,
+        b'{"a": NaN}',
+        b'{"a": 1' + b"0" * 5000 + b"}",
+        b'{"catflap_bundle": "1.0"}',
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_a_head_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "bad.catflap"
+    path.write_bytes(bundle_zip.encode_members({"bundle.json": text, **FILES}))
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"name":"cat"', b'"name":"cat","name":"dog"'),
+        (b'"tolerance":0.05', b'"tolerance":0.05,"tolerance":0.4'),
+        (b'"value":0.99', b'"value":NaN'),
+        (b'"value":0.99', b'"value":-Infinity'),
+        (b'"temperature":1.5', b'"temperature":1e999'),
+    ],
+)
+def test_json_that_two_readers_could_take_in_two_ways_is_refused(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    members = dict(bundle_zip.decode_members(small_bundle(tmp_path).read_bytes()))
+    text = json.dumps(json.loads(bytes(members["bundle.json"])), separators=(",", ":")).encode()
+    assert old in text
+    path = tmp_path / "bad.catflap"
+    path.write_bytes(bundle_zip.encode_members({**members, "bundle.json": text.replace(old, new)}))
+    refused(path)
+
+
+def test_bundle_json_comes_first(tmp_path: Path) -> None:
+    members = dict(bundle_zip.decode_members(small_bundle(tmp_path).read_bytes()))
+    path = tmp_path / "bad.catflap"
+    path.write_bytes(bundle_zip.encode_members({"card.md": b"x", **members}))
+    refused(path)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=6))
+def test_any_members_come_back(members: dict[str, bytes]) -> None:
+    data = bundle_zip.encode_members(members)
+    found = bundle_zip.decode_members(data)
+    assert {name: bytes(view) for name, view in found.items()} == members
+    assert list(found) == list(members)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.namelist() == list(members)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=400))
+def test_noise_is_refused(noise: bytes) -> None:
+    for data in (noise, b"PK\x03\x04" + noise):
+        with pytest.raises(BadArtifact):
+            bundle_zip.decode_members(data)
+
+
+BAD_NAMES = [
+    "../x",
+    "/x",
+    "a//b",
+    "a/../b",
+    ".hidden",
+    "a\\b",
+    "",
+    "a b",
+    "caf\xe9",
+    "x" * 101,
+    "a/b/c/d/e",
+    "a\0",
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_could_escape_are_not_written_and_not_read(name: str) -> None:
+    with pytest.raises(CatflapError, match="cannot hold"):
+        bundle_zip.encode_members({name: b"x"})
+    path = name.encode("latin-1")
+    forged = bundle_zip._LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, zlib.crc32(b"x"), 1, 1, len(path), 0)
+    with pytest.raises(BadArtifact):
+        bundle_zip.decode_members(forged + path + b"x")
+
+
+def test_too_many_members_are_refused() -> None:
+    with pytest.raises(CatflapError, match="cannot hold"):
+        bundle_zip.encode_members({f"f{number}": b"" for number in range(1001)})
+
+
+def test_a_bundle_does_not_replace_a_photo(tmp_path: Path) -> None:
+    photo = tmp_path / "cat.jpg"
+    photo.write_bytes(b"\xff\xd8\xff precious")
+    with pytest.raises(CatflapError, match="is not a bundle"):
+        write_bundle(photo, small_head(), FILES)
+    assert photo.read_bytes() == b"\xff\xd8\xff precious"
+    small_bundle(tmp_path)
+    small_bundle(tmp_path)  # a bundle does replace a bundle
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("change", ["a temperature of zero", "a prior that does not add up"])
+def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, change: str) -> None:
+    head = small_head()
+    CHANGES[change](head)
+    with pytest.raises(BadArtifact):
+        write_bundle(tmp_path / "bad.catflap", head, FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.catflap")
+    (tmp_path / "zero.catflap").symlink_to("/dev/zero")
+    (tmp_path / "folder.catflap").mkdir()
+    with open(tmp_path / "huge.catflap", "wb") as file:
+        file.truncate(3 << 30)
+    with open(tmp_path / "hole.catflap", "wb") as file:
+        file.truncate(1 << 30)
+    code = (
+        "import resource, sys; from catflap.artifacts.bundle import read_bundle\n"
+        "from catflap.errors import BadArtifact\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: read_bundle(sys.argv[1])\n"
+        "except BadArtifact as error: print('refused', end=' ')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    for name in ("pipe", "zero", "folder", "huge", "hole", "absent", "a" * 300, "a\udce9"):
+        command = [sys.executable, "-c", code, str(tmp_path / f"{name}.catflap")]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        word, growth = answer.stdout.split()
+        assert word == "refused", name
+        assert int(growth) < 64 << 10, "KiB"
