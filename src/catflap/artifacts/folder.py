@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
     `marker` is the file that tells this kind of artefact; a target that exists without it is
     somebody else's and is refused. Leftovers of killed runs are swept.
     """
-    refuse_foreign(target, marker)
     try:
+        refuse_foreign(target, marker)
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)
         partial = target.parent / f".{target.name}.partial-{os.getpid()}"
         partial.mkdir()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unwritable(target, error) from error
     try:
         yield partial
@@ -59,10 +59,11 @@ def whole_file(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unwritable(target, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
 
 
 def refuse_foreign(target: Path, marker: str) -> None:
@@ -76,11 +77,13 @@ def refuse_foreign(target: Path, marker: str) -> None:
         )
 
 
-def unwritable(target: Path, error: OSError) -> CatflapError:
+def unwritable(target: Path, error: OSError | ValueError) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
-    place = f" ({error.filename})" if error.filename and str(target) not in str(error.filename) else ""
+    why = getattr(error, "strerror", None) or str(error)
+    elsewhere = getattr(error, "filename", None)
+    place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
     return CatflapError(
-        f"{target} cannot be written: {error.strerror or error}{place}.",
+        f"{target} cannot be written: {why}{place}.",
         "Free some space or choose another output folder.",
     )
 

@@ -1,0 +1,227 @@
+"""Folders and files are whole or absent: after kill -9, on a full disk, beside somebody else's things."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.folder import digest, read_json, whole_file, whole_folder, write_json
+from catflap.errors import BadArtifact, CatflapError
+
+# Writes version after version of a folder: files that name the version, then the marker.
+FILES = 9
+WRITER = (
+    f"FILES = {FILES}"
+    + """
+import sys
+from pathlib import Path
+from catflap.artifacts.folder import whole_folder, whole_file, write_json
+target, version = Path(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+while True:
+    version += 1
+    with whole_folder(target, "thing.json") as folder:
+        for number in range(FILES):
+            (folder / f"{number}.txt").write_text(str(version) * 50)
+        write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": version})
+    whole_file(target.with_suffix(".bin"), str(version).encode() * 5000)
+"""
+)
+
+
+def write_thing(target: Path, number: int) -> None:
+    with whole_folder(target, "thing.json") as folder:
+        (folder / "data.txt").write_text(str(number))
+        write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": number})
+
+
+def version_of(target: Path) -> int:
+    """The version of a whole folder; fails when its files are not all there or of two versions."""
+    version = int(read_json(target / "thing.json", "thing")["number"])
+    assert len(list(target.iterdir())) == FILES + 1
+    for number in range(FILES):
+        assert (target / f"{number}.txt").read_text() == str(version) * 50
+    return version
+
+
+def test_kill_at_any_moment_leaves_whole_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "it's [a] *thing"
+    file = target.with_suffix(".bin")
+    dice, last, seen = random.Random(1), 0, 0
+    for _ in range(25):
+        command = [sys.executable, "-c", WRITER, str(target), str(last)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(dice.uniform(0, 0.1))
+            writer.send_signal(signal.SIGKILL)
+        if target.exists():
+            now = version_of(target)
+            assert now >= last
+            seen, last = seen + 1, now
+        if file.exists():
+            assert len(set(file.read_text().split(str(last)))) <= 2
+            assert file.stat().st_size == len(str(int(file.read_bytes()[: len(str(last))]))) * 5000
+    assert seen > 5
+    write_thing(target, last + 1)
+    whole_file(file, b"x")
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, file.name}, "leftovers were swept"
+
+
+def test_a_target_that_was_half_replaced_comes_back(tmp_path: Path) -> None:
+    """Killed between the two renames: the old one is put back before anything new is written."""
+    target = tmp_path / "thing"
+    write_thing(target, 1)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    target.rename(tmp_path / f".thing.old-{dead.pid}")
+    with pytest.raises(RuntimeError), whole_folder(target, "thing.json"):
+        raise RuntimeError("this run fails")
+    assert read_json(target / "thing.json", "thing")["number"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    for error in (RuntimeError("x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), whole_folder(target, "thing.json"):
+            raise error
+        assert list(tmp_path.iterdir()) == []
+    write_thing(target, 1)
+    with pytest.raises(RuntimeError), whole_folder(target, "thing.json"):
+        raise RuntimeError("x")
+    assert (target / "data.txt").read_text() == "1"
+
+
+def test_a_run_that_is_alive_is_not_swept(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        theirs = tmp_path / f".thing.partial-{other.pid}"
+        theirs.mkdir()
+        write_thing(target, 1)
+        assert theirs.exists()
+        other.communicate(b"\n")
+    write_thing(target, 2)
+    assert not theirs.exists()
+
+
+def test_names_that_only_look_like_leftovers_stay(tmp_path: Path) -> None:
+    names = [".thing.partial-x", ".thing.partial-", ".thing.backup-1", ".other.partial-1", ".thing.old-1-2"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    write_thing(tmp_path / "thing", 1)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "thing"}
+
+
+def foreign(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"precious")
+    yield tmp_path / "photos"
+    (tmp_path / "file").write_bytes(b"precious")
+    yield tmp_path / "file"
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    yield tmp_path / "link"
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    yield tmp_path / "dangling"
+    (tmp_path / "manifest").mkdir()
+    (tmp_path / "manifest" / "manifest.json").write_text("{}")
+    yield tmp_path / "manifest"
+
+
+def test_what_is_not_ours_is_not_touched(tmp_path: Path) -> None:
+    for target in foreign(tmp_path):
+        before = sorted(str(path) for path in tmp_path.rglob("*"))
+        with pytest.raises(CatflapError, match="is not a thing of Catflap"):
+            write_thing(target, 1)
+        assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"precious"
+
+
+def test_an_empty_folder_may_be_filled_and_parents_are_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_thing(tmp_path / "empty", 1)
+    write_thing(tmp_path / "a" / "b" / "thing", 1)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_a_name_that_cannot_be_is_one_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CatflapError):
+        write_thing(tmp_path / name, 1)
+    with pytest.raises(CatflapError):
+        whole_file(tmp_path / name, b"x")
+
+
+def test_a_parent_that_is_a_file_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(CatflapError, match="cannot be written"):
+        write_thing(tmp_path / "file" / "thing", 1)
+    with pytest.raises(CatflapError, match="cannot be written"):
+        whole_file(tmp_path / "file" / "thing", b"x")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(full_disk: Path) -> None:
+    write_thing(full_disk / "thing", 1)
+    with (
+        pytest.raises(CatflapError, match="No space left"),
+        whole_folder(full_disk / "thing", "thing.json") as folder,
+    ):
+        (folder / "data.txt").write_bytes(bytes(2 << 20))
+    with pytest.raises(CatflapError, match="No space left"):
+        whole_file(full_disk / "file.bin", bytes(2 << 20))
+    assert [path.name for path in full_disk.iterdir()] == ["thing"]
+    assert (full_disk / "thing" / "data.txt").read_text() == "1"
+
+
+def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
+    """A source that cannot be read must not be told as a target that cannot be written alone."""
+    with (
+        pytest.raises(CatflapError, match=r"absent\.jpg"),
+        whole_folder(tmp_path / "thing", "thing.json"),
+    ):
+        (tmp_path / "absent.jpg").read_bytes()
+
+
+BAD_JSON = [
+    b"",
+    b"[]",
+    b"{",
+    b"\xff",
+    b"[" * 100_000,
+    b'{"catflap": "thing"}',
+    b'{"catflap": "other", "version": 1}',
+]
+
+
+@pytest.mark.parametrize("text", BAD_JSON, ids=lambda text: repr(text[:12]))
+def test_json_that_is_not_ours_is_one_error(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "thing.json").write_bytes(text)
+    with pytest.raises(BadArtifact):
+        read_json(tmp_path / "thing.json", "thing")
+
+
+def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": ["é", 0.1]})
+    write_json(tmp_path / "b.json", {"a": ["é", 0.1], "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    assert digest({"path": "caf\udce9"}) != digest({"path": "cafe"})
