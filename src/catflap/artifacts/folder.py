@@ -12,9 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from catflap.artifacts.schema import faults, load_schema
 from catflap.errors import BadArtifact, CatflapError
 
 Json = dict[str, Any]
+SCHEMAS = ("manifest", "dataset", "checkpoint")
 
 
 @contextmanager
@@ -131,6 +133,9 @@ def read_json(path: Path, kind: str) -> Json:
         raise BadArtifact(
             f"{path} is not a {kind} of version 1.", f"Make the {kind} again with this Catflap."
         )
+    found = faults(fields, load_schema(kind)) if kind in SCHEMAS else []
+    if found:
+        raise BadArtifact(f"{path} is not valid: {found[0]}.", f"Make the {kind} again with this Catflap.")
     return fields
 
 
