@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from catflap.image import read_pixels
+from catflap.machine import peak_memory_mb
 
 RUNS = 50
 
@@ -20,17 +20,16 @@ def probe(side: str, model: str, photo: str, variant: str) -> dict[str, Any]:
     answer = _trained(model) if side == "training" else _exported(model, variant)
     data = Path(photo).read_bytes()
     answer(data)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = peak_memory_mb()
     taken = []
     for _ in range(RUNS):
         start = perf_counter()
         answer(data)
         taken.append((perf_counter() - start) * 1e3)
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return {
         "milliseconds": sorted(taken)[RUNS // 2],
         "timed_seconds": sum(taken) / 1e3,
-        "memory_mb": memory / unit,
+        "memory_mb": memory,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.golden import read_golden
+from catflap.errors import CatflapError
 from catflap.image import read_file, read_pixels
+from catflap.machine import describe_machine, versions
 from catflap.progress import Progress, silent
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.session import VERSION as ONNXRUNTIME
 from catflap.version import VERSION
 
 WARM_UP = 10
+COLD_STARTS = 3
 
 
 def bench(
@@ -48,14 +49,14 @@ def bench(
     for done, (stage, step) in enumerate(stages.items()):
         progress("bench", done, len(stages) + 1)
         timings[stage] = _percentiles(_timed(step, seconds))
-    cold = _cold_start(classifier.bundle.path, classifier.variant.name, threads)
+    cold = _cold_start(classifier.bundle.path, classifier.variant.name, threads, data)
     progress("bench", len(stages) + 1, len(stages) + 1)
     return {
         "bundle": classifier.bundle.name,
         "variant": classifier.variant.name,
         "bytes": len(classifier.bundle.members[classifier.variant.file]),
         "photo_bytes": len(data),
-        "threads": threads or os.cpu_count(),
+        "threads": threads or describe_machine().cores,
         "milliseconds": timings,
         "photos_per_second": 1e3 / timings["answer"]["mean"],
         "cold_start": cold,
@@ -63,16 +64,10 @@ def bench(
     }
 
 
-def machine() -> dict[str, str | int | None]:
-    """What was measured on: processor, cores, system and versions."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "onnxruntime": ONNXRUNTIME,
-        "catflap": VERSION,
-    }
+def machine() -> dict[str, Any]:
+    """What was measured on: processor, cores, system, and the versions that matter."""
+    parts = versions(("numpy", "onnxruntime", "pillow"))
+    return {**describe_machine().to_json(), "versions": {"catflap": VERSION, **parts}}
 
 
 def _timed(step: Any, seconds: float) -> list[float]:
@@ -93,33 +88,25 @@ def _percentiles(taken: list[float]) -> dict[str, float]:
     return {**found, "mean": float(np.mean(taken)), "n": len(taken)}
 
 
-def _cold_start(path: Path, variant: str, threads: int | None) -> dict[str, float]:
-    """Seconds and MB of a fresh process that answers once, as the operating system counts them."""
+def _cold_start(path: Path, variant: str, threads: int | None, photo: bytes) -> dict[str, float]:
+    """Seconds and MB of a fresh process that answers once, for this photo."""
     program = (
-        "import sys, resource\n"
-        "from catflap.artifacts.golden import read_golden\n"
+        "import sys\n"
+        "from catflap.machine import peak_memory_mb\n"
         "from catflap.runtime.classifier import Classifier\n"
         "classifier = Classifier(sys.argv[1], sys.argv[2], threads=int(sys.argv[3]) or None)\n"
-        "classifier(read_golden(classifier.bundle).photos[0])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "classifier(sys.stdin.buffer.read())\n"
+        "print(peak_memory_mb())\n"
     )
     command = [sys.executable, "-c", program, str(path), variant, str(threads or 0)]
     taken: list[float] = []
-    memory = 0
-    for _ in range(3):
+    memory = 0.0
+    for _ in range(COLD_STARTS):
         start = perf_counter()
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, input=photo, capture_output=True)
+        if answer.returncode:
+            why = answer.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise CatflapError(f"A fresh process cannot answer: {why}.", "Run: catflap doctor")
         taken.append(perf_counter() - start)
-        memory = max(memory, int(answer.stdout))
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return {"seconds": float(np.median(taken)), "memory_mb": memory / unit}
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        memory = max(memory, float(answer.stdout))
+    return {"seconds": float(np.median(taken)), "memory_mb": memory, "n": COLD_STARTS}
