@@ -24,7 +24,7 @@ from catflap.evaluation.metrics import measure
 from catflap.exporting.card import card
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.quantise import quantise
-from catflap.image import Frame, read_pixels
+from catflap.image import Frame, Pixels, read_pixels
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
 from catflap.runtime.scoring import frames_of, score
@@ -45,8 +45,8 @@ PIXEL_TOLERANCE = 3
 class Precision:
     """What a variant may lose against the Checkpoint before export refuses it.
 
-    `spread` is the share of the largest golden logit by which another machine may differ; a
-    share of photos below `free` photos is always allowed, because so few cannot tell.
+    `spread` is the share of the largest golden logit by which another machine may always differ;
+    a share of photos below `free` photos is always allowed, because so few cannot tell.
     """
 
     spread: float
@@ -98,7 +98,7 @@ def export(
     for variant in variants:
         model = open_model(graphs[variant])
         logits[variant] = model(frames)
-        tolerance = PRECISIONS[variant].spread * float(np.abs(logits[variant]).max())
+        tolerance = _tolerance(PRECISIONS[variant], graphs[variant], logits[variant], frames)
         described[variant] = {"tolerance": tolerance, **_describe(variant, model, photos, progress)}
     head = {
         "name": name or Path(out).name.removesuffix(SUFFIX),
@@ -182,6 +182,16 @@ def _graphs(
         graphs["int8"] = quantise(graphs["fp32"], np.concatenate(list(frames_of(chosen, photos.frame))))
     progress("graphs", len(variants), len(variants))
     return graphs
+
+
+def _tolerance(precision: Precision, graph: bytes, logits: Logits, frames: Pixels) -> float:
+    """By how much a golden logit may differ elsewhere: a share, or twice what plain arithmetic changes here.
+
+    Processors without int8 instructions emulate them in float, and then round otherwise.
+    """
+    emulated = open_model(graph, optimise=False)(frames)
+    least = precision.spread * float(np.abs(logits).max())
+    return max(least, 2 * float(np.abs(logits - emulated).max()))
 
 
 def _describe(name: str, model: Model, photos: _Photos, progress: Progress) -> dict[str, Any]:

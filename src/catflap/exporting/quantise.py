@@ -29,7 +29,8 @@ def quantise(onnx: bytes, frames: Pixels) -> bytes:
     """The int8 form of a model, as ONNX bytes: QDQ, uint8 activations, int8 weights for each channel.
 
     Activation ranges are the 99.999th percentile over calibration frames, uint8 (n, height, width, 3),
-    n ≥ 1. Inputs and outputs keep their types. Raises CatflapError when the graph cannot be quantised.
+    n ≥ 1; the logits stay float, so that none is clipped to what calibration showed. Inputs and
+    outputs keep their types. Raises CatflapError when the graph cannot be quantised.
     """
     count = len(frames) // FRAMES_AT_ONCE * FRAMES_AT_ONCE or len(frames)
     with tempfile.TemporaryDirectory() as folder:
@@ -50,6 +51,7 @@ def quantise(onnx: bytes, frames: Pixels) -> bytes:
                 extra_options={
                     "CalibPercentile": PERCENTILE,
                     "CalibStridedMinMax": min(FRAMES_AT_ONCE, count),
+                    "OpTypesToExcludeOutputQuantization": ["Gemm"],
                 },
             )
         except Exception as error:  # the quantiser raises many types for graphs that it does not know

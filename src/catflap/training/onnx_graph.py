@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,31 +20,39 @@ OPSET = 18
 def to_onnx(module: nn.Module, height: int, width: int) -> bytes:
     """The ONNX bytes of a module that takes uint8 frames (n, height, width, 3), any n.
 
+    They say nothing of the machine that wrote them: the same module gives the same bytes anywhere.
     Raises CatflapError that names the operator when the module has one that ONNX lacks.
     """
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("n")},)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "model.onnx"
+    with _quiet():
         try:
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module.eval(),
                 (example,),
-                path,
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 opset_version=OPSET,
-                external_data=False,
                 verbose=False,
             )
+            return _anonymous(program)
         except Exception as error:  # the exporter raises many types for what it cannot translate
             raise CatflapError(
                 f"The model cannot be written as ONNX: {str(error).strip().splitlines()[0][:200]}.",
                 "Choose another backbone, such as efficientnet_lite0.",
             ) from error
-        return path.read_bytes()
+
+
+def _anonymous(program: Any) -> bytes:
+    """The bytes of an exported program without its remarks, which hold stack traces with local paths."""
+    for graph in program.model.graphs():
+        graph.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+    return bytes(program.model_proto.SerializeToString())
 
 
 @contextlib.contextmanager
