@@ -10,7 +10,7 @@ import numpy as np
 
 from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.results import Prediction
-from catflap.errors import CatflapError
+from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, softmax
 from catflap.runtime.session import Logits, open_model
@@ -50,6 +50,11 @@ class Classifier:
 
     def probabilities(self, logits: Logits) -> Probabilities:
         """Logits (n, labels) to calibrated probabilities (n, labels), for the stated prior."""
+        if logits.shape[1] != len(self.labels) or not np.isfinite(logits).all():
+            raise BadArtifact(
+                f"The variant {self.variant.name} does not answer with a number for each label.",
+                "Run catflap verify, or export it again.",
+            )
         probabilities = softmax(logits, self.variant.temperature)
         if self._field is None:
             return probabilities

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -9,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from catflap.errors import BadArtifact
+from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Pixels
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Model: TypeAlias = Callable[[Pixels], Logits]
 
 VERSION: str = ort.__version__
-_EXTERNAL = b"\x0a\x08location"  # TensorProto.external_data: a tensor that lies outside the file
+# TensorProto.external_data, a tensor that lies outside the file: the key "location" of a protobuf map,
+# its tag and its length also in the longer spellings that protobuf allows.
+_EXTERNAL = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
 
 def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True) -> Model:
@@ -24,10 +27,12 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
 
     `threads` None lets ONNX Runtime use every core. `optimise` False runs the graph as it is
     written: quantised layers are then emulated in float, as a processor without int8 would.
-    Raises BadArtifact when the bytes are no model that ONNX Runtime can run from memory.
+    Raises BadArtifact when the bytes are no such model, or keep tensors elsewhere.
     """
+    if threads is not None and threads < 1:
+        raise CatflapError(f"{threads} threads are not possible.", "Use 1 or more.")
     model = bytes(onnx)
-    if _EXTERNAL in model:
+    if _EXTERNAL.search(model):
         raise BadArtifact("The model keeps tensors outside its file.", "Export it with all tensors inside.")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -40,13 +45,8 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
     except Exception as error:  # onnxruntime raises pybind types of its own, one for each fault
         raise BadArtifact(f"ONNX Runtime refuses the model: {_short(error)}.", "Export it again.") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if (
-        len(inputs) != 1
-        or len(outputs) != 1
-        or inputs[0].type != "tensor(uint8)"
-        or len(inputs[0].shape) != 4
-    ):
-        raise BadArtifact("The model does not take uint8 frames.", "Export it again.")
+    if [entry.type for entry in (*inputs, *outputs)] != ["tensor(uint8)", "tensor(float)"]:
+        raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
     source, target = inputs[0].name, [outputs[0].name]
 
     def run(frames: Pixels) -> Logits:
@@ -54,6 +54,8 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
             logits: Logits = session.run(target, {source: frames})[0]
         except Exception as error:  # as above
             raise BadArtifact(f"The model cannot run: {_short(error)}.", "Export it again.") from error
+        if logits.ndim != 2 or len(logits) != len(frames):
+            raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
         return logits
 
     return run
