@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -46,8 +48,9 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
             name, network, (0.5,) * 3, (0.5,) * 3, "Apache-2.0 (EfficientNet-Lite0, ImageNet-1k)"
         )
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "catflap train --help"
-        raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED} or a timm model: {near}.")
+        known = [PACKAGED, *timm.list_models()]
+        near = get_close_matches(name.split(".")[0], known, n=4, cutoff=0.5) or [PACKAGED]
+        raise CatflapError(f"There is no backbone {name!r}.", f"Use one of timm's: {', '.join(near)} …")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub, network and format errors of several libraries
@@ -61,16 +64,21 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
 
 
 def _described(
-    name: str, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], licence: str
+    name: str, network: Any, mean: tuple[float, ...], std: tuple[float, ...], licence: str
 ) -> Backbone:
     network.eval()
-    weights = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        weights.update(key.encode())
-        weights.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     with torch.inference_mode():
-        features = network(torch.zeros(1, 3, 224, 224)).shape[1]
-    return Backbone(name, network, features, mean, std, weights.hexdigest(), licence)
+        features = network(torch.zeros(1, *network.pretrained_cfg["input_size"])).shape[1]
+    return Backbone(name, network, features, mean, std, digest_tensors(network.state_dict()), licence)
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The sha256 of tensors with their names, hexadecimal."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _load_packaged(network: nn.Module) -> None:

@@ -15,6 +15,7 @@ import torch
 from catflap.artifacts.dataset import Photos
 from catflap.artifacts.folder import cache_folder, digest, whole_file
 from catflap.image import Frame, Pixels
+from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
 from catflap.runtime.session import Model, open_model
@@ -27,7 +28,10 @@ Features: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Extractor:
-    """A frozen backbone at one frame: `model` maps uint8 frames to features; `key` names both."""
+    """A frozen backbone at one frame: `model` maps uint8 frames to features.
+
+    `key` names everything that the features depend on: weights, frame, device and versions.
+    """
 
     model: Model
     frame: Frame
@@ -42,8 +46,11 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
     features are then those that the exported model computes.
     """
     module = FeatureNetwork(backbone).eval()
+    parts = versions(("pillow", "timm", "torch", "onnxruntime"))
+    key = digest(
+        [backbone.name, backbone.sha256, backbone.mean, backbone.std, frame.to_json(), device, parts]
+    )
     if device == "cpu":
-        key = digest([backbone.sha256, frame.to_json(), "onnx"])
         return Extractor(open_model(_onnx(module, frame, key)), frame, backbone.features, key)
     module = module.to(device)
 
@@ -52,7 +59,7 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
         with torch.autocast(device.split(":")[0], torch.bfloat16):
             return module(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    return Extractor(run, frame, backbone.features, digest([backbone.sha256, frame.to_json(), "bf16"]))
+    return Extractor(run, frame, backbone.features, key)
 
 
 def features(

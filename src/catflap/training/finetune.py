@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import digest
+from catflap.artifacts.folder import digest, sweep, whole_file
 from catflap.errors import CatflapError
 from catflap.image import Frame, Pixels, read_crop
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.allocator import keep_memory
+from catflap.training.backbone import digest_tensors
 from catflap.training.head import log_loss
 from catflap.training.network import Network
 
@@ -74,19 +75,23 @@ def finetune(
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     steps = -(-len(photos) // recipe.batch)
     total = steps * recipe.epochs
-    run = digest([dataset.sha256, vars(recipe), seed, sorted(start), len(photos)])
+    run = digest([dataset.sha256, vars(recipe), seed, device, digest_tensors(start), str(torch.__version__)])
+    sweep(resume)
     done, history = _load(resume, run, network, optimiser, average)
 
     batches = _batches(photos, dataset.frame, recipe, seed, range(done, total), steps)
-    for step, (frames, labels) in zip(range(done, total), batches, strict=True):
+    for step, (chosen, frames) in zip(range(done, total), batches, strict=True):
         for group in optimiser.param_groups:
             group["lr"] = group["full_rate"] * _schedule(step, total, recipe)
         logits = model(torch.from_numpy(frames).to(fabric.device))
-        target = torch.from_numpy(labels).to(fabric.device)
-        loss = nn.functional.cross_entropy(logits, target, label_smoothing=recipe.smoothing)
-        _refuse_non_finite(loss, photos, step)
+        target = torch.from_numpy(photos.labels[chosen]).to(fabric.device)
+        losses = nn.functional.cross_entropy(
+            logits, target, label_smoothing=recipe.smoothing, reduction="none"
+        )
+        loss = losses.mean()
         fabric.backward(loss)
-        fabric.clip_gradients(model, optimiser, max_norm=5.0)
+        norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
+        _refuse_non_finite(losses, norm, photos.ids[chosen], step)
         optimiser.step()
         optimiser.zero_grad()
         _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
@@ -103,16 +108,22 @@ def finetune(
 
 def _batches(
     photos: Photos, frame: Frame, recipe: Recipe, seed: int, wanted: range, steps: int
-) -> Iterator[tuple[Pixels, npt.NDArray[np.int64]]]:
-    """Shuffled, cropped and mirrored batches; each follows from seed and step alone, so any can come next."""
+) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
+    """Positions (n,) and frames of shuffled, cropped and mirrored batches.
 
-    def batch(step: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    Each follows from seed and step alone, so any can come next.
+    """
+
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng([seed, epoch]).permutation(len(photos))
+
+    def batch(step: int) -> tuple[npt.NDArray[np.int64], Pixels]:
         epoch, place = divmod(step, steps)
-        order = np.random.default_rng([seed, epoch]).permutation(len(photos))
-        chosen = order[place * recipe.batch : (place + 1) * recipe.batch]
+        chosen = order(epoch)[place * recipe.batch : (place + 1) * recipe.batch]
         random = np.random.default_rng([seed, epoch, place])
         crops = [_crop(photos[int(position)], frame, recipe, random) for position in chosen]
-        return np.stack(crops), photos.labels[chosen]
+        return chosen, np.stack(crops)
 
     with ThreadPoolExecutor(1) as ahead:
         pending = [ahead.submit(batch, step) for step in wanted[:2]]
@@ -197,11 +208,22 @@ def _precision(device: str) -> Any:
     return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
 
 
-def _refuse_non_finite(loss: torch.Tensor, photos: Photos, step: int) -> None:
-    if not torch.isfinite(loss):
+def _refuse_non_finite(
+    losses: torch.Tensor, norm: torch.Tensor | None, ids: npt.NDArray[np.str_], step: int
+) -> None:
+    """Stop before weights are spoilt, and name the photos whose loss is not a number."""
+    if torch.isfinite(losses).all() and (norm is None or torch.isfinite(norm)):
+        return
+    bad = ids[(~torch.isfinite(losses)).cpu().numpy()].tolist()
+    if bad:
+        named = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
         raise CatflapError(
-            f"The loss is no longer a number at step {step}.", "Train with the recipe head, or a lower rate."
+            f"The loss of step {step + 1} is not a number for {len(bad)} of {len(ids)} photos: {named}.",
+            "Leave these photos out, or use the recipe head.",
         )
+    raise CatflapError(
+        f"The gradients of step {step + 1} are not numbers, though every loss is.", "Use the recipe head."
+    )
 
 
 def _save(
@@ -219,10 +241,7 @@ def _save(
     for number, state in optimiser.state_dict()["state"].items():
         tensors[f"momentum.{number}"] = state["momentum_buffer"]
     described = {"run": run, "step": str(step), "history": json.dumps(history)}
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, described)
-    partial.replace(path)
+    whole_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
 
 
 def _load(
@@ -235,7 +254,8 @@ def _load(
             return 0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network.load_state_dict(_under("network.", tensors))
-        average.update(_under("average.", tensors))
+        for name, tensor in _under("average.", tensors).items():
+            average[name].copy_(tensor)
         state = optimiser.state_dict()
         momenta = _under("momentum.", tensors)
         state["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momenta.items()}

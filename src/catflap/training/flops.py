@@ -11,7 +11,8 @@ from catflap.training.network import Network
 
 def count_flops(network: Network, frame: Frame) -> tuple[int, int]:
     """FLOPs of one photo, forward and backward (every weight trained); a multiply-add counts as two."""
-    frames = torch.zeros(1, frame.height, frame.width, 3, dtype=torch.uint8)
+    device = network.head.weight.device
+    frames = torch.zeros(1, frame.height, frame.width, 3, dtype=torch.uint8, device=device)
     with FlopCounterMode(display=False) as counter:
         logits = network(frames)
         forward = counter.get_total_flops()

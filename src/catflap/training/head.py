@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from catflap.errors import CatflapError
 from catflap.training.features import Features
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -35,6 +36,8 @@ def fit_head(features: Features, labels: Labels, classes: int, strength: float, 
     With `standardise` each feature is scaled to unit variance first, else all by one number; the
     scaling is folded into the weights. Labels that do not occur get a bias that never wins.
     """
+    if len(np.unique(labels)) < 2:
+        raise CatflapError("The train photos have one label only.", "Add photos of another label.")
     centre = features.mean(0, dtype=np.float64)
     spread = features.std(0, dtype=np.float64)
     scale = spread + 1e-3 * spread.max() if standardise else np.full_like(spread, features.std())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
+from catflap.errors import BadArtifact
 from catflap.training.backbone import Backbone, load_backbone
 
 
@@ -62,8 +64,24 @@ def save_weights(folder: Path, network: Network) -> None:
 
 
 def load_network(checkpoint: Checkpoint) -> Network:
-    """The trained network of a Checkpoint, ready to answer (eval mode, CPU)."""
+    """The trained network of a Checkpoint, ready to answer (eval mode, CPU).
+
+    Raises BadArtifact that names the first tensor that does not fit the backbone.
+    """
     backbone = load_backbone(checkpoint.backbone, pretrained=False)
     network = Network(backbone, len(checkpoint.labels))
-    network.load_state_dict(load_file(checkpoint.path / WEIGHTS))
+    try:
+        tensors = load_file(checkpoint.path / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise BadArtifact(f"{checkpoint.path / WEIGHTS} cannot be read: {error}.", "Train again.") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if odd:
+        raise BadArtifact(
+            f"{len(odd)} tensors of {checkpoint.path / WEIGHTS} do not fit {checkpoint.backbone}; the first, "
+            f"{odd[0]}, has the shape {given.get(odd[0])} and not {wanted.get(odd[0])}.",
+            "Train again with this timm.",
+        )
+    network.load_state_dict(tensors)
     return network.eval()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,6 +15,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest, whole_folder
 from catflap.errors import CatflapError
 from catflap.evaluation.metrics import measure
+from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
 from catflap.training.backbone import PACKAGED, Backbone, load_backbone
 from catflap.training.features import features, open_extractor
@@ -47,6 +46,10 @@ def train(
     """
     if recipe not in RECIPES:
         raise CatflapError(f"There is no recipe {recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
+    if epochs < 1 or seed < 0:
+        raise CatflapError(
+            f"{epochs} epochs with the seed {seed} are not possible.", "Use 1 or more, and 0 or more."
+        )
     device = pick_device(device)
     start = perf_counter()
     body = load_backbone(backbone)
@@ -98,10 +101,18 @@ def train_fingerprint(
 
 
 def pick_device(device: str) -> str:
-    """The torch device for "auto": the first GPU when there is one, else the CPU."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The torch device for "auto": the first GPU when there is one, else the CPU.
+
+    Raises CatflapError for a device that is not here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0][:150]
+        raise CatflapError(f"There is no device {device!r} here: {why}.", "Use --device auto.") from error
+    return device
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> Choice:
@@ -137,12 +148,11 @@ def _cost(
 ) -> dict[str, Any]:
     """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
     forward, backward = count_flops(network, dataset.frame)
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return {
         "seconds": seconds,
         "photo_passes": passes,
         "photos_per_second": passes / seconds,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "peak_memory_mb": peak_memory_mb(),
         "device": device,
         "threads": torch.get_num_threads(),
         "flops_forward": forward,
