@@ -11,7 +11,8 @@ from catflap.errors import BadPhoto
 from catflap.runtime.classifier import Classifier
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".heic", ".heif",
 )  # fmt: skip
 
 
@@ -20,23 +21,52 @@ def predict(
 ) -> Iterator[tuple[str, Prediction | BadPhoto]]:
     """Each photo's path with its Prediction, or with the BadPhoto that says why there is none.
 
-    A folder stands for the photos under it, in the order of their names.
+    A folder stands for the photos under it, in the order of their names; one without photos, or
+    one that cannot be listed, is answered with a BadPhoto too.
     """
-    for path in photo_paths(paths):
-        try:
-            yield path, classifier(path)
-        except BadPhoto as error:
-            yield path, error
-
-
-def photo_paths(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """The paths as they are, and for each folder those of the photos under it, by suffix."""
     for path in paths:
-        if not Path(path).is_dir():
-            yield os.fspath(path)
+        for photo, fault in _photos(os.fspath(path)):
+            try:
+                yield photo, fault or classifier(photo)
+            except BadPhoto as error:
+                yield photo, error
+
+
+def _photos(path: str) -> Iterator[tuple[str, BadPhoto | None]]:
+    """The path itself, or the photos under the folder that it names, with what is wrong with folders."""
+    if not Path(path).is_dir():
+        yield path, None
+        return
+    found = 0
+    for found, entry in enumerate(_under(path, ()), 1):  # noqa: B007
+        yield entry
+    if not found:
+        yield path, BadPhoto("empty", "The folder has no photos.", f"Photos end with {', '.join(SUFFIXES)}.")
+
+
+def _under(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, BadPhoto | None]]:
+    """What ends like a photo in a folder and in those below it; links are followed, but not in circles."""
+    try:
+        status = Path(folder).stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        what = f"The folder cannot be listed: {error.strerror}."
+        yield folder, BadPhoto("unreadable", what, "Check its permissions.")
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        for folder, folders, files in os.walk(path):
-            folders.sort()
-            for name in sorted(files):
-                if name.lower().endswith(SUFFIXES):
-                    yield str(Path(folder) / name)
+        if _is_folder(entry):
+            yield from _under(entry.path, (*above, here))
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield entry.path, None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

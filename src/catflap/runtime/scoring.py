@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 
+from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.progress import Progress, silent, told
 from catflap.runtime.session import Logits, Model
@@ -26,7 +28,10 @@ class PhotoBytes(Protocol):
 
 
 def frames_of(photos: PhotoBytes, frame: Frame, workers: int = 2, batch: int = BATCH) -> Iterator[Pixels]:
-    """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos."""
+    """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos.
+
+    Raises BadPhoto that tells which photo cannot be decoded.
+    """
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, len(photos), batch)
         pending = [pool.submit(_batch, photos, frame, start, batch) for start in starts[: workers + 1]]
@@ -50,4 +55,15 @@ def score(
 
 def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int) -> Pixels:
     stop = min(start + batch, len(photos))
-    return np.stack([read_pixels(photos[position], frame) for position in range(start, stop)])
+    return np.stack([_pixels(photos, position, frame) for position in range(start, stop)])
+
+
+def _pixels(photos: PhotoBytes, position: int, frame: Frame) -> Pixels:
+    data = photos[position]
+    try:
+        return read_pixels(data, frame)
+    except BadPhoto as error:
+        which = f"Photo {position + 1} of {len(photos)}, sha256 {hashlib.sha256(data).hexdigest()}"
+        raise BadPhoto(
+            error.reason, f"{which}: {error.what}", "Scan and prepare the photos again."
+        ) from error

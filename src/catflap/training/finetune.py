@@ -21,7 +21,7 @@ from torch import nn
 
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest, sweep, whole_file
-from catflap.errors import CatflapError
+from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, read_crop
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
@@ -122,8 +122,7 @@ def _batches(
         epoch, place = divmod(step, steps)
         chosen = order(epoch)[place * recipe.batch : (place + 1) * recipe.batch]
         random = np.random.default_rng([seed, epoch, place])
-        crops = [_crop(photos[int(position)], frame, recipe, random) for position in chosen]
-        return chosen, np.stack(crops)
+        return chosen, np.stack([_crop(photos, int(position), frame, recipe, random) for position in chosen])
 
     with ThreadPoolExecutor(1) as ahead:
         pending = [ahead.submit(batch, step) for step in wanted[:2]]
@@ -134,12 +133,18 @@ def _batches(
             yield ready
 
 
-def _crop(data: bytes, frame: Frame, recipe: Recipe, random: np.random.Generator) -> Pixels:
-    """A random part of the photo, at least `smallest_crop` of its area, mirrored half of the time."""
+def _crop(photos: Photos, position: int, frame: Frame, recipe: Recipe, random: np.random.Generator) -> Pixels:
+    """A random part of a photo, at least `smallest_crop` of its area, mirrored half of the time."""
     area, stretch = random.uniform(recipe.smallest_crop, 1), np.exp(random.uniform(-0.25, 0.25))
     width, height = min(1.0, np.sqrt(area) * stretch), min(1.0, np.sqrt(area) / stretch)
     left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
-    return read_crop(data, frame, (left, top, left + width, top + height), mirror=bool(random.integers(2)))
+    box, mirror = (left, top, left + width, top + height), bool(random.integers(2))
+    try:
+        return read_crop(photos[position], frame, box, mirror=mirror)
+    except BadPhoto as error:
+        raise BadPhoto(
+            error.reason, f"{photos.ids[position]}: {error.what}", "Scan and prepare the photos again."
+        ) from error
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
