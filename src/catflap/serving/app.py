@@ -1,0 +1,204 @@
+"""The routes of the server as an ASGI application; the one file that owns Starlette."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from catflap.errors import CatflapError
+from catflap.serving import pages, photos, protocol, status
+from catflap.serving.answers import Answer, Call, Problem, answer_problem
+from catflap.serving.keys import check_key
+from catflap.serving.service import Service
+from catflap.serving.workers import LEFT
+
+Handler: TypeAlias = Callable[[Service, Call], Awaitable[Answer]]
+
+MODEL = "/v2/models/{name}"
+VERSIONED = "/v2/models/{name}/versions/{version}"
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/predict", photos.predict),
+    ("GET", "/healthz", status.healthz),
+    ("GET", "/readyz", status.readyz),
+    ("GET", "/metrics", status.metrics),
+    ("GET", "/openapi.json", pages.openapi),
+    ("GET", "/docs", pages.docs),
+    ("GET", "/bundle/{file:path}", pages.bundle_file),
+    ("GET", "/v2", protocol.server_metadata),
+    ("GET", "/v2/health/live", protocol.live),
+    ("GET", "/v2/health/ready", protocol.ready),
+    ("GET", MODEL, protocol.model_metadata),
+    ("GET", f"{MODEL}/ready", protocol.model_ready),
+    ("POST", f"{MODEL}/infer", protocol.infer),
+    ("GET", VERSIONED, protocol.model_metadata),
+    ("GET", f"{VERSIONED}/ready", protocol.model_ready),
+    ("POST", f"{VERSIONED}/infer", protocol.infer),
+)
+OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # without a key
+LINGER = 5.0  # seconds in which the rest of a refused body is dropped
+KINDS = {
+    ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
+    ".json": "application/json", ".webmanifest": "application/manifest+json", ".svg": "image/svg+xml",
+    ".wasm": "application/wasm", ".tflite": "application/octet-stream", ".onnx": "application/octet-stream",
+}  # fmt: skip
+
+
+def create_app(service: Service, camera: Path = pages.CAMERA) -> Starlette:
+    """The application: every route, and the camera page at `/` when its folder is there."""
+    routes: list[BaseRoute] = [
+        Route(path, partial(_endpoint, service, path, handler), methods=[method])
+        for method, path, handler in ROUTES
+    ]
+    if (camera / "index.html").is_file():
+        for suffix, kind in KINDS.items():
+            mimetypes.add_type(kind, suffix)  # what the system thinks of .mjs or .wasm differs
+        routes.append(Mount("/", _Camera(service, camera)))
+    else:
+        routes.append(Route("/", partial(_endpoint, service, "/", pages.upload), methods=["GET"]))
+    lost = partial(_lost, service)
+    return Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: lost},
+        lifespan=partial(_lifespan, service),
+    )
+
+
+async def _endpoint(service: Service, route: str, handler: Handler, request: Request) -> Response:
+    """Answer one request, whatever happens, and count it."""
+    start = perf_counter()
+    whole = request.method != "POST"
+
+    async def read() -> bytes:
+        nonlocal whole
+        body = await service.intake.read(request.stream(), request.headers, tally)
+        whole = True
+        return body
+
+    with service.intake.hold() as tally:
+        try:
+            if route not in OPEN:
+                check_key(request.headers, service.keys)
+            call = Call(
+                request.path_params, request.query_params, request.headers, read, partial(_gone, request)
+            )
+            answer = await handler(service, call)
+        except ClientDisconnect:
+            answer = Answer(b"", LEFT)
+        except Exception as error:
+            answer = answer_problem(_problem(service, error), protocol=route.startswith("/v2"))
+    service.metrics.request(route, answer.status, perf_counter() - start)
+    return _response(answer, whole)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has left; the body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _problem(service: Service, error: Exception) -> Problem:
+    """Any exception as a Problem; what nobody foresaw is told to the operator, not to the client."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, CatflapError):
+        return Problem(500, error.what, error.fix)
+    if os.environ.get("CATFLAP_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    service.note(f"This is a bug in Catflap: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return Problem(500, "The server made a mistake.", "Its operator finds it in the log.")
+
+
+async def _lost(service: Service, request: Request, error: Exception) -> Response:
+    """Paths that are not there and methods that they do not take."""
+    assert isinstance(error, HTTPException)
+    what = {
+        404: "There is nothing at this path.",
+        405: f"This path does not take {request.method}.",
+    }.get(error.status_code, error.detail)
+    problem = Problem(error.status_code, what, "See /docs.", error.headers)
+    answer = answer_problem(problem, protocol=request.url.path.startswith("/v2"))
+    service.metrics.request("other", answer.status, 0.0)
+    return _response(answer, whole=request.method in ("GET", "HEAD"))
+
+
+def _response(answer: Answer, whole: bool) -> Response:
+    """An answer for the framework; `whole` tells whether all of the request was read."""
+    kind = Response if whole else _Parting
+    return kind(answer.body, answer.status, {"content-type": answer.kind, **answer.headers})
+
+
+class _Parting(Response):
+    """An answer given before the whole request was read.
+
+    What still comes is dropped for a while, so that the client reads the answer and not a reset.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*self.raw_headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body"})
+
+
+class _Camera(StaticFiles):
+    """The built camera page: isolated, so that WebAssembly may use threads, and behind the keys."""
+
+    def __init__(self, service: Service, folder: Path) -> None:
+        super().__init__(directory=folder, html=True)
+        self._service = service
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, with the headers of an isolated page."""
+        try:
+            check_key(Request(scope).headers, self._service.keys)
+        except Problem as problem:
+            raise HTTPException(problem.status, problem.what, problem.headers) from problem
+        response = await super().get_response(path, scope)
+        hashed = path.startswith("assets/")
+        response.headers.update(pages.ISOLATED)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
+        return response
+
+
+@asynccontextmanager
+async def _lifespan(service: Service, app: Starlette) -> AsyncIterator[None]:
+    """While the server runs, look for replaced bundles on a thread of its own."""
+    watching = asyncio.create_task(_watch(service))
+    yield
+    watching.cancel()
+    service.workers.close()
+
+
+async def _watch(service: Service) -> None:
+    while True:
+        await asyncio.sleep(service.settings.reload)
+        try:
+            await asyncio.to_thread(service.shelf.refresh, service.note)
+        except Exception as error:
+            service.note(f"Looking for new bundles failed: {error}")
+
+
+def route_table() -> Sequence[tuple[str, str]]:
+    """Method and path of every route, as openapi.json has to describe them."""
+    return [(method, path.replace(":path}", "}")) for method, path, _ in ROUTES]

@@ -1,0 +1,53 @@
+"""`POST /predict`: photos in, a decision for each out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catflap.artifacts.results import Prediction
+from catflap.errors import BadPhoto
+from catflap.serving.answers import Answer, Call, Problem, answer_json, error_fields
+from catflap.serving.multipart import read_parts
+from catflap.serving.service import Service, judge
+
+FORM = "multipart/form-data"
+RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
+TOO_LARGE = ("too_many_bytes", "too_many_pixels")
+
+
+async def predict(service: Service, call: Call) -> Answer:
+    """Judge the photo that is the body, or every file of a form.
+
+    One raw photo gives the fields of a Prediction, or the status 422 (413 when it is too large). A
+    form gives `predictions`, a line a file as `catflap predict --json` prints it, and the status 422
+    only when no file could be read.
+    """
+    content_type = call.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != FORM and kind not in RAW and not kind.startswith("image/"):
+        raise Problem(
+            415, f"The body is {kind[:80]!r}, not a photo.", f"Send the photo's bytes as image/*, or {FORM}."
+        )
+    served = service.shelf.find(call.query.get("model"), call.query.get("version"))
+    about = {"model": served.name, "version": served.version}
+    body = await call.read()
+    if kind != FORM:
+        result = (await judge(service, served, [body], call))[0]
+        return answer_json({**_fields(result), **about}, _status(result))
+    parts = read_parts(body, content_type, service.settings.limits.queue)
+    if not parts:
+        raise Problem(400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg")
+    results = await judge(service, served, [part.data for part in parts], call)
+    lines = [{"path": part.name, **_fields(result)} for part, result in zip(parts, results, strict=True)]
+    any_read = any(isinstance(result, Prediction) for result in results)
+    return answer_json({"predictions": lines, **about}, 200 if any_read else 422)
+
+
+def _fields(result: Prediction | BadPhoto) -> dict[str, Any]:
+    return result.to_json() if isinstance(result, Prediction) else {"error": error_fields(result)}
+
+
+def _status(result: Prediction | BadPhoto) -> int:
+    if isinstance(result, Prediction):
+        return 200
+    return 413 if result.reason in TOO_LARGE else 422

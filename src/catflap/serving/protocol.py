@@ -1,0 +1,165 @@
+"""The Open Inference Protocol, REST, version 2: what KServe, Triton and their clients speak.
+
+A model has two inputs, of which a request brings one: `photo`, BYTES, the bytes of image files; or the
+graph's own input, UINT8, frames that are pixels already. The outputs are the logits, `probabilities`,
+`label` and `decision`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+
+from catflap.artifacts.results import Prediction
+from catflap.errors import BadPhoto
+from catflap.image import Pixels, read_pixels
+from catflap.runtime.session import Logits
+from catflap.serving.answers import Answer, Call, Problem, answer_json
+from catflap.serving.service import Service
+from catflap.serving.shelf import Served
+from catflap.serving.tensors import (
+    HEADER,
+    Array,
+    Tensor,
+    read_inputs,
+    read_request,
+    wanted_outputs,
+    write_response,
+)
+from catflap.version import VERSION
+
+PHOTO = "photo"
+BINARY = "binary_tensor_data"
+
+
+async def server_metadata(service: Service, call: Call) -> Answer:
+    """`GET /v2`: who answers."""
+    return answer_json({"name": "catflap", "version": VERSION, "extensions": [BINARY]})
+
+
+async def live(service: Service, call: Call) -> Answer:
+    """`GET /v2/health/live`."""
+    return answer_json({"live": True})
+
+
+async def ready(service: Service, call: Call) -> Answer:
+    """`GET /v2/health/ready`: the server listens only when every bundle was verified."""
+    return answer_json({"ready": True})
+
+
+async def model_ready(service: Service, call: Call) -> Answer:
+    """`GET /v2/models/NAME[/versions/VERSION]/ready`."""
+    _find(service, call)
+    return answer_json({"name": call.places["name"], "ready": True})
+
+
+async def model_metadata(service: Service, call: Call) -> Answer:
+    """`GET /v2/models/NAME[/versions/VERSION]`: inputs and outputs."""
+    served = _find(service, call)
+    frame, labels = served.classifier.frame, len(served.classifier.labels)
+    frames, logits = _graph_names(served)
+    return answer_json(
+        {
+            "name": served.name,
+            "versions": [version.version for version in service.shelf.versions(served.name)],
+            "platform": "onnxruntime_onnx",
+            "inputs": [
+                {"name": PHOTO, "datatype": "BYTES", "shape": [-1]},
+                {"name": frames, "datatype": "UINT8", "shape": [-1, frame.height, frame.width, 3]},
+            ],
+            "outputs": [
+                {"name": logits, "datatype": "FP32", "shape": [-1, labels]},
+                {"name": "probabilities", "datatype": "FP32", "shape": [-1, labels]},
+                {"name": "label", "datatype": "BYTES", "shape": [-1]},
+                {"name": "decision", "datatype": "BYTES", "shape": [-1]},
+            ],
+        }
+    )
+
+
+async def infer(service: Service, call: Call) -> Answer:
+    """`POST /v2/models/NAME[/versions/VERSION]/infer`: tensors in, tensors out."""
+    served = _find(service, call)
+    body = await call.read()
+    until = monotonic() + service.settings.limits.deadline
+    job = partial(_infer, service, served, body, call.headers.get(HEADER), until)
+    return (await service.workers.run([job], until, call.gone))[0]
+
+
+def _infer(service: Service, served: Served, body: bytes, json_length: str | None, until: float) -> Answer:
+    """Parse, judge and write, on a thread of its own, for tensors in JSON take their time."""
+    request, rest = read_request(body, json_length)
+    names = (_graph_names(served)[1], "probabilities", "label", "decision")
+    binary = wanted_outputs(request, names)
+    tensor = _the_input(read_inputs(request, rest), served, service.settings.limits.queue)
+    logits = _logits(service, served, tensor, until)
+    rows = served.classifier.probabilities(logits)
+    predictions = [served.classifier.predict(row, perf_counter()) for row in rows]
+    for prediction in predictions:
+        service.metrics.decision(served.name, served.version, prediction.decision)
+    outputs = dict(zip(names, _outputs(logits, rows.astype(np.float32), predictions), strict=True))
+    head: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
+    if isinstance(request.get("id"), str):
+        head["id"] = request["id"]
+    content, length = write_response(head, {name: outputs[name] for name in binary}, binary)
+    if length is None:
+        return Answer(content)
+    return Answer(content, kind="application/octet-stream", headers={HEADER: str(length)})
+
+
+def _outputs(logits: Logits, rows: Logits, predictions: list[Prediction]) -> list[Array]:
+    return [logits, rows, [said.label for said in predictions], [said.decision for said in predictions]]
+
+
+def _logits(service: Service, served: Served, tensor: Tensor, until: float) -> Logits:
+    """Logits of each photo or frame, one after another, which is as fast as a batch and needs less memory."""
+    rows: list[Logits] = []
+    for number, item in enumerate(tensor.data):
+        if monotonic() > until:
+            raise Problem(504, f"Only {number} of {len(tensor.data)} were judged in time.", "Send fewer.")
+        pixels = _pixels(service, served, item, number) if isinstance(item, bytes) else item
+        rows.append(served.classifier.frames(pixels[None]))
+    return np.concatenate(rows)
+
+
+def _pixels(service: Service, served: Served, photo: bytes, number: int) -> Pixels:
+    try:
+        return read_pixels(photo, served.classifier.frame)
+    except BadPhoto as error:
+        service.metrics.refused(error.reason)
+        raise Problem(400, f"Photo {number}: {error.what}", error.fix) from error
+
+
+def _the_input(tensors: list[Tensor], served: Served, most: int) -> Tensor:
+    """The one input of a request, of a shape that the model takes; Problem 400 otherwise."""
+    frames, frame = _graph_names(served)[0], served.classifier.frame
+    fix = f"Give either {PHOTO}, BYTES [n], or {frames}, UINT8 [n, {frame.height}, {frame.width}, 3]."
+    if len(tensors) != 1:
+        raise Problem(400, f"The request has {len(tensors)} inputs.", fix)
+    tensor = tensors[0]
+    if (tensor.name, tensor.datatype) == (PHOTO, "BYTES"):
+        fits = tensor.shape in ((len(tensor.data),), (len(tensor.data), 1))
+    else:
+        fits = (tensor.name, tensor.datatype) == (frames, "UINT8")
+        fits &= len(tensor.shape) == 4 and tensor.shape[1:] == (frame.height, frame.width, 3)
+    if not fits:
+        what = (
+            f"The input {tensor.name!r}, {tensor.datatype} {list(tensor.shape)}, is not one of the model's."
+        )
+        raise Problem(400, what, fix)
+    if not 1 <= len(tensor.data) <= most:
+        raise Problem(400, f"The request has {len(tensor.data)} photos.", f"Send 1 to {most}.")
+    return tensor
+
+
+def _find(service: Service, call: Call) -> Served:
+    return service.shelf.find(call.places["name"], call.places.get("version"))
+
+
+def _graph_names(served: Served) -> tuple[str, str]:
+    """What the graph calls its input and its output."""
+    head = served.classifier.bundle.head
+    return head["input"]["name"], head["output"]["name"]

@@ -1,0 +1,128 @@
+"""Bundles to HTTP: the verb `serve`; the one file that owns uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import uvicorn
+
+from catflap.errors import CatflapError
+from catflap.serving.app import create_app
+from catflap.serving.service import open_service
+from catflap.serving.settings import Settings
+
+STALLED = 10.0  # seconds that a connection may have without a whole head of a request
+GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
+
+
+def serve(settings: Settings, ready: Callable[[dict[str, Any]], None], note: Callable[[str], None]) -> None:
+    """Serve bundles until SIGTERM or Ctrl-C, then answer what was asked and return.
+
+    `ready` is told the address and the versions once the server listens; `note` what the operator
+    should know. Raises Refused when a bundle fails its verification here.
+    """
+    service = open_service(settings, note)
+    listener = _listen(settings)
+    config = uvicorn.Config(
+        create_app(service),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.limits.connections,
+        timeout_graceful_shutdown=int(settings.limits.deadline) + GRACE,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        listener.close()
+        raise CatflapError(
+            f"The TLS certificate or key cannot be used: {error}.", "Give both as PEM files that fit."
+        ) from error
+    _quiet(note)
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if settings.tls_certificate else "http"
+    models = {name: service.shelf.versions(name)[0].version for name in service.shelf.names()}
+    ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})
+    with _signals_end_quietly(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(uvicorn.Server(config), listener))
+
+
+@contextmanager
+def _signals_end_quietly() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it again when it is done; here that is no failure."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    sweeping = asyncio.create_task(_close_stalled(server))
+    await server.serve(sockets=[listener])
+    sweeping.cancel()
+
+
+async def _close_stalled(server: uvicorn.Server) -> None:
+    """Close connections that began a request and did not finish its head, for uvicorn waits forever."""
+    before: dict[Any, Any] = {}
+    while True:
+        await asyncio.sleep(STALLED)
+        connections: set[Any] = {*server.server_state.connections}
+        idle = {
+            connection: connection.cycle
+            for connection in connections
+            if connection.cycle is None or connection.cycle.response_complete
+        }
+        for connection, cycle in idle.items():
+            if connection in before and before[connection] is cycle:
+                connection.transport.close()
+        before = idle
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CatflapError(
+            f"Cannot listen on {settings.host} port {settings.port}: {why}.",
+            "Use another --port, or 0 for a free one.",
+        ) from error
+
+
+class _Notes(logging.Handler):
+    """Hands what uvicorn and asyncio complain about to the operator, a line each, without tracebacks."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell one record."""
+        with suppress(Exception):
+            self._note(" ".join(f"{record.name}: {record.getMessage()}".split())[:500])
+
+
+def _quiet(note: Callable[[str], None]) -> None:
+    for name in ("uvicorn", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [_Notes(note)]
+        logger.propagate = False

@@ -1,0 +1,172 @@
+"""The bundles that are served: checked before they are, and replaced while they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.golden import read_golden
+from catflap.errors import CatflapError, Refused
+from catflap.runtime.checks import check_bundle
+from catflap.runtime.classifier import Classifier
+from catflap.serving.answers import Problem
+from catflap.serving.metrics import Metrics
+from catflap.serving.settings import BundlePath, Settings
+
+Stamp = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version of a bundle, verified on this machine and ready to judge.
+
+    `name` is the bundle's; `version` is the beginning of its sha256.
+    """
+
+    name: str
+    version: str
+    classifier: Classifier
+
+
+@dataclass
+class _Place:
+    """A file that is served, what it was when it was last looked at, and its role."""
+
+    path: Path
+    role: str
+    served: Served
+    stamp: Stamp
+
+
+class Shelf:
+    """All that is served, by name; `refresh` looks whether a file was replaced."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._asked = 0
+        self._places = [self._place(path, "served") for path in settings.bundles]
+        names = [place.served.name for place in self._places]
+        if len(set(names)) < len(names):
+            raise CatflapError(
+                f"Two bundles have the same name: {', '.join(names)}.",
+                "Serve the second as --canary or --shadow, or export it under another name.",
+            )
+        self._rival = self._second(settings.rival) if settings.rival is not None else None
+
+    @property
+    def default(self) -> Served:
+        """The first bundle."""
+        return self._places[0].served
+
+    @property
+    def shadow(self) -> Served | None:
+        """The bundle that judges beside the default one without being heard."""
+        return None if self._rival is None or self._settings.canary else self._rival.served
+
+    def names(self) -> list[str]:
+        """The names that are served."""
+        return [place.served.name for place in self._places]
+
+    def versions(self, name: str) -> list[Served]:
+        """The versions of a name, the one that answers by default first; Problem 404 when there is none."""
+        found = [place.served for place in self._all() if place.served.name == name]
+        if not found:
+            raise Problem(404, f"There is no model {name!r}.", f"Use one of: {', '.join(self.names())}.")
+        return found
+
+    def find(self, name: str | None = None, version: str | None = None) -> Served:
+        """The bundle that answers a request; the canary gets its share of those that name no version."""
+        found = self.versions(name or self.default.name)
+        if version is not None:
+            for served in found:
+                if served.version == version:
+                    return served
+            known = ", ".join(served.version for served in found)
+            raise Problem(404, f"{found[0].name} has no version {version!r}.", f"Use one of: {known}.")
+        return found[-1] if len(found) > 1 and self._is_canary() else found[0]
+
+    def refresh(self, note: Callable[[str], None]) -> None:
+        """Load every file that was replaced; where the new one is not fit, the old one stays."""
+        for place in self._all():
+            stamp = _stamp(place.path)
+            if stamp is None or stamp == place.stamp:
+                continue
+            place.stamp = stamp
+            try:
+                new = self._successor(place)
+            except CatflapError as error:
+                self._metrics.reload(place.served.name, "refused")
+                note(f"{place.path} was replaced, but the old version stays: {error.what} {error.fix}")
+                continue
+            if new is not None:
+                old, place.served = place.served, new
+                self._metrics.reload(new.name, "loaded")
+                self._metrics.serving(new.name, new.version, place.role, old.version)
+                note(f"{new.name}: version {new.version} replaces {old.version}.")
+
+    def _all(self) -> list[_Place]:
+        return [*self._places, *([self._rival] if self._rival else [])]
+
+    def _is_canary(self) -> bool:
+        """True for the canary's share of the calls, spread evenly."""
+        self._asked += 1
+        share = self._settings.canary
+        return int(self._asked * share) > int((self._asked - 1) * share)
+
+    def _place(self, path: BundlePath, role: str, name: str | None = None) -> _Place:
+        served, where, stamp = _load(path, self._settings)
+        served = replace(served, name=name or served.name)
+        self._metrics.serving(served.name, served.version, role)
+        return _Place(where, role, served, stamp)
+
+    def _second(self, path: BundlePath) -> _Place:
+        role = "canary" if self._settings.canary else "shadow"
+        place = self._place(path, role, self.default.name)
+        _same_labels(self.default, place.served)
+        return place
+
+    def _successor(self, place: _Place) -> Served | None:
+        """What the file holds now, or None when it is the same as before."""
+        served, _, _ = _load(place.path, self._settings)
+        if served.version == place.served.version:
+            return None
+        _same_labels(place.served, served)
+        return replace(served, name=place.served.name)
+
+
+def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
+    """A bundle whose golden cases pass here, after one answer; Refused when they do not."""
+    stamp = _stamp(path)
+    bundle = read_bundle(path)
+    failed = [check for check in check_bundle(bundle, threads=settings.threads) if not check.passed]
+    if failed:
+        told = ", ".join(f"{check.name} {check.value} (limit {check.limit})" for check in failed)
+        raise Refused(
+            f"{bundle.path} fails its verification here: {told}.", "Run catflap verify, or export it again."
+        )
+    pixels = min(bundle.frame.max_pixels, settings.limits.pixels)
+    limited = replace(bundle, frame=replace(bundle.frame, max_pixels=pixels))
+    classifier = Classifier(limited, settings.variant, threads=settings.threads, prior=settings.prior)
+    classifier.frames(read_golden(bundle).frames[:1])
+    return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
+
+
+def _same_labels(old: Served, new: Served) -> None:
+    if set(old.classifier.labels) != set(new.classifier.labels):
+        raise Refused(
+            f"It decides between {', '.join(new.classifier.labels[:9])}, "
+            f"{old.name} between {', '.join(old.classifier.labels[:9])}.",
+            "Start the server again with it.",
+        )
+
+
+def _stamp(path: BundlePath) -> Stamp:
+    """What changes when a file is replaced, or None where there is none."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,106 @@
+"""Real bundles, small enough to make in a blink: the redder a photo, the more it is a cat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from catflap.artifacts.bundle import write_bundle
+from catflap.artifacts.golden import FILE, Golden, encode_golden
+from catflap.exporting.drawings import scene
+from catflap.image import Frame, encode, read_pixels
+from catflap.runtime.session import open_model
+
+SIDE = 32
+RED = encode(np.full((60, 80, 3), (250, 10, 10), np.uint8), "JPEG", quality=95)
+BLUE = encode(np.full((60, 80, 3), (10, 10, 250), np.uint8), "JPEG", quality=95)
+
+
+def make_bundle(
+    path: Path,
+    *,
+    name: str = "cat",
+    labels: tuple[str, str] = ("cat", "not_cat"),
+    sharpness: float = 0.05,
+    effort: int = 0,
+    golden_shift: float = 0.0,
+) -> Path:
+    """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
+
+    `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
+    its verification.
+    """
+    graph = _graph(sharpness, effort)
+    frame = Frame(SIDE, SIDE)
+    photos = tuple(encode(scene(seed, 50, 40), "PNG") for seed in range(2))
+    frames = np.stack([read_pixels(photo, frame) for photo in photos])
+    logits = {"fp32": open_model(graph, 1)(frames) + np.float32(golden_shift)}
+    head: dict[str, Any] = {
+        "name": name,
+        "labels": list(labels),
+        "frame": frame.to_json(),
+        "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC"},
+        "output": {"name": "logits", "dtype": "float32"},
+        "default_variant": "fp32",
+        "variants": {
+            "fp32": {
+                "file": "fp32.onnx",
+                "runtime": "onnxruntime",
+                "precision": "fp32",
+                "temperature": 1.0,
+                "tolerance": 0.01,
+                "metrics": {"accuracy": {"value": 1.0, "low": 0.9, "high": 1.0}, "photos": 10},
+                "fidelity": {"photos": 10, "flips": 0, "flip_rate": 0.0, "max_probability_difference": 0.0},
+                "decision": {"threshold": 0.6, "error_rate": 0.01, "photos": 10},
+            }
+        },
+        "prior": {labels[0]: 0.25, labels[1]: 0.75},
+        "golden": {"file": FILE, "cases": len(photos), "pixel_tolerance": 3},
+        "ancestors": {},
+        "licences": {"weights": "Apache-2.0"},
+        "versions": {"catflap": "0"},
+    }
+    files = {"fp32.onnx": graph, FILE: encode_golden(Golden(photos, frames, logits)), "card.md": b"# Card\n"}
+    write_bundle(path, head, files)
+    return path
+
+
+def _graph(sharpness: float, effort: int) -> bytes:
+    """uint8 frames to two logits, by the mean of red less that of blue; then work that changes nothing."""
+    constants = {
+        "weights": np.array([[1, -1], [0, 0], [-1, 1]], np.float32) * np.float32(sharpness),
+        "middle": np.array([1, 2], np.int64),
+        "kernel": np.full((256, 3, 3, 3), 1e-6, np.float32),
+        "wide": np.full((256, 256, 3, 3), 1e-6, np.float32),
+        "zero": np.array(0, np.float32),
+        "both": np.array([1, 2, 3], np.int64),
+        "row": np.array([-1, 1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "middle"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weights"], ["plain"]),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "kernel"], ["work0"], pads=[1, 1, 1, 1]),
+    ]
+    nodes += [
+        helper.make_node("Conv", [f"work{step}", "wide"], [f"work{step + 1}"], pads=[1, 1, 1, 1])
+        for step in range(effort)
+    ]
+    nodes += [
+        helper.make_node("ReduceMean", [f"work{effort}", "both"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Reshape", ["nothing", "row"], ["nothings"]),
+        helper.make_node("Add", ["plain", "nothings"], ["logits"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", SIDE, SIDE, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
+    tensors = [numpy_helper.from_array(array, tensor) for tensor, array in constants.items()]
+    graph = helper.make_graph(nodes, "red", [pixels], [logits], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
