@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from catflap.errors import BadPhoto as BadPhoto
     from catflap.errors import CatflapError as CatflapError
     from catflap.errors import Refused as Refused
+    from catflap.exporting.export import export as export
     from catflap.image import Frame as Frame
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
     from catflap.pipeline.evaluate import evaluate as evaluate
-    from catflap.pipeline.release import release as export  # noqa: F401
     from catflap.pipeline.trace import trace as trace
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.classifier import Classifier as Classifier
@@ -59,7 +59,7 @@ _HOME = {
     "compare": "catflap.comparison.compare",
     "demo": "catflap.pipeline.demo",
     "evaluate": "catflap.pipeline.evaluate",
-    "export": "catflap.pipeline.release:release",
+    "export": "catflap.exporting.export",
     "load_checkpoint": "catflap.artifacts.checkpoint",
     "load_dataset": "catflap.artifacts.dataset",
     "load_manifest": "catflap.artifacts.manifest",
@@ -79,9 +79,8 @@ __all__ = [*sorted(_HOME), "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'catflap' has no attribute {name!r}")
-    module, _, other = _HOME[name].partition(":")
     try:
-        return getattr(import_module(module), other or name)
+        return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error
 

@@ -43,6 +43,11 @@ class Checkpoint:
     licences: dict[str, str]
     versions: dict[str, str]
 
+    @property
+    def dataset_path(self) -> Path:
+        """Where its Dataset lay when it was trained."""
+        return self.path / self.dataset
+
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap train`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}

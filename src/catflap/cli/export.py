@@ -42,14 +42,15 @@ def answer(args: argparse.Namespace) -> int:
     """Export, verify and print each variant's size and metrics."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
+    from catflap.exporting.export import export
     from catflap.image import read_file
-    from catflap.pipeline.release import release
 
+    checkpoint = load_checkpoint(args.checkpoint)
     with progress_bar(args) as progress:
-        fields = release(
-            load_checkpoint(args.checkpoint),
+        fields = export(
+            checkpoint,
+            load_dataset(args.dataset or checkpoint.dataset_path),
             args.out,
-            dataset=None if args.dataset is None else load_dataset(args.dataset),
             variants=variant_names(args),
             golden_photos=tuple(read_file(photo) for photo in args.golden),
             progress=progress,

@@ -15,10 +15,9 @@ from catflap.artifacts.report import load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
 from catflap.errors import BadArtifact, CatflapError
-from catflap.exporting.export import export_fingerprint
+from catflap.exporting.export import export, export_fingerprint
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
-from catflap.pipeline.release import release
 from catflap.progress import Progress, silent
 from catflap.training.backbone import PACKAGED
 from catflap.training.train import train, train_fingerprint
@@ -73,7 +72,7 @@ def build(
     bundle = _step(
         steps, "export", lambda: read_bundle(out), lambda found: found.head.get("made_from") == exported,
         lambda: read_bundle(
-            release(checkpoint, out, dataset=dataset, variants=variants, progress=progress)["bundle"]
+            export(checkpoint, dataset, out, variants=variants, progress=progress)["bundle"]
         ),
     )  # fmt: skip
     report = _step(

@@ -114,7 +114,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
             checkpoint.frame,
             {"checkpoint": (open_checkpoint(checkpoint), 1.0)},
             {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
-            model / checkpoint.dataset,
+            checkpoint.dataset_path,
         )
     bundle = read_bundle(model)
     chosen = [bundle.variant(name) for name in variants or bundle.variants]

@@ -1,0 +1,126 @@
+"""What a variant loses against the Checkpoint, measured from raw photo bytes, and when that is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset, Photos
+from catflap.errors import Refused
+from catflap.evaluation.calibration import conformal_threshold, fit_temperature
+from catflap.evaluation.gate import fidelity, gate
+from catflap.evaluation.metrics import measure
+from catflap.image import Frame, Pixels
+from catflap.progress import Progress
+from catflap.runtime.decisions import softmax
+from catflap.runtime.scoring import score
+from catflap.runtime.session import Logits, Model, open_model
+from catflap.training.answer import open_checkpoint
+
+MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed
+ERROR_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a variant may lose against the Checkpoint before export refuses it.
+
+    `spread` is the share of the largest golden logit by which another machine may always differ;
+    a share of photos below `free` photos is always allowed, because so few cannot tell.
+    """
+
+    spread: float
+    max_flip_rate: float
+    max_probability_difference: float
+    max_accuracy_drop: float
+    free: int
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    "int8": Precision(0.03, 0.005, 0.35, 0.005, 2),
+    "fp32": Precision(0.001, 0.0, 1e-3, 0.0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Jury:
+    """The photos that judge a variant, and the answers of the Checkpoint on those of the test role."""
+
+    calibration: Photos
+    test: Photos
+    frame: Frame
+    labels: tuple[str, ...]
+    reference: Logits
+
+
+def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Jury:
+    """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
+    calibration, test = (_sample(dataset.photos(role), seed) for role in ("calibration", "test"))
+    return Jury(
+        calibration, test, dataset.frame, dataset.labels,
+        score(open_checkpoint(checkpoint), test, dataset.frame, "checkpoint on test", progress),
+    )  # fmt: skip
+
+
+def _sample(photos: Photos, seed: int) -> Photos:
+    """At most MOST_PHOTOS of a role, in an order that mixes the labels."""
+    order = np.random.default_rng(seed).permutation(len(photos))
+    return photos.take(order[:MOST_PHOTOS])
+
+
+def golden_tolerance(precision: Precision, graph: bytes, logits: Logits, frames: Pixels) -> float:
+    """By how much a golden logit may differ elsewhere: a share, or twice what plain arithmetic changes here.
+
+    Processors without int8 instructions emulate them in float, and then round otherwise.
+    """
+    emulated = open_model(graph, optimise=False)(frames)
+    least = precision.spread * float(np.abs(logits).max())
+    return max(least, 2 * float(np.abs(logits - emulated).max()))
+
+
+def judge(name: str, model: Model, photos: Jury, progress: Progress) -> dict[str, Any]:
+    """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much."""
+    calibration = score(model, photos.calibration, photos.frame, f"{name} on calibration", progress)
+    test = score(model, photos.test, photos.frame, f"{name} on test", progress)
+    temperature = fit_temperature(calibration, photos.calibration.labels)
+    probabilities = softmax(test, temperature)
+    lost = fidelity(
+        softmax(photos.reference, temperature), probabilities, photos.test.labels, photos.test.groups
+    )
+    precision = PRECISIONS[name]
+    free = precision.free / len(photos.test)
+    checks = gate(
+        lost,
+        max_flip_rate=max(precision.max_flip_rate, free),
+        max_probability_difference=precision.max_probability_difference,
+        max_accuracy_drop=max(precision.max_accuracy_drop, free),
+    )
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        told = ", ".join(f"{check.name} {check.value:.4g} > {check.limit:.4g}" for check in failed)
+        raise Refused(
+            f"The variant {name} differs too much from the checkpoint: {told}.",
+            "Export it without this variant (--variants), or give it more calibration photos.",
+        )
+    return {
+        "file": f"{name}.onnx",
+        "runtime": "onnxruntime",
+        "precision": name,
+        "temperature": temperature,
+        "metrics": measure(probabilities, photos.test.labels, photos.test.groups, photos.labels),
+        "fidelity": lost,
+        "decision": _decision(softmax(calibration, temperature), photos.calibration),
+    }
+
+
+def _decision(probabilities: npt.NDArray[np.float64], calibration: Photos) -> dict[str, Any]:
+    """The conformal threshold for the least error rate, from ERROR_RATE up, that the groups can promise."""
+    groups = len(np.unique(calibration.groups))
+    rate = max(ERROR_RATE, 1.0 / (groups + 1))
+    threshold = conformal_threshold(probabilities, calibration.labels, rate, calibration.groups)
+    return {"threshold": threshold, "error_rate": rate, "photos": len(calibration), "groups": groups}
