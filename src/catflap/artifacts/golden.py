@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,23 +51,34 @@ def read_golden(bundle: Bundle) -> Golden:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise ValueError("they unpack to too many bytes")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            golden = _golden(arrays, bundle.variants)
+            return _golden(arrays, bundle)
     except Exception as error:  # zip, zlib and NumPy each raise their own on damaged bytes
-        raise BadArtifact(f"The golden cases cannot be read: {error}.", "Export it again.") from error
-    count, shape = bundle.head["golden"]["cases"], (bundle.frame.height, bundle.frame.width, 3)
-    fits = golden.frames.shape == (count, *shape) and golden.frames.dtype == np.uint8
-    fits &= len(golden.photos) == count
-    fits &= all(rows.shape == (count, len(bundle.labels)) for rows in golden.logits.values())
-    if not fits:
-        raise BadArtifact("The golden cases do not fit the bundle.", "Export it again.")
-    return golden
+        what = f"The golden cases cannot be read: {str(error) or type(error).__name__}."
+        raise BadArtifact(what, "Export it again.") from error
 
 
-def _golden(
-    arrays: Mapping[str, npt.NDArray[np.generic]], variants: Sequence[str] | Mapping[str, object]
-) -> Golden:
-    flat, ends = arrays["photos"].tobytes(), [int(end) for end in arrays["ends"]]
-    starts = [0, *ends[:-1]]
-    photos = tuple(flat[start:end] for start, end in zip(starts, ends, strict=True))
-    logits = {name: arrays[f"logits.{name}"].astype(np.float32) for name in variants}
-    return Golden(photos, np.asarray(arrays["frames"], np.uint8), logits)
+def _golden(arrays: Mapping[str, npt.NDArray[np.generic]], bundle: Bundle) -> Golden:
+    """The cases in their arrays; ValueError when a shape, a type or a number is not as the bundle says."""
+    count, labels = bundle.head["golden"]["cases"], len(bundle.labels)
+    frames = _array(arrays, "frames", np.uint8, (count, bundle.frame.height, bundle.frame.width, 3))
+    logits = {name: _array(arrays, f"logits.{name}", np.float32, (count, labels)) for name in bundle.variants}
+    if not all(np.isfinite(rows).all() for rows in logits.values()):
+        raise ValueError("a logit is not a number")
+    flat, ends = _array(arrays, "photos", np.uint8), _array(arrays, "ends", np.int64, (count,))
+    starts = np.concatenate([[0], ends[:-1]])
+    if (ends < starts).any() or ends[-1] != len(flat):
+        raise ValueError("the photos do not end where they should")
+    photos = tuple(flat[start:end].tobytes() for start, end in zip(starts, ends, strict=True))
+    return Golden(photos, frames, logits)
+
+
+def _array(
+    arrays: Mapping[str, npt.NDArray[np.generic]],
+    name: str,
+    kind: type[np.generic],
+    shape: tuple[int, ...] | None = None,
+) -> npt.NDArray[Any]:
+    array = arrays[name]
+    if array.dtype != kind or (array.ndim != 1 if shape is None else array.shape != shape):
+        raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
+    return array
