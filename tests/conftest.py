@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from catflap.artifacts.checkpoint import Checkpoint
+    from catflap.artifacts.dataset import Dataset
+    from tests.tiny import Exported
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -32,3 +39,44 @@ def base_python() -> Path:
     if not python.exists():
         pytest.skip("there is no .venv-base; run: make .venv-base/ready")
     return python
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that verifies and answers within milliseconds: is a photo warm or cold?"""
+    from tests.artifacts.samples import runnable_bundle
+
+    return runnable_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this run's own, so that no test sees what another run left, nor leaves anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("CATFLAP_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
+    from tests.tiny import make_dataset
+
+    return make_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_dataset: Dataset) -> Checkpoint:
+    """A head trained on them."""
+    from tests.tiny import make_checkpoint
+
+    return make_checkpoint(tiny_dataset)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Checkpoint, tiny_dataset: Dataset) -> Exported:
+    """The Bundle of int8 and fp32, and what `export` answered."""
+    from tests.tiny import make_bundle
+
+    return make_bundle(tiny_checkpoint, tiny_dataset)

@@ -1,4 +1,4 @@
-"""A bundle that is small enough to damage in every byte."""
+"""Bundles for tests: one small enough to damage in every byte, one that runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
 from catflap.artifacts.bundle import write_bundle
-from catflap.image import Frame
+from catflap.artifacts.golden import Golden, encode_golden
+from catflap.exporting.drawings import scene
+from catflap.image import Frame, encode, read_pixels
+from catflap.runtime.session import open_model
 
 FILES = {"int8.onnx": b"not a real model", "golden.npz": b"no cases", "card.md": b"# Card\n"}
 
@@ -52,3 +58,43 @@ def small_bundle(folder: Path) -> Path:
     path = folder / "small.catflap"
     write_bundle(path, small_head(), FILES)
     return path
+
+
+def runnable_bundle(folder: Path) -> Path:
+    """A bundle that verifies and answers: "warm" when a photo is redder than it is blue, else "cold"."""
+    frame = Frame(32, 32)
+    photos = tuple(encode(scene(seed, 60, 50), "PNG") for seed in range(4))
+    frames = np.stack([read_pixels(photo, frame) for photo in photos])
+    model = _colour_model()
+    golden = Golden(photos, frames, {"fp32": open_model(model, 1)(frames)})
+    head = small_head()
+    head |= {"name": "warmth", "labels": ["cold", "warm"], "default_variant": "fp32"}
+    head |= {"prior": {"cold": 0.5, "warm": 0.5}}
+    variant = {**head["variants"]["int8"], "file": "fp32.onnx", "precision": "fp32", "temperature": 1.0}
+    head["variants"] = {"fp32": variant}
+    head["golden"] = {"file": "golden.npz", "cases": len(photos), "pixel_tolerance": 2}
+    path = folder / "warmth.catflap"
+    write_bundle(
+        path, head, {"fp32.onnx": model, "golden.npz": encode_golden(golden), "card.md": b"# Warmth\n"}
+    )
+    return path
+
+
+def _colour_model() -> bytes:
+    """uint8 frames to logits: the mean colour times a matrix, as an ONNX graph."""
+    weights = np.array([[-0.2, 0.2], [0, 0], [0.2, -0.2]], np.float32)
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "warmth",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 32, 32, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return model

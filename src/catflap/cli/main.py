@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "export": "turn a checkpoint into a bundle that a device can run",
         "verify": "check that a bundle does on this machine what was tested",
         "predict": "judge photos with a bundle",
+        "serve": "answer over HTTP with bundles",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
         "bench": "time a bundle on this machine",
         "compare": "set the training environment beside the device, measured",
