@@ -59,7 +59,8 @@ class Dataset:
     """A folder with tar shards, `index.parquet` (one row a photo) and `dataset.json`.
 
     `frame` is how every later step turns these photos into pixels; `roles` counts photos;
-    `ancestors` maps "manifest" to its hash.
+    `ancestors` maps "manifest" to its hash; `left_out` counts photos that are near-duplicates of
+    photos which the source itself put into another role.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class Dataset:
     made_from: str
     ancestors: dict[str, str]
     versions: dict[str, str]
+    left_out: int = 0
 
     def photos(self, role: str) -> Photos:
         """The photos of a role (train, validation, calibration or test), in index order."""
@@ -104,7 +106,7 @@ def load_dataset(path: Path | str) -> Dataset:
         path=path,
         labels=tuple(fields["labels"]),
         frame=Frame.from_json(fields["frame"]),
-        **{name: fields[name] for name in names},
+        **{name: fields[name] for name in names if name in fields},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def read_member(uri: str, offset: int, length: int, max_bytes: int) -> bytes:
         raise BadPhoto("too_many_bytes", f"{uri} has {length} bytes.", "Save a smaller copy.")
     kind, _, path = uri.partition("://")[0], *uri.rpartition("::")[1:]
     try:
-        file = _opened(path)
+        file = _opened(path, threading.get_ident())
         file.seek(offset)
         data = file.read(length) if kind == "tar" else _read_zipped(file, length)
     except (OSError, struct.error, zlib.error, ValueError) as error:
@@ -79,7 +80,8 @@ def open_archive(path: str) -> BinaryIO:
 
 
 @lru_cache(maxsize=16)
-def _opened(path: str) -> BinaryIO:
+def _opened(path: str, thread: int) -> BinaryIO:
+    """An archive that stays open; each thread has its own, because a file has one position."""
     return open_archive(path)
 
 
@@ -101,10 +103,8 @@ def _read_zipped(file: BinaryIO, length: int) -> bytes:
     if signature != b"PK\x03\x04":
         raise ValueError("no member starts there")
     file.seek(fields[9] + fields[10], 1)
-    if method == zipfile.ZIP_STORED:
-        data = file.read(length)
-    else:
-        data = b"".join(_inflated(file, length))
+    stored = method == zipfile.ZIP_STORED
+    data = file.read(length) if stored else b"".join(_inflated(file, length))
     if not flags & SIZES_FOLLOW and zlib.crc32(data) != crc:
         raise ValueError("its checksum is wrong")
     return data

@@ -109,9 +109,9 @@ def _counts(table: pa.Table, names: list[str]) -> dict[Any, int]:
 
 
 def _given_away(counts: Counter[tuple[str, Any]]) -> tuple[float, float]:
-    """How much better than the largest label the best label for each value guesses, and how often it is right.
+    """How well a value tells the label: the share of errors avoided, 0 to 1, and of photos that are right.
 
-    The first is the share of that guess's errors that are avoided, 0 to 1.
+    The errors are those of guessing the largest label for every photo.
     """
     by_value: dict[Any, Counter[str]] = {}
     labels: Counter[str] = Counter()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 from typing import TypeAlias
 
@@ -131,7 +131,7 @@ def _cheapest(values: Hashes, distance: int) -> int:
 
 def _blocks(count: int) -> list[Block]:
     edges = [64 * place // count for place in range(count + 1)]
-    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+    return [(low, high - low) for low, high in pairwise(edges)]
 
 
 def _first_choices(count: int, choices: list[tuple[int, ...]]) -> npt.NDArray[np.int64]:
@@ -166,7 +166,7 @@ def _move_back(moved: Hashes, blocks: list[Block]) -> Hashes:
 
 
 def _scatter(hashes: Hashes) -> Hashes:
-    """Deal the bits out to eight bytes in turn: neighbouring bits are alike in hashes, a key needs variety."""
+    """Deal the bits out to eight bytes in turn: neighbouring bits are alike, and a key needs variety."""
     scattered = np.zeros(len(hashes), dtype=np.uint64)
     for byte in range(8):
         table = np.zeros(256, dtype=np.uint64)
@@ -213,7 +213,7 @@ def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[tuple[Positions
     end = np.repeat(starts + runs, runs)
     for step in range(1, EQUAL + 1):
         first = np.flatnonzero(np.arange(rows) + step < end)
-        yield first, first + step, np.zeros(len(first), dtype=bool)  # type: ignore[misc]
+        yield first, first + step, np.zeros(len(first), dtype=bool)
 
 
 def _row_pairs(
@@ -224,4 +224,4 @@ def _row_pairs(
         for right in range(min(EQUAL, int(runs[other].max(initial=1)))):
             both = (runs[one] > left) & (runs[other] > right) & ((one != other) | (left < right))
             first, second = starts[one[both]] + left, starts[other[both]] + right
-            yield first, second, np.full(len(first), mirrored)  # type: ignore[misc]
+            yield first, second, np.full(len(first), mirrored)

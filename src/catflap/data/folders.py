@@ -18,7 +18,7 @@ def list_folders(root: Path) -> Listing:
     A single folder around all others is looked into. Folders that are all named train, test,
     validation … state roles; their children are labels.
     """
-    folder = os.path.abspath(root)
+    folder = str(root.absolute())
     tops = child_folders(folder)
     while len(tops) == 1 and len(inner := child_folders(tops[0].path)) > 1:
         folder, tops = tops[0].path, inner
@@ -55,7 +55,7 @@ def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
 
 def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterator[Reference]:
     try:
-        status = os.stat(folder)
+        status = Path(folder).stat()
         here = (status.st_dev, status.st_ino)
         if here in above:
             yield reference(printable(folder), label, fault="symlink_loop")

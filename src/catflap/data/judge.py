@@ -119,8 +119,8 @@ def load_facts(parts: Parts) -> Facts:
     start = 0
     for rows in parts.tables(LOADED):
         here = slice(start, start + rows.num_rows)
-        facts.labels[here] = _numbers(rows["label"], label_numbers)
-        facts.users[here] = _numbers(rows["user_group"], user_numbers)
+        facts.labels[here] = numbered(rows["label"], label_numbers)
+        facts.users[here] = numbered(rows["user_group"], user_numbers)
         facts.hashed[here] = rows["phash"].is_valid().to_numpy()
         facts.phashes[here] = pc.fill_null(rows["phash"], 0).to_numpy()
         facts.status[here] = np.where(pc.equal(rows["status"], "ok").to_numpy(), OK, QUARANTINED)
@@ -140,13 +140,16 @@ def leading_bits(ids: pa.ChunkedArray) -> Hashes:
     return (nibbles[:, 0::2] << 4 | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
 
 
-def _numbers(column: pa.ChunkedArray, known: dict[str, int]) -> npt.NDArray[np.int64]:
-    """A column of names as numbers that stay the same from part to part."""
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    numbers = [known.setdefault(name, len(known)) for name in encoded.dictionary.to_pylist()]
-    return np.array(numbers, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+def numbered(column: pa.ChunkedArray, known: dict[str, int]) -> npt.NDArray[np.int64]:
+    """A column of names as their numbers in `known`; new names are added with the next number."""
+    numbers = np.empty(len(column), np.int64)
+    start = 0
+    for chunk in column.dictionary_encode().chunks:
+        here = [known.setdefault(name, len(known)) for name in chunk.dictionary.to_pylist()]
+        codes = chunk.indices.to_numpy(zero_copy_only=False)
+        numbers[start : start + len(chunk)] = np.array(here, np.int64)[codes]
+        start += len(chunk)
+    return numbers
 
 
 def _mark_copies(parts: Parts, facts: Facts) -> dict[int, str]:

@@ -1,8 +1,7 @@
-"""Lists: a CSV, TSV or Parquet file with a path and a label a row, Hugging Face's metadata files among them."""
+"""Lists: a CSV, TSV or Parquet file with a path and a label a row; Hugging Face's metadata files too."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ def list_table(path: Path, columns: Columns) -> Listing:
 
 
 def list_metadata(root: Path, columns: Columns) -> Listing | None:
-    """The photos of a folder in Hugging Face's layout, a metadata file beside them or one a split; or None."""
+    """The photos of a folder in Hugging Face's layout, one metadata file or one a split; or None."""
     found = _metadata(root)
     if found:
         return list_table(found, columns)
@@ -69,13 +68,13 @@ def _references(path: Path, columns: Columns, role: str) -> Iterator[Reference]:
     names = {field: _column(table, path, field, getattr(columns, field)) for field in USUAL}
     chosen = {field: _text(table[name]) for field, name in names.items() if name}
     ordered = pa.table(chosen).sort_by([("path", "ascending"), ("label", "ascending")])
-    root = os.path.abspath(path.parent)
+    root = path.parent.absolute()
     for batch in ordered.to_batches(max_chunksize=1 << 14):
         for row in batch.to_pylist():
             yield _reference(root, row, role)
 
 
-def _reference(root: str, row: dict[str, str], role: str) -> Reference:
+def _reference(root: Path, row: dict[str, str], role: str) -> Reference:
     stated = row.get("role", "").strip().lower()
     known: dict[str, Any] = {"user_group": row.get("group", ""), "role": ROLE_NAMES.get(stated, role)}
     label, path = row["label"].strip(), row["path"]
@@ -85,12 +84,12 @@ def _reference(root: str, row: dict[str, str], role: str) -> Reference:
         known["fault"] = "unknown_role"
     if is_url(path):
         return reference(path, label, **known)
-    full = os.path.join(root, path) if path else ""
+    full = root / path
     try:
-        status = os.stat(full)
+        status = full.stat()
     except (OSError, ValueError):
-        return reference(printable(full or root), label, **{"fault": "missing", **known})
-    return reference(full, label, bytes=status.st_size, modified=status.st_mtime_ns, **known)
+        return reference(printable(str(full)), label, **{"fault": "missing", **known})
+    return reference(str(full), label, bytes=status.st_size, modified=status.st_mtime_ns, **known)
 
 
 def _read(path: Path) -> pa.Table:
@@ -109,14 +108,15 @@ def _read(path: Path) -> pa.Table:
 
 
 def _column(table: pa.Table, path: Path, field: str, wanted: str) -> str:
-    names = {name.strip().lower(): name for name in table.column_names}
+    names: dict[str, str] = {name.strip().lower(): name for name in table.column_names}
     for usual in [wanted.strip().lower()] if wanted else USUAL[field]:
         if usual in names:
             return names[usual]
     if not wanted and field in ("group", "role"):
         return ""
+    looked_for, there = wanted or " or ".join(USUAL[field]), ", ".join(table.column_names)
     raise CatflapError(
-        f"{path} has no column {wanted or ' or '.join(USUAL[field])}; it has {', '.join(table.column_names)}.",
+        f"{path} has no column {looked_for}; it has {there}.",
         f"Name the column that holds the {field}: --{field}-column NAME.",
     )
 

@@ -1,4 +1,8 @@
-"""A pool of worker processes on this machine; a worker that dies costs nothing but time."""
+"""A pool of worker processes on this machine; a worker that dies costs its batch and nothing else.
+
+The batch of a dead worker is tried once more. When that worker dies too, each photo of the batch is
+tried alone, and a photo that kills its worker again becomes a row with the reason "decoder_crashed".
+"""
 
 from __future__ import annotations
 
@@ -6,99 +10,136 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from queue import Queue
+from typing import TypeAlias
 
 import pyarrow as pa
 
-from catflap.artifacts.tables import PHOTO_ROW as _  # noqa: F401
 from catflap.data.batch import PART_ROW, crashed
 from catflap.data.worker import receive, send
+from catflap.errors import CatflapError
+
+Batch: TypeAlias = tuple[int, pa.Table]
 
 COMMAND = (sys.executable, "-c", "from catflap.data.worker import serve; serve()")
 
 
-class Worker:
-    """One process; `examine` answers None when the process died of the batch."""
+def run(
+    batches: Iterable[Batch], workers: int | None = None, command: Sequence[str] = COMMAND
+) -> Iterator[Batch]:
+    """The rows of numbered batches, in the order in which they are ready; one worker a core by default."""
+    count = workers or len(os.sched_getaffinity(0))
+    source, turn = iter(batches), threading.Lock()
+    ready: Queue[Batch | BaseException | None] = Queue(maxsize=2 * count)
+    pool = [Worker(command) for _ in range(count)]
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+    def work(worker: Worker) -> None:
+        try:
+            while batch := _next(source, turn):
+                ready.put((batch[0], examine_surely(worker, batch[1])))
+        except BaseException as error:  # handed on to the thread that waits for rows
+            ready.put(error)
+        finally:
+            worker.end()
+            ready.put(None)
+
+    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in pool]
+    for thread in threads:
+        thread.start()
+    busy = count
+    try:
+        while busy:
+            answer = ready.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is None:
+                busy -= 1
+            else:
+                yield answer
+    finally:
+        for worker in pool:
+            worker.stop()
+        while busy:
+            busy -= ready.get() is None
+
+
+class Worker:
+    """A process that examines batches, replaced when it dies."""
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
     def examine(self, references: pa.Table) -> pa.Table | None:
-        """The rows of a batch, or None when the process died; a dead process is replaced."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        """The rows of a batch, or None when the process died of it."""
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            send(self._process.stdin, references)
-            rows = receive(self._process.stdout)
+            send(process.stdin, references)
+            rows = receive(process.stdout)
         except BrokenPipeError:
             rows = None
         if rows is None:
-            self.close()
-            self.__init__()  # type: ignore[misc]
+            self.end()
         return rows
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+    def stop(self) -> None:
+        """Kill the process from any thread and start no other; a batch that it was examining is lost."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
+
+    def end(self) -> None:
+        """Reap the process; the thread that examines does this."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._process = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._stopped:
+            raise CatflapError("The scan was stopped.", "Start it again; it goes on where it stopped.")
+        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            process_group=0,  # Ctrl-C is for the parent; workers end with their input
+        )
+        self._process = process
+        assert process.stdout is not None
+        if receive(process.stdout) is None and not self._stopped:
+            raise CatflapError(
+                "A worker process does not start.", "Run: python -c 'import catflap.data.worker'"
+            )
+        return process
 
 
-def run(batches: Iterable[tuple[int, pa.Table]], workers: int | None) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of numbered batches, in the order in which they are ready."""
-    count = workers or len(os.sched_getaffinity(0))
-    waiting: Queue[tuple[int, pa.Table] | None] = Queue(maxsize=2 * count)
-    ready: Queue[tuple[int, pa.Table] | BaseException | None] = Queue(maxsize=2 * count)
-    threads = [threading.Thread(target=_work, args=(waiting, ready), daemon=True) for _ in range(count)]
-    feeder = threading.Thread(target=_feed, args=(batches, waiting, ready, count), daemon=True)
-    for thread in (*threads, feeder):
-        thread.start()
-    left = count
-    while left:
-        answer = ready.get()
-        if answer is None:
-            left -= 1
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            yield answer
-
-
-def _feed(batches, waiting, ready, count) -> None:  # type: ignore[no-untyped-def]
-    try:
-        for batch in batches:
-            waiting.put(batch)
-    except BaseException as error:
-        ready.put(error)
-    for _ in range(count):
-        waiting.put(None)
-
-
-def _work(waiting, ready) -> None:  # type: ignore[no-untyped-def]
-    worker = Worker()
-    try:
-        while (batch := waiting.get()) is not None:
-            number, references = batch
-            rows = worker.examine(references) or worker.examine(references)
-            if rows is None:
-                rows = _one_by_one(worker, references)
-            ready.put((number, rows))
-    except BaseException as error:
-        ready.put(error)
-    finally:
-        worker.close()
-    ready.put(None)
-
-
-def _one_by_one(worker: Worker, references: pa.Table) -> pa.Table:
-    """Find the photos that kill their process: each of a batch that failed twice on its own."""
+def examine_surely(worker: Worker, references: pa.Table) -> pa.Table:
+    """The rows of a batch whatever it does to the process: tried, tried again, then photo by photo."""
+    for _ in range(2):
+        rows = worker.examine(references)
+        if rows is not None:
+            return rows
     parts = []
     for position in range(references.num_rows):
         single = references.slice(position, 1)
         rows = worker.examine(single)
-        parts.append(rows or pa.Table.from_pylist([crashed(single.to_pylist()[0])], schema=PART_ROW))
+        if rows is None:
+            rows = pa.Table.from_pylist([crashed(single.to_pylist()[0])], schema=PART_ROW)
+        parts.append(rows)
     return pa.concat_tables(parts)
+
+
+def _next(source: Iterator[Batch], turn: threading.Lock) -> Batch | None:
+    with turn:
+        return next(source, None)

@@ -45,8 +45,9 @@ def mapped(references: Iterable[Reference], mapping: Labels, left_out: dict[str,
         else:
             yield {**found, "label": new}
     if unseen:
+        names = ", ".join(map(repr, sorted(unseen)))
         raise CatflapError(
-            f"The label mapping names {', '.join(map(repr, sorted(unseen)))}, which the source does not have.",
+            f"The label mapping names {names}, which the source does not have.",
             "Correct or remove the names.",
         )
 

@@ -101,9 +101,12 @@ class Parts:
 
 
 @contextmanager
-def working_folder(out: Path) -> Iterator[Path]:
-    """The folder beside `out` for a scan's parts, for one process at a time; gone when the block ends well."""
-    folder = out.parent / f".{out.name}.scan"
+def working_folder(out: Path, verb: str) -> Iterator[Path]:
+    """The folder beside `out` for what a verb has finished, for one process at a time.
+
+    It outlives an error or a kill, and is gone when the block ends well.
+    """
+    folder = out.parent / f".{out.name}.{verb}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
@@ -114,7 +117,7 @@ def working_folder(out: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise CatflapError(
-                f"Another scan is writing {out}.", "Wait for it, or choose another output name."
+                f"Another {verb} is writing {out}.", "Wait for it, or choose another output name."
             ) from error
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catflap.artifacts.dataset import INDEX, MARKER, ROLES, SHARDS, Dataset, load_dataset, save_dataset
-from catflap.artifacts.folder import digest, whole_folder
+from catflap.artifacts.folder import digest, read_json, refuse_foreign, unwritable, whole_folder, write_json
 from catflap.artifacts.manifest import Manifest
-from catflap.artifacts.tables import INDEX_ROW, write_table
+from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, write_tables
 from catflap.data.batch import FRAME
+from catflap.data.judge import leading_bits, numbered
 from catflap.data.listing import SUFFIXES, check_labels
+from catflap.data.parts import working_folder
 from catflap.data.reading import read_photo
-from catflap.data.roles import SHARES, assign, draw
+from catflap.data.roles import LEAST, NONE, ORDER, SHARES, assign, check_shares, draws
 from catflap.data.scan import versions
-from catflap.data.shards import digest_places, write_shards
-from catflap.errors import CatflapError
+from catflap.data.shards import Member, Plan, plan_shards, write_shard
+from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.image import Frame
-from catflap.progress import Progress, silent, told
+from catflap.progress import Progress, silent
 
 DEFAULT_FRAME = Frame()
-COLUMNS = ("id", "uri", "label", "bytes", "offset", "format", "group", "status", "role")
+RULES = 1  # raised when the same Manifest gives other roles or shards than before
+PLAN = "prepare.json"
+WRITERS = 4
+COLUMNS = ("id", "label", "bytes", "group", "status", "role", "user_group")
+READ = ("id", "uri", "bytes", "offset", "format")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The photos of a Dataset in the order of its index: rows of the Manifest and columns, (n,) each."""
+
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    roles: npt.NDArray[np.str_]
+    names: list[str]
+    left_out: int
 
 
 def prepare(
@@ -34,46 +59,33 @@ def prepare(
     frame: Frame = DEFAULT_FRAME,
     seed: int = 0,
     shares: Mapping[str, float] = SHARES,
+    profile: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
-    """Give every photo of a Manifest that is ok its role and write the Dataset folder `out`."""
-    rows = manifest.rows(COLUMNS)
-    rows = rows.filter(pa.compute.equal(rows["status"], "ok"))
-    labels = sorted(set(rows["label"].to_pylist()))
-    check_labels(labels)
-    numbers = {label: number for number, label in enumerate(labels)}
-    label = np.array([numbers[name] for name in rows["label"].to_pylist()], dtype=np.int64)
-    group = rows["group"].to_numpy()
-    ids = rows["id"].to_pylist()
-    roles = assign(label, group, draw(ids, seed), shares)
-    _check_counts(labels, label, roles)
-    order = np.lexsort((np.array(ids), np.searchsorted(sorted(ROLES), roles)))
-    with whole_folder(Path(out), MARKER) as folder:
-        (folder / SHARDS).mkdir()
-        chosen = rows.take(order)
-        source = _photos(chosen, label[order], roles[order])
-        places = write_shards(folder / SHARDS, told(source, "prepare", len(order), progress))
-        index = {
-            "id": chosen["id"],
-            "shard": [place.shard for place in places],
-            "offset": [place.offset for place in places],
-            "length": [place.length for place in places],
-            "label": label[order],
-            "role": roles[order].tolist(),
-            "group": group[order],
-        }
-        write_table(folder / INDEX, pa.table(index).cast(INDEX_ROW))
-        kept = [ids[position] for position in order]
-        sha256 = digest_places(kept, label[order].tolist(), roles[order].tolist())
-        save_dataset(folder, {
-            "labels": labels, "frame": frame.to_json(), "seed": seed,
-            "roles": {role: int((roles == role).sum()) for role in ROLES},
-            "shards": len({place.shard for place in places}),
-            "bytes": sum(place.length for place in places),
-            "sha256": digest([sha256, labels, frame.to_json()]),
-            "made_from": prepare_fingerprint(manifest, frame=frame, seed=seed, shares=shares),
-            "ancestors": {"manifest": manifest.sha256}, "versions": versions(),
-        })  # fmt: skip
+    """Give every photo of a Manifest that is ok its role and write the Dataset folder `out`.
+
+    `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` says how
+    large they are; `profile` also writes profile.html. Photos keep their bytes. A run that was killed
+    goes on with the first shard that is not whole.
+    """
+    out = Path(out)
+    check_shares(shares)
+    refuse_foreign(out, MARKER)
+    chosen, lengths = choose(manifest, seed, shares)
+    plan = plan_shards(lengths, chosen.roles)
+    made_from = prepare_fingerprint(manifest, frame=frame, seed=seed, shares=shares)
+    with working_folder(out, "prepare") as work:
+        _write_shards(work, manifest, chosen, plan, made_from, progress)
+        with whole_folder(out, MARKER) as folder:
+            write_tables(folder / INDEX, INDEX_ROW, index_rows(manifest, chosen, plan, lengths))
+            (work / SHARDS).rename(folder / SHARDS)
+            save_dataset(folder, {
+                "labels": chosen.names, "frame": frame.to_json(), "seed": seed,
+                "roles": {role: int((chosen.roles == role).sum()) for role in ROLES},
+                "shards": len(plan), "bytes": int(lengths.sum()), "left_out": chosen.left_out,
+                "sha256": _content(folder / INDEX, chosen.names, frame), "made_from": made_from,
+                "ancestors": {"manifest": manifest.sha256}, "versions": versions(),
+            })  # fmt: skip
     return load_dataset(out)
 
 
@@ -85,22 +97,139 @@ def prepare_fingerprint(
     shares: Mapping[str, float] = SHARES,
 ) -> str:
     """What a Dataset of this Manifest would be made from, without making it."""
-    return digest([manifest.sha256, frame.to_json(), seed, dict(shares), versions()])
+    return digest([RULES, manifest.sha256, frame.to_json(), seed, dict(shares), versions()])
 
 
-def _photos(rows: pa.Table, label: Any, roles: Any) -> Iterator[tuple[str, str, str, bytes]]:
-    columns = [rows[name].to_pylist() for name in ("id", "uri", "offset", "bytes", "format")]
-    for number, role, id, uri, offset, length, format in zip(label, roles, *columns, strict=True):
-        data = read_photo(uri, offset, length, FRAME.max_bytes)
-        yield str(role), f"{id}{SUFFIXES[format][0]}", str(number), data
+def choose(
+    manifest: Manifest, seed: int, shares: Mapping[str, float]
+) -> tuple[Chosen, npt.NDArray[np.int64]]:
+    """The photos of a Dataset with their roles, sorted by role and id, and their lengths in bytes."""
+    table = manifest.rows(COLUMNS)
+    rows = np.flatnonzero(pc.equal(table["status"], "ok").to_numpy())
+    table = table.take(rows) if len(rows) < table.num_rows else table
+    names = sorted(table["label"].unique().to_pylist())
+    check_labels(names)
+    labels = numbered(table["label"], {name: number for number, name in enumerate(names)})
+    groups = table["group"].to_numpy()
+    _check_counts(names, labels, groups)
+    ids = leading_bits(table["id"])[:, 0]
+    users: dict[str, int] = {}
+    user = numbered(table["user_group"], users)
+    user[user == users.get("", -1)] = -1
+    stated = numbered(table["role"], {**{role: code for code, role in enumerate(ORDER)}, "": NONE})
+    found = assign(labels, groups, draws(ids, user, list(users), seed), shares, stated.astype(np.int8))
+    _check_roles(names, labels[~found.left_out], found.roles[~found.left_out], shares)
+    by_name = np.argsort([sorted(ROLES).index(role) for role in ORDER])
+    order = np.lexsort((ids, np.argsort(by_name)[found.roles]))
+    order = order[~found.left_out[order]]
+    roles = np.array(ORDER)[found.roles[order]]
+    left_out = int(found.left_out.sum())
+    chosen = Chosen(rows[order], labels[order], groups[order], roles, names, left_out)
+    return chosen, table["bytes"].to_numpy()[order]
 
 
-def _check_counts(labels: list[str], label: Any, roles: Any) -> None:
-    for number, name in enumerate(labels):
-        missing = [role for role in ROLES if not np.any((label == number) & (roles == role))]
-        if missing:
+def index_rows(
+    manifest: Manifest, chosen: Chosen, plan: Plan, lengths: npt.NDArray[np.int64]
+) -> Iterator[pa.Table]:
+    """The index of a Dataset, a shard at a time."""
+    ids = manifest.rows(["id"])["id"]
+    for number, name in enumerate(plan.names):
+        part = slice(plan.starts[number], plan.starts[number + 1])
+        count = plan.starts[number + 1] - plan.starts[number]
+        columns: dict[str, Any] = {
+            "id": ids.take(chosen.rows[part]),
+            "shard": pa.repeat(name, count),
+            "offset": plan.offsets[part],
+            "length": lengths[part],
+            "label": chosen.labels[part],
+            "role": pa.repeat(str(chosen.roles[plan.starts[number]]), count),
+            "group": chosen.groups[part],
+        }
+        yield pa.table(columns).cast(INDEX_ROW)
+
+
+def _write_shards(
+    work: Path, manifest: Manifest, chosen: Chosen, plan: Plan, made_from: str, progress: Progress
+) -> None:
+    """Write the shards that are not there yet, several at a time."""
+    _keep_or_clear(work, made_from)
+    table = manifest.rows(READ)
+    total, done, lock = len(chosen.rows), 0, threading.Lock()
+    progress("prepare", 0, total)
+
+    def members(number: int) -> Iterator[Member]:
+        nonlocal done
+        part = slice(plan.starts[number], plan.starts[number + 1])
+        rows = table.take(chosen.rows[part]).to_pylist()
+        for row, label in zip(rows, chosen.labels[part].tolist(), strict=True):
+            yield _member(row, label)
+            with lock:
+                done += 1
+                progress("prepare", done, total)
+
+    def write(number: int) -> None:
+        path = work / SHARDS / plan.names[number]
+        if not path.exists():
+            part = slice(plan.starts[number], plan.starts[number + 1])
+            write_shard(path, members(number), plan.offsets[part].tolist())
+
+    try:
+        with ThreadPoolExecutor(WRITERS) as pool:
+            for future in [pool.submit(write, number) for number in range(len(plan))]:
+                future.result()
+    except OSError as error:
+        raise unwritable(work, error) from error
+
+
+def _member(row: dict[str, Any], label: int) -> Member:
+    try:
+        data = read_photo(row["uri"], row["offset"], row["bytes"], FRAME.max_bytes)
+    except BadPhoto as error:
+        raise CatflapError(f"A photo was there when it was scanned: {error.what}", "Scan again.") from error
+    return Member(row["id"], SUFFIXES[row["format"]][0], label, data, row["uri"])
+
+
+def _keep_or_clear(work: Path, made_from: str) -> None:
+    try:
+        kept = read_json(work / PLAN, "prepare").get("made_from") == made_from
+    except BadArtifact:
+        kept = False
+    if not kept:
+        shutil.rmtree(work / SHARDS, ignore_errors=True)
+        write_json(work / PLAN, {"catflap": "prepare", "version": 1, "made_from": made_from})
+    (work / SHARDS).mkdir(exist_ok=True)
+
+
+def _content(index: Path, names: list[str], frame: Frame) -> str:
+    """The hash that names a Dataset: which photos have which label and role, and the frame."""
+    content = hashlib.sha256(digest([names, frame.to_json()]).encode())
+    columns = ["id", "label", "role", "group"]
+    for table in iter_table(index, columns):
+        for lines in joined_lines(table, columns):
+            content.update(lines)
+    return content.hexdigest()
+
+
+def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> None:
+    for number, name in enumerate(names):
+        mine = groups[labels == number]
+        distinct = len(np.unique(mine)) if len(mine) < 1 << 16 else LEAST
+        if distinct < LEAST:
             raise CatflapError(
-                f"The label {name!r} has {int((label == number).sum())} photos, "
-                f"too few for the roles: {', '.join(missing)} would have none.",
-                "Add photos until each label has at least 10 that are no near-duplicates.",
+                f"The label {name!r} has {len(mine)} photos in {distinct} groups; "
+                f"train, validation, calibration and test need {LEAST} groups of every label.",
+                f"Add photos of {name!r} that are no copies of each other.",
+            )
+
+
+def _check_roles(
+    names: list[str], labels: npt.NDArray[np.int64], roles: npt.NDArray[np.int8], shares: Mapping[str, float]
+) -> None:
+    counts = np.zeros((len(names), len(ORDER)), np.int64)
+    np.add.at(counts, (labels, roles), 1)
+    for number, code in zip(*np.nonzero(counts == 0), strict=True):
+        if shares[ORDER[code]] > 0:
+            raise CatflapError(
+                f"No photos of {names[number]!r} are left for the role {ORDER[code]!r}.",
+                "Add photos that are no near-duplicates, or state fewer roles in the source.",
             )

@@ -1,53 +1,155 @@
-"""Roles that cannot leak: whole groups, stratified by label, stable when photos are added."""
+"""Roles that cannot leak: whole groups, stratified by label, and stable when photos are added later.
+
+Every group gets a number in 0..1 that depends on its members and the seed only: the smallest of their
+draws, so that a group that grows can only move down. Within a label the groups are laid out by that
+number and cut into test, calibration, validation and train where the shares end, each cut within half
+a group. A fixed line through the middle of calibration and validation keeps the promise that a photo never
+goes from test to train: only groups below the line may be test, only groups above it may be train,
+however many photos are added. Where a label has so few groups that chance puts too many on one side, the
+line wins by at most GIVE photos or 2 % of the label, and beyond that the shares win.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from catflap.data.duplicates import Hashes, Positions
+from catflap.errors import CatflapError
+
 SHARES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}
 ORDER = ("test", "calibration", "validation", "train")
+TRAIN = ORDER.index("train")
+NONE = len(ORDER)  # the number of no stated role
+GIVE = 4
+GIVE_SHARE = 0.02
+LEAST = 10  # groups a label; fewer cannot fill four roles
+
+Codes = npt.NDArray[np.int8]
 
 
-def draw(ids: list[str], seed: int) -> npt.NDArray[np.float64]:
-    """A number in 0..1 for each id that depends on nothing but the id and the seed."""
-    salt = f"catflap roles {seed} ".encode()
-    digests = b"".join(hashlib.blake2b(salt + id.encode(), digest_size=8).digest() for id in ids)
-    return np.frombuffer(digests, "<u8").astype(np.float64) / 2.0**64
+@dataclass(frozen=True)
+class Assigned:
+    """The role of each photo as its number in ORDER, (n,), and which photos are left out, (n,)."""
+
+    roles: Codes
+    left_out: npt.NDArray[np.bool_]
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Refuse shares that are not four numbers of 0 or more that add up to 1."""
+    fine = set(shares) == set(ORDER) and all(share >= 0 for share in shares.values())
+    if not fine or abs(sum(shares.values()) - 1) > 1e-6 or not shares["train"] > 0:
+        raise CatflapError(
+            f"The shares of the roles are {dict(shares)}.",
+            f"Give each of {', '.join(ORDER)} a share of 0 or more (train more than 0), 1 in all.",
+        )
+
+
+def draws(ids: Hashes, users: Positions, names: Sequence[str], seed: int) -> npt.NDArray[np.float64]:
+    """A number in 0..1 for each photo from its id's leading 64 bits, or from its user group's name.
+
+    `users` are numbers of `names`, -1 for photos without a user group; shapes (n,).
+    """
+    named = [hashlib.sha256(name.encode()).digest()[:8] for name in names]
+    keys = np.frombuffer(b"".join(named), ">u8").astype(np.uint64)
+    atoms = ids.copy()
+    atoms[users >= 0] = keys[users[users >= 0]]
+    salt = int.from_bytes(hashlib.sha256(f"catflap roles {seed}".encode()).digest()[:8], "big")
+    mixed: npt.NDArray[np.float64] = _mix(atoms ^ np.uint64(salt)).astype(np.float64) / 2.0**64
+    return mixed
 
 
 def assign(
-    labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.integer],
+    groups: Positions,
     draws: npt.NDArray[np.float64],
     shares: Mapping[str, float],
-) -> npt.NDArray[np.str_]:
-    """The role of each photo, shape (n,); every group has one role, every label its shares."""
-    names, group = np.unique(groups, return_inverse=True)
-    count = len(names)
+    stated: Codes | None = None,
+) -> Assigned:
+    """The role of each photo; arrays of the shape (n,), groups numbered from 0 with gaps.
+
+    `stated` has the role that the source states, as its number in ORDER, or NONE. Stated roles hold; those
+    that the source states nowhere are cut out of its train photos. When one group was stated into
+    several roles, the photos outside the first of them in ORDER are left out.
+    """
+    group, count = _dense(groups)
+    fixed = np.full(count, NONE, dtype=np.int8)
+    left_out = np.zeros(len(labels), dtype=bool)
+    wanted = dict(shares)
+    if stated is not None and (stated < NONE).any():
+        np.minimum.at(fixed, group, stated)
+        left_out = (stated < NONE) & (stated != fixed[group])
+        for code in np.unique(stated):
+            if code < TRAIN:
+                wanted[ORDER[code]] = 0.0
+        wanted = {role: share / sum(wanted.values()) for role, share in wanted.items()}
     least = np.ones(count)
     np.minimum.at(least, group, draws)
-    sizes = np.bincount(group, minlength=count)
-    votes = np.zeros((count, int(labels.max()) + 1), np.int64)
-    np.add.at(votes, (group, labels), 1)
-    stratum = votes.argmax(axis=1)
-    split = shares["test"] + (shares["calibration"] + shares["validation"]) / 2
-    late = least >= split
-    roles = np.empty(count, dtype=np.int8)
-    for label in np.unique(stratum):
-        members = np.flatnonzero(stratum == label)
-        members = members[np.lexsort((names[members], least[members]))]
-        roles[members] = _fill(sizes[members], late[members], shares)
-    return np.array(ORDER)[roles][group]
+    sizes = np.bincount(group[~left_out], minlength=count)
+    stratum = _stratum(group, labels, count)
+    free = np.flatnonzero(fixed >= TRAIN)
+    free = free[np.lexsort((least[free], stratum[free]))]
+    roles = fixed.copy()
+    edges = np.flatnonzero(np.diff(stratum[free], prepend=-1, append=-1))
+    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        part = free[start:stop]
+        roles[part] = _cut(sizes[part], least[part], wanted)
+    return Assigned(roles[group], left_out)
 
 
-def _fill(
-    sizes: npt.NDArray[np.int64], late: npt.NDArray[np.bool_], shares: Mapping[str, float]
-) -> npt.NDArray[np.int8]:
-    """Cut one label's groups, in the order of their draws, where the shares of the roles end."""
-    ends = np.cumsum([shares[role] for role in ORDER])[:-1] * sizes.sum()
+def _cut(
+    sizes: Positions, least: npt.NDArray[np.float64], shares: Mapping[str, float]
+) -> npt.NDArray[np.intp]:
+    """Cut one label's groups, in the order of their numbers, where the shares of the roles end."""
+    total = float(sizes.sum())
+    ends = np.cumsum([shares[role] for role in ORDER])[:TRAIN] * total
+    line = shares["test"] + (shares["calibration"] + shares["validation"]) / 2
+    below = float(sizes[least < line].sum())
+    give = max(GIVE, GIVE_SHARE * total)
+    ends[0] = min(ends[0], max(below, ends[0] - give))
+    ends[-1] = max(ends[-1], min(below, ends[-1] + give))
+    ends = np.maximum.accumulate(ends)
     middle = np.cumsum(sizes) - sizes / 2
-    return np.searchsorted(ends, middle).astype(np.int8)
+    cuts = np.searchsorted(middle, ends)
+    needed = [float(shares[role] > 0) for role in ORDER]
+    if len(sizes) >= sum(needed):
+        for place in range(TRAIN):
+            cuts[place] = max(cuts[place], sum(needed[: place + 1]))
+        for place in range(TRAIN):
+            cuts[place] = min(cuts[place], len(sizes) - sum(needed[place + 1 :]))
+    return np.searchsorted(cuts, np.arange(len(sizes)), side="right")
+
+
+def _dense(groups: Positions) -> tuple[Positions, int]:
+    """Groups numbered without gaps; cheaper than np.unique, which sorts."""
+    present = np.zeros(int(groups.max(initial=-1)) + 1, dtype=bool)
+    present[groups] = True
+    numbers = np.cumsum(present) - 1
+    return numbers[groups], int(present.sum())
+
+
+def _stratum(group: Positions, labels: npt.NDArray[np.integer], count: int) -> Positions:
+    """The label of each group: the most frequent one, the first of equals."""
+    low = np.full(count, np.iinfo(np.int64).max)
+    high = np.full(count, -1)
+    np.minimum.at(low, group, labels)
+    np.maximum.at(high, group, labels)
+    mixed = np.flatnonzero(low != high)
+    if len(mixed):
+        members = np.flatnonzero((low != high)[group])
+        pairs, votes = np.unique(np.stack([group[members], labels[members]]), axis=1, return_counts=True)
+        order = np.lexsort((-pairs[1], votes))
+        low[pairs[0, order]] = pairs[1, order]
+    return low
+
+
+def _mix(bits: Hashes) -> Hashes:
+    """Spread every bit over all bits (the finaliser of SplitMix64)."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

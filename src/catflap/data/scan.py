@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from catflap.data.checks import findings, tally
 from catflap.data.judge import Verdicts, judge, judged
 from catflap.data.listing import Reference, check_labels
 from catflap.data.lists import Columns
+from catflap.data.local import Batch
 from catflap.data.mapping import Labels, mapped
 from catflap.data.parts import Parts, plan_parts, working_folder, write_listing
 from catflap.data.sources import open_source
+from catflap.errors import missing_extra
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
@@ -53,7 +55,7 @@ def scan(
     out = Path(out)
     refuse_foreign(out, MARKER)
     listed = _Listed(source, labels, columns)
-    with working_folder(out) as folder:
+    with working_folder(out, "scan") as folder:
         parts = plan_parts(folder, listed, listed.rules())
         check_labels(listed.labels)
         _examine(parts, on, workers, progress)
@@ -116,8 +118,14 @@ def _examine(parts: Parts, on: str | None, workers: int | None, progress: Progre
         progress("scan", done, parts.total)
 
 
-def _engine(on: str | None, workers: int | None) -> Any:
-    return lambda batches: local.run(batches, workers)
+def _engine(on: str | None, workers: int | None) -> Callable[[Iterable[Batch]], Iterator[Batch]]:
+    if on is None:
+        return lambda batches: local.run(batches, workers)
+    try:
+        from catflap.data import on_ray
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from error
+    return lambda batches: on_ray.run(batches, on)
 
 
 def _fields(

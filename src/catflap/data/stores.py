@@ -64,7 +64,7 @@ def _reference(fs: Any, name: str, info: dict[str, Any], role: str, label: str) 
 
 @lru_cache(maxsize=8)
 def _filesystem(protocol: str) -> Any:
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     try:
         return fsspec.filesystem(protocol)

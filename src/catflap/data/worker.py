@@ -1,6 +1,7 @@
 """A worker process: batches of references come in on stdin, rows go out on stdout, as Arrow streams.
 
-Each message is eight bytes of length, big-endian, and that many bytes; the process ends with its input.
+Each message is eight bytes of length, big-endian, and that many bytes. The process greets with an
+empty table and ends with its input.
 """
 
 from __future__ import annotations
@@ -8,24 +9,26 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import IO
 
 import pyarrow as pa
 
-from catflap.data.batch import examine
+from catflap.data.batch import PART_ROW, examine
 
 LENGTH = struct.Struct(">Q")
 
 
-def serve() -> None:
-    """Examine batches until the input ends; nothing else may write on what was stdout."""
+def serve(examine: Callable[[pa.Table], pa.Table] = examine) -> None:
+    """Examine batches until the input ends; what decoders print goes to stderr."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    send(answers, PART_ROW.empty_table())
     while (table := receive(sys.stdin.buffer)) is not None:
         send(answers, examine(table))
 
 
-def send(pipe: BinaryIO, table: pa.Table) -> None:
+def send(pipe: IO[bytes], table: pa.Table) -> None:
     """Write a table as one message."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -36,13 +39,11 @@ def send(pipe: BinaryIO, table: pa.Table) -> None:
     pipe.flush()
 
 
-def receive(pipe: BinaryIO) -> pa.Table | None:
+def receive(pipe: IO[bytes]) -> pa.Table | None:
     """Read one message; None when the other side has ended, even in the middle of a message."""
     head = pipe.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
     (length,) = LENGTH.unpack(head)
     data = pipe.read(length)
-    if len(data) < length:
-        return None
-    return pa.ipc.open_stream(data).read_all()
+    return pa.ipc.open_stream(data).read_all() if len(data) == length else None
