@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from catflap.artifacts.checkpoint import Checkpoint
     from catflap.artifacts.dataset import Dataset
-    from tests.tiny import Exported
+    from tests.drawn import Exported
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -59,24 +59,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
-    from tests.tiny import make_dataset
+    from tests.drawn import make_dataset
 
-    return make_dataset(tmp_path_factory.mktemp("tiny"))
+    return make_dataset(tmp_path_factory.mktemp("line"))
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_dataset: Dataset) -> Checkpoint:
+def drawn_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
     """A head trained on them."""
-    from tests.tiny import make_checkpoint
+    from tests.drawn import make_checkpoint
 
-    return make_checkpoint(tiny_dataset)
+    return make_checkpoint(drawn_dataset)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Checkpoint, tiny_dataset: Dataset) -> Exported:
+def drawn_bundle(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> Exported:
     """The Bundle of int8 and fp32, and what `export` answered."""
-    from tests.tiny import make_bundle
+    from tests.drawn import make_bundle
 
-    return make_bundle(tiny_checkpoint, tiny_dataset)
+    return make_bundle(drawn_checkpoint, drawn_dataset)
