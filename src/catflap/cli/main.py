@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "predict": "judge photos with a bundle",
         "serve": "answer over HTTP with bundles",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
+        "web": "write the camera page with a bundle in it into a folder",
         "bench": "time a bundle on this machine",
         "compare": "set the training environment beside the device, measured",
         "trace": "print the ancestors of an artefact, back to the photos",

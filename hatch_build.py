@@ -1,0 +1,67 @@
+"""Build the camera page into the package while it is installed or packed; without Node, say so and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+STAMP = "sources.sha256"
+OUT = Path("src/catflap/serving/static")
+BY_HAND = "npm --prefix web ci && npm --prefix web run build"
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Called by hatchling before it packs a wheel, a source archive or an editable install."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Make sure that the page is there, and let it be packed although git ignores it."""
+        problem = build_page(Path(self.root))
+        if problem:
+            self.app.display_warning(problem)
+        build_data["artifacts"].append(f"/{OUT.as_posix()}/**")
+
+
+def build_page(root: Path) -> str | None:
+    """Build the page unless it is there and of these sources; the sentence to print when it cannot be."""
+    web, out = root / "web", root / OUT
+    if not (web / "package.json").is_file():
+        return None
+    stamp = digest(root)
+    if (out / STAMP).is_file() and (out / STAMP).read_text() == stamp:
+        return None
+    npm = shutil.which("npm")
+    if npm is None:
+        return (
+            "Node was not found, so the camera page is not built and `catflap serve` offers its simple "
+            f"upload page instead. To have it, install Node 20.19 or newer and run: {BY_HAND}"
+        )
+    for command in (["ci", "--no-audit", "--no-fund", "--ignore-scripts"], ["run", "build"]):
+        done = subprocess.run([npm, *command], cwd=web, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            return (
+                f"`npm {command[0]}` failed ({' '.join(last)}), so the camera page is not built; without "
+                f"one, `catflap serve` offers its simple upload page. To see why, run: {BY_HAND}"
+            )
+    (out / STAMP).write_text(stamp)
+    return None
+
+
+def digest(root: Path) -> str:
+    """One hash of everything that the page is made from."""
+    web = root / "web"
+    files = [
+        path for folder in ("src", "public") for path in sorted((web / folder).rglob("*")) if path.is_file()
+    ]
+    files += [path for path in sorted(web.iterdir()) if path.is_file()]
+    files.append(root / "src/catflap/artifacts/bundle.schema.json")
+    hashes = [
+        f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in files
+    ]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()

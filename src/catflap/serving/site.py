@@ -1,0 +1,41 @@
+"""Bundle to a folder that any web server can offer: the camera page, without a server of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.folder import whole_folder, write_json
+from catflap.errors import CatflapError
+
+PAGE = Path(__file__).parent / "static"
+MARKER = "site.json"
+MEMBERS = "bundle"
+
+
+def write_site(bundle: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write the camera page and the files of a Bundle into a folder, whole or not at all.
+
+    `bundle` is a path or the name of a shipped bundle. Raises BadArtifact when it is damaged and
+    CatflapError when this Catflap was installed without the page.
+    """
+    if not (PAGE / "index.html").is_file():
+        raise CatflapError(
+            "The camera page is not part of this installation, because Node was missing when it was made.",
+            "Install Node 20 or newer and run: npm --prefix web ci && npm --prefix web run build",
+        )
+    opened = read_bundle(bundle)
+    target = Path(out)
+    with whole_folder(target, MARKER) as folder:
+        shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("sources.sha256"), dirs_exist_ok=True)
+        for name, data in opened.members.items():
+            path = folder / MEMBERS / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        answer = {"bundle": opened.name, "sha256": opened.sha256}
+        write_json(folder / MARKER, {"catflap": "site", "version": 1, **answer})
+    sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
+    return {"site": str(target), **answer, "files": len(sizes), "bytes": sum(sizes)}

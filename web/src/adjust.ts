@@ -1,0 +1,86 @@
+// The sheet with the sliders: threshold, prior, network, camera, checks.
+
+import type { Head } from "./bundle";
+import { fieldPrior } from "./decisions";
+import { text } from "./text";
+import { element, percent, shown } from "./view";
+
+export interface Adjustment {
+  threshold: number | undefined; // undefined: as exported
+  prior: { label: number; share: number } | undefined; // undefined: as trained
+}
+
+const STEEPNESS = 9.21 / 1000; // the ends of the prior slider are 1 and 9,999 in 10,000
+const number = new Intl.NumberFormat(text.language, { maximumSignificantDigits: 2 });
+
+/** The prior of every label where the camera looks. */
+export function priorOf(head: Head, { prior }: Adjustment): number[] | undefined {
+  return prior && fieldPrior(trainedPrior(head), prior.label, prior.share);
+}
+
+export function trainedPrior(head: Head): number[] {
+  return head.labels.map((label) => head.prior[label]);
+}
+
+/** Make the sheet work; `changed` is called when an answer has to be shown anew. */
+export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; threshold: number } | undefined, changed: () => void): () => void {
+  const sheet = element<HTMLDialogElement>("adjust");
+  const threshold = element<HTMLInputElement>("threshold");
+  const prior = element<HTMLInputElement>("prior");
+  const label = element<HTMLSelectElement>("prior-label");
+  threshold.step = "5";
+  prior.step = "10";
+
+  function show(): void {
+    const opened = current();
+    if (!opened) return;
+    const { head } = opened;
+    const limit = adjustment.threshold ?? opened.threshold;
+    threshold.value = String(Math.round(1000 * limit));
+    tell("threshold", percent(limit));
+    element("threshold-reset").hidden = adjustment.threshold === undefined;
+    if (label.options.length !== head.labels.length || label.options[0]?.value !== head.labels[0]) {
+      label.replaceChildren(...head.labels.map((name) => new Option(shown(name), name)));
+    }
+    const chosen = adjustment.prior?.label ?? label.selectedIndex;
+    label.selectedIndex = chosen;
+    const share = adjustment.prior?.share ?? head.prior[head.labels[chosen]];
+    prior.value = String(Math.round(Math.log(share / (1 - share)) / STEEPNESS));
+    tell("prior", share < 0.1 ? text.oneIn(number.format(1 / share)) : text.share(percent(share)));
+    element("prior-reset").hidden = adjustment.prior === undefined;
+  }
+
+  function tell(id: string, words: string): void {
+    element(`${id}-value`).textContent = words;
+    element(id).setAttribute("aria-valuetext", words);
+  }
+
+  function change(update: () => void): () => void {
+    return () => {
+      update();
+      show();
+      changed();
+    };
+  }
+
+  const setPrior = () => {
+    const share = 1 / (1 + Math.exp(-Number(prior.value) * STEEPNESS));
+    adjustment.prior = { label: label.selectedIndex, share };
+  };
+  threshold.addEventListener("input", change(() => (adjustment.threshold = Number(threshold.value) / 1000)));
+  prior.addEventListener("input", change(setPrior));
+  label.addEventListener("change", change(() => (adjustment.prior = undefined)));
+  element("threshold-reset").addEventListener("click", change(() => (adjustment.threshold = undefined)));
+  element("prior-reset").addEventListener("click", change(() => (adjustment.prior = undefined)));
+  const open = () => {
+    show();
+    sheet.showModal();
+  };
+  element("open-adjust").addEventListener("click", open);
+  element("verdict").addEventListener("click", open);
+  element("close").addEventListener("click", () => sheet.close());
+  sheet.addEventListener("click", (event) => {
+    if (event.target === sheet) sheet.close(); // a click beside the sheet
+  });
+  return show;
+}

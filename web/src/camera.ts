@@ -1,0 +1,52 @@
+// The camera: which one, its light, and its latest picture.
+
+export interface Camera {
+  readonly stream: MediaStream;
+  readonly id: string;
+  /** Whether there is a light that can be switched. */
+  readonly hasLight: boolean;
+  setLight(on: boolean): Promise<void>;
+  stop(): void;
+}
+
+const WANTED = { width: { ideal: 1280 }, height: { ideal: 720 } };
+
+/** Start a camera, the one at the back unless one is named, and show it in `video`. */
+export async function startCamera(video: HTMLVideoElement, id?: string): Promise<Camera> {
+  const which = id ? { deviceId: { exact: id } } : { facingMode: { ideal: "environment" } };
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: false, video: { ...WANTED, ...which } });
+  const [track] = stream.getVideoTracks();
+  const capabilities = (track.getCapabilities?.() ?? {}) as { torch?: boolean };
+  video.srcObject = stream;
+  await video.play();
+  return {
+    stream,
+    id: track.getSettings().deviceId ?? "",
+    hasLight: capabilities.torch === true,
+    setLight: (on) => track.applyConstraints({ advanced: [{ torch: on } as MediaTrackConstraintSet] }),
+    stop() {
+      track.stop();
+      video.srcObject = null;
+    },
+  };
+}
+
+/** The cameras of this device; their names are empty until one was allowed. */
+export async function listCameras(): Promise<MediaDeviceInfo[]> {
+  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
+  return devices.filter((device) => device.kind === "videoinput");
+}
+
+/** Whether the camera may be started without asking. */
+export async function isAllowed(): Promise<boolean> {
+  const status = await navigator.permissions?.query({ name: "camera" as PermissionName }).catch(() => undefined);
+  return status?.state === "granted";
+}
+
+/** Wait until the video shows a picture that it did not show before. */
+export function nextPicture(video: HTMLVideoElement): Promise<void> {
+  return new Promise((resolve) => {
+    if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(() => resolve());
+    else requestAnimationFrame(() => resolve());
+  });
+}

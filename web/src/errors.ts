@@ -1,0 +1,17 @@
+// What went wrong, as a sentence of text.ts can tell it.
+
+/** The file is no whole Catflap bundle; `why` is a clause. */
+export class Damaged extends Error {
+  constructor(readonly why: string) {
+    super(why);
+    this.name = "Damaged";
+  }
+}
+
+/** A photo that cannot be used; `why` is a clause. */
+export class BadPhoto extends Error {
+  constructor(readonly why: string) {
+    super(why);
+    this.name = "BadPhoto";
+  }
+}

@@ -1,0 +1,325 @@
+// The page: pictures in, the answer on the screen. See docs/guides/camera-page.md.
+
+import "./style.css";
+import { bindAdjust, priorOf, trainedPrior, type Adjustment } from "./adjust";
+import { isAllowed, listCameras, nextPicture, startCamera, type Camera } from "./camera";
+import { startWorker } from "./client";
+import { correctPrior, predict, softmax, type Prediction } from "./decisions";
+import { BadPhoto, Damaged } from "./errors";
+import { keptPart } from "./frame";
+import { bindInput } from "./input";
+import type { Answer, CaseResult, Opened } from "./messages";
+import { text } from "./text";
+import { addEntry, clearEntries, element, showAnswer, showCases, showNotice, showTold, showWaiting, shown, spoken } from "./view";
+
+const BUNDLE = new URL("bundle/", document.baseURI).href;
+const STEADY = 600; // ms that a decision about the camera's picture must stand before it is noted
+const BETWEEN_CASES = 400; // ms of camera pictures between two golden cases
+const THREADS = crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardwareConcurrency >> 1)) : 1;
+
+const client = startWorker();
+const video = element<HTMLVideoElement>("video");
+const still = element<HTMLImageElement>("still");
+const adjustment: Adjustment = { threshold: undefined, prior: undefined };
+
+let opened: Opened | undefined;
+let variant = "";
+let camera: Camera | undefined;
+let showing: "nothing" | "camera" | "photo" = "nothing";
+let paused = false;
+let latest: Answer | undefined;
+let noted = ""; // the last decision about the camera's picture that went into the history
+let since = { decision: "", time: 0 };
+let cases: CaseResult[] = [];
+let turn = 0; // counts what was opened, so that work for an earlier bundle stops
+
+const showAdjust = bindAdjust(
+  adjustment,
+  () => opened && { head: opened.head, threshold: opened.head.variants[variant].decision.threshold },
+  () => latest && showAnswer(judge(latest), limit()),
+);
+
+/** Open a Bundle, from the server or a file, and make a variant of it ready. */
+async function open(from: { folder: string } | { file: Blob }): Promise<void> {
+  const mine = ++turn;
+  opened = latest = undefined;
+  showWaiting(text.loading);
+  showNotice("");
+  try {
+    const found = await client.ask("open", from);
+    if (!found.variants.length) throw new Damaged(text.errorNoVariant);
+    variant = found.variants[0];
+    await client.ask("load", { variant, threads: THREADS });
+    opened = found;
+  } catch (error) {
+    const none = "folder" in from && !(error instanceof Damaged);
+    showTold(none ? text.noBundle : reasonOf(error));
+    return;
+  }
+  if (mine !== turn) return;
+  adjustment.threshold = adjustment.prior = undefined;
+  showFacts(opened);
+  showAdjust();
+  clearEntries();
+  showWaiting(text.ready, opened.head.labels);
+  void check();
+  if (showing === "nothing") await begin();
+}
+
+async function changeVariant(name: string): Promise<void> {
+  if (!opened) return;
+  turn++;
+  variant = name;
+  latest = undefined;
+  await client.ask("load", { variant, threads: THREADS }).catch(report);
+  adjustment.threshold = undefined;
+  showAdjust();
+  void check();
+  if (showing === "photo" && still.src) await judgePhoto(await (await fetch(still.src)).blob());
+}
+
+/** After loading: the camera where it is allowed already, else the welcome. */
+async function begin(): Promise<void> {
+  if (!navigator.mediaDevices) showNotice(isSecureContext ? text.errorAbsent : text.errorInsecure);
+  element("start").hidden = !navigator.mediaDevices;
+  if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) await live();
+}
+
+async function live(id?: string): Promise<void> {
+  camera?.stop();
+  camera = undefined;
+  showNotice("");
+  try {
+    camera = await startCamera(video, id);
+  } catch (error) {
+    showNotice(cameraReason(error as Error));
+    return;
+  }
+  setPaused(false);
+  show("camera");
+  await showCameras();
+  void watch(camera);
+}
+
+/** Judge the camera's pictures, always the latest one, until another camera or a photo takes over. */
+async function watch(mine: Camera): Promise<void> {
+  while (camera === mine) {
+    await nextPicture(video);
+    if (camera !== mine) return;
+    if (!opened || paused || showing !== "camera" || !video.videoWidth) continue;
+    const bundle = turn;
+    try {
+      const bitmap = await createImageBitmap(video);
+      const start = performance.now();
+      const answer = await client.ask("picture", { bitmap }, [bitmap]);
+      if (camera !== mine || showing !== "camera" || paused || bundle !== turn) continue;
+      showSpeed(performance.now() - start, `${video.videoWidth}×${video.videoHeight}`);
+      note(render(answer));
+    } catch (error) {
+      report(error);
+      return;
+    }
+  }
+}
+
+/** Photos of the user's: each is judged and noted; the last one stays on the screen. */
+async function take(files: File[]): Promise<void> {
+  const bundle = files.find(({ name }) => name.endsWith(".catflap"));
+  if (bundle) return open({ file: bundle });
+  for (const file of files) await judgePhoto(file, true);
+}
+
+async function judgePhoto(file: Blob, isNew = false): Promise<void> {
+  if (!opened) return;
+  showNotice("");
+  try {
+    const start = performance.now();
+    const answer = await client.ask("photo", { file });
+    if (isNew) {
+      URL.revokeObjectURL(still.src);
+      still.src = URL.createObjectURL(file);
+      await still.decode();
+    }
+    show("photo");
+    showSpeed(performance.now() - start, `${still.naturalWidth}×${still.naturalHeight}`);
+    const prediction = render(answer);
+    if (!isNew) return;
+    addEntry(prediction, still, still.naturalWidth, still.naturalHeight);
+    say(prediction);
+  } catch (error) {
+    report(error);
+  }
+}
+
+function render(answer: Answer): Prediction {
+  latest = answer;
+  const prediction = judge(answer);
+  showAnswer(prediction, limit());
+  return prediction;
+}
+
+function judge({ logits }: Answer): Prediction {
+  const { head } = opened as Opened;
+  const { temperature } = head.variants[variant];
+  const prior = priorOf(head, adjustment);
+  const plain = softmax(logits, temperature);
+  return predict(prior ? correctPrior(plain, trainedPrior(head), prior) : plain, head.labels, limit());
+}
+
+function limit(): number {
+  return adjustment.threshold ?? (opened as Opened).head.variants[variant].decision.threshold;
+}
+
+/** Note a decision about the camera's picture once it has stood for a moment, and say it. */
+function note(prediction: Prediction): void {
+  const now = performance.now();
+  if (since.decision !== prediction.decision) since = { decision: prediction.decision, time: now };
+  if (prediction.decision === noted || now - since.time < STEADY) return;
+  noted = prediction.decision;
+  addEntry(prediction, video, video.videoWidth, video.videoHeight);
+  say(prediction);
+}
+
+function say(prediction: Prediction): void {
+  element("spoken").textContent = spoken(prediction);
+}
+
+/** Run the golden cases, one at a time between pictures, and show the verdict. */
+async function check(): Promise<void> {
+  if (!opened) return;
+  const mine = turn;
+  const { golden, variants } = opened.head;
+  const { tolerance } = variants[variant];
+  cases = [];
+  try {
+    for (let index = 0; index < golden.cases; index++) {
+      showCases(cases, golden.cases, golden.pixel_tolerance, tolerance);
+      if (showing === "camera") await new Promise((resolve) => setTimeout(resolve, BETWEEN_CASES));
+      if (mine !== turn) return;
+      const result = await client.ask("golden", { index, variant });
+      if (mine !== turn) return;
+      cases.push(result);
+    }
+    showCases(cases, golden.cases, golden.pixel_tolerance, tolerance);
+  } catch (error) {
+    report(error);
+  }
+}
+
+function show(what: "camera" | "photo"): void {
+  showing = what;
+  noted = "";
+  since = { decision: "", time: 0 };
+  element("welcome").hidden = true;
+  video.hidden = what !== "camera";
+  still.hidden = what !== "photo";
+  element("live").hidden = what === "camera" || !navigator.mediaDevices;
+  element("pause").hidden = what !== "camera";
+  element("light").hidden = what !== "camera" || !camera?.hasLight;
+  showCrop();
+}
+
+/** Outline the part of the picture that the Frame keeps. */
+function showCrop(): void {
+  const [width, height] =
+    showing === "camera" ? [video.videoWidth, video.videoHeight] : [still.naturalWidth, still.naturalHeight];
+  const outline = element("crop");
+  outline.hidden = opened?.head.frame.fit !== "crop" || showing === "nothing" || !width;
+  if (!opened || outline.hidden) return;
+  const stage = element("stage");
+  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+  const part = keptPart(opened.head.frame, width, height);
+  outline.style.left = `${(stage.clientWidth - width * scale) / 2 + part.left * scale}px`;
+  outline.style.top = `${(stage.clientHeight - height * scale) / 2 + part.top * scale}px`;
+  outline.style.width = `${part.width * scale}px`;
+  outline.style.height = `${part.height * scale}px`;
+}
+
+async function showCameras(): Promise<void> {
+  const found = await listCameras();
+  element("next").hidden = found.length < 2;
+  element("camera-field").hidden = found.length < 2;
+  const options = found.map((device, index) => new Option(device.label || text.cameraNumber(index + 1), device.deviceId));
+  element("camera-choice").replaceChildren(...options);
+  element<HTMLSelectElement>("camera-choice").value = camera?.id ?? "";
+}
+
+function showFacts({ head, variants }: Opened): void {
+  element("variant").replaceChildren(...variants.map((name) => new Option(name, name)));
+  element<HTMLSelectElement>("variant").value = variant;
+  const facts = [[text.source, head.name], ...Object.entries(head.licences).map(([part, licence]) => [`${text.licences}: ${part}`, licence])];
+  element("facts").replaceChildren(
+    ...facts.flatMap(([name, value]) => {
+      const [term, detail] = [document.createElement("dt"), document.createElement("dd")];
+      term.textContent = shown(name);
+      detail.textContent = value;
+      return [term, detail];
+    }),
+  );
+}
+
+function showSpeed(ms: number, size: string): void {
+  element("speed").textContent = text.speed(ms.toFixed(ms < 10 ? 1 : 0), variant, size);
+}
+
+function setPaused(on: boolean): void {
+  paused = on;
+  const button = element("pause");
+  button.setAttribute("aria-pressed", String(on));
+  (button.querySelector("span") as HTMLElement).textContent = on ? text.resume : text.pause;
+  if (on) video.pause();
+  else if (camera) void video.play();
+}
+
+async function switchLight(): Promise<void> {
+  const button = element("light");
+  const on = button.getAttribute("aria-pressed") !== "true";
+  await camera?.setLight(on).then(() => button.setAttribute("aria-pressed", String(on)), report);
+}
+
+async function nextCamera(): Promise<void> {
+  const found = await listCameras();
+  const place = found.findIndex(({ deviceId }) => deviceId === camera?.id);
+  await live(found[(place + 1) % found.length]?.deviceId);
+}
+
+function report(error: unknown): void {
+  showNotice(reasonOf(error));
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof BadPhoto) {
+    if (error.why === "too_many_bytes") return text.errorPhotoBytes;
+    return error.why === "too_many_pixels" ? text.errorPhotoPixels : text.errorPhoto;
+  }
+  if (error instanceof Damaged) return error.why === text.errorNoVariant ? error.why : text.errorBundle(error.why);
+  return text.errorOther(error instanceof Error ? error.message : String(error));
+}
+
+function cameraReason({ name, message }: Error): string {
+  const known: Record<string, string> = {
+    NotAllowedError: text.errorDenied,
+    NotFoundError: text.errorAbsent,
+    OverconstrainedError: text.errorAbsent,
+    NotReadableError: text.errorBusy,
+  };
+  return known[name] ?? text.errorOther(message);
+}
+
+bindInput((files) => void take(files));
+element("start").addEventListener("click", () => void live());
+element("live").addEventListener("click", () => (camera ? show("camera") : void live()));
+element("pause").addEventListener("click", () => setPaused(!paused));
+element("next").addEventListener("click", () => void nextCamera());
+element("light").addEventListener("click", () => void switchLight());
+element("clear").addEventListener("click", clearEntries);
+element("check-again").addEventListener("click", () => {
+  turn++;
+  void check();
+});
+element("variant").addEventListener("change", ({ target }) => void changeVariant((target as HTMLSelectElement).value));
+element("camera-choice").addEventListener("change", ({ target }) => void live((target as HTMLSelectElement).value));
+video.addEventListener("resize", showCrop);
+new ResizeObserver(showCrop).observe(element("stage"));
+if ("serviceWorker" in navigator && import.meta.env.PROD) void navigator.serviceWorker.register("./sw.js");
+void open({ folder: BUNDLE });

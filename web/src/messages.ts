@@ -1,0 +1,38 @@
+// What the page and its worker say to each other.
+
+import type { Head } from "./bundle";
+
+export interface Opened {
+  readonly head: Head;
+  readonly variants: string[]; // that can run here, the one to begin with first
+}
+
+/** The logits of one picture and where its time went. */
+export interface Answer {
+  readonly logits: number[];
+  readonly pixelsMs: number;
+  readonly networkMs: number;
+}
+
+/** What became of one golden case here. */
+export interface CaseResult {
+  readonly pixels: number | undefined; // largest difference in grey levels; undefined: the browser cannot read it
+  readonly logits: number; // largest difference of the answer to the golden frame
+  readonly fromPhoto: number | undefined; // the same for the photo as this browser reads it
+}
+
+export interface Requests {
+  open: { args: { folder: string } | { file: Blob }; answer: Opened };
+  load: { args: { variant: string; threads: number }; answer: { ms: number } };
+  picture: { args: { bitmap: ImageBitmap }; answer: Answer };
+  photo: { args: { file: Blob }; answer: Answer };
+  golden: { args: { index: number; variant: string }; answer: CaseResult };
+}
+
+export type Op = keyof Requests;
+
+export type Request = { [K in Op]: { id: number; op: K; args: Requests[K]["args"] } }[Op];
+
+export type Reply =
+  | { id: number; answer: Requests[Op]["answer"] }
+  | { id: number; error: { name: string; why: string } };

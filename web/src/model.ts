@@ -1,0 +1,34 @@
+// A variant that runs: one file a runtime, chosen by what bundle.json says of the variant.
+
+import type { Head, Variant } from "./bundle";
+
+/** A network that is ready: one frame in, uint8 RGB height × width × 3; its logits out. */
+export interface Model {
+  run(frame: Uint8Array): Promise<Float32Array>;
+  close(): Promise<void>;
+}
+
+export interface Network {
+  readonly bytes: Uint8Array;
+  readonly head: Head;
+  readonly threads: number;
+}
+
+const RUNTIMES: Record<string, () => Promise<{ open(network: Network): Promise<Model> }>> = {
+  onnxruntime: () => import("./onnx"),
+  litert: () => import("./litert"),
+};
+
+/** The variants that this page can run, the one to begin with first. */
+export function usableVariants(head: Head): string[] {
+  const usable = Object.keys(head.variants).filter((name) => Object.hasOwn(RUNTIMES, head.variants[name].runtime));
+  const rank = (name: string) =>
+    (head.variants[name].runtime === "litert" ? 0 : 2) + (name === head.default_variant ? 0 : 1);
+  return usable.sort((a, b) => rank(a) - rank(b));
+}
+
+/** Make a variant ready to run. */
+export async function openModel(variant: Variant, network: Network): Promise<Model> {
+  const runtime = await RUNTIMES[variant.runtime]();
+  return runtime.open(network);
+}

@@ -1,0 +1,32 @@
+// Variants that run on ONNX Runtime's WebAssembly; the one file that owns onnxruntime-web.
+
+import * as ort from "onnxruntime-web/wasm";
+import glue from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
+import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
+import { Damaged } from "./errors";
+import { keep } from "./kept";
+import type { Model, Network } from "./model";
+
+export async function open({ bytes, head, threads }: Network): Promise<Model> {
+  const files = { mjs: absolute(glue), wasm: absolute(wasm) };
+  ort.env.wasm.wasmPaths = files;
+  ort.env.wasm.numThreads = threads;
+  ort.env.logLevel = "error";
+  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] }).catch((error: unknown) => {
+    throw new Damaged(`ONNX Runtime refuses the model (${String(error)})`);
+  });
+  void keep(files.wasm);
+  const { frame, input, output } = head;
+  const shape = [1, frame.height, frame.width, 3];
+  return {
+    async run(pixels) {
+      const answer = await session.run({ [input.name]: new ort.Tensor("uint8", pixels, shape) }, [output.name]);
+      return answer[output.name].data as Float32Array;
+    },
+    close: () => session.release(),
+  };
+}
+
+function absolute(url: string): string {
+  return new URL(url, self.location.href).href;
+}

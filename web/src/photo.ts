@@ -1,0 +1,142 @@
+// A photo or a camera picture to the pixels that the model sees. The browser decodes, turns upright and
+// converts to sRGB; everything after that is ours (frame.ts), because a canvas resizes differently.
+
+import { BadPhoto } from "./errors";
+import { keptPart, toFrame, type Frame, type Part, type Pixels } from "./frame";
+import { readJpegHead, type JpegHead } from "./jpeg";
+
+const STRIP = 1 << 22; // px that are read from a canvas at a time; phones refuse much larger ones
+
+/** The pixels of a photo file at the frame size, uint8 RGB; BadPhoto when the browser cannot read it. */
+export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> {
+  if (photo.size > frame.max_bytes) throw new BadPhoto("too_many_bytes");
+  const bitmap = await createImageBitmap(photo).catch(() => {
+    throw new BadPhoto("unreadable");
+  });
+  try {
+    if (bitmap.width * bitmap.height > frame.max_pixels) throw new BadPhoto("too_many_pixels");
+    const scale = frame.decode === "scaled" ? jpegScale(frame, bitmap.width, bitmap.height) : 1;
+    const head = scale > 1 ? readJpegHead(new Uint8Array(await photo.slice(0, 1 << 20).arrayBuffer())) : undefined;
+    return head ? toFrame(frame, scaledPart(bitmap, frame, scale, head)) : readBitmap(bitmap, frame);
+  } finally {
+    bitmap.close();
+  }
+}
+
+/** The pixels of a picture of the camera at the frame size, uint8 RGB. */
+export function readBitmap(bitmap: ImageBitmap, frame: Frame): Uint8Array {
+  return toFrame(frame, pixelsOf(bitmap, keptPart(frame, bitmap.width, bitmap.height)));
+}
+
+/** The s of a scaled decode at 1/s: at least twice the frame remains. */
+export function jpegScale(frame: Frame, width: number, height: number): number {
+  const room = Math.min(Math.floor(width / (2 * frame.width)), Math.floor(height / (2 * frame.height)));
+  return [8, 4, 2].find((scale) => room >= scale) ?? 1;
+}
+
+/**
+ * What a decode at 1/s would give: the mean of each s × s pixels, counted from the stored corner.
+ * Chroma that is stored at half the size would be decoded without upsampling, so at 1/2, where that
+ * shows, the browser's upsampling is undone.
+ */
+function scaledPart(bitmap: ImageBitmap, frame: Frame, scale: number, head: JpegHead): Pixels {
+  const width = Math.ceil(bitmap.width / scale);
+  const height = Math.ceil(bitmap.height / scale);
+  const part = keptPart(frame, width, height);
+  // Stored pixels begin at a corner that turning may have moved; only there are the blocks whole.
+  const left = [2, 3, 6, 7].includes(head.orientation) ? bitmap.width - width * scale : 0;
+  const top = [3, 4, 7, 8].includes(head.orientation) ? bitmap.height - height * scale : 0;
+  const out = new Uint8Array(part.width * part.height * 3);
+  const reduce = scale === 2 && head.subsampling?.join() === "2,2" ? meanAndChroma : meanOfBlocks;
+  const rows = Math.max(1, Math.floor(STRIP / (part.width * scale * scale)));
+  for (let row = 0; row < part.height; row += rows) {
+    const count = Math.min(rows, part.height - row);
+    const from = { left: left + part.left * scale, top: top + (part.top + row) * scale };
+    const strip = { ...from, width: part.width * scale, height: count * scale };
+    reduce(windowOn(bitmap, strip), scale, out.subarray(row * part.width * 3));
+  }
+  return { data: out, width: part.width, height: part.height, channels: 3 };
+}
+
+/** Pixels of a strip and one more on each side; outside the photo its edge is repeated. */
+interface Window {
+  readonly data: Pixels["data"];
+  readonly columns: Int32Array; // byte offset in a row of each column from -1 to width
+  readonly rows: Int32Array; // byte offset of each row from -1 to height
+}
+
+function windowOn(bitmap: ImageBitmap, strip: Part): Window {
+  const left = Math.max(0, strip.left - 1);
+  const top = Math.max(0, strip.top - 1);
+  const width = Math.min(bitmap.width, strip.left + strip.width + 1) - left;
+  const height = Math.min(bitmap.height, strip.top + strip.height + 1) - top;
+  const { data } = pixelsOf(bitmap, { left, top, width, height });
+  const columns = Int32Array.from({ length: strip.width + 2 }, (_, x) => 4 * within(strip.left - 1 + x - left, width));
+  const rows = Int32Array.from({ length: strip.height + 2 }, (_, y) => 4 * width * within(strip.top - 1 + y - top, height));
+  return { data, columns, rows };
+}
+
+function meanOfBlocks({ data, columns, rows }: Window, scale: number, out: Uint8Array): void {
+  const shift = 2 * Math.log2(scale);
+  const sums = new Int32Array((3 * (columns.length - 2)) / scale);
+  for (let y = 1, o = 0; y < rows.length - 1; y += scale) {
+    sums.fill(1 << (shift - 1));
+    for (let k = 0; k < scale; k++) {
+      for (let x = 1; x < columns.length - 1; x++) {
+        const p = rows[y + k] + columns[x];
+        const s = 3 * (((x - 1) / scale) | 0);
+        sums[s] += data[p];
+        sums[s + 1] += data[p + 1];
+        sums[s + 2] += data[p + 2];
+      }
+    }
+    for (let s = 0; s < sums.length; s++) out[o++] = sums[s] >> shift;
+  }
+}
+
+const UNBLUR = [-1, 3, 3, -1]; // / 4: two samples of libjpeg's triangle filter, and their neighbours, to the stored one
+
+/** Luma is the mean of 2 × 2 pixels, chroma the sample that the upsampling of those pixels came from. */
+function meanAndChroma({ data, columns, rows }: Window, _scale: number, out: Uint8Array): void {
+  for (let y = 0, o = 0; y < rows.length - 2; y += 2) {
+    for (let x = 0; x < columns.length - 2; x += 2, o += 3) {
+      const mean = [0, 0, 0];
+      const stored = [0, 0, 0];
+      for (let j = 0; j < 4; j++) {
+        for (let i = 0; i < 4; i++) {
+          const p = rows[y + j] + columns[x + i];
+          const inner = (j === 1 || j === 2) && (i === 1 || i === 2);
+          for (let c = 0; c < 3; c++) {
+            stored[c] += UNBLUR[j] * UNBLUR[i] * data[p + c];
+            if (inner) mean[c] += 4 * data[p + c];
+          }
+        }
+      }
+      const [r, g, b] = stored.map((value, c) => value - mean[c]);
+      const luma = 0.299 * r + 0.587 * g + 0.114 * b;
+      for (let c = 0; c < 3; c++) out[o + c] = Math.min(255, Math.max(0, (stored[c] - luma) / 16 + 0.5));
+    }
+  }
+}
+
+function within(place: number, size: number): number {
+  return place < 0 ? 0 : place < size ? place : size - 1;
+}
+
+let canvas: OffscreenCanvas | undefined;
+let context: OffscreenCanvasRenderingContext2D | null = null;
+
+/** A part of a bitmap at its own size, RGBA, laid on white. */
+function pixelsOf(bitmap: ImageBitmap, part: Part): Pixels {
+  const { left, top, width, height } = part;
+  if (!canvas || canvas.width !== width || canvas.height !== height) {
+    canvas = new OffscreenCanvas(width, height);
+    context = canvas.getContext("2d", { willReadFrequently: true, alpha: false });
+  }
+  if (!context) throw new BadPhoto("unreadable");
+  context.imageSmoothingEnabled = false;
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, left, top, width, height, 0, 0, width, height);
+  return { data: context.getImageData(0, 0, width, height).data, width, height, channels: 4 };
+}

@@ -1,0 +1,54 @@
+// The service worker: the page works without a network, and its answers come with the two headers that
+// let WebAssembly use several threads, also where a plain file server sends none.
+
+declare const self: ServiceWorkerGlobalScope;
+declare const __FILES__: string[];
+declare const __VERSION__: string;
+
+const PREFIX = "catflap-page-";
+const CACHE = PREFIX + __VERSION__;
+
+self.addEventListener("install", (event) => {
+  event.waitUntil(fill().then(() => self.skipWaiting()));
+});
+
+self.addEventListener("activate", (event) => {
+  event.waitUntil(sweep().then(() => self.clients.claim()));
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method !== "GET" || !request.url.startsWith(self.registration.scope)) return;
+  const path = request.url.slice(self.registration.scope.length).split(/[?#]/)[0];
+  if (request.mode === "navigate" && (path === "" || path === "index.html")) event.respondWith(page(request));
+  else if (path.startsWith("assets/") || path.startsWith("icon")) event.respondWith(asset(request));
+});
+
+async function fill(): Promise<void> {
+  const cache = await caches.open(CACHE);
+  await cache.addAll(__FILES__.map((file) => new Request(file, { cache: "reload" })));
+}
+
+async function sweep(): Promise<void> {
+  const names = await caches.keys();
+  await Promise.all(names.filter((name) => name.startsWith(PREFIX) && name !== CACHE).map((name) => caches.delete(name)));
+}
+
+async function page(request: Request): Promise<Response> {
+  const fresh = await fetch(request).catch(() => undefined);
+  const found = fresh?.ok ? fresh : await caches.match(self.registration.scope);
+  return isolated(found ?? fresh ?? Response.error());
+}
+
+async function asset(request: Request): Promise<Response> {
+  return isolated((await caches.match(request)) ?? (await fetch(request)));
+}
+
+function isolated(response: Response): Response {
+  if (response.type === "error" || response.type === "opaque" || response.status === 304) return response;
+  const headers = new Headers(response.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
+}
+export {};

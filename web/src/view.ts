@@ -1,0 +1,169 @@
+// What the page shows: the answer, the history and the checks. It keeps no state of its own.
+
+import { UNSURE, type Prediction } from "./decisions";
+import type { CaseResult } from "./messages";
+import { text } from "./text";
+
+const MOST_BARS = 4;
+const MOST_ENTRIES = 50;
+const THUMBNAIL = 96;
+
+const percents = new Intl.NumberFormat(text.language, { style: "percent", maximumFractionDigits: 1 });
+const clock = new Intl.DateTimeFormat(text.language, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** An element of the page that is there by its id. */
+export function element<T extends HTMLElement = HTMLElement>(id: string): T {
+  return document.getElementById(id) as T;
+}
+
+/** A share as people read it; what rounds to all is not all. */
+export function percent(share: number): string {
+  if (share > 0.9995 && share < 1) return `> ${percents.format(0.999)}`;
+  return share < 0.0005 && share > 0 ? `< ${percents.format(0.001)}` : percents.format(share);
+}
+
+/** A label as people read it. */
+export function shown(label: string): string {
+  return label.replaceAll("_", " ");
+}
+
+/** A decision as a sentence. */
+export function spoken({ decision, label, probability }: Prediction): string {
+  const say = decision === UNSURE ? text.decidedUnsure : text.decided;
+  return say(shown(label), percent(probability));
+}
+
+export function showAnswer(prediction: Prediction, threshold: number): void {
+  const { decision, label, probability, probabilities } = prediction;
+  const unsure = decision === UNSURE;
+  element("answer").dataset.state = unsure ? "unsure" : "sure";
+  write(element("label"), unsure ? text.unsure : shown(decision));
+  const detail = unsure ? text.mostLikely(shown(label), percent(probability)) : text.sure(percent(probability));
+  write(element("detail"), detail);
+  let rows = Object.entries(probabilities);
+  if (rows.length > MOST_BARS) rows = rows.sort((a, b) => b[1] - a[1]).slice(0, MOST_BARS);
+  const list = element("bars");
+  while (list.children.length > rows.length) list.lastElementChild?.remove();
+  while (list.children.length < rows.length) list.append(makeBar());
+  rows.forEach(([name, share], index) => fillBar(list.children[index] as HTMLElement, name, share, threshold));
+}
+
+/** One word instead of an answer, with the bars of the labels where they will be. */
+export function showWaiting(word: string, labels: string[] = []): void {
+  element("answer").dataset.state = "waiting";
+  write(element("label"), word);
+  write(element("detail"), "\u00a0");
+  const bars = labels.slice(0, MOST_BARS).map((label) => {
+    const row = makeBar();
+    write(row.children[0] as HTMLElement, shown(label));
+    return row;
+  });
+  element("bars").replaceChildren(...bars);
+}
+
+/** Sentences instead of an answer: why there is none. */
+export function showTold(sentences: string): void {
+  showWaiting(sentences);
+  element("answer").dataset.state = "told";
+}
+
+export function showNotice(sentence: string): void {
+  const notice = element("notice");
+  notice.hidden = !sentence;
+  write(notice, sentence);
+}
+
+/** Put a decision at the top of the history, with a small picture of what was judged. */
+export function addEntry(prediction: Prediction, picture: CanvasImageSource, width: number, height: number): void {
+  const row = document.createElement("li");
+  row.append(thumbnail(picture, width, height));
+  const words = document.createElement("span");
+  words.className = "what";
+  words.textContent = prediction.decision === UNSURE ? text.unsure : shown(prediction.decision);
+  const how = document.createElement("span");
+  how.className = "how";
+  how.textContent = `${percent(prediction.probability)} · ${clock.format(new Date())}`;
+  row.append(words, how);
+  const list = element("entries");
+  list.prepend(row);
+  while (list.children.length > MOST_ENTRIES) list.lastElementChild?.remove();
+  showHistoryState();
+}
+
+export function clearEntries(): void {
+  element("entries").replaceChildren();
+  showHistoryState();
+}
+
+/** The golden cases so far, and what they say. */
+export function showCases(results: CaseResult[], total: number, pixelLimit: number, limit: number): void {
+  const badPixels = results.filter(({ pixels }) => pixels === undefined || pixels > pixelLimit).length;
+  const badLogits = results.some(({ logits }) => !(logits <= limit));
+  const done = results.length === total;
+  const verdict = element("verdict");
+  verdict.dataset.state = badLogits ? "fail" : done ? (badPixels ? "part" : "pass") : "running";
+  const short = badLogits ? text.checkFail : done ? text.checkPass : text.checkRunning(results.length, total);
+  write(verdict, short);
+  let long: string = short;
+  if (badLogits) long = text.checkFailLong;
+  else if (done) long = badPixels ? text.checkPixelsLong(badPixels, total) : text.checkPassLong(total);
+  write(element("check-text"), long);
+  write(element("case-limits"), text.caseLimits(pixelLimit, limit.toPrecision(2)));
+  element("cases").hidden = results.length === 0;
+  const body = element("cases").querySelector("tbody") as HTMLElement;
+  body.replaceChildren(...results.map((result, index) => caseRow(result, index, pixelLimit, limit)));
+}
+
+function caseRow({ pixels, logits, fromPhoto }: CaseResult, index: number, pixelLimit: number, limit: number): HTMLElement {
+  const row = document.createElement("tr");
+  const cells: [string, boolean][] = [
+    [String(index + 1), true],
+    [pixels === undefined ? text.caseUnread : String(pixels), pixels !== undefined && pixels <= pixelLimit],
+    [logits.toPrecision(2), logits <= limit],
+    [fromPhoto === undefined ? "–" : fromPhoto.toPrecision(2), true],
+  ];
+  for (const [words, fine] of cells) {
+    const cell = document.createElement("td");
+    cell.textContent = words;
+    if (!fine) cell.className = "off";
+    row.append(cell);
+  }
+  return row;
+}
+
+function makeBar(): HTMLElement {
+  const row = document.createElement("li");
+  row.innerHTML = '<span class="name"></span><span class="value">\u00a0</span><span class="bar"><i></i><b></b></span>';
+  return row;
+}
+
+function fillBar(row: HTMLElement, label: string, share: number, threshold: number): void {
+  const [name, value, bar] = row.children as unknown as HTMLElement[];
+  write(name, shown(label));
+  write(value, percent(share));
+  bar.setAttribute("aria-hidden", "true");
+  (bar.children[0] as HTMLElement).style.transform = `scaleX(${share})`;
+  (bar.children[1] as HTMLElement).style.left = `${100 * threshold}%`;
+  row.classList.toggle("reached", share >= threshold);
+}
+
+function thumbnail(picture: CanvasImageSource, width: number, height: number): HTMLCanvasElement {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = THUMBNAIL;
+  const side = Math.min(width, height);
+  const [left, top] = [(width - side) / 2, (height - side) / 2];
+  canvas.getContext("2d")?.drawImage(picture, left, top, side, side, 0, 0, THUMBNAIL, THUMBNAIL);
+  canvas.setAttribute("aria-hidden", "true");
+  return canvas;
+}
+
+function showHistoryState(): void {
+  const empty = element("entries").children.length === 0;
+  element("history-empty").hidden = !empty;
+  element("clear").hidden = empty;
+}
+
+/** Change a text only when it differs, so that screen readers and the layout are left in peace. */
+function write(target: HTMLElement, words: string): void {
+  if (target.textContent !== words) target.textContent = words;
+}

@@ -1,0 +1,101 @@
+// The worker: opens the Bundle, turns pictures into frames and runs the network, away from the page's thread.
+
+import { openBundle, zipFiles, type Bundle } from "./bundle";
+import { largestDifference, readGolden, type Golden } from "./golden";
+import { shelf, webFiles } from "./kept";
+import type { Answer, CaseResult, Op, Opened, Reply, Request, Requests } from "./messages";
+import { openModel, usableVariants, type Model } from "./model";
+import { readBitmap, readPhoto } from "./photo";
+
+let bundle: Bundle | undefined;
+let model: Model | undefined;
+let golden: Promise<Golden> | undefined;
+
+async function open(args: Requests["open"]["args"]): Promise<Opened> {
+  const files = "file" in args ? await zipFiles(fromBlob(args.file)) : webFiles(args.folder);
+  const opened = await openBundle(files, "file" in args ? undefined : shelf());
+  await model?.close();
+  model = golden = undefined;
+  bundle = opened;
+  return { head: opened.head, variants: usableVariants(opened.head) };
+}
+
+async function load({ variant, threads }: Requests["load"]["args"]): Promise<{ ms: number }> {
+  const start = performance.now();
+  const { head, member } = theBundle();
+  const bytes = await member(head.variants[variant].file);
+  const next = await openModel(head.variants[variant], { bytes, head, threads });
+  await model?.close();
+  model = next;
+  return { ms: performance.now() - start };
+}
+
+async function picture({ bitmap }: Requests["picture"]["args"]): Promise<Answer> {
+  const start = performance.now();
+  const frame = readBitmap(bitmap, theBundle().head.frame);
+  bitmap.close();
+  return answer(frame, start);
+}
+
+async function photo({ file }: Requests["photo"]["args"]): Promise<Answer> {
+  const start = performance.now();
+  return answer(await readPhoto(file, theBundle().head.frame), start);
+}
+
+async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<CaseResult> {
+  const opened = theBundle();
+  golden ??= readGolden(opened);
+  const { photos, frames, logits } = await golden;
+  const expected = logits[variant][index];
+  const network = theModel();
+  const answered = largestDifference(await network.run(frames[index]), expected);
+  const frame = await readPhoto(new Blob([photos[index] as BlobPart]), opened.head.frame).catch(() => undefined);
+  if (!frame) return { pixels: undefined, logits: answered, fromPhoto: undefined };
+  const pixels = largestDifference(frame, frames[index]);
+  return { pixels, logits: answered, fromPhoto: largestDifference(await network.run(frame), expected) };
+}
+
+async function answer(frame: Uint8Array, start: number): Promise<Answer> {
+  const ready = performance.now();
+  const logits = Array.from(await theModel().run(frame));
+  return { logits, pixelsMs: ready - start, networkMs: performance.now() - ready };
+}
+
+function theBundle(): Bundle {
+  if (!bundle) throw new Error("no bundle is open");
+  return bundle;
+}
+
+function theModel(): Model {
+  if (!model) throw new Error("no variant is loaded");
+  return model;
+}
+
+function fromBlob(blob: Blob) {
+  const read = async (start: number, end: number) => new Uint8Array(await blob.slice(start, end).arrayBuffer());
+  return { size: blob.size, read };
+}
+
+const OPS: { [K in Op]: (args: Requests[K]["args"]) => Promise<Requests[K]["answer"]> } = {
+  open,
+  load,
+  picture,
+  photo,
+  golden: golden_,
+};
+
+// One request at a time, in order: a variant is never replaced under a picture that it judges.
+let last: Promise<void> = Promise.resolve();
+
+self.addEventListener("message", ({ data }: MessageEvent<Request>) => {
+  last = last.then(async () => {
+    let reply: Reply;
+    try {
+      reply = { id: data.id, answer: await OPS[data.op](data.args as never) };
+    } catch (error) {
+      const { name, message } = error as Error;
+      reply = { id: data.id, error: { name, why: message } };
+    }
+    self.postMessage(reply);
+  });
+});
