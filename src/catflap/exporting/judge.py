@@ -23,6 +23,7 @@ from catflap.runtime.session import Logits, Model, open_model
 from catflap.training.answer import open_checkpoint
 
 MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed
+REFERENCE_PHOTOS = 2_000  # of the test role, that the Checkpoint itself answers: torch is slow on a CPU
 ERROR_RATE = 0.01
 
 
@@ -49,7 +50,7 @@ PRECISIONS: Mapping[str, Precision] = {
 
 @dataclass(frozen=True)
 class Jury:
-    """The photos that judge a variant, and the answers of the Checkpoint on those of the test role."""
+    """The photos that judge a variant, and what the Checkpoint answers on the first of the test role."""
 
     calibration: Photos
     test: Photos
@@ -61,10 +62,9 @@ class Jury:
 def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Jury:
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
     calibration, test = (_sample(dataset.photos(role), seed) for role in ("calibration", "test"))
-    return Jury(
-        calibration, test, dataset.frame, dataset.labels,
-        score(open_checkpoint(checkpoint), test, dataset.frame, "checkpoint on test", progress),
-    )  # fmt: skip
+    compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
+    reference = score(open_checkpoint(checkpoint), compared, dataset.frame, "checkpoint on test", progress)
+    return Jury(calibration, test, dataset.frame, dataset.labels, reference)
 
 
 def _sample(photos: Photos, seed: int) -> Photos:
@@ -83,17 +83,21 @@ def golden_tolerance(precision: Precision, graph: bytes, logits: Logits, frames:
     return max(least, 2 * float(np.abs(logits - emulated).max()))
 
 
-def judge(name: str, model: Model, photos: Jury, progress: Progress) -> dict[str, Any]:
+def judge(name: str, model: Model, jury: Jury, progress: Progress) -> dict[str, Any]:
     """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much."""
-    calibration = score(model, photos.calibration, photos.frame, f"{name} on calibration", progress)
-    test = score(model, photos.test, photos.frame, f"{name} on test", progress)
-    temperature = fit_temperature(calibration, photos.calibration.labels)
+    calibration = score(model, jury.calibration, jury.frame, f"{name} on calibration", progress)
+    test = score(model, jury.test, jury.frame, f"{name} on test", progress)
+    temperature = fit_temperature(calibration, jury.calibration.labels)
     probabilities = softmax(test, temperature)
+    compared = len(jury.reference)
     lost = fidelity(
-        softmax(photos.reference, temperature), probabilities, photos.test.labels, photos.test.groups
+        softmax(jury.reference, temperature),
+        probabilities[:compared],
+        jury.test.labels[:compared],
+        jury.test.groups[:compared],
     )
     precision = PRECISIONS[name]
-    free = precision.free / len(photos.test)
+    free = precision.free / compared
     checks = gate(
         lost,
         max_flip_rate=max(precision.max_flip_rate, free),
@@ -112,9 +116,9 @@ def judge(name: str, model: Model, photos: Jury, progress: Progress) -> dict[str
         "runtime": "onnxruntime",
         "precision": name,
         "temperature": temperature,
-        "metrics": measure(probabilities, photos.test.labels, photos.test.groups, photos.labels),
+        "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
         "fidelity": lost,
-        "decision": _decision(softmax(calibration, temperature), photos.calibration),
+        "decision": _decision(softmax(calibration, temperature), jury.calibration),
     }
 
 
