@@ -10,14 +10,22 @@ from catflap.image import Frame
 
 HELP = "Give every photo its role without leaks and pack the photos into a Dataset."
 EXAMPLE = "catflap prepare photos.manifest -o photos.dataset"
+ROLES = ("train", "validation", "calibration", "test")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The Manifest, where to write, and the seed of the roles."""
+    """The Manifest, where to write, the frame, and the roles."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="what `catflap scan` wrote")
     parser.add_argument("-o", "--out", metavar="DATASET", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the roles (default: 0)")
     framing(parser)
+    for role in ROLES:
+        parser.add_argument(f"--{role}", type=float, metavar="SHARE", help=f"share of the {role} role")
+    parser.add_argument(
+        "--embeddings", metavar="FILE.npy", type=Path,
+        help="one row a photo of the Manifest: photos that look alike share a role too",
+    )  # fmt: skip
+    parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
 
 
 def framing(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +49,22 @@ def frame_of(args: argparse.Namespace) -> Frame:
 def answer(args: argparse.Namespace) -> int:
     """Prepare and print the counts."""
     from catflap.artifacts.manifest import load_manifest
+    from catflap.data.lookalikes import load_embeddings
     from catflap.data.prepare import prepare
+    from catflap.data.roles import SHARES
 
     manifest = load_manifest(args.manifest)
+    stated = {role: getattr(args, role) for role in ROLES if getattr(args, role) is not None}
     with progress_bar(args) as progress:
-        dataset = prepare(manifest, args.out, frame=frame_of(args), seed=args.seed, progress=progress)
+        dataset = prepare(
+            manifest,
+            args.out,
+            frame=frame_of(args),
+            seed=args.seed,
+            shares={**SHARES, **stated},
+            embeddings=load_embeddings(args.embeddings) if args.embeddings else None,
+            profile=not args.no_profile,
+            progress=progress,
+        )
     emit(dataset.to_json(), args)
     return 0

@@ -5,24 +5,47 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, progress_bar
+from catflap.cli.output import emit, note, progress_bar
 
 HELP = "Read, check and hash photos, find duplicates, and write a Manifest."
 EXAMPLE = "catflap scan PHOTOS -o photos.manifest"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What to read, where to write, and on how many processes."""
-    parser.add_argument("source", metavar="PHOTOS", help="a folder with one folder of photos a label")
+    """What to read, where to write, and where to run."""
+    sources = "class folders, a CSV or Parquet list, a .zip or .tar, WebDataset shards, or an address"
+    parser.add_argument("source", metavar="PHOTOS", help=sources)
     parser.add_argument("-o", "--out", metavar="MANIFEST", type=Path, required=True, help="folder to write")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument(
+        "--labels", metavar="FILE", type=Path, help="JSON or CSV that renames, merges or leaves out labels"
+    )
+    for field in ("path", "label", "group", "role"):
+        parser.add_argument(
+            f"--{field}-column", default="", metavar="NAME", help=f"a list's column with the {field}"
+        )
+    parser.add_argument("--on", metavar="ray[://HOST:PORT]", help="run on a Ray cluster (default: here)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes here (default: one a core)")
+    parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
 
 
 def answer(args: argparse.Namespace) -> int:
     """Scan and print the counts."""
+    from catflap.data.lists import Columns
+    from catflap.data.mapping import read_mapping
     from catflap.data.scan import scan
 
     with progress_bar(args) as progress:
-        manifest = scan(args.source, args.out, workers=args.workers, progress=progress)
+        manifest = scan(
+            args.source,
+            args.out,
+            labels=read_mapping(args.labels) if args.labels else None,
+            columns=Columns(args.path_column, args.label_column, args.group_column, args.role_column),
+            on=args.on,
+            workers=args.workers,
+            profile=not args.no_profile,
+            progress=progress,
+        )
+    for check in manifest.checks:
+        note(check["what"])
     emit(manifest.to_json(), args)
     return 0

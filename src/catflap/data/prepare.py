@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from catflap.artifacts.folder import digest, read_json, refuse_foreign, unwritab
 from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, write_tables
 from catflap.data.batch import FRAME
+from catflap.data.groups import joined
 from catflap.data.judge import leading_bits, numbered
 from catflap.data.listing import SUFFIXES, check_labels
+from catflap.data.lookalikes import ALIKE, Vectors, alike_pairs
 from catflap.data.parts import working_folder
+from catflap.data.profile import profile_dataset
 from catflap.data.reading import read_photo
 from catflap.data.roles import LEAST, NONE, ORDER, SHARES, assign, check_shares, draws
 from catflap.data.scan import versions
@@ -59,21 +63,26 @@ def prepare(
     frame: Frame = DEFAULT_FRAME,
     seed: int = 0,
     shares: Mapping[str, float] = SHARES,
+    embeddings: Vectors | None = None,
+    alike: float = ALIKE,
     profile: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
     """Give every photo of a Manifest that is ok its role and write the Dataset folder `out`.
 
     `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` says how
-    large they are; `profile` also writes profile.html. Photos keep their bytes. A run that was killed
-    goes on with the first shard that is not whole.
+    large they are. With `embeddings`, one row a photo of the Manifest, photos whose cosine is at least
+    `alike` share a role too. `profile` also writes profile.html. Photos keep their bytes. A run that
+    was killed goes on with the first shard that is not whole.
     """
     out = Path(out)
     check_shares(shares)
     refuse_foreign(out, MARKER)
-    chosen, lengths = choose(manifest, seed, shares)
+    chosen, lengths = choose(manifest, seed, shares, embeddings, alike)
     plan = plan_shards(lengths, chosen.roles)
-    made_from = prepare_fingerprint(manifest, frame=frame, seed=seed, shares=shares)
+    made_from = prepare_fingerprint(
+        manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, alike=alike
+    )
     with working_folder(out, "prepare") as work:
         _write_shards(work, manifest, chosen, plan, made_from, progress)
         with whole_folder(out, MARKER) as folder:
@@ -86,6 +95,9 @@ def prepare(
                 "sha256": _content(folder / INDEX, chosen.names, frame), "made_from": made_from,
                 "ancestors": {"manifest": manifest.sha256}, "versions": versions(),
             })  # fmt: skip
+            if profile:
+                progress("profile", 0, 0)
+                profile_dataset(folder, load_dataset(folder), _sizes(manifest, chosen))
     return load_dataset(out)
 
 
@@ -95,13 +107,20 @@ def prepare_fingerprint(
     frame: Frame = DEFAULT_FRAME,
     seed: int = 0,
     shares: Mapping[str, float] = SHARES,
+    embeddings: Vectors | None = None,
+    alike: float = ALIKE,
 ) -> str:
     """What a Dataset of this Manifest would be made from, without making it."""
-    return digest([RULES, manifest.sha256, frame.to_json(), seed, dict(shares), versions()])
+    vectors = "" if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest()
+    return digest([RULES, manifest.sha256, frame.to_json(), seed, dict(shares), [vectors, alike], versions()])
 
 
 def choose(
-    manifest: Manifest, seed: int, shares: Mapping[str, float]
+    manifest: Manifest,
+    seed: int,
+    shares: Mapping[str, float],
+    embeddings: Vectors | None = None,
+    alike: float = ALIKE,
 ) -> tuple[Chosen, npt.NDArray[np.int64]]:
     """The photos of a Dataset with their roles, sorted by role and id, and their lengths in bytes."""
     table = manifest.rows(COLUMNS)
@@ -111,6 +130,8 @@ def choose(
     check_labels(names)
     labels = numbered(table["label"], {name: number for number, name in enumerate(names)})
     groups = table["group"].to_numpy()
+    if embeddings is not None:
+        groups = _with_lookalikes(groups, rows, embeddings, manifest.photos, alike)
     _check_counts(names, labels, groups)
     ids = leading_bits(table["id"])[:, 0]
     users: dict[str, int] = {}
@@ -208,6 +229,29 @@ def _content(index: Path, names: list[str], frame: Frame) -> str:
         for lines in joined_lines(table, columns):
             content.update(lines)
     return content.hexdigest()
+
+
+def _with_lookalikes(
+    groups: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    embeddings: Vectors,
+    photos: int,
+    alike: float,
+) -> npt.NDArray[np.int64]:
+    """Groups joined with those of photos whose embeddings nearly coincide."""
+    if len(embeddings) != photos:
+        raise CatflapError(
+            f"There are {len(embeddings)} embeddings for {photos} photos.",
+            "Give one row for each row of the Manifest.",
+        )
+    first, second = alike_pairs(embeddings[rows], alike)
+    firsts = np.concatenate([groups, groups[first]])
+    return joined(photos, firsts, np.concatenate([groups, groups[second]]))[groups]
+
+
+def _sizes(manifest: Manifest, chosen: Chosen) -> Counter[tuple[int, int]]:
+    table = manifest.rows(["width", "height"]).take(chosen.rows)
+    return Counter(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True))
 
 
 def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> None:

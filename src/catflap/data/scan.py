@@ -26,6 +26,7 @@ from catflap.data.lists import Columns
 from catflap.data.local import Batch
 from catflap.data.mapping import Labels, mapped
 from catflap.data.parts import Parts, plan_parts, working_folder, write_listing
+from catflap.data.profile import profile_manifest
 from catflap.data.sources import open_source
 from catflap.errors import missing_extra
 from catflap.progress import Progress, silent
@@ -65,7 +66,8 @@ def scan(
             write_tables(whole / TABLE, PHOTO_ROW, judged(parts, verdicts))
             save_manifest(whole, _fields(source, whole / TABLE, parts, listed, verdicts))
             if profile:
-                pass
+                progress("profile", 0, 0)
+                profile_manifest(whole, load_manifest(whole))
     return load_manifest(out)
 
 
