@@ -1,0 +1,153 @@
+"""One photo in, one Prediction out: from whatever the photo comes, in any thread, for any prior."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catflap.errors import BadArtifact, BadPhoto, CatflapError
+from catflap.exporting.drawings import drawn_photos, scene
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier, field_prior, parse_prior
+from tests.drawn import Exported, drawn
+from tests.runtime.models import colour_model, reworked
+
+SKEWED = {"cold": 0.5, "warm": 0.5}
+
+
+def answers(classifier: Classifier, photo: object) -> dict[str, float]:
+    return classifier(photo).probabilities  # type: ignore[arg-type]
+
+
+def test_path_bytes_image_and_array_agree(tiny_bundle: Path, tmp_path: Path) -> None:
+    classifier = Classifier(tiny_bundle)
+    pixels = scene(3, 90, 70)
+    data = encode(pixels, "PNG")
+    (tmp_path / "photo.png").write_bytes(data)
+    expected = answers(classifier, pixels)
+    for photo in (tmp_path / "photo.png", str(tmp_path / "photo.png"), data, Image.open(BytesIO(data))):
+        assert answers(classifier, photo) == expected
+    assert answers(classifier, np.asfortranarray(pixels)) == expected
+    assert answers(classifier, pixels[::2]) == answers(classifier, pixels[::2].copy())
+
+
+def test_every_kind_of_photo_agrees_with_its_image(drawn_bundle: Exported) -> None:
+    """A JPEG's bytes may be decoded at a smaller scale, which an image in memory is not."""
+    classifier = Classifier(drawn_bundle.path)
+    for data in drawn_photos():
+        image = Image.open(BytesIO(data))
+        allowed = 0.1 if image.format == "JPEG" else 0
+        assert answers(classifier, image) == pytest.approx(answers(classifier, data), abs=allowed)
+
+
+def test_a_prediction_is_whole(tiny_bundle: Path) -> None:
+    prediction = Classifier(tiny_bundle)(scene(1, 50, 40))
+    assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+    assert prediction.probability == prediction.probabilities[prediction.label]
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert list(prediction.probabilities) == ["cold", "warm"]
+    assert prediction.ms > 0
+    assert set(prediction.to_json()) == {"label", "probability", "probabilities", "decision", "ms"}
+
+
+def test_the_prior_of_the_field_moves_the_odds_by_its_ratio(tiny_bundle: Path) -> None:
+    photo = scene(2, 50, 40)
+    plain = answers(Classifier(tiny_bundle), photo)
+    rare = answers(Classifier(tiny_bundle, prior={"warm": 0.001}), photo)
+    odds = plain["warm"] / plain["cold"] * (0.001 / 0.999)  # trained on one to one
+    assert rare["warm"] / rare["cold"] == pytest.approx(odds)
+    assert answers(Classifier(tiny_bundle, prior=SKEWED), photo) == pytest.approx(plain)
+
+
+def test_labels_that_are_not_stated_share_the_rest_as_in_training() -> None:
+    trained = {"a": 0.5, "b": 0.3, "c": 0.2}
+    assert field_prior({"a": 0.9}, trained) == pytest.approx([0.9, 0.06, 0.04])
+    assert field_prior({}, trained) == pytest.approx([0.5, 0.3, 0.2])
+    assert field_prior({"c": 0.1, "a": 0.2, "b": 0.7}, trained) == pytest.approx([0.2, 0.7, 0.1])
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"dog": 0.5}, {"a": 0.0}, {"a": 1.0}, {"a": -0.1}, {"a": float("nan")}, {"a": 0.7, "b": 0.6},
+     {"a": 0.5, "b": 0.4, "c": 0.05}],
+)  # fmt: skip
+def test_a_prior_that_cannot_be_is_refused(stated: dict[str, float]) -> None:
+    with pytest.raises(CatflapError, match="prior"):
+        field_prior(stated, {"a": 0.5, "b": 0.3, "c": 0.2})
+
+
+def test_a_prior_is_read_as_people_write_it() -> None:
+    assert parse_prior(["cat=0.001", " dog =0.2,bird=0.1"]) == {"cat": 0.001, "dog": 0.2, "bird": 0.1}
+    assert parse_prior(["a=b=0.5"]) == {"a=b": 0.5}
+    assert parse_prior([]) is None
+    for bad in ("cat", "cat=", "cat=much", ""):
+        with pytest.raises(CatflapError, match="LABEL=SHARE"):
+            parse_prior([bad])
+
+
+def test_between_two_labels_it_is_unsure(tiny_bundle: Path) -> None:
+    classifier = Classifier(tiny_bundle)
+    threshold = classifier.variant.decision["threshold"]
+    grey = classifier(np.full((40, 40, 3), 128, np.uint8))
+    assert grey.probability < threshold
+    assert grey.decision == "unsure"
+    red = classifier(np.full((40, 40, 3), (250, 60, 60), np.uint8))
+    assert red.probability > threshold
+    assert red.decision == red.label == "warm"
+
+
+def test_threads_share_one_classifier(drawn_bundle: Exported) -> None:
+    classifier = Classifier(drawn_bundle.path, threads=1)
+    photos = [encode(drawn(label, n), "JPEG") for label in ("cat", "other") for n in range(8)]
+    photos += drawn_photos()
+    alone = [answers(classifier, photo) for photo in photos]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(2):
+            assert list(pool.map(lambda photo: answers(classifier, photo), photos)) == alone
+    assert [answers(Classifier(drawn_bundle.path, threads=2), photo) for photo in photos] == alone
+
+
+def test_what_is_no_photo_is_one_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    classifier = Classifier(tiny_bundle)
+    for photo in (
+        b"",
+        b"text",
+        tmp_path,
+        tmp_path / "none.jpg",
+        "\0",
+        np.zeros((4, 4)),
+        np.zeros((0, 3, 3)),
+        7,
+    ):
+        with pytest.raises(BadPhoto) as caught:
+            classifier(photo)  # type: ignore[arg-type]
+        assert caught.value.what
+        assert caught.value.fix
+
+
+def test_what_is_no_bundle_is_one_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.catflap").write_text("text")
+    for path in (tmp_path / "none.catflap", tmp_path / "text.catflap"):
+        with pytest.raises(CatflapError):
+            Classifier(path)
+    with pytest.raises(BadArtifact, match="no variant 'int4'") as caught:
+        Classifier(tiny_bundle, "int4")
+    assert "fp32" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("weights", "scale"),
+    [(np.ones((3, 5)), 1.0), (np.ones((3, 2)), np.inf), (np.ones((3, 2)), np.nan)],
+    ids=["too many labels", "infinite", "not a number"],
+)
+def test_answers_that_are_none_are_refused(
+    tiny_bundle: Path, tmp_path: Path, weights: np.ndarray, scale: float
+) -> None:
+    path = reworked(tiny_bundle, tmp_path / "odd.catflap", colour_model(weights, scale=scale))
+    with pytest.raises(BadArtifact, match="does not answer with a number for each label"):
+        Classifier(path)(scene(1, 40, 40))

@@ -1,0 +1,110 @@
+"""Many paths, one answer each: bad photos spoil only themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.results import Prediction
+from catflap.errors import BadPhoto
+from catflap.exporting.drawings import scene
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.predict import _photos, predict
+
+
+@pytest.fixture
+def classifier(tiny_bundle: Path) -> Classifier:
+    return Classifier(tiny_bundle, threads=1)
+
+
+def photo(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(scene(seed, 40, 30), "PNG"))
+    return path
+
+
+def test_answers_come_in_the_order_of_the_paths(classifier: Classifier, tmp_path: Path) -> None:
+    paths = [photo(tmp_path / f"{n}.png", n) for n in (3, 1, 2)]
+    found = list(predict(classifier, paths))
+    assert [path for path, _ in found] == [str(path) for path in paths]
+    assert all(isinstance(answer, Prediction) for _, answer in found)
+
+
+def test_a_folder_stands_for_its_photos_in_order(classifier: Classifier, tmp_path: Path) -> None:
+    names = ["a.png", "b/c.PNG", "b/d/e.png", "c.png"]
+    for name in names:
+        photo(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    photo(tmp_path / ".hidden" / "f.png")
+    assert [path for path, _ in predict(classifier, [tmp_path])] == [str(tmp_path / name) for name in names]
+
+
+def test_bad_photos_spoil_only_themselves(classifier: Classifier, tmp_path: Path) -> None:
+    good = photo(tmp_path / "a-good.png")
+    (tmp_path / "b-cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "c-empty.jpg").touch()
+    (tmp_path / "d-page.jpg").write_text("<!doctype html><title>404</title>")
+    (tmp_path / "e-dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "f-phone.heic").write_bytes(bytes(4) + b"ftypheic" + bytes(40))
+    photo(tmp_path / "g-good.png")
+    found = dict(predict(classifier, [tmp_path, tmp_path / "none.jpg"]))
+    reasons = {Path(path).name: getattr(answer, "reason", "ok") for path, answer in found.items()}
+    assert reasons == {
+        "a-good.png": "ok", "b-cut.png": "truncated", "c-empty.jpg": "empty", "d-page.jpg": "not_a_photo",
+        "e-dangling.jpg": "unreadable", "f-phone.heic": "unsupported_format", "g-good.png": "ok",
+        "none.jpg": "unreadable",
+    }  # fmt: skip
+
+
+def test_a_name_that_is_not_utf_8_is_answered(classifier: Classifier, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9-\xff.png")
+    photo(tmp_path / name)
+    ((path, answer),) = predict(classifier, [tmp_path])
+    assert path == str(tmp_path / name)
+    assert isinstance(answer, Prediction)
+    ((_, missing),) = predict(classifier, [tmp_path / f"no-{name}"])
+    assert isinstance(missing, BadPhoto)
+    missing.what.encode("utf-8")
+
+
+def test_an_empty_folder_is_said_to_be_empty(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    ((path, answer),) = predict(classifier, [tmp_path])
+    assert path == str(tmp_path)
+    assert isinstance(answer, BadPhoto)
+    assert answer.reason == "empty"
+
+
+def test_links_are_followed_but_not_in_circles(classifier: Classifier, tmp_path: Path) -> None:
+    photo(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "deep" / "up").symlink_to(tmp_path / "photos")
+    found = [path for path, _ in predict(classifier, [tmp_path / "photos"])]
+    assert found == [str(tmp_path / "photos" / "linked" / "a.png")]
+
+
+def test_a_folder_that_cannot_be_listed_is_named() -> None:
+    """As a user without rights, in a child process; root may list everything."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        root.chmod(0o755)
+        photo(root / "open.png")
+        photo(root / "shut" / "a.png").parent.chmod(0o000)
+        child = os.fork()
+        if not child:
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            found = [(path, fault and fault.reason) for path, fault in _photos(str(root))]
+            expected = [(str(root / "open.png"), None), (str(root / "shut"), "unreadable")]
+            os._exit(0 if found == expected else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        (root / "shut").chmod(0o755)
+        shutil.rmtree(root)

@@ -1,0 +1,49 @@
+"""Many photos to frames and logits: in order, whatever the number; a bad one is named."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from catflap.errors import BadPhoto
+from catflap.exporting.drawings import scene
+from catflap.image import Frame, encode, read_pixels
+from catflap.runtime.scoring import frames_of, score
+from catflap.runtime.session import open_model
+from tests.runtime.models import colour_model
+
+FRAME = Frame(32, 32)
+PHOTOS = [encode(scene(seed, 40, 40), "PNG") for seed in range(37)]
+FRAMES = np.stack([read_pixels(photo, FRAME) for photo in PHOTOS])
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 37])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_frames_come_in_order(count: int, workers: int) -> None:
+    batches = list(frames_of(PHOTOS[:count], FRAME, workers))
+    assert max(map(len, batches)) <= 16
+    assert np.array_equal(np.concatenate(batches), FRAMES[:count])
+
+
+def test_scores_are_those_of_the_model() -> None:
+    model = open_model(colour_model(np.eye(3)))
+    told: list[tuple[str, int, int]] = []
+    logits = score(model, PHOTOS, FRAME, "score", lambda *about: told.append(about))
+    np.testing.assert_allclose(logits, FRAMES.mean((1, 2)), atol=1e-3)
+    assert told == [("score", done, 3) for done in range(4)]
+
+
+def test_a_bad_photo_is_named() -> None:
+    bad = PHOTOS[20][:100]
+    with pytest.raises(BadPhoto) as caught:
+        list(frames_of([*PHOTOS[:20], bad, *PHOTOS[21:]], FRAME))
+    assert "Photo 21 of 37" in caught.value.what
+    assert hashlib.sha256(bad).hexdigest() in caught.value.what
+
+
+def test_a_reader_may_stop_early() -> None:
+    batches = frames_of(PHOTOS, FRAME)
+    next(batches)
+    batches.close()
