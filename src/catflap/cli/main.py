@@ -29,7 +29,6 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "export": "turn a checkpoint into a bundle that a device can run",
         "verify": "check that a bundle does on this machine what was tested",
         "predict": "judge photos with a bundle",
-        "serve": "answer over HTTP with bundles",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
         "web": "write the camera page with a bundle in it into a folder",
         "bench": "time a bundle on this machine",

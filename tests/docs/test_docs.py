@@ -1,0 +1,129 @@
+"""The documentation cannot drift: links lead somewhere, commands and options are described, blocks run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from catflap.cli.main import COMMANDS
+from catflap.exporting.drawings import scene
+from catflap.image import encode
+
+REPO = Path(__file__).resolve().parents[2]
+PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md"), *(REPO / "benchmarks").glob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(`{3,}|~{3,})(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|sh)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RUNNABLE = re.compile(r"<!-- runnable -->\s*\n```(python|sh)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def shown(page: Path) -> str:
+    return str(page.relative_to(REPO))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = FENCE.sub("", page.read_text("utf-8"))
+    headings = re.findall(r"^#+\s+(.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{shown(page)} links to {link}"
+        assert target.is_relative_to(REPO), f"{shown(page)} links out of the repository: {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{shown(page)} links to {link}, which has no such heading"
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    index = (REPO / "docs" / "index.md").resolve()
+    seen, waiting = set(), [index]
+    while waiting:
+        page = waiting.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        for link in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+            target = (page.parent / link.partition("#")[0]).resolve()
+            if target.suffix == ".md" and target.exists():
+                waiting.append(target)
+    missing = set((REPO / "docs").rglob("*.md")) - seen
+    assert missing == set(), "no page leads there"
+
+
+def sections() -> dict[str, str]:
+    text = (REPO / "docs" / "reference" / "cli.md").read_text("utf-8")
+    parts = re.split(r"^## (\w+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_page_of_commands_lists_the_commands() -> None:
+    assert set(sections()) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_described_and_nothing_else(name: str) -> None:
+    parser = argparse.ArgumentParser()
+    import_module(f"catflap.cli.{name}").arguments(parser)
+    actions = [action for action in parser._actions if "--help" not in action.option_strings]
+    wanted = {option for action in actions for option in action.option_strings if option.startswith("--")}
+    wanted |= {str(action.metavar or action.dest) for action in actions if not action.option_strings}
+    rows = [line.split(" | ")[0] for line in sections()[name].splitlines() if line.startswith("| `")]
+    described = {word for row in rows for word in re.findall(r"`([^`]+)`", row)} - {"-o"}
+    assert {word.replace("\\|", "|") for word in described} == wanted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_python_blocks_are_python(page: Path) -> None:
+    for kind, _, code in BLOCK.findall(page.read_text("utf-8")):
+        if kind == "python":
+            compile(code, shown(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_commands_in_blocks_are_commands(page: Path) -> None:
+    """Every `catflap …` line of a shell block parses; it need not run."""
+    for kind, _, code in BLOCK.findall(page.read_text("utf-8")):
+        for line in code.replace("\\\n", " ").splitlines() if kind == "sh" else ():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["catflap"] or words[1:2] in ([], ["--help"], ["--version"]):
+                continue
+            assert words[1] in COMMANDS, f"{shown(page)}: {line}"
+            parser = argparse.ArgumentParser(exit_on_error=False)
+            import_module(f"catflap.cli.{words[1]}").arguments(parser)
+            parser.add_argument("--json", action="store_true")
+            parser.parse_args([word for word in words[2:] if word not in ("|", ">")])
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if RUNNABLE.search(page.read_text("utf-8"))], ids=shown
+)
+def test_runnable_blocks_run(page: Path, tmp_path: Path) -> None:
+    """Blocks under `<!-- runnable -->` run one after the other in a folder that has some-photo.jpg."""
+    (tmp_path / "some-photo.jpg").write_bytes(encode(scene(1, 500, 375), "JPEG"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for kind, code in RUNNABLE.findall(page.read_text("utf-8")):
+        command = [sys.executable, "-c", code] if kind == "python" else ["bash", "-euc", code]
+        answer = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 0, f"{shown(page)}:\n{code}\n{answer.stdout}{answer.stderr}"
