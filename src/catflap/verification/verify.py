@@ -19,7 +19,7 @@ def verify(
 
     A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge.
     """
-    if not Path(path).is_file() and not (SHIPPED / f"{path}{SUFFIX}").is_file():
+    if not _is_there(path):
         raise CatflapError(f"There is no bundle {os.fspath(path)!r}.", "Name a .catflap file.")
     try:
         bundle = read_bundle(path)
@@ -29,3 +29,10 @@ def verify(
     return Verdict(
         os.fspath(path), (Check("integrity", True, bundle.sha256, "every byte as exported"), *checks)
     )
+
+
+def _is_there(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_file() or (SHIPPED / f"{path}{SUFFIX}").is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
