@@ -80,15 +80,13 @@ class Dataset:
         """The photos of a role (train, validation, calibration or test), in index order."""
         if role not in ROLES:
             raise CatflapError(f"There is no role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
-        columns = _index(self.path, self.sha256)
-        chosen = np.flatnonzero(columns["role"] == role)
+        columns = _index(self.path, self.sha256, role)
         names = ("id", "label", "group", "shard", "offset", "length")
-        return Photos(self.path, *(columns[name][chosen] for name in names))
+        return Photos(self.path, *(columns[name] for name in names))
 
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap prepare`."""
-        names = set(self.__dataclass_fields__) - {"path", "labels", "frame"}
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
         return {**fields, "labels": list(self.labels), "frame": self.frame.to_json()}
 
 
@@ -110,14 +108,14 @@ def load_dataset(path: Path | str) -> Dataset:
     )
 
 
-@lru_cache(maxsize=2)
-def _index(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
-    """The index as NumPy columns; the hash is part of the cache key, so a new Dataset is read anew."""
+@lru_cache(maxsize=len(ROLES))
+def _index(path: Path, sha256: str, role: str) -> dict[str, npt.NDArray[Any]]:
+    """One role's rows as NumPy columns; the hash is in the key, so that a new Dataset is read anew."""
     from catflap.artifacts.tables import read_table
 
-    table = read_table(path / INDEX)
+    table = read_table(path / INDEX, role=role)
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    for name in ("id", "shard", "role"):
+    for name in ("id", "shard"):
         columns[name] = columns[name].astype(np.str_)
     for name in ("label", "group", "offset", "length"):
         columns[name] = columns[name].astype(np.int64)

@@ -83,9 +83,10 @@ def joined_lines(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
         yield "".join(chunk.to_pylist()).encode("utf-8", "surrogatepass")
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file or some of its columns; BadArtifact when it is absent or damaged."""
+def read_table(path: Path, columns: Sequence[str] | None = None, role: str | None = None) -> pa.Table:
+    """Read a Parquet file, some of its columns, or one role's rows; BadArtifact when absent or damaged."""
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        chosen = None if role is None else [("role", "=", role)]
+        return pq.read_table(path, columns=None if columns is None else list(columns), filters=chosen)
     except (OSError, pa.ArrowException) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", "Make it again.") from error

@@ -48,15 +48,15 @@ def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
             and not _is_dir(entry)
         ):
             yield reference(printable(entry.path), "", fault="no_label")
+    above = tuple(_identity(folder) for folder in (root, *Path(root).resolve().parents))
     for role, folder in classes:
-        for found in _walk(folder.path, printable(folder.name), ()):
+        for found in _walk(folder.path, printable(folder.name), above):
             yield {**found, "role": role}
 
 
 def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterator[Reference]:
     try:
-        status = Path(folder).stat()
-        here = (status.st_dev, status.st_ino)
+        here = _identity(folder)
         if here in above:
             yield reference(printable(folder), label, fault="symlink_loop")
             return
@@ -71,6 +71,11 @@ def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterat
             yield from _walk(entry.path, label, (*above, here))
         else:
             yield _file(entry, label)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
 
 
 def _file(entry: Entry, label: str) -> Reference:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -62,7 +64,7 @@ def reference(uri: str, label: str, **known: Any) -> Reference:
 
 def printable(name: str) -> str:
     """A file name as valid Unicode: bytes that are not UTF-8 are shown as \\xNN."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def hidden(name: str) -> bool:
@@ -98,7 +100,7 @@ def check_labels(labels: Iterable[str]) -> None:
     """Refuse label names that differ only by case or blanks, and fewer than two labels."""
     seen: dict[str, str] = {}
     for label in sorted(set(labels)):
-        key = "".join(label.split()).casefold()
+        key = "".join(unicodedata.normalize("NFKC", label).split()).casefold()
         if key in seen:
             raise CatflapError(
                 f"The labels {seen[key]!r} and {label!r} differ only by case or blanks.",

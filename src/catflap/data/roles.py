@@ -113,6 +113,9 @@ def _cut(
     give = max(GIVE, GIVE_SHARE * total)
     ends[0] = min(ends[0], max(below, ends[0] - give))
     ends[-1] = max(ends[-1], min(below, ends[-1] + give))
+    for place in range(TRAIN - 1, 0, -1):
+        if shares[ORDER[place]] == 0:  # what the line keeps from train goes to a role that is wanted
+            ends[place - 1] = ends[place]
     ends = np.maximum.accumulate(ends)
     middle = np.cumsum(sizes) - sizes / 2
     cuts = np.searchsorted(middle, ends)

@@ -1,0 +1,137 @@
+"""Roles: whole groups, exact shares, and no way from test to train."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catflap.data.roles import NONE, ORDER, SHARES, assign, check_shares, draws
+from catflap.errors import CatflapError
+
+TEST, TRAIN = ORDER.index("test"), ORDER.index("train")
+
+
+def photos(seed: int, count: int, labels: int, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Random ids, labels and groups: group after group of 1 to `largest` photos of one label."""
+    dice = np.random.default_rng(seed)
+    sizes = dice.integers(1, largest + 1, count)
+    group = np.repeat(np.arange(count), sizes)[:count]
+    label = dice.integers(0, labels, count)[group]
+    return dice.integers(0, 2**64, count, dtype=np.uint64), label, group
+
+
+def roles_of(ids: np.ndarray, label: np.ndarray, group: np.ndarray, seed: int = 0) -> np.ndarray:
+    drawn = draws(ids, np.full(len(ids), -1), [], seed)
+    return assign(label, group, drawn, SHARES).roles
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(400, 3000), st.integers(2, 5), st.integers(1, 3))
+def test_shares_are_met_within_one_group_and_groups_are_whole(
+    seed: int, count: int, labels: int, largest: int
+) -> None:
+    ids, label, group = photos(seed, count, labels, largest)
+    roles = roles_of(ids, label, group)
+    for number in range(labels):
+        mine = roles[label == number]
+        slack = largest + (0 if len(mine) >= 300 and largest == 1 else 0.02 * len(mine) + 4)
+        for code, role in enumerate(ORDER):
+            assert abs((mine == code).sum() - SHARES[role] * len(mine)) <= slack
+    first = np.full(group.max() + 1, -1)
+    first[group] = roles
+    assert (first[group] == roles).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(200, 1500), st.integers(1, 1500))
+def test_adding_photos_never_moves_an_old_one_from_test_to_train(seed: int, count: int, more: int) -> None:
+    ids, label, group = photos(seed, count + more, 2, 1)
+    before = roles_of(ids[:count], label[:count], group[:count])
+    after = roles_of(ids, label, group)[:count]
+    assert not ((before == TEST) & (after == TRAIN)).any()
+    assert not ((before == TRAIN) & (after == TEST)).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(300, 1500))
+def test_copies_added_to_test_photos_do_not_pull_them_into_train(seed: int, count: int) -> None:
+    """A group that grows, and two groups that a new photo joins, only move towards test."""
+    ids, label, group = photos(seed, count, 2, 1)
+    before = roles_of(ids, label, group)
+    dice = np.random.default_rng(seed)
+    grown = np.flatnonzero(before == TEST)[:20]
+    bridged = np.stack([grown[:5], np.flatnonzero(before == TRAIN)[:5]])
+    group = group.copy()
+    group[bridged[1]] = group[bridged[0]]
+    label[bridged[1]] = label[bridged[0]]
+    new = dice.integers(0, 2**64, len(grown), dtype=np.uint64)
+    after = roles_of(
+        np.concatenate([ids, new]),
+        np.concatenate([label, label[grown]]),
+        np.concatenate([group, group[grown]]),
+    )
+    assert not ((before == TEST) & (after[:count] == TRAIN)).any()
+
+
+def test_small_labels_fill_every_role() -> None:
+    for seed in range(200):
+        ids, label, group = photos(seed, 24, 2, 1)
+        roles = roles_of(ids, label, group)
+        for number in range(2):
+            if (label == number).sum() >= 4:
+                assert set(roles[label == number].tolist()) == {0, 1, 2, 3}
+
+
+def test_roles_depend_on_ids_and_the_seed_but_not_on_order() -> None:
+    ids, label, group = photos(3, 1000, 3, 1)
+    roles = roles_of(ids, label, group)
+    shuffled = np.random.default_rng(1).permutation(1000)
+    assert (roles_of(ids[shuffled], label[shuffled], group[shuffled]) == roles[shuffled]).all()
+    assert (roles_of(ids, label, group, seed=1) != roles).mean() > 0.3
+
+
+def test_user_groups_are_drawn_by_their_name() -> None:
+    users = np.repeat(np.arange(50), 8)
+    names = [f"animal {number}" for number in range(50)]
+    one = draws(np.arange(400, dtype=np.uint64), users, names, 0)
+    other = draws(np.arange(400, 800, dtype=np.uint64), users, names, 0)
+    assert (one == other).all()
+    assert len(np.unique(one)) == 50
+
+
+def test_stated_roles_hold_and_the_missing_ones_come_out_of_train() -> None:
+    ids, label, group = photos(5, 2000, 2, 1)
+    stated = np.where(np.arange(2000) % 4 == 0, TEST, TRAIN).astype(np.int8)
+    drawn = draws(ids, np.full(2000, -1), [], 0)
+    found = assign(label, group, drawn, SHARES, stated)
+    assert ((found.roles == TEST) == (stated == TEST)).all()
+    assert set(found.roles.tolist()) == {0, 1, 2, 3}
+    assert abs((found.roles == TRAIN).mean() - 0.75 * 0.6 / 0.85) < 0.01
+    assert not found.left_out.any()
+
+
+def test_copies_stated_into_train_and_test_stay_in_test_only() -> None:
+    ids, label, group = photos(5, 400, 2, 1)
+    stated = np.where(np.arange(400) % 4 == 0, TEST, TRAIN).astype(np.int8)
+    stated[399] = NONE
+    group = group.copy()
+    group[[1, 399]] = group[0]  # 0 is stated test, 1 train, 399 nothing
+    found = assign(label, group, draws(ids, np.full(400, -1), [], 0), SHARES, stated)
+    assert found.roles[[0, 1, 399]].tolist() == [TEST] * 3
+    assert np.flatnonzero(found.left_out).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"train": 1.0},
+        {**SHARES, "test": 0.5},
+        {**SHARES, "train": 0.0, "test": 0.75},
+        {**SHARES, "train": 0.9, "test": -0.15},
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(CatflapError, match="shares"):
+        check_shares(shares)
