@@ -60,7 +60,8 @@ class Dataset:
 
     `frame` is how every later step turns these photos into pixels; `roles` counts photos;
     `ancestors` maps "manifest" to its hash; `left_out` counts photos that are near-duplicates of
-    photos which the source itself put into another role.
+    photos which the source itself put into another role; `manifest` is the path of its Manifest,
+    seen from the Dataset, for audit.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class Dataset:
     ancestors: dict[str, str]
     versions: dict[str, str]
     left_out: int = 0
+    manifest: str = ""
 
     def photos(self, role: str) -> Photos:
         """The photos of a role (train, validation, calibration or test), in index order."""

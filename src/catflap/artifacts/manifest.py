@@ -27,7 +27,8 @@ class Manifest:
     fingerprint of the source and the settings, which tells whether a scan can be skipped.
     `labels` counts the photos that are ok; `reasons` counts why photos are not, `remarks` what is
     odd about photos that are; `left_out` counts photos that a label mapping removed, by label;
-    `checks` are findings about the collection, {"check", "what", ...} each.
+    `checks` are findings about the collection, {"check", "what", ...} each; `ancestors` maps
+    "manifest", "dataset" or "decisions" to their hashes where this one came of an audit or a review.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Manifest:
     remarks: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    ancestors: dict[str, str] = field(default_factory=dict)
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of photos, in the order of their URIs; all columns or those named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 from collections import Counter
@@ -93,6 +94,7 @@ def prepare(
                 "roles": {role: int((chosen.roles == role).sum()) for role in ROLES},
                 "shards": len(plan), "bytes": int(lengths.sum()), "left_out": chosen.left_out,
                 "sha256": _content(folder / INDEX, chosen.names, frame), "made_from": made_from,
+                "manifest": os.path.relpath(manifest.path, out),
                 "ancestors": {"manifest": manifest.sha256}, "versions": versions(),
             })  # fmt: skip
             if profile:
