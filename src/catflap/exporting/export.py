@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def export(
         tolerance = golden_tolerance(PRECISIONS[variant], graphs[variant], logits[variant], frames)
         described[variant] = {"tolerance": tolerance, **judge(variant, model, jury, progress)}
     head = {
-        "name": out.name.removesuffix(SUFFIX),
+        "name": _name(out),
         "made_from": export_fingerprint(checkpoint, variants, golden_photos, seed),
         "labels": list(checkpoint.labels),
         "frame": dataset.frame.to_json(),
@@ -92,6 +93,11 @@ def export(
         "default_variant": variants[0],
         "variants": {variant: {"bytes": len(graphs[variant]), **described[variant]} for variant in variants},
     }
+
+
+def _name(out: Path) -> str:
+    """The file's name without its suffix, in the letters that a bundle's name may have."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", out.name.removesuffix(SUFFIX)).strip("-.")[:100] or "bundle"
 
 
 def export_fingerprint(

@@ -1,0 +1,224 @@
+"""What is in a Bundle is what was measured, and nothing that differs from the Checkpoint gets in one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+
+from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
+from catflap.artifacts.dataset import INDEX, ROLES, SHARDS, Dataset, load_dataset
+from catflap.artifacts.golden import read_golden
+from catflap.artifacts.tables import read_table, write_table
+from catflap.errors import CatflapError, Refused
+from catflap.evaluation.metrics import measure
+from catflap.exporting.drawings import drawn_photos
+from catflap.exporting.export import _name, export
+from catflap.exporting.judge import judge, seat_jury
+from catflap.exporting.quantise import quantise
+from catflap.image import encode, read_pixels
+from catflap.progress import silent
+from catflap.runtime.decisions import decide, softmax
+from catflap.runtime.session import open_model
+from catflap.training.answer import open_checkpoint
+from catflap.verification.verify import verify
+from tests.drawn import Exported
+
+
+@pytest.fixture(scope="module")
+def bundle(drawn_bundle: Exported) -> Bundle:
+    return read_bundle(drawn_bundle.path)
+
+
+def frames_of_role(dataset: Dataset, role: str) -> np.ndarray:
+    photos = dataset.photos(role)
+    return np.stack([read_pixels(photos[n], dataset.frame) for n in range(len(photos))])
+
+
+def numbers(value: Any, place: str = "") -> dict[str, float]:
+    """Every number in a JSON value by its place."""
+    if isinstance(value, dict):
+        items = [(f"{place}.{name}", item) for name, item in value.items()]
+    elif isinstance(value, list):
+        items = [(f"{place}.{n}", item) for n, item in enumerate(value)]
+    else:
+        return {place: value} if isinstance(value, int | float) else {}
+    return {key: number for name, item in items for key, number in numbers(item, name).items()}
+
+
+@pytest.mark.parametrize("variant", ["int8", "fp32"])
+def test_metrics_are_those_of_the_variant_from_raw_bytes(
+    bundle: Bundle, drawn_dataset: Dataset, variant: str
+) -> None:
+    about = bundle.variant(variant)
+    photos = drawn_dataset.photos("test")
+    logits = open_model(bundle.members[about.file])(frames_of_role(drawn_dataset, "test"))
+    again = measure(softmax(logits, about.temperature), photos.labels, photos.groups, bundle.labels)
+    assert numbers(about.metrics) == pytest.approx(numbers(again), abs=1e-6)
+    assert about.metrics["photos"] == len(photos) == drawn_dataset.roles["test"]
+
+
+@pytest.mark.parametrize("variant", ["int8", "fp32"])
+def test_flips_are_counted_against_the_checkpoint(
+    bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, variant: str
+) -> None:
+    about, frames = bundle.variant(variant), frames_of_role(drawn_dataset, "test")
+    reference, logits = (
+        open_checkpoint(drawn_checkpoint)(frames),
+        open_model(bundle.members[about.file])(frames),
+    )
+    before, after = softmax(reference, about.temperature), softmax(logits, about.temperature)
+    assert about.fidelity["flips"] == (before.argmax(1) != after.argmax(1)).sum()
+    assert about.fidelity["max_probability_difference"] == pytest.approx(
+        np.abs(before - after).max(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("variant", ["int8", "fp32"])
+def test_the_promise_of_the_decision_holds_on_calibration(
+    bundle: Bundle, drawn_dataset: Dataset, variant: str
+) -> None:
+    about, photos = bundle.variant(variant), drawn_dataset.photos("calibration")
+    logits = open_model(bundle.members[about.file])(frames_of_role(drawn_dataset, "calibration"))
+    decisions = decide(softmax(logits, about.temperature), bundle.labels, about.decision["threshold"])
+    wrong = [
+        d not in ("unsure", bundle.labels[label]) for d, label in zip(decisions, photos.labels, strict=True)
+    ]
+    assert np.mean(wrong) <= about.decision["error_rate"]
+    assert about.decision["photos"] == len(photos)
+
+
+def test_fp32_is_the_checkpoint(bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
+    frames = frames_of_role(drawn_dataset, "test")
+    difference = open_checkpoint(drawn_checkpoint)(frames) - open_model(bundle.members["fp32.onnx"])(frames)
+    assert np.abs(difference).max() < 1e-4
+
+
+def test_int8_is_small_and_its_logits_are_float(bundle: Bundle) -> None:
+    model = onnx.load_from_string(bytes(bundle.members["int8.onnx"]))
+    (last,) = (node for node in model.graph.node if model.graph.output[0].name in node.output)
+    assert last.op_type == "Gemm"
+    assert len(bundle.members["int8.onnx"]) < 0.3 * len(bundle.members["fp32.onnx"])
+
+
+@pytest.mark.parametrize("variant", ["int8", "fp32"])
+def test_golden_answers_hold_where_int8_is_emulated(bundle: Bundle, variant: str) -> None:
+    golden, about = read_golden(bundle), bundle.variant(variant)
+    emulated = open_model(bundle.members[about.file], optimise=False)(golden.frames)
+    assert np.abs(emulated - golden.logits[variant]).max() <= about.tolerance
+
+
+def test_golden_photos_are_drawn_and_nothing_of_the_users(bundle: Bundle, drawn_dataset: Dataset) -> None:
+    golden = read_golden(bundle)
+    assert golden.photos == drawn_photos()
+    whole = bundle.path.read_bytes()
+    for role in ROLES:
+        photos = drawn_dataset.photos(role)
+        for number, frame in enumerate(frames_of_role(drawn_dataset, role)):
+            middle = len(photos[number]) // 2
+            assert photos[number][middle : middle + 64] not in whole
+            assert np.abs(golden.frames.astype(int) - frame).mean((1, 2, 3)).min() > 5
+
+
+def test_a_bundle_says_nothing_of_the_machine(bundle: Bundle, repo: Path, drawn_dataset: Dataset) -> None:
+    whole = bundle.path.read_bytes()
+    for place in (str(repo), "site-packages", str(drawn_dataset.path), "File \"", "stack_trace"):
+        assert whole.find(place.encode()) == -1, place
+
+
+def test_the_card_tells_what_was_measured(bundle: Bundle) -> None:
+    card = bytes(bundle.members["card.md"]).decode()
+    for variant in bundle.variants.values():
+        assert f"| {variant.name} | {variant.metrics['accuracy']['value']:.4f} (" in card
+    assert "cat, other" in card
+    assert bundle.head["ancestors"]["dataset"][:12] in card
+
+
+def test_a_variant_that_differs_is_refused(
+    bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+) -> None:
+    """The ranges of a model that has only seen the dark cut off what it sees by day."""
+    jury = seat_jury(drawn_checkpoint, drawn_dataset, 0, silent)
+    fp32 = bytes(bundle.members["fp32.onnx"])
+    dark = quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8))
+    with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
+        judge("int8", open_model(dark), jury, silent)
+    assert judge("fp32", open_model(fp32), jury, silent)["fidelity"]["flips"] == 0
+
+
+def with_dark_calibration(dataset: Dataset, folder: Path) -> Dataset:
+    """A copy of the Dataset whose calibration photos are all black."""
+    shutil.copytree(dataset.path, folder)
+    black = encode(np.zeros((100, 100, 3), np.uint8), "JPEG")
+    (folder / SHARDS / "black.tar").write_bytes(black)
+    rows = read_table(folder / INDEX).to_pylist()
+    for row in rows:
+        if row["role"] == "calibration":
+            row.update(shard="black.tar", offset=0, length=len(black))
+    write_table(folder / INDEX, pa.Table.from_pylist(rows, read_table(folder / INDEX).schema))
+    return load_dataset(folder)
+
+
+@pytest.mark.slow
+def test_nothing_is_written_when_a_variant_is_refused(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    dark = with_dark_calibration(drawn_dataset, tmp_path / "dark")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dark.catflap").write_bytes(b"an older bundle")
+    with pytest.raises(Refused, match="differs too much from the checkpoint"):
+        export(drawn_checkpoint, dark, out / "dark.catflap")
+    assert [path.name for path in out.iterdir()] == ["dark.catflap"]
+    assert (out / "dark.catflap").read_bytes() == b"an older bundle"
+
+
+@pytest.mark.slow
+def test_the_same_line_elsewhere_gives_the_same_bytes(drawn_bundle: Exported, tmp_path: Path) -> None:
+    home = drawn_bundle.path.parent
+    for name in ("dataset", "checkpoint"):
+        shutil.copytree(home / name, tmp_path / name)
+    dataset, checkpoint = load_dataset(tmp_path / "dataset"), load_checkpoint(tmp_path / "checkpoint")
+    export(checkpoint, dataset, tmp_path / "tiny.catflap")
+    assert (tmp_path / "tiny.catflap").read_bytes() == drawn_bundle.path.read_bytes()
+
+
+@pytest.mark.slow
+def test_one_variant_with_photos_of_the_users_own(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    photo = drawn_dataset.photos("test")[0]
+    answer = export(
+        drawn_checkpoint, drawn_dataset, tmp_path / "x.catflap", variants=("fp32",), golden_photos=(photo,)
+    )
+    assert list(answer["variants"]) == ["fp32"]
+    assert read_golden(read_bundle(tmp_path / "x.catflap")).photos[-1] == photo
+    assert verify(tmp_path / "x.catflap").passed
+
+
+def test_what_cannot_be_exported_is_refused_at_once(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, drawn_bundle: Exported, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.catflap"
+    with pytest.raises(CatflapError, match="no variant 'int4'"):
+        export(drawn_checkpoint, drawn_dataset, out, variants=("int8", "int4"))
+    with pytest.raises(CatflapError, match="name ends with"):
+        export(drawn_checkpoint, drawn_dataset, tmp_path / "x")
+    other = Dataset(**{**vars(drawn_dataset), "sha256": "0" * 64})
+    with pytest.raises(CatflapError, match="was not trained on"):
+        export(drawn_checkpoint, other, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("cat", "cat"), ("my cat", "my-cat"), ("Kätzchen", "K-tzchen"), ("猫", "bundle"), ("-x.1-", "x.1")],
+)
+def test_any_file_name_makes_a_name_that_a_bundle_may_have(file: str, name: str) -> None:
+    assert _name(Path(f"{file}.catflap")) == name
