@@ -22,6 +22,7 @@ from catflap.errors import CatflapError
 
 Batch: TypeAlias = tuple[int, pa.Table]
 
+STARTS = 3
 COMMAND = (sys.executable, "-c", "from catflap.data.worker import serve; serve()")
 
 
@@ -103,25 +104,25 @@ class Worker:
         self._process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if self._stopped:
-            raise CatflapError("The scan was stopped.", "Start it again; it goes on where it stopped.")
+        """Start a process and wait for its greeting; one that is killed meanwhile is started again."""
         quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            process_group=0,  # Ctrl-C is for the parent; workers end with their input
-        )
-        self._process = process
-        assert process.stdout is not None
-        if receive(process.stdout) is None and not self._stopped:
-            raise CatflapError(
-                "A worker process does not start.", "Run: python -c 'import catflap.data.worker'"
+        for _ in range(STARTS):
+            if self._stopped:
+                raise CatflapError("The scan was stopped.", "Start it again; it goes on where it stopped.")
+            self._process = process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                process_group=0,  # Ctrl-C is for the parent; workers end with their input
             )
-        return process
+            assert process.stdout is not None
+            if receive(process.stdout) is not None:
+                return process
+            self.end()
+        raise CatflapError("A worker process does not start.", "Run: python -c 'import catflap.data.worker'")
 
 
 def examine_surely(worker: Worker, references: pa.Table) -> pa.Table:

@@ -27,13 +27,12 @@ from catflap.data.local import Batch
 from catflap.data.mapping import Labels, mapped
 from catflap.data.parts import Parts, plan_parts, working_folder, write_listing
 from catflap.data.profile import profile_manifest
-from catflap.data.sources import open_source
+from catflap.data.sources import DEFAULT_COLUMNS, open_source
 from catflap.errors import missing_extra
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
 RULES = 1  # raised when a photo gets another row than before
-DEFAULT_COLUMNS = Columns()
 
 
 def scan(

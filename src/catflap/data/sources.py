@@ -11,6 +11,8 @@ from catflap.data.lists import SUFFIXES, Columns, list_metadata, list_table
 from catflap.data.stores import is_url, list_store
 from catflap.errors import CatflapError
 
+DEFAULT_COLUMNS = Columns()
+
 
 def open_source(source: str | Path, columns: Columns) -> Listing:
     """List the photos of a source, whatever it is: a folder, a list, an archive or an address."""
