@@ -1,0 +1,223 @@
+"""The engine: kills, crashes, full disks and two scans at once."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from catflap.artifacts.manifest import Manifest
+from catflap.data import local
+from catflap.data.batch import examine
+from catflap.data.parts import Parts, plan_parts
+from catflap.data.prepare import prepare
+from catflap.data.scan import scan
+from catflap.data.shards import BLOCK
+from catflap.data.sources import DEFAULT_COLUMNS, open_source
+from catflap.errors import CatflapError
+from tests.data.photos import class_folders, tree
+
+SCAN = "import sys; from catflap.data.scan import scan; scan(sys.argv[1], sys.argv[2], workers=1)"
+LETHAL = """
+import os, sys
+from catflap.data import batch, worker
+def lethal(references):
+    if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
+        os.kill(os.getpid(), 11)
+    return batch.examine(references)
+worker.serve(lethal)
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("engine") / "photos", 150)
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path) -> Manifest:
+    """The Manifest of a scan that nothing disturbed."""
+    return scan(photos, photos.parent / "whole", workers=1)
+
+
+def test_a_killed_scan_goes_on_where_it_stopped(photos: Path, whole: Manifest, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    process = subprocess.Popen([sys.executable, "-c", SCAN, str(photos), str(out)])
+    parts = tmp_path / ".m.scan" / "parts"
+    while process.poll() is None and len(list(parts.glob("*.parquet"))) < 3:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    started: list[int] = []
+
+    def note(step: str, done: int, total: int) -> None:
+        if step == "scan":
+            started.append(done)
+            now = {name: (parts / name).stat().st_mtime_ns for name in kept}
+            assert now == kept
+
+    manifest = scan(photos, out, workers=1, progress=note)
+    assert started[0] >= 3 * 16
+    assert tree(manifest.path) == tree(whole.path)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_parts_of_another_source_are_not_taken(photos: Path, tmp_path: Path) -> None:
+    def stop(step: str, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(photos, tmp_path / "m", workers=1, progress=stop)
+    assert list((tmp_path / ".m.scan" / "parts").iterdir())
+    other = class_folders(tmp_path / "other", 12)
+    assert scan(other, tmp_path / "m", workers=1).photos == 24
+
+
+def test_a_part_that_was_cut_short_is_made_again(photos: Path, whole: Manifest, tmp_path: Path) -> None:
+    def stop(step: str, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(photos, tmp_path / "m", workers=1, progress=stop)
+    part = next((tmp_path / ".m.scan" / "parts").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-10])
+    assert scan(photos, tmp_path / "m", workers=1).sha256 == whole.sha256
+
+
+def test_a_worker_that_dies_costs_nothing(photos: Path, whole: Manifest, tmp_path: Path) -> None:
+    """Every worker that can be found is killed a few times while the scan runs."""
+    psutil = pytest.importorskip("psutil")
+    killed = 0
+
+    def kill(step: str, done: int, total: int) -> None:
+        nonlocal killed
+        if step == "scan" and done and killed < 3:
+            for child in psutil.Process().children():
+                child.kill()
+                killed += 1
+
+    manifest = scan(photos, tmp_path / "m", workers=2, progress=kill)
+    assert killed
+    assert tree(manifest.path) == tree(whole.path)
+
+
+def planned(photos: Path, folder: Path) -> Parts:
+    folder.mkdir()
+    return plan_parts(folder, open_source(photos, DEFAULT_COLUMNS).references, "test")
+
+
+def test_a_photo_that_kills_its_process_is_found(photos: Path, tmp_path: Path) -> None:
+    parts = planned(photos, tmp_path / "work")
+    found = dict(local.run(parts.missing(), 2, (sys.executable, "-c", LETHAL)))
+    table = pa.concat_tables([found[number] for number in sorted(found)])
+    crashed = table.filter(pa.compute.equal(table["reason"], "decoder_crashed"))
+    assert [Path(uri).name for uri in crashed["uri"].to_pylist()] == ["007.jpg"]
+    assert table.num_rows == 300
+    plain = pa.concat_tables([examine(references) for _, references in parts.missing()])
+    keep = pa.compute.not_equal(table["reason"], "decoder_crashed")
+    assert table.filter(keep).equals(plain.filter(keep))
+
+
+def test_a_worker_that_does_not_start_is_an_error(photos: Path, tmp_path: Path) -> None:
+    parts = planned(photos, tmp_path / "work")
+    with pytest.raises(CatflapError, match="does not start"):
+        list(local.run(parts.missing(), 1, (sys.executable, "-c", "raise SystemExit(3)")))
+
+
+def test_two_scans_into_one_place_do_not_mix(photos: Path, tmp_path: Path) -> None:
+    def again(step: str, done: int, total: int) -> None:
+        if (step, done) == ("scan", 0):
+            with pytest.raises(CatflapError, match="Another scan"):
+                scan(photos, tmp_path / "m", workers=1)
+
+    assert scan(photos, tmp_path / "m", workers=1, progress=again).photos == 300
+
+
+def test_what_is_there_already_is_not_overwritten_unless_it_is_ours(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("do not touch")
+    with pytest.raises(CatflapError, match="not a manifest"):
+        scan(photos, tmp_path / "mine", workers=1)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "do not touch"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_killed_prepare_keeps_its_whole_shards(whole: Manifest, tmp_path: Path) -> None:
+    def stop(step: str, done: int, total: int) -> None:
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(whole, tmp_path / "d", progress=stop)
+    shards = tmp_path / ".d.prepare" / "shards"
+    kept = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.tar")}
+    assert kept
+    assert not (tmp_path / "d").exists()
+    dataset = prepare(whole, tmp_path / "d")
+    for name, time_written in kept.items():
+        assert (dataset.path / "shards" / name).stat().st_mtime_ns == time_written
+    assert tree(dataset.path) == tree(prepare(whole, tmp_path / "again").path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "d"]
+
+
+def limited(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that may write files of 64 kB at most, which is how a full disk looks."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000))
+
+    command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n{code}"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, preexec_fn=limit)
+
+
+@pytest.mark.parametrize("verb", ["scan", "prepare"])
+def test_a_full_disk_is_one_clear_error(verb: str, photos: Path, whole: Manifest, tmp_path: Path) -> None:
+    source = photos if verb == "scan" else whole.path
+    call = f"sys.argv[1:] = ['{verb}', '{source}', '-o', '{tmp_path / 'out'}']"
+    done = limited(f"import sys; from catflap.cli.main import run; {call}; sys.exit(run())")
+    assert done.returncode == 2
+    assert "cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_end_when_their_parent_is_killed(photos: Path, tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    process = subprocess.Popen([sys.executable, "-c", SCAN, str(photos), str(tmp_path / "m")])
+    children: list[int] = []
+    while process.poll() is None and not children:
+        children = [child.pid for child in psutil.Process(process.pid).children()]
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    for _ in range(1000):
+        if not any(map(psutil.pid_exists, children)):
+            break
+        time.sleep(0.01)
+    assert not [pid for pid in children if psutil.pid_exists(pid)]
+    assert children
+
+
+def test_a_shard_is_what_its_index_says(whole: Manifest, tmp_path: Path) -> None:
+    dataset = prepare(whole, tmp_path / "d")
+    photos = dataset.photos("test")
+    with tarfile.open(dataset.path / "shards" / str(photos.shards[0])) as archive:
+        members = {member.name: member for member in archive}
+        for position in range(len(photos)):
+            photo = members[f"{photos.ids[position]}.jpg"]
+            assert (photo.offset_data, photo.size) == (photos.offsets[position], photos.lengths[position])
+            label = archive.extractfile(members[f"{photos.ids[position]}.cls"])
+            assert label is not None
+            assert int(label.read()) == photos.labels[position]
+    assert photos.offsets[0] == 3 * BLOCK
