@@ -39,6 +39,7 @@ def answer(args: argparse.Namespace) -> int:
             epochs=args.epochs,
             seed=args.seed,
             variants=variant_names(args),
+            about=args.about,
             progress=progress,
         )
     emit(fields, args, build_text(fields))

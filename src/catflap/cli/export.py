@@ -26,10 +26,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def exporting(parser: argparse.ArgumentParser) -> None:
-    """The option that `export` and `build` share."""
+    """The options that `export` and `build` share."""
     parser.add_argument(
         "--variants", default="int8,fp32", metavar="LIST",
         help="which to write, the default one first (default: int8,fp32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--about", default="", metavar="TEXT",
+        help="a sentence or two for the card: what the photos are and may be used for",
     )  # fmt: skip
 
 
@@ -53,6 +57,7 @@ def answer(args: argparse.Namespace) -> int:
             args.out,
             variants=variant_names(args),
             golden_photos=tuple(read_file(photo) for photo in args.golden),
+            about=args.about,
             progress=progress,
         )
     emit(fields, args, export_text(fields))

@@ -15,6 +15,7 @@ def card(head: Mapping[str, Any]) -> str:
         "",
         f"Decides between: {', '.join(head['labels'][:20])}{' …' if len(head['labels']) > 20 else ''}.",
         "",
+        *([head["about"], ""] if head["about"] else []),
         f"- Backbone {training['backbone']}, recipe {training['recipe']}, trained with Catflap "
         f"{head['versions']['catflap']}.",
         f"- Photos: {roles}. Near-duplicates share a role; no test photo was used for any choice.",

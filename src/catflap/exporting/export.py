@@ -44,12 +44,14 @@ def export(
     *,
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
+    about: str = "",
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write a verified Bundle whose variants were measured from raw photo bytes; the first is the default.
 
-    Golden cases are drawn; the user may add photos of his own. Raises Refused, and writes nothing, when
+    Golden cases are drawn; the user may add photos of his own. `about` is a sentence or two for the
+    card: what the photos are and may be used for. Raises Refused, and writes nothing, when
     a variant differs from the Checkpoint by more than its Precision allows or a golden case fails.
     """
     out = Path(out)
@@ -66,7 +68,8 @@ def export(
         described[variant] = {"tolerance": tolerance, **judge(variant, model, jury, progress)}
     head = {
         "name": _name(out),
-        "made_from": export_fingerprint(checkpoint, variants, golden_photos, seed),
+        "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, seed),
+        "about": about,
         "labels": list(checkpoint.labels),
         "frame": dataset.frame.to_json(),
         "input": {"name": INPUT, "dtype": "uint8", "layout": "NHWC"},
@@ -104,11 +107,12 @@ def export_fingerprint(
     checkpoint: Checkpoint,
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
+    about: str = "",
     seed: int = 0,
 ) -> str:
     """What a Bundle would be made from, without making it."""
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
-    return digest([checkpoint.sha256, list(variants), photos, seed, VERSION, ONNXRUNTIME])
+    return digest([checkpoint.sha256, list(variants), photos, about, seed, VERSION, ONNXRUNTIME])
 
 
 def _check_request(checkpoint: Checkpoint, dataset: Dataset, out: Path, variants: tuple[str, ...]) -> None:

@@ -37,6 +37,7 @@ def build(
     epochs: int = 3,
     seed: int = 0,
     variants: tuple[str, ...] = VARIANTS,
+    about: str = "",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Walk the whole line: scan, prepare, train, export, verify, evaluate; returns a summary.
@@ -68,11 +69,11 @@ def build(
         lambda found: found.made_from == trained,
         lambda: train(dataset, work / "checkpoint", **taught, progress=progress),
     )  # fmt: skip
-    exported = export_fingerprint(checkpoint, variants)
+    exported = export_fingerprint(checkpoint, variants, about=about)
     bundle = _step(
         steps, "export", lambda: read_bundle(out), lambda found: found.head.get("made_from") == exported,
         lambda: read_bundle(
-            export(checkpoint, dataset, out, variants=variants, progress=progress)["bundle"]
+            export(checkpoint, dataset, out, variants=variants, about=about, progress=progress)["bundle"]
         ),
     )  # fmt: skip
     report = _step(
