@@ -100,6 +100,8 @@ def test_wrong_usage_with_json_is_one_object() -> None:
         ("import ray_that_is_not_there", 2, "This is a bug in Catflap: ModuleNotFoundError"),
         ("raise KeyError('x\\ny')", 2, "This is a bug in Catflap: KeyError"),
         ("raise MemoryError", 2, "memory"),
+        ("open('a' * 300)", 2, "File name too long"),
+        ("open('/proc/self/mem').read()", 2, "The system refuses"),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130, "Stopped."),
     ],
 )

@@ -69,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         output.close_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        return _fail(_refused_by_system(error), as_json)
     except MemoryError:
         return _fail(CatflapError("The memory of this machine is used up.", "Give it less at once."), as_json)
     except Exception as error:
@@ -130,6 +132,15 @@ def _fail(error: CatflapError, as_json: bool) -> int:
         traceback.print_exc()
     output.report(error, as_json)
     return 1 if isinstance(error, Refused) else 2
+
+
+def _refused_by_system(error: OSError) -> CatflapError:
+    """No permission, no space, a name too long: nothing that we could have known before."""
+    place = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    return CatflapError(
+        f"The system refuses{place}: {error.strerror or error}.",
+        "Check the path, its permissions and the free space.",
+    )
 
 
 def _bug(error: Exception) -> CatflapError:

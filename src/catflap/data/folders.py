@@ -48,7 +48,7 @@ def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
             and not _is_dir(entry)
         ):
             yield reference(printable(entry.path), "", fault="no_label")
-    above = tuple(_identity(folder) for folder in (root, *Path(root).resolve().parents))
+    above = tuple(map(_identity, (Path(root), *Path(root).resolve().parents)))
     for role, folder in classes:
         for found in _walk(folder.path, printable(folder.name), above):
             yield {**found, "role": role}
