@@ -53,7 +53,7 @@ export interface Shelf {
   put(sha256: string, data: Uint8Array): Promise<void>;
 }
 
-/** Open a Bundle; everything that is read from it later is checked when it is read. */
+/** Open a Bundle. A file is checked whole; what a server offers is checked when it is read. */
 export async function openBundle(files: Files, shelf?: Shelf): Promise<Bundle> {
   const { sizes } = files;
   const headSize = sizes && (sizes.get(HEAD) ?? Infinity);
@@ -73,6 +73,7 @@ export async function openBundle(files: Files, shelf?: Shelf): Promise<Bundle> {
     await shelf?.put(hash, data);
     return data;
   }
+  if (sizes) for (const [name] of listed) await member(name); // a file at hand is checked whole, at once
   return { head, member };
 }
 

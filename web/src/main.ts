@@ -10,10 +10,11 @@ import { keptPart } from "./frame";
 import { bindInput } from "./input";
 import type { Answer, CaseResult, Opened } from "./messages";
 import { text } from "./text";
-import { addEntry, clearEntries, element, showAnswer, showCases, showNotice, showTold, showWaiting, shown, spoken } from "./view";
+import { addEntry, clearEntries, element, showAnswer, showCases, showNotice, showTold, showUnchecked, showWaiting, shown, spoken } from "./view";
 
 const BUNDLE = new URL("bundle/", document.baseURI).href;
 const STEADY = 600; // ms that a decision about the camera's picture must stand before it is noted
+const MEASURE = "catflap answer";
 const BETWEEN_CASES = 400; // ms of camera pictures between two golden cases
 const THREADS = crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardwareConcurrency >> 1)) : 1;
 
@@ -109,12 +110,12 @@ async function watch(mine: Camera): Promise<void> {
     if (!opened || paused || showing !== "camera" || !video.videoWidth) continue;
     const bundle = turn;
     try {
-      const bitmap = await createImageBitmap(video);
       const start = performance.now();
+      const bitmap = await createImageBitmap(video);
       const answer = await client.ask("picture", { bitmap }, [bitmap]);
       if (camera !== mine || showing !== "camera" || paused || bundle !== turn) continue;
-      showSpeed(performance.now() - start, `${video.videoWidth}×${video.videoHeight}`);
       note(render(answer));
+      showSpeed(start, answer, `${video.videoWidth}×${video.videoHeight}`);
     } catch (error) {
       report(error);
       return;
@@ -141,8 +142,8 @@ async function judgePhoto(file: Blob, isNew = false): Promise<void> {
       await still.decode();
     }
     show("photo");
-    showSpeed(performance.now() - start, `${still.naturalWidth}×${still.naturalHeight}`);
     const prediction = render(answer);
+    showSpeed(start, answer, `${still.naturalWidth}×${still.naturalHeight}`);
     if (!isNew) return;
     addEntry(prediction, still, still.naturalWidth, still.naturalHeight);
     say(prediction);
@@ -202,7 +203,7 @@ async function check(): Promise<void> {
     }
     showCases(cases, golden.cases, golden.pixel_tolerance, tolerance);
   } catch (error) {
-    report(error);
+    if (mine === turn) showUnchecked(reasonOf(error));
   }
 }
 
@@ -258,8 +259,11 @@ function showFacts({ head, variants }: Opened): void {
   );
 }
 
-function showSpeed(ms: number, size: string): void {
-  element("speed").textContent = text.speed(ms.toFixed(ms < 10 ? 1 : 0), variant, size);
+/** Tell how long an answer took, people on the page and tools by a measure of User Timing. */
+function showSpeed(start: number, { pixelsMs, networkMs }: Answer, size: string): void {
+  performance.clearMeasures(MEASURE);
+  const { duration } = performance.measure(MEASURE, { start, detail: { pixelsMs, networkMs, variant } });
+  element("speed").textContent = text.speed(duration.toFixed(duration < 10 ? 1 : 0), variant, size);
 }
 
 function setPaused(on: boolean): void {

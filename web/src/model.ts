@@ -19,11 +19,16 @@ const RUNTIMES: Record<string, () => Promise<{ open(network: Network): Promise<M
   litert: () => import("./litert"),
 };
 
-/** The variants that this page can run, the one to begin with first. */
+/**
+ * The variants that this page can run, the fastest here first: LiteRT's, then fp32, for ONNX Runtime's
+ * WebAssembly is several times slower in int8 (docs/guides/camera-page.md).
+ */
 export function usableVariants(head: Head): string[] {
+  const rank = (name: string) => {
+    const { runtime, precision } = head.variants[name];
+    return runtime === "litert" ? 0 : precision === "fp32" ? 1 : 2;
+  };
   const usable = Object.keys(head.variants).filter((name) => Object.hasOwn(RUNTIMES, head.variants[name].runtime));
-  const rank = (name: string) =>
-    (head.variants[name].runtime === "litert" ? 0 : 2) + (name === head.default_variant ? 0 : 1);
   return usable.sort((a, b) => rank(a) - rank(b));
 }
 

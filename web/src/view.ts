@@ -36,7 +36,8 @@ export function spoken({ decision, label, probability }: Prediction): string {
 export function showAnswer(prediction: Prediction, threshold: number): void {
   const { decision, label, probability, probabilities } = prediction;
   const unsure = decision === UNSURE;
-  element("answer").dataset.state = unsure ? "unsure" : "sure";
+  // For tools that look at the page: the same answer in full digits.
+  Object.assign(element("answer").dataset, { state: unsure ? "unsure" : "sure", label, probability });
   write(element("label"), unsure ? text.unsure : shown(decision));
   const detail = unsure ? text.mostLikely(shown(label), percent(probability)) : text.sure(percent(probability));
   write(element("detail"), detail);
@@ -50,7 +51,10 @@ export function showAnswer(prediction: Prediction, threshold: number): void {
 
 /** One word instead of an answer, with the bars of the labels where they will be. */
 export function showWaiting(word: string, labels: string[] = []): void {
-  element("answer").dataset.state = "waiting";
+  const answer = element("answer");
+  answer.dataset.state = "waiting";
+  delete answer.dataset.label;
+  delete answer.dataset.probability;
   write(element("label"), word);
   write(element("detail"), "\u00a0");
   const bars = labels.slice(0, MOST_BARS).map((label) => {
@@ -112,6 +116,13 @@ export function showCases(results: CaseResult[], total: number, pixelLimit: numb
   element("cases").hidden = results.length === 0;
   const body = element("cases").querySelector("tbody") as HTMLElement;
   body.replaceChildren(...results.map((result, index) => caseRow(result, index, pixelLimit, limit)));
+}
+
+/** The golden cases cannot run: that is no pass. */
+export function showUnchecked(why: string): void {
+  element("verdict").dataset.state = "fail";
+  write(element("verdict"), text.checkFail);
+  write(element("check-text"), why);
 }
 
 function caseRow({ pixels, logits, fromPhoto }: CaseResult, index: number, pixelLimit: number, limit: number): HTMLElement {

@@ -57,6 +57,7 @@ describe("openBundle", () => {
   it("refuses a member with other bytes", async () => {
     const bundle = await openBundle(filesOf(makeHead(), new TextEncoder().encode("b model")));
     await expect(bundle.member("int8.onnx")).rejects.toThrow(Damaged);
+    await expect(openBundle(filesOf(makeHead(), new TextEncoder().encode("b model"), true))).rejects.toThrow(Damaged);
   });
 
   it("never trusts what was kept without its hash", async () => {

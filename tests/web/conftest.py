@@ -1,0 +1,164 @@
+"""The camera page, built and offered by a plain file server, in a real browser with a fake camera."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import mimetypes
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from catflap.image import Pixels, encode
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+# Chromium without a graphics card, a sandbox (tests may run as root) or calls to its makers.
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+)  # fmt: skip
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """A plain file server; `asked` keeps every request line."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[str]
+
+    def __init__(self, *args: Any, asked: list[str], **named: Any) -> None:
+        self.asked = asked
+        super().__init__(*args, **named)
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        self.asked.append(self.requestline)
+
+    def log_error(self, *args: Any) -> None:
+        """Missing files are the tests' business."""
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of a plain file server, and the requests it got."""
+    mimetypes.add_type("text/javascript", ".mjs")
+    asked: list[str] = []
+    handler = functools.partial(_Handler, directory=str(folder), asked=asked)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def npm(repo: Path) -> Path:
+    """npm with the page's packages installed."""
+    path = shutil.which("npm")
+    if path is None:
+        pytest.skip("there is no Node here; the camera page is built with it")
+    with open(Path(tempfile.gettempdir()) / "catflap-web.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs must not install over each other
+        if not (repo / "web" / "node_modules" / ".package-lock.json").is_file():
+            subprocess.run(
+                [path, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=repo / "web", check=True
+            )
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def page_built(repo: Path, npm: Path) -> Path:
+    """The folder of the built page, of today's sources."""
+    from hatch_build import OUT, build_page
+
+    with open(Path(tempfile.gettempdir()) / "catflap-web.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        problem = build_page(repo)
+    assert problem is None, problem
+    return repo / OUT
+
+
+@pytest.fixture(scope="session")
+def scene_photo() -> bytes:
+    """A real photo that comes with scikit-image, 640 × 480 px, as the camera sees it."""
+    data = pytest.importorskip("skimage.data")
+    return encode(_resized(np.asarray(data.chelsea()), 640, 480), "JPEG", quality=92)
+
+
+@pytest.fixture(scope="session")
+def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Debian's Chromium, whose camera sees a photo again and again."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
+    film.write_bytes(scene_photo * 30)
+    camera = f"--use-file-for-fake-video-capture={film}"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, camera])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(page_built: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`catflap web` of a small bundle: is a photo warm or cold?"""
+    from catflap.serving.site import write_site
+
+    folder = tmp_path_factory.mktemp("web") / "site"
+    write_site(tiny_bundle, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    """Where the site of the small bundle is offered."""
+    with file_server(site) as (url, _):
+        yield url
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser that was never here before and allows the camera."""
+    context = browser.new_context(permissions=["camera"], viewport={"width": 360, "height": 640})
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
+    """Open an address; the test fails when the page throws or its console has an error."""
+    faults: list[str] = []
+
+    def open_page(address: str) -> Page:
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        page.goto(address)
+        return page
+
+    yield open_page
+    assert faults == []
+
+
+def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    from catflap.image import Frame, read_pixels
+
+    return read_pixels(pixels, Frame(width, height))

@@ -1,0 +1,316 @@
+"""The camera page as a person uses it: camera, photos, sliders, keyboard, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier
+from catflap.serving.site import write_site
+from tests.web.conftest import file_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+    from tests.drawn import Exported
+
+Open = Callable[[str], "Page"]
+ANSWERED = "#answer[data-probability]"
+RED, BLUE = (
+    encode(np.full((60, 80, 3), colour, np.uint8), "PNG") for colour in ((180, 60, 40), (40, 60, 190))
+)
+
+
+def photo_file(data: bytes, name: str = "photo.png", kind: str = "image/png") -> dict[str, object]:
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+def give(page: Page, *files: dict[str, object]) -> None:
+    """Choose files as a person does, and wait until the last is judged."""
+    before = page.locator("#entries li").count()
+    page.set_input_files("#file", list(files))
+    page.locator("#entries li").nth(before + len(files) - 1).wait_for()
+
+
+def answer(page: Page) -> tuple[str, float]:
+    box = page.locator(ANSWERED)
+    return str(box.get_attribute("data-label")), float(str(box.get_attribute("data-probability")))
+
+
+def wait_until_kept(page: Page) -> None:
+    """Until the service worker and the worker have put away what the page needs without a network."""
+    page.evaluate(
+        """async () => {
+          await navigator.serviceWorker.ready;
+          for (let n = 0; n < 150; n++) {
+            const kept = await (await caches.open('catflap-kept')).keys();
+            if (kept.some(({ url }) => url.endsWith('.wasm'))) return;
+            await new Promise((resolve) => setTimeout(resolve, 100));
+          }
+          throw new Error('the WebAssembly file was not kept');
+        }"""
+    )
+
+
+def test_the_camera_is_judged_as_python_judges_it(
+    open_page: Open, address: str, tiny_bundle: Path, scene_photo: bytes
+) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    expected = Classifier(tiny_bundle)(scene_photo)
+    label, probability = answer(page)
+    assert label == expected.label
+    assert abs(probability - expected.probability) < 0.05  # the camera's own colours lie between
+    page.locator("#entries li").wait_for()
+    assert page.inner_text("#label").lower() == expected.decision
+    assert expected.decision in page.inner_text("#spoken")
+    assert "640×480" in page.inner_text("#speed")
+
+
+def test_the_golden_cases_pass(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    page.locator("#verdict[data-state=pass]").wait_for()
+    page.click("#verdict")
+    rows = page.locator("#cases tbody tr").all_inner_texts()
+    assert len(rows) == 4
+    assert all(row.split()[1] == "0" for row in rows)
+    assert "same pixels and answers" in page.inner_text("#check-text")
+
+
+@pytest.mark.slow
+def test_an_exported_bundle_passes_in_both_precisions(
+    open_page: Open, page_built: Path, drawn_bundle: Exported, tmp_path: Path
+) -> None:
+    """Every kind of drawn photo, through the Frame, in int8 and fp32."""
+    write_site(drawn_bundle.path, tmp_path / "site")
+    bundle = read_bundle(drawn_bundle.path)
+    with file_server(tmp_path / "site") as (url, _):
+        page = open_page(url)
+        for variant in ("fp32", "int8"):
+            page.locator("#verdict[data-state=pass], #verdict[data-state=part]").wait_for(timeout=60_000)
+            rows = [row.split() for row in page.locator("#cases tbody tr").all_text_contents()]
+            assert len(rows) == bundle.head["golden"]["cases"]
+            assert page.input_value("#variant") == variant
+            if variant == "fp32":
+                page.click("#open-adjust")
+                page.select_option("#variant", "int8")
+                page.locator("#verdict[data-state=running]").wait_for()
+
+
+def test_photos_are_judged_as_python_judges_them(
+    open_page: Open, address: str, tiny_bundle: Path, scene_photo: bytes
+) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    classifier = Classifier(tiny_bundle)
+    for photo in (RED, BLUE, scene_photo):
+        give(page, photo_file(photo))
+        expected = classifier(photo)
+        label, probability = answer(page)
+        assert label == expected.label
+        assert abs(probability - expected.probability) < 1e-3
+    assert page.locator("#entries li").count() >= 3
+    page.click("#live")
+    page.locator("#video").wait_for()
+
+
+def test_pasted_and_dropped_photos_are_judged(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    for event in ("paste", "drop"):
+        page.evaluate(
+            """([event, bytes]) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
+              const given = event === "paste" ? { clipboardData: data } : { dataTransfer: data };
+              const type = event === "paste" ? ClipboardEvent : DragEvent;
+              document.body.dispatchEvent(new type(event, { ...given, bubbles: true, cancelable: true }));
+            }""",
+            [event, list(RED if event == "paste" else BLUE)],
+        )
+        page.locator(f"{ANSWERED}[data-label={'warm' if event == 'paste' else 'cold'}]").wait_for()
+        assert page.is_visible("#still")
+
+
+def test_the_sliders_decide_as_python_does(open_page: Open, address: str, tiny_bundle: Path) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    middle = encode(np.full((60, 80, 3), (120, 60, 118), np.uint8), "PNG")
+    give(page, photo_file(middle))
+    plain = Classifier(tiny_bundle)(middle)
+    page.click("#open-adjust")
+    page.select_option("#prior-label", "cold")
+    page.fill("#prior", "-500")
+    share = 1 / (1 + np.exp(500 * 9.21 / 1000))
+    expected = Classifier(tiny_bundle, prior={"cold": share})(middle)
+    assert "1 in" in page.inner_text("#prior-value")
+    label, probability = answer(page)
+    assert label == expected.label
+    assert abs(probability - expected.probability) < 1e-3
+    assert abs(probability - plain.probability) > 0.01
+    page.fill("#threshold", "1000")
+    assert page.get_attribute("#answer", "data-state") == "unsure"
+    page.click("#threshold-reset")
+    page.click("#prior-reset")
+    assert abs(answer(page)[1] - plain.probability) < 1e-3
+
+
+def test_it_works_without_a_network(open_page: Open, context: BrowserContext, address: str) -> None:
+    page = open_page(address)
+    page.locator("#verdict[data-state=pass]").wait_for()
+    wait_until_kept(page)
+    context.set_offline(True)
+    page.reload()
+    page.locator(ANSWERED).wait_for()
+    give(page, photo_file(BLUE))
+    assert answer(page)[0] == "cold"
+    assert page.evaluate("crossOriginIsolated")  # the service worker sees to it
+    page.locator("#verdict[data-state=pass]").wait_for()
+
+
+def test_nothing_leaves_the_device(open_page: Open, site: Path) -> None:
+    with file_server(site) as (url, asked):
+        page = open_page(url)
+        page.locator(ANSWERED).wait_for()
+        page.locator("#verdict[data-state=pass]").wait_for()
+        wait_until_kept(page)
+        before = len(asked)
+        give(page, photo_file(RED), photo_file(BLUE))
+        assert asked[before:] == []
+        assert all(line.startswith("GET ") for line in asked)
+    policy = page.get_attribute("meta[http-equiv=Content-Security-Policy]", "content")
+    assert "connect-src 'self'" in str(policy)
+
+
+def test_everything_can_be_reached_with_the_keyboard(browser: Browser, address: str) -> None:
+    page = browser.new_context(permissions=[]).new_page()  # the camera was not allowed before
+    page.goto(address)
+    page.locator("#answer[data-state=waiting]").wait_for()
+    page.locator("#bars li").first.wait_for()
+
+    def press_until(target: str) -> None:
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == target:
+                return
+        raise AssertionError(f"Tab does not reach {target}")
+
+    press_until("start")
+    page.keyboard.press("Enter")
+    page.locator(ANSWERED).wait_for()
+    assert page.is_visible("#video")
+    press_until("choose")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files([photo_file(RED)])  # type: ignore[list-item]
+    page.locator("#still").wait_for()
+    press_until("open-adjust")
+    page.keyboard.press("Enter")
+    page.locator("#adjust").wait_for()
+    press_until("threshold")
+    before = page.inner_text("#threshold-value")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#threshold-value") != before
+    assert page.get_attribute("#threshold", "aria-valuetext") == page.inner_text("#threshold-value")
+    press_until("prior")
+    page.keyboard.press("Escape")
+    page.locator("#adjust").wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.id") == "open-adjust"
+    page.context.close()
+
+
+def test_every_control_has_a_name(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, section, dialog')].filter((part) => {
+          const named = part.getAttribute('aria-label') || part.getAttribute('aria-labelledby');
+          return !named && !part.labels?.length && !part.textContent.trim() && part.id !== 'verdict';
+        }).map((part) => part.id)"""
+    )
+    assert nameless == []
+    assert page.get_attribute("html", "lang") == "en"
+    assert page.get_attribute("#spoken", "role") == "status"
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844), (844, 390), (1280, 800)])
+def test_one_screen_is_enough(
+    open_page: Open, context: BrowserContext, address: str, width: int, height: int
+) -> None:
+    page = open_page(address)
+    page.set_viewport_size({"width": width, "height": height})
+    page.locator(ANSWERED).wait_for()
+    sides = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert sides[0] <= width
+    assert sides[1] <= height
+    for control in ("#stage", "#label", "#choose", "#open-adjust"):
+        box = page.locator(control).bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["y"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height
+
+
+def test_it_is_dark_where_the_person_wants_it_dark(context: BrowserContext, address: str) -> None:
+    page = context.new_page()
+    page.goto(address)
+    shades = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        shades.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert shades == ["rgb(247, 246, 243)", "rgb(20, 20, 18)"]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [(b"", "not a photo"), (b"<html>not a photo</html>", "not a photo"), (RED[:40], "not a photo")],
+)
+def test_a_file_that_is_no_photo_gets_a_sentence(
+    open_page: Open, address: str, data: bytes, told: str
+) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    page.set_input_files("#file", [photo_file(data, "bad.jpg", "image/jpeg")])
+    page.locator("#notice").wait_for()
+    assert told in page.inner_text("#notice")
+    give(page, photo_file(BLUE))
+    assert answer(page)[0] == "cold"
+
+
+def test_another_bundle_can_be_opened_and_a_damaged_one_is_refused(
+    open_page: Open, address: str, tiny_bundle: Path
+) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    good = tiny_bundle.read_bytes()
+    for place in (3, len(good) // 2, len(good) - 30):
+        bad = bytearray(good)
+        bad[place] ^= 4
+        page.set_input_files("#file", [photo_file(bytes(bad), "bad.catflap", "application/octet-stream")])
+        page.locator("#answer[data-state=told]").wait_for()
+        assert "not a whole Catflap bundle" in page.inner_text("#label")
+        page.set_input_files("#file", [photo_file(good, "good.catflap", "application/octet-stream")])
+        page.locator("#verdict[data-state=pass]").wait_for()
+        give(page, photo_file(RED))
+        assert answer(page)[0] == "warm"
+
+
+def test_a_bundle_that_changed_on_the_server_is_refused(open_page: Open, site: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(site, tmp_path / "site")
+    model = tmp_path / "site" / "bundle" / "fp32.onnx"
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(data)
+    with file_server(tmp_path / "site") as (url, _):
+        page = open_page(url)
+        page.locator("#answer[data-state=told]").wait_for()
+        assert "fp32.onnx is not what was exported" in page.inner_text("#label")

@@ -1,0 +1,86 @@
+"""The golden vectors of the Frame in a real browser: its decoder, then our own resize."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from catflap.image import Frame, Pixels, encode, read_pixels
+from tests.web.conftest import file_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+GOLDEN = Path(__file__).parents[1] / "image" / "golden"
+VECTORS: list[dict[str, Any]] = json.loads((GOLDEN / "vectors.json").read_text())
+UNREAD = ("tiff_cmyk.tiff", "tiff_orientation_6.tiff")  # Chromium reads no TIFF
+READ = """async ([photo, frame]) => {
+  const { readPhoto } = await import('/photo.js');
+  const bytes = Uint8Array.from(atob(photo), (letter) => letter.charCodeAt(0));
+  const pixels = await readPhoto(new Blob([bytes]), frame).catch((error) => error.why);
+  return typeof pixels === 'string' ? pixels : Array.from(pixels);
+}"""
+
+
+@pytest.fixture(scope="module")
+def reader(
+    browser: Browser, npm: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
+    """A page of a browser in which web/src/photo.ts can be called."""
+    folder = tmp_path_factory.mktemp("reader")
+    command = ["node_modules/.bin/vite", "build", "--config", "test/photo.vite.config.ts", "--outDir", folder]
+    subprocess.run(command, cwd=repo / "web", check=True, capture_output=True)
+    (folder / "index.html").write_text("<!doctype html>")
+    with file_server(folder) as (url, _):
+        page = browser.new_page()
+        page.goto(url)
+        yield page
+        page.close()
+
+
+def in_browser(page: Page, photo: bytes, frame: Frame) -> Pixels | str:
+    answer = page.evaluate(READ, [base64.b64encode(photo).decode(), frame.to_json()])
+    if isinstance(answer, str):
+        return answer
+    return np.array(answer, np.uint8).reshape(frame.height, frame.width, 3)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["photo"]))
+def test_the_browser_reaches_the_golden_pixels(reader: Page, vector: dict[str, Any]) -> None:
+    photo, frame = (GOLDEN / vector["photo"]).read_bytes(), Frame.from_json(vector["frame"])
+    got = in_browser(reader, photo, frame)
+    if vector["photo"] in UNREAD:
+        assert got == "unreadable"
+        return
+    assert not isinstance(got, str), got
+    assert np.abs(got.astype(int) - read_pixels(photo, frame)).max() <= vector["tolerance"]
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_real_photos_give_the_same_pixels(reader: Page, photos_root: Path, fit: str) -> None:
+    """At every decode scale: within 4 grey levels, as docs/concepts/frame.md allows for JPEG."""
+    every = sorted(photos_root.rglob("*.jpg"))
+    paths = every[:: len(every) // 4 + 1]
+    for path in paths:
+        for side in (288, 96, 40):
+            frame = Frame(side, side, fit=fit)
+            got = in_browser(reader, path.read_bytes(), frame)
+            assert not isinstance(got, str), (path, got)
+            difference = np.abs(got.astype(int) - read_pixels(path, frame))
+            assert difference.max() <= 4, (path, side)
+            assert difference.mean() <= 0.4, (path, side)
+
+
+def test_what_is_too_large_or_no_photo_is_refused(reader: Page) -> None:
+    photo = encode(np.zeros((40, 50, 3), np.uint8), "PNG")
+    assert in_browser(reader, photo, Frame(8, 8, max_bytes=len(photo) - 1)) == "too_many_bytes"
+    assert in_browser(reader, photo, Frame(8, 8, max_pixels=1999)) == "too_many_pixels"
+    assert in_browser(reader, b"", Frame(8, 8)) == "unreadable"
+    assert in_browser(reader, b"<!doctype html>", Frame(8, 8)) == "unreadable"
