@@ -13,7 +13,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "rich": "data",
         "fsspec": "data",
         "usearch": "data",
-        "cleanlab": "data",
+        "cleanlab": "train",
         "torch": "train",
         "torchvision": "train",
         "timm": "train",

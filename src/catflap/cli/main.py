@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "build": "walk the whole line, from photos to a verified bundle; resumable",
         "scan": "read a folder of labelled photos into a manifest",
         "prepare": "turn a manifest into a dataset with disjoint roles",
+        "audit": "find photos whose label may be wrong, for a person to decide",
+        "review": "carry out what a person decided on a review page",
         "train": "train a classifier on a dataset",
         "evaluate": "measure a checkpoint or a bundle on photos it has not seen",
         "export": "turn a checkpoint into a bundle that a device can run",

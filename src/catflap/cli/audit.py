@@ -1,0 +1,63 @@
+"""`catflap audit`: a Dataset to a Manifest with suspects and a page to review them."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from catflap.cli.output import emit, note, progress_bar
+
+HELP = "Find photos whose label may be wrong, and write a page on which a person decides."
+EXAMPLE = "catflap audit photos.dataset -o audited.manifest"
+LISTED = 20  # suspects for people; --json prints all
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The Dataset, where to write, and how many suspects the page shows."""
+    parser.add_argument("dataset", metavar="DATASET", type=Path, help="what `catflap prepare` wrote")
+    parser.add_argument("-o", "--out", metavar="MANIFEST", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--manifest",
+        metavar="MANIFEST",
+        type=Path,
+        help="what the dataset was prepared from, if it was moved",
+    )
+    parser.add_argument(
+        "--shown", type=int, default=400, metavar="N", help="suspects on the page (default: 400)"
+    )
+    parser.add_argument(
+        "--backbone", default="efficientnet_lite0", metavar="NAME",
+        help="efficientnet_lite0 (installed) or any timm model (default: efficientnet_lite0)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="deals the folds (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Audit and print a line a suspect, in the order to look at them."""
+    from catflap.artifacts.dataset import load_dataset
+    from catflap.artifacts.manifest import load_manifest
+    from catflap.curation.audit import audit
+
+    manifest = None if args.manifest is None else load_manifest(args.manifest)
+    with progress_bar(args) as progress:
+        found = audit(
+            load_dataset(args.dataset), args.out, manifest=manifest, backbone=args.backbone, shown=args.shown,
+            seed=args.seed, device=args.device, progress=progress,
+        )  # fmt: skip
+    listed = found.suspects if args.json else found.suspects[:LISTED]
+    for one in listed:
+        emit(
+            one.to_json(),
+            args,
+            f"{one.score:.3f}  {one.kind:<11}  {one.label} → {one.suggested or '?'}  {one.uri}",
+        )
+    kinds = Counter(one.kind for one in found.suspects)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    before = f"; {found.settled} were decided on before" if found.settled else ""
+    note(f"{len(found.suspects)} suspects ({counts or 'none'}){before}. Nothing was changed.")
+    for pair in found.confusions[:5]:
+        note(f"About {pair['photos']} photos labelled {pair['label']} show {pair['shows']}.")
+    note(f"Decide in a browser: {found.page}")
+    return 0

@@ -1,0 +1,37 @@
+"""The same picture under two labels: near-duplicates that a person labelled in two ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.data.duplicates import Hashes, Positions, near_pairs
+from catflap.data.groups import NEAR
+from catflap.data.phash import MIRROR
+
+
+def mixed(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> Positions:
+    """The positions of all photos whose group holds more than one label; group -1 is none."""
+    member = np.flatnonzero(groups >= 0)
+    _, group = np.unique(groups[member], return_inverse=True)
+    count = int(group.max(initial=-1)) + 1
+    least, most = np.full(count, np.iinfo(np.int64).max), np.full(count, -1, np.int64)
+    np.minimum.at(least, group, labels[member])
+    np.maximum.at(most, group, labels[member])
+    found: Positions = member[(least != most)[group]]
+    return found
+
+
+def two_labels(
+    labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], hashes: Hashes
+) -> tuple[Positions, Positions]:
+    """Pairs of photos of one group that show the same under different labels.
+
+    Takes the photos of mixed groups, (n,) each. A group may also hold what a user put together,
+    such as the frames of a video, so only photos whose perceptual hashes are near count.
+    """
+    if not len(hashes):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    first, second, _ = near_pairs(hashes, NEAR, mirror=MIRROR)
+    apart = (groups[first] == groups[second]) & (labels[first] != labels[second])
+    return first[apart], second[apart]

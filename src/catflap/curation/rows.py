@@ -1,0 +1,138 @@
+"""The rows of a Manifest while decisions change them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.tables import PHOTO_ROW, iter_table
+from catflap.curation.conflicts import mixed, two_labels
+from catflap.data.duplicates import Hashes, Positions
+from catflap.data.groups import NEAR, joined
+from catflap.data.judge import OK, STATUS, numbered
+from catflap.data.phash import MIRROR
+from catflap.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = ("id", "uri", "label", "status", "reason", "phash", "group")
+SOLVED = re.compile(r"near_duplicate_two_labels: (shows what .*) shows under .*", re.DOTALL)
+
+
+@dataclass
+class Rows:
+    """Columns of all photos, (n,) each, and for the decided ones their rows by id, URIs and reasons.
+
+    `labels` are numbers of `names`, `status` is numbered as in data.judge; `restored` are rows that
+    were quarantined for two labels and are ok now.
+    """
+
+    names: dict[str, int]
+    labels: npt.NDArray[np.int64]
+    status: npt.NDArray[np.int8]
+    groups: Positions
+    hashes: Hashes
+    hashed: npt.NDArray[np.bool_]
+    of: dict[str, list[int]] = field(default_factory=dict)
+    uris: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    restored: list[int] = field(default_factory=list)
+
+    def label(self, row: int) -> str:
+        """The name of the label that a row has now."""
+        return list(self.names)[int(self.labels[row])]
+
+
+def load_rows(path: Path, total: int, wanted: Set[str]) -> Rows:
+    """Read what decisions about the wanted ids may need from a Manifest's table of `total` rows."""
+    rows = Rows(
+        names={},
+        labels=np.zeros(total, np.int64),
+        status=np.zeros(total, np.int8),
+        groups=np.zeros(total, np.int64),
+        hashes=np.zeros(total, np.uint64),
+        hashed=np.zeros(total, bool),
+    )
+    codes = {name: code for code, name in enumerate(STATUS)}
+    start = 0
+    for table in iter_table(path, COLUMNS):
+        here = slice(start, start + table.num_rows)
+        rows.labels[here] = numbered(table["label"], rows.names)
+        rows.status[here] = numbered(table["status"], codes)
+        rows.groups[here] = table["group"].to_numpy()
+        rows.hashes[here] = table["phash"].fill_null(0).to_numpy()
+        rows.hashed[here] = table["phash"].is_valid().to_numpy()
+        for place, id in enumerate(table["id"].to_pylist()):
+            if id in wanted:
+                rows.of.setdefault(id, []).append(start + place)
+                rows.uris[start + place] = table["uri"][place].as_py()
+                rows.reasons[start + place] = table["reason"][place].as_py()
+        start += table.num_rows
+    return rows
+
+
+def join_restored(rows: Rows) -> None:
+    """Give photos that are ok again the groups of what they show; scan did not group them."""
+    if not rows.restored:
+        return
+    able = np.flatnonzero((rows.status == OK) & rows.hashed)
+    first, second = [], []
+    for row in rows.restored:
+        rows.groups[row] = row
+        if rows.hashed[row]:
+            alike = able[_near(rows.hashes[able], rows.hashes[row])]
+            first += [row] * len(alike)
+            second += rows.groups[alike].tolist()
+    ok = rows.status == OK
+    root = joined(len(ok), np.array(first, np.int64), np.array(second, np.int64))
+    rows.groups[ok] = root[rows.groups[ok]]
+
+
+def torn_rows(rows: Rows) -> set[int]:
+    """The rows of photos that are ok and show the same as one under another label."""
+    able = np.flatnonzero((rows.status == OK) & rows.hashed)
+    able = able[mixed(rows.labels[able], rows.groups[able])]
+    first, second = two_labels(rows.labels[able], rows.groups[able], rows.hashes[able])
+    return {*able[first].tolist(), *able[second].tolist()}
+
+
+def written(path: Path, rows: Rows, torn: Set[int], progress: Progress) -> Iterator[pa.Table]:
+    """The table of the new Manifest, a part at a time."""
+    names, status = np.array(list(rows.names), dtype=object), np.array(STATUS, dtype=object)
+    start, total = 0, len(rows.labels)
+    for table in iter_table(path, PHOTO_ROW.names):
+        here = slice(start, start + table.num_rows)
+        reasons = [
+            rows.reasons[row] if row in rows.reasons else _solved(reason, row, torn)
+            for row, reason in enumerate(table["reason"].to_pylist(), start)
+        ]
+        columns: dict[str, Any] = {
+            "label": names[rows.labels[here]],
+            "status": status[rows.status[here]],
+            "group": rows.groups[here],
+            "reason": reasons,
+        }
+        for name, values in columns.items():
+            table = table.set_column(PHOTO_ROW.get_field_index(name), PHOTO_ROW.field(name), values)
+        yield table
+        start += table.num_rows
+        progress("review", start, total)
+
+
+def _solved(reason: str, row: int, torn: Set[int]) -> str:
+    """A remark that a near-duplicate has another label, put right when it has no longer."""
+    return reason if row in torn else SOLVED.sub(r"near_duplicate: \1", reason)
+
+
+def _near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
+    apart = hashes ^ one
+    turned = apart ^ np.uint64(MIRROR)
+    near: npt.NDArray[np.bool_] = np.minimum(np.bitwise_count(apart), np.bitwise_count(turned)) <= NEAR
+    return near
