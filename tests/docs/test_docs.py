@@ -75,11 +75,22 @@ def test_the_page_of_commands_lists_the_commands() -> None:
     assert set(sections()) == set(COMMANDS)
 
 
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """What a parser takes, with what its sub-commands take; --help and --json go without saying."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [inner for choice in action.choices.values() for inner in actions_of(choice)]
+        if not {"--help", "--json"} & set(action.option_strings):
+            found.append(action)
+    return found
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_described_and_nothing_else(name: str) -> None:
     parser = argparse.ArgumentParser()
     import_module(f"catflap.cli.{name}").arguments(parser)
-    actions = [action for action in parser._actions if "--help" not in action.option_strings]
+    actions = actions_of(parser)
     wanted = {option for action in actions for option in action.option_strings if option.startswith("--")}
     wanted |= {str(action.metavar or action.dest) for action in actions if not action.option_strings}
     rows = [line.split(" | ")[0] for line in sections()[name].splitlines() if line.startswith("| `")]
