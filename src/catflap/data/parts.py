@@ -75,7 +75,7 @@ class Parts:
         """The rows of all parts, in order, a part at a time."""
         for number in range(self.count):
             try:
-                yield pq.read_table(self._path(number), columns=columns, use_threads=False)
+                yield self._read(number, columns)
             except (OSError, pa.ArrowException) as error:
                 raise BadArtifact(f"{self._path(number)} was damaged: {error}.", "Scan again.") from error
 
@@ -84,11 +84,16 @@ class Parts:
         parts = rows // self.batch
         chunks = []
         for number in np.unique(parts).tolist():
-            table = pq.read_table(self._path(number), columns=[column], use_threads=False)
-            chunks.append(table[column].take(rows[parts == number] - number * self.batch))
+            wanted = rows[parts == number] - number * self.batch
+            chunks.append(self._read(number, [column])[column].take(wanted))
         return pa.chunked_array(
             [chunk for array in chunks for chunk in array.chunks], PART_ROW.field(column).type
         )
+
+    def _read(self, number: int, columns: list[str] | None) -> pa.Table:
+        """One part; ParquetFile costs a fifth of what read_table costs for small files."""
+        with pq.ParquetFile(self._path(number)) as part:
+            return part.read(columns, use_threads=False)
 
     def _whole(self, number: int, rows: int) -> bool:
         try:
@@ -129,7 +134,7 @@ def plan_parts(folder: Path, references: Iterable[Reference], rules: str) -> Par
     """Write down what is to be examined; parts of an earlier scan of exactly the same are kept."""
     try:
         made_from, total = write_listing(folder / LISTING, references, rules)
-        batch = min(MOST, max(16, 1 << max(0, (total // 64).bit_length() - 1)))
+        batch = min(MOST, max(16, 1 << max(0, (total // 16).bit_length() - 1)))
         if _earlier(folder) != {"made_from": made_from, "batch": batch}:
             shutil.rmtree(folder / PARTS, ignore_errors=True)
         (folder / PARTS).mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from typing import IO
 
 import pyarrow as pa
@@ -19,8 +20,17 @@ from catflap.data.batch import PART_ROW, examine
 LENGTH = struct.Struct(">Q")
 
 
+class _NoPandas(MetaPathFinder):
+    """Hides pandas from pyarrow, which would import it where it is installed: half a second a worker."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is not used here", name=name)
+
+
 def serve(examine: Callable[[pa.Table], pa.Table] = examine) -> None:
     """Examine batches until the input ends; what decoders print goes to stderr."""
+    sys.meta_path.insert(0, _NoPandas())
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     send(answers, PART_ROW.empty_table())
