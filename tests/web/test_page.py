@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,6 +208,7 @@ def test_everything_can_be_reached_with_the_keyboard(browser: Browser, address: 
     page.keyboard.press("Enter")
     page.locator(ANSWERED).wait_for()
     assert page.is_visible("#video")
+    page.locator("#verdict[data-state=pass]").wait_for()
     press_until("choose")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
@@ -294,8 +298,8 @@ def test_another_bundle_can_be_opened_and_a_damaged_one_is_refused(
         bad = bytearray(good)
         bad[place] ^= 4
         page.set_input_files("#file", [photo_file(bytes(bad), "bad.catflap", "application/octet-stream")])
-        page.locator("#answer[data-state=told]").wait_for()
-        assert "not a whole Catflap bundle" in page.inner_text("#label")
+        page.locator("#notice").wait_for()
+        assert "bundle cannot be used" in page.inner_text("#notice")
         page.set_input_files("#file", [photo_file(good, "good.catflap", "application/octet-stream")])
         page.locator("#verdict[data-state=pass]").wait_for()
         give(page, photo_file(RED))
@@ -314,3 +318,22 @@ def test_a_bundle_that_changed_on_the_server_is_refused(open_page: Open, site: P
         page = open_page(url)
         page.locator("#answer[data-state=told]").wait_for()
         assert "fp32.onnx is not what was exported" in page.inner_text("#label")
+
+
+def test_the_server_offers_the_same_page_isolated(
+    open_page: Open, page_built: Path, tiny_bundle: Path
+) -> None:
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    code = "from catflap.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "serve", str(tiny_bundle), "--port", "0", "--json"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        page = open_page(json.loads(server.stdout.readline())["url"])
+        page.locator("#verdict[data-state=pass]").wait_for()
+        give(page, photo_file(RED))
+        assert answer(page)[0] == "warm"
+        assert page.evaluate("crossOriginIsolated")  # so that WebAssembly gets threads at the first visit
+    finally:
+        server.terminate()
+        server.wait(30)

@@ -70,7 +70,7 @@ export async function openBundle(files: Files, shelf?: Shelf): Promise<Bundle> {
     if (data.length !== head.files[name].bytes || (await sha256(data)) !== hash) {
       throw new Damaged(`${name} is not what was exported`);
     }
-    await shelf?.put(hash, data);
+    void shelf?.put(hash, data);
     return data;
   }
   if (sizes) for (const [name] of listed) await member(name); // a file at hand is checked whole, at once

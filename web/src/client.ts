@@ -1,13 +1,13 @@
 // The page's end of the worker: one promise a request.
 
-import { BadPhoto, Damaged } from "./errors";
+import { BadPhoto, Damaged, NoBundle } from "./errors";
 import type { Op, Reply, Requests } from "./messages";
 
 export interface Client {
   ask<K extends Op>(op: K, args: Requests[K]["args"], transfer?: Transferable[]): Promise<Requests[K]["answer"]>;
 }
 
-const ERRORS: Record<string, new (why: string) => Error> = { Damaged, BadPhoto };
+const ERRORS: Record<string, new (why: string) => Error> = { Damaged, BadPhoto, NoBundle };
 
 export function startWorker(): Client {
   const worker = new Worker(new URL("./worker.ts", import.meta.url), { name: "catflap" });

@@ -15,3 +15,11 @@ export class BadPhoto extends Error {
     this.name = "BadPhoto";
   }
 }
+
+/** The server offers no bundle, or there is no network and none was kept. */
+export class NoBundle extends Error {
+  constructor(readonly why: string) {
+    super(why);
+    this.name = "NoBundle";
+  }
+}

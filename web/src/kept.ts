@@ -1,6 +1,7 @@
 // What is kept on the device so that the page works offline: in Cache Storage, which only secure pages have.
 
 import type { Files, Shelf } from "./bundle";
+import { NoBundle } from "./errors";
 
 const CACHE = "catflap-kept";
 const HEAD = "bundle.json";
@@ -20,7 +21,7 @@ export function webFiles(folder: string): Files {
       const response = await fetch(url, { cache: "no-cache" }).catch(() => undefined);
       if (response?.ok) await cache?.put(url, response.clone());
       const found = response?.ok ? response : await cache?.match(url);
-      if (!found) throw new Error(`${url} ${response?.status ?? "offline"}`);
+      if (!found) throw new NoBundle(`${url}: ${response?.status ?? "no network"}`);
       return new Uint8Array(await found.arrayBuffer());
     },
   };

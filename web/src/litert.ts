@@ -12,8 +12,8 @@ let ready: Promise<unknown> | undefined;
 
 export async function open({ bytes, head }: Network): Promise<Model> {
   ready ??= load();
-  await ready;
-  const model = await loadAndCompile(bytes, { accelerator: "wasm" }).catch((error: unknown) => {
+  const [data] = await Promise.all([bytes, ready]);
+  const model = await loadAndCompile(data, { accelerator: "wasm" }).catch((error: unknown) => {
     throw new Damaged(`LiteRT refuses the model (${String(error)})`);
   });
   const { frame } = head;

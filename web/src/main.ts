@@ -5,7 +5,7 @@ import { bindAdjust, priorOf, trainedPrior, type Adjustment } from "./adjust";
 import { isAllowed, listCameras, nextPicture, startCamera, type Camera } from "./camera";
 import { startWorker } from "./client";
 import { correctPrior, predict, softmax, type Prediction } from "./decisions";
-import { BadPhoto, Damaged } from "./errors";
+import { BadPhoto, Damaged, NoBundle } from "./errors";
 import { keptPart } from "./frame";
 import { bindInput } from "./input";
 import type { Answer, CaseResult, Opened } from "./messages";
@@ -29,6 +29,7 @@ let camera: Camera | undefined;
 let showing: "nothing" | "camera" | "photo" = "nothing";
 let paused = false;
 let latest: Answer | undefined;
+let photo: Blob | undefined; // the one on the screen
 let noted = ""; // the last decision about the camera's picture that went into the history
 let since = { decision: "", time: 0 };
 let cases: CaseResult[] = [];
@@ -40,46 +41,48 @@ const showAdjust = bindAdjust(
   () => latest && showAnswer(judge(latest), limit()),
 );
 
-/** Open a Bundle, from the server or a file, and make a variant of it ready. */
+/** Open a Bundle, from the server or a file; when it is not fit, the one before stays. */
 async function open(from: { folder: string } | { file: Blob }): Promise<void> {
-  const mine = ++turn;
-  opened = latest = undefined;
-  showWaiting(text.loading);
+  turn++;
   showNotice("");
+  if (!opened) showWaiting(text.loading);
   try {
-    const found = await client.ask("open", from);
-    if (!found.variants.length) throw new Damaged(text.errorNoVariant);
-    variant = found.variants[0];
-    await client.ask("load", { variant, threads: THREADS });
-    opened = found;
+    opened = await client.ask("open", { from, threads: THREADS });
   } catch (error) {
-    const none = "folder" in from && !(error instanceof Damaged);
-    showTold(none ? text.noBundle : reasonOf(error));
+    if (opened) report(error);
+    else showTold(reasonOf(error));
     return;
   }
-  if (mine !== turn) return;
+  turn++;
+  variant = opened.variants[0];
+  latest = undefined;
   adjustment.threshold = adjustment.prior = undefined;
+  clearEntries();
   showFacts(opened);
   showAdjust();
-  clearEntries();
+  showCrop();
   showWaiting(text.ready, opened.head.labels);
+  if (showing === "photo" && photo) await judgePhoto(photo);
   void check();
-  if (showing === "nothing") await begin();
 }
 
 async function changeVariant(name: string): Promise<void> {
-  if (!opened) return;
   turn++;
-  variant = name;
-  latest = undefined;
-  await client.ask("load", { variant, threads: THREADS }).catch(report);
-  adjustment.threshold = undefined;
+  try {
+    await client.ask("load", { variant: name, threads: THREADS });
+    variant = name;
+    adjustment.threshold = undefined;
+  } catch (error) {
+    report(error);
+  }
+  turn++;
+  element<HTMLSelectElement>("variant").value = variant;
   showAdjust();
+  if (showing === "photo" && photo) await judgePhoto(photo);
   void check();
-  if (showing === "photo" && still.src) await judgePhoto(await (await fetch(still.src)).blob());
 }
 
-/** After loading: the camera where it is allowed already, else the welcome. */
+/** While the bundle loads: the camera where it is allowed already, else the welcome. */
 async function begin(): Promise<void> {
   if (!navigator.mediaDevices) showNotice(isSecureContext ? text.errorAbsent : text.errorInsecure);
   element("start").hidden = !navigator.mediaDevices;
@@ -118,7 +121,7 @@ async function watch(mine: Camera): Promise<void> {
       showSpeed(start, answer, `${video.videoWidth}×${video.videoHeight}`);
     } catch (error) {
       report(error);
-      return;
+      await new Promise((resolve) => setTimeout(resolve, 1000)); // and then look again
     }
   }
 }
@@ -127,10 +130,11 @@ async function watch(mine: Camera): Promise<void> {
 async function take(files: File[]): Promise<void> {
   const bundle = files.find(({ name }) => name.endsWith(".catflap"));
   if (bundle) return open({ file: bundle });
-  for (const file of files) await judgePhoto(file, true);
+  for (const file of files) await judgePhoto(file);
 }
 
-async function judgePhoto(file: Blob, isNew = false): Promise<void> {
+async function judgePhoto(file: Blob): Promise<void> {
+  const isNew = file !== photo;
   if (!opened) return;
   showNotice("");
   try {
@@ -140,6 +144,7 @@ async function judgePhoto(file: Blob, isNew = false): Promise<void> {
       URL.revokeObjectURL(still.src);
       still.src = URL.createObjectURL(file);
       await still.decode();
+      photo = file;
     }
     show("photo");
     const prediction = render(answer);
@@ -248,6 +253,7 @@ async function showCameras(): Promise<void> {
 function showFacts({ head, variants }: Opened): void {
   element("variant").replaceChildren(...variants.map((name) => new Option(name, name)));
   element<HTMLSelectElement>("variant").value = variant;
+  element("variant-field").hidden = variants.length < 2;
   const facts = [[text.source, head.name], ...Object.entries(head.licences).map(([part, licence]) => [`${text.licences}: ${part}`, licence])];
   element("facts").replaceChildren(
     ...facts.flatMap(([name, value]) => {
@@ -296,7 +302,8 @@ function reasonOf(error: unknown): string {
     if (error.why === "too_many_bytes") return text.errorPhotoBytes;
     return error.why === "too_many_pixels" ? text.errorPhotoPixels : text.errorPhoto;
   }
-  if (error instanceof Damaged) return error.why === text.errorNoVariant ? error.why : text.errorBundle(error.why);
+  if (error instanceof NoBundle) return text.noBundle;
+  if (error instanceof Damaged) return text.errorBundle(error.why);
   return text.errorOther(error instanceof Error ? error.message : String(error));
 }
 
@@ -325,5 +332,8 @@ element("variant").addEventListener("change", ({ target }) => void changeVariant
 element("camera-choice").addEventListener("change", ({ target }) => void live((target as HTMLSelectElement).value));
 video.addEventListener("resize", showCrop);
 new ResizeObserver(showCrop).observe(element("stage"));
-if ("serviceWorker" in navigator && import.meta.env.PROD) void navigator.serviceWorker.register("./sw.js");
-void open({ folder: BUNDLE });
+void begin();
+void open({ folder: BUNDLE }).then(() => {
+  // What it fetches for the next visit must not be in the way of this one's first answer.
+  if ("serviceWorker" in navigator && import.meta.env.PROD) void navigator.serviceWorker.register("./sw.js");
+});

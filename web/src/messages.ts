@@ -4,7 +4,7 @@ import type { Head } from "./bundle";
 
 export interface Opened {
   readonly head: Head;
-  readonly variants: string[]; // that can run here, the one to begin with first
+  readonly variants: string[]; // that can run here; the first one is loaded
 }
 
 /** The logits of one picture and where its time went. */
@@ -22,8 +22,8 @@ export interface CaseResult {
 }
 
 export interface Requests {
-  open: { args: { folder: string } | { file: Blob }; answer: Opened };
-  load: { args: { variant: string; threads: number }; answer: { ms: number } };
+  open: { args: { from: { folder: string } | { file: Blob }; threads: number }; answer: Opened };
+  load: { args: { variant: string; threads: number }; answer: void };
   picture: { args: { bitmap: ImageBitmap }; answer: Answer };
   photo: { args: { file: Blob }; answer: Answer };
   golden: { args: { index: number; variant: string }; answer: CaseResult };

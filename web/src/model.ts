@@ -9,7 +9,7 @@ export interface Model {
 }
 
 export interface Network {
-  readonly bytes: Uint8Array;
+  readonly bytes: Promise<Uint8Array>; // so that a runtime can begin to load meanwhile
   readonly head: Head;
   readonly threads: number;
 }

@@ -12,7 +12,7 @@ export async function open({ bytes, head, threads }: Network): Promise<Model> {
   ort.env.wasm.wasmPaths = files;
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] }).catch((error: unknown) => {
+  const session = await ort.InferenceSession.create(await bytes, { executionProviders: ["wasm"] }).catch((error: unknown) => {
     throw new Damaged(`ONNX Runtime refuses the model (${String(error)})`);
   });
   void keep(files.wasm);

@@ -83,8 +83,7 @@ export const text = {
   caseLimits: (pixels: number, logits: string) =>
     `Allowed: ${pixels} grey levels and ${logits} in the logits. “From photo” is the answer to this browser's own pixels.`,
 
-  errorBundle: (why: string) => `This is not a whole Catflap bundle: ${why}.`,
-  errorNoVariant: "No variant of this bundle can run in a browser. Export it again with int8 or fp32.",
+  errorBundle: (why: string) => `This Catflap bundle cannot be used: ${why}.`,
   errorPhoto: "This file is not a photo that this browser can read.",
   errorPhotoBytes: "This file is larger than the bundle allows.",
   errorPhotoPixels: "This photo has more pixels than the bundle allows.",

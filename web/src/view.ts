@@ -41,6 +41,7 @@ export function showAnswer(prediction: Prediction, threshold: number): void {
   write(element("label"), unsure ? text.unsure : shown(decision));
   const detail = unsure ? text.mostLikely(shown(label), percent(probability)) : text.sure(percent(probability));
   write(element("detail"), detail);
+  write(element("sheet-answer"), spoken(prediction));
   let rows = Object.entries(probabilities);
   if (rows.length > MOST_BARS) rows = rows.sort((a, b) => b[1] - a[1]).slice(0, MOST_BARS);
   const list = element("bars");

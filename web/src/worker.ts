@@ -1,6 +1,7 @@
 // The worker: opens the Bundle, turns pictures into frames and runs the network, away from the page's thread.
 
 import { openBundle, zipFiles, type Bundle } from "./bundle";
+import { Damaged } from "./errors";
 import { largestDifference, readGolden, type Golden } from "./golden";
 import { shelf, webFiles } from "./kept";
 import type { Answer, CaseResult, Op, Opened, Reply, Request, Requests } from "./messages";
@@ -11,23 +12,27 @@ let bundle: Bundle | undefined;
 let model: Model | undefined;
 let golden: Promise<Golden> | undefined;
 
-async function open(args: Requests["open"]["args"]): Promise<Opened> {
-  const files = "file" in args ? await zipFiles(fromBlob(args.file)) : webFiles(args.folder);
-  const opened = await openBundle(files, "file" in args ? undefined : shelf());
-  await model?.close();
-  model = golden = undefined;
+/** Open a Bundle with its first variant; the one before stays until the new one is ready. */
+async function open({ from, threads }: Requests["open"]["args"]): Promise<Opened> {
+  const files = "file" in from ? await zipFiles(fromBlob(from.file)) : webFiles(from.folder);
+  const opened = await openBundle(files, "file" in from ? undefined : shelf());
+  const variants = usableVariants(opened.head);
+  if (!variants.length) throw new Damaged("no variant of it can run in a browser");
+  await use(opened, variants[0], threads);
   bundle = opened;
-  return { head: opened.head, variants: usableVariants(opened.head) };
+  golden = undefined;
+  return { head: opened.head, variants };
 }
 
-async function load({ variant, threads }: Requests["load"]["args"]): Promise<{ ms: number }> {
-  const start = performance.now();
-  const { head, member } = theBundle();
-  const bytes = await member(head.variants[variant].file);
+async function load({ variant, threads }: Requests["load"]["args"]): Promise<void> {
+  await use(theBundle(), variant, threads);
+}
+
+async function use({ head, member }: Bundle, variant: string, threads: number): Promise<void> {
+  const bytes = member(head.variants[variant].file);
   const next = await openModel(head.variants[variant], { bytes, head, threads });
   await model?.close();
   model = next;
-  return { ms: performance.now() - start };
 }
 
 async function picture({ bitmap }: Requests["picture"]["args"]): Promise<Answer> {
