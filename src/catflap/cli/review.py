@@ -38,7 +38,8 @@ def answer(args: argparse.Namespace) -> int:
         note("The decisions were made on another manifest; photos were found by their bytes.")
     if outcome.left:
         note(
-            f"{outcome.left} decisions were not carried out: {len(outcome.unknown)} on photos that are not here, "
+            f"{outcome.left} decisions were not carried out: "
+            f"{len(outcome.unknown)} on photos that are not here, "
             f"{len(outcome.stale)} on photos with another label by now, "
             f"{len(outcome.unusable)} on photos that are not in use."
         )

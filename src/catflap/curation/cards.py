@@ -31,10 +31,14 @@ def make_cards(
     findings: Findings,
     shown: int,
 ) -> list[Card]:
-    """The cards of the first `shown` suspects, in their order; some places are kept for outliers."""
+    """The cards of the first `shown` suspects, in their order; some places are kept for outliers.
+
+    Suspects that show the same under the same label share a card.
+    """
     photos = everyone.photos
     twice = {one.id: one for one in findings.twice}
-    chosen = choose(findings.suspects, shown)
+    led = {id for ids in findings.copies.values() for id in ids}
+    chosen = choose([one for one in findings.suspects if one.id not in led], shown)
     inside = [one for one in chosen if one.id not in twice]
     positions = np.searchsorted(photos.ids, np.array([one.id for one in inside], dtype=photos.ids.dtype))
     known = (
@@ -50,7 +54,8 @@ def make_cards(
         beside += [_beside(photos, other, labels, False) for other in like]
         said = tuple(opinion.probabilities[position].tolist())
         read = partial(photos.__getitem__, position)
-        cards[one.id] = Card(one, str(everyone.roles[position]), said, tuple(beside), read)
+        copies = tuple(findings.copies.get(one.id, ()))
+        cards[one.id] = Card(one, copies, str(everyone.roles[position]), said, tuple(beside), read)
     return [cards[one.id] for one in chosen]
 
 
@@ -86,4 +91,4 @@ def _beside(photos: Photos, position: int, labels: Sequence[str], copy: bool) ->
 
 def _from_bytes(one: Suspect, twice: Twice) -> Card:
     read = partial(read_photo, twice.uri, twice.offset, twice.bytes, Frame.max_bytes)
-    return Card(one, "", (), (), read)
+    return Card(one, (), "", (), (), read)

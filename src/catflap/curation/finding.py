@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from catflap.artifacts.dataset import Photos
 from catflap.artifacts.manifest import Manifest
-from catflap.curation.conflicts import mixed, two_labels
 from catflap.curation.label_errors import wrong_labels
 from catflap.curation.learning import Opinion, Positions, Probabilities
 from catflap.curation.lookup import Known, Twice, look_up
+from catflap.curation.pictures import mixed, same_picture, two_labels
 from catflap.curation.suspects import Suspect, ranked
 
 ODD = 0.5  # the strangeness of an outlier
@@ -24,12 +24,14 @@ class Findings:
     """The suspects in their order, and what stands beside them on the page.
 
     `twins` maps the position of a photo to those of photos that show the same under another label;
-    `twice` are photos whose exact bytes stand under several; `settled` counts suspects on which a
-    person has decided before.
+    `copies` maps the id of a suspect to those of later ones that show the same under the same label,
+    `twice` are photos whose exact bytes stand under several labels;
+    `settled` counts suspects on which a person has decided before.
     """
 
     suspects: tuple[Suspect, ...]
     twins: dict[int, list[int]]
+    copies: dict[str, list[str]]
     twice: tuple[Twice, ...]
     settled: int
 
@@ -66,7 +68,8 @@ def find(labels: Sequence[str], photos: Photos, opinion: Opinion, manifest: Mani
 
     found = ranked(everything())
     open_ones = tuple(one for one in found if one.id not in known or not known[one.id].settled)
-    return Findings(open_ones, twins, tuple(twice), len(found) - len(open_ones))
+    copies = _copies(photos, open_ones, known)
+    return Findings(open_ones, twins, copies, tuple(twice), len(found) - len(open_ones))
 
 
 def _twins(photos: Photos, torn: Positions, known: dict[str, Known]) -> dict[int, list[int]]:
@@ -80,6 +83,23 @@ def _twins(photos: Photos, torn: Positions, known: dict[str, Known]) -> dict[int
         twins.setdefault(one, []).append(other)
         twins.setdefault(other, []).append(one)
     return twins
+
+
+def _copies(photos: Photos, suspects: Sequence[Suspect], known: dict[str, Known]) -> dict[str, list[str]]:
+    """The suspects that one decision can settle: each first one with the copies of it that follow."""
+    able = [one for one in suspects if one.id in known and known[one.id].phash is not None]
+    ids = np.array([one.id for one in able], dtype=photos.ids.dtype)
+    hashes = np.array([known[one.id].phash for one in able], dtype=np.uint64)
+    first, second = same_picture(photos.groups[np.searchsorted(photos.ids, ids)], hashes)
+    copies: dict[str, list[str]] = {}
+    led: set[str] = set()
+    for place in np.lexsort((second, first)).tolist():
+        one, other = able[first[place]], able[second[place]]
+        alike = (one.label, one.suggested) == (other.label, other.suggested)
+        if alike and one.id not in led and other.id not in led:
+            copies.setdefault(one.id, []).append(other.id)
+            led.add(other.id)
+    return copies
 
 
 def _best_other(said: Probabilities, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

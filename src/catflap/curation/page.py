@@ -36,9 +36,13 @@ class Beside:
 
 @dataclass(frozen=True)
 class Card:
-    """A suspect as it stands on the page: its role, and the out-of-fold probabilities of the labels."""
+    """A suspect as it stands on the page, with its role and the out-of-fold probabilities of the labels.
+
+    `copies` are ids of further suspects on which the same decision falls.
+    """
 
     suspect: Suspect
+    copies: tuple[str, ...]
     role: str
     probabilities: tuple[float, ...]
     beside: tuple[Beside, ...]
@@ -91,6 +95,7 @@ def _card(card: Card, numbers: dict[str, int], small: dict[str, str]) -> dict[st
     suspect = card.suspect
     return {
         "id": suspect.id,
+        "copies": list(card.copies),
         "uri": suspect.uri,
         "label": numbers[suspect.label],
         "suggested": None if suspect.suggested is None else numbers[suspect.suggested],

@@ -152,10 +152,12 @@ function answer() {
   for (const card of cards) {
     const made = state.decisions[card.id];
     if (!made) continue;
-    const line = { id: card.id, was: labels[card.label], decision: made.decision };
-    if (made.decision === "relabel") line.label = labels[made.label];
-    if (made.decision === "drop") line.reason = made.reason;
-    decisions.push(line);
+    for (const id of [card.id, ...card.copies]) {
+      const line = { id, was: labels[card.label], decision: made.decision };
+      if (made.decision === "relabel") line.label = labels[made.label];
+      if (made.decision === "drop") line.reason = made.reason;
+      decisions.push(line);
+    }
   }
   return { catflap: "decisions", version: 1, manifest: data.manifest, decisions };
 }
@@ -178,7 +180,8 @@ function show() {
   $("bar").firstElementChild.style.width = `${cards.length ? (100 * decided) / cards.length : 0}%`;
   $("bar").setAttribute("aria-valuemax", cards.length);
   $("bar").setAttribute("aria-valuenow", decided);
-  const more = data.suspects > cards.length ? `; the first of ${data.suspects.toLocaleString("en")} suspects` : "";
+  const here = cards.reduce((sum, one) => sum + 1 + one.copies.length, 0);
+  const more = data.suspects > here ? `; ${(data.suspects - here).toLocaleString("en")} more suspects are not on this page` : "";
   $("count").textContent = `${decided} of ${cards.length} decided${more}`;
   $("stage").hidden = !card;
   $("end").hidden = Boolean(card);
@@ -210,7 +213,8 @@ function showCard(card) {
   $("stamp").className = made ? made.decision : "";
   $("stamp").textContent = words(made);
   const badge = make("span", { class: `badge ${card.kind}` }, KINDS[card.kind][0]);
-  $("place").replaceChildren(badge, `${state.at + 1} of ${listed().length}${card.role ? `, ${card.role}` : ""}`);
+  const copies = card.copies.length ? ` · with ${card.copies.length} more that show${card.copies.length > 1 ? "" : "s"} the same` : "";
+  $("place").replaceChildren(badge, `${state.at + 1} of ${listed().length}${card.role ? ` · ${card.role}` : ""}${copies}`);
   $("question").replaceChildren(...question(card));
   $("why").textContent = why(card);
   showOdds(card);
@@ -229,8 +233,8 @@ function why(card) {
   if (card.kind === "two_labels" && !card.probabilities.length) return "The same file lies under both labels, so neither is used until you choose.";
   if (card.kind === "two_labels") return "The same picture stands under both labels; one of them is wrong.";
   if (card.kind === "outlier") return "It is unlike all other photos of its label.";
-  if (card.kind === "look_alike") return "A model that never saw this photo leans to the other label, but is not sure.";
-  return "A model that never saw this photo is sure of the other label.";
+  if (card.kind === "look_alike") return "A model that never saw this photo takes it for the other. It may only look like it.";
+  return "A model that never saw this photo takes it for the other, and is seldom wrong when it is so sure.";
 }
 
 function showOdds(card) {

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.tables import PHOTO_ROW, iter_table
-from catflap.curation.conflicts import mixed, two_labels
+from catflap.curation.pictures import mixed, two_labels
 from catflap.data.duplicates import Hashes, Positions
 from catflap.data.groups import NEAR, joined
 from catflap.data.judge import OK, STATUS, numbered

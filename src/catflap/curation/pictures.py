@@ -1,4 +1,4 @@
-"""The same picture under two labels: near-duplicates that a person labelled in two ways."""
+"""Photos that show the same picture, under one label or under two."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ def mixed(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> Posit
     return found
 
 
+def same_picture(groups: npt.NDArray[np.int64], hashes: Hashes) -> tuple[Positions, Positions]:
+    """Pairs of positions, the smaller first, of photos that show the same; takes (n,) each.
+
+    A group may also hold what a user put together, such as the frames of a video, so only photos
+    of a group whose perceptual hashes are near count.
+    """
+    if len(hashes) < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    first, second, _ = near_pairs(hashes, NEAR, mirror=MIRROR)
+    together = groups[first] == groups[second]
+    return first[together], second[together]
+
+
 def two_labels(
     labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], hashes: Hashes
 ) -> tuple[Positions, Positions]:
-    """Pairs of photos of one group that show the same under different labels.
-
-    Takes the photos of mixed groups, (n,) each. A group may also hold what a user put together,
-    such as the frames of a video, so only photos whose perceptual hashes are near count.
-    """
-    if not len(hashes):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    first, second, _ = near_pairs(hashes, NEAR, mirror=MIRROR)
-    apart = (groups[first] == groups[second]) & (labels[first] != labels[second])
+    """Pairs of positions of photos that show the same under different labels; takes (n,) each."""
+    first, second = same_picture(groups, hashes)
+    apart = labels[first] != labels[second]
     return first[apart], second[apart]

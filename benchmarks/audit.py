@@ -1,0 +1,106 @@
+"""How many planted label errors an audit finds: labels of real photos are flipped, and looked for.
+
+The flips stand in a list of paths and labels in a temporary folder; the photos are only read. scan,
+prepare and audit then run as for a user. Beside the audit's own order stand cleanlab's rules on the
+same out-of-fold probabilities. Photos: CATFLAP_PHOTOS, or ../shared/data/photos.
+
+    python benchmarks/audit.py
+    python benchmarks/audit.py --photos PHOTOS --flips 100 --seeds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cleanlab.filter import find_label_issues
+
+from catflap.artifacts.dataset import Dataset
+from catflap.curation.audit import audit
+from catflap.curation.learning import everyone, examine
+from catflap.data.prepare import prepare
+from catflap.data.scan import scan
+from catflap.machine import describe_machine, versions
+from catflap.progress import silent
+from catflap.training.backbone import PACKAGED, load_backbone
+from catflap.training.features import open_extractor
+
+HERE = Path(__file__).resolve().parents[1]
+RULES = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
+
+
+def main() -> None:
+    """Flip, audit, count and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = os.environ.get("CATFLAP_PHOTOS") or HERE.parent / "shared" / "data" / "photos"
+    parser.add_argument("--photos", type=Path, default=Path(default), help="a class folder")
+    parser.add_argument("--flips", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    photos = sorted(path for path in args.photos.glob("*/*") if path.is_file())
+    print(json.dumps({
+        "machine": describe_machine().to_json(), "photos": len(photos), "flips": args.flips,
+        "versions": versions(("cleanlab", "scikit-learn", "numpy", "onnxruntime", "torch")),
+    }))  # fmt: skip
+    for seed in range(args.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps({"seed": seed, **measure(photos, args.flips, seed, Path(folder))}), flush=True)
+
+
+def measure(photos: list[Path], flips: int, seed: int, folder: Path) -> dict[str, Any]:
+    """One set of flips: how many stand among the first suspects, and what cleanlab's rules would cut."""
+    labels = sorted({path.parent.name for path in photos})
+    dice = np.random.default_rng(seed)
+    flipped = {str(photos[place]) for place in dice.choice(len(photos), flips, replace=False)}
+    with open(folder / "photos.csv", "w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["path", "label"])
+        for path in photos:
+            true = path.parent.name
+            others = [label for label in labels if label != true]
+            lines.writerow([path, dice.choice(others) if str(path) in flipped else true])
+    manifest = scan(folder / "photos.csv", folder / "manifest", profile=False)
+    dataset = prepare(manifest, folder / "dataset", seed=seed, profile=False)
+    start = perf_counter()
+    suspects = audit(dataset, folder / "audited", seed=seed).suspects
+    seconds = perf_counter() - start
+    hit = np.array([one.uri in flipped for one in suspects], dtype=bool)
+    known = {row["id"]: row["uri"] for row in manifest.rows(["id", "uri"]).to_pylist()}
+    return {
+        "suspects": len(suspects),
+        "found_in_first": {str(count): int(hit[:count].sum()) for count in (flips, 2 * flips)},
+        "found_at_all": int(hit.sum()),
+        "audit_seconds": round(seconds, 1),
+        "cleanlab": rules(dataset, seed, flipped, known),
+    }
+
+
+def rules(dataset: Dataset, seed: int, flipped: set[str], known: dict[str, str]) -> dict[str, dict[str, int]]:
+    """What each rule of cleanlab would call an error, and how many of these are flips."""
+    photos = everyone(dataset).photos
+    extractor = open_extractor(load_backbone(PACKAGED), dataset.frame)
+    said = examine(extractor, photos, len(dataset.labels), seed, silent).probabilities
+    true: npt.NDArray[np.bool_] = np.array([known[id] in flipped for id in photos.ids.tolist()])
+    found = {}
+    for rule in RULES:
+        cut = find_label_issues(photos.labels, said, filter_by=rule, n_jobs=1)
+        found[rule] = {"called": int(cut.sum()), "flips": int(true[cut].sum())}
+    order = np.argsort(said[np.arange(len(said)), photos.labels])
+    count = len(flipped)
+    for first in (count, 2 * count):
+        found[f"self_confidence, first {first}"] = {"called": first, "flips": int(true[order[:first]].sum())}
+    return found
+
+
+if __name__ == "__main__":
+    main()
