@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -25,17 +26,18 @@ FRAMES_AT_ONCE = 4  # every activation of these is in memory at once
 PERCENTILE = 99.999
 
 
-def quantise(onnx: bytes, frames: Pixels) -> bytes:
+def quantise(onnx_bytes: bytes, frames: Pixels, float_layers: int = 0) -> bytes:
     """The int8 form of a model, as ONNX bytes: QDQ, uint8 activations, int8 weights for each channel.
 
     Activation ranges are the 99.999th percentile over calibration frames, uint8 (n, height, width, 3),
     n ≥ 1; the logits stay float, so that none is clipped to what calibration showed. Inputs and
-    outputs keep their types. Raises CatflapError when the graph cannot be quantised.
+    outputs keep their types, and the first `float_layers` convolutions stay float: they see few channels
+    and lose the most. Raises CatflapError when the graph cannot be quantised.
     """
     count = len(frames) // FRAMES_AT_ONCE * FRAMES_AT_ONCE or len(frames)
     with tempfile.TemporaryDirectory() as folder:
         given, prepared, written = (Path(folder) / f"{name}.onnx" for name in ("given", "prepared", "int8"))
-        given.write_bytes(onnx)
+        given.write_bytes(onnx_bytes)
         try:
             quant_pre_process(given, prepared, skip_symbolic_shape=True)
             _without_chatter(
@@ -47,6 +49,7 @@ def quantise(onnx: bytes, frames: Pixels) -> bytes:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                nodes_to_exclude=_first_convolutions(prepared, float_layers),
                 calibrate_method=CalibrationMethod.Percentile,
                 extra_options={
                     "CalibPercentile": PERCENTILE,
@@ -60,6 +63,10 @@ def quantise(onnx: bytes, frames: Pixels) -> bytes:
                 "Export it with --variants fp32, or choose another backbone.",
             ) from error
         return written.read_bytes()
+
+
+def _first_convolutions(path: Path, count: int) -> list[str]:
+    return [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"][:count]
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
