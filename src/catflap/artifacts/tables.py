@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -74,6 +75,15 @@ def iter_table(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
             yield file.read_row_group(number, columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", "Make it again.") from error
+
+
+def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """A table with other values in some columns, which keep their types; a sequence of n values each."""
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        table = table.set_column(place, field, pa.array(values, field.type))
+    return table
 
 
 def joined_lines(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
