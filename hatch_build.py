@@ -56,7 +56,10 @@ def digest(root: Path) -> str:
     """One hash of everything that the page is made from."""
     web = root / "web"
     files = [
-        path for folder in ("src", "public") for path in sorted((web / folder).rglob("*")) if path.is_file()
+        path
+        for folder in ("src", "wasm", "public")
+        for path in sorted((web / folder).rglob("*"))
+        if path.is_file()
     ]
     files += [path for path in sorted(web.iterdir()) if path.is_file()]
     files.append(root / "src/catflap/artifacts/bundle.schema.json")

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vite";
+import { assembly } from "./assembly.ts";
 import { text } from "./src/text.ts";
 
 /** Fill the words of text.ts into index.html and the manifest, so that they stand in one file only. */
@@ -48,7 +49,7 @@ function precache(): Plugin {
 
 export default defineConfig({
   base: "./",
-  plugins: [words(), precache()],
+  plugins: [assembly(), words(), precache()],
   build: {
     outDir: "../src/catflap/serving/static",
     emptyOutDir: true,
@@ -61,6 +62,6 @@ export default defineConfig({
       output: { entryFileNames: (chunk) => (chunk.name === "sw" ? "sw.js" : "assets/[name]-[hash].js") },
     },
   },
-  worker: { format: "iife" },
+  worker: { format: "iife", plugins: () => [assembly()] },
   server: { fs: { allow: [".."] } },
 });

@@ -9,7 +9,7 @@ export interface Camera {
   stop(): void;
 }
 
-const WANTED = { width: { ideal: 640 }, height: { ideal: 480 } };
+const WANTED = { width: { ideal: 1280 }, height: { ideal: 720 } };
 
 /** Start a camera, the one at the back unless one is named, and show it in `video`. */
 export async function startCamera(video: HTMLVideoElement, id?: string): Promise<Camera> {

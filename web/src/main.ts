@@ -29,7 +29,7 @@ let camera: Camera | undefined;
 let showing: "nothing" | "camera" | "photo" = "nothing";
 let paused = false;
 let latest: Answer | undefined;
-let photo: Blob | undefined; // the one on the screen
+let photo: { file: Blob; image: HTMLImageElement } | undefined; // the one on the screen
 let noted = ""; // the last decision about the camera's picture that went into the history
 let since = { decision: "", time: 0 };
 let cases: CaseResult[] = [];
@@ -62,7 +62,7 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
   showAdjust();
   showCrop();
   showWaiting(text.ready, opened.head.labels);
-  if (showing === "photo" && photo) await judgePhoto(photo);
+  if (showing === "photo" && photo) await judgePhoto(photo.file);
   void check();
 }
 
@@ -78,7 +78,7 @@ async function changeVariant(name: string): Promise<void> {
   turn++;
   element<HTMLSelectElement>("variant").value = variant;
   showAdjust();
-  if (showing === "photo" && photo) await judgePhoto(photo);
+  if (showing === "photo" && photo) await judgePhoto(photo.file);
   void check();
 }
 
@@ -134,27 +134,35 @@ async function take(files: File[]): Promise<void> {
 }
 
 async function judgePhoto(file: Blob): Promise<void> {
-  const isNew = file !== photo;
   if (!opened) return;
   showNotice("");
+  const start = performance.now();
+  const isNew = photo?.file !== file;
   try {
-    const start = performance.now();
     const answer = await client.ask("photo", { file });
+    const image = photo && !isNew ? photo.image : await decoded(file);
     if (isNew) {
       URL.revokeObjectURL(still.src);
-      still.src = URL.createObjectURL(file);
-      await still.decode();
-      photo = file;
+      still.src = image.src;
+      photo = { file, image };
     }
     show("photo");
     const prediction = render(answer);
-    showSpeed(start, answer, `${still.naturalWidth}×${still.naturalHeight}`);
+    showSpeed(start, answer, `${image.naturalWidth}×${image.naturalHeight}`);
     if (!isNew) return;
-    addEntry(prediction, still, still.naturalWidth, still.naturalHeight);
+    addEntry(prediction, image, image.naturalWidth, image.naturalHeight);
     say(prediction);
   } catch (error) {
     report(error);
   }
+}
+
+/** An image that is ready to be shown, so that picture and answer change together. */
+async function decoded(file: Blob): Promise<HTMLImageElement> {
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  await image.decode();
+  return image;
 }
 
 function render(answer: Answer): Prediction {
@@ -228,7 +236,9 @@ function show(what: "camera" | "photo"): void {
 /** Outline the part of the picture that the Frame keeps. */
 function showCrop(): void {
   const [width, height] =
-    showing === "camera" ? [video.videoWidth, video.videoHeight] : [still.naturalWidth, still.naturalHeight];
+    showing === "camera"
+      ? [video.videoWidth, video.videoHeight]
+      : [photo?.image.naturalWidth ?? 0, photo?.image.naturalHeight ?? 0];
   const outline = element("crop");
   outline.hidden = opened?.head.frame.fit !== "crop" || showing === "nothing" || !width;
   if (!opened || outline.hidden) return;

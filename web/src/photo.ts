@@ -1,9 +1,10 @@
 // A photo or a camera picture to the pixels that the model sees. The browser decodes, turns upright and
-// converts to sRGB; everything after that is ours (frame.ts), because a canvas resizes differently.
+// converts to sRGB; everything after that is ours (resize.ts), because a canvas resizes differently.
 
 import { BadPhoto } from "./errors";
-import { keptPart, toFrame, type Frame, type Part, type Pixels } from "./frame";
+import { keptPart, type Frame, type Part } from "./frame";
 import { readJpegHead, type JpegHead } from "./jpeg";
+import { toFrame, type Rows } from "./resize";
 
 const STRIP = 1 << 22; // px that are read from a canvas at a time; phones refuse much larger ones
 
@@ -17,7 +18,7 @@ export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> 
     if (bitmap.width * bitmap.height > frame.max_pixels) throw new BadPhoto("too_many_pixels");
     const scale = frame.decode === "scaled" ? jpegScale(frame, bitmap.width, bitmap.height) : 1;
     const head = scale > 1 ? readJpegHead(new Uint8Array(await photo.slice(0, 1 << 20).arrayBuffer())) : undefined;
-    return head ? toFrame(frame, scaledPart(bitmap, frame, scale, head)) : readBitmap(bitmap, frame);
+    return head ? toFrame(frame, scaledRows(bitmap, frame, scale, head)) : readBitmap(bitmap, frame);
   } finally {
     bitmap.close();
   }
@@ -25,7 +26,9 @@ export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> 
 
 /** The pixels of a picture of the camera at the frame size, uint8 RGB. */
 export function readBitmap(bitmap: ImageBitmap, frame: Frame): Uint8Array {
-  return toFrame(frame, pixelsOf(bitmap, keptPart(frame, bitmap.width, bitmap.height)));
+  const { left, top, width, height } = keptPart(frame, bitmap.width, bitmap.height);
+  const read = (row: number, count: number) => pixelsOf(bitmap, { left, top: top + row, width, height: count });
+  return toFrame(frame, { width, height, atOnce: Math.floor(STRIP / width), read });
 }
 
 /** The s of a scaled decode at 1/s: at least twice the frame remains. */
@@ -39,28 +42,24 @@ export function jpegScale(frame: Frame, width: number, height: number): number {
  * Chroma that is stored at half the size would be decoded without upsampling, so at 1/2, where that
  * shows, the browser's upsampling is undone.
  */
-function scaledPart(bitmap: ImageBitmap, frame: Frame, scale: number, head: JpegHead): Pixels {
+function scaledRows(bitmap: ImageBitmap, frame: Frame, scale: number, head: JpegHead): Rows {
   const width = Math.ceil(bitmap.width / scale);
   const height = Math.ceil(bitmap.height / scale);
   const part = keptPart(frame, width, height);
   // Stored pixels begin at a corner that turning may have moved; only there are the blocks whole.
   const left = [2, 3, 6, 7].includes(head.orientation) ? bitmap.width - width * scale : 0;
   const top = [3, 4, 7, 8].includes(head.orientation) ? bitmap.height - height * scale : 0;
-  const out = new Uint8Array(part.width * part.height * 3);
   const reduce = scale === 2 && head.subsampling?.join() === "2,2" ? meanAndChroma : meanOfBlocks;
-  const rows = Math.max(1, Math.floor(STRIP / (part.width * scale * scale)));
-  for (let row = 0; row < part.height; row += rows) {
-    const count = Math.min(rows, part.height - row);
+  function read(row: number, count: number): Uint8ClampedArray {
     const from = { left: left + part.left * scale, top: top + (part.top + row) * scale };
-    const strip = { ...from, width: part.width * scale, height: count * scale };
-    reduce(windowOn(bitmap, strip), scale, out.subarray(row * part.width * 3));
+    return reduce(windowOn(bitmap, { ...from, width: part.width * scale, height: count * scale }), scale);
   }
-  return { data: out, width: part.width, height: part.height, channels: 3 };
+  return { ...part, atOnce: Math.floor(STRIP / (part.width * scale * scale)), read };
 }
 
 /** Pixels of a strip and one more on each side; outside the photo its edge is repeated. */
 interface Window {
-  readonly data: Pixels["data"];
+  readonly data: Uint8ClampedArray;
   readonly columns: Int32Array; // byte offset in a row of each column from -1 to width
   readonly rows: Int32Array; // byte offset of each row from -1 to height
 }
@@ -70,21 +69,22 @@ function windowOn(bitmap: ImageBitmap, strip: Part): Window {
   const top = Math.max(0, strip.top - 1);
   const width = Math.min(bitmap.width, strip.left + strip.width + 1) - left;
   const height = Math.min(bitmap.height, strip.top + strip.height + 1) - top;
-  const { data } = pixelsOf(bitmap, { left, top, width, height });
+  const data = pixelsOf(bitmap, { left, top, width, height });
   const columns = Int32Array.from({ length: strip.width + 2 }, (_, x) => 4 * within(strip.left - 1 + x - left, width));
   const rows = Int32Array.from({ length: strip.height + 2 }, (_, y) => 4 * width * within(strip.top - 1 + y - top, height));
   return { data, columns, rows };
 }
 
-function meanOfBlocks({ data, columns, rows }: Window, scale: number, out: Uint8Array): void {
+function meanOfBlocks({ data, columns, rows }: Window, scale: number): Uint8ClampedArray {
   const shift = 2 * Math.log2(scale);
-  const sums = new Int32Array((3 * (columns.length - 2)) / scale);
+  const sums = new Int32Array((4 * (columns.length - 2)) / scale);
+  const out = new Uint8ClampedArray((sums.length * (rows.length - 2)) / scale);
   for (let y = 1, o = 0; y < rows.length - 1; y += scale) {
     sums.fill(1 << (shift - 1));
     for (let k = 0; k < scale; k++) {
       for (let x = 1; x < columns.length - 1; x++) {
         const p = rows[y + k] + columns[x];
-        const s = 3 * (((x - 1) / scale) | 0);
+        const s = 4 * (((x - 1) / scale) | 0);
         sums[s] += data[p];
         sums[s + 1] += data[p + 1];
         sums[s + 2] += data[p + 2];
@@ -92,14 +92,17 @@ function meanOfBlocks({ data, columns, rows }: Window, scale: number, out: Uint8
     }
     for (let s = 0; s < sums.length; s++) out[o++] = sums[s] >> shift;
   }
+  return out;
 }
 
-const UNBLUR = [-1, 3, 3, -1]; // / 4: two samples of libjpeg's triangle filter, and their neighbours, to the stored one
+// Halves of libjpeg's triangle filter and their neighbours, back to the stored sample: (-a + 3b + 3c - d) / 4.
+const UNBLUR = [-1, 3, 3, -1];
 
 /** Luma is the mean of 2 × 2 pixels, chroma the sample that the upsampling of those pixels came from. */
-function meanAndChroma({ data, columns, rows }: Window, _scale: number, out: Uint8Array): void {
+function meanAndChroma({ data, columns, rows }: Window): Uint8ClampedArray {
+  const out = new Uint8ClampedArray((columns.length - 2) * (rows.length - 2));
   for (let y = 0, o = 0; y < rows.length - 2; y += 2) {
-    for (let x = 0; x < columns.length - 2; x += 2, o += 3) {
+    for (let x = 0; x < columns.length - 2; x += 2, o += 4) {
       const mean = [0, 0, 0];
       const stored = [0, 0, 0];
       for (let j = 0; j < 4; j++) {
@@ -114,9 +117,10 @@ function meanAndChroma({ data, columns, rows }: Window, _scale: number, out: Uin
       }
       const [r, g, b] = stored.map((value, c) => value - mean[c]);
       const luma = 0.299 * r + 0.587 * g + 0.114 * b;
-      for (let c = 0; c < 3; c++) out[o + c] = Math.min(255, Math.max(0, (stored[c] - luma) / 16 + 0.5));
+      for (let c = 0; c < 3; c++) out[o + c] = Math.round((stored[c] - luma) / 16);
     }
   }
+  return out;
 }
 
 function within(place: number, size: number): number {
@@ -127,9 +131,8 @@ let canvas: OffscreenCanvas | undefined;
 let context: OffscreenCanvasRenderingContext2D | null = null;
 
 /** A part of a bitmap at its own size, RGBA, laid on white. */
-function pixelsOf(bitmap: ImageBitmap, part: Part): Pixels {
-  const { left, top, width, height } = part;
-  if (!canvas || canvas.width !== width || canvas.height !== height) {
+function pixelsOf(bitmap: ImageBitmap, { left, top, width, height }: Part): Uint8ClampedArray {
+  if (!canvas || canvas.width !== width || canvas.height < height) {
     canvas = new OffscreenCanvas(width, height);
     context = canvas.getContext("2d", { willReadFrequently: true, alpha: false });
   }
@@ -138,5 +141,5 @@ function pixelsOf(bitmap: ImageBitmap, part: Part): Pixels {
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
   context.drawImage(bitmap, left, top, width, height, 0, 0, width, height);
-  return { data: context.getImageData(0, 0, width, height).data, width, height, channels: 4 };
+  return context.getImageData(0, 0, width, height).data;
 }

@@ -2,7 +2,7 @@
 
 import { inflateSync } from "node:zlib";
 
-export function readPng(file: Buffer): { data: Uint8Array; width: number; height: number; channels: 3 } {
+export function readPng(file: Buffer): { data: Uint8Array; width: number; height: number } {
   const [width, height] = [file.readUInt32BE(16), file.readUInt32BE(20)];
   if (file[24] !== 8 || file[25] !== 2 || file[28] !== 0) throw new Error("not a plain RGB PNG");
   const parts: Buffer[] = [];
@@ -24,7 +24,7 @@ export function readPng(file: Buffer): { data: Uint8Array; width: number; height
       data[y * stride + x] = raw[y * (stride + 1) + 1 + x] + guess;
     }
   }
-  return { data, width, height, channels: 3 };
+  return { data, width, height };
 }
 
 function paeth(a: number, b: number, c: number): number {
