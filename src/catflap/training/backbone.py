@@ -48,9 +48,9 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
             name, network, (0.5,) * 3, (0.5,) * 3, "Apache-2.0 (EfficientNet-Lite0, ImageNet-1k)"
         )
     if not timm.is_model(name):
-        known = [PACKAGED, *timm.list_models()]
-        near = get_close_matches(name.split(".")[0], known, n=4, cutoff=0.5) or [PACKAGED]
-        raise CatflapError(f"There is no backbone {name!r}.", f"Use one of timm's: {', '.join(near)} …")
+        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4, cutoff=0.5)
+        timms = f", or one of timm's: {', '.join(near)}" if near else ""
+        raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED}, which is installed{timms}.")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub, network and format errors of several libraries

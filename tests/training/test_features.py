@@ -1,0 +1,128 @@
+"""Features are worked out once: the cache answers when the photos are gone, and never for another frame."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Frame, read_pixels
+from catflap.training.backbone import PACKAGED, Backbone, load_backbone
+from catflap.training.features import Extractor, features, open_extractor
+from tests.drawn import FRAME
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone(PACKAGED)
+
+
+@pytest.fixture(scope="module")
+def extractor(backbone: Backbone) -> Extractor:
+    return open_extractor(backbone, FRAME)
+
+
+@pytest.fixture
+def dataset(drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A Dataset of the test's own, and an empty cache."""
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(drawn_dataset.path, tmp_path / "dataset")
+    return load_dataset(tmp_path / "dataset")
+
+
+def parts(tmp_path: Path, extractor: Extractor) -> list[Path]:
+    return sorted((tmp_path / "cache" / "features" / extractor.key).glob("*.npz"))
+
+
+def test_they_are_those_of_the_model_in_order(extractor: Extractor, dataset: Dataset) -> None:
+    photos = dataset.photos("train")
+    frames = np.stack([read_pixels(photos[n], FRAME) for n in range(len(photos))])
+    found = features(extractor, photos)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.concatenate([extractor.model(frame[None]) for frame in frames]))
+    backwards = np.arange(len(photos))[::-1].copy()
+    assert np.array_equal(features(extractor, photos.take(backwards)), found[::-1])
+
+
+def test_the_second_time_no_photo_is_read(extractor: Extractor, dataset: Dataset) -> None:
+    photos = dataset.photos("train")
+    first = features(extractor, photos)
+    shutil.rmtree(dataset.path / SHARDS)
+    assert np.array_equal(features(extractor, photos), first)
+    with pytest.raises(CatflapError):
+        features(extractor, dataset.photos("validation"))
+
+
+def test_a_stopped_run_goes_on(extractor: Extractor, dataset: Dataset, tmp_path: Path) -> None:
+    """Photos that are added later are worked out, and those that are known are kept."""
+    photos = dataset.photos("train")
+    some = features(extractor, photos.take(np.arange(0, len(photos), 2)))
+    whole = features(extractor, photos)
+    assert np.array_equal(whole[::2], some)
+    for path in parts(tmp_path, extractor)[::2]:
+        path.unlink()
+    assert np.array_equal(features(extractor, photos), whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "other width", "pickle"])
+def test_a_damaged_part_is_worked_out_again(
+    extractor: Extractor, dataset: Dataset, tmp_path: Path, damage: str
+) -> None:
+    photos = dataset.photos("validation")
+    first = features(extractor, photos)
+    for path in parts(tmp_path, extractor):
+        whole = path.read_bytes()
+        if damage == "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        elif damage == "flipped":
+            middle = len(whole) // 2
+            path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 64]) + whole[middle + 1 :])
+        elif damage == "other width":
+            np.savez(path, ids=photos.ids, features=np.zeros((len(photos), 5), np.float32))
+        elif damage == "pickle":
+            np.savez(path, ids=photos.ids.astype(object), features=np.zeros((len(photos), 1280), np.float32))
+        else:
+            path.write_bytes(b"" if damage == "empty" else b"text")
+    assert np.array_equal(features(extractor, photos), first)
+    shutil.rmtree(dataset.path / SHARDS)
+    assert np.array_equal(features(extractor, photos), first)  # and it was kept
+
+
+def test_nothing_else_than_parts_is_left(extractor: Extractor, dataset: Dataset, tmp_path: Path) -> None:
+    features(extractor, dataset.photos("validation"))
+    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert all(name.endswith(".npz") and not name.startswith(".") for name in left)
+
+
+def test_another_frame_or_backbone_has_another_key(backbone: Backbone, extractor: Extractor) -> None:
+    """A GPU's name makes a key without an ONNX file; only the key is looked at."""
+    others = [
+        replace(backbone, sha256="0" * 64),
+        replace(backbone, mean=(0.4, 0.5, 0.5)),
+        replace(backbone, name="efficientnet_lite0"[::-1]),
+    ]
+    frames = [
+        Frame(72, 64),
+        Frame(64, 64, "crop"),
+        Frame(64, 64, decode="full"),
+        Frame(64, 64, filter="bicubic"),
+    ]
+    keys = {open_extractor(backbone, frame, device="meta").key for frame in [FRAME, *frames]}
+    keys |= {open_extractor(other, FRAME, device="meta").key for other in others}
+    assert len(keys | {extractor.key}) == 1 + len(frames) + len(others) + 1
+
+
+def test_a_damaged_shard_is_one_error(extractor: Extractor, dataset: Dataset) -> None:
+    for path in (dataset.path / SHARDS).glob("train-*.tar"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(BadPhoto, match="Photo 1 of"):
+        features(extractor, dataset.photos("train"))
+    for path in (dataset.path / SHARDS).glob("train-*.tar"):
+        path.write_bytes(b"")
+    with pytest.raises(CatflapError):
+        features(extractor, dataset.photos("train"))

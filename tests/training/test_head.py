@@ -1,0 +1,116 @@
+"""The linear head is scikit-learn's logistic regression with its scaling folded in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss as their_log_loss
+from sklearn.preprocessing import StandardScaler
+
+from catflap.errors import CatflapError
+from catflap.training.head import STRENGTHS, choose_head, fit_head, log_loss
+
+
+def clouds(classes: int, count: int = 60, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping clouds of features of very different scale, one a class."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(classes).repeat(count)
+    centres = np.random.default_rng(1).normal(0, 1, (classes, width))
+    features = centres[labels] + random.normal(0, 1, (len(labels), width))
+    return (features * np.geomspace(0.1, 10, width) + 3).astype(np.float32), labels
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("strength", [1e-2, 1.0])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_it_agrees_with_scikit_learn(classes: int, strength: float, standardise: bool) -> None:
+    features, labels = clouds(classes)
+    head = fit_head(features, labels, classes, strength, standardise)
+    spread = features.std(0, dtype=np.float64)
+    scale = spread + 1e-3 * spread.max() if standardise else features.std()
+    scaled = (features - features.mean(0, dtype=np.float64)) / scale
+    model = LogisticRegression(C=strength, max_iter=500).fit(scaled, labels)
+    np.testing.assert_allclose(softmax(head.logits(features)), model.predict_proba(scaled), atol=1e-4)
+    assert head.weights.dtype == head.bias.dtype == np.float32
+    assert head.weights.shape == (classes, 12)
+
+
+def test_standardised_it_is_close_to_scikit_learns_own_scaler() -> None:
+    features, labels = clouds(3)
+    scaled = StandardScaler().fit_transform(features)
+    model = LogisticRegression(C=0.1, max_iter=500).fit(scaled, labels)
+    head = fit_head(features, labels, 3, 0.1, standardise=True)
+    np.testing.assert_allclose(softmax(head.logits(features)), model.predict_proba(scaled), atol=0.05)
+
+
+def test_the_scale_of_a_feature_matters_only_without_standardising() -> None:
+    features, labels = clouds(2)
+    stretched = features * np.array([100, *[1] * 11], np.float32)
+    for standardise, alike in ((True, True), (False, False)):
+        one, other = (
+            softmax(fit_head(given, labels, 2, 0.01, standardise).logits(given))
+            for given in (features, stretched)
+        )
+        assert (np.abs(one - other).max() < 0.02) == alike
+
+
+def test_a_label_without_photos_never_wins() -> None:
+    features, labels = clouds(3)
+    numbers = np.array([0, 2, 3])[labels]  # of five labels, 1 and 4 have none
+    logits = fit_head(features, numbers, 5, 0.1, True).logits(features)
+    assert set(logits.argmax(1)) <= {0, 2, 3}
+    far = fit_head(features, numbers, 5, 0.1, True).logits(features * -50)
+    assert set(far.argmax(1)) <= {0, 2, 3}
+    assert softmax(logits)[:, [1, 4]].max() < 1e-6
+
+
+def test_one_of_two_labels_missing_is_one_error() -> None:
+    features, labels = clouds(2)
+    with pytest.raises(CatflapError, match="one label only"):
+        fit_head(features[labels == 0], labels[labels == 0], 2, 0.1, True)
+
+
+def test_features_that_never_change_do_no_harm() -> None:
+    features, labels = clouds(2)
+    features[:, 3] = 7
+    for standardise in (True, False):
+        head = fit_head(features, labels, 2, 0.1, standardise)
+        assert np.isfinite(head.weights).all()
+        assert np.isfinite(head.bias).all()
+    flat = fit_head(np.full_like(features, 5), labels, 2, 0.1, True)
+    assert np.isfinite(flat.logits(features)).all()
+
+
+def test_the_choice_is_the_least_log_loss_on_validation() -> None:
+    train, validation = clouds(3), clouds(3, seed=9)
+    choice = choose_head(train, validation, 3)
+    losses = [entry["validation_log_loss"] for entry in choice.tried]
+    assert len(losses) == 2 * len(STRENGTHS)
+    best = choice.tried[int(np.argmin(losses))]
+    again = fit_head(*train, 3, best["strength"], best["standardise"])
+    assert np.array_equal(again.weights, choice.head.weights)
+    np.testing.assert_array_equal(choice.validation_logits, choice.head.logits(validation[0]))
+    assert log_loss(choice.validation_logits, validation[1]) == min(losses)
+    both = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
+    refitted = fit_head(both[0], both[1], 3, best["strength"], best["standardise"])
+    assert np.array_equal(refitted.weights, choice.refitted.weights)
+
+
+def test_two_choices_are_bit_equal() -> None:
+    one, other = (choose_head(clouds(4), clouds(4, seed=9), 4) for _ in range(2))
+    assert one.refitted.weights.tobytes() == other.refitted.weights.tobytes()
+
+
+def test_log_loss_is_scikit_learns() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (50, 4)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 4, 50)
+    assert log_loss(logits, labels) == pytest.approx(
+        their_log_loss(labels, softmax(logits.astype(np.float64)))
+    )
+    assert np.isfinite(log_loss(np.array([[1e4, -1e4]], np.float32), np.array([1])))
