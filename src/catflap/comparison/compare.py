@@ -20,6 +20,19 @@ from catflap.progress import Progress, silent
 from catflap.runtime.bench import machine
 
 STARTS = 3
+ROWS = {  # field -> what it is called for people, and the unit it is divided by
+    "flops_a_photo": ("work a photo, MFLOP", 1e6),
+    "flops_in_all": ("work in all, GFLOP", 1e9),
+    "seconds": ("time in all, s", 1),
+    "photos_a_second": ("photos a second", 1),
+    "peak_memory_mb": ("memory at most, MB", 1),
+    "seconds_to_first_answer": ("process to first answer, s", 1),
+    "milliseconds_an_answer": ("an answer, one thread, ms", 1),
+    "answering_memory_mb": ("memory while answering, MB", 1),
+    "packages": ("packages", 1),
+    "packages_mb": ("packages, MB", 1),
+    "model_bytes": ("model, MB", 1e6),
+}
 
 
 def compare(
@@ -48,14 +61,13 @@ def compare(
 
 
 def table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
-    """The comparison as rows for people: what, training, inference, and their ratio."""
+    """The comparison as rows for people: what and its unit, training, inference, and their ratio."""
     learning, answering = comparison["training"], comparison["inference"]
     rows = []
-    for what in answering:
-        left, right = learning.get(what), answering[what]
-        numbers = isinstance(left, int | float) and isinstance(right, int | float) and right
+    for field, (what, unit) in ROWS.items():
+        left, right = learning[field] / unit, answering[field] / unit
         rows.append(
-            {"what": what, "training": left, "inference": right, "ratio": left / right if numbers else None}
+            {"what": what, "training": round(left, 3), "inference": round(right, 3), "ratio": left / right}
         )
     return rows
 
