@@ -226,6 +226,7 @@ function showCard(card) {
 
 function question(card) {
   if (card.suggested === null) return ["Does this show ", name(card.label, true), "?"];
+  if (!card.probabilities.length) return ["Is this ", name(card.suggested), " or ", name(card.label, true), "?"];
   return ["Labelled ", name(card.label, true), ". Is it ", name(card.suggested), "?"];
 }
 
@@ -258,8 +259,8 @@ function showChoices(card, made) {
     nodes.push(button(["No, drop it…"], "A", askReason, chosen("drop"), "strong"), button(["Yes, keep ", name(card.label)], "R", reject, chosen("keep")));
   } else {
     nodes.push(
-      button(["Yes, it is ", name(card.suggested)], "A", accept, chosen("relabel", card.suggested), "strong"),
-      button(["No, keep ", name(card.label)], "R", reject, chosen("keep")),
+      button([card.probabilities.length ? "Yes, it is " : "It is ", name(card.suggested)], "A", accept, chosen("relabel", card.suggested), "strong"),
+      button([card.probabilities.length ? "No, keep " : "It is ", name(card.label)], "R", reject, chosen("keep")),
       button(["Drop it…"], "D", askReason, chosen("drop")),
     );
   }
@@ -302,7 +303,7 @@ function showBeside(card) {
 
 function showStrip() {
   const all = listed();
-  const reach = Math.max(2, Math.min(7, Math.floor((window.innerWidth - 200) / 140)));
+  const reach = Math.max(1, Math.min(7, Math.floor((window.innerWidth - 212) / 128)));
   const first = Math.max(0, Math.min(state.at - reach, all.length - 2 * reach - 1));
   const around = all.slice(first, first + 2 * reach + 1).map((card, offset) => {
     const made = state.decisions[card.id];

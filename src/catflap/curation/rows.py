@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.tables import PHOTO_ROW, iter_table
+from catflap.artifacts.tables import PHOTO_ROW, iter_table, with_columns
+from catflap.curation.lookup import SETTLED
 from catflap.curation.pictures import mixed, two_labels
 from catflap.data.duplicates import Hashes, Positions
 from catflap.data.groups import NEAR, joined
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("id", "uri", "label", "status", "reason", "phash", "group")
-SOLVED = re.compile(r"near_duplicate_two_labels: (shows what .*) shows under .*", re.DOTALL)
+SOLVED = re.compile(
+    rf"near_duplicate_two_labels: (shows what .*) shows under .*?(?=; {SETTLED}|\Z)", re.DOTALL
+)
 
 
 @dataclass
@@ -110,7 +113,7 @@ def written(path: Path, rows: Rows, torn: Set[int], progress: Progress) -> Itera
     for table in iter_table(path, PHOTO_ROW.names):
         here = slice(start, start + table.num_rows)
         reasons = [
-            rows.reasons[row] if row in rows.reasons else _solved(reason, row, torn)
+            _solved(rows.reasons.get(row, reason), row, torn)
             for row, reason in enumerate(table["reason"].to_pylist(), start)
         ]
         columns: dict[str, Any] = {
@@ -119,9 +122,7 @@ def written(path: Path, rows: Rows, torn: Set[int], progress: Progress) -> Itera
             "group": rows.groups[here],
             "reason": reasons,
         }
-        for name, values in columns.items():
-            table = table.set_column(PHOTO_ROW.get_field_index(name), PHOTO_ROW.field(name), values)
-        yield table
+        yield with_columns(table, columns)
         start += table.num_rows
         progress("review", start, total)
 
