@@ -68,6 +68,7 @@ export const text = {
   checkWaiting: "Golden cases run when there is time.",
   checkRunning: (done: number, total: number) => `Running golden cases: ${done} of ${total}`,
   checkPass: "Verified here",
+  checkPart: (bad: number, total: number) => `Verified, ${bad} of ${total} photos decoded differently`,
   checkFail: "Differs here",
   checkPassLong: (total: number) =>
     `All ${total} golden cases give the same pixels and answers here as where the bundle was tested.`,

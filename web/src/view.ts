@@ -107,11 +107,12 @@ export function showCases(results: CaseResult[], total: number, pixelLimit: numb
   const done = results.length === total;
   const verdict = element("verdict");
   verdict.dataset.state = badLogits ? "fail" : done ? (badPixels ? "part" : "pass") : "running";
-  const short = badLogits ? text.checkFail : done ? text.checkPass : text.checkRunning(results.length, total);
+  const running = text.checkRunning(results.length, total);
+  let [short, long]: [string, string] = [running, running];
+  if (badLogits) [short, long] = [text.checkFail, text.checkFailLong];
+  else if (done && badPixels) [short, long] = [text.checkPart(badPixels, total), text.checkPixelsLong(badPixels, total)];
+  else if (done) [short, long] = [text.checkPass, text.checkPassLong(total)];
   write(verdict, short);
-  let long: string = short;
-  if (badLogits) long = text.checkFailLong;
-  else if (done) long = badPixels ? text.checkPixelsLong(badPixels, total) : text.checkPassLong(total);
   write(element("check-text"), long);
   write(element("case-limits"), text.caseLimits(pixelLimit, limit.toPrecision(2)));
   element("cases").hidden = results.length === 0;
