@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,21 @@ from catflap.curation.audit import Audit
 from tests.curation.conftest import Collection
 
 
-def test_audit_prints_a_line_a_suspect(
+def test_audit_prints_a_line_a_suspect_and_writes_the_same_bytes_again(
     audited: Audit, collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["audit", str(collection.dataset.path), "-o", str(tmp_path / "audited"), "--shown", "3"]
-    assert main([*command, "--json"]) == 0
+    """Of a Dataset that was moved away from its Manifest, too."""
+    moved = shutil.copytree(collection.dataset.path, tmp_path / "elsewhere" / "dataset")
+    named = ["--manifest", str(collection.manifest.path)]
+    assert main(["audit", str(moved), *named, "-o", str(tmp_path / "audited"), "--json"]) == 0
     printed = capsys.readouterr()
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert lines == [one.to_json() for one in audited.suspects]
     assert {"id", "uri", "label", "suggested", "score"} <= set(lines[0])
     assert str(tmp_path / "audited" / "review.html") in printed.err
     assert "Nothing was changed" in printed.err
+    for file in sorted(audited.manifest.path.iterdir()):
+        assert (tmp_path / "audited" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 @pytest.mark.parametrize("places", [("--json", "after"), ("--json", "before")])
