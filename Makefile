@@ -3,6 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 EXTRAS := train,serve
+CODE := $(wildcard src tests benchmarks examples *.py)
 PIP := 26.1.2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -19,8 +20,8 @@ test: .venv/ready .venv-base/ready  ## the fast tests
 	$(BIN)/pytest -m "not slow"
 
 check: .venv/ready .venv-base/ready  ## what has to pass before a change is merged
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
@@ -32,8 +33,8 @@ docs: .venv/ready  ## check the documentation: links, commands, code blocks
 	$(BIN)/pytest tests/docs
 
 format: .venv/ready  ## format the code and mend what ruff can mend
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 clean:  ## remove the environments and every cache
 	rm -rf .venv .venv-base .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
