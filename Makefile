@@ -26,8 +26,8 @@ check: .venv/ready .venv-base/ready  ## what has to pass before a change is merg
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-bench: .venv/ready  ## every benchmark, each with its machine, versions and n
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: .venv/ready  ## every benchmark, or BENCH=name; each says its machine, versions and n
+	@for script in benchmarks/$(or $(BENCH),*).py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 docs: .venv/ready  ## check the documentation: links, commands, code blocks
 	$(BIN)/pytest tests/docs

@@ -65,6 +65,13 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert missing == set(), "no page leads there"
 
 
+def test_every_benchmark_is_listed() -> None:
+    listed = re.findall(
+        r"^\| `(\w+\.py)` \|", (REPO / "benchmarks" / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {path.name for path in (REPO / "benchmarks").glob("*.py")} == set(listed)
+
+
 def sections() -> dict[str, str]:
     text = (REPO / "docs" / "reference" / "cli.md").read_text("utf-8")
     parts = re.split(r"^## (\w+)$", text, flags=re.MULTILINE)
