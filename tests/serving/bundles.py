@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +13,7 @@ from catflap.artifacts.golden import FILE, Golden, encode_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
 from catflap.runtime.session import open_model
+from tests.artifacts.samples import small_head
 
 SIDE = 32
 RED = encode(np.full((60, 80, 3), (250, 10, 10), np.uint8), "JPEG", quality=95)
@@ -39,31 +39,12 @@ def make_bundle(
     photos = tuple(encode(scene(seed, 50, 40), "PNG") for seed in range(2))
     frames = np.stack([read_pixels(photo, frame) for photo in photos])
     logits = {"fp32": open_model(graph, 1)(frames) + np.float32(golden_shift)}
-    head: dict[str, Any] = {
-        "name": name,
-        "labels": list(labels),
-        "frame": frame.to_json(),
-        "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC"},
-        "output": {"name": "logits", "dtype": "float32"},
-        "default_variant": "fp32",
-        "variants": {
-            "fp32": {
-                "file": "fp32.onnx",
-                "runtime": "onnxruntime",
-                "precision": "fp32",
-                "temperature": 1.0,
-                "tolerance": 0.01,
-                "metrics": {"accuracy": {"value": 1.0, "low": 0.9, "high": 1.0}, "photos": 10},
-                "fidelity": {"photos": 10, "flips": 0, "flip_rate": 0.0, "max_probability_difference": 0.0},
-                "decision": {"threshold": 0.6, "error_rate": 0.01, "photos": 10},
-            }
-        },
-        "prior": {labels[0]: 0.25, labels[1]: 0.75},
-        "golden": {"file": FILE, "cases": len(photos), "pixel_tolerance": 3},
-        "ancestors": {},
-        "licences": {"weights": "Apache-2.0"},
-        "versions": {"catflap": "0"},
-    }
+    head = small_head()
+    variant = {**head["variants"].pop("int8"), "file": "fp32.onnx", "precision": "fp32"}
+    variant |= {"temperature": 1.0, "tolerance": 0.01}
+    head |= {"name": name, "labels": list(labels), "default_variant": "fp32", "variants": {"fp32": variant}}
+    head |= {"prior": {labels[0]: 0.25, labels[1]: 0.75}, "frame": frame.to_json()}
+    head["golden"] |= {"cases": len(photos)}
     files = {"fp32.onnx": graph, FILE: encode_golden(Golden(photos, frames, logits)), "card.md": b"# Card\n"}
     write_bundle(path, head, files)
     return path

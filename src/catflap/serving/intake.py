@@ -15,7 +15,7 @@ class Intake:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._held = 0
+        self.held = 0
 
     @contextmanager
     def hold(self) -> Iterator[list[int]]:
@@ -24,7 +24,7 @@ class Intake:
         try:
             yield tally
         finally:
-            self._held -= tally[0]
+            self.held -= tally[0]
 
     async def read(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str], tally: list[int]) -> bytes:
         """The whole body; Problem 413 when it is too large, 408 when too slow, 415 when compressed."""
@@ -47,10 +47,10 @@ class Intake:
 
     def _count(self, size: int, tally: list[int]) -> None:
         tally[0] += size
-        self._held += size
+        self.held += size
         if tally[0] > self._limits.body:
             raise self._too_large()
-        if self._held > self._limits.buffered:
+        if self.held > self._limits.buffered:
             raise Problem(
                 429, "The server holds as many photos as it can.", "Try again later.", {"Retry-After": "1"}
             )

@@ -21,8 +21,10 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 class Metrics:
     """Counters of one server; every name begins with catflap_."""
 
-    def __init__(self, waiting: Callable[[], int], running: Callable[[], int]) -> None:
-        disable_created_metrics()  # a second series for each, which nobody reads
+    def __init__(
+        self, waiting: Callable[[], int], running: Callable[[], int], held: Callable[[], int]
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series that nobody reads
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
@@ -52,6 +54,7 @@ class Metrics:
         )  # fmt: skip
         Gauge("catflap_queue", "Photos that wait for a core.", registry=self._registry).set_function(waiting)
         Gauge("catflap_running", "Photos being judged.", registry=self._registry).set_function(running)
+        Gauge("catflap_held_bytes", "Bytes of request bodies.", registry=self._registry).set_function(held)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer."""

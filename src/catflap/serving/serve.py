@@ -34,6 +34,7 @@ def serve(settings: Settings, ready: Callable[[dict[str, Any]], None], note: Cal
     config = uvicorn.Config(
         create_app(service),
         lifespan="on",
+        http="httptools",
         ws="none",
         log_config=None,
         access_log=False,
@@ -54,18 +55,23 @@ def serve(settings: Settings, ready: Callable[[dict[str, Any]], None], note: Cal
     host, port = listener.getsockname()[:2]
     scheme = "https" if settings.tls_certificate else "http"
     models = {name: service.shelf.versions(name)[0].version for name in service.shelf.names()}
-    ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})
-    with _signals_end_quietly(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(uvicorn.Server(config), listener))
+    server = uvicorn.Server(config)
+    with _stopped_by_signals(server):
+        ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})
+        asyncio.run(_serve(server, listener))
 
 
 @contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it again when it is done; here that is no failure."""
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Being stopped is no failure: uvicorn raises the signal again when it is done, and here it ends."""
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -98,14 +104,20 @@ async def _close_stalled(server: uvicorn.Server) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # asyncio switches Nagle's algorithm off only where the protocol is stated; with it, answers wait 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
     except (OSError, UnicodeError) as error:
+        listener.close()
         why = getattr(error, "strerror", None) or error
         raise CatflapError(
             f"Cannot listen on {settings.host} port {settings.port}: {why}.",
             "Use another --port, or 0 for a free one.",
         ) from error
+    return listener
 
 
 class _Notes(logging.Handler):

@@ -37,9 +37,10 @@ def open_service(settings: Settings, note: Callable[[str], None]) -> Service:
     keys = read_keys(settings.keys)
     threads = max(1, describe_machine().cores // settings.threads)
     workers = Workers(threads, settings.limits.queue)
-    metrics = Metrics(lambda: workers.waiting, lambda: workers.running)
+    intake = Intake(settings.limits)
+    metrics = Metrics(lambda: workers.waiting, lambda: workers.running, lambda: intake.held)
     shelf = Shelf(settings, metrics)
-    return Service(settings, shelf, workers, Intake(settings.limits), metrics, keys, note)
+    return Service(settings, shelf, workers, intake, metrics, keys, note)
 
 
 async def judge(

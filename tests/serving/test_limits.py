@@ -1,0 +1,209 @@
+"""More than the server can do, keys, TLS, and the end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.serving.bundles import RED
+from tests.serving.client import Server, eventually, form, running
+
+KEY = "a-key-of-many-letters-1234"
+
+
+def test_more_photos_than_the_queue_holds_are_429(slow: Path) -> None:
+    with running(slow, "--queue", "2") as server, ThreadPoolExecutor(12) as clients:
+        replies = list(clients.map(server.predict, [RED] * 12))
+        statuses = [reply.status for reply in replies]
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) >= 3
+        refused = next(reply for reply in replies if reply.status == 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["fix"] == "Try again later."
+        assert server.predict(RED).status == 200, "and then it answers again"
+        assert server.metric("catflap_queue") == 0
+        assert server.metric("catflap_running") == 0
+        assert server.metric("catflap_requests_total", route="/predict", status="429") == statuses.count(429)
+
+
+def test_what_cannot_be_done_by_the_deadline_is_503_or_504(slow: Path) -> None:
+    with running(slow, "--deadline", "0.3", "--queue", "20") as server, ThreadPoolExecutor(12) as clients:
+        statuses = {reply.status for reply in clients.map(server.predict, [RED] * 12)}
+        assert statuses <= {200, 503, 504}
+        assert 503 in statuses, "those that never began"
+        body, headers = form(*[("a.jpg", RED)] * 20)
+        assert server.ask("/predict", body, headers).status in (503, 504)
+        eventually(lambda: server.metric("catflap_running") == 0)
+        tensor = {"name": "photo", "datatype": "BYTES", "shape": [20]}
+        tensor["data"] = [base64.b64encode(RED).decode()] * 20
+        reply = server.ask("/v2/models/slow/infer", json.dumps({"inputs": [tensor]}).encode())
+        assert reply.status == 504
+        eventually(lambda: server.metric("catflap_running") == 0)
+        assert server.metric("catflap_queue") == 0, "what was given up is not worked on"
+
+
+def test_a_client_that_leaves_gives_its_place_back(slow: Path) -> None:
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+        % len(RED)
+    )
+    with running(slow, "--queue", "40") as server:
+        leaving = [server.raw(head + RED) for _ in range(30)]
+        eventually(lambda: server.metric("catflap_queue") > 10)
+        for connection in leaving:
+            connection.close()
+        eventually(lambda: server.metric("catflap_queue") == 0)
+        assert (
+            server.metric(
+                "catflap_decisions_total", model="slow", version=server.models["slow"], decision="cat"
+            )
+            < 25
+        )
+        assert server.predict(RED).status == 200
+
+
+def test_slow_clients_do_not_keep_the_others_waiting(quick: Path) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 40000\r\n\r\n"
+    with running(quick, "--queue", "4", "--upload", "30") as server:
+        crawling = [server.raw(head + b"\xff\xd8") for _ in range(60)]
+        crawling += [server.raw(b"POST /predict HTT") for _ in range(60)]
+        for connection in crawling[:60]:
+            connection.sendall(b"\0")
+        assert [server.predict(RED).status for _ in range(20)] == [200] * 20
+        for connection in crawling:
+            connection.close()
+
+
+def test_too_many_connections_are_503(quick: Path) -> None:
+    with running(quick, "--connections", "5") as server:
+        idle = [server.raw(b"") for _ in range(10)]
+        eventually(lambda: server.ask("/healthz").status == 503)
+        for connection in idle:
+            connection.close()
+        eventually(lambda: server.ask("/healthz").status == 200)
+
+
+def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
+    """Eight bodies of the largest size may be held; what is more is told to come back."""
+    size = 900_000
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % size
+    )
+    with running(quick, "--max-mb", "1", "--upload", "30") as server:
+        holding = [server.raw(head + bytes(size - 1)) for _ in range(8)]
+        eventually(lambda: server.metric("catflap_held_bytes") == 8 * (size - 1))
+        assert server.predict(bytes(size)).status == 429
+        for connection in holding:
+            connection.close()
+        eventually(lambda: server.metric("catflap_held_bytes") == 0)
+        assert server.predict(RED).status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signal.Signals) -> None:
+    with running(slow) as server, ThreadPoolExecutor(6) as clients:
+        asked = [clients.submit(server.predict, RED) for _ in range(6)]
+        eventually(lambda: server.metric("catflap_queue") + server.metric("catflap_running") == 6)
+        server.process.send_signal(number)
+        assert [reply.result().status for reply in asked] == [200] * 6
+        assert server.process.wait(30) == 0
+        with pytest.raises(ConnectionRefusedError):
+            server.predict(RED)
+        assert server.log() == ""
+
+
+def test_a_stalled_upload_does_not_keep_the_server_from_ending(quick: Path) -> None:
+    with running(quick, "--upload", "600", "--deadline", "0.1") as server:
+        stalled = server.raw(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
+        eventually(lambda: server.ask("/healthz").status == 200)
+        start = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - start < 30
+        stalled.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(quick: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """A server that asks for a key and speaks TLS."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here to make a certificate")
+    folder = tmp_path_factory.mktemp("guarded")
+    keys = folder / "keys"
+    keys.write_text(f"# who: the tests\n\nanother-key-of-many-letters\n{KEY}\n")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        folder / "key.pem",
+        "-out",
+        folder / "cert.pem",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    words = (quick, "--keys", keys, "--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem")
+    with running(*words, tls=tls) as server:
+        yield server
+
+
+BASIC = base64.b64encode(f"anybody:{KEY}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}, {"Authorization": f"Basic {BASIC}"}]
+)
+def test_a_key_opens_every_route(guarded: Server, headers: dict[str, str]) -> None:
+    assert guarded.predict(RED, **headers).status == 200
+    for path in ("/metrics", "/v2/models/cat", "/", "/docs", "/openapi.json", "/bundle/bundle.json"):
+        assert guarded.ask(path, headers=headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {}, {"Authorization": f"Bearer {KEY}x"}, {"X-API-Key": KEY[:-1]}, {"X-API-Key": "# who: the tests"},
+        {"Authorization": "Bearer"}, {"Authorization": "Basic ???"}, {"Authorization": f"Digest {KEY}"},
+        {"X-API-Key": "schlüssel-mit-vielen-zeichen".encode().decode("latin-1")},
+    ],
+)  # fmt: skip
+def test_without_the_key_only_the_health_is_told(guarded: Server, headers: dict[str, str]) -> None:
+    reply = guarded.predict(RED, **headers)
+    assert reply.status == 401
+    assert "Basic" in reply.headers["www-authenticate"]
+    for path in ("/metrics", "/v2", "/v2/models/cat", "/", "/docs", "/openapi.json", "/bundle/bundle.json"):
+        assert guarded.ask(path, headers=headers).status == 401
+    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+        assert guarded.ask(path, headers=headers).status == 200
+
+
+def test_plain_http_to_a_tls_port_harms_nobody(guarded: Server) -> None:
+    with guarded.raw(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
+        assert not connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert guarded.ask("/healthz").status == 200
+
+
+def test_a_key_file_with_a_short_key_is_refused(tmp_path: Path, quick: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("short\n")
+    with pytest.raises(AssertionError, match="one of fewer than 16 letters"), running(quick, "--keys", keys):
+        pass

@@ -1,0 +1,158 @@
+"""What a browser gets, and whether openapi.json tells the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.serving.app import create_app, route_table
+from catflap.serving.pages import description
+from catflap.serving.service import open_service
+from catflap.serving.settings import Settings
+from tests.serving.bundles import RED
+from tests.serving.client import Server, form
+
+BAD = {"Content-Type": "text/plain"}
+
+
+def test_openapi_describes_exactly_the_routes() -> None:
+    described = {(m.upper(), path) for path, methods in description()["paths"].items() for m in methods}
+    assert described == set(route_table())
+
+
+def test_every_reference_in_openapi_leads_somewhere() -> None:
+    document = description()
+    for found in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)):
+        place: Any = document
+        for step in found.split("/"):
+            place = place[step]
+        assert place
+
+
+def test_openapi_states_its_version(server: Server) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", server.ask("/openapi.json").json()["info"]["version"])
+
+
+ASKED = [
+    ("/healthz", "/healthz", None, {}),
+    ("/readyz", "/readyz", None, {}),
+    ("/v2", "/v2", None, {}),
+    ("/v2/health/live", "/v2/health/live", None, {}),
+    ("/v2/health/ready", "/v2/health/ready", None, {}),
+    ("/v2/models/{name}", "/v2/models/cat", None, {}),
+    ("/v2/models/{name}", "/v2/models/cow", None, {}),
+    ("/v2/models/{name}/ready", "/v2/models/cat/ready", None, {}),
+    ("/v2/models/{name}/infer", "/v2/models/cat/infer", b"{}", {}),
+    ("/v2/models/{name}/infer", "/v2/models/cow/infer", b"{}", {}),
+    ("/predict", "/predict", RED, {}),
+    ("/predict", "/predict", b"no photo", {}),
+    ("/predict", "/predict", RED, BAD),
+    ("/predict", "/predict?model=cow", RED, {}),
+    ("/predict", "/predict", *form(("a", RED), ("b", b"no photo"))),
+    ("/predict", "/predict", *form(("a", b""))),
+    ("/predict", "/predict", *form()),
+    ("/bundle/{file}", "/bundle/none", None, {}),
+]
+
+
+@pytest.mark.parametrize(("route", "path", "body", "headers"), ASKED)
+def test_answers_are_as_openapi_says(
+    server: Server, route: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    document = description()
+    reply = server.ask(path, body, headers)
+    told = document["paths"][route]["get" if body is None else "post"]["responses"][str(reply.status)]
+    if "$ref" in told:
+        told = document["components"]["responses"][told["$ref"].rpartition("/")[2]]
+    schema = {**told["content"]["application/json"]["schema"], "components": document["components"]}
+    jsonschema.validate(reply.json(), schema, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_for_people_loads_nothing_from_elsewhere(quick: Path, tmp_path: Path, path: str) -> None:
+    """`/` is here as it is where the camera page was not built."""
+    app = create_app(open_service(Settings((quick,)), print), tmp_path)
+    status, headers, body = get(app, path)
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["cross-origin-embedder-policy"] == "require-corp"
+    assert not re.findall(rb'(?:src|href)="(?!/)', body)
+
+
+def test_the_description_for_people_has_every_route(server: Server) -> None:
+    page = server.ask("/docs").body.decode()
+    assert all(f"<td>{path}</td>" in page for path in description()["paths"])
+
+
+def test_the_files_of_the_bundle(server: Server, quick: Path) -> None:
+    bundle = read_bundle(quick)
+    for name, data in bundle.members.items():
+        reply = server.ask(f"/bundle/{name}")
+        assert reply.body == bytes(data)
+        again = server.ask(f"/bundle/{name}", headers={"If-None-Match": reply.headers["etag"]})
+        assert (again.status, again.body) == (304, b"")
+    assert server.ask("/bundle/bundle.json").headers["content-type"] == "application/json"
+    assert server.ask("/bundle/../pyproject.toml").status == 404
+
+
+def test_metrics_count_what_happened(server: Server) -> None:
+    labels = {"model": "cat", "version": server.models["cat"], "decision": "cat"}
+    before = server.metric("catflap_decisions_total", **labels)
+    refused = server.metric("catflap_refused_photos_total", reason="not_a_photo")
+    body, headers = form(("a", RED), ("b", RED), ("c", b"<html>"))
+    server.ask("/predict", body, headers)
+    assert server.metric("catflap_decisions_total", **labels) == before + 2
+    assert server.metric("catflap_refused_photos_total", reason="not_a_photo") == refused + 1
+    assert server.metric("catflap_request_seconds_count", route="/predict") > 0
+    assert server.metric("process_resident_memory_bytes") > 1e7
+
+
+def get(app: Any, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Ask an application without a server."""
+    sent: list[dict[str, Any]] = []
+    waiting = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if not waiting:
+            await asyncio.sleep(60)  # the client stays
+        return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "root_path": "",
+        "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http", "server": ("a", 1),
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent)
+
+
+def test_the_camera_page_is_served_isolated_where_it_was_built(quick: Path, tmp_path: Path) -> None:
+    files = {
+        "index.html": "text/html; charset=utf-8",
+        "assets/a.mjs": "text/javascript; charset=utf-8",
+        "assets/b.wasm": "application/wasm",
+        "manifest.webmanifest": "application/manifest+json",
+    }
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    app = create_app(open_service(Settings((quick,)), print), tmp_path)
+    for name, kind in files.items():
+        status, headers, body = get(app, f"/{name}")
+        assert (status, body.decode(), headers["content-type"]) == (200, name, kind)
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert headers["cross-origin-embedder-policy"] == "require-corp"
+        assert ("immutable" in headers["cache-control"]) == name.startswith("assets/")
+    assert get(app, "/")[2] == b"index.html"
+    assert get(app, "/none.js")[0] == 404
+    assert json.loads(get(app, "/healthz")[2])["status"] == "ok"

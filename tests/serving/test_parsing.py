@@ -1,0 +1,120 @@
+"""Forms and tensors, without a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from email.message import EmailMessage
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catflap.serving.answers import Problem
+from catflap.serving.multipart import read_parts
+from catflap.serving.tensors import read_inputs, read_request, wanted_outputs, write_response
+from tests.serving.client import form
+
+NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters='"\\%'), max_size=20)
+
+
+@given(
+    st.lists(st.tuples(NAMES, st.binary(max_size=200)), min_size=1, max_size=4),
+    st.sampled_from(["xYz", "--a", "'()"]),
+)
+def test_a_form_gives_back_its_files(photos: list[tuple[str, bytes]], boundary: str) -> None:
+    photos = [(name, data.replace(boundary.encode(), b"")) for name, data in photos]
+    body, headers = form(*photos, boundary=boundary)
+    for around in (body, b"preamble\r\n" + body + b"epilogue"):
+        parts = read_parts(around, headers["Content-Type"], 4)
+        assert [(part.name, part.data) for part in parts] == photos
+
+
+def test_what_the_standard_library_writes() -> None:
+    """Quoted boundary, folded names, a plain field among the files."""
+    message = EmailMessage()
+    message["Content-Type"] = "multipart/form-data"
+    for disposition in (
+        'name="word"',
+        'name="a"; filename="a \\"b\\".jpg"',
+        "name=\"c\"; filename*=UTF-8''z%C3%B6.jpg",
+    ):
+        part = EmailMessage()
+        part["Content-Disposition"] = f"form-data; {disposition}"
+        part.set_payload("bytes")
+        message.attach(part)
+    message.set_boundary("a b")
+    body = message.as_bytes().replace(b"\n", b"\r\n").partition(b"\r\n\r\n")[2]
+    parts = read_parts(body, str(message["Content-Type"]), 3)
+    assert [(part.name, part.data) for part in parts] == [('a "b".jpg', b"bytes"), ("zö.jpg", b"bytes")]
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300), st.text(max_size=40))
+def test_any_bytes_are_parts_or_a_problem(body: bytes, kind: str) -> None:
+    for content_type in (kind, "multipart/form-data; boundary=a"):
+        assert status_of(lambda of=content_type: read_parts(body, of, 4)) in (None, 400, 413)
+
+
+def status_of(step: Callable[[], object]) -> int | None:
+    """The status of the Problem that a step raises, or None."""
+    try:
+        step()
+    except Problem as problem:
+        return problem.status
+    return None
+
+
+KEYS = ["name", "shape", "datatype", "data", "parameters", "binary_data_size", "x"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.dictionaries(st.sampled_from(["inputs", "outputs", "parameters", "id"]), JSON), st.binary(max_size=20)
+)
+def test_any_request_is_tensors_or_a_problem(request_fields: dict[str, object], rest: bytes) -> None:
+    body = json.dumps(request_fields).encode()
+    request, binary = read_request(body + rest, str(len(body)))
+    assert status_of(lambda: read_inputs(request, binary)) in (None, 400)
+    assert status_of(lambda: wanted_outputs(request, ("logits",))) in (None, 400)
+
+
+@given(
+    st.sampled_from(["UINT8", "BYTES"]),
+    st.lists(st.integers(0, 255), max_size=4),
+    st.lists(st.sampled_from([0, 1, 2, 3, -1, True, None, "1", 2**31]), max_size=3),
+    st.binary(max_size=12),
+)
+def test_any_tensor_is_what_it_says_or_a_problem(
+    datatype: str, data: list[int], shape: list[object], binary: bytes
+) -> None:
+    for entry in ({"data": data}, {"parameters": {"binary_data_size": len(binary)}}):
+        request = {"inputs": [{"name": "a", "datatype": datatype, "shape": shape, **entry}]}
+        try:
+            tensor = read_inputs(request, memoryview(binary if "data" not in entry else b""))[0]
+        except Problem:
+            continue
+        assert int(np.prod(tensor.shape)) == (
+            len(tensor.data) if datatype == "BYTES" else np.size(tensor.data)
+        )
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_response_says_what_is_in_it(binary: bool) -> None:
+    rows = np.array([[0.5, -1.25], [3, 4]], np.float32)
+    body, length = write_response(
+        {"model_name": "cat"}, {"logits": rows, "label": ["zö", ""]}, {"logits": binary, "label": binary}
+    )
+    fields = json.loads(body[:length])
+    assert [entry["shape"] for entry in fields["outputs"]] == [[2, 2], [2]]
+    if binary:
+        assert body[length:] == rows.tobytes() + b"\x03\0\0\0" + "zö".encode() + b"\0\0\0\0"
+    else:
+        assert fields["outputs"][0]["data"] == [0.5, -1.25, 3.0, 4.0]
+        assert fields["outputs"][1]["data"] == ["zö", ""]

@@ -1,0 +1,160 @@
+"""New versions while the server runs, a second version beside the first, and bundles that are not fit."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from tests.serving.bundles import BLUE, RED, make_bundle
+from tests.serving.client import CATFLAP, Server, eventually, running
+
+
+def version(bundle: Path) -> str:
+    return read_bundle(bundle).sha256[:12]
+
+
+def replace(served: Path, new: Path) -> None:
+    """As `catflap export` writes: a whole file takes the name of the old one."""
+    copy = served.with_name("new")
+    shutil.copy(new, copy)
+    copy.replace(served)
+
+
+def ask_until(server: Server, done: Event) -> list[tuple[int, str]]:
+    """Status and version of every answer until then."""
+    answers = []
+    while not done.is_set() or len(answers) < 5:
+        reply = server.predict(RED)
+        answers.append((reply.status, reply.json().get("version", "")))
+    return answers
+
+
+def test_a_new_version_replaces_the_old_one_under_load(tmp_path: Path, quick: Path) -> None:
+    served = tmp_path / "cat.catflap"
+    shutil.copy(quick, served)
+    new = make_bundle(tmp_path / "new.catflap", sharpness=0.07)
+    done = Event()
+    with running(served, "--reload", "0.05") as server, ThreadPoolExecutor(3) as clients:
+        asking = [clients.submit(ask_until, server, done) for _ in range(3)]
+        eventually(lambda: server.metric("catflap_requests_total", route="/predict", status="200") > 10)
+        replace(served, new)
+        eventually(lambda: server.predict(RED).json()["version"] == version(new))
+        done.set()
+        answers = [answer for one in asking for answer in one.result()]
+        assert {status for status, _ in answers} == {200}, "a request was dropped"
+        assert {told for _, told in answers} == {version(quick), version(new)}
+        assert server.metric("catflap_reloads_total", model="cat", result="loaded") == 1
+        assert server.metric("catflap_model", model="cat", version=version(new), role="served") == 1
+        assert server.metric("catflap_model", model="cat", version=version(quick), role="served") == 0
+        assert server.ask(f"/v2/models/cat/versions/{version(quick)}/ready").status == 404
+
+
+@pytest.mark.parametrize("fault", ["damaged", "cut short", "fails its verification", "other labels", "gone"])
+def test_an_unfit_version_leaves_the_old_one_in_place(tmp_path: Path, quick: Path, fault: str) -> None:
+    served = tmp_path / "cat.catflap"
+    shutil.copy(quick, served)
+    data, new = bytearray(quick.read_bytes()), tmp_path / "new.catflap"
+    if fault == "damaged":
+        data[len(data) // 2] ^= 1
+        new.write_bytes(data)
+    elif fault == "cut short":
+        new.write_bytes(data[: len(data) // 2])
+    elif fault == "fails its verification":
+        make_bundle(new, golden_shift=1.0)
+    elif fault == "other labels":
+        make_bundle(new, labels=("cat", "dog"))
+    with running(served, "--reload", "0.05") as server:
+        if fault == "gone":
+            served.unlink()
+            assert server.predict(RED).json()["version"] == version(quick)
+        else:
+            replace(served, new)
+            eventually(lambda: server.metric("catflap_reloads_total", model="cat", result="refused") == 1)
+            assert "was replaced, but the old version stays" in server.log()
+            assert server.predict(RED).json()["version"] == version(quick)
+        good = make_bundle(tmp_path / "good.catflap", sharpness=0.09)
+        replace(served, good)
+        eventually(lambda: server.predict(RED).json()["version"] == version(good))
+
+
+def test_the_same_bytes_again_are_no_new_version(tmp_path: Path, quick: Path) -> None:
+    served = tmp_path / "cat.catflap"
+    shutil.copy(quick, served)
+    with running(served, "--reload", "0.05") as server:
+        replace(served, quick)
+        replace(served, make_bundle(tmp_path / "new.catflap", sharpness=0.08))
+        eventually(lambda: server.metric("catflap_reloads_total", model="cat", result="loaded") == 1)
+
+
+def test_a_canary_answers_its_share(tmp_path: Path, quick: Path) -> None:
+    new = make_bundle(tmp_path / "new.catflap", name="next", sharpness=0.07)
+    with running(quick, "--canary", new, "--share", "0.25") as server:
+        told = [server.predict(RED).json()["version"] for _ in range(40)]
+        assert told.count(version(new)) == 10
+        assert server.ask("/v2/models/cat").json()["versions"] == [version(quick), version(new)]
+        stated = f"/predict?version={version(new)}"
+        assert server.ask(stated, RED, {"Content-Type": "image/jpeg"}).json()["version"] == version(new)
+        assert server.ask("/v2/models/next").status == 404
+
+
+def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
+    opposite = make_bundle(tmp_path / "new.catflap", sharpness=-0.05)
+    with running(quick, "--shadow", opposite) as server:
+        replies = [server.predict(photo).json() for photo in (RED, BLUE, b"no photo") for _ in range(3)]
+        assert {said.get("label") for said in replies} == {"cat", "not_cat", None}
+        assert {said["version"] for said in replies} == {version(quick)}
+
+        def counted(result: str) -> float:
+            return server.metric("catflap_shadow_total", result=result)
+
+        eventually(lambda: sum(map(counted, ("same", "other", "skipped"))) == 9)
+        assert counted("other") >= 1
+        assert counted("skipped") <= 4, "nothing else was to do"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["{unfit}"], 1, "fails its verification here: golden:fp32 1"),
+        (["{quick}", "{unfit}"], 1, "fails its verification"),
+        (["{quick}", "{quick}"], 2, "Two bundles have the same name"),
+        (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat"),
+        (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
+        (["{quick}", "--port", "70000"], 2, "is out of range"),
+        (["{quick}", "--queue", "0"], 2, "The limit queue is 0"),
+        (["{quick}", "--host", "256.1.1.1"], 2, "Cannot listen on 256.1.1.1"),
+        (["{quick}", "--tls-key", "{quick}"], 2, "without its certificate"),
+        (["{quick}", "--tls-cert", "{quick}"], 2, "TLS certificate or key cannot be used"),
+        (["{quick}", "--keys", "nowhere"], 2, "The keys in nowhere cannot be read"),
+        (["nowhere.catflap"], 2, "nowhere.catflap cannot be read"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_it_listens(
+    tmp_path: Path, quick: Path, words: list[str], code: int, said: str
+) -> None:
+    unfit, foreign = tmp_path / "unfit.catflap", tmp_path / "foreign.catflap"
+    if "{unfit}" in words:
+        make_bundle(unfit, name="unfit", golden_shift=1.0)
+    if "{foreign}" in words:
+        make_bundle(foreign, labels=("dog", "cat"))
+    filled = [word.format(unfit=unfit, quick=quick, foreign=foreign) for word in words]
+    ports = [] if "--port" in words else ["--port", "0"]
+    answer = subprocess.run([CATFLAP, "serve", *filled, *ports], capture_output=True, text=True, check=False)
+    assert answer.returncode == code
+    assert answer.stdout == ""
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "\n  fix: " in answer.stderr
+
+
+def test_a_port_that_is_taken_is_one_sentence(server: Server, quick: Path) -> None:
+    command = [CATFLAP, "serve", quick, "--port", str(server.port)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use." in answer.stderr
