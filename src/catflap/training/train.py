@@ -44,12 +44,7 @@ def train(
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
     `epochs`. A stopped run goes on where it was: features are cached, fine-tuning resumes exactly.
     """
-    if recipe not in RECIPES:
-        raise CatflapError(f"There is no recipe {recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
-    if epochs < 1 or seed < 0:
-        raise CatflapError(
-            f"{epochs} epochs with the seed {seed} are not possible.", "Use 1 or more, and 0 or more."
-        )
+    _check_request(recipe, epochs, seed)
     device = pick_device(device)
     start = perf_counter()
     body = load_backbone(backbone)
@@ -98,6 +93,15 @@ def train_fingerprint(
     """What a Checkpoint would be made from, without making it."""
     settings = [dataset.sha256, backbone, recipe, epochs if recipe == "finetune" else 0, seed]
     return digest([*settings, VERSION, str(torch.__version__)])
+
+
+def _check_request(recipe: str, epochs: int, seed: int) -> None:
+    if recipe not in RECIPES:
+        raise CatflapError(f"There is no recipe {recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
+    if epochs < 1 or seed < 0:
+        raise CatflapError(
+            f"{epochs} epochs with the seed {seed} are not possible.", "Use 1 or more, and 0 or more."
+        )
 
 
 def pick_device(device: str) -> str:
