@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from catflap.artifacts.results import UNSURE
 from catflap.errors import CatflapError
 
 REFERENCE = pa.schema(
@@ -97,7 +98,7 @@ def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_labels(labels: Iterable[str]) -> None:
-    """Refuse label names that differ only by case or blanks, and fewer than two labels."""
+    """Refuse label names that differ only by case or blanks, "unsure", and fewer than two labels."""
     seen: dict[str, str] = {}
     for label in sorted(set(labels)):
         key = "".join(unicodedata.normalize("NFKC", label).split()).casefold()
@@ -105,6 +106,11 @@ def check_labels(labels: Iterable[str]) -> None:
             raise CatflapError(
                 f"The labels {seen[key]!r} and {label!r} differ only by case or blanks.",
                 "Rename one of them, or merge them with a label mapping file.",
+            )
+        if key == UNSURE:
+            raise CatflapError(
+                f"The label {label!r} is the word for a decision that is none.",
+                "Rename it, or drop it with a label mapping file.",
             )
         seen[key] = label
     if len(seen) < 2:
