@@ -4,9 +4,10 @@
     python benchmarks/duplicates.py --count 1000000
     python benchmarks/duplicates.py --photos FOLDER     # recall on changed copies of real photos
 
-One hash in twenty is a planted copy of another with up to four bits changed. "correlated" hashes have bits that
-hang together (a first-order chain with correlation 0.6) and are not balanced, as hashes of real photos can be.
-Every count runs in a process of its own, so that its peak memory is its own.
+One hash in twenty is a planted copy of another with up to four bits changed. "correlated" hashes have
+bits that hang together (a first-order chain with correlation 0.6) and are not balanced, as hashes of
+real photos can be. The first two runs are the plain search; the last two are what a scan does, six
+bits and mirrored copies too. Each runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def main() -> None:
         stop = time.perf_counter()
         counts = {role: round(float((chosen.roles == role).mean()), 6) for role in SHARES}
         print(json.dumps({
-            "rows": args.count, "roles_s": round(roles_done - start, 1), "index_s": round(stop - roles_done, 1),
+            "rows": args.count,
+            "roles_s": round(roles_done - start, 1), "index_s": round(stop - roles_done, 1),
             "peak_mb": round(peak_memory_mb()), "shards": len(plan), "shares": counts,
             "index_mb": round((Path(folder) / "index.parquet").stat().st_size / 1e6),
         }))  # fmt: skip

@@ -19,10 +19,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 from machine import header
 from PIL import Image
 
@@ -124,19 +127,25 @@ def call(python: Path | None, code: str, *arguments: str) -> None:
 
 
 def measure_memory(folder: Path) -> None:
-    """Peak memory of the process that scans and of its largest worker, in MB, each in fresh processes."""
+    """Peak memory of the process that scans and of its worker, in MB, each in fresh processes."""
     code = (
-        "import sys, resource; from catflap.data.scan import scan; "
-        "scan(sys.argv[1], sys.argv[2], workers=1, profile=False); "
-        "print(*(resource.getrusage(who).ru_maxrss / 1000 "
-        "for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"
+        "import sys; from catflap.data.scan import scan; "
+        "scan(sys.argv[1], sys.argv[2], workers=1, profile=False)"
     )
     for count in (3000, 60_000):
         photos = drawn(folder / str(count), count, 64, 64)
         command = [sys.executable, "-c", code, str(photos), str(folder / f"m{count}")]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        parent, worker = map(float, answer)
-        print(json.dumps({"photos": count, "parent_mb": round(parent, 1), "worker_mb": round(worker, 1)}))
+        process = psutil.Popen(command)
+        parent = worker = together = 0
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                now = process.memory_info().rss
+                children = [child.memory_info().rss for child in process.children()]
+                parent, worker = max(parent, now), max([worker, *children])
+                together = max(together, now + sum(children))
+            time.sleep(0.02)
+        peak = {"parent_mb": parent, "worker_mb": worker, "together_mb": together}
+        print(json.dumps({"photos": count, **{name: round(size / 1e6, 1) for name, size in peak.items()}}))
 
 
 def drawn(folder: Path, count: int, width: int, height: int) -> Path:

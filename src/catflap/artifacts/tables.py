@@ -46,11 +46,12 @@ INDEX_ROW = pa.schema(
 )
 
 
-ROW_GROUP = 1 << 17
+ROW_GROUP = 1 << 13  # rows
+STREAMED = 1 << 11  # rows in memory at once when a table is streamed
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table as one Parquet file, zstd, row groups of 128 Ki rows."""
+    """Write a table as one Parquet file, zstd, row groups of 8 Ki rows."""
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
 
 
@@ -68,11 +69,11 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> N
 
 
 def iter_table(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Some columns of a Parquet file, a row group at a time."""
+    """Some columns of a Parquet file, a few thousand rows at a time."""
     try:
-        file = pq.ParquetFile(path)
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=list(columns))
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(STREAMED, columns=list(columns), use_threads=False):
+                yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", "Make it again.") from error
 

@@ -22,7 +22,7 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
 Block: TypeAlias = tuple[int, int]  # lowest bit and width
 
-CHUNK = 1 << 18  # hashes; what fits into the cache while bits are moved
+CHUNK = 1 << 16  # hashes; what fits into the cache while bits are moved
 SAMPLE = 1 << 20
 WIDEST = 1 << 12  # hashes under one key; each is compared with that many neighbours at most
 EQUAL = 8  # photos of one hash that stand for all of them
@@ -62,7 +62,7 @@ def near_values(values: Hashes, distance: int, threads: int = 2) -> tuple[Hashes
     def search(number: int) -> tuple[Hashes, Hashes]:
         return _search(values, distance, blocks, choices[number], number, first_choice)
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads if len(values) > SAMPLE else 1) as pool:
         found = list(pool.map(search, range(len(choices))))
     return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
 

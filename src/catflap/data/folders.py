@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,52 +42,45 @@ def child_folders(folder: str) -> list[Entry]:
 
 
 def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
-    for entry in sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name)):
-        if (
-            Path(entry.name).suffix.lower() in PHOTO_SUFFIXES
-            and not hidden(entry.name)
-            and not _is_dir(entry)
-        ):
-            yield reference(printable(entry.path), "", fault="no_label")
-    above = tuple(map(_identity, (Path(root), *Path(root).resolve().parents)))
+    for name in _names(root):
+        path = Path(root, name)
+        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+            yield reference(printable(str(path)), "", fault="no_label")
     for role, folder in classes:
-        for found in _walk(folder.path, printable(folder.name), above):
+        for found in _walk(folder.path, printable(folder.name), ()):
             yield {**found, "role": role}
 
 
 def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterator[Reference]:
     try:
-        here = _identity(folder)
+        status = Path(folder).stat()
+        here = (status.st_dev, status.st_ino)
         if here in above:
             yield reference(printable(folder), label, fault="symlink_loop")
             return
-        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+        names = _names(folder)
     except OSError:
         yield reference(printable(folder), label, fault="unreadable_folder")
         return
-    for entry in entries:
-        if hidden(entry.name):
+    for name in names:
+        path = f"{folder}/{name}"
+        uri = printable(path)
+        try:
+            status = Path(path).stat()
+        except OSError:
+            yield reference(uri, label, fault="unreadable")
             continue
-        if _is_dir(entry):
-            yield from _walk(entry.path, label, (*above, here))
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk(path, label, (*above, here))
+        elif uri != path:
+            yield reference(uri, label, fault="name_not_utf8")
         else:
-            yield _file(entry, label)
+            yield reference(uri, label, bytes=status.st_size, modified=status.st_mtime_ns)
 
 
-def _identity(folder: str | Path) -> tuple[int, int]:
-    status = Path(folder).stat()
-    return status.st_dev, status.st_ino
-
-
-def _file(entry: Entry, label: str) -> Reference:
-    uri = printable(entry.path)
-    if uri != entry.path:
-        return reference(uri, label, fault="name_not_utf8")
-    try:
-        status = entry.stat()
-    except OSError:
-        return reference(uri, label, fault="unreadable")
-    return reference(uri, label, bytes=status.st_size, modified=status.st_mtime_ns)
+def _names(folder: str) -> list[str]:
+    """The names in a folder in the order of their bytes; only names, because folders can be huge."""
+    return sorted((entry.name for entry in os.scandir(folder) if not hidden(entry.name)), key=os.fsencode)
 
 
 def _is_dir(entry: Entry) -> bool:

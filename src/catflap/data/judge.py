@@ -82,7 +82,7 @@ def judge(parts: Parts) -> Verdicts:
 def judged(parts: Parts, verdicts: Verdicts) -> Iterator[pa.Table]:
     """The rows of all parts as they stand in the Manifest."""
     start = 0
-    for rows in parts.tables():
+    for rows in parts.tables(PHOTO_ROW.names):
         stop = start + rows.num_rows
         text = rows["reason"].to_pylist()
         for position in range(start, stop):

@@ -105,8 +105,12 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a process and wait for its greeting; one that is killed meanwhile is started again."""
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        lean = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+        }
+        environment = {**os.environ, **lean, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         for _ in range(STARTS):
             if self._stopped:
                 raise CatflapError("The scan was stopped.", "Start it again; it goes on where it stopped.")

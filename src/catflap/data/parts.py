@@ -31,7 +31,7 @@ PLAN = "scan.json"
 LISTING = "listing.parquet"
 PARTS = "parts"
 MOST = 512  # photos a batch
-CHUNK = 1 << 13  # references in memory
+CHUNK = 1 << 11  # references in memory
 
 
 @dataclass(frozen=True)

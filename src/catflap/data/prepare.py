@@ -155,7 +155,7 @@ def index_rows(
     manifest: Manifest, chosen: Chosen, plan: Plan, lengths: npt.NDArray[np.int64]
 ) -> Iterator[pa.Table]:
     """The index of a Dataset, a shard at a time."""
-    ids = manifest.rows(["id"])["id"]
+    ids = one_piece(manifest.rows(["id"]))["id"]
     for number, name in enumerate(plan.names):
         part = slice(plan.starts[number], plan.starts[number + 1])
         count = plan.starts[number + 1] - plan.starts[number]
@@ -171,12 +171,21 @@ def index_rows(
         yield pa.table(columns).cast(INDEX_ROW)
 
 
+def one_piece(table: pa.Table) -> pa.Table:
+    """A table that rows can be taken from anywhere: in one chunk a row is found at once."""
+    wide = [
+        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(wide)).combine_chunks()
+
+
 def _write_shards(
     work: Path, manifest: Manifest, chosen: Chosen, plan: Plan, made_from: str, progress: Progress
 ) -> None:
     """Write the shards that are not there yet, several at a time."""
     _keep_or_clear(work, made_from)
-    table = manifest.rows(READ)
+    table = one_piece(manifest.rows(READ))
     total, done, lock = len(chosen.rows), 0, threading.Lock()
     progress("prepare", 0, total)
 
