@@ -1,8 +1,9 @@
 """How many planted label errors an audit finds: labels of real photos are flipped, and looked for.
 
-The flips stand in a list of paths and labels in a temporary folder; the photos are only read. scan,
-prepare and audit then run as for a user. Beside the audit's own order stand cleanlab's rules on the
-same out-of-fold probabilities. Photos: CATFLAP_PHOTOS, or ../shared/data/photos.
+The flips stand in a list of paths and labels in a temporary folder, beside six drawings that are no
+photos; the photos are only read. scan, prepare and audit then run as for a user. Beside the audit's own
+order stand cleanlab's rules on the same out-of-fold probabilities. Photos: CATFLAP_PHOTOS, or
+../shared/data/photos.
 
     python benchmarks/audit.py
     python benchmarks/audit.py --photos PHOTOS --flips 100 --seeds 5
@@ -28,6 +29,7 @@ from catflap.curation.audit import audit
 from catflap.curation.learning import everyone, examine
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
+from catflap.image import encode
 from catflap.machine import describe_machine, versions
 from catflap.progress import silent
 from catflap.training.backbone import PACKAGED, load_backbone
@@ -61,6 +63,7 @@ def measure(photos: list[Path], flips: int, seed: int, folder: Path) -> dict[str
     """One set of flips: how many stand among the first suspects, and what cleanlab's rules would cut."""
     labels = sorted({path.parent.name for path in photos})
     dice = np.random.default_rng(seed)
+    drawings = no_photos(folder, dice)
     flipped = {str(photos[place]) for place in dice.choice(len(photos), flips, replace=False)}
     with open(folder / "photos.csv", "w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
@@ -69,6 +72,7 @@ def measure(photos: list[Path], flips: int, seed: int, folder: Path) -> dict[str
             true = path.parent.name
             others = [label for label in labels if label != true]
             lines.writerow([path, dice.choice(others) if str(path) in flipped else true])
+        lines.writerows([path, labels[number % len(labels)]] for number, path in enumerate(drawings))
     manifest = scan(folder / "photos.csv", folder / "manifest", profile=False)
     dataset = prepare(manifest, folder / "dataset", seed=seed, profile=False)
     start = perf_counter()
@@ -80,9 +84,34 @@ def measure(photos: list[Path], flips: int, seed: int, folder: Path) -> dict[str
         "suspects": len(suspects),
         "found_in_first": {str(count): int(hit[:count].sum()) for count in (flips, 2 * flips)},
         "found_at_all": int(hit.sum()),
+        "outliers": sum(one.kind == "outlier" for one in suspects),
+        "drawings_suspected": sum(one.uri in drawings for one in suspects),
         "audit_seconds": round(seconds, 1),
         "cleanlab": rules(dataset, seed, flipped, known),
     }
+
+
+def no_photos(folder: Path, dice: np.random.Generator) -> list[str]:
+    """Noise, blobs, a page of lines, rectangles, a gradient and a chessboard, 288 px each."""
+    side = np.arange(288)
+    boxes = np.full((288, 288, 3), 255)
+    for _ in range(12):
+        (left, right), (top, bottom) = np.sort(dice.integers(0, 288, (2, 2)), axis=1)
+        boxes[top:bottom, left:right] = dice.integers(0, 256, 3)
+    grey = {
+        "page": np.where((side[:, None] % 16 < 9) & (dice.random((288, 288)) < 0.4), 20, 250),
+        "gradient": side[:, None] * 255 // 287 + 0 * side,
+        "chess": (side[:, None] // 36 + side // 36) % 2 * 255,
+    }
+    pictures = {
+        "noise": dice.integers(0, 256, (288, 288, 3)),
+        "blobs": np.kron(dice.integers(0, 256, (6, 6, 3)), np.ones((48, 48, 1))),
+        "boxes": boxes,
+        **{name: np.repeat(picture[..., None], 3, axis=2) for name, picture in grey.items()},
+    }
+    for name, picture in pictures.items():
+        (folder / f"{name}.png").write_bytes(encode(picture.astype(np.uint8), "PNG"))
+    return [str(folder / f"{name}.png") for name in pictures]
 
 
 def rules(dataset: Dataset, seed: int, flipped: set[str], known: dict[str, str]) -> dict[str, dict[str, int]]:
