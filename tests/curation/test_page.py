@@ -16,7 +16,7 @@ from catflap.curation.audit import Audit
 from catflap.curation.page import Beside, Card, embedded, write_page
 from catflap.curation.review import apply_review
 from catflap.curation.suspects import Suspect
-from catflap.image import encode
+from catflap.image import encode, read_file
 from catflap.progress import silent
 from tests.curation.conftest import HOSTILE, Collection
 
@@ -225,6 +225,19 @@ def test_every_picture_and_button_has_a_name(opened: Callable[[Path], Page], aud
         assert image.get_attribute("alt") is not None
     for button in page.locator("button:visible").all():
         assert button.inner_text().strip() or button.get_attribute("aria-label")
+
+
+def test_a_photo_that_is_gone_is_still_decided(opened: Callable[[Path], Page], tmp_path: Path) -> None:
+    """A file under two labels is read where it lay when it was scanned."""
+    suspect = Suspect("a" * 64, "/gone.jpg", "cat", "dog", 1.0, "two_labels")
+    card = Card(suspect, (), "", (), (), partial(read_file, tmp_path / "gone.jpg"))
+    write_page(tmp_path, [card], ["cat", "dog"], "0" * 64, 1, silent)
+    page = opened(tmp_path / "review.html")
+    assert page.get_by_text("This photo cannot be shown").is_visible()
+    assert "Is this dog or cat?" in page.locator("#question").inner_text()
+    press(page, "r")
+    (line,) = json.loads(downloaded(page, tmp_path).read_text("utf-8"))["decisions"]
+    assert line == {"id": "a" * 64, "was": "cat", "decision": "keep"}
 
 
 def test_an_audit_without_suspects_says_so(opened: Callable[[Path], Page], tmp_path: Path) -> None:

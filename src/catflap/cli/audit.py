@@ -58,6 +58,6 @@ def answer(args: argparse.Namespace) -> int:
     before = f"; {found.settled} were decided on before" if found.settled else ""
     note(f"{len(found.suspects)} suspects ({counts or 'none'}){before}. Nothing was changed.")
     for pair in found.confusions[:5]:
-        note(f"About {pair['photos']} photos labelled {pair['label']} show {pair['shows']}.")
+        note(f"Estimated photos labelled {pair['label']} that show {pair['shows']}: {pair['photos']}.")
     note(f"Decide in a browser: {found.page}")
     return 0

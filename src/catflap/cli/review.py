@@ -43,4 +43,6 @@ def answer(args: argparse.Namespace) -> int:
             f"{len(outcome.stale)} on photos with another label by now, "
             f"{len(outcome.unusable)} on photos that are not in use."
         )
+    for check in review.manifest.checks:
+        note(check["what"])
     return 1 if outcome.left else 0
