@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -68,6 +69,7 @@ def finetune(
     with it the run goes on mid-epoch and ends with the same weights.
     """
     keep_memory()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     photos, validation = dataset.photos("train"), dataset.photos("validation")
     fabric = Fabric(accelerator=device.split(":")[0], devices=1, precision=_precision(device))
     model, optimiser = fabric.setup(network, _optimiser(network, recipe))
@@ -207,10 +209,12 @@ def _answers(network: Network, photos: Photos, frame: Frame) -> npt.NDArray[np.f
 
 
 def _precision(device: str) -> Any:
-    """bf16 where the device computes it natively, else fp32."""
-    if device.startswith("cuda"):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+    """bf16 where a GPU computes it natively, else fp32.
+
+    On a CPU bf16 is slower: 0.53 to 0.67 of fp32's photos a second, forward and backward, at 64 to 160 px.
+    """
+    native = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if native else "32-true"
 
 
 def _refuse_non_finite(
@@ -253,7 +257,7 @@ def _load(
     path: Path, run: str, network: Network, optimiser: torch.optim.Optimizer, average: Tensors
 ) -> tuple[int, list[dict[str, Any]]]:
     """Take up a stopped run; step 0 when there is none or it was made from something else."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError), safe_open(path, "pt") as file:
+    with contextlib.suppress(OSError, ValueError, SafetensorError), safe_open(path, "pt") as file:
         described = file.metadata() or {}
         if described.get("run") != run:
             return 0, []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
@@ -71,7 +71,7 @@ def load_network(checkpoint: Checkpoint) -> Network:
     backbone = load_backbone(checkpoint.backbone, pretrained=False)
     network = Network(backbone, len(checkpoint.labels))
     try:
-        tensors = load_file(checkpoint.path / WEIGHTS)
+        tensors = load((checkpoint.path / WEIGHTS).read_bytes())
     except (OSError, SafetensorError) as error:
         raise BadArtifact(f"{checkpoint.path / WEIGHTS} cannot be read: {error}.", "Train again.") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

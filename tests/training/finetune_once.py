@@ -1,0 +1,27 @@
+"""One fine-tuning in a process of its own, which tells every step."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from catflap.artifacts.dataset import load_dataset
+from catflap.training.backbone import PACKAGED, digest_tensors, load_backbone
+from catflap.training.finetune import Recipe, finetune
+from catflap.training.network import Network
+
+RECIPE = Recipe(epochs=3, batch=8, save_every=2)
+
+
+def finetune_once(dataset: str, resume: str, pipe: Connection) -> None:
+    """Send the number of each step that is done, and last the weights and the validation logits."""
+    torch.manual_seed(0)
+    network = Network(load_backbone(PACKAGED), 2).eval()
+
+    def told(_: str, done: int, total: int) -> None:
+        pipe.send(done)
+
+    logits, _ = finetune(network, load_dataset(dataset), Path(resume), RECIPE, 0, "cpu", told)
+    pipe.send((digest_tensors(network.state_dict()), logits.tobytes()))

@@ -1,0 +1,198 @@
+"""Fine-tuning learns, is never worse than its start, and goes on after a stop as if there had been none."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from catflap.artifacts.dataset import INDEX, SHARDS, Dataset, load_dataset
+from catflap.artifacts.tables import read_table, write_table
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import encode
+from catflap.progress import silent
+from catflap.training.backbone import digest_tensors
+from catflap.training.finetune import Recipe, _batches, _schedule, finetune
+from catflap.training.head import log_loss
+from catflap.training.network import Network
+from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
+
+RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
+
+
+class Stop(Exception):
+    """What a test raises in the middle of a run."""
+
+
+def run(
+    dataset: Dataset, resume: Path, recipe: Recipe = RECIPE, *, stop: int = 0, seed: int = 0,
+    kind: type[Small] = Small, begin: int = 0,
+) -> tuple[Network, np.ndarray, list[dict[str, float]]]:  # fmt: skip
+    """A fine-tuned small network; with `stop`, Stop is raised when that step is done."""
+
+    def told(step: str, done: int, total: int) -> None:
+        if stop and done == stop:
+            raise Stop
+
+    network = small_network(kind, begin)
+    logits, history = finetune(network, dataset, resume, recipe, seed, "cpu", told if stop else silent)
+    return network, logits, history
+
+
+def weights(network: Network) -> str:
+    return digest_tensors(network.state_dict())
+
+
+def blends(history: list[dict[str, float]]) -> dict[float, float]:
+    return {e["share"]: e["validation_log_loss"] for e in history if e["step"] == "blend"}  # type: ignore[comparison-overlap]
+
+
+def test_it_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    longer = Recipe(epochs=12, batch=8, rate=0.1, body=1.0, average=0.5)
+    _, logits, history = run(drawn_dataset, tmp_path / "resume", longer)
+    validation = drawn_dataset.photos("validation")
+    losses = blends(history)
+    assert log_loss(logits, validation.labels) == min(losses.values()) < 0.5 * losses[0.0]
+    assert (logits.argmax(1) == validation.labels).all()
+    epochs = [entry["train_loss"] for entry in history if "train_loss" in entry]
+    assert len(epochs) == 12
+    assert epochs[-1] < epochs[0]
+
+
+def test_every_weight_learns_and_batch_norm_keeps_its_statistics(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    before = small_network().state_dict()
+    after = run(drawn_dataset, tmp_path / "resume")[0].state_dict()
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert kept == {f"backbone.norm.{name}" for name in statistics}
+
+
+def test_it_is_never_worse_than_its_start(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """At a rate that ruins the weights, what it started from is kept."""
+    ruinous = Recipe(epochs=2, batch=8, rate=30.0, body=1.0, average=0.0)
+    network, logits, history = run(drawn_dataset, tmp_path / "resume", ruinous)
+    losses = blends(history)
+    assert losses[1.0] > losses[0.0]
+    assert log_loss(logits, drawn_dataset.photos("validation").labels) == min(losses.values()) <= losses[0.0]
+    if min(losses, key=losses.__getitem__) == 0.0:
+        assert weights(network) == weights(small_network())
+
+
+def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    one, other, third = (
+        weights(run(drawn_dataset, tmp_path / f"resume{n}", seed=n // 2)[0]) for n in range(3)
+    )
+    assert one == other != third
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 14])
+def test_a_stopped_run_ends_like_an_undisturbed_one(
+    drawn_dataset: Dataset, tmp_path: Path, stop: int
+) -> None:
+    """15 steps, five an epoch; kept after each second step and at the end of each epoch."""
+    network, logits, history = run(drawn_dataset, tmp_path / "undisturbed")
+    for at in (stop, stop + 1):
+        with pytest.raises(Stop):
+            run(drawn_dataset, tmp_path / "resume", stop=at)
+    again, same_logits, same_history = run(drawn_dataset, tmp_path / "resume")
+    assert weights(again) == weights(network)
+    assert np.array_equal(same_logits, logits)
+    assert same_history == history
+
+
+def test_what_is_kept_is_one_file(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / ".resume.partial-999999999").write_bytes(b"left by a kill")
+    with pytest.raises(Stop):
+        run(drawn_dataset, tmp_path / "resume", stop=9)
+    assert [path.name for path in tmp_path.iterdir()] == ["resume"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_a_damaged_file_is_not_taken_up(drawn_dataset: Dataset, tmp_path: Path, damage: str) -> None:
+    expected = weights(run(drawn_dataset, tmp_path / "undisturbed")[0])
+    resume = tmp_path / "resume"
+    with pytest.raises(Stop):
+        run(drawn_dataset, resume, stop=4)
+    whole = resume.read_bytes()
+    resume.write_bytes({"cut": whole[:-100], "text": b"no tensors", "empty": b""}[damage])
+    assert weights(run(drawn_dataset, resume)[0]) == expected
+
+
+def test_what_another_run_left_is_not_taken_up(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """Another recipe, seed or start: each begins anew, and ends as it would have without the file."""
+    other = Recipe(**{**vars(RECIPE), "rate": 0.05})
+    resume, alone = tmp_path / "resume", tmp_path / "alone"
+    with pytest.raises(Stop):
+        run(drawn_dataset, resume, stop=4)
+    assert weights(run(drawn_dataset, resume, other)[0]) == weights(run(drawn_dataset, alone, other)[0])
+    alone.unlink()
+    expected = run(drawn_dataset, alone, seed=3, begin=1)[0]
+    assert weights(run(drawn_dataset, resume, seed=3, begin=1)[0]) == weights(expected)
+    assert weights(run(drawn_dataset, resume, begin=2)[0]) not in (
+        weights(expected),
+        weights(run(drawn_dataset, alone)[0]),
+    )
+
+
+def test_each_photo_comes_once_an_epoch_wherever_one_goes_on(drawn_dataset: Dataset) -> None:
+    photos = drawn_dataset.photos("train")
+    steps = -(-len(photos) // 8)
+    whole = list(_batches(photos, drawn_dataset.frame, RECIPE, 0, range(3 * steps), steps))
+    for epoch in range(3):
+        seen = np.concatenate([chosen for chosen, _ in whole[epoch * steps : (epoch + 1) * steps]])
+        assert sorted(seen) == list(range(len(photos)))
+    rest = list(_batches(photos, drawn_dataset.frame, RECIPE, 0, range(steps + 1, 3 * steps), steps))
+    assert len(rest) == 2 * steps - 1
+    for (chosen, frames), (again, same) in zip(whole[steps + 1 :], rest, strict=True):
+        assert np.array_equal(chosen, again)
+        assert np.array_equal(frames, same)
+    orders = Counter(tuple(chosen) for chosen, _ in whole)
+    assert max(orders.values()) == 1
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [_schedule(step, 100, Recipe(warm_up=0.1)) for step in range(100)]
+    assert rates[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1.0])
+    assert all(before >= after for before, after in pairwise(rates[10:]))
+    assert 0 < rates[-1] < 0.01
+
+
+def with_flat_photo(dataset: Dataset, folder: Path, data: bytes) -> tuple[Dataset, str]:
+    """A copy of the Dataset with other bytes in place of one train photo, whose id is told."""
+    shutil.copytree(dataset.path, folder)
+    (folder / SHARDS / "flat.tar").write_bytes(data)
+    rows = read_table(folder / INDEX).to_pylist()
+    row = next(row for row in rows if row["role"] == "train")
+    row.update(shard="flat.tar", offset=0, length=len(data))
+    write_table(folder / INDEX, pa.Table.from_pylist(rows, read_table(folder / INDEX).schema))
+    return load_dataset(folder), row["id"]
+
+
+def test_a_loss_that_is_no_number_names_its_photo(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    flat = encode(np.full((90, 90, 3), 99, np.uint8), "PNG")
+    dataset, photo = with_flat_photo(drawn_dataset, tmp_path / "flat", flat)
+    with pytest.raises(CatflapError, match="is not a number for 1 of") as caught:
+        run(dataset, tmp_path / "resume", kind=DividesBySpread)
+    assert photo in caught.value.what
+    assert not any(other in caught.value.what for other in dataset.photos("validation").ids)
+    run(drawn_dataset, tmp_path / "other", kind=DividesBySpread)  # without that photo it is trained
+
+
+def test_gradients_that_are_no_numbers_stop_it(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="gradients of step 1 are not numbers"):
+        run(drawn_dataset, tmp_path / "resume", kind=SteepAtZero)
+    assert not (tmp_path / "resume").exists()
+
+
+def test_a_photo_that_cannot_be_read_is_named(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    dataset, photo = with_flat_photo(drawn_dataset, tmp_path / "damaged", b"no photo")
+    with pytest.raises(BadPhoto, match=photo):
+        run(dataset, tmp_path / "resume")

@@ -1,0 +1,151 @@
+"""The verb: what is in a Checkpoint, when it would be the same, and what cannot be trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
+from catflap.artifacts.dataset import Dataset, load_dataset
+from catflap.errors import BadArtifact, CatflapError
+from catflap.evaluation.metrics import measure
+from catflap.image import read_pixels
+from catflap.training.answer import open_checkpoint
+from catflap.training.network import load_network
+from catflap.training.train import train, train_fingerprint
+
+
+def test_it_says_what_it_was_made_from(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
+    assert drawn_checkpoint.labels == drawn_dataset.labels
+    assert drawn_checkpoint.frame == drawn_dataset.frame
+    assert drawn_checkpoint.ancestors == {**drawn_dataset.ancestors, "dataset": drawn_dataset.sha256}
+    assert (drawn_checkpoint.path / drawn_checkpoint.dataset).resolve() == drawn_dataset.path.resolve()
+    assert drawn_checkpoint.made_from == train_fingerprint(drawn_dataset)
+    assert {"catflap", "torch"} <= set(drawn_checkpoint.versions)
+    assert [path.name for path in drawn_checkpoint.path.iterdir()] in ([MARKER, WEIGHTS], [WEIGHTS, MARKER])
+
+
+def test_the_prior_is_the_share_of_each_label(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
+    counts = np.bincount(drawn_dataset.photos("train").labels) + 1
+    expected = dict(zip(drawn_dataset.labels, counts / counts.sum(), strict=True))
+    assert drawn_checkpoint.prior == pytest.approx(expected)
+
+
+def test_the_cost_is_complete(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
+    cost = drawn_checkpoint.cost
+    assert cost["photo_passes"] == drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]
+    assert cost["photos_per_second"] == pytest.approx(cost["photo_passes"] / cost["seconds"])
+    assert cost["peak_memory_mb"] > 100
+    assert 4e7 < cost["flops_forward"] < 1e8  # 0.4 GMAC at 224 px, so 0.066 GFLOP at 64 px
+    assert cost["flops_backward"] == 0
+
+
+def test_the_history_lists_every_setting_and_the_metrics_the_best(drawn_checkpoint: Checkpoint) -> None:
+    losses = [entry["validation_log_loss"] for entry in drawn_checkpoint.history]
+    assert len(losses) == 14
+    assert drawn_checkpoint.metrics["log_loss"]["value"] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_the_network_comes_back_from_the_files(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
+    photos = drawn_dataset.photos("test")
+    frames = np.stack([read_pixels(photos[n], drawn_dataset.frame) for n in range(len(photos))])
+    logits = open_checkpoint(drawn_checkpoint)(frames)
+    assert logits.dtype == np.float32
+    assert measure(logits, photos.labels, photos.groups, drawn_dataset.labels)["accuracy"]["value"] == 1.0
+    assert not load_network(drawn_checkpoint).training
+
+
+def test_trained_again_it_is_the_same(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Everything but what it cost and where the dataset lies, whether features come from the cache or not."""
+    again = train(drawn_dataset, tmp_path / "again")
+    assert again.sha256 == drawn_checkpoint.sha256
+    one, other = ((path / WEIGHTS).read_bytes() for path in (again.path, drawn_checkpoint.path))
+    assert one == other
+    left_out = {"cost", "dataset"}
+    fields = [json.loads((made.path / MARKER).read_text()) for made in (again, drawn_checkpoint)]
+    assert len({json.dumps({k: v for k, v in f.items() if k not in left_out}) for f in fields}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_fingerprints_tell_what_matters(drawn_dataset: Dataset) -> None:
+    same = [train_fingerprint(drawn_dataset), train_fingerprint(drawn_dataset, epochs=9)]  # no epochs in head
+    assert same[0] == same[1]
+    other = Dataset(**{**vars(drawn_dataset), "sha256": "0" * 64})
+    different = [
+        train_fingerprint(other),
+        train_fingerprint(drawn_dataset, seed=1),
+        train_fingerprint(drawn_dataset, backbone="resnet18"),
+        train_fingerprint(drawn_dataset, recipe="finetune"),
+        train_fingerprint(drawn_dataset, recipe="finetune", epochs=9),
+    ]
+    assert len({*different, same[0]}) == 6
+
+
+@pytest.mark.slow
+def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    tuned = train(drawn_dataset, tmp_path / "tuned", recipe="finetune", epochs=1)
+    blends = [entry for entry in tuned.history if entry["step"] == "blend"]
+    losses = {entry["share"]: entry["validation_log_loss"] for entry in blends}
+    assert tuned.metrics["log_loss"]["value"] == pytest.approx(min(losses.values()), rel=1e-4)
+    assert min(losses.values()) <= losses[0.0]
+    assert tuned.cost["flops_backward"] > tuned.cost["flops_forward"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"recipe": "magic"}, "no recipe 'magic'"),
+        ({"backbone": "catnet"}, "no backbone 'catnet'"),
+        ({"epochs": 0}, "0 epochs"),
+        ({"seed": -1}, "seed -1"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_error(
+    drawn_dataset: Dataset, tmp_path: Path, settings: dict[str, object], what: str
+) -> None:
+    with pytest.raises(CatflapError, match=what):
+        train(drawn_dataset, tmp_path / "out", **settings)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="no device 'cuda'"):
+        train(drawn_dataset, tmp_path / "out", device="cuda")
+
+
+@pytest.mark.parametrize("damage", ["renamed", "other shape", "left out", "no tensors"])
+def test_weights_that_do_not_fit_are_named(drawn_checkpoint: Checkpoint, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(drawn_checkpoint.path, folder)
+    tensors = load_file(folder / WEIGHTS)
+    if damage == "renamed":
+        tensors["head.weights"] = tensors.pop("head.weight")
+    elif damage == "other shape":
+        tensors["head.weight"] = torch.zeros(5, 1280)
+    elif damage == "left out":
+        del tensors["head.weight"]
+    save_file(tensors, folder / WEIGHTS)
+    if damage == "no tensors":
+        (folder / WEIGHTS).write_bytes(b"no tensors at all")
+    fields = json.loads((folder / MARKER).read_text())
+    save_checkpoint(folder, {k: v for k, v in fields.items() if k not in ("catflap", "version", "sha256")})
+    with pytest.raises(BadArtifact, match="cannot be read" if damage == "no tensors" else r"head\.weight"):
+        load_network(load_checkpoint(folder))
+
+
+def test_a_checkpoint_whose_path_is_not_utf_8(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    checkpoint = train(drawn_dataset, tmp_path / os.fsdecode(b"caf\xe9"))
+    load_network(load_checkpoint(checkpoint.path))
+    assert load_dataset(checkpoint.path / checkpoint.dataset).sha256 == drawn_dataset.sha256
