@@ -135,6 +135,11 @@ def test_a_worker_that_does_not_start_is_an_error(photos: Path, tmp_path: Path) 
         list(local.run(parts.missing(), 1, (sys.executable, "-c", "raise SystemExit(3)")))
 
 
+def test_no_worker_is_an_error(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="0 processes"):
+        scan(photos, tmp_path / "m", workers=0)
+
+
 def test_two_scans_into_one_place_do_not_mix(photos: Path, tmp_path: Path) -> None:
     def again(step: str, done: int, total: int) -> None:
         if (step, done) == ("scan", 0):

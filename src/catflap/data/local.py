@@ -30,7 +30,9 @@ def run(
     batches: Iterable[Batch], workers: int | None = None, command: Sequence[str] = COMMAND
 ) -> Iterator[Batch]:
     """The rows of numbered batches, in the order in which they are ready; one worker a core by default."""
-    count = workers or len(os.sched_getaffinity(0))
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    if count < 1:
+        raise CatflapError(f"{count} processes cannot scan.", "Use 1 or more.")
     source, turn = iter(batches), threading.Lock()
     ready: Queue[Batch | BaseException | None] = Queue(maxsize=2 * count)
     pool = [Worker(command) for _ in range(count)]
