@@ -40,7 +40,8 @@ def test_the_prior_is_the_share_of_each_label(drawn_checkpoint: Checkpoint, draw
 
 def test_the_cost_is_complete(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
     cost = drawn_checkpoint.cost
-    assert cost["photo_passes"] == drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]
+    photos = drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]
+    assert cost["photo_passes"] + cost["cached_photos"] == photos
     assert cost["photos_per_second"] == pytest.approx(cost["photo_passes"] / cost["seconds"])
     assert cost["peak_memory_mb"] > 100
     assert 4e7 < cost["flops_forward"] < 1e8  # 0.4 GMAC at 224 px, so 0.066 GFLOP at 64 px
@@ -67,7 +68,12 @@ def test_trained_again_it_is_the_same(
 ) -> None:
     """Everything but what it cost and where the dataset lies, whether features come from the cache or not."""
     again = train(drawn_dataset, tmp_path / "again")
+    photos = drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]
     assert again.sha256 == drawn_checkpoint.sha256
+    assert (again.cost["photo_passes"], again.cost["cached_photos"]) == (
+        0,
+        photos,
+    )
     one, other = ((path / WEIGHTS).read_bytes() for path in (again.path, drawn_checkpoint.path))
     assert one == other
     left_out = {"cost", "dataset"}

@@ -78,7 +78,7 @@ def _training_side(trained: Checkpoint, photo: Path) -> dict[str, Any]:
     forward, backward = cost["flops_forward"], cost["flops_backward"]
     return {
         "flops_a_photo": forward + backward,
-        "flops_in_all": (forward + backward) * cost["photo_passes"],
+        "flops_in_all": (forward + backward) * (cost["photo_passes"] + cost.get("cached_photos", 0)),
         "seconds": cost["seconds"],
         "photos_a_second": cost["photos_per_second"],
         "peak_memory_mb": cost["peak_memory_mb"],

@@ -18,7 +18,9 @@ def open_checkpoint(checkpoint: Checkpoint, threads: int | None = None) -> Model
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Logits:
-        logits: Logits = network(torch.from_numpy(frames)).numpy()
+        logits: Logits = network(
+            torch.from_numpy(frames if frames.flags.writeable else frames.copy())
+        ).numpy()
         return logits
 
     return run

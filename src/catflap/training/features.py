@@ -118,7 +118,7 @@ def _save(path: Path, known: dict[str, Features]) -> None:
     ids = sorted(known)
     buffer = io.BytesIO()
     np.savez(buffer, ids=np.array(ids), features=np.stack([known[photo] for photo in ids]))
-    whole_file(path, buffer.getvalue())
+    whole_file(path, buffer.getvalue(), durable=False)
 
 
 def _onnx(module: FeatureNetwork, frame: Frame, key: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,10 +16,11 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest, whole_folder
 from catflap.errors import CatflapError
 from catflap.evaluation.metrics import measure
+from catflap.image import Pixels
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
 from catflap.training.backbone import PACKAGED, Backbone, load_backbone
-from catflap.training.features import features, open_extractor
+from catflap.training.features import Features, features, open_extractor
 from catflap.training.finetune import Recipe, finetune
 from catflap.training.flops import count_flops
 from catflap.training.head import Choice, Head, choose_head
@@ -49,15 +51,15 @@ def train(
     start = perf_counter()
     body = load_backbone(backbone)
     resume = Path(out).with_name(f".{Path(out).name}.resume")
-    choice = _choose(dataset, body, device, progress)
-    passes = len(dataset.photos("train")) + len(dataset.photos("validation"))
+    choice, looked_at = _choose(dataset, body, device, progress)
+    cached = len(dataset.photos("train")) + len(dataset.photos("validation")) - looked_at
     if recipe == "head":
         network, logits, history = _network(body, choice.refitted), choice.validation_logits, choice.tried
     else:
         network, settings = _network(body, choice.head), Recipe(epochs=epochs)
         logits, epochs_run = finetune(network, dataset, resume, settings, seed, device, progress)
         history = [*choice.tried, *epochs_run]
-        passes += epochs * len(dataset.photos("train"))
+        looked_at += epochs * len(dataset.photos("train"))
     validation = dataset.photos("validation")
     seconds = perf_counter() - start
     with whole_folder(Path(out), MARKER) as folder:
@@ -73,7 +75,7 @@ def train(
             "prior": _prior(dataset),
             "metrics": measure(logits, validation.labels, validation.groups, dataset.labels),
             "history": history,
-            "cost": _cost(network, dataset, recipe, passes, seconds, device),
+            "cost": _cost(network, dataset, recipe, (looked_at, cached), seconds, device),
             "dataset": os.path.relpath(dataset.path, out),
             "made_from": train_fingerprint(
                 dataset, backbone=backbone, recipe=recipe, epochs=epochs, seed=seed
@@ -119,18 +121,26 @@ def pick_device(device: str) -> str:
     return device
 
 
-def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> Choice:
-    """The head for frozen features, chosen on validation."""
+def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
+    """The head for frozen features, chosen on validation; and how many photos were not in the cache."""
     extractor = open_extractor(body, dataset.frame, device=device)
+    looked_at = 0
+
+    def counted(frames: Pixels) -> Features:
+        nonlocal looked_at
+        looked_at += len(frames)
+        return extractor.model(frames)
+
+    counting = replace(extractor, model=counted)
     parts = []
     for role in ("train", "validation"):
         photos = dataset.photos(role)
         if not len(photos):
             raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
         parts.append(
-            (features(extractor, photos, step=f"features of {role}", progress=progress), photos.labels)
+            (features(counting, photos, step=f"features of {role}", progress=progress), photos.labels)
         )
-    return choose_head(parts[0], parts[1], len(dataset.labels))
+    return choose_head(parts[0], parts[1], len(dataset.labels)), looked_at
 
 
 def _network(body: Backbone, head: Head) -> Network:
@@ -148,14 +158,19 @@ def _prior(dataset: Dataset) -> dict[str, float]:
 
 
 def _cost(
-    network: Network, dataset: Dataset, recipe: str, passes: int, seconds: float, device: str
+    network: Network, dataset: Dataset, recipe: str, passes: tuple[int, int], seconds: float, device: str
 ) -> dict[str, Any]:
-    """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
+    """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo.
+
+    `passes` are the photos that went through the network, and those whose features an earlier run
+    had worked out: `cached_photos`, which took no time in this one.
+    """
     forward, backward = count_flops(network, dataset.frame)
     return {
         "seconds": seconds,
-        "photo_passes": passes,
-        "photos_per_second": passes / seconds,
+        "photo_passes": passes[0],
+        "cached_photos": passes[1],
+        "photos_per_second": passes[0] / seconds,
         "peak_memory_mb": peak_memory_mb(),
         "device": device,
         "threads": torch.get_num_threads(),

@@ -1,0 +1,100 @@
+"""The two environments side by side: what is measured is whole and points the right way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
+from catflap.comparison.compare import compare, table
+from catflap.comparison.packages import _needed, installed
+from catflap.comparison.probe import probe
+from catflap.errors import BadArtifact, CatflapError
+from catflap.exporting.drawings import drawn_photos
+from tests.drawn import Exported
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    path.write_bytes(drawn_photos()[0])
+    return str(path)
+
+
+def test_the_base_is_a_small_part_of_what_training_needs() -> None:
+    base, train = installed(), installed(("train",))
+    assert {"catflap", "numpy", "onnxruntime", "pillow"} <= set(base)
+    assert {"torch", "timm", "scikit-learn", "pyarrow", "onnx"} <= set(train) - set(base)
+    assert set(base) < set(train)
+    assert not {"pytest", "ruff", "torch"} & set(base)
+    assert 0 < sum(base.values()) < 0.5 * sum(train.values())
+    assert base["numpy"] > 10  # MB
+
+
+@pytest.mark.parametrize(
+    ("line", "extras", "found"),
+    [
+        ("numpy>=1.26", (), ("numpy", frozenset())),
+        ("Ruamel.Yaml_x ; python_version > '3'", (), ("ruamel-yaml-x", frozenset())),
+        ("torch>=2; extra == 'train'", (), None),
+        ("torch>=2; extra == 'train'", ("train",), ("torch", frozenset())),
+        ('ray[data,tune] >=2 ; extra == "cluster"', ("cluster",), ("ray", frozenset({"data", "tune"}))),
+        ("catflap[data]; extra == 'train'", ("train",), ("catflap", frozenset({"data"}))),
+    ],
+)
+def test_requirement_lines_are_read(
+    line: str, extras: tuple[str, ...], found: tuple[str, frozenset[str]] | None
+) -> None:
+    assert _needed(line, frozenset(extras)) == found
+
+
+def test_both_sides_answer_the_same_photo(
+    drawn_checkpoint: Checkpoint, drawn_bundle: Exported, photo: str
+) -> None:
+    for side, model, variant in (
+        ("training", drawn_checkpoint.path, ""),
+        ("inference", drawn_bundle.path, "int8"),
+    ):
+        answer = probe(side, str(model), photo, variant)
+        assert 0 < answer["milliseconds"] < 5e3
+        assert answer["timed_seconds"] > 0
+        assert answer["memory_mb"] > 20
+
+
+@pytest.mark.slow
+def test_the_comparison_is_whole_and_sane(drawn_checkpoint: Checkpoint, drawn_bundle: Exported) -> None:
+    found = compare(drawn_checkpoint.path, drawn_bundle.path)
+    learning, answering = found["training"], found["inference"]
+    assert set(learning) == set(answering)
+    assert learning["flops_a_photo"] == answering["flops_a_photo"]  # a frozen head has no backward pass
+    assert learning["flops_in_all"] > answering["flops_in_all"]
+    for what in ("answering_memory_mb", "packages", "packages_mb", "model_bytes"):
+        assert learning[what] > answering[what] > 0, what
+    assert answering["model_bytes"] == len(read_bundle(drawn_bundle.path).members["int8.onnx"])
+    assert learning["model_bytes"] == (drawn_checkpoint.path / WEIGHTS).stat().st_size
+    assert json.loads(json.dumps(found)) == found
+    rows = {row["what"]: row for row in table(found)}
+    assert len(rows) == len(answering)
+    assert rows["packages"]["ratio"] == learning["packages"] / answering["packages"]
+
+
+def test_a_bundle_of_another_checkpoint_is_refused(
+    drawn_checkpoint: Checkpoint, drawn_bundle: Exported, tmp_path: Path
+) -> None:
+    shutil.copytree(drawn_checkpoint.path, tmp_path / "other")
+    fields = json.loads((tmp_path / "other" / MARKER).read_text())
+    fields["seed"] = 7
+    save_checkpoint(
+        tmp_path / "other", {k: v for k, v in fields.items() if k not in ("catflap", "version", "sha256")}
+    )
+    assert load_checkpoint(tmp_path / "other").sha256 != drawn_checkpoint.sha256
+    with pytest.raises(CatflapError, match="was not exported from"):
+        compare(tmp_path / "other", drawn_bundle.path)
+    with pytest.raises(BadArtifact):
+        compare(drawn_bundle.path, drawn_bundle.path)
+    with pytest.raises(BadArtifact, match="no variant"):
+        compare(drawn_checkpoint.path, drawn_bundle.path, variant="int4")
