@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,9 +28,9 @@ from cleanlab.filter import find_label_issues
 from catflap.artifacts.dataset import Dataset
 from catflap.curation.audit import audit
 from catflap.curation.learning import everyone, examine
-from catflap.data.prepare import prepare
+from catflap.data.prepare import DEFAULT_FRAME, prepare
 from catflap.data.scan import scan
-from catflap.image import encode
+from catflap.image import Frame, encode
 from catflap.machine import describe_machine, versions
 from catflap.progress import silent
 from catflap.training.backbone import PACKAGED, load_backbone
@@ -37,6 +38,16 @@ from catflap.training.features import open_extractor
 
 HERE = Path(__file__).resolve().parents[1]
 RULES = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A Dataset some of whose labels are wrong: `flipped` and `drawings` are URIs; `uris` are by id."""
+
+    dataset: Dataset
+    flipped: frozenset[str]
+    drawings: frozenset[str]
+    uris: dict[str, str]
 
 
 def main() -> None:
@@ -56,11 +67,13 @@ def main() -> None:
     }))  # fmt: skip
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps({"seed": seed, **measure(photos, args.flips, seed, Path(folder))}), flush=True)
+            planted = plant(photos, args.flips, seed, Path(folder))
+            found = {"seed": seed, **measure(planted, Path(folder)), "cleanlab": rules(planted)}
+            print(json.dumps(found), flush=True)
 
 
-def measure(photos: list[Path], flips: int, seed: int, folder: Path) -> dict[str, Any]:
-    """One set of flips: how many stand among the first suspects, and what cleanlab's rules would cut."""
+def plant(photos: list[Path], flips: int, seed: int, folder: Path, frame: Frame = DEFAULT_FRAME) -> Planted:
+    """List photos under labels some of which are flipped, scan and prepare them."""
     labels = sorted({path.parent.name for path in photos})
     dice = np.random.default_rng(seed)
     drawings = no_photos(folder, dice)
@@ -74,20 +87,25 @@ def measure(photos: list[Path], flips: int, seed: int, folder: Path) -> dict[str
             lines.writerow([path, dice.choice(others) if str(path) in flipped else true])
         lines.writerows([path, labels[number % len(labels)]] for number, path in enumerate(drawings))
     manifest = scan(folder / "photos.csv", folder / "manifest", profile=False)
-    dataset = prepare(manifest, folder / "dataset", seed=seed, profile=False)
+    dataset = prepare(manifest, folder / "dataset", frame=frame, seed=seed, profile=False)
+    uris = {row["id"]: row["uri"] for row in manifest.rows(["id", "uri"]).to_pylist()}
+    return Planted(dataset, frozenset(flipped), frozenset(drawings), uris)
+
+
+def measure(planted: Planted, folder: Path) -> dict[str, Any]:
+    """How many flips stand among the first suspects."""
     start = perf_counter()
-    suspects = audit(dataset, folder / "audited", seed=seed).suspects
+    suspects = audit(planted.dataset, folder / "audited", seed=planted.dataset.seed).suspects
     seconds = perf_counter() - start
-    hit = np.array([one.uri in flipped for one in suspects], dtype=bool)
-    known = {row["id"]: row["uri"] for row in manifest.rows(["id", "uri"]).to_pylist()}
+    hit = np.array([one.uri in planted.flipped for one in suspects], dtype=bool)
+    flips = len(planted.flipped)
     return {
         "suspects": len(suspects),
         "found_in_first": {str(count): int(hit[:count].sum()) for count in (flips, 2 * flips)},
         "found_at_all": int(hit.sum()),
         "outliers": sum(one.kind == "outlier" for one in suspects),
-        "drawings_suspected": sum(one.uri in drawings for one in suspects),
+        "drawings_suspected": sum(one.uri in planted.drawings for one in suspects),
         "audit_seconds": round(seconds, 1),
-        "cleanlab": rules(dataset, seed, flipped, known),
     }
 
 
@@ -114,18 +132,21 @@ def no_photos(folder: Path, dice: np.random.Generator) -> list[str]:
     return [str(folder / f"{name}.png") for name in pictures]
 
 
-def rules(dataset: Dataset, seed: int, flipped: set[str], known: dict[str, str]) -> dict[str, dict[str, int]]:
+def rules(planted: Planted) -> dict[str, dict[str, int]]:
     """What each rule of cleanlab would call an error, and how many of these are flips."""
+    dataset = planted.dataset
     photos = everyone(dataset).photos
     extractor = open_extractor(load_backbone(PACKAGED), dataset.frame)
-    said = examine(extractor, photos, len(dataset.labels), seed, silent).probabilities
-    true: npt.NDArray[np.bool_] = np.array([known[id] in flipped for id in photos.ids.tolist()])
+    said = examine(extractor, photos, len(dataset.labels), dataset.seed, silent).probabilities
+    true: npt.NDArray[np.bool_] = np.array(
+        [planted.uris[id] in planted.flipped for id in photos.ids.tolist()]
+    )
     found = {}
     for rule in RULES:
         cut = find_label_issues(photos.labels, said, filter_by=rule, n_jobs=1)
         found[rule] = {"called": int(cut.sum()), "flips": int(true[cut].sum())}
     order = np.argsort(said[np.arange(len(said)), photos.labels])
-    count = len(flipped)
+    count = len(planted.flipped)
     for first in (count, 2 * count):
         found[f"self_confidence, first {first}"] = {"called": first, "flips": int(true[order[:first]].sum())}
     return found
