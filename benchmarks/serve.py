@@ -98,12 +98,13 @@ def compare(args: argparse.Namespace, photo: bytes, servers: dict[str, Server], 
     for name, server in servers.items():
         found = figures[name]
         ratio = median(rate / most for rate, most in zip(found.rates, limit.rates, strict=True))
+        share = median(limit.cpu) / (median(found.cpu) + median(found.clients))
         p50, p99 = np.percentile(found.latencies, [50, 99]) * 1e3
         print(
             f"{name}: {median(found.rates):.0f} requests/s, {ratio:.2f} of the limit; p50 {p50:.1f} ms, "
             f"p99 {p99:.1f} ms ({p99 / p50:.1f} × p50), n = {len(found.latencies)}; "
-            f"{memory(server.pid):.0f} MB; processor time a request {median(found.cpu):.2f} ms, "
-            f"and {median(found.clients):.2f} ms of the clients"
+            f"{memory(server.pid):.0f} MB; processor time a request {median(found.cpu):.2f} ms, and "
+            f"{median(found.clients):.2f} ms of the clients: {share:.2f} of the limit by processor time"
         )
 
 
@@ -172,6 +173,8 @@ def load(server: Server, photo: bytes, clients: int, requests: int) -> tuple[flo
                 asked += 1
                 begun[connection] = time.perf_counter()
                 connection.sendall(request)
+            else:
+                selector.unregister(connection)
     seconds = time.perf_counter() - start
     for connection in open_ones:
         connection.close()

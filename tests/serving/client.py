@@ -85,9 +85,9 @@ class Server:
 
 
 @contextmanager
-def running(*words: object, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """A server that listens on a free port; it has to end well when the block does."""
-    command = [str(CATFLAP), "serve", *map(str, words), "--port", "0", "--json"]
+def running(*words: object, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """A server that listens, on a free port without one; it has to end well when the block does."""
+    command = [str(CATFLAP), "serve", *map(str, words), "--port", str(port), "--json"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
 

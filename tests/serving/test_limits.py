@@ -131,6 +131,18 @@ def test_a_stalled_upload_does_not_keep_the_server_from_ending(quick: Path) -> N
         stalled.close()
 
 
+def test_a_killed_server_starts_again_on_its_port(quick: Path) -> None:
+    with running(quick) as server:
+        open_ones = [server.raw(b"") for _ in range(5)]
+        assert server.predict(RED).status == 200
+        server.process.kill()
+        server.process.wait()
+        with running(quick, port=server.port) as again:
+            assert again.predict(RED).status == 200
+        for connection in open_ones:
+            connection.close()
+
+
 @pytest.fixture(scope="module")
 def guarded(quick: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """A server that asks for a key and speaks TLS."""

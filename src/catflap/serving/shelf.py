@@ -12,6 +12,7 @@ from catflap.errors import CatflapError, Refused
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.classifier import Classifier
 from catflap.serving.answers import Problem
+from catflap.serving.memory import give_back
 from catflap.serving.metrics import Metrics
 from catflap.serving.settings import BundlePath, Settings
 
@@ -95,17 +96,21 @@ class Shelf:
             if stamp is None or stamp == place.stamp:
                 continue
             place.stamp = stamp
-            try:
-                new = self._successor(place)
-            except CatflapError as error:
-                self._metrics.reload(place.served.name, "refused")
-                note(f"{place.path} was replaced, but the old version stays: {error.what} {error.fix}")
-                continue
-            if new is not None:
-                old, place.served = place.served, new
-                self._metrics.reload(new.name, "loaded")
-                self._metrics.serving(new.name, new.version, place.role, old.version)
-                note(f"{new.name}: version {new.version} replaces {old.version}.")
+            self._replace(place, note)
+            give_back()
+
+    def _replace(self, place: _Place, note: Callable[[str], None]) -> None:
+        try:
+            new = self._successor(place)
+        except CatflapError as error:
+            self._metrics.reload(place.served.name, "refused")
+            note(f"{place.path} was replaced, but the old version stays: {error.what} {error.fix}")
+            return
+        if new is not None:
+            old, place.served = place.served.version, new
+            self._metrics.reload(new.name, "loaded")
+            self._metrics.serving(new.name, new.version, place.role, old)
+            note(f"{new.name}: version {new.version} replaces {old}.")
 
     def _all(self) -> list[_Place]:
         return [*self._places, *([self._rival] if self._rival else [])]

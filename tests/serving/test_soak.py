@@ -1,0 +1,70 @@
+"""Mixed requests of several clients, for as long as CATFLAP_SOAK_SECONDS says; memory stays flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from catflap.exporting.drawings import drawn_photos
+from tests.serving.bundles import BLUE, RED, make_bundle
+from tests.serving.client import Server, form, running
+
+SECONDS = float(os.environ.get("CATFLAP_SOAK_SECONDS", "20"))
+HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
+PHOTOS = (RED, BLUE, *drawn_photos())
+HOSTILE = (b"", b"<html>", RED[:300], bytes(5000), b"\xff\xd8\xff" + bytes(100_000))
+
+
+def ask_anything(server: Server, dice: random.Random) -> int:
+    """One request of many kinds; its status, or 0 when the client did not wait for one."""
+    kind = dice.randrange(8)
+    if kind <= 3:
+        return server.predict(dice.choice(PHOTOS)).status
+    if kind == 4:
+        return server.predict(dice.choice(HOSTILE)).status
+    if kind == 5:
+        body, headers = form(("a", dice.choice(PHOTOS)), ("b", dice.choice(HOSTILE)))
+        return server.ask("/predict", body, headers).status
+    if kind == 6:
+        tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [7] * 3072}
+        return server.ask("/v2/models/cat/infer", json.dumps({"inputs": [tensor]}).encode()).status
+    server.raw(dice.choice((HEAD + bytes(99), b"GET /healthz HT", b"\0\1garbage\r\n\r\n"))).close()
+    return 0
+
+
+def ask_until(server: Server, seed: int, end: float) -> list[int]:
+    dice = random.Random(seed)
+    statuses = []
+    while time.monotonic() < end:
+        statuses.append(ask_anything(server, dice))
+    return statuses
+
+
+@pytest.mark.slow
+def test_mixed_requests_and_reloads_leave_memory_flat(tmp_path: Path, quick: Path) -> None:
+    served = tmp_path / "cat.catflap"
+    shutil.copy(quick, served)
+    other = make_bundle(tmp_path / "other.catflap", sharpness=0.06)
+    versions = (other.read_bytes(), quick.read_bytes())
+    with running(served, "--reload", "0.5") as server, ThreadPoolExecutor(6) as clients:
+        process = psutil.Process(server.process.pid)
+        memory, statuses, turns = [], [], 10
+        for turn in range(turns):
+            end = time.monotonic() + SECONDS / turns
+            asking = [clients.submit(ask_until, server, 100 * turn + seed, end) for seed in range(6)]
+            (tmp_path / "new").write_bytes(versions[turn % 2])
+            (tmp_path / "new").replace(served)
+            statuses += [status for one in asking for status in one.result()]
+            memory.append(process.memory_full_info().uss)
+        assert set(statuses) <= {0, 200, 422}
+        assert statuses.count(200) > 50
+        assert server.metric("catflap_reloads_total", model="cat", result="loaded") >= turns // 2
+        assert min(memory[-3:]) <= 1.05 * max(memory[2:5]), f"memory grows: {memory}"
