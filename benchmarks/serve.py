@@ -5,9 +5,9 @@ the clients share the cores with it. The limit is the same Classifier called in 
 as the server has. Both are measured in turns, so that a busy machine slows both. With --peer, LitServe or
 BentoML serve the same Classifier, called by the same clients, in the same turns.
 
-    python benchmarks/serve.py cat.catflap
-    python benchmarks/serve.py cat.catflap --peer litserve=PYTHON --peer bentoml=PYTHON
-    python benchmarks/serve.py cat.catflap --soak 50000
+    python benchmarks/serve.py
+    python benchmarks/serve.py --peer litserve=PYTHON --peer bentoml=PYTHON
+    python benchmarks/serve.py --soak 50000
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from statistics import median
 
 import numpy as np
 import psutil
+from machine import header
+from pixels import grainy
 
-from catflap.exporting.drawings import scene
-from catflap.image import encode, read_file
+from catflap.artifacts.bundle import read_bundle
+from catflap.image import read_file
 from catflap.machine import describe_machine, versions
 from catflap.runtime.classifier import Classifier
 
@@ -44,9 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--bundle", default="cat")
     parser.add_argument("--variant", help="default: the bundle's")
-    parser.add_argument("--photo", type=Path, help="default: a drawn JPEG of 500 × 375 px and about 50 kB")
+    parser.add_argument("--photo", type=Path, help="default: a drawn JPEG of 500 × 375 px")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=600, help="a turn")
     parser.add_argument("--turns", type=int, default=5)
@@ -55,17 +57,22 @@ def main() -> None:
     )
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="then N requests, memory watched")
     args = parser.parse_args()
-    photo = read_file(args.photo) if args.photo else drawn()
-    machine = describe_machine()
-    print(json.dumps({"machine": machine.to_json(), "photo_bytes": len(photo), "clients": args.clients,
-                      "versions": versions(["catflap", "onnxruntime", "pillow", "uvicorn", "starlette",
-                                            "httptools", "uvloop"])}))  # fmt: skip
+    photo = read_file(args.photo) if args.photo else grainy(500, 375)
+    bundle = read_bundle(args.bundle).path
+    parts = versions(("uvicorn", "starlette", "httptools"))
+    header(
+        n=args.requests * args.turns,
+        photo_bytes=len(photo),
+        clients=args.clients,
+        bundle=args.bundle,
+        **parts,
+    )
     with ExitStack() as stack:
-        servers = {"catflap": stack.enter_context(catflap(args.bundle, args.variant))}
+        servers = {"catflap": stack.enter_context(catflap(bundle, args.variant))}
         for peer in args.peer:
             name, _, python = peer.partition("=")
-            servers[name] = stack.enter_context(peer_server(name, python, args.bundle, args.variant))
-        compare(args, photo, servers, machine.cores)
+            servers[name] = stack.enter_context(peer_server(name, python, bundle, args.variant))
+        compare(args, photo, servers, describe_machine().cores)
         if args.soak:
             soak(args, photo, servers["catflap"])
 
@@ -255,13 +262,6 @@ def processor_time(pid: int) -> float:
     """Seconds that a process and its children have computed."""
     process = psutil.Process(pid)
     return sum(sum(one.cpu_times()[:2]) for one in [process, *process.children(recursive=True)])
-
-
-def drawn() -> bytes:
-    """A JPEG of 500 × 375 px with the size that such photos have."""
-    pixels = scene(0, 500, 375).astype(np.int16)
-    grain = np.random.default_rng(0).normal(0, 8, pixels.shape)
-    return encode(np.clip(pixels + grain, 0, 255).astype(np.uint8), "JPEG", quality=87)
 
 
 if __name__ == "__main__":
