@@ -37,12 +37,7 @@ def near_pairs(
     are found too. Of more than 8 equal hashes each is paired with the 8 that follow it, and 8 stand
     for all of them towards other hashes. Arrays of the shape (pairs,), each pair once.
     """
-    scattered = _scatter(hashes)
-    order = np.argsort(scattered, kind="stable")
-    ordered = scattered[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(order) else order
-    values = ordered[starts]
-    runs = np.diff(np.append(starts, len(order)))
+    order, values, starts, runs = _runs(_scatter(hashes))
     blocks = [*_equal_pairs(starts, runs)]
     flip = int(_scatter(np.array([mirror], dtype=np.uint64))[0])
     for one, other, mirrored in _value_pairs(values, distance, flip, threads):
@@ -50,6 +45,14 @@ def near_pairs(
     first, second, flags = (np.concatenate(part) for part in zip(*blocks, strict=True))
     first, second = order[first], order[second]
     return np.minimum(first, second), np.maximum(first, second), flags
+
+
+def _runs(hashes: Hashes) -> tuple[Positions, Hashes, Positions, Positions]:
+    """The order that sorts hashes, each hash once, and where its run starts and how long it is."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(order) else order
+    return order, ordered[starts], starts, np.diff(np.append(starts, len(order)))
 
 
 def near_values(values: Hashes, distance: int, threads: int = 2) -> tuple[Hashes, Hashes]:
@@ -188,9 +191,7 @@ def _value_pairs(
         one, other = near_values(values, distance, threads)
         yield np.searchsorted(values, one), np.searchsorted(values, other), False
         return
-    turned = np.sort(values ^ np.uint64(flip))
-    everything = np.union1d(values, turned)
-    one, other = near_values(everything, distance, threads)
+    one, other = near_values(_with_mirrored(values, flip), distance, threads)
     yield *_both_in(values, one, other), False
     one, other = np.concatenate([one, other]), np.concatenate([other, one])
     one, other = np.concatenate([one, values]), np.concatenate([other, values])  # exact mirror images
@@ -198,6 +199,15 @@ def _value_pairs(
     ahead = first <= second
     pairs = np.unique(np.stack([first[ahead], second[ahead]]), axis=1)
     yield pairs[0], pairs[1], True
+
+
+def _with_mirrored(values: Hashes, flip: int) -> Hashes:
+    """Hashes and those of the mirrored photos, each once."""
+    both = np.concatenate([values, values ^ np.uint64(flip)])
+    both.sort()
+    new = np.concatenate([[True], both[1:] != both[:-1]]) if len(both) else np.empty(0, bool)
+    unique: Hashes = both[new]
+    return unique
 
 
 def _both_in(values: Hashes, one: Hashes, other: Hashes) -> tuple[Positions, Positions]:

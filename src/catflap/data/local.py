@@ -19,6 +19,7 @@ import pyarrow as pa
 from catflap.data.batch import PART_ROW, crashed
 from catflap.data.worker import receive, send
 from catflap.errors import CatflapError
+from catflap.machine import describe_machine
 
 Batch: TypeAlias = tuple[int, pa.Table]
 
@@ -30,7 +31,7 @@ def run(
     batches: Iterable[Batch], workers: int | None = None, command: Sequence[str] = COMMAND
 ) -> Iterator[Batch]:
     """The rows of numbered batches, in the order in which they are ready; one worker a core by default."""
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    count = describe_machine().cores if workers is None else workers
     if count < 1:
         raise CatflapError(f"{count} processes cannot scan.", "Use 1 or more.")
     source, turn = iter(batches), threading.Lock()
