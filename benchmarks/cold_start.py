@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from machine import header, in_turns
 from pixels import grainy
 
 ANSWER = "import sys; from catflap import Classifier; Classifier('cat')(sys.argv[1])"
+MEMORY = "; from catflap.machine import peak_memory_mb; print(peak_memory_mb())"
 IMPORT = "import catflap"
 NOTHING = "pass"
 
@@ -41,12 +41,9 @@ def main() -> None:
             for name, program in programs.items()
         }
         timed = in_turns(steps, args.rounds)
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(
-        json.dumps(
-            {"ms": timed, "peak_memory_mb": memory / (1 << 20 if sys.platform == "darwin" else 1 << 10)}
-        )
-    )
+        command = [args.python, "-c", ANSWER + MEMORY, str(photo)]
+        memory = float(subprocess.run(command, check=True, capture_output=True).stdout)
+    print(json.dumps({"ms": timed, "peak_memory_mb": round(memory, 1)}))
 
 
 if __name__ == "__main__":
