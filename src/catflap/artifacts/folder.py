@@ -50,16 +50,21 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def whole_file(target: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it when all its bytes are on disk."""
+def whole_file(target: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file under a temporary name and rename it when it is whole.
+
+    `durable` waits until the disk has it; without, a power cut may leave a damaged file, which is
+    enough for what can be worked out again.
+    """
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)
         with open(partial, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(target)
     except (OSError, ValueError) as error:
         raise unwritable(target, error) from error
