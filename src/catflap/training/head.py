@@ -39,9 +39,13 @@ def fit_head(features: Features, labels: Labels, classes: int, strength: float, 
     if len(np.unique(labels)) < 2:
         raise CatflapError("The train photos have one label only.", "Add photos of another label.")
     centre = features.mean(0, dtype=np.float64)
-    spread = features.std(0, dtype=np.float64)
-    scale = spread + 1e-3 * spread.max() if standardise else np.full_like(spread, features.std())
-    scaled = (features - centre) / np.maximum(scale, 1e-12)
+    scaled = features.astype(np.float64)  # the only copy: changed in place
+    scaled -= centre
+    variance = np.einsum("ij,ij->j", scaled, scaled) / len(scaled)
+    spread = np.sqrt(variance)
+    overall = np.full_like(spread, np.sqrt(variance.mean() + centre.var()))
+    scale = np.maximum(spread + 1e-3 * spread.max() if standardise else overall, 1e-12)
+    scaled /= scale
     model = LogisticRegression(C=strength, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -51,7 +55,7 @@ def fit_head(features: Features, labels: Labels, classes: int, strength: float, 
         found, offset = np.stack([-found[0], found[0]]) / 2, np.stack([-offset[0], offset[0]]) / 2
     weights = np.zeros((classes, features.shape[1]))
     bias = np.full(classes, float(offset.min()) - 20.0)
-    weights[model.classes_] = found / np.maximum(scale, 1e-12)
+    weights[model.classes_] = found / scale
     bias[model.classes_] = offset - weights[model.classes_] @ centre
     return Head(weights.astype(np.float32), bias.astype(np.float32))
 
