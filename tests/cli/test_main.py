@@ -108,11 +108,7 @@ def test_wrong_usage_with_json_is_one_object() -> None:
         ("raise MemoryError", 2, "memory"),
         ("open('a' * 300)", 2, "File name too long"),
         ("open('/proc/self/mem').read()", 2, "The system refuses"),
-        (
-            "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
-            130,
-            "Stopped.",
-        ),
+        (INTERRUPT, 130, "Stopped."),
     ],
 )
 def test_every_exception_becomes_a_sentence(body: str, code: int, said: str) -> None:
