@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.classifier import Classifier as Classifier
     from catflap.runtime.predict import predict as predict
+    from catflap.serving.serve import serve as serve
     from catflap.training.train import train as train
     from catflap.verification.verify import verify as verify
 
@@ -68,6 +69,7 @@ _HOME = {
     "prepare": "catflap.data.prepare",
     "read_bundle": "catflap.artifacts.bundle",
     "scan": "catflap.data.scan",
+    "serve": "catflap.serving.serve",
     "trace": "catflap.pipeline.trace",
     "train": "catflap.training.train",
     "verify": "catflap.verification.verify",

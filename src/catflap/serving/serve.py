@@ -23,7 +23,15 @@ STALLED = 10.0  # seconds that a connection may have without a whole head of a r
 GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
 
 
-def serve(settings: Settings, ready: Callable[[dict[str, Any]], None], note: Callable[[str], None]) -> None:
+def _nobody(told: object) -> None:
+    """Tell nobody."""
+
+
+def serve(
+    settings: Settings,
+    ready: Callable[[dict[str, Any]], None] = _nobody,
+    note: Callable[[str], None] = _nobody,
+) -> None:
     """Serve bundles until SIGTERM or Ctrl-C, then answer what was asked and return.
 
     `ready` is told the address and the versions once the server listens; `note` what the operator
