@@ -128,7 +128,7 @@ def test_golden_photos_are_drawn_and_nothing_of_the_users(bundle: Bundle, drawn_
 
 def test_a_bundle_says_nothing_of_the_machine(bundle: Bundle, repo: Path, drawn_dataset: Dataset) -> None:
     whole = bundle.path.read_bytes()
-    for place in (str(repo), "site-packages", str(drawn_dataset.path), "File \"", "stack_trace"):
+    for place in (str(repo), "site-packages", str(drawn_dataset.path), 'File "', "stack_trace"):
         assert whole.find(place.encode()) == -1, place
 
 
