@@ -83,6 +83,27 @@ def test_slow_clients_do_not_keep_the_others_waiting(quick: Path) -> None:
             connection.close()
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_an_endless_head_is_cut_off(server: Server, before: bytes) -> None:
+    head = before + b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: "
+    with server.raw(head) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+        connection.sendall(bytes([65]) * 100_000_000)
+    assert server.metric("process_resident_memory_bytes") < 400e6
+    assert server.predict(RED).status == 200
+
+
+@pytest.mark.slow
+def test_heads_that_stall_are_closed(quick: Path) -> None:
+    with running(quick) as server:
+        whole = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+        stalled = [server.raw(begun) for begun in (b"", b"GET /hea", whole[:-2], whole + b"GET")]
+        for connection in stalled:
+            while connection.recv(1 << 16):
+                pass
+            connection.close()
+        assert server.predict(RED).status == 200
+
+
 def test_too_many_connections_are_503(quick: Path) -> None:
     with running(quick, "--connections", "5") as server:
         idle = [server.raw(b"") for _ in range(10)]

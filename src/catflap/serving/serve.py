@@ -10,16 +10,19 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from catflap.errors import CatflapError
 from catflap.serving.app import create_app
 from catflap.serving.service import open_service
 from catflap.serving.settings import Settings
 
-STALLED = 10.0  # seconds that a connection may have without a whole head of a request
+STALLED = 10.0  # seconds that the head of a request may take
+LONGEST = 320 << 10  # bytes of a head; asyncio reads 256 KiB at a time, of which the first may be a body's
 GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
 
 
@@ -42,7 +45,7 @@ def serve(
     config = uvicorn.Config(
         create_app(service),
         lifespan="on",
-        http="httptools",
+        http=_Connection,
         ws="none",
         log_config=None,
         access_log=False,
@@ -94,20 +97,43 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
 
 
 async def _close_stalled(server: uvicorn.Server) -> None:
-    """Close connections that began a request and did not finish its head, for uvicorn waits forever."""
-    before: dict[Any, Any] = {}
+    """Close connections that do not get on with the head of a request, for uvicorn waits forever."""
     while True:
-        await asyncio.sleep(STALLED)
+        await asyncio.sleep(STALLED / 2)
         connections: set[Any] = {*server.server_state.connections}
-        idle = {
-            connection: connection.cycle
-            for connection in connections
-            if connection.cycle is None or connection.cycle.response_complete
-        }
-        for connection, cycle in idle.items():
-            if connection in before and before[connection] is cycle:
+        for connection in connections:
+            if connection.head_since and monotonic() - connection.head_since > STALLED:
                 connection.transport.close()
-        before = idle
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's connection, which takes no endless head; `head_since` is when one began, or None."""
+
+    head_since: float | None = None
+    head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first head is due."""
+        self.head_since = monotonic()
+        super().connection_made(transport)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head is there."""
+        self.head_since, self.head_bytes = monotonic(), 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self.head_since = None
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of heads and bodies."""
+        super().data_received(data)
+        if self.head_since is not None:
+            self.head_bytes += len(data)
+            if self.head_bytes > LONGEST and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too long.")
 
 
 def _listen(settings: Settings) -> socket.socket:
