@@ -27,13 +27,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 import numpy as np
 import psutil
 from machine import header
 from pixels import grainy
 
-from catflap.artifacts.bundle import read_bundle
 from catflap.image import read_file
 from catflap.machine import describe_machine, versions
 from catflap.runtime.classifier import Classifier
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="then N requests, memory watched")
     args = parser.parse_args()
     photo = read_file(args.photo) if args.photo else grainy(500, 375)
-    bundle = read_bundle(args.bundle).path
+    bundle = Path(args.bundle).resolve() if Path(args.bundle).is_file() else Path(args.bundle)
     parts = versions(("uvicorn", "starlette", "httptools"))
     header(
         n=args.requests * args.turns,
@@ -224,24 +224,31 @@ def peer_server(name: str, python: str, bundle: Path, variant: str | None) -> It
     """The same Classifier behind LitServe or BentoML, as their guides say, with one worker a core."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(PEERS.parents[1] / "src"), "BUNDLE": str(bundle.resolve())}
+    environment = {**os.environ, "PYTHONPATH": str(PEERS.parents[1] / "src"), "BUNDLE": str(bundle)}
     environment["VARIANT"] = variant or ""
     with tempfile.TemporaryFile() as log:
         command = [python, PEERS / f"{name}_app.py", str(port)]
-        with subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        ) as process:
+        with subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
             try:
-                wait_for(port, process.poll)
+                wait_for(port, process.poll, log)
                 yield Server(process.pid, port, "/predict", form=True)
             finally:
-                os.killpg(process.pid, 15)
+                end(process.pid)
 
 
-def wait_for(port: int, ended: Callable[[], int | None]) -> None:
+def end(pid: int) -> None:
+    """Stop a process and its children; a session of its own would give it its own share of the cores."""
+    process = psutil.Process(pid)
+    for one in [process, *process.children(recursive=True)]:
+        one.terminate()
+
+
+def wait_for(port: int, ended: Callable[[], int | None], log: IO[bytes]) -> None:
     """Return when something listens."""
     for _ in range(600):
-        assert ended() is None, "the peer did not start"
+        if ended() is not None:
+            log.seek(0)
+            raise SystemExit(f"the peer did not start: {log.read().decode()[-6000:]}")
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
