@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from catflap.errors import BadPhoto
+from catflap.errors import BadPhoto, CatflapError
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
 from catflap.runtime.scoring import frames_of, score
@@ -47,3 +47,9 @@ def test_a_reader_may_stop_early() -> None:
     batches = frames_of(PHOTOS, FRAME)
     next(batches)
     batches.close()
+
+
+def test_no_photos_are_one_error() -> None:
+    assert list(frames_of([], FRAME)) == []
+    with pytest.raises(CatflapError, match="no photos"):
+        score(open_model(colour_model(np.eye(3))), [], FRAME)

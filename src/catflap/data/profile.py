@@ -110,11 +110,9 @@ def _first_of_each_label(rows: pa.Table) -> Iterator[Row]:
     """The photos with the smallest ids, which are as good as drawn by chance, but always the same."""
     labels = np.asarray(rows["label"].to_pylist(), dtype=np.str_)
     order = np.lexsort((leading_bits(rows["id"])[:, 0], labels))
-    edges = (
-        np.flatnonzero(np.concatenate([[True], labels[order][1:] != labels[order][:-1]]))
-        if len(order)
-        else order
-    )
+    if not len(order):
+        return
+    edges = np.flatnonzero(np.concatenate([[True], labels[order][1:] != labels[order][:-1]]))
     for start, stop in zip(edges, np.append(edges[1:], len(order)), strict=True):
         yield from rows.take(order[start : min(stop, start + PHOTOS)]).to_pylist()
 

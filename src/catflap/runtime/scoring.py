@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from catflap.errors import BadPhoto
+from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.progress import Progress, silent, told
 from catflap.runtime.session import Logits, Model
@@ -46,7 +46,9 @@ def frames_of(photos: PhotoBytes, frame: Frame, workers: int = 2, batch: int = B
 def score(
     model: Model, photos: PhotoBytes, frame: Frame, step: str = "score", progress: Progress = silent
 ) -> Logits:
-    """The logits, float32 (n, labels), of photos read from their bytes through the frame."""
+    """The logits, float32 (n, labels), of photos read from their bytes through the frame; n ≥ 1."""
+    if not len(photos):
+        raise CatflapError("There are no photos to judge.", "Name photos that can be read.")
     parts: Sequence[Logits] = [
         model(frames) for frames in told(frames_of(photos, frame), step, -(-len(photos) // BATCH), progress)
     ]

@@ -1,0 +1,103 @@
+"""Build keeps what is whole and unchanged, makes what is not, and survives kills with the same bytes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catflap.artifacts.checkpoint import WEIGHTS
+from catflap.errors import CatflapError
+from catflap.image import encode
+from catflap.pipeline.build import build
+from tests.drawn import FRAME, Exported, drawn
+
+STEPS = ["scan", "prepare", "train", "export", "evaluate"]
+
+
+@pytest.fixture
+def built(drawn_bundle: Exported, tmp_path: Path) -> Path:
+    """The Bundle as `build` would have left it, all but the Report; its photos lie in `photos`."""
+    home = drawn_bundle.path.parent
+    shutil.copy(drawn_bundle.path, tmp_path / "tiny.catflap")
+    for name in ("manifest", "dataset", "checkpoint"):
+        shutil.copytree(home / name, tmp_path / "tiny.build" / name)
+    return tmp_path / "tiny.catflap"
+
+
+def made(summary: dict[str, Any]) -> list[str]:
+    assert list(summary["steps"]) == STEPS
+    return [name for name, step in summary["steps"].items() if not step["skipped"]]
+
+
+def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
+    photos, before = drawn_bundle.path.with_name("photos"), built.read_bytes()
+    first = build(photos, built, frame=FRAME)
+    assert made(first) == ["evaluate"]
+    assert made(build(photos, built, frame=FRAME)) == []
+    assert built.read_bytes() == before
+    assert Path(first["report"]).read_text("utf-8").startswith("<!doctype html>")
+    assert first["photos"]["found"] == 60
+    assert first["variants"]["int8"]["flips"] == drawn_bundle.answer["variants"]["int8"]["fidelity"]["flips"]
+
+
+@pytest.mark.slow
+def test_what_is_damaged_is_made_again_and_the_same(built: Path, drawn_bundle: Exported) -> None:
+    photos, before = drawn_bundle.path.with_name("photos"), built.read_bytes()
+    built.write_bytes(before[:-1])
+    weights = built.with_suffix(".build") / "checkpoint" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert made(build(photos, built, frame=FRAME)) == ["train", "export", "evaluate"]
+    assert built.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_new_photo_makes_all_anew(built: Path, drawn_bundle: Exported, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(drawn_bundle.path.with_name("photos"), photos)
+    (photos / "cat" / "new.png").write_bytes(encode(drawn("cat", 77), "PNG"))
+    before = built.read_bytes()
+    summary = build(photos, built, frame=FRAME)
+    assert made(summary) == STEPS
+    assert summary["photos"]["found"] == 61
+    assert built.read_bytes() != before
+
+
+@pytest.mark.slow
+def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
+    drawn_bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
+    out, photos = tmp_path / "tiny.catflap", drawn_bundle.path.with_name("photos")
+    command = [sys.executable, "-m", "catflap.cli", "build", str(photos), "-o", str(out), "--size", "64"]
+    program = f"from catflap.cli.main import main; import sys; sys.exit(main({command[3:]}))"
+    dice = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(dice.uniform(4, 25))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if out.exists():
+            assert out.read_bytes() == drawn_bundle.path.read_bytes()
+    build(photos, out, frame=FRAME)
+    assert out.read_bytes() == drawn_bundle.path.read_bytes()
+    left = {path.name for path in [*tmp_path.iterdir(), *out.with_suffix(".build").iterdir()]}
+    assert left == {"cache", "tiny.catflap", "tiny.build", "manifest", "dataset", "checkpoint", "report"}
+
+
+def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CatflapError):
+        build(tmp_path / "empty", tmp_path / "x.catflap")
+    with pytest.raises(CatflapError):
+        build(tmp_path / "none", tmp_path / "x.catflap")
+    with pytest.raises(CatflapError, match="name ends with"):
+        build(tmp_path / "empty", tmp_path / "x")
+    assert not (tmp_path / "x.catflap").exists()

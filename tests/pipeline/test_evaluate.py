@@ -1,0 +1,76 @@
+"""Evaluate measures a Checkpoint or a Bundle from raw bytes, on a Dataset or any folder; trace names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.manifest import load_manifest
+from catflap.artifacts.report import load_report
+from catflap.errors import BadArtifact, CatflapError
+from catflap.pipeline.evaluate import evaluate
+from catflap.pipeline.trace import trace
+from tests.drawn import Exported, draw_photos
+
+
+def test_a_bundle_on_its_dataset_gives_what_export_measured(
+    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    report = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "report")
+    assert set(report.variants) == {"int8", "fp32"}
+    for name, variant in read_bundle(drawn_bundle.path).variants.items():
+        assert report.variants[name]["accuracy"] == variant.metrics["accuracy"]
+        assert report.variants[name]["confusion_matrix"] == variant.metrics["confusion_matrix"]
+    assert load_report(tmp_path / "report").sha256 == report.sha256
+    assert report.ancestors["dataset"] == drawn_dataset.sha256
+
+
+def test_a_checkpoint_finds_its_dataset(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    report = evaluate(drawn_checkpoint.path, None, tmp_path / "report", role="calibration")
+    assert report.variants["checkpoint"]["photos"] == drawn_dataset.roles["calibration"]
+
+
+def test_a_folder_of_new_photos(drawn_bundle: Exported, tmp_path: Path) -> None:
+    photos = draw_photos(tmp_path / "photos", count=3)
+    (photos / "cat" / "bad.jpg").write_bytes(b"no photo")
+    report = evaluate(drawn_bundle.path, photos, tmp_path / "report", variants=("int8",))
+    assert list(report.variants) == ["int8"]
+    assert report.variants["int8"]["photos"] == 6
+    assert report.variants["int8"]["accuracy"]["value"] == 1.0
+
+
+def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="does not hold photos"):
+        evaluate(drawn_bundle.path, None, tmp_path / "report")
+    photos = draw_photos(tmp_path / "photos", ("cat", "third"), 2)
+    with pytest.raises(CatflapError, match="'third'"):
+        evaluate(drawn_bundle.path, photos, tmp_path / "report")
+    bad = tmp_path / "bad"
+    for label in ("cat", "other"):
+        (bad / label).mkdir(parents=True)
+        (bad / label / "a.jpg").write_bytes(b"no photo")
+    with pytest.raises(CatflapError):
+        evaluate(drawn_bundle.path, bad, tmp_path / "report")
+    with pytest.raises(CatflapError, match="no variant"):
+        evaluate(drawn_bundle.path, photos, tmp_path / "report", variants=("int4",))
+    assert not (tmp_path / "report").exists()
+
+
+def test_trace_prints_the_chain(
+    drawn_bundle: Exported, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+) -> None:
+    bundle = read_bundle(drawn_bundle.path)
+    manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
+    chain = [("bundle", bundle.sha256), ("checkpoint", drawn_checkpoint.sha256),
+             ("dataset", drawn_dataset.sha256), ("manifest", manifest.sha256)]  # fmt: skip
+    places = (drawn_bundle.path, drawn_checkpoint.path, drawn_dataset.path, manifest.path)
+    for number, place in enumerate(places):
+        assert [(entry["kind"], entry["sha256"]) for entry in trace(place)] == chain[number:]
+    with pytest.raises(BadArtifact):
+        trace(drawn_dataset.path / "shards")
