@@ -126,7 +126,10 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "{quick}"], 2, "Two bundles have the same name"),
         (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat"),
         (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
-        (["{quick}", "--port", "70000"], 2, "is out of range"),
+        (["{quick}", "--port", "70000"], 2, "The port is 70000."),
+        (["{quick}", "--share", "0"], 2, "The share is 0.0."),
+        (["{quick}", "--reload", "nan"], 2, "The reload is nan."),
+        (["{quick}", "--deadline", "inf"], 2, "The limit deadline is inf."),
         (["{quick}", "--queue", "0"], 2, "The limit queue is 0"),
         (["{quick}", "--host", "256.1.1.1"], 2, "Cannot listen on 256.1.1.1"),
         (["{quick}", "--tls-key", "{quick}"], 2, "without its certificate"),
@@ -158,3 +161,9 @@ def test_a_port_that_is_taken_is_one_sentence(server: Server, quick: Path) -> No
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use." in answer.stderr
+
+
+def test_an_address_for_everybody_without_keys_is_pointed_out(quick: Path) -> None:
+    with running(quick, "--host", "0.0.0.0") as server:
+        assert server.predict(RED).status == 200
+        assert "--keys asks for a key" in server.log()

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--queue", type=int, default=64, metavar="N", help="photos that may wait (64)")
     limits.add_argument("--deadline", type=float, default=10, metavar="SECONDS", help="for an answer (10)")
     limits.add_argument("--upload", type=float, default=30, metavar="SECONDS", help="for a body to come (30)")
-    limits.add_argument("--max-mb", type=float, default=32, metavar="MB", help="of a body (32)")
+    limits.add_argument("--max-mb", type=int, default=32, metavar="MB", help="of a body (32)")
     limits.add_argument(
         "--max-pixels", type=int, default=50_000_000, metavar="N", help="of a photo (50 million)"
     )
@@ -52,14 +52,15 @@ def answer(args: argparse.Namespace) -> int:
         variant=args.variant,
         prior=parse_prior(args.prior),
         threads=args.threads,
-        rival=args.canary or args.shadow,
-        canary=args.share if args.canary else 0.0,
+        canary=args.canary,
+        shadow=args.shadow,
+        share=args.share,
         reload=args.reload,
         keys=args.keys,
         tls_certificate=args.tls_cert,
         tls_key=args.tls_key,
         limits=Limits(
-            args.queue, args.deadline, args.upload, int(args.max_mb * 1e6), args.max_pixels, args.connections
+            args.queue, args.deadline, args.upload, args.max_mb * 1_000_000, args.max_pixels, args.connections
         ),
     )
     serve(settings, lambda fields: emit(fields, args), note)

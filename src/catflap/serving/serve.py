@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -66,6 +67,8 @@ def serve(
     host, port = listener.getsockname()[:2]
     scheme = "https" if settings.tls_certificate else "http"
     models = {name: service.shelf.versions(name)[0].version for name in service.shelf.names()}
+    if not service.keys and not ipaddress.ip_address(host).is_loopback:
+        note("Whoever reaches this address can ask; --keys asks for a key.")
     server = uvicorn.Server(config)
     with _stopped_by_signals(server):
         ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})

@@ -12,6 +12,8 @@ from catflap.errors import CatflapError
 
 BundlePath: TypeAlias = "str | os.PathLike[str]"
 
+MOST = 10**9  # of any limit
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -31,8 +33,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
-                raise CatflapError(f"The limit {name} is {getattr(self, name)}.", "Use a number above 0.")
+            if not 0 < getattr(self, name) <= MOST:
+                raise CatflapError(
+                    f"The limit {name} is {getattr(self, name)}.", f"Use more than 0, up to {MOST}."
+                )
 
     @property
     def buffered(self) -> int:
@@ -44,9 +48,9 @@ class Limits:
 class Settings:
     """What to serve, where, and with which limits.
 
-    The first bundle is the default one; `rival` is a second version of it that gets the share `canary`
-    of its requests, or, when that is 0, only judges in the shadow. `threads` are those of the network for one
-    photo; `reload` is the seconds between two looks at the files.
+    The first bundle is the default one; a second version of it may be its `canary`, which answers a `share`
+    of its requests, or its `shadow`, which judges too and is only counted. `threads` are those of the network
+    for one photo; `reload` is the seconds between two looks at the files.
     """
 
     bundles: tuple[BundlePath, ...]
@@ -55,8 +59,9 @@ class Settings:
     variant: str | None = None
     prior: Mapping[str, float] | None = None
     threads: int = 1
-    rival: BundlePath | None = None
-    canary: float = 0.0
+    canary: BundlePath | None = None
+    shadow: BundlePath | None = None
+    share: float = 0.05
     reload: float = 1.0
     keys: Path | None = None
     tls_certificate: Path | None = None
@@ -66,11 +71,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise CatflapError("No bundle was named.", "Name a .catflap file, or cat.")
-        if self.threads < 1 or not 0 <= self.port <= 65535 or not 0 <= self.canary <= 1 or self.reload <= 0:
-            raise CatflapError(
-                f"Threads {self.threads}, port {self.port}, canary {self.canary} or reload {self.reload} "
-                "is out of range.",
-                "Use threads from 1, a port from 0 to 65535, a canary from 0 to 1, and a reload above 0.",
-            )
+        ranges = {"threads": (1, 1024), "port": (0, 65535), "share": (0.0001, 1), "reload": (0.01, 1e6)}
+        for name, (least, most) in ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise CatflapError(f"The {name} is {getattr(self, name)}.", f"Use {least} to {most:g}.")
+        if self.canary is not None and self.shadow is not None:
+            raise CatflapError("Both a canary and a shadow were named.", "Name one of them.")
         if self.tls_key and not self.tls_certificate:
             raise CatflapError("A TLS key was given without its certificate.", "Give --tls-cert as well.")

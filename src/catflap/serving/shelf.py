@@ -55,7 +55,8 @@ class Shelf:
                 f"Two bundles have the same name: {', '.join(names)}.",
                 "Serve the second as --canary or --shadow, or export it under another name.",
             )
-        self._rival = self._second(settings.rival) if settings.rival is not None else None
+        rival = settings.shadow if settings.canary is None else settings.canary
+        self._rival = None if rival is None else self._second(rival)
 
     @property
     def default(self) -> Served:
@@ -65,7 +66,7 @@ class Shelf:
     @property
     def shadow(self) -> Served | None:
         """The bundle that judges beside the default one without being heard."""
-        return None if self._rival is None or self._settings.canary else self._rival.served
+        return self._rival.served if self._rival is not None and self._settings.shadow is not None else None
 
     def names(self) -> list[str]:
         """The names that are served."""
@@ -87,7 +88,7 @@ class Shelf:
                     return served
             known = ", ".join(served.version for served in found)
             raise Problem(404, f"{found[0].name} has no version {version!r}.", f"Use one of: {known}.")
-        return found[-1] if len(found) > 1 and self._is_canary() else found[0]
+        return found[-1] if len(found) > 1 and self._is_canary_due() else found[0]
 
     def refresh(self, note: Callable[[str], None]) -> None:
         """Load every file that was replaced; where the new one is not fit, the old one stays."""
@@ -115,10 +116,12 @@ class Shelf:
     def _all(self) -> list[_Place]:
         return [*self._places, *([self._rival] if self._rival else [])]
 
-    def _is_canary(self) -> bool:
+    def _is_canary_due(self) -> bool:
         """True for the canary's share of the calls, spread evenly."""
+        if self._settings.canary is None:
+            return False
         self._asked += 1
-        share = self._settings.canary
+        share = self._settings.share
         return int(self._asked * share) > int((self._asked - 1) * share)
 
     def _place(self, path: BundlePath, role: str, name: str | None = None) -> _Place:
@@ -128,7 +131,7 @@ class Shelf:
         return _Place(where, role, served, stamp)
 
     def _second(self, path: BundlePath) -> _Place:
-        role = "canary" if self._settings.canary else "shadow"
+        role = "shadow" if self._settings.canary is None else "canary"
         place = self._place(path, role, self.default.name)
         _same_labels(self.default, place.served)
         return place
