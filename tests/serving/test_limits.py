@@ -142,6 +142,7 @@ def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signa
         assert server.log() == ""
 
 
+@pytest.mark.slow
 def test_a_stalled_upload_does_not_keep_the_server_from_ending(quick: Path) -> None:
     with running(quick, "--upload", "600", "--deadline", "0.1") as server:
         stalled = server.raw(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
