@@ -167,16 +167,17 @@ def with_dark_calibration(dataset: Dataset, folder: Path) -> Dataset:
 
 @pytest.mark.slow
 def test_nothing_is_written_when_a_variant_is_refused(
-    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, drawn_bundle: Exported, tmp_path: Path
 ) -> None:
     dark = with_dark_calibration(drawn_dataset, tmp_path / "dark")
     out = tmp_path / "out"
     out.mkdir()
-    (out / "dark.catflap").write_bytes(b"an older bundle")
+    older = drawn_bundle.path.read_bytes()
+    (out / "dark.catflap").write_bytes(older)
     with pytest.raises(Refused, match="differs too much from the checkpoint"):
         export(drawn_checkpoint, dark, out / "dark.catflap")
     assert [path.name for path in out.iterdir()] == ["dark.catflap"]
-    assert (out / "dark.catflap").read_bytes() == b"an older bundle"
+    assert (out / "dark.catflap").read_bytes() == older
 
 
 @pytest.mark.slow
@@ -214,6 +215,10 @@ def test_what_cannot_be_exported_is_refused_at_once(
     with pytest.raises(CatflapError, match="was not trained on"):
         export(drawn_checkpoint, other, out)
     assert list(tmp_path.iterdir()) == []
+    out.write_bytes(b"somebody's photo")
+    with pytest.raises(CatflapError, match="is not a bundle"):
+        export(drawn_checkpoint, drawn_dataset, out)
+    assert out.read_bytes() == b"somebody's photo"
 
 
 @pytest.mark.parametrize(

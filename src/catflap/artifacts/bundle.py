@@ -75,7 +75,7 @@ def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -
     listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
     head = {"catflap_bundle": FORMAT, **head, "files": listed}
     _check_head(head, str(path))
-    _refuse_foreign(path)
+    refuse_foreign_file(path)
     text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     data = encode_members({HEAD: text.encode("utf-8"), **files})
     whole_file(path, data)
@@ -133,7 +133,7 @@ def _read(path: Path) -> bytes:
         raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign_file(path: Path) -> None:
     """Raise when the file that would be replaced is no bundle: it may be somebody's photo."""
     if (path.exists() or path.is_symlink()) and HEAD.encode() not in _read(path)[:64]:
         raise CatflapError(f"{path} exists and is not a bundle.", "Choose another output name.")

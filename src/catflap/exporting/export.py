@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import SUFFIX, read_bundle, write_bundle
+from catflap.artifacts.bundle import SUFFIX, read_bundle, refuse_foreign_file, write_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest, sweep, unwritable
@@ -119,6 +119,7 @@ def export_fingerprint(
 def _check_request(checkpoint: Checkpoint, dataset: Dataset, out: Path, variants: tuple[str, ...]) -> None:
     if not out.name.endswith(SUFFIX):
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
+    refuse_foreign_file(out)
     unknown = [name for name in variants if name not in PRECISIONS]
     if unknown or not variants:
         raise CatflapError(f"There is no variant {', '.join(unknown)!r}.", f"Use: {', '.join(PRECISIONS)}.")
