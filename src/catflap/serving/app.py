@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -197,8 +197,3 @@ async def _watch(service: Service) -> None:
             await asyncio.to_thread(service.shelf.refresh, service.note)
         except Exception as error:
             service.note(f"Looking for new bundles failed: {error}")
-
-
-def route_table() -> Sequence[tuple[str, str]]:
-    """Method and path of every route, as openapi.json has to describe them."""
-    return [(method, path.replace(":path}", "}")) for method, path, _ in ROUTES]
