@@ -40,12 +40,26 @@ def hashes(count: int, kind: str, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("distance", [0, 1, 4, 6])
 def test_the_search_finds_exactly_what_comparing_all_finds(kind: str, distance: int) -> None:
     found = hashes(3000, kind)
-    first, second, mirrored = near_pairs(found, distance)
+    first, second, mirrored = near_pairs(found, distance, sure=max(4, distance))
     differences = np.bitwise_count(found[:, None] ^ found[None, :])
     one, other = np.nonzero(np.triu(differences <= distance, 1))
     assert not mirrored.any()
     assert pairs_of(first, second) == pairs_of(one, other)
     assert len(first) == len(one)
+
+
+def test_what_is_beyond_the_sure_bits_is_mostly_found_and_never_depends_on_others() -> None:
+    dice = np.random.default_rng(0)
+    found = dice.integers(0, 2**64, 4000, dtype=np.uint64)
+    for row in range(0, 4000, 2):
+        found[row + 1] = found[row]
+        for bit in dice.choice(64, 5 + row % 4 // 2, replace=False):
+            found[row + 1] ^= np.uint64(1 << int(bit))
+    pairs = pairs_of(*near_pairs(found, 6)[:2])
+    assert 0.8 < len([pair for pair in pairs if pair[0] % 4 == 0]) / 1000 < 0.95
+    assert 0.6 < len([pair for pair in pairs if pair[0] % 4 == 2]) / 1000 < 0.8
+    fewer = pairs_of(*near_pairs(found[:1000], 6)[:2])
+    assert fewer == {pair for pair in pairs if max(pair) < 1000}
 
 
 def test_the_search_finds_mirrored_copies() -> None:

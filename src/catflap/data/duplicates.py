@@ -1,10 +1,12 @@
-"""All pairs of 64-bit hashes within a few bits of each other, exactly, among millions.
+"""All pairs of 64-bit hashes within a few bits of each other, among millions.
 
-Pigeonhole principle: cut a hash into `distance + k` blocks; two hashes that differ in at most `distance`
-bits are equal in at least k blocks. So for every choice of k blocks the hashes are sorted by those
+Pigeonhole principle: cut a hash into `sure + 2` blocks; two hashes that differ in at most `sure` bits
+are equal in at least two blocks. So for every choice of two blocks the hashes are sorted by these
 blocks and only neighbours with the same key are compared (Manku, Jain, Das Sarma, "Detecting
 Near-Duplicates for Web Crawling", 2007). The sort moves whole hashes, not positions, so that all
 work runs along memory; positions are looked up at the end, for the few pairs that are near.
+
+Whether two hashes are found depends on these two alone, so that adding photos changes no old pair.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
-from math import comb
 from typing import TypeAlias
 
 import numpy as np
@@ -23,24 +24,28 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 Block: TypeAlias = tuple[int, int]  # lowest bit and width
 
 CHUNK = 1 << 16  # hashes; what fits into the cache while bits are moved
-SAMPLE = 1 << 20
+MANY = 1 << 20  # hashes; fewer are searched by one thread
+SURE = 4  # bits
+SPARE = 2  # blocks of a key; three are more sorts, one is more comparisons
 WIDEST = 1 << 12  # hashes under one key; each is compared with that many neighbours at most
 EQUAL = 8  # photos of one hash that stand for all of them
 
 
 def near_pairs(
-    hashes: Hashes, distance: int, *, mirror: int = 0, threads: int = 2
+    hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0, threads: int = 2
 ) -> tuple[Positions, Positions, npt.NDArray[np.bool_]]:
     """Pairs of positions whose hashes differ in at most `distance` bits, and which pairs are mirrored.
 
-    With `mirror`, the bits that a mirrored photo has flipped, pairs near after mirroring one of them
-    are found too. Of more than 8 equal hashes each is paired with the 8 that follow it, and 8 stand
-    for all of them towards other hashes. Arrays of the shape (pairs,), each pair once.
+    All pairs within `sure` bits are found, and of those that differ more, as many as have two equal
+    blocks: with 4 sure bits, 9 in 10 that differ in 5 bits and 7 in 10 that differ in 6. With
+    `mirror`, the bits that a mirrored photo has flipped, pairs that are near after mirroring one of
+    them are found too. Of more than 8 equal hashes each is paired with the 8 that follow it, and 8
+    stand for all of them towards other hashes. Arrays of the shape (pairs,), each pair once.
     """
     order, values, starts, runs = _runs(_scatter(hashes))
     blocks = [*_equal_pairs(starts, runs)]
     flip = int(_scatter(np.array([mirror], dtype=np.uint64))[0])
-    for one, other, mirrored in _value_pairs(values, distance, flip, threads):
+    for one, other, mirrored in _value_pairs(values, (distance, sure), flip, threads):
         blocks += _row_pairs(starts, runs, one, other, mirrored)
     first, second, flags = (np.concatenate(part) for part in zip(*blocks, strict=True))
     first, second = order[first], order[second]
@@ -55,17 +60,16 @@ def _runs(hashes: Hashes) -> tuple[Positions, Hashes, Positions, Positions]:
     return order, ordered[starts], starts, np.diff(np.append(starts, len(order)))
 
 
-def near_values(values: Hashes, distance: int, threads: int = 2) -> tuple[Hashes, Hashes]:
-    """All pairs of different hashes within `distance` bits; takes each hash once."""
-    spare = _cheapest(values, distance)
-    blocks = _blocks(distance + spare)
-    choices = list(combinations(range(len(blocks)), spare))
+def near_values(values: Hashes, distance: int, sure: int, threads: int = 2) -> tuple[Hashes, Hashes]:
+    """Pairs of different hashes within `distance` bits, as near_pairs finds them; takes each hash once."""
+    blocks = _blocks(sure + SPARE)
+    choices = list(combinations(range(len(blocks)), SPARE))
     first_choice = _first_choices(len(blocks), choices)
 
     def search(number: int) -> tuple[Hashes, Hashes]:
         return _search(values, distance, blocks, choices[number], number, first_choice)
 
-    with ThreadPoolExecutor(threads if len(values) > SAMPLE else 1) as pool:
+    with ThreadPoolExecutor(threads if len(values) > MANY else 1) as pool:
         found = list(pool.map(search, range(len(choices))))
     return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
 
@@ -112,24 +116,6 @@ def _same_key(ordered: Hashes, low_bits: int) -> Iterator[tuple[Hashes, Hashes]]
                 break
             yield one, other
             same = same[: np.searchsorted(same, len(part) - step - 1)]
-
-
-def _cheapest(values: Hashes, distance: int) -> int:
-    """How many blocks a key should have: more are more sorts, fewer are more comparisons.
-
-    Counted on a sample, because the hashes of real photos are not spread evenly.
-    """
-    step = max(1, len(values) // SAMPLE)
-    sample = values[::step]
-    costs: dict[int, float] = {}
-    for spare in range(1, 5):
-        blocks = _blocks(distance + spare)
-        keys = _move(sample, blocks) >> np.uint64(64 - sum(width for _, width in blocks[:spare]))
-        keys.sort()
-        runs = np.diff(np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]])))
-        comparisons = float((runs.astype(np.float64) * (runs - 1)).sum() / 2) * step**2
-        costs[spare] = comb(distance + spare, spare) * (12 * len(values) + comparisons)
-    return min(costs, key=lambda spare: costs[spare])
 
 
 def _blocks(count: int) -> list[Block]:
@@ -184,14 +170,14 @@ def _scatter(hashes: Hashes) -> Hashes:
 
 
 def _value_pairs(
-    values: Hashes, distance: int, flip: int, threads: int
+    values: Hashes, within: tuple[int, int], flip: int, threads: int
 ) -> Iterator[tuple[Positions, Positions, bool]]:
     """Pairs of places in the sorted array of hashes, plain ones and then mirrored ones."""
     if not flip:
-        one, other = near_values(values, distance, threads)
+        one, other = near_values(values, *within, threads)
         yield np.searchsorted(values, one), np.searchsorted(values, other), False
         return
-    one, other = near_values(_with_mirrored(values, flip), distance, threads)
+    one, other = near_values(_with_mirrored(values, flip), *within, threads)
     yield *_both_in(values, one, other), False
     one, other = np.concatenate([one, other]), np.concatenate([other, one])
     one, other = np.concatenate([one, values]), np.concatenate([other, values])  # exact mirror images
