@@ -19,9 +19,11 @@ from catflap.artifacts.tables import read_table, write_table
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.metrics import measure
 from catflap.exporting.drawings import drawn_photos
-from catflap.exporting.export import _name, export
+from catflap.exporting.export import export
+from catflap.exporting.forms import FORMS, as_variant
 from catflap.exporting.judge import judge, seat_jury
 from catflap.exporting.quantise import quantise
+from catflap.exporting.writing import name_of
 from catflap.image import encode, read_pixels
 from catflap.progress import silent
 from catflap.runtime.decisions import decide, softmax
@@ -148,8 +150,8 @@ def test_a_variant_that_differs_is_refused(
     fp32 = bytes(bundle.members["fp32.onnx"])
     dark = quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8))
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
-        judge("int8", open_model(dark), jury, silent)
-    assert judge("fp32", open_model(fp32), jury, silent)["fidelity"]["flips"] == 0
+        judge(as_variant("int8", FORMS["int8"]), open_model(dark), jury, silent)
+    assert judge(as_variant("fp32", FORMS["fp32"]), open_model(fp32), jury, silent)["fidelity"]["flips"] == 0
 
 
 def with_dark_calibration(dataset: Dataset, folder: Path) -> Dataset:
@@ -226,4 +228,4 @@ def test_what_cannot_be_exported_is_refused_at_once(
     [("cat", "cat"), ("my cat", "my-cat"), ("Kätzchen", "K-tzchen"), ("猫", "bundle"), ("-x.1-", "x.1")],
 )
 def test_any_file_name_makes_a_name_that_a_bundle_may_have(file: str, name: str) -> None:
-    assert _name(Path(f"{file}.catflap")) == name
+    assert name_of(Path(f"{file}.catflap")) == name

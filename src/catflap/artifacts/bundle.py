@@ -29,6 +29,7 @@ class Variant:
 
     `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
     logit on another machine; `decision` holds the threshold under which the answer is "unsure".
+    `weights` is a second file, for runtimes that keep the graph and its weights apart.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Variant:
     metrics: dict[str, Any]
     fidelity: dict[str, Any]
     decision: dict[str, Any]
+    weights: str = ""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of its files in the Bundle: one, or the graph and its weights."""
+        return (self.file, self.weights) if self.weights else (self.file,)
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,14 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     for name, entry in listed.items():
         if len(members[name]) != entry["bytes"] or _sha256(members[name]) != entry["sha256"]:
             raise BadArtifact(f"{name} in {path} is not what was exported.", "Copy or export it again.")
-    fields = tuple(name for name in Variant.__dataclass_fields__ if name != "name")
+    fields = set(Variant.__dataclass_fields__) - {"name"}
     return Bundle(
         path=path,
         name=head["name"],
         labels=tuple(head["labels"]),
         frame=Frame.from_json(head["frame"]),
         variants={
-            name: Variant(name, **{field: entry[field] for field in fields})
+            name: Variant(name, **{field: entry[field] for field in fields & set(entry)})
             for name, entry in head["variants"].items()
         },
         default_variant=head["default_variant"],
@@ -161,7 +168,9 @@ def _check_head(head: Any, path: str) -> None:
         )
     found = faults(head, load_schema("bundle"))
     if not found:
-        files = {entry["file"] for entry in head["variants"].values()} | {head["golden"]["file"]}
+        variants = head["variants"].values()
+        files = {head["golden"]["file"], *(entry["file"] for entry in variants)}
+        files |= {entry["weights"] for entry in variants if "weights" in entry}
         if not files <= set(head["files"]):
             found.append(f"files are named that are not listed: {sorted(files - set(head['files']))}")
         if head["default_variant"] not in head["variants"]:

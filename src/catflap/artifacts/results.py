@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 UNSURE = "unsure"
@@ -42,10 +43,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a Bundle does on this machine what was tested: passed only when every check passed."""
+    """Whether a Bundle does on this machine what was tested: passed only when every check passed.
+
+    `not_run` maps each variant whose runtime is not here to why; the Verdict says nothing of those.
+    """
 
     bundle: str
     checks: tuple[Check, ...]
+    not_run: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -58,4 +63,5 @@ class Verdict:
             "verdict": "pass" if self.passed else "fail",
             "bundle": self.bundle,
             "checks": [check.to_json() for check in self.checks],
+            "not_run": dict(self.not_run),
         }

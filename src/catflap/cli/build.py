@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.export import exporting, variant_names
+from catflap.cli.export import exporting, variants_of
 from catflap.cli.output import as_text, emit, progress_bar
 from catflap.cli.prepare import frame_of, framing
 from catflap.cli.train import teaching
@@ -38,7 +38,7 @@ def answer(args: argparse.Namespace) -> int:
             recipe=args.recipe,
             epochs=args.epochs,
             seed=args.seed,
-            variants=variant_names(args),
+            variants=variants_of(args),
             about=args.about,
             progress=progress,
         )

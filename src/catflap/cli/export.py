@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, progress_bar, table
+from catflap.cli.output import emit, listed, progress_bar, table
 
 HELP = "Turn a Checkpoint into a Bundle; refused when a variant differs from what was tested."
 EXAMPLE = "catflap export cat.checkpoint -o cat.catflap"
@@ -27,19 +27,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def exporting(parser: argparse.ArgumentParser) -> None:
     """The options that `export` and `build` share."""
-    parser.add_argument(
-        "--variants", default="int8,fp32", metavar="LIST",
-        help="which to write, the default one first (default: int8,fp32)",
-    )  # fmt: skip
+    choosing(parser)
     parser.add_argument(
         "--about", default="", metavar="TEXT",
         help="a sentence or two for the card: what the photos are and may be used for",
     )  # fmt: skip
 
 
-def variant_names(args: argparse.Namespace) -> tuple[str, ...]:
+def choosing(parser: argparse.ArgumentParser) -> None:
+    """Which variants to write, by name or by target."""
+    parser.add_argument(
+        "--variants", metavar="LIST", help="which to write, the default one first (default: int8,fp32)"
+    )
+    parser.add_argument(
+        "--targets", metavar="LIST", help="write all variants of these too: onnx, litert, openvino, …"
+    )
+
+
+def variants_of(args: argparse.Namespace) -> tuple[str, ...]:
     """The variants that were asked for, in order."""
-    return tuple(name.strip() for name in args.variants.split(",") if name.strip())
+    from catflap.exporting.forms import variant_names
+
+    chosen = args.variants or ("" if args.targets else "int8,fp32")
+    return variant_names(listed(args.targets or ""), listed(chosen))
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -55,7 +65,7 @@ def answer(args: argparse.Namespace) -> int:
             checkpoint,
             load_dataset(args.dataset or checkpoint.dataset_path),
             args.out,
-            variants=variant_names(args),
+            variants=variants_of(args),
             golden_photos=tuple(read_file(photo) for photo in args.golden),
             about=args.about,
             progress=progress,

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "train": "train a classifier on a dataset",
         "evaluate": "measure a checkpoint or a bundle on photos it has not seen",
         "export": "turn a checkpoint into a bundle that a device can run",
+        "bundle": "look into a bundle, unpack it, add variants to it or leave some out",
         "verify": "check that a bundle does on this machine what was tested",
         "predict": "judge photos with a bundle",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",

@@ -99,6 +99,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def listed(names: str) -> tuple[str, ...]:
+    """The names in a list that was written with commas, in order."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
 def close_stdout() -> None:
     """Point stdout at nothing, so that what its reader did not take is not tried again at exit."""
     with suppress(OSError, ValueError, AttributeError):

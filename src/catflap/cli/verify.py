@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from catflap.cli.output import emit, progress_bar, table
+from catflap.cli.output import emit, listed, note, progress_bar, table
 
 HELP = "Check that a Bundle does on this machine what was tested: bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The Bundle."""
+    """The Bundle, and what of it."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
+    parser.add_argument(
+        "--variants", default="", metavar="LIST", help="only these (default: all whose runtime is here)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
 
 
@@ -21,7 +24,9 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.verification.verify import verify
 
     with progress_bar(args) as progress:
-        verdict = verify(args.bundle, threads=args.threads, progress=progress)
+        verdict = verify(args.bundle, variants=listed(args.variants), threads=args.threads, progress=progress)
     fields = verdict.to_json()
     emit(fields, args, f"{table(fields['checks'])}\nverdict: {fields['verdict']}")
+    for name, why in fields["not_run"].items():
+        note(f"{name} was not run here. {why}")
     return 0 if verdict.passed else 1

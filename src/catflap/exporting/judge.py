@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.bundle import Variant
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
@@ -47,6 +48,7 @@ class Precision:
 
 PRECISIONS: Mapping[str, Precision] = {
     "int8": Precision(0.03, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
+    "fp16": Precision(0.01, 0.001, 0.05, 0.001, (0.1, 0.05), 1),
     "fp32": Precision(0.001, 0.0, 1e-3, 0.0, (0.0, 0.0), 0),
 }
 
@@ -76,18 +78,24 @@ def _sample(photos: Photos, seed: int) -> Photos:
     return photos.take(order[:MOST_PHOTOS])
 
 
-def golden_tolerance(precision: Precision, graph: bytes, logits: Logits, frames: Pixels) -> float:
+def golden_tolerance(
+    precision: Precision, variant: Variant, files: Mapping[str, bytes], logits: Logits, frames: Pixels
+) -> float:
     """By how much a golden logit may differ elsewhere: a share, or twice what plain arithmetic changes here.
 
-    Processors without int8 instructions emulate them in float, and then round otherwise.
+    Processors without int8 instructions emulate them in float, and then round otherwise; only ONNX
+    Runtime can be told to do so here.
     """
-    emulated = open_model(graph, optimise=False)(frames)
     least = precision.spread * float(np.abs(logits).max())
+    if variant.runtime != "onnxruntime":
+        return least
+    emulated = open_model(files[variant.file], optimise=False)(frames)
     return max(least, 2 * float(np.abs(logits - emulated).max()))
 
 
-def judge(name: str, model: Model, jury: Jury, progress: Progress) -> dict[str, Any]:
+def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dict[str, Any]:
     """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much."""
+    name = variant.name
     calibration = score(model, jury.calibration, jury.frame, f"{name} on calibration", progress)
     test = score(model, jury.test, jury.frame, f"{name} on test", progress)
     temperature = fit_temperature(calibration, jury.calibration.labels)
@@ -99,7 +107,7 @@ def judge(name: str, model: Model, jury: Jury, progress: Progress) -> dict[str, 
         jury.test.labels[:compared],
         jury.test.groups[:compared],
     )
-    precision = PRECISIONS[name]
+    precision = PRECISIONS[variant.precision]
     errors = float(np.mean(jury.reference.argmax(1) != jury.test.labels[:compared]))
     free = precision.free / compared
     checks = gate(
@@ -116,9 +124,10 @@ def judge(name: str, model: Model, jury: Jury, progress: Progress) -> dict[str, 
             "Export it without this variant (--variants), or give it more calibration photos.",
         )
     return {
-        "file": f"{name}.onnx",
-        "runtime": "onnxruntime",
-        "precision": name,
+        "file": variant.file,
+        **({"weights": variant.weights} if variant.weights else {}),
+        "runtime": variant.runtime,
+        "precision": variant.precision,
         "temperature": temperature,
         "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
         "fidelity": lost,

@@ -24,8 +24,9 @@ from catflap.evaluation.report import write_report
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engines import open_variant, runnable
 from catflap.runtime.scoring import PhotoBytes, score
-from catflap.runtime.session import Model, open_model
+from catflap.runtime.session import Model
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
             checkpoint.dataset_path,
         )
     bundle = read_bundle(model)
-    chosen = [bundle.variant(name) for name in variants or bundle.variants]
+    chosen = [bundle.variant(name) for name in variants or runnable(bundle)]
     chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
     return _Subject(
         bundle.name,
         bundle.labels,
         bundle.frame,
-        {one.name: (open_model(bundle.members[one.file]), one.temperature) for one in chosen},
+        {one.name: (open_variant(bundle.members, one), one.temperature) for one in chosen},
         {**bundle.head["ancestors"], "bundle": bundle.sha256},
         None,
     )

@@ -10,23 +10,28 @@ from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import read_pixels
 from catflap.progress import Progress, silent, told
-from catflap.runtime.session import open_model
+from catflap.runtime.engines import open_variant, runnable
 
 
 def check_bundle(
-    bundle: Bundle, *, threads: int | None = None, progress: Progress = silent
+    bundle: Bundle,
+    *,
+    variants: tuple[str, ...] = (),
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> tuple[Check, ...]:
-    """The golden cases of an opened Bundle, run on this machine: its pixels, then every variant's answers.
+    """The golden cases of an opened Bundle, run on this machine: its pixels, then each variant's answers.
 
-    Raises BadArtifact when the golden cases themselves are damaged.
+    Without `variants` all that can run here, which the default one must. Raises BadArtifact when the
+    golden cases themselves are damaged, and MissingExtra when a variant that must run cannot.
     """
     golden = read_golden(bundle)
-    variants = bundle.variants.values()
+    run = [bundle.variant(name) for name in variants or runnable(bundle)]
     return (
         check_pixels(bundle, golden),
         *(
             check_answers(bundle, golden, variant, threads)
-            for variant in told(variants, "verify", len(variants), progress)
+            for variant in told(run, "verify", len(run), progress)
         ),
     )
 
@@ -49,7 +54,7 @@ def check_answers(bundle: Bundle, golden: Golden, variant: Variant, threads: int
     name = f"golden:{variant.name}"
     expected = golden.logits[variant.name]
     try:
-        answers = open_model(bundle.members[variant.file], threads)(golden.frames)
+        answers = open_variant(bundle.members, variant, threads)(golden.frames)
     except BadArtifact as error:
         return Check(name, False, error.what, variant.tolerance)
     if answers.shape != expected.shape or not np.isfinite(answers).all():

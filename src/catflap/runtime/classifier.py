@@ -13,7 +13,8 @@ from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, softmax
-from catflap.runtime.session import Logits, open_model
+from catflap.runtime.engines import open_variant
+from catflap.runtime.session import Logits
 
 
 class Classifier:
@@ -36,7 +37,7 @@ class Classifier:
         self.variant = self.bundle.variant(variant)
         self.labels = self.bundle.labels
         self.frame = self.bundle.frame
-        self.model = open_model(self.bundle.members[self.variant.file], threads)
+        self.model = open_variant(self.bundle.members, self.variant, threads)
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._trained = np.array(list(trained.values()))
         self._field = None if prior is None else field_prior(prior, trained)

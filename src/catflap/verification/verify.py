@@ -10,24 +10,37 @@ from catflap.artifacts.results import Check, Verdict
 from catflap.errors import BadArtifact, CatflapError
 from catflap.progress import Progress, silent
 from catflap.runtime.checks import check_bundle
+from catflap.runtime.engines import why_not_here
 
 
 def verify(
-    path: str | os.PathLike[str], *, threads: int | None = None, progress: Progress = silent
+    path: str | os.PathLike[str],
+    *,
+    variants: tuple[str, ...] = (),
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> Verdict:
-    """The Verdict on a Bundle on this machine: its bytes, its pixels and every variant's answers.
+    """The Verdict on a Bundle on this machine: its bytes, its pixels and its variants' answers.
 
-    A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge.
+    Without `variants` all whose runtime is here. A damaged bundle gets a failed Verdict; CatflapError
+    only when there is no file to judge, and MissingExtra when a named or the default variant cannot run.
     """
     if not _is_there(path):
         raise CatflapError(f"There is no bundle {os.fspath(path)!r}.", "Name a .catflap file.")
     try:
         bundle = read_bundle(path)
-        checks = check_bundle(bundle, threads=threads, progress=progress)
+        if unknown := [name for name in variants if name not in bundle.variants]:
+            raise CatflapError(
+                f"The bundle has no variant {unknown[0]!r}.", f"Use: {', '.join(bundle.variants)}."
+            )
+        checks = check_bundle(bundle, variants=variants, threads=threads, progress=progress)
     except BadArtifact as error:
         return Verdict(os.fspath(path), (Check("integrity", False, error.what, "every byte as exported"),))
+    absent = {} if variants else {name: why_not_here(one) for name, one in bundle.variants.items()}
     return Verdict(
-        os.fspath(path), (Check("integrity", True, bundle.sha256, "every byte as exported"), *checks)
+        os.fspath(path),
+        (Check("integrity", True, bundle.sha256, "every byte as exported"), *checks),
+        {name: str(why) for name, why in absent.items() if why is not None},
     )
 
 

@@ -1,0 +1,67 @@
+"""`catflap bundle`: look into a Bundle, unpack it, add variants or leave some out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from catflap.cli.export import choosing, export_text, variants_of
+from catflap.cli.output import emit, listed, progress_bar
+
+HELP = "Look into a Bundle, unpack it, add variants that are judged first, or leave some out."
+EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do with which Bundle."""
+    verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip", required=True)
+    verbs.add_parser("inspect", help="say what is in it")
+    unpack = verbs.add_parser("unpack", help="write its files into a new folder")
+    strip = verbs.add_parser("strip", help="write a smaller bundle with only some variants")
+    add = verbs.add_parser("add", help="write a bundle with more variants, each judged as export does")
+    for verb in verbs.choices.values():
+        verb.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one")
+        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
+    for verb in (unpack, strip, add):
+        verb.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="what to write")
+    strip.add_argument("--variants", required=True, metavar="LIST", help="which to keep, the default first")
+    add.add_argument("--checkpoint", type=Path, required=True, help="what the bundle was made from")
+    add.add_argument("--dataset", type=Path, help="where the dataset lies now, if it was moved")
+    choosing(add)
+    add.add_argument("--file", type=Path, metavar="MODEL", help="a model file that another toolchain wrote")
+    add.add_argument("--name", metavar="VARIANT", help="of that file (default: the file's name)")
+    add.add_argument(
+        "--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="of that file (fp32)"
+    )
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Do it and print what came out."""
+    from catflap.exporting.repack import inspect_bundle, strip_bundle, unpack_bundle
+
+    if args.verb == "inspect":
+        emit(inspect_bundle(args.bundle), args)
+    elif args.verb == "unpack":
+        emit(unpack_bundle(args.bundle, args.out), args)
+    elif args.verb == "strip":
+        emit(strip_bundle(args.bundle, args.out, listed(args.variants)), args)
+    else:
+        _add(args)
+    return 0
+
+
+def _add(args: argparse.Namespace) -> None:
+    from catflap.artifacts.bundle import read_bundle
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from catflap.artifacts.dataset import load_dataset
+    from catflap.exporting.adding import add_file, add_variants
+
+    bundle, checkpoint = read_bundle(args.bundle), load_checkpoint(args.checkpoint)
+    parts = (bundle, checkpoint, load_dataset(args.dataset or checkpoint.dataset_path), args.out)
+    with progress_bar(args) as progress:
+        if args.file:
+            name = args.name or args.file.stem
+            fields = add_file(*parts, args.file, name, precision=args.precision, progress=progress)
+        else:
+            fields = add_variants(*parts, variants_of(args), progress=progress)
+    emit(fields, args, export_text(fields))

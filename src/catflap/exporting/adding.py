@@ -1,0 +1,95 @@
+"""A Bundle written again with more variants, each judged before it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from catflap.artifacts.bundle import Bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.golden import Golden, read_golden
+from catflap.errors import CatflapError
+from catflap.exporting.export import Judged, all_files, check_roles, exported, source_of, written
+from catflap.exporting.forms import FORMS, Form, made_elsewhere, tools
+from catflap.exporting.repack import check_new, derived_head, other_files
+from catflap.exporting.writing import write_verified
+from catflap.progress import Progress, silent
+
+Forms: TypeAlias = dict[str, tuple[Form, dict[str, bytes] | None]]  # None: still to be written
+
+
+def add_variants(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    out: Path,
+    variants: tuple[str, ...],
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a new Bundle with more variants of the Checkpoint that it came from.
+
+    Each is measured from raw photo bytes and gated as `export` does. Raises Refused when one lost too
+    much, and CatflapError when the Checkpoint is not the Bundle's own.
+    """
+    forms: Forms = {name: (FORMS[name], None) for name in variants}
+    return _added(bundle, checkpoint, dataset, out, forms, tools(variants), seed, progress)
+
+
+def add_file(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    out: Path,
+    model: Path,
+    name: str,
+    *,
+    precision: str = "fp32",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a new Bundle with a model file of another toolchain as a variant, judged like our own.
+
+    The file's suffix tells its runtime, `precision` what it may lose: fp32 nothing.
+    """
+    forms: Forms = {name: made_elsewhere(model, name, precision)}
+    return _added(bundle, checkpoint, dataset, out, forms, {}, seed, progress)
+
+
+def _added(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    out: Path,
+    forms: Forms,
+    made_by: dict[str, str],
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    check_new(bundle, out)
+    if bundle.head["ancestors"].get("checkpoint") != checkpoint.sha256:
+        raise CatflapError(
+            f"{bundle.path.name} was not made from {checkpoint.path}.",
+            "Name the checkpoint it was made from.",
+        )
+    taken = [name for name in forms if name in bundle.variants]
+    if taken:
+        raise CatflapError(
+            f"{bundle.path.name} has a variant {taken[0]!r}.", "Add another one, or strip it first."
+        )
+    check_roles(checkpoint, dataset)
+    golden = read_golden(bundle)
+    source = source_of(checkpoint, dataset, seed, progress)
+    judged: dict[str, Judged] = {
+        name: written(name, form, source, golden.frames, progress, files)
+        for name, (form, files) in forms.items()
+    }
+    head = derived_head(bundle, ["add", *forms])
+    head["variants"] = {**head["variants"], **{name: one.entry for name, one in judged.items()}}
+    head["versions"] = {**head["versions"], **made_by}
+    logits = {**golden.logits, **{name: one.logits for name, one in judged.items()}}
+    files = {**other_files(bundle), **all_files(judged)}
+    sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
+    return exported(out, sha256, bundle.default_variant, judged)

@@ -1,0 +1,120 @@
+"""The forms that a model can be written in, by the name of the variant; a target is one toolchain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from catflap.artifacts.bundle import Variant
+from catflap.artifacts.bundle_zip import NAME
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.errors import CatflapError, missing_extra
+from catflap.exporting.judge import Jury
+from catflap.image import Pixels
+from catflap.machine import versions
+from catflap.runtime.scoring import frames_of
+
+CALIBRATION_FRAMES = 48
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a variant is: the runtime that runs it, its precision, and its members in the Bundle.
+
+    `target` names the file in exporting/targets that writes it; "" for a file made elsewhere.
+    """
+
+    target: str
+    runtime: str
+    precision: str
+    file: str
+    weights: str = ""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of its files in the Bundle: one, or the graph and its weights."""
+        return (self.file, self.weights) if self.weights else (self.file,)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What every target is written from: the Checkpoint, its float ONNX graph, and calibration photos."""
+
+    checkpoint: Checkpoint
+    onnx: bytes
+    jury: Jury
+
+    @cached_property
+    def frames(self) -> Pixels:
+        """Calibration frames for quantisers, uint8 (n, height, width, 3), n ≤ 48."""
+        photos = self.jury.calibration
+        chosen = photos.take(np.arange(min(CALIBRATION_FRAMES, len(photos))))
+        return np.concatenate(list(frames_of(chosen, self.jury.frame)))
+
+
+FORMS: Mapping[str, Form] = MappingProxyType(
+    {
+        "int8": Form("onnx", "onnxruntime", "int8", "int8.onnx"),
+        "fp32": Form("onnx", "onnxruntime", "fp32", "fp32.onnx"),
+    }
+)
+PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType({"onnx": ()})  # that wrote it, for the record
+_RUNTIMES = MappingProxyType({".onnx": "onnxruntime"})
+
+
+def variant_names(targets: Iterable[str], variants: Iterable[str] = ()) -> tuple[str, ...]:
+    """The variants asked for by name, then all that the targets have; CatflapError for an unknown one."""
+    found = dict.fromkeys(variants)
+    for target in targets:
+        of_target = [name for name, form in FORMS.items() if form.target == target]
+        if not of_target:
+            raise CatflapError(f"There is no target {target!r}.", f"Use: {', '.join(PACKAGES)}.")
+        found |= dict.fromkeys(of_target)
+    unknown = [name for name in found if name not in FORMS]
+    if unknown or not found:
+        raise CatflapError(f"There is no variant {', '.join(unknown)!r}.", f"Use: {', '.join(FORMS)}.")
+    return tuple(found)
+
+
+def make(form: Form, source: Source) -> dict[str, bytes]:
+    """The files of a form by their names in the Bundle; MissingExtra when its toolchain is not here."""
+    try:
+        target = import_module(f"catflap.exporting.targets.{form.target}")
+        made = target.convert(form.precision, source)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from error
+    return dict(zip(form.members, made, strict=True))
+
+
+def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[str, bytes]]:
+    """The form and the bytes of a model file that another toolchain wrote; its suffix tells the runtime."""
+    if not NAME.fullmatch(name) or "/" in name:
+        raise CatflapError(f"A variant cannot be named {name!r}.", "Use letters, digits, - and _.")
+    runtime = _RUNTIMES.get(path.suffix)
+    if runtime is None:
+        raise CatflapError(
+            f"{path.name} is of no runtime that Catflap knows.", f"Use: {', '.join(_RUNTIMES)}."
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CatflapError(f"{path} cannot be read: {error.strerror}.", "Name a model file.") from error
+    form = Form("", runtime, precision, f"targets/{runtime}/{name}{path.suffix}")
+    return form, {form.file: data}
+
+
+def tools(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the packages that write these variants."""
+    packages = {package for name in names for package in PACKAGES[FORMS[name].target]}
+    return versions(sorted(packages))
+
+
+def as_variant(name: str, form: Form) -> Variant:
+    """A form as the Variant that a runtime opens, before anything was measured on it."""
+    return Variant(name, form.file, form.runtime, form.precision, 1.0, 1.0, {}, {}, {}, form.weights)

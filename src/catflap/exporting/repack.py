@@ -1,0 +1,115 @@
+"""A Bundle looked into, unpacked, or written again with fewer variants; needs only the base install."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.bundle import HEAD, Bundle, read_bundle
+from catflap.artifacts.folder import digest, whole_folder
+from catflap.artifacts.golden import Golden, read_golden
+from catflap.errors import CatflapError
+from catflap.exporting.writing import CARD, check_out, write_verified
+from catflap.runtime.engines import why_not_here
+
+
+def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is in a Bundle, every byte checked: labels, frame, variants, files, ancestors, licences."""
+    bundle = read_bundle(path)
+    return {
+        "bundle": os.fspath(path),
+        "name": bundle.name,
+        "format": bundle.head["catflap_bundle"],
+        "sha256": bundle.sha256,
+        "labels": list(bundle.labels),
+        "frame": bundle.frame.to_json(),
+        "default_variant": bundle.default_variant,
+        "variants": [_shown(bundle, name) for name in bundle.variants],
+        "golden_cases": bundle.head["golden"]["cases"],
+        "files": [{"file": name, **entry} for name, entry in bundle.head["files"].items()],
+        "ancestors": bundle.head["ancestors"],
+        "licences": bundle.head["licences"],
+        "versions": bundle.head["versions"],
+    }
+
+
+def _shown(bundle: Bundle, name: str) -> dict[str, Any]:
+    variant = bundle.variants[name]
+    accuracy = variant.metrics.get("accuracy", {})
+    return {
+        "variant": name,
+        "runtime": variant.runtime,
+        "precision": variant.precision,
+        "bytes": sum(len(bundle.members[member]) for member in variant.members),
+        "accuracy": accuracy.get("value") if isinstance(accuracy, dict) else None,
+        "flips": variant.fidelity["flips"],
+        "runs_here": why_not_here(variant) is None,
+    }
+
+
+def unpack_bundle(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
+    """Write every file of a Bundle, checked, into a new folder, for tools that read plain files."""
+    bundle = read_bundle(path)
+    with whole_folder(out, HEAD) as partial:
+        for name, data in bundle.members.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(data)
+    return {
+        "folder": str(out),
+        "files": list(bundle.members),
+        "bytes": sum(map(len, bundle.members.values())),
+    }
+
+
+def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, ...]) -> dict[str, Any]:
+    """Write a new, smaller Bundle with only some variants; the first is its default.
+
+    Their metrics and golden cases stay as they were measured; the old Bundle becomes an ancestor.
+    Raises Refused when a golden case fails here, and CatflapError when the file would be itself.
+    """
+    bundle = read_bundle(path)
+    check_new(bundle, out)
+    if not variants:
+        raise CatflapError("No variant was named.", f"Use some of: {', '.join(bundle.variants)}.")
+    for name in variants:
+        bundle.variant(name)
+    golden = read_golden(bundle)
+    head = derived_head(bundle, ["strip", *variants])
+    head["default_variant"] = variants[0]
+    head["variants"] = {name: bundle.head["variants"][name] for name in variants}
+    kept = {member for name in variants for member in bundle.variants[name].members}
+    dropped = {member for one in bundle.variants.values() for member in one.members} - kept
+    files = {name: data for name, data in other_files(bundle).items() if name not in dropped}
+    logits = {name: golden.logits[name] for name in variants}
+    sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
+    return {
+        "bundle": str(out),
+        "verdict": "pass",
+        "sha256": sha256,
+        "bytes": out.stat().st_size,
+        "before": sum(map(len, bundle.members.values())),
+        "default_variant": variants[0],
+        "variants": list(variants),
+    }
+
+
+def check_new(bundle: Bundle, out: Path) -> None:
+    """Raise CatflapError when a Bundle would be written over itself, or over something else's file."""
+    check_out(out)
+    if out.exists() and bundle.path.exists() and out.samefile(bundle.path):
+        raise CatflapError(f"{out} is the bundle itself.", "Choose another output name.")
+
+
+def derived_head(bundle: Bundle, how: list[str]) -> dict[str, Any]:
+    """The bundle.json of a Bundle made from this one, which becomes its ancestor."""
+    head = {name: value for name, value in bundle.head.items() if name != "files"}
+    head["made_from"] = digest([bundle.sha256, *how])
+    head["ancestors"] = {**head["ancestors"], "bundle": bundle.sha256}
+    return head
+
+
+def other_files(bundle: Bundle) -> dict[str, bytes]:
+    """The files of a Bundle but those that are written anew: the head, the golden cases and our card."""
+    again = {HEAD, bundle.head["golden"]["file"], *([CARD] if "training" in bundle.head else [])}
+    return {name: bytes(data) for name, data in bundle.members.items() if name not in again}

@@ -1,0 +1,1 @@
+"""One file for each target: how a Checkpoint is written for its runtime."""

@@ -1,0 +1,52 @@
+"""Which file runs which runtime: a variant of a Bundle to a function from frames to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from catflap.artifacts.bundle import Bundle, Variant
+from catflap.errors import CatflapError, missing_extra
+from catflap.runtime.session import Model
+
+# The runtime's name in bundle.json: the file here that owns it, and the module that it needs.
+ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType({"onnxruntime": ("session", "onnxruntime")})
+
+
+def open_variant(
+    members: Mapping[str, bytes | memoryview], variant: Variant, threads: int | None = None
+) -> Model:
+    """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), on its runtime.
+
+    Raises the error of `why_not_here`, and BadArtifact when the files are not what the runtime reads.
+    """
+    why = why_not_here(variant)
+    if why is not None:
+        raise why
+    engine = import_module(f"catflap.runtime.{ENGINES[variant.runtime][0]}")
+    model: Model = engine.open_model(*(members[name] for name in variant.members), threads=threads)
+    return model
+
+
+def why_not_here(variant: Variant) -> CatflapError | None:
+    """Why a variant cannot run on this machine, with the part to install; None when it can."""
+    if variant.runtime not in ENGINES:
+        return CatflapError(
+            f"The variant {variant.name} is for {variant.runtime}, which this Catflap does not know.",
+            "Update Catflap or use another variant.",
+        )
+    module = ENGINES[variant.runtime][1]
+    if find_spec(module) is not None:
+        return None
+    return missing_extra(ModuleNotFoundError(name=module))
+
+
+def runnable(bundle: Bundle) -> list[str]:
+    """The variants whose runtime is here; always with the default one, whose absence is an error."""
+    return [
+        name
+        for name, variant in bundle.variants.items()
+        if name == bundle.default_variant or why_not_here(variant) is None
+    ]

@@ -1,0 +1,149 @@
+"""A Bundle is looked into, unpacked, stripped and added to; what differs stays out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.golden import read_golden
+from catflap.cli.main import main
+from catflap.exporting.drawings import scene
+from catflap.exporting.quantise import quantise
+from catflap.image import encode
+from catflap.pipeline.trace import trace
+from catflap.runtime.classifier import Classifier
+from catflap.verification.verify import verify
+from tests.drawn import Exported
+
+
+def answered(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> dict:
+    assert main(["bundle", *map(str, words), "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def stripped(drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stripped") / "small.catflap"
+    assert main(["bundle", "strip", str(drawn_bundle.path), "-o", str(path), "--variants", "int8"]) == 0
+    return path
+
+
+def test_inspect_says_what_is_in_it(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = read_bundle(drawn_bundle.path)
+    told = answered(capsys, "inspect", drawn_bundle.path)
+    assert told["labels"] == list(bundle.labels)
+    assert {file["file"] for file in told["files"]} == set(bundle.members) - {HEAD}
+    for variant in told["variants"]:
+        about = bundle.variant(variant["variant"])
+        assert variant["bytes"] == len(bundle.members[about.file])
+        assert variant["accuracy"] == about.metrics["accuracy"]["value"]
+        assert variant["runs_here"]
+
+
+def test_unpack_writes_every_file(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered(capsys, "unpack", drawn_bundle.path, "-o", tmp_path / "files")
+    for name, data in read_bundle(drawn_bundle.path).members.items():
+        assert (tmp_path / "files" / name).read_bytes() == data
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note.txt").write_text("mine")
+    answered(capsys, "unpack", drawn_bundle.path, "-o", tmp_path / "mine", code=2)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["note.txt"]
+
+
+def test_a_stripped_bundle_answers_as_before(drawn_bundle: Exported, stripped: Path) -> None:
+    photo = encode(scene(5, 300, 200), "JPEG")
+    whole, small = Classifier(drawn_bundle.path, "int8"), Classifier(stripped)
+    assert small(photo).probabilities == whole(photo).probabilities
+    assert verify(stripped).passed
+    assert stripped.stat().st_size < 0.5 * drawn_bundle.path.stat().st_size
+
+
+def test_a_stripped_bundle_keeps_what_was_measured(drawn_bundle: Exported, stripped: Path) -> None:
+    before, after = read_bundle(drawn_bundle.path), read_bundle(stripped)
+    assert after.variants == {"int8": before.variant("int8")}
+    assert set(after.members) == {HEAD, "int8.onnx", "golden.npz", "card.md"}
+    golden, kept = read_golden(before), read_golden(after)
+    assert kept.photos == golden.photos
+    assert (kept.logits["int8"] == golden.logits["int8"]).all()
+    assert set(kept.logits) == {"int8"}
+    assert after.head["ancestors"] == {**before.head["ancestors"], "bundle": before.sha256}
+    assert after.head["made_from"] != before.head["made_from"]
+    assert "| fp32 |" not in bytes(after.members["card.md"]).decode()
+    assert [step["kind"] for step in trace(stripped)][:3] == ["bundle", "bundle", "checkpoint"]
+
+
+def test_stripping_is_reproducible_and_never_in_place(
+    drawn_bundle: Exported, stripped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered(capsys, "strip", drawn_bundle.path, "-o", tmp_path / "small.catflap", "--variants", "int8")
+    assert (tmp_path / "small.catflap").read_bytes() == stripped.read_bytes()
+    before = stripped.read_bytes()
+    told = answered(capsys, "strip", stripped, "-o", stripped, "--variants", "int8", code=2)
+    assert "is the bundle itself" in told["error"]["what"]
+    told = answered(capsys, "strip", stripped, "-o", tmp_path / "x.catflap", "--variants", "int4", code=2)
+    assert "no variant 'int4'" in told["error"]["what"]
+    assert stripped.read_bytes() == before
+    assert not (tmp_path / "x.catflap").exists()
+
+
+def test_what_was_stripped_can_be_added_again(
+    drawn_bundle: Exported,
+    drawn_checkpoint: Checkpoint,
+    stripped: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "both.catflap"
+    answered(capsys, "add", stripped, "-o", out, "--checkpoint", drawn_checkpoint.path, "--variants", "fp32")
+    before, after = read_bundle(drawn_bundle.path), read_bundle(out)
+    assert after.variants == before.variants
+    assert after.default_variant == "int8"
+    assert (read_golden(after).logits["fp32"] == read_golden(before).logits["fp32"]).all()
+    assert after.head["ancestors"]["bundle"] == read_bundle(stripped).sha256
+    assert verify(out).passed
+    told = answered(
+        capsys, "add", out, "-o", tmp_path / "x.catflap", "--checkpoint", drawn_checkpoint.path, code=2
+    )
+    assert "has a variant 'int8'" in told["error"]["what"]
+
+
+def test_a_file_that_differs_is_not_added(
+    drawn_bundle: Exported, drawn_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was calibrated in the dark, and the right one under another name."""
+    fp32 = bytes(read_bundle(drawn_bundle.path).members["fp32.onnx"])
+    words = ["add", drawn_bundle.path, "-o", tmp_path / "new.catflap", "--checkpoint", drawn_checkpoint.path]
+    (tmp_path / "dark.onnx").write_bytes(quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8)))
+    told = answered(capsys, *words, "--file", tmp_path / "dark.onnx", "--precision", "int8", code=1)
+    assert "dark differs too much from the checkpoint" in told["error"]["what"]
+    assert not (tmp_path / "new.catflap").exists()
+    (tmp_path / "other.onnx").write_bytes(fp32)
+    answered(capsys, *words, "--file", tmp_path / "other.onnx", "--name", "again")
+    bundle = read_bundle(tmp_path / "new.catflap")
+    assert bundle.variant("again").fidelity["flips"] == 0
+    assert set(bundle.variants) == {"int8", "fp32", "again"}
+
+
+def test_a_variant_that_cannot_run_here_is_told_and_not_judged(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = read_bundle(drawn_bundle.path)
+    head = {name: value for name, value in bundle.head.items() if name != "files"}
+    foreign = {**head["variants"]["fp32"], "runtime": "abacus", "file": "card.md"}
+    head["variants"] = {**head["variants"], "fp32": foreign}
+    path = tmp_path / "foreign.catflap"
+    write_bundle(path, head, {name: bytes(data) for name, data in bundle.members.items() if name != HEAD})
+    verdict = verify(path)
+    assert verdict.passed
+    assert "abacus" in verdict.not_run["fp32"]
+    assert [check.name for check in verdict.checks] == ["integrity", "pixels", "golden:int8"]
+    assert main(["verify", str(path), "--variants", "fp32", "--json"]) == 2
+    assert "abacus" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert main(["verify", str(path), "--variants", "int4"]) == 2
