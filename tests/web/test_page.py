@@ -146,8 +146,8 @@ def test_pasted_and_dropped_photos_are_judged(open_page: Open, address: str) -> 
             }""",
             [event, list(RED if event == "paste" else BLUE)],
         )
+        page.locator("#still").wait_for()  # until then the camera's answers may have any label
         page.locator(f"{ANSWERED}[data-label={'warm' if event == 'paste' else 'cold'}]").wait_for()
-        assert page.is_visible("#still")
 
 
 def test_the_sliders_decide_as_python_does(open_page: Open, address: str, tiny_bundle: Path) -> None:

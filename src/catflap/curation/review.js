@@ -143,6 +143,7 @@ function askReason() {
 function drop(reason) {
   const text = reason.trim();
   if (!text) return $("reason").focus();
+  $("reason").blur(); // the next key is no letter of the reason, even before the dialog is drawn away
   $("drop").close();
   decide({ decision: "drop", reason: text });
 }

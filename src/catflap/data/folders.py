@@ -11,6 +11,7 @@ from catflap.data.listing import PHOTO_SUFFIXES, ROLE_NAMES, Listing, Reference,
 from catflap.errors import CatflapError
 
 Entry = os.DirEntry[str]
+Identity = tuple[int, int]  # device and inode
 
 
 def list_folders(root: Path) -> Listing:
@@ -46,15 +47,16 @@ def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
         path = Path(root, name)
         if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
             yield reference(printable(str(path)), "", fault="no_label")
+    above = tuple(_identity(folder) for folder in (Path(root).resolve(), *Path(root).resolve().parents))
     for role, folder in classes:
-        for found in _walk(folder.path, printable(folder.name), ()):
+        for found in _walk(folder.path, printable(folder.name), above):
             yield {**found, "role": role}
 
 
-def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterator[Reference]:
+def _walk(folder: str, label: str, above: tuple[Identity, ...]) -> Iterator[Reference]:
+    """The files of a folder and of those in it; a link that leads back to a folder around it is a fault."""
     try:
-        status = Path(folder).stat()
-        here = (status.st_dev, status.st_ino)
+        here = _identity(folder)
         if here in above:
             yield reference(printable(folder), label, fault="symlink_loop")
             return
@@ -76,6 +78,11 @@ def _walk(folder: str, label: str, above: tuple[tuple[int, int], ...]) -> Iterat
             yield reference(uri, label, fault="name_not_utf8")
         else:
             yield reference(uri, label, bytes=status.st_size, modified=status.st_mtime_ns)
+
+
+def _identity(folder: str | Path) -> Identity:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
 
 
 def _names(folder: str) -> list[str]:
