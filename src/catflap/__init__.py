@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from catflap.errors import Refused as Refused
     from catflap.exporting.export import export as export
     from catflap.image import Frame as Frame
+    from catflap.live.watch import watch as watch
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
     from catflap.pipeline.evaluate import evaluate as evaluate
@@ -73,6 +74,7 @@ _HOME = {
     "trace": "catflap.pipeline.trace",
     "train": "catflap.training.train",
     "verify": "catflap.verification.verify",
+    "watch": "catflap.live.watch",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

@@ -28,6 +28,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "httptools": "serve",
         "prometheus_client": "serve",
         "cv2": "live",
+        "paho": "live",
         "openvino": "targets",
         "litert_torch": "targets",
         "ray": "cluster",

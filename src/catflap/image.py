@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -116,6 +116,11 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
         return _guarded(lambda: _fit(_upright(_small_enough(photo, frame)), frame))
     data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
     return _guarded(lambda: _fit(_decode(data, frame), frame))
+
+
+def read_whole(data: bytes, frame: Frame) -> Pixels:
+    """A whole photo, upright, at its own size and within the frame's limits: uint8 RGB (H, W, 3)."""
+    return _guarded(lambda: np.asarray(_decode(data, replace(frame, decode="full"))))
 
 
 def read_crop(

@@ -14,7 +14,7 @@ from catflap.errors import BadPhoto
 from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.predict import _photos, predict
+from catflap.runtime.predict import list_photos, predict
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_listed_is_named() -> None:
             if os.geteuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)
-            found = [(path, fault and fault.reason) for path, fault in _photos(str(root))]
+            found = [(path, fault and fault.reason) for path, fault in list_photos(str(root))]
             expected = [(str(root / "open.png"), None), (str(root / "shut"), "unreadable")]
             os._exit(0 if found == expected else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "bundle": "look into a bundle, unpack it, add variants to it or leave some out",
         "verify": "check that a bundle does on this machine what was tested",
         "predict": "judge photos with a bundle",
+        "watch": "judge a camera, a stream, a video or a folder, frame by frame, and tell events",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
         "web": "write the camera page with a bundle in it into a folder",
         "bench": "time a bundle on this machine",

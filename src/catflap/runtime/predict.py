@@ -25,14 +25,14 @@ def predict(
     one that cannot be listed, is answered with a BadPhoto too.
     """
     for path in paths:
-        for photo, fault in _photos(os.fspath(path)):
+        for photo, fault in list_photos(os.fspath(path)):
             try:
                 yield photo, fault or classifier(photo)
             except BadPhoto as error:
                 yield photo, error
 
 
-def _photos(path: str) -> Iterator[tuple[str, BadPhoto | None]]:
+def list_photos(path: str) -> Iterator[tuple[str, BadPhoto | None]]:
     """The path itself, or the photos under the folder that it names, with what is wrong with folders."""
     if not Path(path).is_dir():
         yield path, None

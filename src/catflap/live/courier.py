@@ -1,0 +1,118 @@
+"""Events on their way to somebody who may be slow or away: in order, bounded, tried again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
+from time import monotonic
+from typing import Any
+
+KEPT = 1000  # events that wait for somebody who is away; then the oldest is given up
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before an event is tried again; it doubles
+PARTING = 3.0  # seconds at the end for what still waits
+
+Event = dict[str, Any]
+
+
+class NotDelivered(Exception):
+    """The receiver did not take an event; the text says why."""
+
+
+class Courier:
+    """A thread that hands events to `deliver`, one after the other; the judge never waits for it.
+
+    An event that is not delivered is tried again until it is, or, without `again`, given up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[Event], None],
+        note: Callable[[str], None],
+        *,
+        again: bool = True,
+        kept: int = KEPT,
+    ) -> None:
+        self.name = name
+        self.delivered = 0
+        self.lost = 0
+        self._deliver = deliver
+        self._note = note
+        self._again = again
+        self._kept = kept
+        self._waiting: deque[Event] = deque()
+        self._news = Condition()
+        self._until: float | None = None  # when to give up, once there will be no more events
+        self._failing = False
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def send(self, event: Event) -> None:
+        """Take an event; it is delivered later. When too many wait the oldest is lost."""
+        with self._news:
+            if len(self._waiting) >= self._kept:
+                self._waiting.popleft()
+                self.lost += 1
+            self._waiting.append(event)
+            self._news.notify()
+
+    def close(self, patience: float = PARTING) -> None:
+        """Deliver what still waits, within some seconds; the rest is lost."""
+        with self._news:
+            self._until = monotonic() + patience
+            self._news.notify()
+        self._thread.join(patience + 1)
+        with self._news:
+            self.lost += len(self._waiting)
+            self._waiting.clear()
+
+    def _run(self) -> None:
+        wait = FIRST_WAIT
+        while (event := self._next()) is not None:
+            try:
+                self._deliver(event)
+            except Exception as error:  # whatever the receiver is or does, the watch goes on
+                self._tell(error)
+                if self._again:
+                    if not self._return(event, wait):
+                        return
+                    wait = min(2 * wait, LONGEST_WAIT)
+                else:
+                    self.lost += 1
+                continue
+            self.delivered += 1
+            wait = FIRST_WAIT
+            if self._failing:
+                self._failing = False
+                self._note(f"{self.name}: delivers again.")
+
+    def _next(self) -> Event | None:
+        """The next event, or None when there will be none."""
+        with self._news:
+            while not self._waiting:
+                if self._until is not None:
+                    return None
+                self._news.wait()
+            return self._waiting.popleft()
+
+    def _return(self, event: Event, wait: float) -> bool:
+        """Put an event back to the front and wait; False when the time is up."""
+        with self._news:
+            if len(self._waiting) < self._kept:
+                self._waiting.appendleft(event)
+            else:
+                self.lost += 1
+            end = monotonic() + wait
+            while (now := monotonic()) < end:
+                if self._until is not None and now >= self._until:
+                    return False
+                last = end if self._until is None else min(end, self._until)
+                self._news.wait(max(0.0, last - now))
+            return True
+
+    def _tell(self, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
+            kind = "" if isinstance(error, NotDelivered) else f"{type(error).__name__}: "
+            self._note(f"{self.name}: an event was not delivered: {kind}{error}")

@@ -1,0 +1,71 @@
+"""What travels from a source to the judge: one frame, or the news that there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from catflap.image import Photo
+
+
+class Lost(Exception):
+    """A source that was there gives no frames any more; the text says why. It is opened again."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame as a source gives it: `photo` makes what the classifier takes.
+
+    `clock` is its time on the source's own clock in seconds, None where that is the clock on the wall;
+    `path` its file, where it has one.
+    """
+
+    photo: Callable[[], Photo]
+    clock: float | None = None
+    path: str | None = None
+
+
+class Opened(Protocol):
+    """A source that gives frames."""
+
+    def read(self) -> Picture | None:
+        """The next frame; None at the end of a file. Raises Lost."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where frames come from; `name` is for people and shows no password.
+
+    A `live` source goes on whether we keep up or not; any other waits for us.
+    """
+
+    name: str
+    live: bool
+    open: Callable[[], Opened]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame to judge: its `number` among those read, from 1, and three times in seconds.
+
+    `clock` is the source's own, which never goes back; `taken` is time.monotonic when the frame was
+    here, and `time` the clock on the wall at that moment, since 1970.
+    """
+
+    picture: Picture
+    number: int
+    clock: float
+    taken: float
+    time: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A live source without frames: "lost" when it says so, "frozen" when it says nothing."""
+
+    kind: str
+    why: str

@@ -1,0 +1,144 @@
+"""Frames in time: every frame of what waits for us, the latest one of what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Condition, Event, Thread
+from time import monotonic, time
+
+from catflap.errors import CatflapError
+from catflap.live.frames import Lost, Opened, Picture, Shot, Source, Trouble
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a lost source is opened again; it doubles
+TICK = 0.2  # seconds after which a wait looks whether it should end
+PARTING = 2.0  # seconds that a source has to let go
+
+
+def open_first(source: Source) -> Opened:
+    """Open a source for the first time, when it still may be a slip of the pen; CatflapError."""
+    try:
+        return source.open()
+    except Lost as error:
+        raise CatflapError(
+            f"{source.name} cannot be watched: {error}.", "Check its name, and that nobody else uses it."
+        ) from error
+
+
+def waiting_shots(opened: Opened, stop: Event) -> Iterator[Shot]:
+    """Every frame of a source that waits, until it ends."""
+    number, clock = 0, 0.0
+    try:
+        while not stop.is_set():
+            try:
+                picture = opened.read()
+            except Lost as error:
+                raise CatflapError(f"The source cannot be read on: {error}.", "Check it.") from error
+            if picture is None:
+                return
+            number += 1
+            clock = max(clock, picture.clock or 0.0)
+            yield Shot(picture, number, clock, monotonic(), time())
+    finally:
+        opened.close()
+
+
+def latest_shots(
+    source: Source, opened: Opened, stop: Event, stalled: float, pace: float = 0.0
+) -> Iterator[Shot | Trouble]:
+    """The latest frame of a live source, again and again; Trouble where there is none.
+
+    A thread reads every frame into one slot, so a slow judge sees fewer frames and never old ones. A
+    source that fails is opened again, with growing pauses; `stalled` seconds without a frame are told.
+    `pace` is the least time between two frames in seconds.
+    """
+    slot = _Slot(source, opened)
+    told = False
+    try:
+        while not stop.is_set():
+            begun = monotonic()
+            found = slot.take(TICK)
+            if isinstance(found, Shot):
+                told = False
+                yield found
+                stop.wait(max(0.0, pace - (monotonic() - begun)))
+            elif isinstance(found, Trouble):
+                told = True
+                yield found
+            elif slot.ended:
+                return
+            elif not told and slot.silence > stalled:
+                told = True
+                yield Trouble("frozen", f"no frame for {stalled:g} s")
+    finally:
+        slot.close()
+
+
+class _Slot:
+    """A thread that reads a live source, and the one frame that it last read."""
+
+    def __init__(self, source: Source, opened: Opened) -> None:
+        self.ended = False
+        self._source = source
+        self._news = Condition()
+        self._stop = Event()
+        self._found: Shot | Trouble | None = None
+        self._number = 0
+        self._start = self._last = monotonic()
+        self._thread = Thread(target=self._run, args=(opened,), name="reader", daemon=True)
+        self._thread.start()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last frame."""
+        return monotonic() - self._last
+
+    def take(self, patience: float) -> Shot | Trouble | None:
+        """What is in the slot, which is empty then; None when nothing comes in time."""
+        with self._news:
+            if self._found is None and not self.ended:
+                self._news.wait(patience)
+            found, self._found = self._found, None
+            return found
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(PARTING)
+
+    def _put(self, found: Shot | Trouble) -> None:
+        with self._news:
+            self._found = found
+            self._news.notify()
+
+    def _run(self, opened: Opened | None) -> None:
+        wait = FIRST_WAIT
+        while not self._stop.is_set():
+            before = self._number
+            try:
+                opened = opened or self._source.open()
+                self._read_all(opened)
+                break
+            except Exception as error:  # a driver may raise anything, and the watch goes on
+                wait = FIRST_WAIT if self._number > before else min(2 * wait, LONGEST_WAIT)
+                kind = "" if isinstance(error, Lost) else f"{type(error).__name__}: "
+                self._put(Trouble("lost", f"{kind}{error}"))
+            finally:
+                if opened is not None:
+                    opened.close()
+                    opened = None
+            self._stop.wait(wait)
+        with self._news:
+            self.ended = True
+            self._news.notify()
+
+    def _read_all(self, opened: Opened) -> None:
+        while not self._stop.is_set():
+            picture = opened.read()
+            if picture is None:
+                return
+            self._put(self._shot(picture))
+
+    def _shot(self, picture: Picture) -> Shot:
+        self._number += 1
+        self._last = monotonic()
+        return Shot(picture, self._number, self._last - self._start, self._last, time())

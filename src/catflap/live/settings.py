@@ -1,0 +1,73 @@
+"""What to watch, how to decide, and whom to tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catflap.errors import CatflapError
+from catflap.live.smoothing import Rules
+
+Region = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a watch may be asked to do.
+
+    `region` is the part that is judged: left, top, right, bottom as shares of the frame. `stalled` is after
+    how many seconds without a frame a live source counts as frozen; `max_fps` how many frames of it are
+    judged a second at most, and `fps` how many photos of a folder make a second. `on` maps a label, or
+    "unsure", to a command. `save` is a folder for the frames that decided, of at most `save_bytes`.
+    `every_frame` tells each judged frame too.
+    """
+
+    bundle: str | os.PathLike[str]
+    source: str
+    variant: str | None = None
+    threads: int | None = None
+    prior: Mapping[str, float] | None = None
+    region: Region = (0.0, 0.0, 1.0, 1.0)
+    rules: Rules = field(default_factory=Rules)
+    stalled: float = 5.0
+    max_fps: float = 1000.0
+    fps: float = 1.0
+    webhook: str | None = None
+    mqtt: str | None = None
+    on: Mapping[str, str] = field(default_factory=dict)
+    save: Path | None = None
+    save_bytes: int = 500_000_000
+    preview: tuple[str, int] | None = None
+    every_frame: bool = False
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.region
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise CatflapError(
+                f"The region {self.region} is not inside the frame.",
+                "Use left,top,right,bottom as shares, such as 0.25,0,0.75,1.",
+            )
+        for name, most in (("stalled", 3600), ("max_fps", 1000), ("fps", 1000), ("save_bytes", 1e15)):
+            if not 0 < getattr(self, name) <= most:
+                raise CatflapError(f"{name} is {getattr(self, name)}.", f"Use more than 0, up to {most:g}.")
+
+
+def parse_region(word: str) -> Region:
+    """LEFT,TOP,RIGHT,BOTTOM as a person writes them."""
+    try:
+        left, top, right, bottom = map(float, word.split(","))
+    except ValueError as error:
+        raise CatflapError(
+            f"The region {word!r} is not four numbers.", "Use: --region 0.25,0,0.75,1"
+        ) from error
+    return left, top, right, bottom
+
+
+def parse_address(word: str) -> tuple[str, int]:
+    """PORT, or HOST:PORT, as a person writes it; a port alone is for this machine only."""
+    host, _, port = word.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise CatflapError(f"The address {word!r} has no port.", "Use: --preview 8080")
+    return host.strip("[]") or "127.0.0.1", int(port)

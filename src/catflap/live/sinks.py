@@ -1,0 +1,128 @@
+"""Where events go besides the line on stdout: a webhook, a broker, a command, a folder of frames."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from catflap.artifacts.folder import whole_file
+from catflap.errors import CatflapError
+from catflap.live.courier import Event, NotDelivered
+
+PATIENCE = 10.0  # seconds for a webhook or a command
+SAVED = re.compile(r"\d{8}T\d{6}\.\d{3}-\d{6,}-[^/]*\.jpg")
+
+
+def webhook(url: str) -> Callable[[Event], None]:
+    """How to POST an event as JSON; any answer but 2xx is none."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good = False
+    if not good:
+        raise CatflapError(f"The webhook {url!r} is no proper URL.", "Use http://… or https://…")
+
+    def deliver(event: Event) -> None:
+        data = json.dumps(event).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        try:
+            urllib.request.urlopen(request, timeout=PATIENCE).close()
+        except (OSError, HTTPException) as error:
+            raise NotDelivered(str(error) or type(error).__name__) from error
+
+    return deliver
+
+
+def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
+    """How to run the command of the label that was decided.
+
+    It runs without a shell, with the event as JSON on its stdin and CATFLAP_DECISION, CATFLAP_PREVIOUS
+    and CATFLAP_PROBABILITY in its environment.
+    """
+    try:
+        words = {label: shlex.split(command) for label, command in of.items()}
+    except ValueError as error:
+        raise CatflapError(f"A command cannot be read: {error}.", "Close its quotes.") from error
+    if not all(words.values()):
+        raise CatflapError("A command is empty.", "Use: --on cat 'gpioset -c gpiochip0 17=1'")
+
+    def deliver(event: Event) -> None:
+        command = words.get(event["decision"])
+        if command is None:
+            return
+        names = ("decision", "previous", "probability")
+        told = {f"CATFLAP_{name.upper()}": str(event[name]) for name in names}
+        data = json.dumps(event).encode()
+        try:
+            done = subprocess.run(
+                command, input=data, env={**os.environ, **told}, capture_output=True, timeout=PATIENCE,
+                check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NotDelivered(f"{command[0]}: {getattr(error, 'strerror', None) or error}") from error
+        if done.returncode:
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise NotDelivered(f"{command[0]} ended with {done.returncode}: {' '.join(said)[:200]}")
+
+    return deliver
+
+
+class Album:
+    """A folder of frames that decided something, which never grows beyond `limit` bytes.
+
+    Only files that are named like its own are ever deleted, the oldest first. A disk that is full is
+    told once, and the watch goes on.
+    """
+
+    def __init__(self, folder: Path, limit: int, note: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._limit = limit
+        self._note = note
+        self._failing = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            mine = sorted(entry.name for entry in os.scandir(folder) if SAVED.fullmatch(entry.name))
+            self._sizes = {name: (folder / name).stat().st_size for name in mine}
+        except OSError as error:
+            raise CatflapError(
+                f"Frames cannot be saved in {folder}: {error.strerror}.", "Name a folder that can be written."
+            ) from error
+        self.bytes = sum(self._sizes.values())
+
+    def save(self, jpeg: bytes, when: float, number: int, label: str) -> str | None:
+        """Save a JPEG taken `when`, in seconds since 1970; its path, or None when that failed."""
+        stamp = datetime.fromtimestamp(when).strftime("%Y%m%dT%H%M%S.%f")[:-3]
+        word = re.sub(r"[^A-Za-z0-9_]+", "-", label)[:40]
+        name = f"{stamp}-{number:06}-{word}.jpg"
+        if len(jpeg) > self._limit:
+            return None
+        self._make_room(len(jpeg))
+        try:
+            whole_file(self._folder / name, jpeg, durable=False)
+        except CatflapError as error:
+            if not self._failing:
+                self._failing = True
+                self._note(f"{error.what} {error.fix} The watch goes on without saving.")
+            return None
+        self._failing = False
+        self._sizes[name] = len(jpeg)
+        self.bytes += len(jpeg)
+        return str(self._folder / name)
+
+    def _make_room(self, size: int) -> None:
+        while self._sizes and self.bytes + size > self._limit:
+            oldest = next(iter(self._sizes))
+            with suppress(OSError):
+                (self._folder / oldest).unlink(missing_ok=True)
+            self.bytes -= self._sizes.pop(oldest)

@@ -1,0 +1,170 @@
+"""What the word SOURCE names: a camera, a stream, a video, a folder of photos, or JPEGs on stdin."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Frame, read_file
+from catflap.live.frames import Lost, Opened, Picture, Source
+from catflap.live.mjpeg import Splitter
+from catflap.runtime.predict import SUFFIXES, list_photos
+
+CHUNK = 1 << 16
+SCHEMES = ("rtsp", "rtsps", "http", "https")
+FIX = "Name a camera (0 or /dev/video0), a stream (rtsp://…, http://…), a video, a folder, or - for stdin."
+
+
+def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Source:
+    """The Source that a word names; CatflapError when it names none.
+
+    `timeout` is how many seconds a stream may give nothing. Photos of a folder, and JPEGs of a file on
+    stdin, have no clock: `fps` says how many make a second.
+    """
+    limit = frame.max_bytes
+    if word == "-":
+        waits = stat.S_ISREG(os.fstat(0).st_mode)
+        return Source("stdin", not waits, lambda: _Pipe(0, limit, fps if waits else None))
+    if word.isascii() and word.isdigit():
+        return Source(f"camera {word}", True, lambda: _captured(int(word), True, timeout))
+    if "://" in word:
+        return _stream(word, limit, timeout)
+    path = Path(word)
+    try:
+        if path.is_char_device():
+            return Source(word, True, lambda: _captured(word, True, timeout))
+        if word and path.is_dir():
+            return Source(word, False, lambda: _Folder(word, limit, fps))
+        there = path.is_file()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise CatflapError(f"There is no source {word!r}.", FIX)
+    if word.lower().endswith(SUFFIXES):
+        raise CatflapError(f"{word} is one photo.", "Use catflap predict, or name its folder.")
+    return Source(word, False, lambda: _captured(str(path.resolve()), False, timeout))
+
+
+def _stream(url: str, limit: int, timeout: float) -> Source:
+    try:
+        parts = urlsplit(url)
+        address = (parts.scheme.lower(), parts.hostname, parts.port)
+    except ValueError as error:
+        raise CatflapError(f"A source is not a proper URL: {error}.", FIX) from error
+    if address[0] not in SCHEMES or not address[1]:
+        raise CatflapError(f"A source cannot be reached with {parts.scheme}://.", FIX)
+    host = parts.netloc.rpartition("@")[2]
+    name = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    if address[0].startswith("rtsp"):
+        return Source(name, True, lambda: _captured(url, True, timeout))
+    return Source(name, True, lambda: _http(url, limit, timeout))
+
+
+def _captured(target: int | str, live: bool, timeout: float) -> Opened:
+    from catflap.live.opencv import Capture  # the import costs a second, which others need not pay
+
+    return Capture(target, live=live, timeout=timeout)
+
+
+def _http(url: str, limit: int, timeout: float) -> Opened:
+    """Motion JPEG, split here, so that frames which nobody judges are never decoded; or else a video."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    request = urllib.request.Request(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    if parts.username is not None:
+        word = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        request.add_header("Authorization", f"Basic {base64.b64encode(word).decode()}")
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except (OSError, HTTPException, ValueError) as error:
+        raise Lost(f"it cannot be opened: {getattr(error, 'reason', error)}") from error
+    kind = response.headers.get_content_type()
+    if kind in ("multipart/x-mixed-replace", "video/x-motion-jpeg", "image/jpeg", "image/jpg"):
+        return _HttpJpegs(response, limit)
+    response.close()
+    return _captured(url, True, timeout)
+
+
+class _HttpJpegs:
+    """JPEGs of an HTTP response that does not end."""
+
+    def __init__(self, response: HTTPResponse | Any, limit: int) -> None:
+        self._response = response
+        self._splitter = Splitter(limit)
+        self._ready: list[bytes] = []
+
+    def read(self) -> Picture:
+        """The next JPEG."""
+        while not self._ready:
+            try:
+                chunk = self._response.read1(CHUNK)
+            except (OSError, HTTPException, ValueError) as error:
+                raise Lost(f"the stream broke: {error or type(error).__name__}") from error
+            if not chunk:
+                raise Lost("the stream ended")
+            self._ready = self._splitter.feed(chunk)
+        jpeg = self._ready.pop(0)
+        return Picture(lambda: jpeg)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._response.close()
+
+
+class _Pipe:
+    """JPEGs one after the other on a file descriptor; with `fps` they have a clock of their own."""
+
+    def __init__(self, descriptor: int, limit: int, fps: float | None) -> None:
+        self._descriptor = descriptor
+        self._splitter = Splitter(limit)
+        self._ready: list[bytes] = []
+        self._fps = fps
+        self._count = 0
+
+    def read(self) -> Picture | None:
+        """The next JPEG; None when the pipe was closed."""
+        while not self._ready:
+            # not sys.stdin: a thread that waits in it would stop the interpreter from ending
+            chunk = os.read(self._descriptor, CHUNK)
+            if not chunk:
+                return None
+            self._ready = self._splitter.feed(chunk)
+        jpeg = self._ready.pop(0)
+        self._count += 1
+        return Picture(lambda: jpeg, (self._count - 1) / self._fps if self._fps else None)
+
+    def close(self) -> None:
+        """The pipe belongs to whoever made it."""
+
+
+class _Folder:
+    """The photos of a folder in the order of their names."""
+
+    def __init__(self, folder: str, limit: int, fps: float) -> None:
+        self._limit = limit
+        self._fps = fps
+        self._photos: Iterator[tuple[int, tuple[str, BadPhoto | None]]] = enumerate(list_photos(folder))
+
+    def read(self) -> Picture | None:
+        """The next photo; None after the last one."""
+        found = next(self._photos, None)
+        if found is None:
+            return None
+        number, (path, fault) = found
+        return Picture(lambda: self._bytes(path, fault), number / self._fps, path)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _bytes(self, path: str, fault: BadPhoto | None) -> bytes:
+        if fault is not None:
+            raise fault
+        return read_file(path, self._limit)

@@ -1,0 +1,164 @@
+"""What happens with each frame: it is judged, counted, told, saved and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import time
+from typing import Any
+
+from catflap.artifacts.results import UNSURE, Prediction
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Photo, encode
+from catflap.live.courier import Courier
+from catflap.live.frames import Shot, Trouble
+from catflap.live.judge import WHOLE, Judge
+from catflap.live.preview import Preview
+from catflap.live.settings import Settings
+from catflap.live.sinks import Album
+from catflap.live.tally import Tally
+
+Event = dict[str, Any]
+
+
+def check_labels(named: Iterable[str], labels: Sequence[str]) -> None:
+    """Refuse commands for a decision that cannot come."""
+    unknown = [name for name in named if name not in (*labels, UNSURE)]
+    if unknown:
+        raise CatflapError(
+            f"The bundle never decides {unknown[0]!r}.", f"Use one of: {', '.join((*labels, UNSURE))}."
+        )
+
+
+class Teller:
+    """Turns frames and troubles into events and hands them to whoever wants them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        judge: Judge,
+        tally: Tally,
+        tell: Callable[[Event], None],
+        couriers: Sequence[Courier],
+        album: Album | None,
+        preview: Preview | None,
+    ) -> None:
+        self._settings = settings
+        self._judge = judge
+        self._tally = tally
+        self._tell = tell
+        self._couriers = couriers
+        self._album = album
+        self._preview = preview
+        self._trouble = False
+        self._unreadable = False
+
+    def started(self, source: str, live: bool) -> None:
+        """The watch begins."""
+        bundle = self._judge.classifier.bundle
+        about = {"bundle": bundle.name, "version": bundle.sha256[:12], "source": source, "live": live}
+        if self._preview is not None:
+            about["preview"] = self._preview.port
+        self._send({"event": "started", "time": time(), **about})
+
+    def shot(self, shot: Shot) -> None:
+        """Judge a frame."""
+        self._tally.read = shot.number
+        if self._trouble:
+            self._trouble = False
+            self._send({"event": "back", **_when(shot)})
+        before = self._judge.decision
+        try:
+            photo = shot.picture.photo()
+            prediction, age = self._judge(shot, photo)
+        except BadPhoto as error:
+            self._bad(shot, error)
+            return
+        self._unreadable = False
+        self._tally.answer(age)
+        after = self._judge.decision
+        about = {**_when(shot), "frame_age_ms": round(age * 1e3, 3), "ms": round(prediction.ms, 3)}
+        if self._settings.every_frame:
+            self._tell({"event": "frame", **about, **_said(prediction), "decision": after})
+        if after != before:
+            self._decided(shot, photo, about, before, self._judge.average)
+        if self._preview is not None and self._preview.viewers:
+            self._show(self._preview, photo, prediction)
+
+    def trouble(self, trouble: Trouble) -> None:
+        """The source gives no frames: tell it once, and believe nothing any more."""
+        if self._trouble:
+            return
+        self._trouble = True
+        self._tally.outages += 1
+        self._send({"event": trouble.kind, "time": time(), "why": trouble.why})
+        self.forget(trouble.kind)
+
+    def forget(self, why: str) -> None:
+        """Believe nothing any more, and tell it: no door stays open for a camera that is off."""
+        before = self._judge.decision
+        self._judge.forget()
+        if before != UNSURE:
+            self._tally.decisions += 1
+            self._send({
+                "event": "decision", "time": time(), "decision": UNSURE, "previous": before,
+                "probability": 0.0, "why": why,
+            })  # fmt: skip
+
+    def ended(self, why: str) -> Event:
+        """The watch is over; the summary."""
+        summary = {"event": "ended", "time": time(), "why": why, **self._tally.to_json()}
+        sinks = {one.name: {"delivered": one.delivered, "lost": one.lost} for one in self._couriers}
+        summary |= {"sinks": sinks} if sinks else {}
+        self._tell(summary)
+        return summary
+
+    def _send(self, event: Event) -> None:
+        self._tell(event)
+        for courier in self._couriers:
+            if courier.name != "command" or event["event"] == "decision":
+                courier.send(event)
+
+    def _bad(self, shot: Shot, error: BadPhoto) -> None:
+        """A frame that cannot be read: counted, and told when the one before could."""
+        self._tally.unreadable += 1
+        if not self._unreadable:
+            self._unreadable = True
+            self._send({"event": "unreadable", **_when(shot), "what": error.what, "fix": error.fix})
+
+    def _decided(
+        self, shot: Shot, photo: Photo, about: Event, before: str, average: dict[str, float]
+    ) -> None:
+        self._tally.decisions += 1
+        label = max(average, key=average.__getitem__)
+        event = {
+            "event": "decision", **about, "decision": self._judge.decision, "previous": before,
+            "label": label, "probability": average[label], "probabilities": average,
+        }  # fmt: skip
+        if self._album is not None:
+            jpeg = photo if isinstance(photo, bytes) else encode(self._judge.whole(photo), "JPEG", quality=90)
+            saved = self._album.save(jpeg, shot.time, shot.number, self._judge.decision)
+            if saved is not None:
+                self._tally.saved += 1
+                event["saved"] = saved
+        self._send(event)
+
+    def _show(self, preview: Preview, photo: Photo, prediction: Prediction) -> None:
+        from catflap.live.opencv import annotated
+
+        pixels = self._judge.whole(photo)
+        box = self._judge.box(pixels.shape[1], pixels.shape[0]) if self._judge.region != WHOLE else None
+        decided = f"{self._judge.decision}  ({prediction.label} {prediction.probability:.2f})"
+        preview.show(annotated(pixels, decided, box))
+
+
+def _when(shot: Shot) -> Event:
+    """The frame that an event is about, and its times."""
+    about: Event = {"time": shot.time, "frame": shot.number, "frame_time": round(shot.clock, 4)}
+    if shot.picture.path is not None:
+        about["path"] = shot.picture.path
+    return about
+
+
+def _said(prediction: Prediction) -> Event:
+    names = ("label", "probability", "probabilities")
+    return {name: getattr(prediction, name) for name in names}

@@ -1,0 +1,103 @@
+"""Frames to events: the verb `watch`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from catflap.live.courier import Courier
+from catflap.live.frames import Shot
+from catflap.live.judge import Judge
+from catflap.live.preview import Preview
+from catflap.live.reader import latest_shots, open_first, waiting_shots
+from catflap.live.settings import Settings
+from catflap.live.sinks import Album, commands, webhook
+from catflap.live.sources import find_source
+from catflap.live.tally import Tally
+from catflap.live.teller import Teller, check_labels
+from catflap.runtime.classifier import Classifier
+
+Event = dict[str, Any]
+
+
+def _nobody(told: object) -> None:
+    """Tell nobody."""
+
+
+def watch(
+    settings: Settings, tell: Callable[[Event], None] = _nobody, note: Callable[[str], None] = _nobody
+) -> Event:
+    """Watch until the source ends or SIGTERM or Ctrl-C comes, and return the summary, the last event.
+
+    `tell` is given every event as it happens, `note` what the operator should know. Raises
+    CatflapError when the source cannot be opened at first; later it is opened again and again.
+    """
+    classifier = Classifier(settings.bundle, settings.variant, threads=settings.threads, prior=settings.prior)
+    check_labels(settings.on, classifier.labels)
+    patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
+    source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)
+    stop = threading.Event()
+    tally = Tally()
+    with ExitStack() as parts, _stopped_by_signals(stop):
+        opened = open_first(source)
+        parts.callback(opened.close)
+        couriers = _couriers(settings, note, parts)
+        album = None if settings.save is None else Album(settings.save, settings.save_bytes, note)
+        preview = None if settings.preview is None else Preview(*settings.preview)
+        if preview is not None:
+            parts.callback(preview.close)
+        judge = Judge(classifier, settings.region, settings.rules)
+        teller = Teller(settings, judge, tally, tell, couriers, album, preview)
+        teller.started(source.name, source.live)
+        if source.live:
+            shots: Iterator[Any] = latest_shots(source, opened, stop, settings.stalled, 1 / settings.max_fps)
+        else:
+            shots = waiting_shots(opened, stop)
+        for found in shots:
+            if isinstance(found, Shot):
+                teller.shot(found)
+            else:
+                teller.trouble(found)
+        teller.forget("ended")
+        for courier in couriers:
+            courier.close()
+        return teller.ended("stopped" if stop.is_set() else "the source ended")
+
+
+def _couriers(settings: Settings, note: Callable[[str], None], parts: ExitStack) -> list[Courier]:
+    """Whoever events are sent to, each on a thread of its own."""
+    found = []
+    if settings.webhook is not None:
+        found.append(Courier("webhook", webhook(settings.webhook), note))
+    if settings.mqtt is not None:
+        from catflap.live.mqtt import open_mqtt
+
+        deliver, close = open_mqtt(settings.mqtt)
+        parts.callback(close)
+        found.append(Courier("mqtt", deliver, note))
+    if settings.on:
+        found.append(Courier("command", commands(settings.on), note, again=False))
+    return found
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the watch well; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""Events on a real broker: while it is there, after it was away, and when the watch dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.live.cameras import camera, eventually, watching, write_video
+
+pytest.importorskip("amqtt", reason="no broker is installed; pip install amqtt")
+paho = pytest.importorskip("paho.mqtt.client", reason="paho is not installed; pip install 'catflap[live]'")
+
+
+class Broker:
+    """A broker in a thread of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._ready = threading.Event()
+        self._thread.start()
+        assert self._ready.wait(60)
+
+    def _run(self) -> None:
+        from amqtt.broker import Broker as Amqtt
+
+        logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+        logging.getLogger("transitions").setLevel(logging.CRITICAL)
+        asyncio.set_event_loop(self._loop)
+        plugins = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+        listeners = {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}}
+        broker = Amqtt({"listeners": listeners, "plugins": plugins}, loop=self._loop)
+        self._loop.run_until_complete(broker.start())
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(broker.shutdown())
+        self._loop.close()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(60)
+
+
+class Listener:
+    """A client that hears everything, with the topic and the text of each message."""
+
+    def __init__(self, port: int) -> None:
+        self.heard: list[tuple[str, str]] = []
+        subscribed = threading.Event()
+        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.on_message = lambda _, __, message: self.heard.append(
+            (message.topic, message.payload.decode())
+        )
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert subscribed.wait(60)
+
+    def events(self) -> list[str]:
+        return [json.loads(text)["event"] for topic, text in self.heard if topic == "door/cat"]
+
+    def status(self) -> list[str]:
+        return [text for topic, text in self.heard if topic == "door/cat/status"]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def broker(port: int) -> Iterator[Listener]:
+    one = Broker(port)
+    listener = Listener(port)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        one.stop()
+
+
+def test_events_reach_a_broker(red: Path, tmp_path: Path) -> None:
+    port = free_port()
+    video = write_video(tmp_path / "a.avi", ["blue"] * 10 + ["red"] * 10)
+    with (
+        broker(port) as listener,
+        watching(red, video, "--mqtt", f"mqtt://127.0.0.1:{port}/door/cat") as watcher,
+    ):
+        assert watcher.end() == 0
+        eventually(lambda: listener.status()[-1:] == ["offline"])
+        assert listener.events() == ["started", "decision", "decision", "decision"]
+        assert listener.status()[0] == "online"
+    assert watcher.events[-1]["sinks"]["mqtt"] == {"delivered": 4, "lost": 0}
+
+
+def test_a_broker_that_is_down_gets_the_events_later(red: Path) -> None:
+    port = free_port()
+    with (
+        camera() as source,
+        watching(red, source.url, "--mqtt", f"mqtt://127.0.0.1:{port}/door/cat") as watcher,
+    ):
+        source.mode = "red"
+        watcher.await_event("decision", decision="cat")
+        source.mode = "blue"
+        watcher.await_event("decision", decision="not_cat")
+        with broker(port) as listener:
+            eventually(lambda: listener.events() == ["started", "decision", "decision"])
+            decided = [
+                json.loads(text).get("decision") for topic, text in listener.heard if topic == "door/cat"
+            ]
+            assert decided == [None, "cat", "not_cat"]
+            watcher.process.kill()
+            eventually(lambda: listener.status()[-1:] == ["offline"])

@@ -1,0 +1,178 @@
+"""Whom events are told: a webhook, a broker, commands, a folder; slow, away or broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catflap.errors import CatflapError
+from catflap.live.courier import Courier, NotDelivered
+from catflap.live.sinks import Album, commands, webhook
+from tests.live.cameras import eventually, jpeg, watching, write_video
+
+
+class Hook:
+    """A webhook that can be told to fail."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.events: list[dict[str, Any]] = []
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if hook.status == 200:
+                    hook.events.append(event)
+                self.send_response(hook.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    one = Hook()
+    yield one
+    one.server.shutdown()
+    one.server.server_close()
+
+
+def test_a_webhook_gets_every_event_in_order_also_after_it_failed(hook: Hook) -> None:
+    notes: list[str] = []
+    hook.status = 500
+    courier = Courier("webhook", webhook(hook.url), notes.append)
+    for number in range(5):
+        courier.send({"number": number})
+    eventually(lambda: bool(notes))
+    hook.status = 200
+    eventually(lambda: courier.delivered == 5)
+    courier.close()
+    assert [event["number"] for event in hook.events] == [0, 1, 2, 3, 4]
+    assert courier.lost == 0
+    assert "500" in notes[0]
+    assert notes[-1].endswith("delivers again.")
+    assert len(notes) == 2, "an outage is told once"
+
+
+def test_what_waits_is_bounded_and_the_oldest_is_lost() -> None:
+    def away(_: dict[str, Any]) -> None:
+        raise NotDelivered("nobody is there")
+
+    courier = Courier("away", away, lambda _: None, kept=10)
+    for number in range(500):
+        courier.send({"number": number})
+    courier.close(patience=0.1)
+    assert courier.delivered == 0
+    assert courier.lost == 500
+
+
+def test_a_receiver_that_hangs_does_not_hold_the_sender_up() -> None:
+    released = threading.Event()
+    courier = Courier("slow", lambda _: released.wait(30) and None, lambda _: None)
+    for number in range(3):
+        courier.send({"number": number})
+    eventually(lambda: len(courier._waiting) == 2)
+    released.set()
+    courier.close()
+    assert courier.delivered == 3
+
+
+def test_commands_know_what_was_decided_and_run_without_a_shell(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = "os.environ['CATFLAP_DECISION']+sys.stdin.read()+sys.argv[2]"
+    code = f"import os,sys;open(sys.argv[1],'a').write({said})"
+    deliver = commands({"cat": f"{sys.executable} -c \"{code}\" {out} '$HOME;ls'"})
+    event = {"decision": "cat", "previous": "unsure", "probability": 0.9}
+    deliver(event)
+    deliver({**event, "decision": "not_cat"})
+    assert out.read_text() == f"cat{json.dumps(event)}$HOME;ls"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("false", "ended with 1"), ("no-such-command-anywhere", "No such file")]
+)
+def test_a_command_that_fails_is_told(command: str, said: str) -> None:
+    deliver = commands({"cat": command})
+    with pytest.raises(NotDelivered, match=said):
+        deliver({"decision": "cat", "previous": "unsure", "probability": 0.9})
+
+
+def test_a_watch_runs_commands_on_decisions(red: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.avi", ["blue"] * 10 + ["red"] * 10)
+    words = (
+        "--on",
+        "cat",
+        f"sh -c 'echo open >> {tmp_path}/door'",
+        "--on",
+        "unsure",
+        f"sh -c 'echo shut >> {tmp_path}/door'",
+    )
+    with watching(red, video, *words) as watcher:
+        assert watcher.end() == 0
+    assert (tmp_path / "door").read_text() == "open\nshut\n", "the end of the watch shuts the door"
+    assert watcher.events[-1]["sinks"]["command"] == {"delivered": 3, "lost": 0}
+
+
+def test_an_album_keeps_the_newest_within_its_limit(tmp_path: Path) -> None:
+    data = jpeg("red")
+    other = tmp_path / "holiday.jpg"
+    other.write_bytes(b"somebody's photo")
+    album = Album(tmp_path, 3 * len(data), lambda _: None)
+    paths = [album.save(data, 1e9 + number, number, "cat / ../x") for number in range(10)]
+    kept = sorted(path.name for path in tmp_path.iterdir() if path != other)
+    assert kept == [Path(str(path)).name for path in paths[-3:]]
+    assert album.bytes == 3 * len(data)
+    again = Album(tmp_path, 2 * len(data), lambda _: None)
+    again.save(data, 2e9, 11, "cat")
+    assert len(list(tmp_path.glob("*-cat*.jpg"))) == 2, "what an earlier watch saved counts too"
+    assert other.read_bytes() == b"somebody's photo"
+
+
+def test_a_full_disk_is_told_once_and_the_watch_goes_on(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        notes: list[str] = []
+        album = Album(small, 10**9, notes.append)
+        saved = [album.save(bytes(6000), 1e9 + number, number, "cat") for number in range(6)]
+        assert saved[0]
+        assert saved[-1] is None
+        assert len(notes) == 1
+        assert "No space left" in notes[0]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CatflapError, match="cannot be saved"):
+        Album(tmp_path / "file" / "x", 1000, lambda _: None)
+
+
+def test_a_webhook_that_is_away_does_not_stop_the_end(red: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.avi", ["red"] * 10)
+    with watching(red, video, "--webhook", "http://127.0.0.1:9/x") as watcher:
+        assert watcher.end() == 0
+    assert watcher.events[-1]["sinks"]["webhook"] == {"delivered": 0, "lost": 3}
+    assert watcher.stderr.count("not delivered") == 1

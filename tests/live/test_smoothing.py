@@ -1,0 +1,130 @@
+"""One bad frame opens no door, and no jump of a clock does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catflap.errors import CatflapError
+from catflap.live.smoothing import UNKNOWN, Rules, State, step
+
+CAT, OTHER, HALF = (0.99, 0.01), (0.01, 0.99), (0.6, 0.4)
+FPS = 10
+
+
+def follow(
+    frames: Iterable[tuple[float, ...]], rules: Rules, state: State = UNKNOWN, start: float = 0.0
+) -> list[State]:
+    """The states after each frame, ten frames a second."""
+    found = []
+    for number, frame in enumerate(frames, 1):
+        state = step(state, frame, start + number / FPS, rules)
+        found.append(state)
+    return found
+
+
+def currents(states: list[State]) -> list[int | None]:
+    return [state.current for state in states]
+
+
+def test_a_label_is_entered_after_its_dwell_and_not_before() -> None:
+    states = currents(follow([CAT] * 8, Rules(dwell=0.3, frames=3)))
+    assert states == [None, None, None, 0, 0, 0, 0, 0]
+
+
+def test_the_frames_count_too() -> None:
+    assert currents(follow([CAT] * 8, Rules(dwell=0, frames=6))) == [None] * 5 + [0] * 3
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.3, 2.0])
+def test_one_bad_frame_changes_nothing(memory: float) -> None:
+    rules = Rules(memory=memory)
+    assert set(currents(follow([*[OTHER] * 20, CAT, *[OTHER] * 20], rules))[10:]) == {1}
+    state = follow([CAT] * 20, rules)[-1]
+    assert set(currents(follow([OTHER, *[CAT] * 9], rules, state, 2.0))) == {0}
+
+
+def test_between_the_thresholds_a_decision_stays() -> None:
+    rules = Rules(enter=0.9, leave=0.5)
+    inside = follow([CAT] * 20, rules)[-1]
+    assert set(currents(follow([HALF] * 50, rules, inside, 2.0))) == {0}
+    assert set(currents(follow([HALF] * 50, rules))) == {None}
+
+
+def test_below_the_leave_threshold_it_becomes_unsure() -> None:
+    rules = Rules(enter=0.9, leave=0.5)
+    inside = follow([CAT] * 20, rules)[-1]
+    states = currents(follow([(0.4, 0.6)] * 50, rules, inside, 2.0))
+    assert states[0] == 0
+    assert states[-1] is None
+
+
+def test_one_label_can_follow_another() -> None:
+    states = currents(follow([*[CAT] * 20, *[OTHER] * 20], Rules()))
+    assert states[19] == 0
+    assert states[-1] == 1
+
+
+def test_three_labels_none_of_which_is_likely_are_unsure() -> None:
+    assert set(currents(follow([(0.4, 0.35, 0.25)] * 30, Rules()))) == {None}
+
+
+def test_an_average_forgets_with_its_time_constant() -> None:
+    rules = Rules(memory=1.0)
+    state = step(UNKNOWN, (1.0, 0.0), 0.0, rules)
+    state = step(state, (0.0, 1.0), 1.0, rules)
+    assert state.average == pytest.approx((0.36788, 0.63212), abs=1e-5)
+
+
+def test_a_clock_that_goes_back_counts_as_one_that_stands() -> None:
+    rules = Rules()
+    state = follow([OTHER] * 20, rules)[-1]
+    back = follow([CAT] * 100, rules, State(**{**vars(state), "clock": 1e9}), start=0.0)
+    assert back[0].average == state.average, "no time has passed"
+    assert back[0].current == 1
+    assert back[-1].current == 0, "from there on time passes again"
+
+
+def test_a_clock_that_leaps_ahead_does_not_make_one_frame_enough() -> None:
+    rules = Rules()
+    state = follow([OTHER] * 20, rules)[-1]
+    leapt = step(state, CAT, 1e9, rules)
+    assert leapt.current == 1
+    assert step(leapt, OTHER, 1e9 + 0.1, rules).current == 1
+    twice = step(leapt, CAT, 2e9, rules)
+    assert twice.current == 1, "two frames are fewer than three"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(-5, 50)), min_size=1, max_size=60),
+    st.integers(1, 5),
+    st.floats(0, 2),
+)
+def test_whatever_comes_a_change_takes_its_frames(
+    frames: list[tuple[float, float]], least: int, memory: float
+) -> None:
+    rules = Rules(frames=least, memory=memory)
+    state, since = UNKNOWN, 0
+    for share, clock in frames:
+        after = step(state, (share, 1 - share), clock, rules)
+        assert sum(after.average) == pytest.approx(1)
+        since += 1
+        if after.current != state.current:
+            assert since >= least
+            since = 0
+        state = after
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"enter": 0.4, "leave": 0.3}, {"enter": 0.6, "leave": 0.7}, {"leave": 0.0}, {"enter": 1.1},
+        {"dwell": -1}, {"dwell": float("nan")}, {"frames": 0}, {"memory": 1e9}, {"enter": float("nan")},
+    ],
+)  # fmt: skip
+def test_rules_that_make_no_sense_are_refused(stated: dict[str, float]) -> None:
+    with pytest.raises(CatflapError):
+        Rules(**stated)  # type: ignore[arg-type]

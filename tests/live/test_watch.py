@@ -1,0 +1,196 @@
+"""`catflap watch` as a process: events, outages, signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from catflap.live.mjpeg import Splitter
+from tests.live.cameras import CATFLAP, camera, eventually, jpeg, watching, write_video
+
+QUICK = ("--dwell", "0.1", "--memory", "0.1")
+
+
+def test_a_video_becomes_events_and_no_frame_is_dropped(red: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.avi", ["blue"] * 10 + ["red"] * 15 + ["blue"] + ["red"] * 5)
+    with watching(red, video, "--frames") as watcher:
+        assert watcher.end() == 0
+    kinds = [event["event"] for event in watcher.events]
+    assert kinds.count("frame") == 31
+    assert kinds[0] == "started"
+    assert kinds[-1] == "ended"
+    decided = [event for event in watcher.events if event["event"] == "decision"]
+    assert [event["decision"] for event in decided] == ["not_cat", "cat", "unsure"]
+    assert decided[1]["previous"] == "not_cat"
+    assert 11 < decided[1]["frame"] < 20
+    assert decided[1]["frame_time"] == pytest.approx((decided[1]["frame"] - 1) / 10, abs=0.02)
+    assert decided[1]["frame_age_ms"] >= decided[1]["ms"] > 0
+    assert decided[2]["why"] == "ended"
+    summary = watcher.events[-1]
+    assert (summary["frames"], summary["judged"], summary["dropped"]) == (31, 31, 0)
+    assert summary["decisions"] == 3
+    assert watcher.stderr == ""
+
+
+def test_a_region_is_all_that_is_judged(red: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from catflap.image import encode
+    from tests.live.cameras import flat
+
+    half = np.concatenate([flat("red")[:, :80], flat("blue")[:, :80]], axis=1)
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(half, "JPEG", quality=95))
+    for region, decision in (("0,0,0.4,1", "cat"), ("0.6,0,1,1", "not_cat")):
+        with watching(red, tmp_path, "--region", region) as watcher:
+            assert watcher.await_event("decision")["decision"] == decision
+            assert watcher.end() == 0
+
+
+def test_a_stream_freezes_vanishes_and_comes_back(red: Path) -> None:
+    with camera() as source, watching(red, source.url, "--stalled", "1", *QUICK) as watcher:
+        assert watcher.await_event("started")["live"] is True
+        source.mode = "red"
+        assert watcher.await_event("decision", decision="cat")["frame_age_ms"] > 0
+        source.mode = "frozen"
+        assert "1 s" in watcher.await_event("frozen")["why"]
+        assert watcher.await_event("decision", decision="unsure")["why"] == "frozen"
+        source.mode = "blue"
+        watcher.await_event("back")
+        watcher.await_event("decision", decision="not_cat")
+        source.mode = "gone"
+        watcher.await_event("lost")
+        watcher.await_event("decision", decision="unsure")
+        visits = source.visits
+        eventually(lambda: source.visits >= visits + 2)
+        source.mode = "red"
+        watcher.await_event("back")
+        watcher.await_event("decision", decision="cat")
+        assert watcher.stop() == 0
+        assert watcher.await_event("decision")["decision"] == "unsure"
+        summary = watcher.await_event("ended")
+        assert summary["why"] == "stopped"
+        assert summary["outages"] >= 2
+        assert summary["dropped"] >= 0
+    assert watcher.stderr == ""
+
+
+def test_one_bad_frame_of_a_stream_decides_nothing(red: Path) -> None:
+    with camera() as source, watching(red, source.url, "--frames") as watcher:
+        source.mode = "blue"
+        watcher.await_event("decision", decision="not_cat")
+        source.flash = "red"
+        for _ in range(3):
+            assert watcher.await_event("frame", label="cat")["decision"] == "not_cat"
+        assert watcher.await_event("frame", label="not_cat")["decision"] == "not_cat"
+
+
+def test_a_slow_judge_drops_frames_and_never_sees_old_ones(tmp_path: Path) -> None:
+    from tests.serving.bundles import make_bundle
+
+    slow = make_bundle(tmp_path / "slow.catflap", effort=10)
+    with camera(fps=60) as source, watching(slow, source.url, "--frames", "--threads", "1") as watcher:
+        source.mode = "red"
+        for _ in range(12):
+            watcher.await_event("frame")
+        watcher.stop()
+        summary = watcher.await_event("ended")
+    assert summary["dropped"] > summary["judged"]
+
+
+def test_frames_come_through_a_pipe(red: Path) -> None:
+    with watching(red, "-", "--frames", stdin=subprocess.PIPE) as watcher:
+        assert watcher.process.stdin
+        watcher.await_event("started")
+        for _ in range(5):
+            watcher.process.stdin.write(jpeg("red"))
+            watcher.process.stdin.flush()
+            assert watcher.await_event("frame")["label"] == "cat"
+        watcher.process.stdin.close()
+        assert watcher.end() == 0
+        assert watcher.await_event("ended")["judged"] == 5
+
+
+def test_a_pipe_that_says_nothing_can_be_interrupted(red: Path) -> None:
+    with watching(red, "-", stdin=subprocess.PIPE) as watcher:
+        watcher.await_event("started")
+        assert watcher.stop() == 0
+        watcher.await_event("ended")
+        assert watcher.process.stdin
+        watcher.process.stdin.close()
+    assert watcher.stderr == ""
+
+
+def test_sigterm_ends_it_well_and_says_so(red: Path) -> None:
+    with camera() as source, watching(red, source.url) as watcher:
+        watcher.await_event("started")
+        assert watcher.stop(signal.SIGTERM) == 0
+        assert watcher.await_event("ended")["why"] == "stopped"
+
+
+def test_damaged_frames_are_told_once_and_the_watch_goes_on(red: Path, tmp_path: Path) -> None:
+    good = jpeg("red")
+    names = {"a": good, "b": good[:300], "c": b"<html>", "d": good, "e": b""}
+    for name, data in names.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    with watching(red, tmp_path) as watcher:
+        assert watcher.end() == 0
+    bad = [Path(event["path"]).name for event in watcher.events if event["event"] == "unreadable"]
+    assert bad == ["b.jpg", "e.jpg"]
+    assert watcher.events[-1]["unreadable"] == 3
+
+
+def test_the_preview_shows_frames_in_a_browser(red: Path) -> None:
+    with camera() as source, watching(red, source.url, "--preview", "0") as watcher:
+        port = watcher.await_event("started")["preview"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
+            assert b'src="stream"' in page.read()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=20) as stream:
+            assert "multipart/x-mixed-replace" in stream.headers["Content-Type"]
+            splitter, found = Splitter(1 << 20), 0
+            while found < 3:
+                found += len(splitter.feed(stream.read1(65536)))
+        assert watcher.stop() == 0
+
+
+def test_a_password_in_the_address_is_used_and_not_shown(red: Path) -> None:
+    with camera() as source:
+        url = source.url.replace("http://", "http://me:se%3Acret@")
+        with watching(red, url) as watcher:
+            started = watcher.await_event("started")
+            assert started["source"] == source.url
+            watcher.stop()
+        assert source.asked[0] == "Basic bWU6c2U6Y3JldA=="
+        assert "cret" not in str(watcher.events) + watcher.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "There is no source"),
+        (["VIDEO", "--region", "1,2,3"], "four numbers"),
+        (["VIDEO", "--region", "0.5,0,0.4,1"], "not inside"),
+        (["VIDEO", "--enter", "0.3"], "not possible"),
+        (["VIDEO", "--on", "dog", "true"], "never decides 'dog'"),
+        (["VIDEO", "--on", "cat", "'"], "cannot be read"),
+        (["VIDEO", "--webhook", "ftp://x"], "no proper URL"),
+        (["VIDEO", "--mqtt", "mqtt://host"], "no host or no topic"),
+        (["VIDEO", "--preview", "http"], "has no port"),
+        (["VIDEO", "--stalled", "0"], "stalled is 0"),
+        (["VIDEO", "--prior", "cat"], "LABEL=SHARE"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_fix(
+    red: Path, words: list[str], said: str, tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "a.avi", ["red"] * 2)
+    words = [str(video) if word == "VIDEO" else word for word in words]
+    answer = subprocess.run([CATFLAP, "watch", red, *words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert said in answer.stderr
+    assert "\n  fix: " in answer.stderr
+    assert "bug" not in answer.stderr
