@@ -141,6 +141,7 @@ def downloads(site: Path) -> dict[str, int]:
     whole = {
         f"all with {name}": common + runtimes[about["runtime"]] + packed(site / "bundle" / about["file"])
         for name, about in variants.items()
+        if about["runtime"] in runtimes
     }
     return {"scripts": scripts, "page, golden cases": common, **runtimes, **whole}
 

@@ -30,7 +30,9 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "cv2": "live",
         "paho": "live",
         "openvino": "targets",
-        "litert_torch": "targets",
+        "ai_edge_litert": "targets",
+        "litert_torch": "litert",
+        "ai_edge_quantizer": "litert",
         "ray": "cluster",
         "model_signing": "sign",
     }

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from catflap.artifacts.bundle import write_bundle
-from catflap.artifacts.golden import Golden, encode_golden
+from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
 from catflap.runtime.session import open_model
@@ -78,6 +78,23 @@ def runnable_bundle(folder: Path) -> Path:
         path, head, {"fp32.onnx": model, "golden.npz": encode_golden(golden), "card.md": b"# Warmth\n"}
     )
     return path
+
+
+def with_litert(bundle: Path, out: Path, tflite: bytes) -> Path:
+    """The bundle with a variant "litert-fp32", whose golden logits are those of fp32."""
+    opened = read_bundle(bundle)
+    golden = read_golden(opened)
+    head = {name: value for name, value in opened.head.items() if name != "files"}
+    about = {**head["variants"]["fp32"], "runtime": "litert", "file": "targets/litert/fp32.tflite"}
+    head["variants"] = {**head["variants"], "litert-fp32": about}
+    logits = {**golden.logits, "litert-fp32": golden.logits["fp32"]}
+    files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
+    files |= {
+        about["file"]: tflite,
+        "golden.npz": encode_golden(Golden(golden.photos, golden.frames, logits)),
+    }
+    write_bundle(out, head, files)
+    return out
 
 
 def _colour_model() -> bytes:

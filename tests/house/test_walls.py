@@ -12,12 +12,16 @@ from catflap.errors import EXTRAS
 # A foreign library belongs to one file. These belong to more: the files, or their folder, and why.
 SHARED = {
     "torch": (
-        "training/",
-        "the network, its features, its training and its ONNX graph; lint-imports holds it",
+        "training/ exporting/targets/",
+        "the network, its features, its training and its graphs; lint-imports holds it",
     ),
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),
     "sklearn": ("training/head.py pipeline/demo.py", "the head is fitted with it; its digits are the demo"),
+    "ai_edge_litert": (
+        "runtime/litert.py exporting/targets/litert.py",
+        "it runs models; its quantiser asks it",
+    ),
     "onnxruntime": ("runtime/session.py exporting/quantise.py", "it runs models; its quantiser makes int8"),
 }
 

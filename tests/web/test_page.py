@@ -16,6 +16,7 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.site import write_site
+from tests.artifacts.samples import with_litert
 from tests.web.conftest import file_server
 
 if TYPE_CHECKING:
@@ -93,6 +94,24 @@ def test_the_golden_cases_pass(open_page: Open, address: str) -> None:
     assert len(rows) == 4
     assert all(row.split()[1] == "0" for row in rows)
     assert "same pixels and answers" in page.inner_text("#check-text")
+
+
+def test_a_variant_for_litert_comes_first_and_passes(
+    open_page: Open, page_built: Path, tiny_bundle: Path, repo: Path, tmp_path: Path
+) -> None:
+    tflite = (repo / "tests" / "runtime" / "colour.tflite").read_bytes()
+    write_site(with_litert(tiny_bundle, tmp_path / "both.catflap", tflite), tmp_path / "site")
+    with file_server(tmp_path / "site") as (url, asked):
+        page = open_page(url)
+        page.locator("#verdict[data-state=pass]").wait_for()
+        assert page.input_value("#variant") == "litert-fp32"
+        give(page, photo_file(RED))
+        expected = Classifier(tiny_bundle)(RED)
+        label, probability = answer(page)
+        assert label == expected.label
+        assert abs(probability - expected.probability) < 1e-3
+        assert any("fp32.tflite" in line for line in asked)
+        assert not any("fp32.onnx" in line for line in asked)
 
 
 @pytest.mark.slow

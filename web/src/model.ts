@@ -20,13 +20,14 @@ const RUNTIMES: Record<string, () => Promise<{ open(network: Network): Promise<M
 };
 
 /**
- * The variants that this page can run, the fastest here first: LiteRT's, then fp32, for ONNX Runtime's
- * WebAssembly is several times slower in int8 (docs/guides/camera-page.md).
+ * The variants that this page can run, the fastest here first: LiteRT's in int8, its others, then fp32,
+ * for ONNX Runtime's WebAssembly is slower in int8 (docs/guides/camera-page.md).
  */
 export function usableVariants(head: Head): string[] {
   const rank = (name: string) => {
     const { runtime, precision } = head.variants[name];
-    return runtime === "litert" ? 0 : precision === "fp32" ? 1 : 2;
+    if (runtime === "litert") return precision === "int8" ? 0 : 1;
+    return precision === "fp32" ? 2 : 3;
   };
   const usable = Object.keys(head.variants).filter((name) => Object.hasOwn(RUNTIMES, head.variants[name].runtime));
   return usable.sort((a, b) => rank(a) - rank(b));

@@ -62,10 +62,14 @@ FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "int8": Form("onnx", "onnxruntime", "int8", "int8.onnx"),
         "fp32": Form("onnx", "onnxruntime", "fp32", "fp32.onnx"),
+        "litert-int8": Form("litert", "litert", "int8", "targets/litert/int8.tflite"),
+        "litert-fp32": Form("litert", "litert", "fp32", "targets/litert/fp32.tflite"),
     }
 )
-PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType({"onnx": ()})  # that wrote it, for the record
-_RUNTIMES = MappingProxyType({".onnx": "onnxruntime"})
+PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # what wrote it, for the record
+    {"onnx": (), "litert": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")}
+)
+_RUNTIMES = MappingProxyType({".onnx": "onnxruntime", ".tflite": "litert"})
 
 
 def variant_names(targets: Iterable[str], variants: Iterable[str] = ()) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from catflap.errors import CatflapError, missing_extra
 from catflap.runtime.session import Model
 
 # The runtime's name in bundle.json: the file here that owns it, and the module that it needs.
-ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType({"onnxruntime": ("session", "onnxruntime")})
+ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"onnxruntime": ("session", "onnxruntime"), "litert": ("litert", "ai_edge_litert")}
+)
 
 
 def open_variant(

@@ -29,13 +29,12 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
     written: quantised layers are then emulated in float, as a processor without int8 would.
     Raises BadArtifact when the bytes are no such model, or keep tensors elsewhere.
     """
-    if threads is not None and threads < 1:
-        raise CatflapError(f"{threads} threads are not possible.", "Use 1 or more.")
+    count = enough_threads(threads)
     model = bytes(onnx)
     if b"location" in model and _EXTERNAL.search(model):  # the first test is ten times faster
         raise BadArtifact("The model keeps tensors outside its file.", "Export it with all tensors inside.")
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = count
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     if not optimise:
@@ -59,6 +58,13 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
         return logits
 
     return run
+
+
+def enough_threads(threads: int | None) -> int:
+    """The number of threads that was asked for, 0 for every core; CatflapError when it is none."""
+    if threads is not None and threads < 1:
+        raise CatflapError(f"{threads} threads are not possible.", "Use 1 or more.")
+    return threads or 0
 
 
 def _short(error: Exception) -> str:

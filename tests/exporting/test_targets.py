@@ -1,0 +1,72 @@
+"""Every target is written, run on its real runtime and judged, where its tools are installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.errors import CatflapError, MissingExtra
+from catflap.exporting.apart import convert_apart
+from catflap.exporting.export import export
+from catflap.exporting.forms import FORMS, PACKAGES, variant_names
+from catflap.pipeline.evaluate import evaluate
+from catflap.verification.verify import verify
+
+TOOLS = {"litert": "litert_torch"}
+
+
+def test_targets_stand_for_their_variants() -> None:
+    assert variant_names(["litert"], ["fp32"]) == ("fp32", "litert-int8", "litert-fp32")
+    assert {form.target for form in FORMS.values()} == set(PACKAGES)
+    with pytest.raises(CatflapError, match="no target 'abacus'"):
+        variant_names(["abacus"])
+
+
+def test_no_two_forms_share_a_file() -> None:
+    files = [member for form in FORMS.values() for member in form.members]
+    assert len(set(files)) == len(files)
+
+
+def test_a_converter_that_fails_or_crashes_is_one_sentence() -> None:
+    """`work` of these modules of the standard library does not exist, or is killed by the system."""
+    with pytest.raises(CatflapError, match="cannot be converted for antigravity_no: ModuleNotFoundError"):
+        convert_apart("antigravity_no", {}, (), ())
+    with pytest.raises(CatflapError, match=r"cannot be converted for crashing: it crashed \(SIGSEGV\)"):
+        convert_apart("tests.exporting.crashing", {}, (), ())
+    with pytest.raises(ModuleNotFoundError):
+        convert_apart("json", {}, (), ("no_such_tool",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TOOLS)
+def test_a_target_keeps_what_the_checkpoint_says(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, target: str
+) -> None:
+    pytest.importorskip(
+        TOOLS[target], reason=f"what writes {target} is not installed: docs/reference/targets.md"
+    )
+    names = variant_names([target])
+    path = tmp_path / "new.catflap"
+    export(drawn_checkpoint, drawn_dataset, path, variants=names)
+    verdict = verify(path)
+    assert verdict.passed
+    assert {f"golden:{name}" for name in names} <= {check.name for check in verdict.checks}
+    report = evaluate(path, drawn_dataset.path, tmp_path / "report")
+    for name, variant in read_bundle(path).variants.items():
+        assert report.variants[name]["accuracy"] == variant.metrics["accuracy"]
+        if variant.precision == "fp32":
+            assert variant.fidelity["flips"] == 0
+            assert variant.fidelity["max_probability_difference"] <= 1e-3
+
+
+def test_a_target_whose_tools_are_absent_names_the_extra(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catflap.exporting.apart.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"catflap\[litert\]"):
+        export(drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap", variants=("litert-fp32",))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,85 @@
+"""Variants for LiteRT run on its interpreter, in verify, predict and evaluate as any other.
+
+colour.tflite is `pixels.mean((1, 2)) @ weights` of tests/artifacts/samples.py at 1 × 32 × 32 × 3,
+written by litert_torch 0.10.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.cli.main import main
+from catflap.errors import BadArtifact
+from catflap.exporting.drawings import scene
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier
+from catflap.verification.verify import verify
+from tests.artifacts.samples import with_litert
+
+pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'")
+COLOUR = Path(__file__).with_name("colour.tflite")
+WEIGHTS = np.array([[-0.2, 0.2], [0, 0], [0.2, -0.2]], np.float32)
+
+
+@pytest.fixture
+def both(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return with_litert(tiny_bundle, tmp_path / "both.catflap", COLOUR.read_bytes())
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_it_answers_as_numpy_does(threads: int | None) -> None:
+    from catflap.runtime.litert import open_model
+
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    logits = open_model(COLOUR.read_bytes(), threads)(frames)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, frames.mean((1, 2)) @ WEIGHTS, atol=1e-3)
+
+
+def test_threads_that_share_a_model_get_their_own_answers() -> None:
+    from catflap.runtime.litert import open_model
+
+    model = open_model(COLOUR.read_bytes(), 1)
+    frames = np.random.default_rng(1).integers(0, 256, (40, 1, 32, 32, 3), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(model, frames))
+    np.testing.assert_allclose(np.concatenate(answers), frames[:, 0].mean((1, 2)) @ WEIGHTS, atol=1e-3)
+
+
+def test_verify_runs_it_and_predict_answers_with_it(
+    both: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict = verify(both)
+    assert verdict.passed
+    assert "golden:litert-fp32" in [check.name for check in verdict.checks]
+    photo = encode(scene(3, 80, 60), "PNG")
+    as_onnx, as_litert = Classifier(both, "fp32")(photo), Classifier(both, "litert-fp32")(photo)
+    assert as_litert.probability == pytest.approx(as_onnx.probability, abs=1e-4)
+    (tmp_path / "photo.png").write_bytes(photo)
+    assert (
+        main(["predict", str(both), str(tmp_path / "photo.png"), "--variant", "litert-fp32", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["label"] == as_onnx.label
+
+
+def test_what_is_no_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    from catflap.runtime.litert import open_model
+
+    whole = COLOUR.read_bytes()
+    for damaged in (b"", b"no model", whole[: len(whole) // 2], bytes(len(whole))):
+        with pytest.raises(BadArtifact, match="LiteRT refuses the model"):
+            open_model(damaged)
+    verdict = verify(with_litert(tiny_bundle, tmp_path / "bad.catflap", b"no model"))
+    assert [check.name for check in verdict.checks if not check.passed] == ["golden:litert-fp32"]
+
+
+def test_frames_of_another_size_are_refused() -> None:
+    from catflap.runtime.litert import open_model
+
+    with pytest.raises(BadArtifact, match="takes frames of the shape"):
+        open_model(COLOUR.read_bytes())(np.zeros((1, 31, 32, 3), np.uint8))
