@@ -118,28 +118,20 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     return _guarded(lambda: _fit(_decode(data, frame), frame))
 
 
+def decode(data: bytes, frame: Frame) -> Pixels:
+    """The whole photo upright in sRGB, uint8 (H, W, 3), decoded as the frame decodes but not resized."""
+    return _guarded(lambda: np.asarray(_decode(data, frame)))
+
+
 def read_whole(data: bytes, frame: Frame) -> Pixels:
     """A whole photo, upright, at its own size and within the frame's limits: uint8 RGB (H, W, 3)."""
-    return _guarded(lambda: np.asarray(_decode(data, replace(frame, decode="full"))))
+    return decode(data, replace(frame, decode="full"))
 
 
-def read_crop(
-    data: bytes, frame: Frame, box: tuple[float, float, float, float], *, mirror: bool = False
-) -> Pixels:
-    """A part of a photo at the frame size, for training: uint8 RGB (height, width, 3).
-
-    `box` is left, top, right, bottom as shares of the upright photo; `mirror` swaps left and right.
-    """
-
-    def crop() -> Pixels:
-        image = _decode(data, frame)
-        left, top = int(box[0] * image.width), int(box[1] * image.height)
-        right, bottom = max(left + 1, int(box[2] * image.width)), max(top + 1, int(box[3] * image.height))
-        part = image.crop((left, top, right, bottom))
-        pixels = np.asarray(part.resize((frame.width, frame.height), FILTERS[frame.filter]))
-        return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
-
-    return _guarded(crop)
+def resize(part: Pixels, frame: Frame, *, mirror: bool = False) -> Pixels:
+    """A part of a decoded photo at the frame size; `mirror` swaps left and right."""
+    image = _squash(_from_array(part), frame)
+    return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else image)
 
 
 def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) -> bytes:
@@ -317,16 +309,21 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
 
 
 def _fit(image: Image.Image, frame: Frame) -> Pixels:
-    """Crop with integer geometry, then resize across and then down, for Pillow 13 varies the order."""
+    """Crop with integer geometry, then resize."""
     if frame.fit == "crop":
         width = min(image.width, max(1, image.height * frame.width // frame.height))
         height = min(image.height, max(1, image.width * frame.height // frame.width))
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
+    return np.asarray(_squash(image, frame))
+
+
+def _squash(image: Image.Image, frame: Frame) -> Image.Image:
+    """Resize across and then down, for Pillow 13 varies the order."""
     for size in ((frame.width, image.height), (frame.width, frame.height)):
         if image.size != size:
             image = image.resize(size, FILTERS[frame.filter])
-    return np.asarray(image)
+    return image
 
 
 def _from_array(array: Pixels) -> Image.Image:
@@ -337,7 +334,8 @@ def _from_array(array: Pixels) -> Image.Image:
             f"An array of {array.dtype} with shape {array.shape} is not a photo.",
             "Give uint8 with shape (height, width, 3), RGB.",
         )
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _info(image: Image.Image) -> PhotoInfo:

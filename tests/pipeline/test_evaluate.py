@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.folder import digest_file
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
+from catflap.curation.review import apply_review
+from catflap.data.prepare import prepare
 from catflap.errors import BadArtifact, CatflapError
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.trace import trace
@@ -74,3 +78,20 @@ def test_trace_prints_the_chain(
         assert [(entry["kind"], entry["sha256"]) for entry in trace(place)] == chain[number:]
     with pytest.raises(BadArtifact):
         trace(drawn_dataset.path / "shards")
+
+
+def test_trace_goes_back_behind_a_review(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    before = load_manifest(drawn_dataset.path.with_name("manifest"))
+    photo, label = (before.rows()[name][0].as_py() for name in ("id", "label"))
+    decision = {"id": photo, "was": label, "decision": "drop", "reason": "a test"}
+    said = {"catflap": "decisions", "version": 1, "manifest": before.sha256, "decisions": [decision]}
+    (tmp_path / "decisions.json").write_text(json.dumps(said))
+    after = apply_review(before, tmp_path / "decisions.json", tmp_path / "m").manifest
+    dataset = prepare(after, tmp_path / "d", frame=drawn_dataset.frame, profile=False)
+    decided = digest_file(tmp_path / "decisions.json")
+    chain = [("dataset", dataset.sha256), ("manifest", after.sha256), ("decisions", decided)]
+    chain.append(("manifest", before.sha256))
+    for number, place in enumerate((dataset.path, after.path)):
+        assert [(entry["kind"], entry["sha256"]) for entry in trace(place)] == chain[number:]
+    (tmp_path / "m").rename(tmp_path / "elsewhere")
+    assert [(entry["kind"], entry["sha256"]) for entry in trace(dataset.path)] == chain[:2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import encode
 from catflap.progress import silent
 from catflap.training.backbone import digest_tensors
-from catflap.training.finetune import Recipe, _batches, _schedule, finetune
+from catflap.training.finetune import Recipe, _schedule, finetune
 from catflap.training.head import log_loss
 from catflap.training.network import Network
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
@@ -150,22 +149,6 @@ def test_what_another_run_left_is_not_taken_up(drawn_dataset: Dataset, tmp_path:
         weights(expected),
         weights(run(drawn_dataset, alone)[0]),
     )
-
-
-def test_each_photo_comes_once_an_epoch_wherever_one_goes_on(drawn_dataset: Dataset) -> None:
-    photos = drawn_dataset.photos("train")
-    steps = -(-len(photos) // 8)
-    whole = list(_batches(photos, drawn_dataset.frame, RECIPE, 0, range(3 * steps), steps))
-    for epoch in range(3):
-        seen = np.concatenate([chosen for chosen, _ in whole[epoch * steps : (epoch + 1) * steps]])
-        assert sorted(seen) == list(range(len(photos)))
-    rest = list(_batches(photos, drawn_dataset.frame, RECIPE, 0, range(steps + 1, 3 * steps), steps))
-    assert len(rest) == 2 * steps - 1
-    for (chosen, frames), (again, same) in zip(whole[steps + 1 :], rest, strict=True):
-        assert np.array_equal(chosen, again)
-        assert np.array_equal(frames, same)
-    orders = Counter(tuple(chosen) for chosen, _ in whole)
-    assert max(orders.values()) == 1
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from catflap.artifacts.folder import read_json, write_json
 from catflap.errors import BadArtifact, CatflapError
-from catflap.image import Frame
+from catflap.image import Frame, Pixels
 
 MARKER = "dataset.json"
 INDEX = "index.parquet"
 SHARDS = "shards"
+PIXELS = "pixels.npy"
 ROLES = ("train", "validation", "calibration", "test")
 
 
@@ -43,10 +44,15 @@ class Photos:
     def __getitem__(self, position: int) -> bytes:
         start = int(self.offsets[position])
         path = self.folder / SHARDS / str(self.shards[position])
-        photo = _shard(path)[start : start + int(self.lengths[position])]
-        if len(photo) != self.lengths[position]:
-            raise BadArtifact(f"{path} is cut short.", "Run catflap prepare again.")
-        return photo
+        try:
+            photo = _shard(path)[start : start + int(self.lengths[position])]
+            if len(photo) == self.lengths[position]:
+                return photo
+            why = "it is cut short"
+        except (OSError, ValueError) as error:
+            why = str(error)
+        what = f"{path} does not hold the photo {self.ids[position]}: {why}."
+        raise BadArtifact(what, "Run catflap prepare again.")
 
     def take(self, positions: npt.NDArray[np.int64]) -> Photos:
         """The photos at some positions, in that order."""
@@ -61,7 +67,8 @@ class Dataset:
     `frame` is how every later step turns these photos into pixels; `roles` counts photos;
     `ancestors` maps "manifest" to its hash; `left_out` counts photos that are near-duplicates of
     photos which the source itself put into another role; `manifest` is the path of its Manifest,
-    seen from the Dataset, for audit.
+    seen from the Dataset, for audit. `shrink` is the short side in px of train photos that were made
+    smaller (0: none were), `pixels` tells whether there is a memory map of them.
     """
 
     path: Path
@@ -77,6 +84,8 @@ class Dataset:
     versions: dict[str, str]
     left_out: int = 0
     manifest: str = ""
+    shrink: int = 0
+    pixels: bool = False
 
     def photos(self, role: str) -> Photos:
         """The photos of a role (train, validation, calibration or test), in index order."""
@@ -85,6 +94,20 @@ class Dataset:
         columns = _index(self.path, self.sha256, role)
         names = ("id", "label", "group", "shard", "offset", "length")
         return Photos(self.path, *(columns[name] for name in names))
+
+    def train_pixels(self) -> Pixels:
+        """The memory map of the train photos, uint8 RGB (n, height, width, 3), rows as in photos("train")."""
+        path = self.path / PIXELS
+        try:
+            pixels: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            why = f"{path} cannot be read: {error}."
+            raise BadArtifact(why, "Run catflap prepare --pixels again.") from error
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or (len(pixels), pixels.shape[3]) != (
+            self.roles["train"], 3,
+        ):  # fmt: skip
+            raise BadArtifact(f"{path} holds other photos.", "Run catflap prepare --pixels again.")
+        return pixels
 
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap prepare`."""
@@ -125,11 +148,8 @@ def _index(path: Path, sha256: str, role: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def _shard(path: Path) -> mmap.mmap:
-    try:
-        status = path.stat()
-        return _open_shard(path, status.st_ino, status.st_mtime_ns)
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"{path} cannot be read: {error}.", "Run catflap prepare again.") from error
+    status = path.stat()
+    return _open_shard(path, status.st_ino, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)

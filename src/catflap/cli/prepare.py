@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, progress_bar
+from catflap.cli.output import emit, note, progress_bar
 from catflap.image import Frame
 
 HELP = "Give every photo its role without leaks and pack the photos into a Dataset."
@@ -25,6 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--embeddings", metavar="FILE.npy", type=Path,
         help="one row a photo of the Manifest: photos that look alike share a role too",
     )  # fmt: skip
+    parser.add_argument(
+        "--shrink", type=int, default=0, metavar="PX",
+        help="store train photos as JPEGs with this short side (default: all photos keep their bytes)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pixels", action="store_true", help="add a memory map of decoded train photos, for small sets"
+    )
     parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
 
 
@@ -63,8 +70,12 @@ def answer(args: argparse.Namespace) -> int:
             seed=args.seed,
             shares={**SHARES, **stated},
             embeddings=load_embeddings(args.embeddings) if args.embeddings else None,
+            shrink=args.shrink,
+            pixels=args.pixels,
             profile=not args.no_profile,
             progress=progress,
         )
+    if 0 < dataset.shrink < min(dataset.frame.width, dataset.frame.height):
+        note("Train photos are smaller now than the frame, so that the model will learn from blurred ones.")
     emit(dataset.to_json(), args)
     return 0

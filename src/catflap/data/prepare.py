@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +14,36 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catflap.artifacts.dataset import INDEX, MARKER, ROLES, SHARDS, Dataset, load_dataset, save_dataset
-from catflap.artifacts.folder import digest, read_json, refuse_foreign, unwritable, whole_folder, write_json
+from catflap.artifacts.dataset import (
+    INDEX,
+    MARKER,
+    PIXELS,
+    ROLES,
+    SHARDS,
+    Dataset,
+    load_dataset,
+    save_dataset,
+)
+from catflap.artifacts.folder import digest, refuse_foreign, unwritable, whole_folder
 from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, write_tables
-from catflap.data.batch import FRAME
 from catflap.data.groups import joined
 from catflap.data.judge import leading_bits, numbered
-from catflap.data.listing import SUFFIXES, check_labels
+from catflap.data.listing import check_labels
 from catflap.data.lookalikes import ALIKE, Vectors, alike_pairs
+from catflap.data.packing import Chosen, check_shrink, one_piece, write_pixels, write_shards
 from catflap.data.parts import working_folder
-from catflap.data.profile import profile_dataset
-from catflap.data.reading import read_photo
+from catflap.data.profile import PAGE, profile_dataset
 from catflap.data.roles import LEAST, NONE, ORDER, SHARES, assign, check_shares, draws
 from catflap.data.scan import versions
-from catflap.data.shards import Member, Plan, plan_shards, write_shard
-from catflap.errors import BadArtifact, BadPhoto, CatflapError
+from catflap.data.shards import Plan, offsets, plan_shards
+from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 
 DEFAULT_FRAME = Frame()
-RULES = 1  # raised when the same Manifest gives other roles or shards than before
-PLAN = "prepare.json"
-WRITERS = 4
+RULES = 2  # raised when the same Manifest gives other roles or shards than before
 COLUMNS = ("id", "label", "bytes", "group", "status", "role", "user_group")
-READ = ("id", "uri", "bytes", "offset", "format")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The photos of a Dataset in the order of its index: rows of the Manifest and columns, (n,) each."""
-
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    groups: npt.NDArray[np.int64]
-    roles: npt.NDArray[np.str_]
-    names: list[str]
-    left_out: int
 
 
 def prepare(
@@ -66,6 +55,8 @@ def prepare(
     shares: Mapping[str, float] = SHARES,
     embeddings: Vectors | None = None,
     alike: float = ALIKE,
+    shrink: int = 0,
+    pixels: bool = False,
     profile: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
@@ -73,33 +64,41 @@ def prepare(
 
     `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` says how
     large they are. With `embeddings`, one row a photo of the Manifest, photos whose cosine is at least
-    `alike` share a role too. `profile` also writes profile.html. Photos keep their bytes. A run that
-    was killed goes on with the first shard that is not whole.
+    `alike` share a role too. Photos keep their bytes, but with `shrink` train photos are stored as JPEGs
+    with that short side in px. `pixels` adds a memory map of decoded train photos, `profile` writes
+    profile.html. A run that was killed goes on with the first shard that is not whole.
     """
     out = Path(out)
     check_shares(shares)
+    check_shrink(shrink)
     refuse_foreign(out, MARKER)
     chosen, lengths = choose(manifest, seed, shares, embeddings, alike)
     plan = plan_shards(lengths, chosen.roles)
     made_from = prepare_fingerprint(
-        manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, alike=alike
-    )
+        manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, alike=alike,
+        shrink=shrink, pixels=pixels,
+    )  # fmt: skip
     with working_folder(out, "prepare") as work:
-        _write_shards(work, manifest, chosen, plan, made_from, progress)
-        with whole_folder(out, MARKER) as folder:
-            write_tables(folder / INDEX, INDEX_ROW, index_rows(manifest, chosen, plan, lengths))
-            (work / SHARDS).rename(folder / SHARDS)
-            save_dataset(folder, {
-                "labels": chosen.names, "frame": frame.to_json(), "seed": seed,
-                "roles": {role: int((chosen.roles == role).sum()) for role in ROLES},
-                "shards": len(plan), "bytes": int(lengths.sum()), "left_out": chosen.left_out,
-                "sha256": _content(folder / INDEX, chosen.names, frame), "made_from": made_from,
+        lengths = write_shards(work, manifest, chosen, plan, shrink, made_from, progress)
+        try:
+            write_tables(work / INDEX, INDEX_ROW, index_rows(manifest, chosen, plan, lengths))
+            save_dataset(work, {
+                **_fields(manifest, chosen), "frame": frame.to_json(), "seed": seed, "shards": len(plan),
+                "bytes": int(lengths.sum()), "shrink": shrink, "pixels": pixels, "made_from": made_from,
+                "sha256": _content(work / INDEX, [chosen.names, frame.to_json(), shrink]),
                 "manifest": os.path.relpath(manifest.path, out),
-                "ancestors": {"manifest": manifest.sha256}, "versions": versions(),
             })  # fmt: skip
-            if profile:
-                progress("profile", 0, 0)
-                profile_dataset(folder, load_dataset(folder), _sizes(manifest, chosen))
+            written = load_dataset(work)
+            if pixels:
+                write_pixels(work / PIXELS, written, progress)
+        except OSError as error:
+            raise unwritable(out, error) from error
+        if profile:
+            progress("profile", 0, 0)
+            profile_dataset(work, written, _sizes(manifest, chosen))
+        with whole_folder(out, MARKER) as folder:
+            for name in (SHARDS, INDEX, MARKER, *[PIXELS] * pixels, *[PAGE] * profile):
+                (work / name).rename(folder / name)
     return load_dataset(out)
 
 
@@ -111,10 +110,13 @@ def prepare_fingerprint(
     shares: Mapping[str, float] = SHARES,
     embeddings: Vectors | None = None,
     alike: float = ALIKE,
+    shrink: int = 0,
+    pixels: bool = False,
 ) -> str:
     """What a Dataset of this Manifest would be made from, without making it."""
     vectors = "" if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest()
-    return digest([RULES, manifest.sha256, frame.to_json(), seed, dict(shares), [vectors, alike], versions()])
+    settings = [frame.to_json(), seed, dict(shares), [vectors, alike], shrink, pixels]
+    return digest([RULES, manifest.sha256, *settings, versions()])
 
 
 def choose(
@@ -157,84 +159,33 @@ def index_rows(
     """The index of a Dataset, a shard at a time."""
     ids = one_piece(manifest.rows(["id"]))["id"]
     for number, name in enumerate(plan.names):
-        part = slice(plan.starts[number], plan.starts[number + 1])
-        count = plan.starts[number + 1] - plan.starts[number]
+        part = plan.part(number)
+        count = part.stop - part.start
         columns: dict[str, Any] = {
             "id": ids.take(chosen.rows[part]),
             "shard": pa.repeat(name, count),
-            "offset": plan.offsets[part],
+            "offset": offsets(lengths[part]),
             "length": lengths[part],
             "label": chosen.labels[part],
-            "role": pa.repeat(str(chosen.roles[plan.starts[number]]), count),
+            "role": pa.repeat(str(chosen.roles[part.start]), count),
             "group": chosen.groups[part],
         }
         yield pa.table(columns).cast(INDEX_ROW)
 
 
-def one_piece(table: pa.Table) -> pa.Table:
-    """A table that rows can be taken from anywhere: in one chunk a row is found at once."""
-    wide = [
-        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
-        for field in table.schema
-    ]
-    return table.cast(pa.schema(wide)).combine_chunks()
+def _fields(manifest: Manifest, chosen: Chosen) -> dict[str, Any]:
+    return {
+        "labels": chosen.names,
+        "roles": {role: int((chosen.roles == role).sum()) for role in ROLES},
+        "left_out": chosen.left_out,
+        "ancestors": {"manifest": manifest.sha256},
+        "versions": versions(),
+    }
 
 
-def _write_shards(
-    work: Path, manifest: Manifest, chosen: Chosen, plan: Plan, made_from: str, progress: Progress
-) -> None:
-    """Write the shards that are not there yet, several at a time."""
-    _keep_or_clear(work, made_from)
-    table = one_piece(manifest.rows(READ))
-    total, done, lock = len(chosen.rows), 0, threading.Lock()
-    progress("prepare", 0, total)
-
-    def members(number: int) -> Iterator[Member]:
-        nonlocal done
-        part = slice(plan.starts[number], plan.starts[number + 1])
-        rows = table.take(chosen.rows[part]).to_pylist()
-        for row, label in zip(rows, chosen.labels[part].tolist(), strict=True):
-            yield _member(row, label)
-            with lock:
-                done += 1
-                progress("prepare", done, total)
-
-    def write(number: int) -> None:
-        path = work / SHARDS / plan.names[number]
-        if not path.exists():
-            part = slice(plan.starts[number], plan.starts[number + 1])
-            write_shard(path, members(number), plan.offsets[part].tolist())
-
-    try:
-        with ThreadPoolExecutor(WRITERS) as pool:
-            for future in [pool.submit(write, number) for number in range(len(plan))]:
-                future.result()
-    except OSError as error:
-        raise unwritable(work, error) from error
-
-
-def _member(row: dict[str, Any], label: int) -> Member:
-    try:
-        data = read_photo(row["uri"], row["offset"], row["bytes"], FRAME.max_bytes)
-    except BadPhoto as error:
-        raise CatflapError(f"A photo was there when it was scanned: {error.what}", "Scan again.") from error
-    return Member(row["id"], SUFFIXES[row["format"]][0], label, data, row["uri"])
-
-
-def _keep_or_clear(work: Path, made_from: str) -> None:
-    try:
-        kept = read_json(work / PLAN, "prepare").get("made_from") == made_from
-    except BadArtifact:
-        kept = False
-    if not kept:
-        shutil.rmtree(work / SHARDS, ignore_errors=True)
-        write_json(work / PLAN, {"catflap": "prepare", "version": 1, "made_from": made_from})
-    (work / SHARDS).mkdir(exist_ok=True)
-
-
-def _content(index: Path, names: list[str], frame: Frame) -> str:
-    """The hash that names a Dataset: which photos have which label and role, and the frame."""
-    content = hashlib.sha256(digest([names, frame.to_json()]).encode())
+def _content(index: Path, settings: list[Any]) -> str:
+    """The hash that names a Dataset: which photos have which label and role, and how they are kept."""
+    content = hashlib.sha256(digest(settings).encode())
     columns = ["id", "label", "role", "group"]
     for table in iter_table(index, columns):
         for lines in joined_lines(table, columns):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from catflap.data.chance import mix, salt
 from catflap.data.duplicates import Hashes, Positions
 from catflap.errors import CatflapError
 
@@ -59,8 +60,7 @@ def draws(ids: Hashes, users: Positions, names: Sequence[str], seed: int) -> npt
     keys = np.frombuffer(b"".join(named), ">u8").astype(np.uint64)
     atoms = ids.copy()
     atoms[users >= 0] = keys[users[users >= 0]]
-    salt = int.from_bytes(hashlib.sha256(f"catflap roles {seed}".encode()).digest()[:8], "big")
-    mixed: npt.NDArray[np.float64] = _mix(atoms ^ np.uint64(salt)).astype(np.float64) / 2.0**64
+    mixed: npt.NDArray[np.float64] = mix(atoms ^ salt(f"catflap roles {seed}")).astype(np.float64) / 2.0**64
     return mixed
 
 
@@ -149,10 +149,3 @@ def _stratum(group: Positions, labels: npt.NDArray[np.integer], count: int) -> P
         order = np.lexsort((-pairs[1], votes))
         low[pairs[0, order]] = pairs[1, order]
     return low
-
-
-def _mix(bits: Hashes) -> Hashes:
-    """Spread every bit over all bits (the finaliser of SplitMix64)."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))

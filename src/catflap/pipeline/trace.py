@@ -14,7 +14,7 @@ from catflap.artifacts.manifest import MARKER as MANIFEST
 from catflap.artifacts.manifest import load_manifest
 from catflap.errors import BadArtifact
 
-ORDER = ("bundle", "checkpoint", "dataset", "manifest")
+ORDER = ("bundle", "checkpoint", "decisions", "dataset", "manifest")
 
 
 def trace(artefact: Path | str) -> list[dict[str, Any]]:
@@ -31,22 +31,34 @@ def trace(artefact: Path | str) -> list[dict[str, Any]]:
             "recipe": checkpoint.recipe,
             "versions": checkpoint.versions,
         }
-        return _chain("checkpoint", checkpoint.sha256, about, checkpoint.ancestors)
+        older = _before_dataset(checkpoint.dataset_path, checkpoint.ancestors)
+        return [*_chain("checkpoint", checkpoint.sha256, about, checkpoint.ancestors), *older]
     if (path / DATASET).is_file():
         dataset = load_dataset(path)
-        return _chain(
-            "dataset", dataset.sha256, {"roles": dataset.roles, "seed": dataset.seed}, dataset.ancestors
-        )
+        about = {"roles": dataset.roles, "seed": dataset.seed}
+        older = _before_dataset(path, {"dataset": dataset.sha256})
+        return [*_chain("dataset", dataset.sha256, about, dataset.ancestors), *older]
     if (path / MANIFEST).is_file():
         manifest = load_manifest(path)
         about = {"source": manifest.source, "photos": manifest.photos, "labels": manifest.labels}
-        return _chain("manifest", manifest.sha256, about, {})
+        return _chain("manifest", manifest.sha256, about, manifest.ancestors)
     raise BadArtifact(f"{path} is no artefact of Catflap.", "Name a manifest, dataset, checkpoint or bundle.")
 
 
+def _before_dataset(path: Path, ancestors: dict[str, str]) -> list[dict[str, Any]]:
+    """What the Manifest of a Dataset came of, where both still lie where they were."""
+    try:
+        dataset = load_dataset(path)
+        manifest = load_manifest(path / dataset.manifest)
+    except BadArtifact:
+        return []
+    same = dataset.sha256 == ancestors.get("dataset") and manifest.sha256 == dataset.ancestors["manifest"]
+    return _links(manifest.ancestors) if same else []
+
+
 def _chain(kind: str, sha256: str, about: dict[str, Any], ancestors: dict[str, str]) -> list[dict[str, Any]]:
-    rest = [name for name in ORDER if name in ancestors]
-    return [
-        {"kind": kind, "sha256": sha256, **about},
-        *({"kind": name, "sha256": ancestors[name]} for name in rest),
-    ]
+    return [{"kind": kind, "sha256": sha256, **about}, *_links(ancestors)]
+
+
+def _links(ancestors: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"kind": name, "sha256": ancestors[name]} for name in ORDER if name in ancestors]

@@ -78,31 +78,37 @@ def features(
     answer = np.empty((len(photos), extractor.width), np.float32)
     progress(step, 0, len(photos))
     done = 0
-    for bucket, positions in _buckets(photos.ids):
+    names = _names(photos)
+    for bucket, positions in _buckets(names):
         path = folder / f"{bucket}.npz"
         known = _load(path, extractor.width)
-        unseen = [position for position in positions if photos.ids[position] not in known]
+        unseen = [position for position in positions if names[position] not in known]
         if unseen:
             known |= _extract(extractor, photos.take(np.array(unseen)))
             _save(path, known)
         for position in positions:
-            answer[position] = known[photos.ids[position]]
+            answer[position] = known[names[position]]
         done += len(positions)
         progress(step, done, len(photos))
     return answer
 
 
-def _buckets(ids: npt.NDArray[np.str_]) -> Iterator[tuple[str, list[int]]]:
+def _names(photos: Photos) -> list[str]:
+    """Id and length of each photo: one that prepare made smaller has the id of the original."""
+    return [f"{id}-{length}" for id, length in zip(photos.ids, photos.lengths, strict=True)]
+
+
+def _buckets(names: list[str]) -> Iterator[tuple[str, list[int]]]:
     grouped: dict[str, list[int]] = {}
-    for position, photo in enumerate(ids):
-        grouped.setdefault(str(photo)[:2], []).append(position)
+    for position, name in enumerate(names):
+        grouped.setdefault(name[:2], []).append(position)
     yield from sorted(grouped.items())
 
 
 def _extract(extractor: Extractor, photos: Photos) -> dict[str, Features]:
     batches = frames_of(photos, extractor.frame, batch=4)
     rows = [extractor.model(frames) for frames in batches]
-    return dict(zip(photos.ids.tolist(), np.concatenate(rows).astype(np.float32), strict=True))
+    return dict(zip(_names(photos), np.concatenate(rows).astype(np.float32), strict=True))
 
 
 def _load(path: Path, width: int) -> dict[str, Features]:

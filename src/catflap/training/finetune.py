@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,16 @@ from torch import nn
 
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest, sweep, whole_file
-from catflap.errors import BadPhoto, CatflapError
-from catflap.image import Frame, Pixels, read_crop
+from catflap.data.loader import Crops, Place, load_batches
+from catflap.errors import CatflapError
+from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.allocator import keep_memory
 from catflap.training.backbone import digest_tensors
 from catflap.training.head import log_loss
 from catflap.training.network import Network
+from catflap.training.resizing import resize
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Tensors = dict[str, torch.Tensor]
@@ -81,19 +80,23 @@ def finetune(
     sweep(resume)
     done, history = _load(resume, run, network, optimiser, average)
 
-    batches = _batches(photos, dataset.frame, recipe, seed, range(done, total), steps)
-    for step, (chosen, frames) in zip(range(done, total), batches, strict=True):
+    start_at = Place(seed, done // steps, done % steps * recipe.batch)
+    batches = load_batches(
+        photos, dataset.frame, recipe.batch, start=start_at, epochs=recipe.epochs,
+        crops=Crops(recipe.smallest_crop), resize=resize,
+    )  # fmt: skip
+    for step, (frames, labels, ids, _) in zip(range(done, total), batches, strict=True):
         for group in optimiser.param_groups:
             group["lr"] = group["full_rate"] * _schedule(step, total, recipe)
         logits = model(torch.from_numpy(frames).to(fabric.device))
-        target = torch.from_numpy(photos.labels[chosen]).to(fabric.device)
+        target = torch.from_numpy(labels).to(fabric.device)
         losses = nn.functional.cross_entropy(
             logits, target, label_smoothing=recipe.smoothing, reduction="none"
         )
         loss = losses.mean()
         fabric.backward(loss)
         norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
-        _refuse_non_finite(losses, norm, photos.ids[chosen], step)
+        _refuse_non_finite(losses, norm, ids, step)
         optimiser.step()
         optimiser.zero_grad()
         _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
@@ -106,47 +109,6 @@ def finetune(
         progress("finetune", step + 1, total)
 
     return _blend(network, start, average, validation, dataset.frame, history)
-
-
-def _batches(
-    photos: Photos, frame: Frame, recipe: Recipe, seed: int, wanted: range, steps: int
-) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
-    """Positions (n,) and frames of shuffled, cropped and mirrored batches.
-
-    Each follows from seed and step alone, so any can come next.
-    """
-
-    @lru_cache(maxsize=1)
-    def order(epoch: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng([seed, epoch]).permutation(len(photos))
-
-    def batch(step: int) -> tuple[npt.NDArray[np.int64], Pixels]:
-        epoch, place = divmod(step, steps)
-        chosen = order(epoch)[place * recipe.batch : (place + 1) * recipe.batch]
-        random = np.random.default_rng([seed, epoch, place])
-        return chosen, np.stack([_crop(photos, int(position), frame, recipe, random) for position in chosen])
-
-    with ThreadPoolExecutor(1) as ahead:
-        pending = [ahead.submit(batch, step) for step in wanted[:2]]
-        for step in wanted:
-            ready = pending.pop(0).result()
-            if step + 2 < wanted.stop:
-                pending.append(ahead.submit(batch, step + 2))
-            yield ready
-
-
-def _crop(photos: Photos, position: int, frame: Frame, recipe: Recipe, random: np.random.Generator) -> Pixels:
-    """A random part of a photo, at least `smallest_crop` of its area, mirrored half of the time."""
-    area, stretch = random.uniform(recipe.smallest_crop, 1), np.exp(random.uniform(-0.25, 0.25))
-    width, height = min(1.0, np.sqrt(area) * stretch), min(1.0, np.sqrt(area) / stretch)
-    left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
-    box, mirror = (left, top, left + width, top + height), bool(random.integers(2))
-    try:
-        return read_crop(photos[position], frame, box, mirror=mirror)
-    except BadPhoto as error:
-        raise BadPhoto(
-            error.reason, f"{photos.ids[position]}: {error.what}", "Scan and prepare the photos again."
-        ) from error
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:

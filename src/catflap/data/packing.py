@@ -1,0 +1,171 @@
+"""Packing: the chosen photos of a Manifest into shards, and decoded ones into a memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from catflap.artifacts.dataset import SHARDS, Dataset
+from catflap.artifacts.folder import read_json, unwritable, write_json
+from catflap.artifacts.manifest import Manifest
+from catflap.data.ahead import ahead
+from catflap.data.batch import FRAME
+from catflap.data.listing import SUFFIXES
+from catflap.data.reading import read_photo
+from catflap.data.shards import Member, Plan, write_shard
+from catflap.errors import BadArtifact, BadPhoto, CatflapError
+from catflap.image import Frame, decode, encode, inspect, read_pixels
+from catflap.machine import describe_machine
+from catflap.progress import Progress
+
+PLAN, LENGTHS = "prepare.json", "lengths"
+WRITERS = 4
+READ = ("id", "uri", "bytes", "offset", "format")
+QUALITY = 90  # of JPEGs that are made smaller
+SMALLEST, LARGEST = 32, 512  # px that --shrink may ask for
+MARGIN = 8 / 7  # side of a square in the memory map over the frame's: 256 px for 224 px
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The photos of a Dataset in the order of its index: rows of the Manifest and columns, (n,) each."""
+
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    roles: npt.NDArray[np.str_]
+    names: list[str]
+    left_out: int
+
+
+def check_shrink(side: int) -> None:
+    """Refuse a short side that photos cannot be made to have; 0 leaves them as they are."""
+    if side and not SMALLEST <= side <= LARGEST:
+        raise CatflapError(
+            f"Photos cannot be shrunk to a short side of {side} px.", f"Use {SMALLEST} to {LARGEST}."
+        )
+
+
+def write_shards(
+    work: Path,
+    manifest: Manifest,
+    chosen: Chosen,
+    plan: Plan,
+    shrink: int,
+    made_from: str,
+    progress: Progress,
+) -> npt.NDArray[np.int64]:
+    """Write the shards that are not there yet, several at a time; returns the length of each photo, (n,)."""
+    _keep_or_clear(work, made_from)
+    table = one_piece(manifest.rows(READ))
+    total, done, lock = len(chosen.rows), 0, threading.Lock()
+    progress("prepare", 0, total)
+
+    def members(number: int) -> Iterator[Member]:
+        nonlocal done
+        part = plan.part(number)
+        rows = table.take(chosen.rows[part]).to_pylist()
+        side = shrink if chosen.roles[part.start] == "train" else 0
+        labelled = zip(rows, chosen.labels[part].tolist(), strict=True)
+        pack = partial(_packed, side)
+        for member in ahead(pack, labelled, readers) if side else map(pack, labelled):
+            yield member
+            with lock:
+                done += 1
+                progress("prepare", done, total)
+
+    def write(number: int) -> npt.NDArray[np.int64]:
+        path = work / SHARDS / plan.names[number]
+        note = work / LENGTHS / f"{plan.names[number]}.npy"
+        if path.exists():
+            kept: npt.NDArray[np.int64] = np.load(note, allow_pickle=False)
+            return kept
+        return write_shard(path, members(number), note)
+
+    readers = describe_machine().cores
+    try:
+        with ThreadPoolExecutor(WRITERS) as pool:
+            futures = [pool.submit(write, number) for number in range(len(plan))]
+            return np.concatenate([future.result() for future in futures])
+    except OSError as error:
+        raise unwritable(work, error) from error
+
+
+def one_piece(table: pa.Table) -> pa.Table:
+    """A table that rows can be taken from anywhere: in one chunk a row is found at once."""
+    wide = [
+        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(wide)).combine_chunks()
+
+
+def shrunk(data: bytes, side: int) -> bytes:
+    """A JPEG of the upright photo in sRGB with this short side; the same bytes when that is not smaller.
+
+    Photos whose sides differ by more than a factor of four keep their bytes too.
+    """
+    info = inspect(data)
+    short, long = sorted((info.width, info.height))
+    if short <= side or long > 4 * short:
+        return data
+    whole = decode(data, Frame(side, side))
+    height, width = whole.shape[:2]
+    scale = side / min(height, width)
+    frame = Frame(round(width * scale), round(height * scale), "squash")
+    return encode(read_pixels(whole, frame), "JPEG", quality=QUALITY)
+
+
+def write_pixels(path: Path, dataset: Dataset, progress: Progress) -> None:
+    """Write the train photos as the frame shows them, an eighth larger, uint8 (n, height, width, 3).
+
+    A file that NumPy maps; it is written from front to back, so that a full disk is an error.
+    """
+    photos, frame = dataset.photos("train"), dataset.frame
+    large = replace(frame, width=round(frame.width * MARGIN), height=round(frame.height * MARGIN))
+    shape = (len(photos), large.height, large.width, 3)
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, described)
+        frames = ahead(lambda row: read_pixels(photos[row], large), range(len(photos)), 2)
+        for done, pixels in enumerate(frames, 1):
+            file.write(pixels.tobytes())
+            progress("pixels", done, len(photos))
+
+
+def _packed(shrink: int, labelled: tuple[dict[str, Any], int]) -> Member:
+    """A photo with the bytes that were scanned, or made smaller."""
+    row, label = labelled
+    try:
+        data = read_photo(row["uri"], row["offset"], row["bytes"], FRAME.max_bytes)
+    except BadPhoto as error:
+        raise CatflapError(f"A photo was there when it was scanned: {error.what}", "Scan again.") from error
+    if hashlib.sha256(data).hexdigest() != row["id"]:
+        raise CatflapError(f"{row['uri']} has changed since it was scanned.", "Scan again.")
+    if shrink and (small := shrunk(data, shrink)) is not data:
+        return Member(row["id"], ".jpg", label, small)
+    return Member(row["id"], SUFFIXES[row["format"]][0], label, data)
+
+
+def _keep_or_clear(work: Path, made_from: str) -> None:
+    try:
+        kept = read_json(work / PLAN, "prepare").get("made_from") == made_from
+    except BadArtifact:
+        kept = False
+    if not kept:
+        for name in (SHARDS, LENGTHS):
+            shutil.rmtree(work / name, ignore_errors=True)
+        write_json(work / PLAN, {"catflap": "prepare", "version": 1, "made_from": made_from})
+    for name in (SHARDS, LENGTHS):
+        (work / name).mkdir(exist_ok=True)
