@@ -16,7 +16,13 @@ from catflap.exporting.forms import FORMS, PACKAGES, variant_names
 from catflap.pipeline.evaluate import evaluate
 from catflap.verification.verify import verify
 
-TOOLS = {"litert": "litert_torch"}
+TOOLS = {
+    "onnx": "onnxruntime",
+    "litert": "litert_torch",
+    "openvino": "nncf",
+    "ncnn": "pnnx",
+    "executorch": "executorch",
+}
 
 
 def test_targets_stand_for_their_variants() -> None:
@@ -67,6 +73,6 @@ def test_a_target_whose_tools_are_absent_names_the_extra(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("catflap.exporting.apart.find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"catflap\[litert\]"):
-        export(drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap", variants=("litert-fp32",))
+    with pytest.raises(MissingExtra, match=r"catflap\[targets\]"):
+        export(drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap", variants=("openvino-fp16",))
     assert list(tmp_path.iterdir()) == []

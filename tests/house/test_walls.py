@@ -12,7 +12,7 @@ from catflap.errors import EXTRAS
 # A foreign library belongs to one file. These belong to more: the files, or their folder, and why.
 SHARED = {
     "torch": (
-        "training/ exporting/targets/",
+        "training/ exporting/targets/ runtime/executorch.py",
         "the network, its features, its training and its graphs; lint-imports holds it",
     ),
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
@@ -22,6 +22,8 @@ SHARED = {
         "runtime/litert.py exporting/targets/litert.py",
         "it runs models; its quantiser asks it",
     ),
+    "openvino": ("runtime/openvino.py exporting/targets/openvino.py", "one runs, one writes"),
+    "executorch": ("runtime/executorch.py exporting/targets/executorch.py", "one runs, one writes"),
     "onnxruntime": ("runtime/session.py exporting/quantise.py", "it runs models; its quantiser makes int8"),
 }
 

@@ -40,8 +40,9 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         "--variants", metavar="LIST", help="which to write, the default one first (default: int8,fp32)"
     )
     parser.add_argument(
-        "--targets", metavar="LIST", help="write all variants of these too: onnx, litert, openvino, …"
-    )
+        "--targets", metavar="LIST",
+        help="write all variants of these too: onnx, litert, openvino, ncnn, executorch",
+    )  # fmt: skip
 
 
 def variants_of(args: argparse.Namespace) -> tuple[str, ...]:

@@ -58,18 +58,44 @@ class Source:
         return np.concatenate(list(frames_of(chosen, self.jury.frame)))
 
 
+def _two(place: str, suffix: str) -> tuple[str, str]:
+    """The names of a graph and its weights."""
+    return f"targets/{place}.{suffix}", f"targets/{place}.bin"
+
+
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "int8": Form("onnx", "onnxruntime", "int8", "int8.onnx"),
         "fp32": Form("onnx", "onnxruntime", "fp32", "fp32.onnx"),
+        "fp16": Form("onnx", "onnxruntime", "fp16", "fp16.onnx"),
         "litert-int8": Form("litert", "litert", "int8", "targets/litert/int8.tflite"),
         "litert-fp32": Form("litert", "litert", "fp32", "targets/litert/fp32.tflite"),
+        "openvino-int8": Form("openvino", "openvino", "int8", *_two("openvino/int8", "xml")),
+        "openvino-fp16": Form("openvino", "openvino", "fp16", *_two("openvino/fp16", "xml")),
+        "ncnn-fp32": Form("ncnn", "ncnn", "fp32", *_two("ncnn/fp32", "param")),
+        "ncnn-fp16": Form("ncnn", "ncnn", "fp16", *_two("ncnn/fp16", "param")),
+        "executorch-fp32": Form("executorch", "executorch", "fp32", "targets/executorch/fp32.pte"),
     }
 )
 PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # what wrote it, for the record
-    {"onnx": (), "litert": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")}
+    {
+        "onnx": (),
+        "litert": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
+        "openvino": ("openvino", "nncf"),
+        "ncnn": ("pnnx", "ncnn"),
+        "executorch": ("executorch",),
+    }
 )
-_RUNTIMES = MappingProxyType({".onnx": "onnxruntime", ".tflite": "litert"})
+_RUNTIMES = MappingProxyType(
+    {
+        ".onnx": "onnxruntime",
+        ".tflite": "litert",
+        ".xml": "openvino",
+        ".param": "ncnn",
+        ".pte": "executorch",
+    }
+)
+_TWO_FILES = (".xml", ".param")  # and NAME.bin beside
 
 
 def variant_names(targets: Iterable[str], variants: Iterable[str] = ()) -> tuple[str, ...]:
@@ -105,12 +131,15 @@ def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[st
         raise CatflapError(
             f"{path.name} is of no runtime that Catflap knows.", f"Use: {', '.join(_RUNTIMES)}."
         )
+    parts = [path, path.with_suffix(".bin")] if path.suffix in _TWO_FILES else [path]
     try:
-        data = path.read_bytes()
+        data = [part.read_bytes() for part in parts]
     except OSError as error:
-        raise CatflapError(f"{path} cannot be read: {error.strerror}.", "Name a model file.") from error
-    form = Form("", runtime, precision, f"targets/{runtime}/{name}{path.suffix}")
-    return form, {form.file: data}
+        raise CatflapError(
+            f"{error.filename} cannot be read: {error.strerror}.", "Name a model file."
+        ) from error
+    form = Form("", runtime, precision, *(f"targets/{runtime}/{name}{part.suffix}" for part in parts))
+    return form, dict(zip(form.members, data, strict=True))
 
 
 def tools(names: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Float ONNX graphs to int8 ones; the one file that owns onnxruntime.quantization."""
+"""Float ONNX graphs to int8 and fp16 ones; the one file that owns onnxruntime's tools for that."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ def quantise(onnx_bytes: bytes, frames: Pixels, float_layers: int = 0) -> bytes:
                 "Export it with --variants fp32, or choose another backbone.",
             ) from error
         return written.read_bytes()
+
+
+def halve(onnx_bytes: bytes) -> bytes:
+    """The fp16 form of a model, as ONNX bytes; it still takes uint8 frames and gives float32 logits."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load_from_string(onnx_bytes), keep_io_types=True)
+    return bytes(model.SerializeToString())
 
 
 def _first_convolutions(path: Path, count: int) -> list[str]:

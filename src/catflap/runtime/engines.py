@@ -13,7 +13,13 @@ from catflap.runtime.session import Model
 
 # The runtime's name in bundle.json: the file here that owns it, and the module that it needs.
 ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"onnxruntime": ("session", "onnxruntime"), "litert": ("litert", "ai_edge_litert")}
+    {
+        "onnxruntime": ("session", "onnxruntime"),
+        "litert": ("litert", "ai_edge_litert"),
+        "openvino": ("openvino", "openvino"),
+        "ncnn": ("ncnn", "ncnn"),
+        "executorch": ("executorch", "executorch"),
+    }
 )
 
 

@@ -1,4 +1,4 @@
-"""For ONNX Runtime: float as the Checkpoint is, and int8 that its calibration photos approve."""
+"""For ONNX Runtime: float as the Checkpoint is, half of that, and int8 that calibration photos approve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from catflap.exporting.forms import Source
 from catflap.exporting.judge import PRECISIONS
-from catflap.exporting.quantise import quantise
+from catflap.exporting.quantise import halve, quantise
 from catflap.runtime.scoring import score
 from catflap.runtime.session import open_model
 
@@ -14,8 +14,10 @@ FLOAT_LAYERS = 3
 
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
-    """The ONNX file of a precision: fp32 or int8."""
-    return (source.onnx if precision == "fp32" else _int8(source),)
+    """The ONNX file of a precision: fp32, fp16 or int8."""
+    if precision == "int8":
+        return (_int8(source),)
+    return (halve(source.onnx) if precision == "fp16" else source.onnx,)
 
 
 def _int8(source: Source) -> bytes:

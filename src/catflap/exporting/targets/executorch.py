@@ -1,0 +1,35 @@
+"""For ExecuTorch with XNNPACK: Android, iOS and embedded programs of the torch family.
+
+The model takes one frame as float32, 0 to 255, and answers with float32 logits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from catflap.exporting.apart import convert_apart
+from catflap.exporting.forms import Source
+
+CHECKPOINT, WRITTEN = "checkpoint", "written.pte"
+
+
+def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+    """The .pte file of the only precision that is written: fp32."""
+    checkpoint = str(source.checkpoint.path.resolve())
+    return convert_apart(__name__, {CHECKPOINT: checkpoint}, (WRITTEN,), ("executorch",))
+
+
+def work(folder: Path) -> None:
+    """In the other process: a program for XNNPACK from the torch module."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from catflap.training.network import load_network
+
+    opened = load_checkpoint(Path((folder / CHECKPOINT).read_text("utf-8")))
+    example = torch.zeros(1, opened.frame.height, opened.frame.width, 3)
+    program = torch.export.export(load_network(opened).eval(), (example,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (folder / WRITTEN).write_bytes(lowered.to_executorch().buffer)

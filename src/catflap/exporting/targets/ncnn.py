@@ -1,0 +1,57 @@
+"""For ncnn: phones and small boards without a runtime's installation; the one file that owns pnnx.
+
+The model takes one frame as ncnn's Mat.from_pixels makes it: float32 planes, 0 to 255, RGB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+from catflap.exporting.apart import convert_apart
+from catflap.exporting.forms import Source
+
+CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.param", "written.bin"
+
+
+def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+    """The .param and the .bin of a precision: fp32 or fp16 (weights; sums are float32)."""
+    arguments = {CHECKPOINT: str(source.checkpoint.path.resolve()), PRECISION: precision}
+    return convert_apart(__name__, arguments, (GRAPH, WEIGHTS), ("pnnx",))
+
+
+def work(folder: Path) -> None:
+    """In the other process: ncnn's format from the torch module."""
+    import pnnx
+    import torch
+
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from catflap.training.network import Network, load_network
+
+    class Planes(torch.nn.Module):
+        """The network for float planes, so that no permutation is left in the graph."""
+
+        def __init__(self, network: Network) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, planes: torch.Tensor) -> torch.Tensor:
+            """Logits of planes, float32 (1, 3, height, width), 0 to 255."""
+            network = self.network
+            logits: torch.Tensor = network.head(network.backbone((planes - network.mean) * network.scale))
+            return logits
+
+    opened = load_checkpoint(Path((folder / CHECKPOINT).read_text("utf-8")))
+    example = torch.zeros(1, 3, opened.frame.height, opened.frame.width)
+    os.chdir(folder)  # pnnx writes beside its input and speaks on stdout
+    with contextlib.redirect_stdout(io.StringIO()):
+        pnnx.export(
+            Planes(load_network(opened)).eval(),
+            "model.pt",
+            example,
+            ncnnparam=GRAPH,
+            ncnnbin=WEIGHTS,
+            fp16=(folder / PRECISION).read_text("utf-8") == "fp16",
+        )

@@ -1,0 +1,40 @@
+"""For OpenVINO: Intel's processors, graphics and NPUs; the one file that owns nncf."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from catflap.exporting.apart import convert_apart
+from catflap.exporting.forms import Source
+
+ONNX, FRAMES, GRAPH, WEIGHTS = "model.onnx", "frames.npy", "written.xml", "written.bin"
+
+
+def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+    """The graph and the weights of a precision: fp16 (weights; sums may be float32) or int8."""
+    if precision == "fp16":
+        return convert_apart(__name__, {ONNX: source.onnx}, (GRAPH, WEIGHTS), ("openvino",))
+    frames = io.BytesIO()
+    np.save(frames, source.frames)
+    arguments = {ONNX: source.onnx, FRAMES: frames.getvalue()}
+    return convert_apart(__name__, arguments, (GRAPH, WEIGHTS), ("openvino", "nncf"))
+
+
+def work(folder: Path) -> None:
+    """In the other process: OpenVINO's own format from ONNX, quantised when there are frames."""
+    import openvino
+
+    model = openvino.convert_model(str(folder / ONNX))
+    if (folder / FRAMES).exists():
+        import nncf
+
+        frames = [frame[None] for frame in np.load(folder / FRAMES)]
+        preset = nncf.QuantizationPreset.MIXED
+        model = nncf.quantize(model, nncf.Dataset(frames), preset=preset, subset_size=len(frames))
+    for section in ("conversion_parameters", "nncf", "Runtime_version", "optimization"):
+        if model.has_rt_info(section):  # paths, versions and settings of the machine that wrote it
+            model.set_rt_info("", section)
+    openvino.save_model(model, str(folder / GRAPH), compress_to_fp16=True)

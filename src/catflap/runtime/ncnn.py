@@ -1,0 +1,49 @@
+"""Models that run on ncnn; the one file that owns it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import ncnn
+import numpy as np
+
+from catflap.errors import BadArtifact
+from catflap.image import Pixels
+from catflap.machine import describe_machine
+from catflap.runtime.session import Logits, Model, enough_threads
+
+
+def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:
+    """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), one by one.
+
+    `threads` None uses every core. Sums are float32 on every processor. Raises BadArtifact when the
+    files are not a model that takes planes and answers with numbers.
+    """
+    net = ncnn.Net()
+    net.opt.num_threads = enough_threads(threads) or describe_machine().cores
+    net.opt.use_vulkan_compute = False
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, name, False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.bin"
+        file.write_bytes(weights)
+        refused = net.load_param_mem(bytes(graph).decode("utf-8", "replace")) or net.load_model(str(file))
+    if refused or len(net.input_names()) != 1 or len(net.output_names()) != 1:
+        raise BadArtifact("ncnn refuses the model.", "Export it again.")
+    (source,), (target,) = net.input_names(), net.output_names()
+
+    def run(frames: Pixels) -> Logits:
+        return np.stack([answer(frame) for frame in frames])
+
+    def answer(frame: Pixels) -> Logits:
+        planes = np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32)
+        with net.create_extractor() as extractor:
+            extractor.input(source, ncnn.Mat(planes))
+            failed, found = extractor.extract(target)
+            logits = np.array(found, np.float32)
+        if failed or logits.ndim != 1:
+            raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
+        return logits
+
+    return run
