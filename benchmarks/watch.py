@@ -38,7 +38,7 @@ from catflap.live.frames import Picture, Shot, Trouble
 from catflap.live.judge import Judge
 from catflap.live.settings import Settings
 from catflap.live.tally import Tally
-from catflap.live.teller import Teller
+from catflap.live.teller import Outlets, Teller
 from catflap.live.watch import watch
 from catflap.runtime.classifier import Classifier
 from tests.serving.bundles import make_bundle
@@ -167,7 +167,7 @@ def a_day(folder: Path, hours: float) -> dict[str, float]:
         nonlocal events
         events += 1
 
-    teller = Teller(settings, judge, Tally(), tell, [], None, None)
+    teller = Teller(settings, judge, Tally(), tell, Outlets())
     teller.started("simulated", True)
     memory = []
     begun = time.monotonic()

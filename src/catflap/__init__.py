@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from catflap.live.watch import watch as watch
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
+    from catflap.pipeline.drift import drift as drift
     from catflap.pipeline.evaluate import evaluate as evaluate
     from catflap.pipeline.trace import trace as trace
     from catflap.runtime.bench import bench as bench
@@ -60,6 +61,7 @@ _HOME = {
     "build": "catflap.pipeline.build",
     "compare": "catflap.comparison.compare",
     "demo": "catflap.pipeline.demo",
+    "drift": "catflap.pipeline.drift",
     "evaluate": "catflap.pipeline.evaluate",
     "export": "catflap.exporting.export",
     "load_checkpoint": "catflap.artifacts.checkpoint",

@@ -157,6 +157,10 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a size that is not the file's": lambda head: head["files"]["card.md"].update(bytes=1),
     "a list for an object": lambda head: head.update(variants=[]),
     "a null": lambda head: head.update(labels=None),
+    "a baseline without labels": lambda head: head["variants"]["int8"].update(baseline={"photos": 9}),
+    "a baseline of words": lambda head: head["variants"]["int8"].update(
+        baseline={"photos": 9, "labels": {"cat": {"share": 1, "groups": 1, "quantiles": ["sure"]}}}
+    ),
     "floats in the input": lambda head: head["input"].update(dtype="float32"),
 }
 

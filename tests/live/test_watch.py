@@ -194,3 +194,16 @@ def test_what_makes_no_sense_is_refused_with_a_fix(
     assert said in answer.stderr
     assert "\n  fix: " in answer.stderr
     assert "bug" not in answer.stderr
+
+
+def test_a_watch_logs_frames_now_and_then_and_those_that_decided(red: Path, tmp_path: Path) -> None:
+    from catflap.artifacts.field_log import read_field_log
+
+    video = write_video(tmp_path / "a.avi", ["blue"] * 20 + ["red"] * 25)
+    log = tmp_path / "field.log"
+    with watching(red, video, "--log", log, "--log-every", "1", "--log-photos") as watcher:
+        assert watcher.end() == 0
+    rows = list(read_field_log(log, pictures=True))
+    assert sum(row.regular for row in rows) == 5, "at 0, 1, 2, 3 and 4 s"
+    assert [row.decision for row in rows if not row.regular] == ["not_cat", "cat"]
+    assert all(row.picture and row.verb == "watch" for row in rows)

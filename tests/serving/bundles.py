@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,11 +29,12 @@ def make_bundle(
     sharpness: float = 0.05,
     effort: int = 0,
     golden_shift: float = 0.0,
+    baseline: dict[str, Any] | None = None,
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
-    its verification.
+    its verification; `baseline` is for drift.
     """
     graph = _graph(sharpness, effort)
     frame = Frame(SIDE, SIDE)
@@ -42,6 +44,7 @@ def make_bundle(
     head = small_head()
     variant = {**head["variants"].pop("int8"), "file": "fp32.onnx", "precision": "fp32"}
     variant |= {"temperature": 1.0, "tolerance": 0.01}
+    variant |= {} if baseline is None else {"baseline": baseline}
     head |= {"name": name, "labels": list(labels), "default_variant": "fp32", "variants": {"fp32": variant}}
     head |= {"prior": {labels[0]: 0.25, labels[1]: 0.75}, "frame": frame.to_json()}
     head["golden"] |= {"cases": len(photos)}

@@ -29,7 +29,8 @@ class Variant:
 
     `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
     logit on another machine; `decision` holds the threshold under which the answer is "unsure".
-    `weights` is a second file, for runtimes that keep the graph and its weights apart.
+    `weights` is a second file, for runtimes that keep the graph and its weights apart. `baseline` says how
+    sure it was on the calibration role, for `catflap drift`; None in Bundles that do not have it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Variant:
     fidelity: dict[str, Any]
     decision: dict[str, Any]
     weights: str = ""
+    baseline: dict[str, Any] | None = None
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "predict": "judge photos with a bundle",
         "watch": "judge a camera, a stream, a video or a folder, frame by frame, and tell events",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
+        "drift": "say whether the field still looks like what a bundle was tested on",
         "web": "write the camera page with a bundle in it into a folder",
         "bench": "time a bundle on this machine",
         "compare": "set the training environment beside the device, measured",

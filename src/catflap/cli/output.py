@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catflap.errors import CatflapError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from catflap.progress import Progress
+    from catflap.runtime.recording import LogSettings
 
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
 REDRAW_SECONDS = 0.1
@@ -25,6 +27,23 @@ REDRAW_SECONDS = 0.1
 def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
     """Print an answer on stdout: one line of JSON with --json, else `text` or the fields for people."""
     _print(_json(fields) if args.json else _printable(as_text(fields) if text is None else text))
+
+
+def log_arguments(parser: argparse.ArgumentParser) -> None:
+    """What predict, watch and serve take to record what they saw."""
+    log = parser.add_argument_group("field log")
+    log.add_argument("--log", type=Path, metavar="FILE", help="record each answer in this field log")
+    log.add_argument("--log-photos", action="store_true", help="keep a picture of each photo in it, too")
+    log.add_argument("--log-mb", type=float, default=1000, metavar="MB", help="it may have (1000)")
+
+
+def log_settings(args: argparse.Namespace) -> LogSettings | None:
+    """The field log that was asked for."""
+    from catflap.runtime.recording import LogSettings
+
+    if args.log is None:
+        return None
+    return LogSettings(args.log, args.log_photos, int(args.log_mb * 1e6))
 
 
 def note(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from catflap.cli.output import emit
+from catflap.cli.output import emit, log_arguments, log_settings, note
 
 HELP = "Judge photos with a Bundle, a line a photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"
@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from, such as cat=0.001; may be repeated",
     )  # fmt: skip
+    log_arguments(parser)
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -27,16 +28,18 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.artifacts.results import Prediction
     from catflap.runtime.classifier import Classifier, parse_prior
     from catflap.runtime.predict import predict
+    from catflap.runtime.recording import recording
 
     classifier = Classifier(args.bundle, args.variant, threads=args.threads, prior=parse_prior(args.prior))
     unread = 0
-    for path, result in predict(classifier, args.paths):
-        if isinstance(result, Prediction):
-            emit({"path": path, **result.to_json()}, args, _text(path, result))
-        else:
-            unread += 1
-            error = {"what": result.what, "fix": result.fix}
-            emit({"path": path, "error": error}, args, f"{path}: {result.what} {result.fix}")
+    with recording(log_settings(args), note) as recorder:
+        for path, result in predict(classifier, args.paths, recorder):
+            if isinstance(result, Prediction):
+                emit({"path": path, **result.to_json()}, args, _text(path, result))
+            else:
+                unread += 1
+                error = {"what": result.what, "fix": result.fix}
+                emit({"path": path, "error": error}, args, f"{path}: {result.what} {result.fix}")
     return 1 if unread else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, note
+from catflap.cli.output import emit, log_arguments, log_settings, note
 
 HELP = "Answer over HTTP: /predict, the Open Inference Protocol at /v2, /metrics, and a page for people at /."
 EXAMPLE = "catflap serve cat.catflap --port 8000"
@@ -37,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=int, default=50_000_000, metavar="N", help="of a photo (50 million)"
     )
     limits.add_argument("--connections", type=int, default=1000, metavar="N", help="open at once (1000)")
+    log_arguments(parser)
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -59,6 +60,7 @@ def answer(args: argparse.Namespace) -> int:
         keys=args.keys,
         tls_certificate=args.tls_cert,
         tls_key=args.tls_key,
+        log=log_settings(args),
         limits=Limits(
             args.queue, args.deadline, args.upload, args.max_mb * 1_000_000, args.max_pixels, args.connections
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, note
+from catflap.cli.output import emit, log_arguments, log_settings, note
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
 EXAMPLE = "catflap watch cat.catflap 0 --on cat 'gpioset -c gpiochip0 17=1'"
@@ -46,6 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tell.add_argument("--save", type=Path, metavar="FOLDER", help="save each frame that decided")
     tell.add_argument("--save-mb", type=float, default=500, metavar="MB", help="keep the newest (500)")
     tell.add_argument("--preview", metavar="PORT", help="show it in a browser; or HOST:PORT")
+    log_arguments(parser)
+    add("--log-every", type=float, default=10.0, metavar="SECONDS", help="log a frame that often (10)")
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -75,6 +77,8 @@ def answer(args: argparse.Namespace) -> int:
         save_bytes=int(args.save_mb * 1e6),
         preview=None if args.preview is None else parse_address(args.preview),
         every_frame=args.frames,
+        log=log_settings(args),
+        log_every=args.log_every,
     )
     watch(settings, lambda event: emit(event, args, _text(event)), note)
     return 0

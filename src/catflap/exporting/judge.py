@@ -14,6 +14,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.evaluation.calibration import conformal_threshold, fit_temperature
+from catflap.evaluation.drift import make_baseline
 from catflap.evaluation.gate import fidelity, gate
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame, Pixels
@@ -132,6 +133,7 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
         "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
         "fidelity": lost,
         "decision": _decision(softmax(calibration, temperature), jury.calibration),
+        "baseline": make_baseline(softmax(calibration, temperature), jury.labels, jury.calibration.groups),
     }
 
 

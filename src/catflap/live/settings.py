@@ -9,6 +9,7 @@ from pathlib import Path
 
 from catflap.errors import CatflapError
 from catflap.live.smoothing import Rules
+from catflap.runtime.recording import LogSettings
 
 Region = tuple[float, float, float, float]
 
@@ -21,7 +22,8 @@ class Settings:
     how many seconds without a frame a live source counts as frozen; `max_fps` how many frames of it are
     judged a second at most, and `fps` how many photos of a folder make a second. `on` maps a label, or
     "unsure", to a command. `save` is a folder for the frames that decided, of at most `save_bytes`.
-    `every_frame` tells each judged frame too.
+    `every_frame` tells each judged frame too. `log` records a frame every `log_every` seconds, and each one
+    that decided.
     """
 
     bundle: str | os.PathLike[str]
@@ -41,6 +43,8 @@ class Settings:
     save_bytes: int = 500_000_000
     preview: tuple[str, int] | None = None
     every_frame: bool = False
+    log: LogSettings | None = None
+    log_every: float = 10.0
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.region
@@ -49,7 +53,8 @@ class Settings:
                 f"The region {self.region} is not inside the frame.",
                 "Use left,top,right,bottom as shares, such as 0.25,0,0.75,1.",
             )
-        for name, most in (("stalled", 3600), ("max_fps", 1000), ("fps", 1000), ("save_bytes", 1e15)):
+        limits = {"stalled": 3600, "max_fps": 1000, "fps": 1000, "save_bytes": 1e15, "log_every": 86_400}
+        for name, most in limits.items():
             if not 0 < getattr(self, name) <= most:
                 raise CatflapError(f"{name} is {getattr(self, name)}.", f"Use more than 0, up to {most:g}.")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import time
 from typing import Any
 
@@ -16,6 +18,7 @@ from catflap.live.preview import Preview
 from catflap.live.settings import Settings
 from catflap.live.sinks import Album
 from catflap.live.tally import Tally
+from catflap.runtime.recording import Recorder
 
 Event = dict[str, Any]
 
@@ -29,6 +32,16 @@ def check_labels(named: Iterable[str], labels: Sequence[str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Outlets:
+    """Where events and frames go besides `tell`."""
+
+    couriers: Sequence[Courier] = ()
+    album: Album | None = None
+    preview: Preview | None = None
+    recorder: Recorder | None = None
+
+
 class Teller:
     """Turns frames and troubles into events and hands them to whoever wants them."""
 
@@ -38,17 +51,17 @@ class Teller:
         judge: Judge,
         tally: Tally,
         tell: Callable[[Event], None],
-        couriers: Sequence[Courier],
-        album: Album | None,
-        preview: Preview | None,
+        outlets: Outlets,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._tally = tally
         self._tell = tell
-        self._couriers = couriers
-        self._album = album
-        self._preview = preview
+        self._couriers = outlets.couriers
+        self._album = outlets.album
+        self._preview = outlets.preview
+        self._recorder = outlets.recorder
+        self._logged = -math.inf  # when the last frame was logged, on the source's clock
         self._trouble = False
         self._unreadable = False
 
@@ -81,6 +94,8 @@ class Teller:
             self._tell({"event": "frame", **about, **_said(prediction), "decision": after})
         if after != before:
             self._decided(shot, photo, about, before, self._judge.average)
+        if self._recorder is not None:
+            self._record(self._recorder, shot, photo, prediction, after != before)
         if self._preview is not None and self._preview.viewers:
             self._show(self._preview, photo, prediction)
 
@@ -141,6 +156,17 @@ class Teller:
                 self._tally.saved += 1
                 event["saved"] = saved
         self._send(event)
+
+    def _record(
+        self, recorder: Recorder, shot: Shot, photo: Photo, prediction: Prediction, decided: bool
+    ) -> None:
+        """Log a frame when its time has come, or when it decided something."""
+        due = shot.clock - self._logged >= self._settings.log_every
+        if due:
+            self._logged = shot.clock
+        if due or decided:
+            path = shot.picture.path or ""
+            recorder(self._judge.classifier, photo, prediction, "watch", path=path, regular=due)
 
     def _show(self, preview: Preview, photo: Photo, prediction: Prediction) -> None:
         from catflap.live.opencv import annotated

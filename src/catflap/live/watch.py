@@ -17,8 +17,9 @@ from catflap.live.settings import Settings
 from catflap.live.sinks import Album, commands, webhook
 from catflap.live.sources import find_source
 from catflap.live.tally import Tally
-from catflap.live.teller import Teller, check_labels
+from catflap.live.teller import Outlets, Teller, check_labels
 from catflap.runtime.classifier import Classifier
+from catflap.runtime.recording import recording
 
 Event = dict[str, Any]
 
@@ -49,8 +50,9 @@ def watch(
         preview = None if settings.preview is None else Preview(*settings.preview)
         if preview is not None:
             parts.callback(preview.close)
+        recorder = parts.enter_context(recording(settings.log, note))
         judge = Judge(classifier, settings.region, settings.rules)
-        teller = Teller(settings, judge, tally, tell, couriers, album, preview)
+        teller = Teller(settings, judge, tally, tell, Outlets(couriers, album, preview, recorder))
         teller.started(source.name, source.live)
         if source.live:
             shots: Iterator[Any] = latest_shots(source, opened, stop, settings.stalled, 1 / settings.max_fps)

@@ -41,6 +41,9 @@ class Classifier:
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._trained = np.array(list(trained.values()))
         self._field = None if prior is None else field_prior(prior, trained)
+        self.prior = (
+            None if self._field is None else dict(zip(self.labels, self._field.tolist(), strict=True))
+        )
 
     def __call__(self, photo: Photo) -> Prediction:
         """The Prediction for a path, the bytes of a photo, a PIL image or a uint8 array (H, W, 3)."""
@@ -60,6 +63,12 @@ class Classifier:
         if self._field is None:
             return probabilities
         return correct_prior(probabilities, self._trained, self._field)
+
+    def as_trained(self, probabilities: Probabilities) -> Probabilities:
+        """Probabilities (n, labels) for the stated prior, as they are under that of training."""
+        if self._field is None:
+            return probabilities
+        return correct_prior(probabilities, self._field, self._trained)
 
     def frames(self, frames: Pixels) -> Logits:
         """Logits (n, labels), float32, of frames that are already pixels, uint8 (n, H, W, 3)."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
+from catflap.image import read_file
 from catflap.runtime.classifier import Classifier
+
+if TYPE_CHECKING:
+    from catflap.runtime.recording import Recorder
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff",
@@ -17,19 +22,28 @@ SUFFIXES = (
 
 
 def predict(
-    classifier: Classifier, paths: Iterable[str | os.PathLike[str]]
+    classifier: Classifier, paths: Iterable[str | os.PathLike[str]], recorder: Recorder | None = None
 ) -> Iterator[tuple[str, Prediction | BadPhoto]]:
     """Each photo's path with its Prediction, or with the BadPhoto that says why there is none.
 
     A folder stands for the photos under it, in the order of their names; one without photos, or
-    one that cannot be listed, is answered with a BadPhoto too.
+    one that cannot be listed, is answered with a BadPhoto too. `recorder` writes a FieldLog.
     """
     for path in paths:
         for photo, fault in list_photos(os.fspath(path)):
             try:
-                yield photo, fault or classifier(photo)
+                yield photo, fault or _answer(classifier, photo, recorder)
             except BadPhoto as error:
                 yield photo, error
+
+
+def _answer(classifier: Classifier, path: str, recorder: Recorder | None) -> Prediction:
+    if recorder is None:
+        return classifier(path)
+    data = read_file(path, classifier.frame.max_bytes)
+    prediction = classifier(data)
+    recorder(classifier, data, prediction, "predict", path=str(Path(path).resolve()))
+    return prediction
 
 
 def list_photos(path: str) -> Iterator[tuple[str, BadPhoto | None]]:

@@ -24,7 +24,7 @@ from catflap.errors import CatflapError
 from catflap.serving import pages, photos, protocol, status
 from catflap.serving.answers import Answer, Call, Problem, answer_problem
 from catflap.serving.keys import check_key
-from catflap.serving.service import Service
+from catflap.serving.service import Service, close_service
 from catflap.serving.workers import LEFT
 
 Handler: TypeAlias = Callable[[Service, Call], Awaitable[Answer]]
@@ -187,7 +187,7 @@ async def _lifespan(service: Service, app: Starlette) -> AsyncIterator[None]:
     watching = asyncio.create_task(_watch(service))
     yield
     watching.cancel()
-    service.workers.close()
+    close_service(service)
 
 
 async def _watch(service: Service) -> None:

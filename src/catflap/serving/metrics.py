@@ -52,6 +52,10 @@ class Metrics:
             "catflap_model", "1 for each version that is served.", ["model", "version", "role"],
             registry=self._registry,
         )  # fmt: skip
+        self._drift = Gauge(
+            "catflap_drift_score", "The last 200 photos against the bundle's baseline; above 1 they differ.",
+            ["model", "version"], registry=self._registry,
+        )  # fmt: skip
         Gauge("catflap_queue", "Photos that wait for a core.", registry=self._registry).set_function(waiting)
         Gauge("catflap_running", "Photos being judged.", registry=self._registry).set_function(running)
         Gauge("catflap_held_bytes", "Bytes of request bodies.", registry=self._registry).set_function(held)
@@ -77,10 +81,15 @@ class Metrics:
         """Count a bundle file that changed: loaded or refused."""
         self._reloads.labels(model, result).inc()
 
+    def drift(self, model: str, version: str, score: float) -> None:
+        """Note how far the last photos are from the baseline."""
+        self._drift.labels(model, version).set(score)
+
     def serving(self, model: str, version: str, role: str, old: str | None = None) -> None:
         """Note which version is served, and that another no longer is."""
         if old is not None:
             self._versions.remove(model, old, role)
+            self._drift.remove(model, old)
         self._versions.labels(model, version, role).set(1)
 
     def page(self) -> tuple[bytes, str]:

@@ -18,7 +18,7 @@ from catflap.errors import BadPhoto
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.session import Logits
 from catflap.serving.answers import Answer, Call, Problem, answer_json
-from catflap.serving.service import Service
+from catflap.serving.service import Service, settle
 from catflap.serving.shelf import Served
 from catflap.serving.tensors import (
     HEADER,
@@ -98,8 +98,8 @@ def _infer(service: Service, served: Served, body: bytes, json_length: str | Non
     logits = _logits(service, served, tensor, until)
     rows = served.classifier.probabilities(logits)
     predictions = [served.classifier.predict(row, perf_counter()) for row in rows]
-    for prediction in predictions:
-        service.metrics.decision(served.name, served.version, prediction.decision)
+    for photo, prediction in zip(tensor.data, predictions, strict=True):
+        settle(service, served, photo, prediction)
     outputs = dict(zip(names, _outputs(logits, rows.astype(np.float32), predictions), strict=True))
     head: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
     if isinstance(request.get("id"), str):

@@ -9,8 +9,11 @@ from time import monotonic
 
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
+from catflap.image import Photo
 from catflap.machine import describe_machine
+from catflap.runtime.recording import Recorder
 from catflap.serving.answers import Call
+from catflap.serving.drifting import DriftMeter
 from catflap.serving.intake import Intake
 from catflap.serving.keys import read_keys
 from catflap.serving.metrics import Metrics
@@ -29,6 +32,8 @@ class Service:
     intake: Intake
     metrics: Metrics
     keys: tuple[bytes, ...]
+    recorder: Recorder | None
+    meter: DriftMeter
     note: Callable[[str], None]
 
 
@@ -40,7 +45,15 @@ def open_service(settings: Settings, note: Callable[[str], None]) -> Service:
     intake = Intake(settings.limits)
     metrics = Metrics(lambda: workers.waiting, lambda: workers.running, lambda: intake.held)
     shelf = Shelf(settings, metrics)
-    return Service(settings, shelf, workers, intake, metrics, keys, note)
+    recorder = None if settings.log is None else Recorder(settings.log, note)
+    return Service(settings, shelf, workers, intake, metrics, keys, recorder, DriftMeter(metrics, note), note)
+
+
+def close_service(service: Service) -> None:
+    """Finish what was begun, and what is to be logged."""
+    service.workers.close()
+    if service.recorder is not None:
+        service.recorder.close()
 
 
 async def judge(
@@ -58,19 +71,29 @@ async def judge(
     return results
 
 
-def judge_one(service: Service, served: Served, photo: bytes) -> Prediction | BadPhoto:
+def judge_one(service: Service, served: Served, photo: bytes, verb: str = "serve") -> Prediction | BadPhoto:
     """What a bundle says of one photo, counted."""
     try:
         prediction = served.classifier(photo)
     except BadPhoto as error:
         service.metrics.refused(error.reason)
         return error
-    service.metrics.decision(served.name, served.version, prediction.decision)
+    settle(service, served, photo, prediction, verb)
     return prediction
+
+
+def settle(
+    service: Service, served: Served, photo: Photo, prediction: Prediction, verb: str = "serve"
+) -> None:
+    """Count an answer, and log it where that was asked for."""
+    service.metrics.decision(served.name, served.version, prediction.decision)
+    service.meter.add(served, prediction)
+    if service.recorder is not None:
+        service.recorder(served.classifier, photo, prediction, verb)
 
 
 def _compare(service: Service, shadow: Served, photo: bytes, heard: Prediction | BadPhoto) -> None:
     """Count whether the shadow decides like the bundle that was heard."""
-    said = judge_one(service, shadow, photo)
+    said = judge_one(service, shadow, photo, "shadow")
     decisions = [result.decision if isinstance(result, Prediction) else None for result in (heard, said)]
     service.metrics.shadow("same" if decisions[0] == decisions[1] else "other")

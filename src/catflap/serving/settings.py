@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from catflap.errors import CatflapError
+from catflap.runtime.recording import LogSettings
 
 BundlePath: TypeAlias = "str | os.PathLike[str]"
 
@@ -50,7 +51,7 @@ class Settings:
 
     The first bundle is the default one; a second version of it may be its `canary`, which answers a `share`
     of its requests, or its `shadow`, which judges too and is only counted. `threads` are those of the network
-    for one photo; `reload` is the seconds between two looks at the files.
+    for one photo; `reload` is the seconds between two looks at the files; `log` records every answer.
     """
 
     bundles: tuple[BundlePath, ...]
@@ -66,6 +67,7 @@ class Settings:
     keys: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    log: LogSettings | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

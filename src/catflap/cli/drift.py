@@ -1,0 +1,47 @@
+"""`catflap drift`: does the field still look like what a Bundle was tested on?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from catflap.cli.output import as_text, emit, note, table
+
+HELP = "Compare a field log with what the Bundle answered when it was calibrated, 200 photos at a time."
+EXAMPLE = "catflap drift cat.catflap field.log"
+LISTED = 10  # windows for people; --json prints all
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The Bundle and the log."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
+    parser.add_argument("log", metavar="LOG", type=Path, help="what --log of predict, watch or serve wrote")
+    parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Compare and print; 1 when the newest photos are unlike those of the calibration."""
+    from datetime import datetime
+
+    from catflap.evaluation.drift import WINDOW
+    from catflap.pipeline.drift import STAND_IN, drift
+
+    report = drift(args.bundle, args.log, variant=args.variant)
+    fields = report.to_json()
+    windows = [
+        {
+            "from": datetime.fromtimestamp(window.first).strftime("%Y-%m-%d %H:%M"),
+            "to": datetime.fromtimestamp(window.last).strftime("%Y-%m-%d %H:%M"),
+            "score": round(window.drift.score, 2),
+            "alarm": window.drift.alarm,
+        }
+        for window in report.windows[-LISTED:]
+    ]
+    shown = {name: value for name, value in fields.items() if name not in ("windows", "latest")}
+    shown["score"] = None if report.latest is None else report.latest.drift.score
+    emit(fields, args, "\n\n".join([as_text(shown), *([table(windows)] if windows else [])]))
+    if report.baseline == "log":
+        note(f"The bundle has no baseline; the first {STAND_IN} photos of the log stand in. Export it again.")
+    if report.latest is None:
+        note(f"The log has too few photos of this bundle; {WINDOW} are needed after its baseline.")
+    return 1 if report.alarm else 0

@@ -1,0 +1,124 @@
+"""A FieldLog against the baseline of its Bundle: the verb `drift`."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.evaluation.calibration import estimate_prior
+from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
+from catflap.evaluation.intervals import Floats
+from catflap.runtime.decisions import correct_prior
+
+STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the log, `first` to `last` in seconds since 1970, and how far it has drifted."""
+
+    first: float
+    last: float
+    drift: Drift
+
+    def to_json(self) -> dict[str, Any]:
+        """A row for people and machines."""
+        return {"first": self.first, "last": self.last, **self.drift.to_json()}
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What a log says about its field.
+
+    `windows` follow one another from the start; `latest` are the newest 200 photos, None when there are
+    fewer. `prior` estimates from those how common each label is. `baseline` is "bundle", or "log" where the
+    first 400 photos of the log stand in for it.
+    """
+
+    bundle: str
+    variant: str
+    baseline: str
+    photos: int
+    windows: tuple[Window, ...]
+    latest: Window | None
+    prior: dict[str, float]
+
+    @property
+    def alarm(self) -> bool:
+        """True when the newest photos are unlike the baseline."""
+        return self.latest is not None and self.latest.drift.alarm
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine answer of `catflap drift`."""
+        return {
+            "bundle": self.bundle,
+            "variant": self.variant,
+            "baseline": self.baseline,
+            "photos": self.photos,
+            "alarm": self.alarm,
+            "latest": self.latest and self.latest.to_json(),
+            "prior": self.prior,
+            "windows": [window.to_json() for window in self.windows],
+        }
+
+
+def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = None) -> DriftReport:
+    """Compare what a Bundle answered in the field with what it answered on its calibration role.
+
+    Only rows of this very bundle and variant count, and only those that were logged regularly.
+    """
+    opened = read_bundle(bundle)
+    chosen = opened.variant(variant)
+    rows = _answers(opened, chosen.name, Path(log))
+    baseline, source, photos = chosen.baseline, "bundle", 0
+    if baseline is None:
+        first = [answer for _, (_, answer) in zip(range(STAND_IN), rows, strict=False)]
+        source, photos = "log", len(first)
+        if photos < STAND_IN:
+            return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
+        baseline = make_baseline(np.array(first), opened.labels, np.arange(photos))
+    windows: list[Window] = []
+    newest: deque[tuple[float, Floats]] = deque(maxlen=WINDOW)
+    since = 0
+    for row in rows:
+        newest.append(row)
+        photos, since = photos + 1, since + 1
+        if since == WINDOW:
+            windows.append(_window(newest, opened, baseline))
+            since = 0
+    if len(newest) < WINDOW:
+        return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
+    latest = _window(newest, opened, baseline)
+    trained = [opened.prior[label] for label in opened.labels]
+    estimated = estimate_prior(np.array([answer for _, answer in newest]), trained)
+    prior = {label: round(float(share), 4) for label, share in zip(opened.labels, estimated, strict=True)}
+    return DriftReport(opened.name, chosen.name, source, photos, tuple(windows), latest, prior)
+
+
+def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[tuple[float, Floats]]:
+    """When each photo was seen and what was answered, under the prior of training, (labels,)."""
+    trained = [bundle.prior[label] for label in bundle.labels]
+    for row in read_field_log(log, version=bundle.sha256, regular=True):
+        if row.by.variant == variant and row.by.labels == bundle.labels:
+            yield row.time, _under_training(row, bundle, trained)
+
+
+def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
+    given: Floats = row.probabilities.astype(np.float64)
+    if not row.by.prior:
+        return given
+    stated = dict(row.by.prior)
+    return correct_prior(given, [stated[label] for label in bundle.labels], trained)
+
+
+def _window(rows: deque[tuple[float, Floats]], bundle: Bundle, baseline: dict[str, Any]) -> Window:
+    answers = np.array([answer for _, answer in rows])
+    return Window(rows[0][0], rows[-1][0], measure_drift(answers, bundle.labels, baseline))

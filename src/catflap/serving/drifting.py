@@ -1,0 +1,47 @@
+"""Whether what a server is asked still looks like what its bundles were tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+
+import numpy as np
+
+from catflap.artifacts.results import Prediction
+from catflap.evaluation.drift import WINDOW, measure_drift
+from catflap.serving.metrics import Metrics
+from catflap.serving.shelf import Served
+
+VERSIONS = 16  # whose photos are counted at once; then the oldest is begun again
+
+
+class DriftMeter:
+    """Gathers answers by version and measures each 200 of them against the bundle's baseline."""
+
+    def __init__(self, metrics: Metrics, note: Callable[[str], None]) -> None:
+        self._metrics = metrics
+        self._note = note
+        self._lock = Lock()
+        self._answers: dict[str, list[list[float]]] = {}
+
+    def add(self, served: Served, prediction: Prediction) -> None:
+        """Count an answer; the last one of a window measures it. Nothing happens without a baseline."""
+        classifier = served.classifier
+        baseline = classifier.variant.baseline
+        if baseline is None:
+            return
+        with self._lock:
+            window = self._answers.setdefault(served.version, [])
+            window.append(list(prediction.probabilities.values()))
+            if len(self._answers) > VERSIONS:
+                del self._answers[next(iter(self._answers))]
+            if len(window) < WINDOW:
+                return
+            del self._answers[served.version]
+        drift = measure_drift(classifier.as_trained(np.array(window)), classifier.labels, baseline)
+        self._metrics.drift(served.name, served.version, drift.score)
+        if drift.alarm:
+            self._note(
+                f"{served.name} {served.version}: the last {WINDOW} photos are unlike those that it was "
+                f"tested on (score {drift.score:.2f}, alarm above 1)."
+            )

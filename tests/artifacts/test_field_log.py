@@ -1,0 +1,240 @@
+"""The field log: whole after a kill, bounded, and no trouble for the work when the disk is full."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
+from catflap.errors import BadArtifact, CatflapError
+
+BY = By("cat", "a" * 64, "int8", ("cat", "not_cat"))
+MB = 1_000_000
+
+
+def seen(number: int, by: By = BY, picture: bytes | None = None, regular: bool = True) -> Seen:
+    share = np.float32(number % 100 / 100)
+    probabilities = np.array([share, 1 - share], np.float32)
+    return Seen(1e9 + number, f"{number:064x}", by, probabilities, "unsure", "predict", regular, "", picture)
+
+
+def write(path: Path, rows: list[Seen], limit: int = 100 * MB) -> None:
+    log = FieldLog(path, limit=limit, note=pytest.fail)
+    for row in rows:
+        log.add(row)
+    log.close()
+    assert log.lost == 0
+
+
+def numbers(path: Path, **which: object) -> list[int]:
+    return [int(row.photo, 16) for row in read_field_log(path, **which)]  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "field.log"
+    other = By("cat", "b" * 64, "fp32", ("cat", "not_cat"), (("cat", 0.1), ("not_cat", 0.9)))
+    rows = [seen(0), seen(1, other, b"jpeg"), seen(2, regular=False)]
+    write(path, rows)
+    write(path, [seen(3)])
+    found = list(read_field_log(path, pictures=True))
+    assert [row.photo for row in found] == [f"{number:064x}" for number in range(4)]
+    for row, wanted in zip(found, rows, strict=False):
+        assert (row.time, row.by, row.decision, row.regular) == (
+            wanted.time,
+            wanted.by,
+            "unsure",
+            wanted.regular,
+        )
+        assert np.array_equal(row.probabilities, wanted.probabilities)
+    assert found[1].picture == b"jpeg"
+    assert next(iter(read_field_log(path))).picture is None
+    assert numbers(path, version="b" * 64) == [1]
+    assert numbers(path, regular=True) == [0, 1, 3]
+
+
+def test_many_threads_and_two_processes_may_write(tmp_path: Path) -> None:
+    path = tmp_path / "field.log"
+    logs = [FieldLog(path, limit=100 * MB, note=pytest.fail) for _ in range(2)]
+
+    def add(start: int) -> None:
+        for number in range(start, start + 100):
+            logs[number % 2].add(seen(number))
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=add, args=(100 * place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for log in logs:
+        log.close()
+    assert sorted(numbers(path)) == list(range(400))
+
+
+KILLED = """
+import sys, time
+from tests.artifacts.test_field_log import FieldLog, seen
+from pathlib import Path
+log = FieldLog(Path(sys.argv[1]), limit=10**9, note=print)
+number = 0
+while True:
+    log.add(seen(number, picture=bytes(20_000)))
+    number += 1
+    time.sleep(0.0005)
+    if number % 50 == 0:
+        print(number, flush=True)
+"""
+
+
+def test_a_kill_leaves_it_whole(tmp_path: Path, repo: Path) -> None:
+    path = tmp_path / "field.log"
+    last = -1
+    for _ in range(3):
+        environment = {**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        command = [sys.executable, "-c", KILLED, str(path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        assert process.stdout
+        while True:  # until rows of this process are on disk
+            assert process.stdout.readline()
+            if len(numbers(path)) > last + 1:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        found = len(numbers(path))
+        assert found > last
+        last = found
+        with closing(sqlite3.connect(path)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    write(path, [seen(5)])
+    assert len(numbers(path)) == last + 1
+
+
+def test_it_does_not_grow_beyond_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "field.log"
+    for start in range(0, 2000, 100):
+        write(path, [seen(number, picture=bytes(10_000)) for number in range(start, start + 100)], 2 * MB)
+    kept = numbers(path)
+    assert kept[-1] == 1999
+    assert kept == list(range(kept[0], 2000)), "the newest are kept"
+    assert 100 <= len(kept) <= 200
+    assert path.stat().st_size < 3.5 * MB
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    small = tmp_path / "small"
+    small.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield small
+    subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_full_disk_is_told_once_and_nothing_else_happens(small_disk: Path) -> None:
+    notes: list[str] = []
+    path = small_disk / "field.log"
+    log = FieldLog(path, limit=100 * MB, note=notes.append)
+    ballast = small_disk / "ballast"
+    log.add(seen(0))
+    wait(lambda: numbers(path) == [0])
+    ballast.write_bytes(bytes(700_000))
+    for number in range(1, 30):
+        log.add(seen(number, picture=bytes(100_000)))
+    wait(lambda: bool(notes))
+    ballast.unlink()
+    wait(lambda: add_and_find(log, path))
+    log.close()
+    assert len(notes) == 2
+    assert "full" in notes[0]
+    assert "The work goes on" in notes[0]
+    assert "is written again" in notes[1]
+
+
+def add_and_find(log: FieldLog, path: Path) -> bool:
+    log.add(seen(99))
+    return 99 in numbers(path)
+
+
+def wait(true: object) -> None:
+    end = time.monotonic() + 60
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_writer_that_is_too_slow_loses_rows_and_not_memory(tmp_path: Path) -> None:
+    log = FieldLog(tmp_path / "field.log", limit=100 * MB, note=pytest.fail)
+    with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # another process keeps the file
+        for number in range(5000):
+            log.add(seen(number))
+        assert log.lost >= 3000
+        other.execute("ROLLBACK")
+    log.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to look like one" * 50])
+def test_a_file_that_is_no_log_is_refused_and_kept(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(CatflapError):
+        list(read_field_log(path))
+    assert path.read_bytes() == content
+    if content:
+        with pytest.raises(CatflapError):
+            FieldLog(path, limit=MB, note=pytest.fail)
+        assert path.read_bytes() == content
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE things (id INTEGER)")
+    with pytest.raises(CatflapError, match="not a field log"):
+        FieldLog(path, limit=MB, note=pytest.fail)
+    with pytest.raises(BadArtifact, match="not a field log"):
+        list(read_field_log(path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE seen SET probabilities = x'00'",
+        "UPDATE seen SET probabilities = 'text'",
+        "UPDATE seen SET probabilities = x'0000c07f0000c07f'",
+        "UPDATE seen SET time = 'noon'",
+        "UPDATE judge SET labels = '{'",
+        "UPDATE judge SET prior = '[1]'",
+        "DROP TABLE seen",
+        "PRAGMA user_version = 2",
+    ],
+)
+def test_a_damaged_log_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "field.log"
+    write(path, [seen(1)])
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(damage)
+    with pytest.raises(BadArtifact):
+        list(read_field_log(path))
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file" / "x.log", tmp_path, Path("/proc/x/field.log")):
+        with pytest.raises(CatflapError, match="cannot be opened"):
+            FieldLog(path, limit=MB, note=pytest.fail)
+    with pytest.raises(BadArtifact, match="no field log"):
+        list(read_field_log(tmp_path / "absent"))

@@ -1,0 +1,125 @@
+"""The drift test: seldom wrong when nothing changed, quick when something did."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catflap.evaluation.drift import ALARM, WINDOW, log_odds, make_baseline, measure_drift
+from catflap.runtime.decisions import softmax
+
+LABELS = ("cat", "dog", "other")
+Floats = npt.NDArray[np.float64]
+
+
+def answers(
+    random: np.random.Generator, count: int, mix: tuple[float, ...] = (0.4, 0.35, 0.25), skill: float = 6.0
+) -> Floats:
+    """Probabilities of a classifier that is seldom wrong; each label has a sureness of its own."""
+    truth = random.choice(3, count, p=mix)
+    logits = random.normal(0, 1.5, (count, 3))
+    logits[np.arange(count), truth] += skill + truth
+    return softmax(logits)
+
+
+def baseline_of(probabilities: Floats) -> dict[str, object]:
+    """A baseline as it comes back from bundle.json."""
+    made = make_baseline(probabilities, LABELS, np.arange(len(probabilities)))
+    return json.loads(json.dumps(made))  # type: ignore[no-any-return]
+
+
+def alarms(count: int, calibration: int, **field: object) -> float:
+    """The share of windows that alarm, each with a baseline of its own."""
+    random = np.random.default_rng(7)
+    found = 0
+    for _ in range(count):
+        baseline = baseline_of(answers(random, calibration))
+        found += measure_drift(answers(random, WINDOW, **field), LABELS, baseline).alarm  # type: ignore[arg-type]
+    return found / count
+
+
+@pytest.mark.parametrize("calibration", [60, 400, 5000])
+def test_undisturbed_windows_alarm_at_most_once_in_a_hundred(calibration: int) -> None:
+    assert alarms(1500, calibration) <= 0.01
+
+
+@pytest.mark.parametrize("mix", [(0.02, 0.49, 0.49), (0.9, 0.05, 0.05), (0.0, 0.0, 1.0)])
+def test_another_mix_of_the_labels_is_no_drift(mix: tuple[float, ...]) -> None:
+    assert alarms(600, 600, mix=mix) <= 0.01
+
+
+@pytest.mark.parametrize("skill", [4.0, 10.0])
+def test_answers_that_are_less_or_more_sure_are_drift(skill: float) -> None:
+    assert alarms(100, 400, skill=skill) >= 0.99
+
+
+def test_the_p_value_is_uniform_without_drift_where_one_label_stands_alone() -> None:
+    random = np.random.default_rng(3)
+    found = []
+    for _ in range(1000):
+        one, other = (
+            np.stack([p := random.uniform(0.51, 0.99, size), 1 - p], axis=1) for size in (2000, WINDOW)
+        )
+        baseline = make_baseline(one, ("a", "b"), np.arange(len(one)))
+        found.append(measure_drift(other, ("a", "b"), baseline).p)
+    for share in (0.01, 0.1, 0.5):
+        assert np.mean(np.array(found) < share) == pytest.approx(share, abs=0.04)
+
+
+def test_photos_in_groups_count_once() -> None:
+    random = np.random.default_rng(5)
+    given = answers(random, 400)
+    window = answers(random, WINDOW, skill=5.0)
+    alone = measure_drift(window, LABELS, make_baseline(given, LABELS, np.arange(400)))
+    grouped = measure_drift(window, LABELS, make_baseline(given, LABELS, np.arange(400) // 10))
+    assert alone.distance == grouped.distance
+    assert alone.p < grouped.p
+
+
+def test_the_score_is_one_where_the_alarm_begins() -> None:
+    random = np.random.default_rng(1)
+    baseline = baseline_of(answers(random, 400))
+    for skill in np.linspace(3, 9, 60):
+        drift = measure_drift(answers(random, WINDOW, skill=float(skill)), LABELS, baseline)
+        assert drift.alarm == (drift.score > 1) == (drift.p < ALARM)
+
+
+def test_labels_that_were_too_rare_tell_nothing() -> None:
+    random = np.random.default_rng(2)
+    baseline = baseline_of(answers(random, 300, mix=(0.6, 0.39, 0.01)))
+    assert "quantiles" not in baseline["labels"]["other"]  # type: ignore[index]
+    assert len(baseline["labels"]["cat"]["quantiles"]) == 101  # type: ignore[index]
+    drift = measure_drift(answers(random, WINDOW, mix=(0.5, 0.4, 0.1)), LABELS, baseline)
+    assert 150 < drift.photos < 200
+    assert not drift.alarm
+    assert measure_drift(answers(random, WINDOW, mix=(0, 0, 1)), LABELS, baseline).photos < 5
+
+
+def test_certain_answers_and_ties_are_no_trouble() -> None:
+    certain = np.tile([1.0, 0.0, 0.0], (50, 1))
+    assert np.isfinite(log_odds(certain)).all()
+    drift = measure_drift(certain, LABELS, baseline_of(certain))
+    assert drift.p <= 1
+    half = np.tile([0.5, 0.5], (1, 1))
+    assert log_odds(half) == pytest.approx(0)
+    assert log_odds(np.array([[1 - 1e-8, 1e-8]], np.float32)) == pytest.approx(np.log(1e8), rel=1e-3)
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=40),
+    st.lists(st.floats(-30, 30), min_size=1, max_size=20),
+    st.integers(1, 1000),
+)
+def test_whatever_a_baseline_holds_there_is_an_answer(
+    window: list[list[float]], quantiles: list[float], groups: int
+) -> None:
+    cat = {"share": 1.0, "groups": groups, "quantiles": quantiles}
+    baseline = {"photos": 1, "labels": {"cat": cat, "dog": {"share": 0.0, "groups": 1}}}
+    drift = measure_drift(np.array(window), LABELS, baseline)
+    assert 0 <= drift.p <= 1
+    assert 0 <= drift.distance <= 1 + 1e-9

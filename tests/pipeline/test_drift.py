@@ -1,0 +1,205 @@
+"""`catflap drift`: a log against the bundle that wrote it; and real photos, blurred, at night and unknown."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.field_log import By, FieldLog, Seen
+from catflap.errors import BadArtifact
+from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
+from catflap.exporting.drawings import scene
+from catflap.image import encode
+from catflap.pipeline.drift import drift
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.decisions import correct_prior, softmax
+from catflap.runtime.scoring import score
+from tests.drawn import Exported
+
+if TYPE_CHECKING:
+    from catflap.artifacts.dataset import Dataset
+
+CATFLAP = Path(sys.executable).with_name("catflap")
+
+
+def write_log(
+    path: Path, bundle: Path, answers: Any, prior: dict[str, float] | None = None, **fields: Any
+) -> None:
+    opened = read_bundle(bundle)
+    by = By(opened.name, opened.sha256, opened.default_variant, opened.labels, tuple((prior or {}).items()))
+    log = FieldLog(path, limit=10**8, note=pytest.fail)
+    for start in range(0, len(answers), 100):  # no more than may wait
+        for number, row in enumerate(answers[start : start + 100], start):
+            log.add(
+                Seen(1e9 + number, f"{number:064x}", by, row.astype(np.float32), "unsure", "serve", **fields)
+            )
+        while log._waiting:
+            time.sleep(0.01)
+    log.close()
+    assert log.lost == 0
+
+
+def field(bundle: Path, count: int, shift: float = 0.0, seed: int = 0) -> Any:
+    """Answers as sure as the bundle's baseline says, or by `shift` less."""
+    baseline = read_bundle(bundle).variant().baseline
+    assert baseline
+    random = np.random.default_rng(seed)
+    labels = read_bundle(bundle).labels
+    rows = np.zeros((count, len(labels)))
+    for row, place in zip(rows, random.integers(0, len(labels), count), strict=True):
+        quantiles = baseline["labels"][labels[place]]["quantiles"]
+        sure = max(0.01, np.interp(random.uniform(), np.linspace(0, 1, len(quantiles)), quantiles) - shift)
+        row[:] = 1 / (1 + np.exp(sure)) / (len(labels) - 1)
+        row[place] = 1 / (1 + np.exp(-sure))
+    return rows
+
+
+def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
+    opened = read_bundle(drawn_bundle.path)
+    for variant in opened.variants.values():
+        assert variant.baseline
+        assert variant.baseline["photos"] == variant.decision["photos"]
+        assert set(variant.baseline["labels"]) == set(opened.labels)
+        assert sum(entry["share"] for entry in variant.baseline["labels"].values()) == pytest.approx(1)
+
+
+def test_a_field_like_the_calibration_raises_no_alarm(drawn_bundle: Exported, tmp_path: Path) -> None:
+    log = tmp_path / "field.log"
+    write_log(log, drawn_bundle.path, field(drawn_bundle.path, 3 * WINDOW + 50))
+    report = drift(drawn_bundle.path, log)
+    assert not report.alarm
+    assert report.photos == 650
+    assert report.baseline == "bundle"
+    assert len(report.windows) == 3
+    assert report.latest
+    assert report.latest.last == 1e9 + 649
+    assert sum(report.prior.values()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) -> None:
+    log = tmp_path / "field.log"
+    rows = np.concatenate([field(drawn_bundle.path, 400), field(drawn_bundle.path, 200, shift=4.0)])
+    write_log(log, drawn_bundle.path, rows)
+    command = [CATFLAP, "drift", drawn_bundle.path, log]
+    answer = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1, answer.stderr
+    fields = json.loads(answer.stdout)
+    assert fields["alarm"] is True
+    assert [window["alarm"] for window in fields["windows"]] == [False, False, True]
+    for_people = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert for_people.returncode == 1
+    assert "score" in for_people.stdout
+
+
+def test_a_stated_prior_is_taken_out_again(drawn_bundle: Exported, tmp_path: Path) -> None:
+    opened = read_bundle(drawn_bundle.path)
+    rows = field(drawn_bundle.path, WINDOW)
+    stated = dict(zip(opened.labels, (0.02, 0.98), strict=True))
+    moved = correct_prior(rows, [opened.prior[label] for label in opened.labels], list(stated.values()))
+    plain, corrected = tmp_path / "plain.log", tmp_path / "corrected.log"
+    write_log(plain, drawn_bundle.path, rows)
+    write_log(corrected, drawn_bundle.path, moved, stated)
+    first, second = (drift(drawn_bundle.path, log).latest for log in (plain, corrected))
+    assert first
+    assert second
+    assert second.drift.distance == pytest.approx(first.drift.distance, abs=1e-4)
+
+
+def test_only_regular_rows_of_this_bundle_count(
+    drawn_bundle: Exported, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "field.log"
+    write_log(log, drawn_bundle.path, field(drawn_bundle.path, 250), regular=False)
+    write_log(log, tiny_bundle, field(drawn_bundle.path, 250))
+    write_log(log, drawn_bundle.path, field(drawn_bundle.path, 10))
+    report = drift(drawn_bundle.path, log)
+    assert (report.photos, report.latest) == (10, None)
+
+
+def test_a_bundle_without_a_baseline_is_compared_with_the_beginning(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    assert read_bundle(tiny_bundle).variant().baseline is None
+    log, random = tmp_path / "field.log", np.random.default_rng(0)
+
+    def sure(count: int, least: float) -> Any:
+        share = random.uniform(least, least + 0.1, count)
+        return np.stack([share, 1 - share], axis=1)
+
+    write_log(log, tiny_bundle, sure(390, 0.8))
+    assert drift(tiny_bundle, log).latest is None
+    write_log(log, tiny_bundle, sure(220, 0.8))
+    assert not drift(tiny_bundle, log).alarm
+    write_log(log, tiny_bundle, sure(200, 0.6))
+    report = drift(tiny_bundle, log)
+    assert report.alarm
+    assert report.baseline == "log"
+
+
+def test_no_log_is_one_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match="no field log"):
+        drift(tiny_bundle, tmp_path / "absent.log")
+
+
+@pytest.fixture(scope="module")
+def held_out(photos_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The real photos in the roles that the shipped bundle's had."""
+    from catflap.data.prepare import prepare
+    from catflap.data.scan import scan
+
+    root = tmp_path_factory.mktemp("real")
+    bundle = read_bundle("cat")
+    dataset = prepare(scan(photos_root, root / "manifest"), root / "dataset", frame=bundle.frame)
+    if dataset.sha256 != bundle.head["ancestors"]["dataset"]:
+        pytest.skip("these are not the photos that the shipped bundle was made from")
+    return dataset
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 100))
+
+
+def at_night(image: Image.Image) -> Image.Image:
+    dark = np.asarray(image, np.float32) * 0.1 + np.random.default_rng(0).normal(
+        0, 6, np.asarray(image).shape
+    )
+    return Image.fromarray(np.clip(dark, 0, 255).astype(np.uint8))
+
+
+def changed(photos: Any, change: Callable[[Image.Image], Image.Image]) -> list[bytes]:
+    found = []
+    for position in np.random.default_rng(1).permutation(len(photos))[:WINDOW]:
+        image = change(Image.open(io.BytesIO(photos[int(position)])).convert("RGB"))
+        found.append(encode(np.asarray(image), "JPEG", quality=92))
+    return found
+
+
+@pytest.mark.slow
+def test_real_photos_blurred_at_night_and_unknown(held_out: Dataset) -> None:
+    """200 held-out photos of each kind are enough; undisturbed ones seldom alarm."""
+    classifier = Classifier("cat")
+    labels = classifier.labels
+
+    def judged(photos: Any) -> Any:
+        return softmax(score(classifier.model, photos, classifier.frame), classifier.variant.temperature)
+
+    calibration, test = held_out.photos("calibration"), held_out.photos("test")
+    baseline = make_baseline(judged(calibration), labels, calibration.groups)
+    undisturbed = judged(test)
+    random = np.random.default_rng(0)
+    windows = [undisturbed[random.permutation(len(test))[:WINDOW]] for _ in range(300)]
+    assert np.mean([measure_drift(window, labels, baseline).alarm for window in windows]) <= 0.01
+    drawn = [encode(scene(seed, 500, 375), "JPEG") for seed in range(WINDOW)]
+    for photos in (changed(test, blurred), changed(test, at_night), drawn):
+        assert measure_drift(judged(photos), labels, baseline).alarm

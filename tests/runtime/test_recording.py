@@ -1,0 +1,100 @@
+"""What `predict` records, and what it keeps of a photo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.errors import CatflapError
+from catflap.exporting.drawings import scene
+from catflap.image import encode, inspect
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.recording import LogSettings, Recorder
+
+CATFLAP = Path(sys.executable).with_name("catflap")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encode(scene(1, 500, 375), "JPEG"))
+    return path
+
+
+def predict(bundle: Path, *words: object) -> list[Seen]:
+    """The rows after `catflap predict --log`."""
+    log = bundle.parent / f"{os.urandom(4).hex()}.log"
+    command = [CATFLAP, "predict", bundle, *map(str, words), "--log", log, "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.stderr == ""
+    rows = list(read_field_log(log, pictures=True))
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [row.decision for row in rows] == [line["decision"] for line in lines if "decision" in line]
+    return rows
+
+
+def test_predict_records_answers_and_no_picture(tiny_bundle: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    (row,) = predict(tiny_bundle, photo, tmp_path / "bad.jpg", tmp_path / "absent.jpg")
+    assert row.photo == hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert row.path == str(photo)
+    assert row.picture is None
+    assert row.by.labels == ("cold", "warm")
+    assert row.by.prior == ()
+    assert row.verb == "predict"
+    assert row.probabilities.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_pictures_are_kept_only_when_asked_for_and_small(tiny_bundle: Path, photo: Path) -> None:
+    (row,) = predict(tiny_bundle, photo, "--log-photos")
+    assert row.picture
+    assert max(inspect(row.picture).width, inspect(row.picture).height) == 64, "twice the frame"
+
+
+def test_the_prior_is_recorded(tiny_bundle: Path, photo: Path) -> None:
+    (row,) = predict(tiny_bundle, photo, "--prior", "warm=0.01")
+    assert dict(row.by.prior) == {"cold": 0.99, "warm": 0.01}
+
+
+def test_names_that_are_not_utf8_are_recorded(tiny_bundle: Path, photo: Path, tmp_path: Path) -> None:
+    strange = os.fsencode(tmp_path) + b"/\xff\xfe.jpg"
+    with open(strange, "wb") as file:
+        file.write(photo.read_bytes())
+    classifier = Classifier(tiny_bundle, threads=1)
+    recorder = Recorder(LogSettings(tmp_path / "x.log"), pytest.fail)
+    recorder(classifier, photo.read_bytes(), classifier(photo), "predict", path=os.fsdecode(strange))
+    recorder.close()
+    (row,) = read_field_log(tmp_path / "x.log")
+    assert row.path.endswith("\\xff\\xfe.jpg") or row.path.endswith("\\udcff\\udcfe.jpg")
+
+
+def test_frames_that_never_were_files_are_recorded(tiny_bundle: Path, tmp_path: Path) -> None:
+    classifier = Classifier(tiny_bundle, threads=1)
+    recorder = Recorder(LogSettings(tmp_path / "x.log", pictures=True), pytest.fail)
+    pixels = scene(2, 90, 60)
+    recorder(classifier, pixels, classifier(pixels), "watch", regular=False)
+    recorder.close()
+    (row,) = read_field_log(tmp_path / "x.log", pictures=True)
+    assert row.photo == hashlib.sha256(pixels.tobytes()).hexdigest()
+    assert row.picture
+    assert not row.regular
+
+
+def test_a_log_must_have_some_room(tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="1000 bytes"):
+        LogSettings(tmp_path / "x.log", limit=1000)
+
+
+def test_a_log_that_cannot_be_opened_is_one_error(tiny_bundle: Path, photo: Path) -> None:
+    command = [CATFLAP, "predict", tiny_bundle, photo, "--log", photo]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert len(answer.stderr.splitlines()) == 2

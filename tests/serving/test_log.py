@@ -1,0 +1,105 @@
+"""What a server records: photos, tensors and what a shadow said; and that a full disk stops nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.evaluation.drift import make_baseline
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier
+from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
+from tests.serving.client import eventually, form, running
+
+triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
+
+
+def rows(log: Path) -> list[Seen]:
+    return list(read_field_log(log, pictures=True))
+
+
+def test_every_way_to_ask_is_recorded(quick: Path, tmp_path: Path) -> None:
+    log = tmp_path / "field.log"
+    with running(quick, "--log", log) as server:
+        assert server.predict(RED).status == 200
+        assert server.predict(b"no photo").status == 422
+        body, headers = form(("a.jpg", RED), ("b.jpg", BLUE))
+        assert server.ask("/predict", body, headers).status == 200
+        client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        pixels = triton.InferInput("pixels", [1, SIDE, SIDE, 3], "UINT8")
+        pixels.set_data_from_numpy(np.zeros((1, SIDE, SIDE, 3), np.uint8))
+        client.infer("cat", [pixels])
+        client.close()
+    found = rows(log)
+    assert sorted(row.decision for row in found)[:2] == ["cat", "cat"]
+    assert len(found) == 4
+    assert {row.verb for row in found} == {"serve"}
+    assert found[0].photo == hashlib.sha256(RED).hexdigest()
+    assert all(row.picture is None for row in found)
+
+
+def test_a_shadow_is_recorded_beside_what_was_answered(quick: Path, tmp_path: Path) -> None:
+    log = tmp_path / "field.log"
+    shadow = make_bundle(tmp_path / "next.catflap", sharpness=-0.05)  # decides the other way round
+    with running(quick, "--shadow", shadow, "--log", log, "--log-photos") as server:
+        server.predict(RED)
+        eventually(lambda: server.metric("catflap_shadow_total", result="other") == 1)
+    found = {row.verb: row for row in rows(log)}
+    assert (found["serve"].decision, found["shadow"].decision) == ("cat", "not_cat")
+    assert found["serve"].photo == found["shadow"].photo
+    assert found["serve"].by.version != found["shadow"].by.version
+    assert found["serve"].picture
+
+
+def test_a_full_disk_does_not_stop_the_answers(quick: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(small)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        with running(quick, "--log", small / "field.log") as server:
+            (small / "ballast").write_bytes(bytes(440_000 - sum(f.stat().st_size for f in small.iterdir())))
+            for number in range(3000):
+                assert server.predict(RED if number % 2 else BLUE).status == 200
+                if "cannot be written" in server.log():
+                    break
+            assert server.log().count("cannot be written") == 1
+            assert server.predict(RED).json()["decision"] == "cat"
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def coloured(random: np.random.Generator, paleness: int = 0) -> bytes:
+    """A photo that is somewhat red or somewhat blue."""
+    strong = int(random.integers(20, 120)) - paleness
+    colour = (130 + strong, 90, 130 - strong) if random.integers(2) else (130 - strong, 90, 130 + strong)
+    return encode(np.full((40, 40, 3), np.clip(colour, 0, 255), np.uint8), "PNG")
+
+
+def test_drift_is_measured_every_200_photos(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    classifier = Classifier(make_bundle(tmp_path / "plain.catflap"))
+    answers = [list(classifier(coloured(random)).probabilities.values()) for _ in range(400)]
+    baseline = make_baseline(answers, classifier.labels, np.arange(400))
+    with running(make_bundle(tmp_path / "cat.catflap", baseline=baseline)) as server:
+
+        def score() -> float:
+            return server.metric("catflap_drift_score", model="cat", version=server.models["cat"])
+
+        for _ in range(199):
+            server.predict(coloured(random))
+        assert score() == 0
+        server.predict(coloured(random))
+        assert 0 < score() < 1
+        assert "unlike those" not in server.log()
+        for _ in range(200):
+            server.predict(coloured(random, paleness=15))
+        assert score() > 1
+        assert server.log().count("unlike those") == 1
