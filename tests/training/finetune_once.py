@@ -9,8 +9,9 @@ import torch
 
 from catflap.artifacts.dataset import load_dataset
 from catflap.training.backbone import PACKAGED, digest_tensors, load_backbone
-from catflap.training.finetune import Recipe, finetune
+from catflap.training.finetune import finetune
 from catflap.training.network import Network
+from catflap.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch=8, save_every=2)
 

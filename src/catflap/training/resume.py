@@ -1,0 +1,59 @@
+"""What a stopped run needs to go on with the very next step: one file, whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from catflap.artifacts.folder import whole_file
+from catflap.training.network import Network
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the next step depends on; `average` is the running average of the weights."""
+
+    network: Network
+    optimiser: torch.optim.Optimizer
+    average: Tensors
+
+
+def save_state(path: Path, run: str, step: int, history: list[dict[str, Any]], state: State) -> None:
+    """Keep a run that has done `step` steps; `run` names what it is made from."""
+    tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    for number, moments in state.optimiser.state_dict()["state"].items():
+        tensors[f"momentum.{number}"] = moments["momentum_buffer"]
+    described = {"run": run, "step": str(step), "history": json.dumps(history)}
+    whole_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
+
+
+def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, Any]]]:
+    """Take up a stopped run: its steps and history; 0 steps when there is none of the same making."""
+    with contextlib.suppress(OSError, ValueError, SafetensorError), safe_open(path, "pt") as file:
+        described = file.metadata() or {}
+        if described.get("run") != run:
+            return 0, []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state.network.load_state_dict(_under("network.", tensors))
+        for name, tensor in _under("average.", tensors).items():
+            state.average[name].copy_(tensor)
+        kept = state.optimiser.state_dict()
+        momenta = _under("momentum.", tensors)
+        kept["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momenta.items()}
+        state.optimiser.load_state_dict(kept)
+        return int(described["step"]), json.loads(described["history"])
+    return 0, []
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,77 @@
+"""What happens while a network learns, written where people look at such curves: TensorBoard, MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from catflap.errors import CatflapError
+
+Watch: TypeAlias = Callable[[int, dict[str, float]], None]
+
+
+def unseen(step: int, figures: dict[str, float]) -> None:
+    """Watch nothing."""
+
+
+@contextmanager
+def watching(tensorboard: Path | None, mlflow: str | None, name: str) -> Iterator[Watch]:
+    """A Watch that writes each step's figures into a TensorBoard folder, an MLflow store, or both.
+
+    `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's.
+    Raises CatflapError when the package is not installed or the place cannot be written.
+    """
+    with ExitStack() as stack:
+        watches = []
+        if tensorboard is not None:
+            watches.append(stack.enter_context(_tensorboard(tensorboard)))
+        if mlflow is not None:
+            watches.append(stack.enter_context(_mlflow(mlflow, name)))
+
+        def watch(step: int, figures: dict[str, float]) -> None:
+            for one in watches:
+                one(step, figures)
+
+        yield watch if watches else unseen
+
+
+@contextmanager
+def _tensorboard(folder: Path) -> Iterator[Watch]:
+    package = _wanted("torch.utils.tensorboard", "tensorboard")
+    try:
+        writer = package.SummaryWriter(str(folder))
+    except OSError as error:
+        raise CatflapError(
+            f"{folder} cannot be written: {error.strerror}.", "Name another folder."
+        ) from error
+
+    def watch(step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+
+    with writer:
+        yield watch
+
+
+@contextmanager
+def _mlflow(address: str, name: str) -> Iterator[Watch]:
+    package = _wanted("mlflow", "mlflow")
+    try:
+        package.set_tracking_uri(address)
+        package.set_experiment("catflap")
+        run = package.start_run(run_name=name)
+    except Exception as error:  # address, network and database errors of several libraries
+        why = str(error).splitlines()[0][:150]
+        raise CatflapError(f"MLflow cannot write to {address}: {why}.", "Check the address.") from error
+    with run:
+        yield lambda step, figures: package.log_metrics(figures, step=step)
+
+
+def _wanted(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise CatflapError(f"{package} is not installed.", f"Run: pip install {package}") from error

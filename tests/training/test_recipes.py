@@ -1,0 +1,206 @@
+"""Recipes beyond the head: from scratch, from a teacher, within minutes, in parts, and in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.errors import CatflapError
+from catflap.progress import silent
+from catflap.training.finetune import finetune
+from catflap.training.recipe import Recipe, scratch
+from catflap.training.teacher import teach
+from catflap.training.train import train
+from catflap.training.watching import watching
+from tests.training.small import Small, small_network
+
+ONCE = Recipe(epochs=2, batch=8, rate=0.1, body=1.0, average=0.5)
+
+
+class Narrow(Small):
+    """A GPU whose memory holds four photos: more raise what torch raises."""
+
+    most = 4
+    seen: list[int] = []  # noqa: RUF012
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training or torch.is_grad_enabled():
+            self.seen.append(len(pixels))
+            if len(pixels) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(pixels)
+
+
+class Full(Narrow):
+    most = 0
+
+
+def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    whole, narrow = small_network(), small_network(Narrow)
+    Narrow.seen.clear()
+    for number, network in enumerate((whole, narrow)):
+        finetune(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
+    assert Narrow.seen[:3] == [8, 4, 4]
+    assert max(Narrow.seen[1:]) == 4, "the size that fitted is kept"
+    for name, tensor in whole.state_dict().items():
+        assert torch.allclose(tensor.float(), narrow.state_dict()[name].float(), atol=1e-5), name
+
+
+def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="too little memory for 1 photos"):
+        finetune(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
+
+
+def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    network = small_network()
+    before = network.state_dict()["backbone.norm.running_mean"].clone()
+    recipe = Recipe(**{**vars(scratch(12)), "batch": 8, "average": 0.5})
+    logits, history = finetune(network, drawn_dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
+    assert not torch.equal(network.state_dict()["backbone.norm.running_mean"], before)
+    assert not network.training
+    assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() >= 0.9
+    assert [entry["share"] for entry in history if entry["step"] == "blend"] == [1.0]
+
+
+@pytest.mark.slow
+def test_scratch_is_the_same_for_a_seed_and_owes_nobody_weights(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    one, same = (
+        train(drawn_dataset, tmp_path / name, recipe="scratch", epochs=1) for name in ("one", "same")
+    )
+    assert (one.path / WEIGHTS).read_bytes() == (same.path / WEIGHTS).read_bytes()
+    assert one.licences == {}
+    stem = "backbone.conv_stem.weight"
+    started = load_file(drawn_checkpoint.path / WEIGHTS)[stem]
+    assert (load_file(one.path / WEIGHTS)[stem] - started).abs().max() > 0.1
+    assert one.recipe == "scratch"
+    assert one.cost["flops_backward"] > 0
+
+
+def test_a_teacher_moves_the_targets(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
+    photos = drawn_dataset.photos("train")
+    alone = teach(drawn_checkpoint, drawn_dataset, 0.0, silent)
+    assert np.array_equal(alone, np.eye(2, dtype=np.float32)[photos.labels])
+    taught = teach(drawn_checkpoint, drawn_dataset, 0.7, silent)
+    assert taught.sum(1) == pytest.approx(1)
+    assert (taught != alone).all()
+    assert (taught.argmax(1) == photos.labels).all(), "the teacher knows these photos"
+
+
+def test_targets_reach_their_photos(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """A teacher that is always wrong teaches the opposite."""
+    photos = drawn_dataset.photos("train")
+    wrong = np.eye(2, dtype=np.float32)[1 - photos.labels]
+    network = small_network()
+    longer = Recipe(epochs=12, batch=8, rate=0.1, body=1.0, average=0.5, blended=False)
+    logits, _ = finetune(network, drawn_dataset, tmp_path / "resume", longer, 0, "cpu", silent, targets=wrong)
+    assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() <= 0.1
+
+
+@pytest.mark.slow
+def test_a_student_names_its_teacher(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    student = train(
+        drawn_dataset, tmp_path / "student", recipe="finetune", epochs=1, teacher=drawn_checkpoint
+    )
+    assert student.ancestors["teacher"] == drawn_checkpoint.sha256
+
+
+def test_a_teacher_of_other_labels_is_refused(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
+    other = Dataset(**{**vars(drawn_dataset), "labels": ("dog", "other")})
+    with pytest.raises(CatflapError, match="knows other labels"):
+        teach(drawn_checkpoint, other, 0.7, silent)
+
+
+def test_no_time_left_is_the_head(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    short = train(drawn_dataset, tmp_path / "short", minutes=1e-6)
+    assert short.recipe == "head"
+    assert (short.path / WEIGHTS).read_bytes() == (drawn_checkpoint.path / WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+def test_minutes_try_every_weight_and_validation_decides(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    made = train(drawn_dataset, tmp_path / "made", minutes=2.0)
+    blends = [entry for entry in made.history if entry["step"] == "blend"]
+    (kept,) = (entry for entry in blends if entry["kept"])
+    assert kept["validation_log_loss"] == min(entry["validation_log_loss"] for entry in blends)
+    assert made.recipe == ("finetune" if kept["share"] else "head")
+    assert made.cost["photo_passes"] >= drawn_dataset.roles["train"], "there was time for an epoch"
+
+
+@pytest.mark.parametrize(("minutes", "recipe"), [(0.0, "head"), (-1.0, "head"), (5.0, "scratch")])
+def test_minutes_that_make_no_sense(
+    drawn_dataset: Dataset, tmp_path: Path, minutes: float, recipe: str
+) -> None:
+    with pytest.raises(CatflapError, match="minutes of the recipe"):
+        train(drawn_dataset, tmp_path / "out", minutes=minutes, recipe=recipe)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """torchrun with gloo; batches are shared, so the weights are the same but for the order of sums."""
+    catflap = str(Path(sys.executable).with_name("catflap"))
+    words = ["train", str(drawn_dataset.path), "--recipe", "finetune", "--epochs", "1", "--json"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", catflap]
+    answers = {}
+    for name, command in {"one": [catflap], "two": [sys.executable, *torchrun]}.items():
+        made = subprocess.run(
+            [*command, *words, "-o", str(tmp_path / name)], capture_output=True, text=True, check=False,
+            timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        (line,) = made.stdout.splitlines()
+        answers[name] = json.loads(line)
+    one, two = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
+    for tensor in one:
+        assert torch.allclose(one[tensor], two[tensor], atol=1e-4), tensor
+    losses = [answer["metrics"]["log_loss"]["value"] for answer in answers.values()]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
+    )
+    with watching(tmp_path / "board", None, "run") as watch:
+        finetune(small_network(), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent, watch=watch)
+    board = events.EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, 11))
+    assert board.Scalars("rate")[-1].value < board.Scalars("rate")[1].value
+
+
+def test_mlflow_gets_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the store that needs no database
+    address = (tmp_path / "runs").as_uri()
+    with watching(None, address, "run") as watch:
+        for step in range(3):
+            watch(step, {"loss": 1.0 / (step + 1)})
+    client = mlflow.MlflowClient(address)
+    (run,) = client.search_runs([client.get_experiment_by_name("catflap").experiment_id])
+    assert [entry.value for entry in client.get_metric_history(run.info.run_id, "loss")] == [1.0, 0.5, 1 / 3]
+
+
+def test_a_watcher_that_is_not_installed_is_one_error() -> None:
+    if "mlflow" in sys.modules:
+        pytest.skip("mlflow is installed here")
+    with pytest.raises(CatflapError, match="mlflow is not installed"), watching(None, "file:x", "run"):
+        pass
