@@ -52,10 +52,8 @@ def build(
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
     work = out.with_suffix(".build")
     frame = frame or Frame()
-    taught: dict[str, Any] = {
-        "backbone": backbone, "recipe": recipe, "epochs": epochs, "minutes": minutes, "teacher": teacher,
-        "seed": seed,
-    }  # fmt: skip
+    taught: dict[str, Any] = {"backbone": backbone, "recipe": recipe, "epochs": epochs, "seed": seed}
+    taught |= {"minutes": minutes, "teacher": teacher}
     steps: Steps = {}
 
     scanned = scan_fingerprint(source)

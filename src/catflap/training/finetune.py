@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from catflap.artifacts.dataset import Dataset, Photos
@@ -30,6 +28,9 @@ from catflap.training.resizing import resize
 from catflap.training.resume import State, Tensors, load_state, save_state
 from catflap.training.watching import Watch, unseen
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Logits = npt.NDArray[np.float32]
 
@@ -48,48 +49,40 @@ def finetune(
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
-    `targets`, float32 (train photos, labels), are probabilities to learn in place of the labels: a
-    teacher's. Batch norm stays as it was pretrained unless the recipe says otherwise. The answer is the
-    running average of the weights, blended with the weights it started from as validation likes best
-    (Wortsman et al. 2022, WiSE-FT), so it is never worse there than its start. `resume` is a file that
-    is written every `save_every` steps; with it the run goes on mid-epoch and ends with the same
-    weights. `watch` gets each step's number, loss and rate.
+    `targets`, float32 (train photos, labels), are probabilities to learn in place of the labels. The
+    answer is the running average of the weights, blended with those it started from as validation
+    likes best (Wortsman et al. 2022, WiSE-FT), so it is never worse there than its start. `resume` is a
+    file that is written every `save_every` steps; with it the run goes on mid-epoch and ends with the
+    same weights. `watch` gets each step's number, loss and rate.
     """
     keep_memory()
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
-    photos, validation = dataset.photos("train"), dataset.photos("validation")
+    photos = dataset.photos("train")
     fabric = open_fabric(device)
     model, optimiser = fabric.setup(network.train(recipe.norm), _optimiser(network, recipe))
-    start, average = _copied(network), _copied(network)
+    start, average, world = _copied(network), _copied(network), fabric.world_size
     state = State(network, optimiser, average)
-    world = fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
     steps = -(-(len(photos) // world) // share)
     total = steps * recipe.epochs
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
     run = _identity(dataset, recipe, seed, (device, world), start, targets)
-    if fabric.is_global_zero:
-        sweep(resume)
+    sweep(resume)
     done, history = load_state(resume, run, state)
-    at_once = share
+    at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
 
-    begin = Place(seed, done // steps, done % steps * share * world)
     coming = load_batches(
         photos, dataset.frame, share, start=begin, epochs=recipe.epochs, crops=Crops(recipe.smallest_crop),
         rank=fabric.global_rank, world=world, resize=resize,
     )  # fmt: skip
     for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
-        rate = _schedule(step, total, recipe)
-        for group in optimiser.param_groups:
-            group["lr"] = group["full_rate"] * rate
+        _set_rate(optimiser, _schedule(step, total, recipe))
         losses, at_once = _backward(fabric, model, (frames, wanted(labels, ids)), recipe.smoothing, at_once)
         norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
         _refuse_non_finite(losses, norm, ids, step)
         optimiser.step()
         optimiser.zero_grad()
         _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
-        loss = float(losses.mean())
-        watch(step + 1, {"loss": loss, "rate": rate * recipe.rate})
+        watch(step + 1, {"loss": (loss := float(losses.mean())), "rate": optimiser.param_groups[0]["lr"]})
         if (step + 1) % steps == 0:
             history.append({"step": "finetune", "epoch": (step + 1) // steps, "train_loss": loss})
         if fabric.is_global_zero and ((step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0):
@@ -98,7 +91,9 @@ def finetune(
 
     fabric.barrier()
     shares = BLENDS if recipe.blended else (1.0,)
-    logits, blends = _blend(network.eval(), start, average, shares, validation, dataset.frame)
+    logits, blends = _blend(
+        network.eval(), start, average, shares, dataset.photos("validation"), dataset.frame
+    )
     return logits, [*history, *blends]
 
 
@@ -170,6 +165,11 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(
         groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay, nesterov=True
     )
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_rate"] * rate
 
 
 def _schedule(step: int, total: int, recipe: Recipe) -> float:

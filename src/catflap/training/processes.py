@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ def open_fabric(device: str) -> Fabric:
     share every batch and average their gradients (DDP; gloo on CPUs, nccl on GPUs).
     """
     everywhere, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
         accelerator=device.split(":")[0],
         devices=here,
