@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS seen (
   probabilities BLOB NOT NULL, decision TEXT NOT NULL, verb TEXT NOT NULL, regular INTEGER NOT NULL,
   path TEXT NOT NULL, picture BLOB
 );
+CREATE INDEX IF NOT EXISTS seen_photo ON seen (photo);
 """
 ROW = "time, photo, probabilities, decision, verb, regular, path, picture"
 
@@ -193,6 +194,17 @@ def read_field_log(
                 yield _seen(row)
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
         raise BadArtifact(f"{path} is damaged: {error}.", "Move it away; a new log is begun.") from error
+
+
+def read_picture(path: Path, photo: str) -> bytes | None:
+    """The picture that was kept of a photo, by the sha256 of the photo; None when there is none."""
+    try:
+        with closing(_open(path, new=False)) as database:
+            query = "SELECT picture FROM seen WHERE photo = ? AND picture IS NOT NULL LIMIT 1"
+            found = database.execute(query, (photo,)).fetchone()
+    except sqlite3.Error as error:
+        raise BadArtifact(f"{path} is damaged: {error}.", "Move it away; a new log is begun.") from error
+    return found[0] if found and isinstance(found[0], bytes) else None
 
 
 def _seen(row: tuple[Any, ...]) -> Seen:

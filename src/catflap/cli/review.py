@@ -1,4 +1,4 @@
-"""`catflap review`: what a person decided, carried out."""
+"""`catflap review`: photos of the field to decide about, and what a person decided, carried out."""
 
 from __future__ import annotations
 
@@ -7,26 +7,61 @@ from pathlib import Path
 
 from catflap.cli.output import emit, note, progress_bar
 
-HELP = "Carry out what a person decided on a review page."
+HELP = "Make a page of photos from the field, and carry out what a person decided on a review page."
 EXAMPLE = "catflap review apply audited.manifest decisions.json -o reviewed.manifest"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with decisions."""
-    verbs = parser.add_subparsers(dest="verb", metavar="apply", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="apply|queue|take", required=True)
     apply = verbs.add_parser("apply", help="make a new manifest of a manifest and decisions")
     apply.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest that was reviewed")
     apply.add_argument("decisions", metavar="DECISIONS", type=Path, help="what the review page downloaded")
     apply.add_argument(
         "-o", "--out", metavar="NEW_MANIFEST", type=Path, required=True, help="folder to write"
     )
-    apply.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print the answer as JSON"
-    )
+    queue = verbs.add_parser("queue", help="make a page of the most useful photos of a field log")
+    queue.add_argument("log", metavar="LOG", type=Path, help="what --log of predict, watch or serve wrote")
+    queue.add_argument("-o", "--out", metavar="QUEUE", type=Path, required=True, help="folder to write")
+    queue.add_argument("--shown", type=int, default=200, metavar="N", help="photos on the page (200)")
+    take = verbs.add_parser("take", help="make class folders of a queue and decisions")
+    take.add_argument("queue", metavar="QUEUE", type=Path, help="what review queue wrote")
+    take.add_argument("decisions", metavar="DECISIONS", type=Path, help="what the review page downloaded")
+    take.add_argument("-o", "--out", metavar="PHOTOS", type=Path, required=True, help="folder to write")
+    for verb in (apply, queue, take):
+        verb.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print the answer as JSON"
+        )
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Apply and print the counts; 1 when some decisions could not be carried out."""
+    """Do what was asked; 1 when some decisions could not be carried out."""
+    return {"apply": _apply, "queue": _queue, "take": _take}[args.verb](args)
+
+
+def _queue(args: argparse.Namespace) -> int:
+    from catflap.curation.queue import review_queue
+
+    with progress_bar(args) as progress:
+        queue = review_queue(args.log, args.out, shown=args.shown, progress=progress)
+    emit(queue.to_json(), args)
+    if queue.gone:
+        note(f"{queue.gone} more would be useful, but no picture of them was kept; use --log-photos.")
+    note(f"Decide in a browser: {queue.page}")
+    return 0
+
+
+def _take(args: argparse.Namespace) -> int:
+    from catflap.curation.queue import take_photos
+
+    taken = take_photos(args.queue, args.decisions, args.out)
+    emit(taken.to_json(), args)
+    if taken.unknown or taken.stale:
+        note(f"{taken.unknown + taken.stale} decisions are on photos that are not in this queue.")
+    return 1 if taken.unknown or taken.stale else 0
+
+
+def _apply(args: argparse.Namespace) -> int:
     from catflap.artifacts.manifest import load_manifest
     from catflap.curation.review import apply_review
 

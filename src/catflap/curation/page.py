@@ -21,6 +21,7 @@ from catflap.image import thumbnail
 from catflap.progress import Progress, told
 
 PAGE = "review.html"
+APPLY = "catflap review apply MANIFEST decisions.json -o reviewed.manifest"
 LARGE, SMALL = 448, 128  # px, the longer side of a suspect and of what stands beside it
 
 
@@ -56,10 +57,12 @@ def write_page(
     manifest: str,
     suspects: int,
     progress: Progress,
+    command: str = APPLY,
 ) -> None:
-    """Write review.html; `manifest` is the hash of the Manifest that decisions are about.
+    """Write review.html; `manifest` is the hash of the Manifest, or queue, that decisions are about.
 
-    `suspects` is how many there are in all, of which the cards are the first.
+    `suspects` is how many there are in all, of which the cards are the first; `command` what carries
+    the decisions out.
     """
     here = Path(__file__)
     numbers = {label: number for number, label in enumerate(labels)}
@@ -68,7 +71,7 @@ def write_page(
     key = hashlib.sha256("".join(card.suspect.id for card in cards).encode()).hexdigest()[:16]
     data = {
         "manifest": manifest, "key": key, "labels": list(labels), "cards": shown, "small": small,
-        "suspects": suspects,
+        "suspects": suspects, "command": command,
     }  # fmt: skip
     script = here.with_name("review.js").read_text("utf-8")
     page = Template(here.with_name("review.html").read_text("utf-8")).substitute(

@@ -8,6 +8,14 @@ const KINDS = {
   two_labels: ["Two labels", "Two labels"],
   look_alike: ["Look-alike", "Look-alikes"],
   outlier: ["Outlier", "Outliers"],
+  disagreement: ["Disagreement", "Disagreements"],
+  uncertain: ["Uncertain", "Uncertain"],
+  unusual: ["Unusual", "Unusual"],
+};
+const FIELD = {
+  disagreement: "Two bundles judged it and disagree.",
+  uncertain: "The bundle was not sure.",
+  unusual: "It is much darker, brighter, flatter or less sharp than the others.",
 };
 const REASONS = ["shows none of the labels", "shows several of the labels", "too poor to tell", "no photo: a drawing, a page or a screen"];
 const KEYS = [
@@ -228,10 +236,11 @@ function showCard(card) {
 function question(card) {
   if (card.suggested === null) return ["Does this show ", name(card.label, true), "?"];
   if (!card.probabilities.length) return ["Is this ", name(card.suggested), " or ", name(card.label, true), "?"];
-  return ["Labelled ", name(card.label, true), ". Is it ", name(card.suggested), "?"];
+  return [FIELD[card.kind] ? "Taken for " : "Labelled ", name(card.label, true), ". Is it ", name(card.suggested), "?"];
 }
 
 function why(card) {
+  if (FIELD[card.kind]) return FIELD[card.kind];
   if (card.kind === "two_labels" && !card.probabilities.length) return "The same file lies under both labels, so neither is used until you choose.";
   if (card.kind === "two_labels") return "The same picture stands under both labels; one of them is wrong.";
   if (card.kind === "outlier") return "It is unlike all other photos of its label.";
@@ -326,7 +335,7 @@ function showEnd() {
   const lines = [["relabel", "get another label"], ["keep", "keep theirs"], ["drop", "are dropped"]];
   $("end-counts").replaceChildren(...lines.map(([decision, text]) => make("li", {}, make("b", {}, String(count(decision))), text)));
   $("end-skipped").hidden = !undecided;
-  $("command").textContent = "catflap review apply MANIFEST decisions.json -o reviewed.manifest";
+  $("command").textContent = data.command;
 }
 
 function press(event) {

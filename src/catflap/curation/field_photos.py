@@ -1,0 +1,205 @@
+"""Which photos of a FieldLog a person should look at, the most useful ones first; nothing is decided here.
+
+Useful are photos about which two bundles disagree, photos about which one is not sure, and photos that look
+unlike the others: much darker, brighter, flatter or more blurred.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.field_log import Seen, read_field_log, read_picture
+from catflap.data.phash import SIDE, signature
+from catflap.errors import BadPhoto
+from catflap.image import Frame, Pixels, read_file, small_grey
+from catflap.progress import Progress, told
+
+NEWEST = 2000  # photos that are looked at for unusual ones
+UNSURE = 0.5  # between the two best probabilities; less is not sure
+ODD = 4.0  # robust standard deviations
+ALIKE = 6  # bits of 64 in which the hashes of the same picture may differ
+KINDS = ("disagreement", "uncertain", "unusual")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FieldPhoto:
+    """A photo that is worth a look: `label` is what was answered, `suggested` what it may be instead.
+
+    `score` is 0 to 1 within its `kind`; `data` are the bytes of a photo file and `id` their sha256.
+    """
+
+    id: str
+    data: bytes
+    uri: str
+    label: str
+    suggested: str | None
+    kind: str
+    score: float
+    probabilities: dict[str, float]
+    time: float
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The last answer about a photo, and the label that another bundle gave it, where one did."""
+
+    row: Seen
+    other: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.row.by.labels[int(self.row.probabilities.argmax())]
+
+
+def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[FieldPhoto], int]:
+    """The `count` most useful photos, the kinds in turn, and how many more are useful but not kept anywhere.
+
+    Photos that show the same as an earlier one are left out.
+    """
+    answered = _answers(log)
+    ranked = {
+        "disagreement": [(_sureness(one), one) for one in answered.values() if one.other is not None],
+        "uncertain": [
+            (1 - margin, one)
+            for one in answered.values()
+            if one.other is None and (margin := _margin(one.row)) < UNSURE
+        ],
+        "unusual": _unusual(list(answered.values())[-NEWEST:], log, progress),
+    }
+    found: list[FieldPhoto] = []
+    chosen: set[str] = set()
+    hashes: list[int] = []
+    gone = 0
+    for kind, score, one in _in_turn(ranked):
+        if len(found) == count:
+            break
+        if one.row.photo in chosen:
+            continue
+        chosen.add(one.row.photo)
+        data = _bytes_of(log, one.row)
+        if data is None:
+            gone += 1
+        elif not _seen_before(data, hashes):
+            found.append(_field_photo(one, kind, score, data))
+    return found, gone
+
+
+def _answers(log: Path) -> dict[str, _Answered]:
+    """The last answer about each photo, in the order of their first one."""
+    found: dict[str, _Answered] = {}
+    for row in read_field_log(log):
+        earlier = found.get(row.photo)
+        now = _Answered(row)
+        if earlier is None:
+            found[row.photo] = now
+            continue
+        heard, other = (earlier, now) if row.verb == "shadow" else (now, earlier)
+        differs = other.row.by.version != heard.row.by.version and other.label != heard.label
+        found[row.photo] = _Answered(heard.row, other.label if differs else earlier.other)
+    return found
+
+
+def _sureness(one: _Answered) -> float:
+    return float(one.row.probabilities.max())
+
+
+def _margin(row: Seen) -> float:
+    """The distance of the two best probabilities."""
+    second, first = np.sort(row.probabilities)[-2:]
+    return float(first - second)
+
+
+def _unusual(answered: Sequence[_Answered], log: Path, progress: Progress) -> list[tuple[float, _Answered]]:
+    """Photos that look unlike the others of the log, with a score."""
+    able: list[_Answered] = []
+    features: list[Floats] = []
+    for one in told(answered, "look at photos", len(answered), progress):
+        data = _bytes_of(log, one.row)
+        grey = None if data is None else _grey(data)
+        if grey is not None:
+            able.append(one)
+            features.append(_features(grey))
+    if len(able) < 10:
+        return []
+    table = np.stack(features)
+    middle = np.median(table, axis=0)
+    spread = 1.4826 * np.median(np.abs(table - middle), axis=0) + 1.0
+    odd = (np.abs(table - middle) / spread).max(axis=1)
+    return [
+        (min(1.0, away / (4 * ODD)), one) for away, one in zip(odd.tolist(), able, strict=True) if away > ODD
+    ]
+
+
+def _features(grey: Pixels) -> Floats:
+    """How bright, how contrasty and how sharp a photo is, in grey levels."""
+    levels = grey.astype(np.float64)
+    edges = np.abs(np.diff(levels, axis=0)).mean() + np.abs(np.diff(levels, axis=1)).mean()
+    return np.array([levels.mean(), levels.std(), edges])
+
+
+def _grey(data: bytes) -> Pixels | None:
+    try:
+        return small_grey(data, Frame(2 * SIDE, 2 * SIDE), SIDE, SIDE)
+    except BadPhoto:
+        return None
+
+
+def _seen_before(data: bytes, hashes: list[int]) -> bool:
+    """Whether an earlier photo shows the same; the hash is added where it does not."""
+    grey = _grey(data)
+    if grey is None:
+        return True  # what cannot be shown cannot be decided about
+    phash = signature(grey, (SIDE, SIDE)).phash
+    if phash is None:
+        return False
+    if any((phash ^ other).bit_count() <= ALIKE for other in hashes):
+        return True
+    hashes.append(phash)
+    return False
+
+
+def _in_turn(ranked: dict[str, list[tuple[float, _Answered]]]) -> Iterator[tuple[str, float, _Answered]]:
+    """One of each kind, the most useful ones first, until all are through."""
+    queues = {
+        kind: sorted(ones, key=lambda pair: (-pair[0], pair[1].row.photo)) for kind, ones in ranked.items()
+    }
+    for place in range(max(map(len, queues.values()))):
+        for kind, ones in queues.items():
+            if place < len(ones):
+                yield (kind, *ones[place])
+
+
+def _field_photo(one: _Answered, kind: str, score: float, data: bytes) -> FieldPhoto:
+    row, labels = one.row, one.row.by.labels
+    second = labels[int(np.argsort(row.probabilities)[-2])]
+    suggested = {"disagreement": one.other, "uncertain": second}.get(kind)
+    return FieldPhoto(
+        id=hashlib.sha256(data).hexdigest(),
+        data=data,
+        uri=row.path or f"{row.verb}: {row.photo}",
+        label=one.label,
+        suggested=suggested,
+        kind=kind,
+        score=round(score, 6),
+        probabilities=dict(zip(labels, row.probabilities.tolist(), strict=True)),
+        time=row.time,
+    )
+
+
+def _bytes_of(log: Path, row: Seen) -> bytes | None:
+    """The bytes of a logged photo: its file, if that still is the same, or the picture that was kept."""
+    if row.path:
+        with suppress(BadPhoto):
+            data = read_file(row.path)
+            if hashlib.sha256(data).hexdigest() == row.photo:
+                return data
+    return read_picture(log, row.photo)
