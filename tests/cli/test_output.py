@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from catflap.cli.output import as_text, emit, table
+from catflap.cli.output import as_text, emit, pacer, table
 
 AS_JSON = argparse.Namespace(json=True)
 AS_TEXT = argparse.Namespace(json=False)
@@ -65,3 +65,19 @@ def test_names_that_are_not_utf8_can_be_printed_in_any_locale() -> None:
         )
         assert answer.returncode == 0, answer.stderr
         assert b"caf\\udce9.jpg" in answer.stdout
+
+
+def test_progress_says_how_fast_it_goes_and_how_long_it_takes() -> None:
+    now = 0.0
+    pace = pacer(lambda: now)
+    assert pace("scan", 5000, 60_000) == ""  # what an earlier run has done does not count
+    now = 0.5
+    assert pace("scan", 9000, 60_000) == ""
+    now = 10.0
+    assert pace("scan", 20_000, 60_000) == "1,500 a second, 27 s left"
+    assert pace("train", 0, 100) == ""
+    now = 20.0
+    assert pace("train", 25, 100_000) == "2.5 a second, 11.1 h left"
+    assert pace("train", 4000, 20_000) == "400 a second, 40 s left"
+    assert pace("train", 2000, 60_000) == "200 a second, 5 min left"
+    assert (pace("scan", 60_000, 60_000), pace("duplicates", 0, 0)) == ("", "")

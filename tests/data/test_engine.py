@@ -176,25 +176,39 @@ def test_a_killed_prepare_keeps_its_whole_shards(whole: Manifest, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "d"]
 
 
-def limited(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process that may write files of 64 kB at most, which is how a full disk looks."""
+def limited(*arguments: str, most: int = 64_000) -> subprocess.CompletedProcess[str]:
+    """Run a command that may write files of so many bytes, which is how a full disk looks."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n{code}"]
+    ignore = "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+    command = [sys.executable, "-c", f"{ignore}; from catflap.cli.main import run; sys.exit(run())"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, preexec_fn=limit)
 
 
 @pytest.mark.parametrize("verb", ["scan", "prepare"])
 def test_a_full_disk_is_one_clear_error(verb: str, photos: Path, whole: Manifest, tmp_path: Path) -> None:
     source = photos if verb == "scan" else whole.path
-    call = f"sys.argv[1:] = ['{verb}', '{source}', '-o', '{tmp_path / 'out'}']"
-    done = limited(f"import sys; from catflap.cli.main import run; {call}; sys.exit(run())")
+    done = limited(verb, str(source), "-o", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "cannot be written: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full_of_pixels_costs_no_shards(whole: Manifest, tmp_path: Path) -> None:
+    arguments = ("prepare", str(whole.path), "-o", str(tmp_path / "out"), "--pixels")
+    done = limited(*arguments, most=5_000_000)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "out cannot be written: File too large" in done.stderr
+    assert not (tmp_path / "out").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.prepare" / "shards").iterdir()}
+    assert len(kept) == 4
+    dataset = prepare(whole, tmp_path / "out", pixels=True)
+    for path, written in kept.items():
+        assert (dataset.path / "shards" / path.name).stat().st_mtime_ns == written
+    assert len(dataset.train_pixels()) == dataset.roles["train"]
 
 
 def test_workers_end_when_their_parent_is_killed(photos: Path, tmp_path: Path) -> None:

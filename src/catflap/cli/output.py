@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
         return
     try:
         from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as Bars
     except ModuleNotFoundError:
         try:
@@ -75,13 +76,20 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
         finally:
             _tell(_over_progress())
         return
-    with Bars(console=Console(stderr=True), transient=True) as bars:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[pace]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
+        pace = pacer()
 
         def show(step: str, done: int, total: int) -> None:
             if step not in tasks:
-                tasks[step] = bars.add_task(step)
-            bars.update(tasks[step], completed=done, total=total or None)
+                tasks[step] = bars.add_task(step, pace="")
+            bars.update(tasks[step], completed=done, total=total or None, pace=pace(step, done, total))
 
         yield show
 
@@ -190,32 +198,60 @@ def _indented(text: str) -> str:
 
 def _log_lines() -> Progress:
     """For a log file: nothing while work is short, then a line every ten seconds."""
-    last = time.monotonic()
+    last, pace = time.monotonic(), pacer()
 
     def show(step: str, done: int, total: int) -> None:
         nonlocal last
+        text = _progress_text(step, done, total, pace(step, done, total))
         if time.monotonic() - last >= QUIET_SECONDS:
             last = time.monotonic()
-            _tell(f"{_progress_text(step, done, total)}\n")
+            _tell(f"{text}\n")
 
     return show
 
 
 def _one_line() -> Progress:
     """For a terminal without rich: one line that is drawn again."""
-    last = -math.inf
+    last, pace = -math.inf, pacer()
 
     def show(step: str, done: int, total: int) -> None:
         nonlocal last
+        text = _progress_text(step, done, total, pace(step, done, total))
         if time.monotonic() - last >= REDRAW_SECONDS or done == total:
             last = time.monotonic()
-            _tell(_over_progress() + _progress_text(step, done, total))
+            _tell(_over_progress() + text)
 
     return show
 
 
-def _progress_text(step: str, done: int, total: int) -> str:
-    return f"{step}: {done:,} of {total:,} ({100 * done // total} %)" if total else f"{step}: {done:,}"
+def pacer(clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int], str]:
+    """A function that says how fast a step goes and how long it will take: "1,530 a second, 31 s left".
+
+    What was done before it was first asked does not count; "" as long as nothing can be said.
+    """
+    begun: dict[str, tuple[float, int]] = {}
+
+    def pace(step: str, done: int, total: int) -> str:
+        start, first = begun.setdefault(step, (clock(), done))
+        seconds, fresh = clock() - start, done - first
+        if seconds < 1 or fresh <= 0 or done >= total:
+            return ""
+        rate = fresh / seconds
+        return f"{rate:,.{int(rate < 10)}f} a second, {_duration((total - done) / rate)} left"
+
+    return pace
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _progress_text(step: str, done: int, total: int, pace: str) -> str:
+    if not total:
+        return f"{step}: {done:,}"
+    return ", ".join(filter(None, [f"{step}: {done:,} of {total:,} ({100 * done // total} %)", pace]))
 
 
 def _tell(text: str) -> None:
