@@ -10,21 +10,67 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
-from catflap.errors import BadArtifact, BadPhoto
-from catflap.runtime.bench import bench
+from catflap.errors import BadArtifact, BadPhoto, CatflapError
+from catflap.runtime.bench import bench, rules
+from catflap.runtime.energy import EnergyMeter
 
 
 def test_it_measures_every_stage(tiny_bundle: Path) -> None:
     fields = bench(tiny_bundle, seconds=0.02, threads=1)
-    assert list(fields["milliseconds"]) == ["pixels", "network", "answer"]
+    assert list(fields["milliseconds"]) == ["decode", "resize", "network", "rest", "answer"]
     for stage in fields["milliseconds"].values():
         assert 0 < stage["p50"] <= stage["p90"] <= stage["p99"]
-        assert stage["n"] >= 50
+        assert stage["n"] >= 64
     assert fields["bytes"] == len(read_bundle(tiny_bundle).members["fp32.onnx"])
     assert fields["threads"] == 1
+    assert fields["rules"]["queries"] == fields["milliseconds"]["answer"]["n"]
+    assert fields["rules"]["early_stopping_estimate"] >= fields["milliseconds"]["answer"]["p90"]
+    assert {row["network_threads"] for row in fields["throughput"]} >= {1}
+    assert all(row["photos_per_second"] > 0 for row in fields["throughput"])
+    assert fields["memory_mb"] > 10
+    assert fields["joules_a_photo"] is None or fields["joules_a_photo"] > 0
     assert 10 < fields["cold_start"]["memory_mb"] < 500
     assert fields["cold_start"]["seconds"] > 0
     assert {"processor", "cores", "versions"} <= set(fields["machine"])
+
+
+@pytest.mark.parametrize(("count", "above"), [(43, None), (44, 0), (64, 1), (1024, 80)])
+def test_the_early_stopping_estimate_is_a_bound(count: int, above: int | None) -> None:
+    """So many times may be above the 90th percentile's bound with 99 % confidence."""
+    estimate = rules([float(number) for number in range(count)], 1.0)["early_stopping_estimate"]
+    assert estimate == (None if above is None else count - 1 - above)
+
+
+def test_the_bound_holds_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    times = random.exponential(1.0, (4000, 200))
+    truth = -np.log(0.1)
+    held = np.mean([rules(row.tolist(), 1.0)["early_stopping_estimate"] >= truth for row in times])
+    assert 0.985 < held < 1
+
+
+def test_joules_are_counted_over_a_wrap_and_only_where_they_can_be_read(tmp_path: Path) -> None:
+    def zone(name: str, energy: str) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "energy_uj").write_text(energy)
+        (tmp_path / name / "max_energy_range_uj").write_text("10000000")
+
+    assert EnergyMeter(tmp_path).joules() is None
+    zone("intel-rapl:0", "1000000")
+    zone("intel-rapl:1", "9000000")
+    zone("intel-rapl:0:0", "5")  # a part of the first
+    meter = EnergyMeter(tmp_path)
+    zone("intel-rapl:0", "3000000")
+    zone("intel-rapl:1", "1000000")
+    assert meter.joules() == pytest.approx(2 + 2)
+    zone("intel-rapl:1", "nothing")
+    assert meter.joules() is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_it_refuses_times_that_are_none(seconds: float, tiny_bundle: Path) -> None:
+    with pytest.raises(CatflapError, match="not possible"):
+        bench(tiny_bundle, seconds=seconds)
 
 
 def test_it_refuses_what_it_cannot_time(tiny_bundle: Path, tmp_path: Path) -> None:

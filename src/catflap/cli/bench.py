@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, progress_bar
+from catflap.cli.output import as_text, emit, progress_bar, table
 
-HELP = "Time a Bundle on this machine: latency by stage, photos a second, cold start, memory."
+HELP = (
+    "Time a Bundle on this machine: latency by stage, photos a second by threads, memory, joules, cold start."
+)
 EXAMPLE = "catflap bench cat --threads 1"
 
 
@@ -19,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--photo", type=Path, help="time on this photo (default: a drawn one of 500 × 375 px)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each stage (default: 3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="to ask, one photo after another (3)")
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -35,5 +37,12 @@ def answer(args: argparse.Namespace) -> int:
             seconds=args.seconds,
             progress=progress,
         )
-    emit(fields, args)
+    emit(fields, args, _text(fields))
     return 0
+
+
+def _text(fields: dict) -> str:  # type: ignore[type-arg]
+    """The figures for people: a table of stages, one of threads, and the rest."""
+    stages = [{"ms": stage, **times} for stage, times in fields["milliseconds"].items()]
+    rest = {name: value for name, value in fields.items() if name not in ("milliseconds", "throughput")}
+    return "\n\n".join([table(stages), table(fields["throughput"]), as_text(rest)])
