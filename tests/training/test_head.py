@@ -102,6 +102,37 @@ def test_the_choice_is_the_least_log_loss_on_validation() -> None:
     assert np.array_equal(refitted.weights, choice.refitted.weights)
 
 
+def uneven(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """600 photos of one label and 12 of the other."""
+    features, labels = clouds(2, 600, seed=seed)
+    kept = np.concatenate([np.arange(600), 600 + np.arange(12)])
+    return features[kept], labels[kept]
+
+
+def test_weights_of_labels_change_nothing_where_labels_are_even() -> None:
+    features, labels = clouds(3)
+    plain, balanced = (fit_head(features, labels, 3, 0.1, True, even) for even in (False, True))
+    np.testing.assert_allclose(softmax(balanced.logits(features)), softmax(plain.logits(features)), atol=1e-4)
+
+
+def test_balanced_answers_keep_the_prior_of_the_photos() -> None:
+    """Equal weights alone would call a tenth of all photos the rare label."""
+    features, labels = uneven(0)
+    head = fit_head(features, labels, 2, 0.01, True, balanced=True)
+    share = softmax(head.logits(features))[:, 1].mean()
+    assert 0.3 < share / (12 / 612) < 3
+    undone = head.logits(features) - np.log([600, 12])
+    assert softmax(undone)[:, 1].mean() > 3 * share
+
+
+def test_a_rare_label_is_also_tried_with_equal_weights() -> None:
+    choice = choose_head(uneven(0), uneven(9), 2)
+    assert [entry["balanced"] for entry in choice.tried] == [False] * 14 + [True] * 14
+    best = min(choice.tried, key=lambda entry: entry["validation_log_loss"])
+    again = fit_head(*uneven(0), 2, best["strength"], best["standardise"], best["balanced"])
+    assert np.array_equal(again.weights, choice.head.weights)
+
+
 def test_two_choices_are_bit_equal() -> None:
     one, other = (choose_head(clouds(4), clouds(4, seed=9), 4) for _ in range(2))
     assert one.refitted.weights.tobytes() == other.refitted.weights.tobytes()

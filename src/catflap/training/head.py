@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from catflap.errors import CatflapError
 from catflap.training.features import Features
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+UNEVEN = 3.0  # times as many photos of one label as of another: then balanced weights are tried too
 Labels = npt.NDArray[np.int64]
 
 
@@ -30,11 +32,21 @@ class Head:
         return features @ self.weights.T + self.bias
 
 
-def fit_head(features: Features, labels: Labels, classes: int, strength: float, standardise: bool) -> Head:
+def fit_head(
+    features: Features,
+    labels: Labels,
+    classes: int,
+    strength: float,
+    standardise: bool,
+    balanced: bool = False,
+) -> Head:
     """A head that minimises log loss with an L2 penalty; `strength` is scikit-learn's C.
 
     With `standardise` each feature is scaled to unit variance first, else all by one number; the
-    scaling is folded into the weights. Labels that do not occur get a bias that never wins.
+    scaling is folded into the weights. With `balanced` every label weighs the same however few its
+    photos are, and the biases are moved back to the labels' shares afterwards (Menon et al. 2021, logit
+    adjustment), so that the prior of the answers is that of the photos either way. Labels that do not
+    occur get a bias that never wins.
     """
     if len(np.unique(labels)) < 2:
         raise CatflapError("The train photos have one label only.", "Add photos of another label.")
@@ -49,10 +61,15 @@ def fit_head(features: Features, labels: Labels, classes: int, strength: float, 
     model = LogisticRegression(C=strength, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(scaled, labels)
+        counts = np.bincount(labels, minlength=classes)
+        even = len(labels) / (len(np.unique(labels)) * counts[labels]) if balanced else None
+        model.fit(scaled, labels, even)
     found, offset = model.coef_, model.intercept_
     if len(model.classes_) == 2:
         found, offset = np.stack([-found[0], found[0]]) / 2, np.stack([-offset[0], offset[0]]) / 2
+    if balanced:
+        offset = offset + np.log(counts[model.classes_])
+        offset -= offset.mean()
     weights = np.zeros((classes, features.shape[1]))
     bias = np.full(classes, float(offset.min()) - 20.0)
     weights[model.classes_] = found / scale
@@ -74,26 +91,28 @@ class Choice:
 
 
 def choose_head(train: tuple[Features, Labels], validation: tuple[Features, Labels], classes: int) -> Choice:
-    """The head whose strength and scaling give the least validation log loss."""
+    """The head whose strength, scaling and weights of labels give the least validation log loss."""
     tried: list[dict[str, Any]] = []
     heads: list[Head] = []
-    for standardise in (False, True):
-        for strength in STRENGTHS:
-            heads.append(fit_head(*train, classes, strength, standardise))
-            logits = heads[-1].logits(validation[0])
-            tried.append(
-                {
-                    "step": "head",
-                    "strength": strength,
-                    "standardise": standardise,
-                    "validation_log_loss": log_loss(logits, validation[1]),
-                    "validation_accuracy": float((logits.argmax(1) == validation[1]).mean()),
-                }
-            )
+    counts = np.bincount(train[1])
+    weights = (False, True) if counts.max() >= UNEVEN * counts[counts > 0].min() else (False,)
+    for balanced, standardise, strength in product(weights, (False, True), STRENGTHS):
+        heads.append(fit_head(*train, classes, strength, standardise, balanced))
+        logits = heads[-1].logits(validation[0])
+        tried.append(
+            {
+                "step": "head",
+                "strength": strength,
+                "standardise": standardise,
+                "balanced": balanced,
+                "validation_log_loss": log_loss(logits, validation[1]),
+                "validation_accuracy": float((logits.argmax(1) == validation[1]).mean()),
+            }
+        )
     best = min(range(len(tried)), key=lambda number: tried[number]["validation_log_loss"])
     features = np.concatenate([train[0], validation[0]])
     labels = np.concatenate([train[1], validation[1]])
-    setting = (tried[best]["strength"], tried[best]["standardise"])
+    setting = (tried[best]["strength"], tried[best]["standardise"], tried[best]["balanced"])
     refitted = fit_head(features, labels, classes, *setting)
     return Choice(heads[best], refitted, heads[best].logits(validation[0]), tried)
 
