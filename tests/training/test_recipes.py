@@ -18,6 +18,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.progress import silent
 from catflap.training.finetune import finetune
+from catflap.training.plan import Plan
 from catflap.training.recipe import Recipe, scratch
 from catflap.training.teacher import teach
 from catflap.training.train import train
@@ -79,7 +80,7 @@ def test_scratch_is_the_same_for_a_seed_and_owes_nobody_weights(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     one, same = (
-        train(drawn_dataset, tmp_path / name, recipe="scratch", epochs=1) for name in ("one", "same")
+        train(drawn_dataset, tmp_path / name, Plan(recipe="scratch", epochs=1)) for name in ("one", "same")
     )
     assert (one.path / WEIGHTS).read_bytes() == (same.path / WEIGHTS).read_bytes()
     assert one.licences == {}
@@ -115,7 +116,7 @@ def test_a_student_names_its_teacher(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     student = train(
-        drawn_dataset, tmp_path / "student", recipe="finetune", epochs=1, teacher=drawn_checkpoint
+        drawn_dataset, tmp_path / "student", Plan(recipe="finetune", epochs=1, teacher=drawn_checkpoint)
     )
     assert student.ancestors["teacher"] == drawn_checkpoint.sha256
 
@@ -129,14 +130,14 @@ def test_a_teacher_of_other_labels_is_refused(drawn_dataset: Dataset, drawn_chec
 def test_no_time_left_is_the_head(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    short = train(drawn_dataset, tmp_path / "short", minutes=1e-6)
+    short = train(drawn_dataset, tmp_path / "short", Plan(minutes=1e-6))
     assert short.recipe == "head"
     assert (short.path / WEIGHTS).read_bytes() == (drawn_checkpoint.path / WEIGHTS).read_bytes()
 
 
 @pytest.mark.slow
 def test_minutes_try_every_weight_and_validation_decides(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    made = train(drawn_dataset, tmp_path / "made", minutes=2.0)
+    made = train(drawn_dataset, tmp_path / "made", Plan(minutes=2.0))
     blends = [entry for entry in made.history if entry["step"] == "blend"]
     (kept,) = (entry for entry in blends if entry["kept"])
     assert kept["validation_log_loss"] == min(entry["validation_log_loss"] for entry in blends)
@@ -149,7 +150,7 @@ def test_minutes_that_make_no_sense(
     drawn_dataset: Dataset, tmp_path: Path, minutes: float, recipe: str
 ) -> None:
     with pytest.raises(CatflapError, match="minutes of the recipe"):
-        train(drawn_dataset, tmp_path / "out", minutes=minutes, recipe=recipe)
+        train(drawn_dataset, tmp_path / "out", Plan(minutes=minutes, recipe=recipe))
 
 
 @pytest.mark.slow

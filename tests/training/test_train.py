@@ -19,7 +19,8 @@ from catflap.evaluation.metrics import measure
 from catflap.image import read_pixels
 from catflap.training.answer import open_checkpoint
 from catflap.training.network import load_network
-from catflap.training.train import train, train_fingerprint
+from catflap.training.plan import Plan
+from catflap.training.train import train
 
 
 def test_it_says_what_it_was_made_from(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
@@ -27,7 +28,7 @@ def test_it_says_what_it_was_made_from(drawn_checkpoint: Checkpoint, drawn_datas
     assert drawn_checkpoint.frame == drawn_dataset.frame
     assert drawn_checkpoint.ancestors == {**drawn_dataset.ancestors, "dataset": drawn_dataset.sha256}
     assert (drawn_checkpoint.path / drawn_checkpoint.dataset).resolve() == drawn_dataset.path.resolve()
-    assert drawn_checkpoint.made_from == train_fingerprint(drawn_dataset)
+    assert drawn_checkpoint.made_from == Plan().fingerprint(drawn_dataset)
     assert {"catflap", "torch"} <= set(drawn_checkpoint.versions)
     assert [path.name for path in drawn_checkpoint.path.iterdir()] in ([MARKER, WEIGHTS], [WEIGHTS, MARKER])
 
@@ -83,22 +84,22 @@ def test_trained_again_it_is_the_same(
 
 
 def test_fingerprints_tell_what_matters(drawn_dataset: Dataset) -> None:
-    same = [train_fingerprint(drawn_dataset), train_fingerprint(drawn_dataset, epochs=9)]  # no epochs in head
+    same = [Plan().fingerprint(drawn_dataset), Plan(epochs=9).fingerprint(drawn_dataset)]  # no epochs in head
     assert same[0] == same[1]
     other = Dataset(**{**vars(drawn_dataset), "sha256": "0" * 64})
     different = [
-        train_fingerprint(other),
-        train_fingerprint(drawn_dataset, seed=1),
-        train_fingerprint(drawn_dataset, backbone="resnet18"),
-        train_fingerprint(drawn_dataset, recipe="finetune"),
-        train_fingerprint(drawn_dataset, recipe="finetune", epochs=9),
+        Plan().fingerprint(other),
+        Plan(seed=1).fingerprint(drawn_dataset),
+        Plan(backbone="resnet18").fingerprint(drawn_dataset),
+        Plan(recipe="finetune").fingerprint(drawn_dataset),
+        Plan(recipe="finetune", epochs=9).fingerprint(drawn_dataset),
     ]
     assert len({*different, same[0]}) == 6
 
 
 @pytest.mark.slow
 def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    tuned = train(drawn_dataset, tmp_path / "tuned", recipe="finetune", epochs=1)
+    tuned = train(drawn_dataset, tmp_path / "tuned", Plan(recipe="finetune", epochs=1))
     blends = [entry for entry in tuned.history if entry["step"] == "blend"]
     losses = {entry["share"]: entry["validation_log_loss"] for entry in blends}
     assert tuned.metrics["log_loss"]["value"] == pytest.approx(min(losses.values()), rel=1e-4)
@@ -114,21 +115,22 @@ def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) 
         ({"backbone": "catnet"}, "no backbone 'catnet'"),
         ({"epochs": 0}, "0 epochs"),
         ({"seed": -1}, "seed -1"),
-        ({"device": "abacus"}, "no device 'abacus'"),
+        ({"trials": 1}, "search of 1 trials"),
     ],
 )
 def test_what_cannot_be_trained_is_one_error(
     drawn_dataset: Dataset, tmp_path: Path, settings: dict[str, object], what: str
 ) -> None:
     with pytest.raises(CatflapError, match=what):
-        train(drawn_dataset, tmp_path / "out", **settings)  # type: ignore[arg-type]
+        train(drawn_dataset, tmp_path / "out", Plan(**settings))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(CatflapError, match="no device 'cuda'"):
-        train(drawn_dataset, tmp_path / "out", device="cuda")
+def test_a_device_that_is_not_there_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    for device in ("cuda", "abacus"):
+        with pytest.raises(CatflapError, match=f"no device '{device}'"):
+            train(drawn_dataset, tmp_path / "out", device=device)
 
 
 @pytest.mark.parametrize("damage", ["renamed", "other shape", "left out", "no tensors"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.export import exporting, variants_of
 from catflap.cli.output import as_text, emit, progress_bar
 from catflap.cli.prepare import frame_of, framing
-from catflap.cli.train import taught, teaching
+from catflap.cli.train import plan_of, teaching
 
 HELP = "Walk the whole line: scan, prepare, train, export, verify, evaluate. Run it again to go on."
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
@@ -34,7 +34,7 @@ def answer(args: argparse.Namespace) -> int:
             args.source,
             args.out,
             frame=frame_of(args),
-            **taught(args),
+            plan=plan_of(args),
             variants=variants_of(args),
             about=args.about,
             progress=progress,

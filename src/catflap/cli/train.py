@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from catflap.cli.output import emit, progress_bar
+
+if TYPE_CHECKING:
+    from catflap.training.plan import Plan
 
 HELP = "Learn from the train photos, choose by the validation photos, and write a Checkpoint."
 EXAMPLE = "catflap train photos.dataset -o cat.checkpoint"
@@ -49,16 +52,36 @@ def teaching(parser: argparse.ArgumentParser) -> None:
         "--teacher", type=Path, metavar="CHECKPOINT",
         help="a larger network whose opinion of the train photos is learnt beside their labels",
     )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=int, default=0, metavar="N",
+        help="try N backbones and frame sizes first, by successive halving, and train the best",
+    )  # fmt: skip
+    parser.add_argument(
+        "--search-ms",
+        type=float,
+        metavar="N",
+        help="of these only those within N ms a frame (fp32, one thread)",
+    )
+    parser.add_argument("--search-mb", type=float, metavar="N", help="and within N MB in int8")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order (default: 0)")
 
 
-def taught(args: argparse.Namespace) -> dict[str, Any]:
-    """What was asked of the training, as `train` and `build` take it."""
+def plan_of(args: argparse.Namespace) -> Plan:
+    """What was asked of the training."""
     from catflap.artifacts.checkpoint import load_checkpoint
+    from catflap.training.plan import Plan
+    from catflap.training.search import Limits
 
-    names = ("backbone", "recipe", "epochs", "minutes", "seed")
-    teacher = load_checkpoint(args.teacher) if args.teacher else None
-    return {name: getattr(args, name) for name in names} | {"teacher": teacher}
+    return Plan(
+        backbone=args.backbone,
+        recipe=args.recipe,
+        epochs=args.epochs,
+        minutes=args.minutes,
+        teacher=load_checkpoint(args.teacher) if args.teacher else None,
+        trials=args.budget,
+        limits=Limits(args.search_ms, args.search_mb),
+        seed=args.seed,
+    )
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -70,11 +93,11 @@ def answer(args: argparse.Namespace) -> int:
 
     dataset = load_dataset(args.dataset)
     if not is_first_process():
-        train(dataset, args.out, **taught(args), device=args.device)
+        train(dataset, args.out, plan_of(args), device=args.device)
         return 0
     with progress_bar(args) as progress, watching(args.tensorboard, args.mlflow, args.out.name) as watch:
         checkpoint = train(
-            dataset, args.out, **taught(args), device=args.device, progress=progress, watch=watch
+            dataset, args.out, plan_of(args), device=args.device, progress=progress, watch=watch
         )
     emit(checkpoint.to_json(), args, checkpoint_text(checkpoint.to_json()))
     return 0

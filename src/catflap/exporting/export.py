@@ -66,7 +66,7 @@ def export(
     check_out(out)
     check_roles(checkpoint, dataset)
     photos = (*drawn_photos(), *golden_photos)
-    frames = np.stack([read_pixels(photo, dataset.frame) for photo in photos])
+    frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
     source = source_of(checkpoint, dataset, seed, progress)
     judged = {name: written(name, FORMS[name], source, frames, progress) for name in variants}
     head = {
@@ -74,7 +74,7 @@ def export(
         "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, seed),
         "about": about,
         "labels": list(checkpoint.labels),
-        "frame": dataset.frame.to_json(),
+        "frame": checkpoint.frame.to_json(),
         "input": {"name": INPUT, "dtype": "uint8", "layout": "NHWC"},
         "output": {"name": OUTPUT, "dtype": "float32"},
         "default_variant": variants[0],

@@ -69,8 +69,8 @@ def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Pro
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
     calibration, test = (_sample(dataset.photos(role), seed) for role in ("calibration", "test"))
     compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
-    reference = score(open_checkpoint(checkpoint), compared, dataset.frame, "checkpoint on test", progress)
-    return Jury(calibration, test, dataset.frame, dataset.labels, reference)
+    reference = score(open_checkpoint(checkpoint), compared, checkpoint.frame, "checkpoint on test", progress)
+    return Jury(calibration, test, checkpoint.frame, dataset.labels, reference)
 
 
 def _sample(photos: Photos, seed: int) -> Photos:

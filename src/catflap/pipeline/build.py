@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from catflap.artifacts.bundle import SUFFIX, Bundle, read_bundle
-from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
+from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
@@ -19,8 +19,8 @@ from catflap.exporting.export import export, export_fingerprint
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
-from catflap.training.backbone import PACKAGED
-from catflap.training.train import train, train_fingerprint
+from catflap.training.plan import Plan
+from catflap.training.train import USUAL, train
 
 T = TypeVar("T")
 Steps: TypeAlias = dict[str, dict[str, Any]]
@@ -32,12 +32,7 @@ def build(
     out: Path,
     *,
     frame: Frame | None = None,
-    backbone: str = PACKAGED,
-    recipe: str = "head",
-    epochs: int = 3,
-    minutes: float | None = None,
-    teacher: Checkpoint | None = None,
-    seed: int = 0,
+    plan: Plan = USUAL,
     variants: tuple[str, ...] = VARIANTS,
     about: str = "",
     progress: Progress = silent,
@@ -52,8 +47,6 @@ def build(
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
     work = out.with_suffix(".build")
     frame = frame or Frame()
-    taught: dict[str, Any] = {"backbone": backbone, "recipe": recipe, "epochs": epochs, "seed": seed}
-    taught |= {"minutes": minutes, "teacher": teacher}
     steps: Steps = {}
 
     scanned = scan_fingerprint(source)
@@ -61,16 +54,16 @@ def build(
         steps, "scan", lambda: load_manifest(work / "manifest"), lambda found: found.made_from == scanned,
         lambda: scan(source, work / "manifest", progress=progress),
     )  # fmt: skip
-    prepared = prepare_fingerprint(manifest, frame=frame, seed=seed)
+    prepared = prepare_fingerprint(manifest, frame=frame, seed=plan.seed)
     dataset = _step(
         steps, "prepare", lambda: load_dataset(work / "dataset"), lambda found: found.made_from == prepared,
-        lambda: prepare(manifest, work / "dataset", frame=frame, seed=seed, progress=progress),
+        lambda: prepare(manifest, work / "dataset", frame=frame, seed=plan.seed, progress=progress),
     )  # fmt: skip
-    trained = train_fingerprint(dataset, **taught)
+    trained = plan.fingerprint(dataset)
     checkpoint = _step(
         steps, "train", lambda: load_checkpoint(work / "checkpoint"),
         lambda found: found.made_from == trained,
-        lambda: train(dataset, work / "checkpoint", **taught, progress=progress),
+        lambda: train(dataset, work / "checkpoint", plan, progress=progress),
     )  # fmt: skip
     exported = export_fingerprint(checkpoint, variants, about=about)
     bundle = _step(

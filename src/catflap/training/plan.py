@@ -1,0 +1,67 @@
+"""What a user chooses about a training."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import torch
+
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.folder import digest
+from catflap.errors import CatflapError
+from catflap.training.backbone import PACKAGED
+from catflap.training.search import MOST_TRIALS, Limits
+from catflap.version import VERSION
+
+NO_LIMITS = Limits()
+RECIPES = ("head", "finetune", "scratch")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
+    `epochs`; "scratch" trains every weight from a random start. With `minutes` the head is followed by
+    as many epochs of fine-tuning as fit, and validation decides which is kept. `teacher` is a Checkpoint
+    whose opinion of the train photos is learnt beside their labels. With `trials` so many backbones and
+    frame sizes are tried first, within `limits`, and the best takes the place of `backbone` and frame.
+    """
+
+    backbone: str = PACKAGED
+    recipe: str = "head"
+    epochs: int = 3
+    minutes: float | None = None
+    teacher: Checkpoint | None = None
+    trials: int = 0
+    limits: Limits = NO_LIMITS
+    seed: int = 0
+
+    def fingerprint(self, dataset: Dataset) -> str:
+        """What a Checkpoint would be made from, without making it."""
+        teacher = self.teacher.sha256 if self.teacher else ""
+        loop = [self.epochs, teacher] if self.recipe != "head" or self.minutes else []
+        search = [self.trials, *astuple(self.limits)] if self.trials else []
+        settings = [dataset.sha256, self.backbone, self.recipe, self.minutes or 0, loop, search, self.seed]
+        return digest([*settings, VERSION, str(torch.__version__)])
+
+    def check(self) -> None:
+        """Raise CatflapError when this cannot be done on any photos."""
+        if self.recipe not in RECIPES:
+            raise CatflapError(f"There is no recipe {self.recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
+        if self.epochs < 1 or self.seed < 0:
+            raise CatflapError(
+                f"{self.epochs} epochs with the seed {self.seed} are not possible.",
+                "Use 1 or more, and 0 or more.",
+            )
+        if self.minutes is not None and (not self.minutes > 0 or self.recipe == "scratch"):
+            raise CatflapError(
+                f"{self.minutes} minutes of the recipe {self.recipe} are not possible.",
+                "Give more than 0 minutes, and leave the recipe out: validation chooses it.",
+            )
+        if self.trials and (not 2 <= self.trials <= MOST_TRIALS or self.recipe == "scratch"):
+            raise CatflapError(
+                f"A search of {self.trials} trials with the recipe {self.recipe} is not possible.",
+                f"Use 2 to {MOST_TRIALS} trials with the recipe head or finetune.",
+            )
