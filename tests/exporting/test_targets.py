@@ -18,6 +18,7 @@ from catflap.verification.verify import verify
 
 TOOLS = {
     "onnx": "onnxruntime",
+    "onnx-frame": "onnx",
     "litert": "litert_torch",
     "openvino": "nncf",
     "ncnn": "pnnx",
@@ -64,7 +65,7 @@ def test_a_target_keeps_what_the_checkpoint_says(
     report = evaluate(path, drawn_dataset.path, tmp_path / "report")
     for name, variant in read_bundle(path).variants.items():
         assert report.variants[name]["accuracy"] == variant.metrics["accuracy"]
-        if variant.precision == "fp32":
+        if variant.precision == "fp32" and not variant.takes_photos:
             assert variant.fidelity["flips"] == 0
             assert variant.fidelity["max_probability_difference"] <= 1e-3
 

@@ -24,6 +24,7 @@ SHARED = {
     ),
     "openvino": ("runtime/openvino.py exporting/targets/openvino.py", "one runs, one writes"),
     "executorch": ("runtime/executorch.py exporting/targets/executorch.py", "one runs, one writes"),
+    "onnx": ("exporting/", "its quantiser and the graph with the Frame inside"),
     "onnxruntime": ("runtime/session.py exporting/quantise.py", "it runs models; its quantiser makes int8"),
 }
 

@@ -50,6 +50,11 @@ class Variant:
         """The names of its files in the Bundle: one, or the graph and its weights."""
         return (self.file, self.weights) if self.weights else (self.file,)
 
+    @property
+    def takes_photos(self) -> bool:
+        """True when the Frame's crop and resize are inside the graph, which then takes a whole photo."""
+        return self.runtime == "onnxruntime-frame"
+
 
 @dataclass(frozen=True)
 class Bundle:

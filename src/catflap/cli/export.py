@@ -41,7 +41,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--targets", metavar="LIST",
-        help="write all variants of these too: onnx, litert, openvino, ncnn, executorch",
+        help="write all variants of these too: onnx, onnx-frame, litert, openvino, ncnn, executorch",
     )  # fmt: skip
 
 

@@ -68,6 +68,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "int8": Form("onnx", "onnxruntime", "int8", "int8.onnx"),
         "fp32": Form("onnx", "onnxruntime", "fp32", "fp32.onnx"),
         "fp16": Form("onnx", "onnxruntime", "fp16", "fp16.onnx"),
+        "onnx-frame": Form("onnx-frame", "onnxruntime-frame", "fp32", "targets/onnx/frame.onnx"),
         "litert-int8": Form("litert", "litert", "int8", "targets/litert/int8.tflite"),
         "litert-fp32": Form("litert", "litert", "fp32", "targets/litert/fp32.tflite"),
         "openvino-int8": Form("openvino", "openvino", "int8", *_two("openvino/int8", "xml")),
@@ -80,6 +81,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
 PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # what wrote it, for the record
     {
         "onnx": (),
+        "onnx-frame": (),
         "litert": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
         "openvino": ("openvino", "nncf"),
         "ncnn": ("pnnx", "ncnn"),
@@ -115,7 +117,7 @@ def variant_names(targets: Iterable[str], variants: Iterable[str] = ()) -> tuple
 def make(form: Form, source: Source) -> dict[str, bytes]:
     """The files of a form by their names in the Bundle; MissingExtra when its toolchain is not here."""
     try:
-        target = import_module(f"catflap.exporting.targets.{form.target}")
+        target = import_module(f"catflap.exporting.targets.{form.target.replace('-', '_')}")
         made = target.convert(form.precision, source)
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error

@@ -50,6 +50,7 @@ class Precision:
 PRECISIONS: Mapping[str, Precision] = {
     "int8": Precision(0.03, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
     "fp16": Precision(0.01, 0.001, 0.05, 0.001, (0.1, 0.05), 1),
+    "frame": Precision(0.001, 0.002, 0.05, 0.002, (0.1, 0.05), 1),  # float, but other pixels by a level
     "fp32": Precision(0.001, 0.0, 1e-3, 0.0, (0.0, 0.0), 0),
 }
 
@@ -97,8 +98,10 @@ def golden_tolerance(
 def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dict[str, Any]:
     """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much."""
     name = variant.name
-    calibration = score(model, jury.calibration, jury.frame, f"{name} on calibration", progress)
-    test = score(model, jury.test, jury.frame, f"{name} on test", progress)
+    calibration, test = (
+        score(model, photos, jury.frame, f"{name} on {role}", progress, whole=variant.takes_photos)
+        for role, photos in (("calibration", jury.calibration), ("test", jury.test))
+    )
     temperature = fit_temperature(calibration, jury.calibration.labels)
     probabilities = softmax(test, temperature)
     compared = len(jury.reference)
@@ -108,7 +111,7 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
         jury.test.labels[:compared],
         jury.test.groups[:compared],
     )
-    precision = PRECISIONS[variant.precision]
+    precision = PRECISIONS["frame" if variant.takes_photos else variant.precision]
     errors = float(np.mean(jury.reference.argmax(1) != jury.test.labels[:compared]))
     free = precision.free / compared
     checks = gate(

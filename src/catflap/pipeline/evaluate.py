@@ -31,12 +31,12 @@ from catflap.runtime.session import Model
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is judged: its labels and frame, and each of its models with a temperature."""
+    """What is judged: labels, frame, models, each with a temperature and whether it takes whole photos."""
 
     name: str
     labels: tuple[str, ...]
     frame: Frame
-    models: dict[str, tuple[Model, float]]
+    models: dict[str, tuple[Model, float, bool]]
     ancestors: dict[str, str]
     dataset: Path | None
 
@@ -86,8 +86,8 @@ def evaluate(
     is_dataset = (Path(source) / DATASET).is_file()
     judged = _of_dataset(Path(source), role, subject) if is_dataset else _of_source(source, subject, progress)
     sections, drawn, first = {}, {}, None
-    for name, (run, temperature) in subject.models.items():
-        logits = score(run, judged.bytes, subject.frame, f"evaluate {name}", progress)
+    for name, (run, temperature, whole) in subject.models.items():
+        logits = score(run, judged.bytes, subject.frame, f"evaluate {name}", progress, whole=whole)
         probabilities = softmax(logits, temperature)
         first = probabilities if first is None else first
         sections[name] = measure(probabilities, judged.labels, judged.groups, subject.labels)
@@ -113,7 +113,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
             model.name,
             checkpoint.labels,
             checkpoint.frame,
-            {"checkpoint": (open_checkpoint(checkpoint), 1.0)},
+            {"checkpoint": (open_checkpoint(checkpoint), 1.0, False)},
             {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
             checkpoint.dataset_path,
         )
@@ -124,7 +124,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
         bundle.name,
         bundle.labels,
         bundle.frame,
-        {one.name: (open_variant(bundle.members, one), one.temperature) for one in chosen},
+        {one.name: (open_variant(bundle.members, one), one.temperature, one.takes_photos) for one in chosen},
         {**bundle.head["ancestors"], "bundle": bundle.sha256},
         None,
     )

@@ -15,6 +15,7 @@ from catflap.runtime.session import Model
 ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "onnxruntime": ("session", "onnxruntime"),
+        "onnxruntime-frame": ("framed", "onnxruntime"),
         "litert": ("litert", "ai_edge_litert"),
         "openvino": ("openvino", "openvino"),
         "ncnn": ("ncnn", "ncnn"),

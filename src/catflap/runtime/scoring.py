@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from catflap.errors import BadPhoto, CatflapError
-from catflap.image import Frame, Pixels, read_pixels
+from catflap.image import Frame, Pixels, decode, read_pixels
 from catflap.progress import Progress, silent, told
 from catflap.runtime.session import Logits, Model
 
 BATCH = 16
+Reader: TypeAlias = Callable[[bytes, Frame], Pixels]
 
 
 class PhotoBytes(Protocol):
@@ -27,43 +28,59 @@ class PhotoBytes(Protocol):
         """The bytes of one."""
 
 
-def frames_of(photos: PhotoBytes, frame: Frame, workers: int = 2, batch: int = BATCH) -> Iterator[Pixels]:
+def frames_of(
+    photos: PhotoBytes, frame: Frame, workers: int = 2, batch: int = BATCH, *, whole: bool = False
+) -> Iterator[Pixels]:
     """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos.
 
+    `whole` gives each photo alone and decoded only, (1, H, W, 3), for graphs with the Frame inside.
     Raises BadPhoto that tells which photo cannot be decoded.
     """
+    batch, read = (1, decode) if whole else (batch, read_pixels)
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, len(photos), batch)
-        pending = [pool.submit(_batch, photos, frame, start, batch) for start in starts[: workers + 1]]
+        pending = [pool.submit(_batch, photos, frame, start, batch, read) for start in starts[: workers + 1]]
         for start in starts:
             frames = pending.pop(0).result()
             ahead = start + (workers + 1) * batch
             if ahead < len(photos):
-                pending.append(pool.submit(_batch, photos, frame, ahead, batch))
+                pending.append(pool.submit(_batch, photos, frame, ahead, batch, read))
             yield frames
 
 
 def score(
-    model: Model, photos: PhotoBytes, frame: Frame, step: str = "score", progress: Progress = silent
+    model: Model,
+    photos: PhotoBytes,
+    frame: Frame,
+    step: str = "score",
+    progress: Progress = silent,
+    *,
+    whole: bool = False,
 ) -> Logits:
-    """The logits, float32 (n, labels), of photos read from their bytes through the frame; n ≥ 1."""
+    """The logits, float32 (n, labels), of photos read from their bytes through the frame; n ≥ 1.
+
+    `whole` leaves crop and resize to the model, which has the Frame inside.
+    """
     if not len(photos):
         raise CatflapError("There are no photos to judge.", "Name photos that can be read.")
     parts: Sequence[Logits] = [
-        model(frames) for frames in told(frames_of(photos, frame), step, -(-len(photos) // BATCH), progress)
+        model(frames)
+        for frames in told(
+            frames_of(photos, frame, whole=whole), step, -(-len(photos) // (1 if whole else BATCH)), progress
+        )
     ]
     return np.concatenate(parts)
 
 
-def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int) -> Pixels:
+def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int, read: Reader) -> Pixels:
     stop = min(start + batch, len(photos))
-    return np.stack([_pixels(photos, position, frame) for position in range(start, stop)])
+    return np.stack([_pixels(photos, position, frame, read) for position in range(start, stop)])
 
 
-def _pixels(photos: PhotoBytes, position: int, frame: Frame) -> Pixels:
+def _pixels(photos: PhotoBytes, position: int, frame: Frame, read: Reader) -> Pixels:
     data = photos[position]
     try:
-        return read_pixels(data, frame)
+        return read(data, frame)
     except BadPhoto as error:
         which = f"Photo {position + 1} of {len(photos)}, sha256 {hashlib.sha256(data).hexdigest()}"
         raise BadPhoto(

@@ -29,6 +29,25 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
     written: quantised layers are then emulated in float, as a processor without int8 would.
     Raises BadArtifact when the bytes are no such model, or keep tensors elsewhere.
     """
+    session = open_session(onnx, threads, optimise=optimise)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if [entry.type for entry in (*inputs, *outputs)] != ["tensor(uint8)", "tensor(float)"]:
+        raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
+    source, target = inputs[0].name, outputs[0].name
+
+    def run(frames: Pixels) -> Logits:
+        logits = run_session(session, source, frames, target)
+        if logits.ndim != 2 or len(logits) != len(frames):
+            raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
+        return logits
+
+    return run
+
+
+def open_session(
+    onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True
+) -> ort.InferenceSession:
+    """ONNX Runtime's session for a model; BadArtifact when it is none, or keeps tensors elsewhere."""
     count = enough_threads(threads)
     model = bytes(onnx)
     if b"location" in model and _EXTERNAL.search(model):  # the first test is ten times faster
@@ -40,24 +59,18 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises pybind types of its own, one for each fault
         raise BadArtifact(f"ONNX Runtime refuses the model: {_short(error)}.", "Export it again.") from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if [entry.type for entry in (*inputs, *outputs)] != ["tensor(uint8)", "tensor(float)"]:
-        raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
-    source, target = inputs[0].name, [outputs[0].name]
 
-    def run(frames: Pixels) -> Logits:
-        try:
-            logits: Logits = session.run(target, {source: frames})[0]
-        except Exception as error:  # as above
-            raise BadArtifact(f"The model cannot run: {_short(error)}.", "Export it again.") from error
-        if logits.ndim != 2 or len(logits) != len(frames):
-            raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
-        return logits
 
-    return run
+def run_session(session: ort.InferenceSession, source: str, pixels: Pixels, target: str) -> Logits:
+    """One output of a session for its one input; BadArtifact when it cannot run."""
+    try:
+        logits: Logits = session.run([target], {source: pixels})[0]
+    except Exception as error:  # as above
+        raise BadArtifact(f"The model cannot run: {_short(error)}.", "Export it again.") from error
+    return logits
 
 
 def enough_threads(threads: int | None) -> int:

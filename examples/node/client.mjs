@@ -1,0 +1,82 @@
+// A small conforming client: it checks a bundle, runs its golden cases, and judges photos.
+//
+//   npm install --ignore-scripts
+//   node client.mjs all.catflap                  does it answer here as it was tested?
+//   node client.mjs all.catflap photo.jpg …      a line of JSON a photo, through the variant onnx-frame
+
+import { readFileSync } from "node:fs";
+import ort from "onnxruntime-node";
+import { Damaged, readBundle, readGolden } from "./bundle.mjs";
+import { decode } from "./photo.mjs";
+
+const FRAMED = "onnxruntime-frame";
+const OPTIONS = { intraOpNumThreads: 1, logSeverityLevel: 3 };
+
+const [path, ...photos] = process.argv.slice(2);
+try {
+  const bundle = readBundle(path);
+  process.exitCode = (await (photos.length ? judge(bundle, photos) : verify(bundle))) ? 0 : 1;
+} catch (error) {
+  console.log(JSON.stringify({ error: `${path}: ${error.message}` }));
+  process.exitCode = error instanceof Damaged ? 1 : 2;
+}
+
+/** Every variant that ONNX Runtime runs, on the golden frames: is each logit within its tolerance? */
+async function verify(bundle) {
+  const { frames, logits } = readGolden(bundle);
+  const [count, height, width] = frames.shape;
+  const checks = [];
+  for (const [name, variant] of Object.entries(bundle.head.variants)) {
+    if (!["onnxruntime", FRAMED].includes(variant.runtime)) continue;
+    const session = await ort.InferenceSession.create(bundle.members.get(variant.file), OPTIONS);
+    let worst = 0;
+    for (let n = 0; n < count; n++) {
+      const size = height * width * 3;
+      const frame = frames.data.subarray(n * size, (n + 1) * size);
+      const input =
+        variant.runtime === FRAMED
+          ? { photo: new ort.Tensor("uint8", frame, [height, width, 3]) }
+          : { [bundle.head.input.name]: new ort.Tensor("uint8", frame, [1, height, width, 3]) };
+      const answer = (await session.run(input))[bundle.head.output.name].data;
+      const expected = logits[name].data.subarray(n * answer.length, (n + 1) * answer.length);
+      answer.forEach((logit, label) => {
+        const off = Math.abs(logit - expected[label]);
+        worst = off <= worst ? worst : off; // also NaN
+      });
+    }
+    checks.push({ name: `golden:${name}`, pass: worst <= variant.tolerance, value: worst, limit: variant.tolerance });
+  }
+  const pass = checks.length > 0 && checks.every((check) => check.pass);
+  console.log(JSON.stringify({ verdict: pass ? "pass" : "fail", checks }));
+  return pass;
+}
+
+/** The label, the probabilities and the decision for each photo. */
+async function judge({ head, members }, paths) {
+  const variant = Object.values(head.variants).find(({ runtime }) => runtime === FRAMED);
+  if (!variant) throw new Error("it has no variant onnx-frame; export it with --variants onnx-frame");
+  const session = await ort.InferenceSession.create(members.get(variant.file), OPTIONS);
+  let all = true;
+  for (const path of paths) {
+    try {
+      const { data, width, height } = await decode(readFileSync(path), head.frame);
+      const { probabilities } = await session.run({ photo: new ort.Tensor("uint8", data, [height, width, 3]) });
+      console.log(JSON.stringify({ path, ...decided(Array.from(probabilities.data), head.labels, variant) }));
+    } catch (error) {
+      console.log(JSON.stringify({ path, error: error.message }));
+      all = false;
+    }
+  }
+  return all;
+}
+
+function decided(probabilities, labels, { decision: { threshold } }) {
+  const best = probabilities.indexOf(Math.max(...probabilities));
+  const reached = labels.filter((_, label) => probabilities[label] >= threshold);
+  return {
+    label: labels[best],
+    probability: probabilities[best],
+    probabilities: Object.fromEntries(labels.map((label, n) => [label, probabilities[n]])),
+    decision: reached.length === 1 ? reached[0] : "unsure",
+  };
+}
