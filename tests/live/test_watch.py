@@ -144,6 +144,31 @@ def test_damaged_frames_are_told_once_and_the_watch_goes_on(red: Path, tmp_path:
     assert watcher.events[-1]["unreadable"] == 3
 
 
+def test_damaged_jpegs_in_a_stream_do_not_end_it(red: Path) -> None:
+    good = jpeg("red")
+    middle = len(good) // 2
+    scan = good.index(b"\xff\xda") + 14
+    hostile = (
+        good[:middle] + good[middle + 40 :],
+        good[:scan] + bytes(50) + b"\xff\xd9",
+        b"\xff\xd8\xff\xd9",
+        b"\xff\xd8\xff\xc0\x00\x0b\x08\xff\xff\xff\xff\x01\x01\x11\x00\xff\xd9",
+        b"GET / HTTP/1.1\r\n\r\n",
+        bytes(1000),
+    )
+    with watching(red, "-", "--frames", stdin=subprocess.PIPE) as watcher:
+        assert watcher.process.stdin
+        watcher.await_event("started")
+        for bad in hostile:
+            watcher.process.stdin.write(bad)
+            watcher.process.stdin.write(good)
+            watcher.process.stdin.flush()
+            watcher.await_event("frame", label="cat")
+        watcher.process.stdin.close()
+        assert watcher.end() == 0
+        assert watcher.await_event("ended")["judged"] >= len(hostile)
+
+
 def test_the_preview_shows_frames_in_a_browser(red: Path) -> None:
     with camera() as source, watching(red, source.url, "--preview", "0") as watcher:
         port = watcher.await_event("started")["preview"]
@@ -207,3 +232,28 @@ def test_a_watch_logs_frames_now_and_then_and_those_that_decided(red: Path, tmp_
     assert sum(row.regular for row in rows) == 5, "at 0, 1, 2, 3 and 4 s"
     assert [row.decision for row in rows if not row.regular] == ["not_cat", "cat"]
     assert all(row.picture and row.verb == "watch" for row in rows)
+
+
+def test_any_other_video_over_http_is_a_live_source_too(red: Path, tmp_path: Path) -> None:
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    write_video(tmp_path / "film.mp4", ["red"] * 40)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/film.mp4"
+        with watching(red, url, "--frames") as watcher:
+            assert watcher.await_event("started")["live"] is True
+            assert watcher.await_event("frame")["label"] == "cat"
+            watcher.await_event("lost")
+            watcher.await_event("back")
+            assert watcher.stop() == 0
+    finally:
+        server.shutdown()
+        server.server_close()
