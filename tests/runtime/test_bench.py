@@ -63,6 +63,8 @@ def test_joules_are_counted_over_a_wrap_and_only_where_they_can_be_read(tmp_path
     zone("intel-rapl:0", "3000000")
     zone("intel-rapl:1", "1000000")
     assert meter.joules() == pytest.approx(2 + 2)
+    zone("intel-rapl:1", "500000")  # once more round
+    assert meter.joules() == pytest.approx(4 + 9.5)
     zone("intel-rapl:1", "nothing")
     assert meter.joules() is None
 

@@ -18,6 +18,7 @@ from catflap.errors import CatflapError
 from catflap.evaluation.metrics import measure
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
+from catflap.runtime.energy import EnergyMeter
 from catflap.training.backbone import Backbone, load_backbone
 from catflap.training.finetune import finetune
 from catflap.training.flops import count_flops
@@ -50,7 +51,8 @@ def train(
     processes share each batch. Raises CatflapError for a plan that cannot be followed.
     """
     plan.check()
-    start = perf_counter()
+    start, meter = perf_counter(), EnergyMeter()
+    progress = _metered(progress, meter)
     device = pick_device(device)
     backbone, seen = plan.backbone, dataset
     trials: History = []
@@ -74,7 +76,7 @@ def train(
         trained = from_head(seen, body, (plan.recipe, plan.epochs), until, device, loop, progress)
     if is_first_process():
         described = {
-            "cost": _cost(trained, seen, perf_counter() - start, device),
+            "cost": {**_cost(trained, seen, perf_counter() - start, device), "joules": meter.joules()},
             "made_from": plan.fingerprint(dataset),
             "history": [*trials, *trained.history],
         }
@@ -97,6 +99,16 @@ def pick_device(device: str) -> str:
         why = str(error).splitlines()[0][:150]
         raise CatflapError(f"There is no device {device!r} here: {why}.", "Use --device auto.") from error
     return device
+
+
+def _metered(progress: Progress, meter: EnergyMeter) -> Progress:
+    """The same progress, which also reads the meter before its counter wraps."""
+
+    def tell(step: str, done: int, total: int) -> None:
+        meter.joules()
+        progress(step, done, total)
+
+    return tell
 
 
 def _prior(dataset: Dataset) -> dict[str, float]:

@@ -1,0 +1,69 @@
+"""What goes wrong around a training: one clear error, and nothing that was done is lost."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
+from catflap.errors import CatflapError
+from catflap.progress import silent
+from catflap.training.finetune import finetune
+from catflap.training.plan import Plan
+from catflap.training.recipe import Recipe
+from catflap.training.train import train
+from tests.training.small import small_network
+
+QUICK = Recipe(epochs=1, batch=8, save_every=1)
+
+
+class Stop(Exception):
+    """What a test raises in the middle of a run."""
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The kernel refuses to write more into a file, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_damaged_shard_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(drawn_dataset.path, tmp_path / "dataset")
+    for shard in (tmp_path / "dataset" / SHARDS).iterdir():
+        shard.write_bytes(shard.read_bytes()[:2000])
+    with pytest.raises(CatflapError, match="cut short"):
+        train(load_dataset(tmp_path / "dataset"), tmp_path / "out", Plan(recipe="finetune", epochs=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_while_keeping_is_one_error_and_loses_nothing(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    def stop(step: str, done: int, total: int) -> None:
+        if done == 2:
+            raise Stop
+
+    resume = tmp_path / "resume"
+    with pytest.raises(Stop):
+        finetune(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", stop)
+    with largest_file(1000), pytest.raises(CatflapError, match="cannot be written") as caught:
+        finetune(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", silent)
+    assert caught.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["resume"]
+    steps: list[int] = []
+
+    def told(step: str, done: int, total: int) -> None:
+        steps.append(done)
+
+    finetune(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", told)
+    assert steps[0] == 3, "the two steps that were kept are not done again"
