@@ -254,7 +254,14 @@ def test_a_damaged_shard_names_the_photo(harm: str, manifest: Manifest, tmp_path
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch": 0}, {"rank": 2, "world": 2}, {"start": Place(0, 0, 999)}, {"rank": 0, "world": 500}]
+    "options",
+    [
+        {"batch": 0},
+        {"rank": 2, "world": 2},
+        {"start": Place(0, 0, 999)},
+        {"start": Place(-1)},
+        {"rank": 0, "world": 500},
+    ],
 )
 def test_what_cannot_be_loaded_is_refused(options: dict[str, int], dataset: Dataset) -> None:
     with pytest.raises(CatflapError):

@@ -85,9 +85,10 @@ def load_batches(
     the frame, like image.resize. A batch whose place is `after` goes on exactly behind it, also when
     `world` has changed. Raises BadPhoto that names the photo which cannot be decoded, and BadArtifact.
     """
-    if batch < 1 or not 0 <= rank < world or not 0 <= start.position <= len(photos):
+    least = min(start.seed, start.epoch, start.position)
+    if batch < 1 or not 0 <= rank < world or least < 0 or start.position > len(photos):
         raise CatflapError(
-            f"Batches of {batch} for rank {rank} of {world} from photo {start.position} of {len(photos)} "
+            f"Batches of {batch} for rank {rank} of {world} from {start} in {len(photos)} photos "
             "are not possible.",
             "Use batches of 1 or more, ranks from 0, and a place in these photos.",
         )
