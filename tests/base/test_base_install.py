@@ -115,6 +115,25 @@ def test_the_shipped_cat_verifies_and_answers(base_python: Path, photo: Path) ->
     assert set(answer["probabilities"]) == {"cat", "not_cat"}
 
 
+def test_a_folder_is_watched_logged_and_queued(
+    base_python: Path, tiny_bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    """All but cameras, videos and MQTT; those say what to install."""
+    words = ("--log", str(tmp_path / "field.log"), "--log-photos", "--json")
+    watched = catflap(base_python, "watch", str(tiny_bundle), str(photo.parent), *words)
+    assert watched.returncode == 0, watched.stdout
+    assert json.loads(watched.stdout.splitlines()[-1])["judged"] == 1
+    drift = catflap(base_python, "drift", str(tiny_bundle), str(tmp_path / "field.log"), "--json")
+    assert json.loads(drift.stdout)["photos"] == 1
+    queue = catflap(
+        base_python, "review", "queue", str(tmp_path / "field.log"), "-o", str(tmp_path / "queue")
+    )
+    assert queue.returncode == 0, queue.stderr
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    film = catflap(base_python, "watch", str(tiny_bundle), str(tmp_path / "film.mp4"))
+    assert "pip install 'catflap[live]'" in film.stderr
+
+
 @pytest.mark.parametrize("name", NEED_AN_EXTRA)
 def test_what_needs_an_extra_says_which(base_python: Path, tmp_path: Path, name: str) -> None:
     extra, words = NEED_AN_EXTRA[name]

@@ -50,6 +50,7 @@ class Camera:
     def __init__(self, fps: float = 30.0) -> None:
         self.mode = "grey"
         self.flash: str | None = None
+        self.challenge = ""
         self.sent = 0
         self.visits = 0
         self.asked: list[str | None] = []
@@ -61,6 +62,12 @@ class Camera:
             def do_GET(self) -> None:
                 camera.visits += 1
                 camera.asked.append(self.headers.get("Authorization"))
+                if camera.challenge and camera.asked[-1] is None:
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", camera.challenge)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 if camera.mode == "gone":
                     self.send_error(503)
                     return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import urllib.request
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -182,14 +184,24 @@ def test_the_preview_shows_frames_in_a_browser(red: Path) -> None:
         assert watcher.stop() == 0
 
 
-def test_a_password_in_the_address_is_used_and_not_shown(red: Path) -> None:
+@pytest.mark.parametrize("scheme", ["Basic", "Digest"])
+def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str) -> None:
     with camera() as source:
+        source.challenge = f'{scheme} realm="camera", nonce="abc", qop="auth"'
         url = source.url.replace("http://", "http://me:se%3Acret@")
         with watching(red, url) as watcher:
             started = watcher.await_event("started")
             assert started["source"] == source.url
             watcher.stop()
-        assert source.asked[0] == "Basic bWU6c2U6Y3JldA=="
+        sent = source.asked[1]
+        assert sent
+        if scheme == "Basic":
+            assert sent == "Basic bWU6c2U6Y3JldA=="
+        else:
+            fields = dict(re.findall(r'(\w+)="?([^",]+)"?', sent))
+            first, second = (md5(text.encode()).hexdigest() for text in ("me:camera:se:cret", "GET:/video"))
+            parts = (first, "abc", fields["nc"], fields["cnonce"], "auth", second)
+            assert fields["response"] == md5(":".join(parts).encode()).hexdigest(), "RFC 7616"
         assert "cret" not in str(watcher.events) + watcher.stderr
 
 

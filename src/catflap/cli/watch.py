@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.output import emit, log_arguments, log_settings, note
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
-EXAMPLE = "catflap watch cat.catflap 0 --on cat 'gpioset -c gpiochip0 17=1'"
+EXAMPLE = "catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh'"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,10 @@ BOUNDARY = "frame"
 
 
 class Preview:
-    """A small server; `viewers` is how many look, so that nobody draws for nobody."""
+    """A small server; `viewers` is how many look, so that nobody draws for nobody.
+
+    It is `private` when only this machine can reach it.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.viewers = 0
@@ -35,6 +39,7 @@ class Preview:
             why = getattr(error, "strerror", None) or error
             raise CatflapError(f"Cannot listen on {host} port {port}: {why}.", "Use another port.") from error
         self.port = int(self._server.server_address[1])
+        self.private = ipaddress.ip_address(str(self._server.server_address[0])).is_loopback
         Thread(target=self._server.serve_forever, args=(0.2,), name="preview", daemon=True).start()
 
     def show(self, jpeg: bytes) -> None:

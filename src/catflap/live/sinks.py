@@ -55,7 +55,7 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
     except ValueError as error:
         raise CatflapError(f"A command cannot be read: {error}.", "Close its quotes.") from error
     if not all(words.values()):
-        raise CatflapError("A command is empty.", "Use: --on cat 'gpioset -c gpiochip0 17=1'")
+        raise CatflapError("A command is empty.", "Use: --on cat 'pinctrl set 17 op dh'")
 
     def deliver(event: Event) -> None:
         command = words.get(event["decision"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import stat
 import urllib.request
@@ -78,12 +77,15 @@ def _http(url: str, limit: int, timeout: float) -> Opened:
     """Motion JPEG, split here, so that frames which nobody judges are never decoded; or else a video."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    request = urllib.request.Request(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    address = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    keys = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
-        word = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        request.add_header("Authorization", f"Basic {base64.b64encode(word).decode()}")
+        keys.add_password(None, address, unquote(parts.username), unquote(parts.password or ""))
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPDigestAuthHandler(keys), urllib.request.HTTPBasicAuthHandler(keys)
+    )
     try:
-        response = urllib.request.urlopen(request, timeout=timeout)
+        response = opener.open(address, timeout=timeout)
     except (OSError, HTTPException, ValueError) as error:
         raise Lost(f"it cannot be opened: {getattr(error, 'reason', error)}") from error
     kind = response.headers.get_content_type()

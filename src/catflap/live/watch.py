@@ -50,6 +50,8 @@ def watch(
         preview = None if settings.preview is None else Preview(*settings.preview)
         if preview is not None:
             parts.callback(preview.close)
+            if not preview.private:
+                note("Whoever reaches the address of the preview sees what the camera sees.")
         recorder = parts.enter_context(recording(settings.log, note))
         judge = Judge(classifier, settings.region, settings.rules)
         teller = Teller(settings, judge, tally, tell, Outlets(couriers, album, preview, recorder))
