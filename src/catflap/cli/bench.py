@@ -21,6 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--photo", type=Path, help="time on this photo (default: a drawn one of 500 × 375 px)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="also write what this device is worth, for export --device",
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="to ask, one photo after another (3)")
 
 
@@ -37,6 +43,10 @@ def answer(args: argparse.Namespace) -> int:
             seconds=args.seconds,
             progress=progress,
         )
+    if args.profile is not None:
+        from catflap.runtime.profile import profile_device, write_profile
+
+        write_profile(args.profile, profile_device(args.threads or 1))
     emit(fields, args, _text(fields))
     return 0
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catflap.cli.output import emit, listed, progress_bar, table
+
+if TYPE_CHECKING:
+    from catflap.exporting.budget import Budget
 
 HELP = "Turn a Checkpoint into a Bundle; refused when a variant differs from what was tested."
 EXAMPLE = "catflap export cat.checkpoint -o cat.catflap"
@@ -23,6 +27,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="put this photo into the bundle as a golden case; may be repeated (default: drawn ones only)",
     )  # fmt: skip
     exporting(parser)
+    limits = parser.add_argument_group("budget, for each variant; only those that fit go in")
+    limits.add_argument("--max-mb", type=float, metavar="MB", help="of its files")
+    limits.add_argument("--max-ms", type=float, metavar="MS", help="of its network for one frame")
+    limits.add_argument("--min-accuracy", type=float, metavar="SHARE", help="on the test photos")
+    limits.add_argument("--threads", type=int, default=1, metavar="N", help="to measure --max-ms with (1)")
+    limits.add_argument(
+        "--device", type=Path, metavar="PROFILE", help="scale --max-ms to the device of `bench --profile`"
+    )
+
+
+def budget_of(args: argparse.Namespace) -> Budget | None:
+    """The budget that was stated, or None."""
+    from catflap.exporting.budget import Budget
+    from catflap.runtime.profile import load_profile
+
+    if args.max_mb is None and args.max_ms is None and args.min_accuracy is None:
+        return None
+    device = None if args.device is None else load_profile(args.device)
+    return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads, device)
 
 
 def exporting(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +92,7 @@ def answer(args: argparse.Namespace) -> int:
             variants=variants_of(args),
             golden_photos=tuple(read_file(photo) for photo in args.golden),
             about=args.about,
+            budget=budget_of(args),
             progress=progress,
         )
     emit(fields, args, export_text(fields))

@@ -16,6 +16,7 @@ from catflap.artifacts.folder import digest
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden
 from catflap.errors import CatflapError
+from catflap.exporting.budget import Budget, Clock, choose
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.forms import FORMS, Form, Source, as_variant, make, tools, variant_names
 from catflap.exporting.judge import PRECISIONS, golden_tolerance, judge, seat_jury
@@ -53,13 +54,15 @@ def export(
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
+    budget: Budget | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write a verified Bundle whose variants were measured from raw photo bytes; the first is the default.
 
     Golden cases are drawn; the user may add photos of his own. `about` is a sentence or two for the
-    card: what the photos are and may be used for. Raises Refused, and writes nothing, when
+    card: what the photos are and may be used for. With a `budget` only the variants that fit go in, the
+    most accurate as the default; Refused when none does. Raises Refused, and writes nothing, when
     a variant differs from the Checkpoint by more than its Precision allows or a golden case fails.
     """
     out, variants = Path(out), variant_names((), variants)
@@ -69,6 +72,9 @@ def export(
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
     source = source_of(checkpoint, dataset, seed, progress)
     judged = {name: written(name, FORMS[name], source, frames, progress) for name in variants}
+    costs = {} if budget is None else costs_of(judged, frames[:1], budget)
+    judged = {name: judged[name] for name in costs or judged}
+    variants = tuple(judged)
     head = {
         "name": name_of(out),
         "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, seed),
@@ -93,7 +99,20 @@ def export(
     }
     golden = Golden(photos, frames, {name: one.logits for name, one in judged.items()})
     sha256 = write_verified(out, head, all_files(judged), golden)
-    return exported(out, sha256, variants[0], judged)
+    answer = exported(out, sha256, variants[0], judged)
+    return {**answer, "costs": costs} if costs else answer
+
+
+def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dict[str, dict[str, float]]:
+    """What the variants that fit a budget cost, best first; Refused when none fits."""
+    clock = Clock(budget)
+    costs = {}
+    for name, one in judged.items():
+        model = open_variant(one.files, as_variant(name, FORMS[name]), clock.threads)
+        ms = clock.ms(model, frame)
+        accuracy = one.entry["metrics"]["accuracy"]["value"]
+        costs[name] = {"mb": sum(map(len, one.files.values())) / 1e6, "ms": ms, "accuracy": accuracy}
+    return {name: costs[name] for name in choose(costs, clock)}
 
 
 def source_of(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Source:

@@ -1,0 +1,107 @@
+"""What a variant may cost and must reach, and which of those that were judged fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from catflap.errors import CatflapError, Refused
+from catflap.image import Pixels
+from catflap.runtime.profile import Profile, median_ms, scale
+from catflap.runtime.session import Model
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits for each variant: the MB of its files, the ms of its network for one frame, its accuracy.
+
+    ms are measured here with `threads`, or, when there is a device profile, scaled to that device with
+    the threads that it was profiled with.
+    """
+
+    max_mb: float | None = None
+    max_ms: float | None = None
+    min_accuracy: float | None = None
+    threads: int = 1
+    device: Profile | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_mb", "max_ms", "min_accuracy"):
+            limit = getattr(self, name)
+            if limit is not None and not 0 < limit < 1e9:
+                raise CatflapError(f"A budget of {limit:g} is not possible.", "Use numbers above 0.")
+        if self.min_accuracy is not None and self.min_accuracy > 1:
+            raise CatflapError("No accuracy is above 1.", "Use a share, such as 0.98.")
+
+
+class Clock:
+    """Milliseconds of one frame on the device that is meant; it is compared with this machine once."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.scale = 1.0 if budget.device is None else scale(budget.device)
+
+    def ms(self, model: Model, frame: Pixels) -> float:
+        """The time of a model that was opened with `threads`, here or scaled."""
+        return median_ms(lambda: model(frame)) * self.scale
+
+    @property
+    def threads(self) -> int:
+        """With how many threads a model has to be opened."""
+        return self.budget.threads if self.budget.device is None else self.budget.device.threads
+
+    @property
+    def place(self) -> str:
+        """Where the milliseconds are, in words."""
+        device = self.budget.device
+        return f"here with {self.threads} threads" if device is None else f"on {device.name()}, scaled"
+
+
+def choose(costs: Mapping[str, Mapping[str, float]], clock: Clock) -> list[str]:
+    """The variants that fit, the most accurate first, and the fastest of equals.
+
+    `costs` maps a variant to its mb, ms and accuracy. Raises Refused, which tells what was nearest
+    and by how much it misses, when none fits.
+    """
+    over = {name: _overshoot(cost, clock.budget) for name, cost in costs.items()}
+    fitting = [name for name in costs if over[name] <= 1]
+    if not fitting:
+        nearest = min(costs, key=lambda name: over[name])
+        raise Refused(
+            f"No variant fits the budget. Nearest is {nearest}: {_told(costs[nearest], clock)}.",
+            "Loosen the budget, add --targets, or train with a smaller --size or another backbone.",
+        )
+    return sorted(fitting, key=lambda name: (-costs[name]["accuracy"], costs[name]["ms"]))
+
+
+def _overshoot(cost: Mapping[str, float], budget: Budget) -> float:
+    """The worst of the limits as a ratio; at most 1 fits. Of accuracy the errors count."""
+    parts = [0.0]
+    if budget.max_mb is not None:
+        parts.append(cost["mb"] / budget.max_mb)
+    if budget.max_ms is not None:
+        parts.append(cost["ms"] / budget.max_ms)
+    if budget.min_accuracy is not None and cost["accuracy"] < budget.min_accuracy:
+        parts.append((1 - cost["accuracy"]) / max(1 - budget.min_accuracy, 1e-6))
+    return max(parts)
+
+
+def _told(cost: Mapping[str, float], clock: Clock) -> str:
+    budget = clock.budget
+    limits: list[tuple[Any, str, bool]] = [
+        (budget.max_mb, f"{cost['mb']:.2f} MB of {budget.max_mb} allowed", cost["mb"] > (budget.max_mb or 0)),
+        (
+            budget.max_ms,
+            f"{cost['ms']:.2f} ms {clock.place} of {budget.max_ms} allowed",
+            cost["ms"] > (budget.max_ms or 0),
+        ),
+        (
+            budget.min_accuracy,
+            f"accuracy {cost['accuracy']:.4f} of {budget.min_accuracy} wanted",
+            cost["accuracy"] < (budget.min_accuracy or 0),
+        ),
+    ]
+    return ", ".join(
+        text + (" (misses)" if missed else "") for limit, text, missed in limits if limit is not None
+    )

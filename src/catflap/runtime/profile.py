@@ -1,0 +1,92 @@
+"""What another device is worth: the shipped bundle timed there, so that times here can be scaled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.folder import read_json, whole_file
+from catflap.artifacts.golden import read_golden
+from catflap.errors import BadArtifact, CatflapError
+from catflap.machine import describe_machine
+from catflap.runtime.engines import open_variant
+
+KIND, REFERENCE = "device-profile", "cat"
+ROUNDS, WARM_UP = 40, 5
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A device: its `machine`, the `threads` that were used, and `ms` of the shipped bundle's network."""
+
+    machine: dict[str, Any]
+    threads: int
+    reference: str
+    ms: float
+
+    def name(self) -> str:
+        """The device in words."""
+        return f"{self.machine.get('processor', 'a device')} with {self.threads} threads"
+
+
+def median_ms(step: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """The median milliseconds of a step, after some that do not count."""
+    taken = []
+    for _ in range(rounds + WARM_UP):
+        start = perf_counter()
+        step()
+        taken.append((perf_counter() - start) * 1e3)
+    return float(np.median(taken[WARM_UP:]))
+
+
+def profile_device(threads: int) -> Profile:
+    """Time the shipped bundle's network on this machine, with so many threads."""
+    bundle = read_bundle(REFERENCE)
+    return Profile(describe_machine().to_json(), threads, bundle.sha256, _time(bundle, threads))
+
+
+def write_profile(path: Path, profile: Profile) -> None:
+    """Write a profile for `catflap export --device`; never over a file that is none."""
+    if path.exists():
+        load_profile(path)
+    fields = {"catflap": KIND, "version": 1, **vars(profile)}
+    whole_file(path, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("utf-8"))
+
+
+def load_profile(path: str | os.PathLike[str]) -> Profile:
+    """A profile that `catflap bench --profile` wrote; BadArtifact when the file is none."""
+    fields = read_json(Path(path), KIND)
+    names = set(Profile.__dataclass_fields__)
+    times = [fields.get(name) for name in ("ms", "threads")]
+    if set(fields) != names | {"catflap", "version"} or not all(
+        isinstance(value, int | float) and 0 < value < 1e9 for value in times
+    ):
+        raise BadArtifact(f"{path} is not a whole device profile.", "Write it with: catflap bench --profile")
+    return Profile(**{name: fields[name] for name in names})
+
+
+def scale(profile: Profile) -> float:
+    """How many times slower than this machine the device is, with the threads of the profile.
+
+    Both times are of the shipped bundle's int8 network; float networks may scale somewhat differently.
+    """
+    bundle = read_bundle(REFERENCE)
+    if bundle.sha256 != profile.reference:
+        raise CatflapError(
+            "The device profile was written with another Catflap.", "Write it anew: catflap bench --profile"
+        )
+    return profile.ms / _time(bundle, profile.threads)
+
+
+def _time(bundle: Bundle, threads: int) -> float:
+    frame = read_golden(bundle).frames[:1]
+    model = open_variant(bundle.members, bundle.variant(), threads)
+    return median_ms(lambda: model(frame))

@@ -1,0 +1,89 @@
+"""Only what fits the budget goes in; when nothing fits, the nearest is named with what it misses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.cli.main import main
+from catflap.errors import BadArtifact, CatflapError, Refused
+from catflap.exporting.budget import Budget, Clock, choose
+from catflap.runtime.profile import Profile, load_profile, profile_device, scale, write_profile
+
+COSTS = {
+    "int8": {"mb": 3.8, "ms": 5.0, "accuracy": 0.990},
+    "fp32": {"mb": 13.4, "ms": 11.0, "accuracy": 0.992},
+    "fp16": {"mb": 6.9, "ms": 12.0, "accuracy": 0.992},
+}
+
+
+def chosen(**limits: float) -> list[str]:
+    return choose(COSTS, Clock(Budget(**limits)))
+
+
+def test_what_fits_is_kept_the_best_first() -> None:
+    assert chosen(max_mb=20) == ["fp32", "fp16", "int8"]
+    assert chosen(max_mb=7) == ["fp16", "int8"]
+    assert chosen(max_ms=5.0) == ["int8"]
+    assert chosen(min_accuracy=0.991, max_ms=11.5) == ["fp32"]
+
+
+def test_when_nothing_fits_the_nearest_is_named() -> None:
+    with pytest.raises(Refused, match=r"Nearest is int8: 3\.80 MB of 3 allowed \(misses\), 5\.00 ms here"):
+        chosen(max_mb=3, max_ms=6)
+    with pytest.raises(Refused, match=r"Nearest is fp32: accuracy 0\.9920 of 0\.995 wanted \(misses\)"):
+        chosen(min_accuracy=0.995)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_mb": 0}, {"max_ms": -1}, {"min_accuracy": 98}, {"max_ms": float("nan")}]
+)
+def test_limits_that_are_none_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(CatflapError):
+        Budget(**limits)
+
+
+def test_a_profile_of_a_slower_device_scales(tmp_path: Path) -> None:
+    here = profile_device(1)
+    slower = replace(here, ms=here.ms * 1000)
+    write_profile(tmp_path / "pi.json", slower)
+    loaded = load_profile(tmp_path / "pi.json")
+    assert loaded == slower
+    assert scale(loaded) > 10
+    clock = Clock(Budget(max_ms=1, device=loaded))
+    assert "scaled" in clock.place
+    with pytest.raises(CatflapError, match="another Catflap"):
+        scale(replace(loaded, reference="0" * 64))
+
+
+def test_what_is_no_profile_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    for text in ("{}", "not json", '{"catflap": "device-profile", "version": 1}', "[]"):
+        path.write_text(text)
+        with pytest.raises(BadArtifact):
+            load_profile(path)
+    with pytest.raises(BadArtifact):
+        write_profile(path, Profile({}, 1, "", 1.0))
+    assert path.read_text() == "[]"
+
+
+@pytest.mark.slow
+def test_export_keeps_to_the_budget(
+    drawn_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.catflap"
+    words = ["export", str(drawn_checkpoint.path), "-o", str(out), "--json"]
+    assert main([*words, "--max-mb", "5", "--max-ms", "100000", "--min-accuracy", "0.5"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["variants"]) == list(told["costs"]) == ["int8"]
+    assert set(read_bundle(out).variants) == {"int8"}
+    assert (
+        main(["export", str(drawn_checkpoint.path), "-o", str(tmp_path / "x.catflap"), "--max-mb", "1"]) == 1
+    )
+    assert "Nearest is int8" in capsys.readouterr().err
+    assert not (tmp_path / "x.catflap").exists()
