@@ -104,6 +104,16 @@ def test_a_slow_judge_drops_frames_and_never_sees_old_ones(tmp_path: Path) -> No
     assert summary["dropped"] > summary["judged"]
 
 
+def test_no_more_frames_are_judged_than_are_wanted(red: Path) -> None:
+    with camera(fps=100) as source, watching(red, source.url, "--max-fps", "4", "--frames") as watcher:
+        for _ in range(6):
+            watcher.await_event("frame")
+        watcher.stop()
+        summary = watcher.await_event("ended")
+    assert summary["judged"] <= 4 * summary["seconds"] + 1
+    assert summary["dropped"] > summary["judged"]
+
+
 def test_frames_come_through_a_pipe(red: Path) -> None:
     with watching(red, "-", "--frames", stdin=subprocess.PIPE) as watcher:
         assert watcher.process.stdin

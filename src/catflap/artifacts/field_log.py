@@ -108,6 +108,8 @@ class FieldLog:
             self._closed = True
             self._news.notify()
         self._thread.join(30)
+        if self.lost and not self._failing:
+            self._note(f"{self.path} lacks {self.lost} rows that the disk was too slow for.")
 
     def _run(self) -> None:
         with closing(self._database):

@@ -1,0 +1,54 @@
+"""A watch that goes on for months must not grow."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections import deque
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+import pytest
+
+from catflap.live.frames import Picture, Shot, Trouble
+from catflap.live.judge import Judge
+from catflap.live.settings import Settings
+from catflap.live.tally import Tally
+from catflap.live.teller import Outlets, Teller
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.recording import LogSettings, Recorder
+from tests.live.cameras import flat
+
+
+@pytest.mark.slow
+def test_ten_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> None:
+    """Decisions, outages, events and a log that is at its limit."""
+    settings = Settings(red, "0", log_every=1.0)
+    classifier = Classifier(red, threads=1)
+    recorder = Recorder(LogSettings(tmp_path / "field.log", pictures=True, limit=1_000_000), pytest.fail)
+    judge = Judge(classifier, settings.region, settings.rules)
+    events: deque[Any] = deque(maxlen=10)
+    teller = Teller(settings, judge, Tally(), events.append, Outlets(recorder=recorder))
+    colours = [flat("red", 64, 48), flat("blue", 64, 48)]
+
+    def run(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            pixels = colours[number // 50 % 2]
+            teller.shot(Shot(Picture(lambda pixels=pixels: pixels), number, number / 10, monotonic(), time()))
+            if number % 1000 == 0:
+                teller.trouble(Trouble("lost", "simulated"))
+
+    run(1, 3000)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        run(3001, 7000)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+        recorder.close()
+    assert grown < 300_000, "a row of the log may be on its way"
+    assert teller.ended("test")["judged"] == 10_000
