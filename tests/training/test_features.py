@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
+from catflap.artifacts.manifest import load_manifest
+from catflap.data.prepare import prepare
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, read_pixels
 from catflap.training.backbone import PACKAGED, Backbone, load_backbone
@@ -56,6 +58,19 @@ def test_the_second_time_no_photo_is_read(extractor: Extractor, dataset: Dataset
     assert np.array_equal(features(extractor, photos), first)
     with pytest.raises(CatflapError):
         features(extractor, dataset.photos("validation"))
+
+
+def test_a_photo_that_was_made_smaller_has_features_of_its_own(
+    extractor: Extractor, dataset: Dataset, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Under the same id, which is that of the original."""
+    manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
+    small = prepare(manifest, tmp_path / "small", frame=FRAME, shrink=64, profile=False).photos("train")
+    first, second = features(extractor, dataset.photos("train")), features(extractor, small)
+    assert np.array_equal(small.ids, dataset.photos("train").ids)
+    assert not (first == second).all(axis=1).any()
+    frame = read_pixels(small[0], FRAME)
+    assert np.array_equal(second[0], extractor.model(frame[None])[0])
 
 
 def test_a_stopped_run_goes_on(extractor: Extractor, dataset: Dataset, tmp_path: Path) -> None:
