@@ -41,6 +41,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "ai_edge_quantizer": "litert",
         "ray": "cluster",
         "model_signing": "sign",
+        "OpenSSL": "sign",
     }
 )
 

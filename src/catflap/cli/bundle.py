@@ -14,8 +14,9 @@ EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with which Bundle."""
-    verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip|sbom", required=True)
     verbs.add_parser("inspect", help="say what is in it")
+    verbs.add_parser("sbom", help="its bill of materials: CycloneDX, JSON")
     unpack = verbs.add_parser("unpack", help="write its files into a new folder")
     strip = verbs.add_parser("strip", help="write a smaller bundle with only some variants")
     add = verbs.add_parser("add", help="write a bundle with more variants, each judged as export does")
@@ -41,6 +42,8 @@ def answer(args: argparse.Namespace) -> int:
 
     if args.verb == "inspect":
         emit(inspect_bundle(args.bundle), args)
+    elif args.verb == "sbom":
+        _sbom(args)
     elif args.verb == "unpack":
         emit(unpack_bundle(args.bundle, args.out), args)
     elif args.verb == "strip":
@@ -48,6 +51,16 @@ def answer(args: argparse.Namespace) -> int:
     else:
         _add(args)
     return 0
+
+
+def _sbom(args: argparse.Namespace) -> None:
+    import json
+
+    from catflap.artifacts.bundle import read_bundle
+    from catflap.exporting.sbom import bill_of_materials
+
+    fields = bill_of_materials(read_bundle(args.bundle))
+    emit(fields, args, json.dumps(fields, indent=2, ensure_ascii=False))
 
 
 def _add(args: argparse.Namespace) -> None:

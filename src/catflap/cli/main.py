@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "evaluate": "measure a checkpoint or a bundle on photos it has not seen",
         "export": "turn a checkpoint into a bundle that a device can run",
         "bundle": "look into a bundle, unpack it, add variants to it or leave some out",
+        "sign": "sign a bundle, so that devices can refuse what is not yours",
         "verify": "check that a bundle does on this machine what was tested",
         "predict": "judge photos with a bundle",
         "watch": "judge a camera, a stream, a video or a folder, frame by frame, and tell events",

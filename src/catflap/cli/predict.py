@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from catflap.cli.output import emit, log_arguments, log_settings, note
 
@@ -15,6 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="photos, or folders of photos")
     parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
+    parser.add_argument(
+        "--key", metavar="PUBLIC", type=Path, help="refuse a bundle that its owner did not sign"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
     parser.add_argument(
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
@@ -29,8 +33,10 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.runtime.classifier import Classifier, parse_prior
     from catflap.runtime.predict import predict
     from catflap.runtime.recording import recording
+    from catflap.runtime.signature import read_signed
 
-    classifier = Classifier(args.bundle, args.variant, threads=args.threads, prior=parse_prior(args.prior))
+    bundle = read_signed(args.bundle, args.key)
+    classifier = Classifier(bundle, args.variant, threads=args.threads, prior=parse_prior(args.prior))
     unread = 0
     with recording(log_settings(args), note) as recorder:
         for path, result in predict(classifier, args.paths, recorder):

@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--share", type=float, default=0.05, metavar="SHARE", help="of the canary (default: 0.05)")
     add("--reload", type=float, default=1.0, metavar="SECONDS", help="how often to look for new versions")
     add("--keys", type=Path, metavar="FILE", help="ask for an API key; the file has one a line")
+    add("--key", type=Path, metavar="PUBLIC", help="refuse bundles that the owner of this key did not sign")
     add("--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate")
     add("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
     limits = parser.add_argument_group("limits")
@@ -58,6 +59,7 @@ def answer(args: argparse.Namespace) -> int:
         share=args.share,
         reload=args.reload,
         keys=args.keys,
+        signer=args.key,
         tls_certificate=args.tls_cert,
         tls_key=args.tls_key,
         log=log_settings(args),

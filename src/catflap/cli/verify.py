@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from catflap.cli.output import emit, listed, note, progress_bar, table
 
@@ -16,6 +17,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants", default="", metavar="LIST", help="only these (default: all whose runtime is here)"
     )
+    parser.add_argument(
+        "--key", metavar="PUBLIC", type=Path, help="fail unless the owner of this key signed it"
+    )
+    parser.add_argument("--signature", metavar="FILE", type=Path, help="where it lies (default: BUNDLE.sig)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
 
 
@@ -24,7 +29,14 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.verification.verify import verify
 
     with progress_bar(args) as progress:
-        verdict = verify(args.bundle, variants=listed(args.variants), threads=args.threads, progress=progress)
+        verdict = verify(
+            args.bundle,
+            variants=listed(args.variants),
+            key=args.key,
+            signature=args.signature,
+            threads=args.threads,
+            progress=progress,
+        )
     fields = verdict.to_json()
     emit(fields, args, f"{table(fields['checks'])}\nverdict: {fields['verdict']}")
     for name, why in fields["not_run"].items():

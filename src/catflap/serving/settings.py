@@ -65,6 +65,7 @@ class Settings:
     share: float = 0.05
     reload: float = 1.0
     keys: Path | None = None
+    signer: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     log: LogSettings | None = None

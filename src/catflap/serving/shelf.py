@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.classifier import Classifier
+from catflap.runtime.signature import read_signed
 from catflap.serving.answers import Problem
 from catflap.serving.memory import give_back
 from catflap.serving.metrics import Metrics
@@ -148,7 +148,7 @@ class Shelf:
 def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
     """A bundle whose golden cases pass here, after one answer; Refused when they do not."""
     stamp = _stamp(path)
-    bundle = read_bundle(path)
+    bundle = read_signed(path, settings.signer)
     failed = [check for check in check_bundle(bundle, threads=settings.threads) if not check.passed]
     if failed:
         told = ", ".join(f"{check.name} {check.value} (limit {check.limit})" for check in failed)

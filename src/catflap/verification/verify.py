@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from catflap.artifacts.bundle import SHIPPED, SUFFIX, read_bundle
+from catflap.artifacts.bundle import SHIPPED, SUFFIX, Bundle, read_bundle
 from catflap.artifacts.results import Check, Verdict
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.progress import Progress, silent
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.engines import why_not_here
+from catflap.runtime.signature import check_signature
 
 
 def verify(
     path: str | os.PathLike[str],
     *,
     variants: tuple[str, ...] = (),
+    key: Path | None = None,
+    signature: Path | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """The Verdict on a Bundle on this machine: its bytes, its pixels and its variants' answers.
 
-    Without `variants` all whose runtime is here. A damaged bundle gets a failed Verdict; CatflapError
-    only when there is no file to judge, and MissingExtra when a named or the default variant cannot run.
+    With a public `key` also that its owner signed it. Without `variants` all whose runtime is here.
+    A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge, and
+    MissingExtra when a named or the default variant cannot run.
     """
     if not _is_there(path):
         raise CatflapError(f"There is no bundle {os.fspath(path)!r}.", "Name a .catflap file.")
@@ -33,15 +37,25 @@ def verify(
             raise CatflapError(
                 f"The bundle has no variant {unknown[0]!r}.", f"Use: {', '.join(bundle.variants)}."
             )
+        signed = () if key is None else (_signed(bundle, key, signature),)
         checks = check_bundle(bundle, variants=variants, threads=threads, progress=progress)
     except BadArtifact as error:
         return Verdict(os.fspath(path), (Check("integrity", False, error.what, "every byte as exported"),))
     absent = {} if variants else {name: why_not_here(one) for name, one in bundle.variants.items()}
     return Verdict(
         os.fspath(path),
-        (Check("integrity", True, bundle.sha256, "every byte as exported"), *checks),
+        (Check("integrity", True, bundle.sha256, "every byte as exported"), *signed, *checks),
         {name: str(why) for name, why in absent.items() if why is not None},
     )
+
+
+def _signed(bundle: Bundle, key: Path, signature: Path | None) -> Check:
+    limit = f"signed by the owner of {key}"
+    try:
+        check_signature(bundle, key, signature)
+    except Refused as error:
+        return Check("signature", False, error.what, limit)
+    return Check("signature", True, bundle.sha256, limit)
 
 
 def _is_there(path: str | os.PathLike[str]) -> bool:

@@ -1,0 +1,37 @@
+"""The bill of materials names every executable file, ancestor, licence and package of a bundle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.cli.main import main
+from tests.drawn import Exported
+
+
+def test_it_holds_what_the_bundle_holds(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = read_bundle(drawn_bundle.path)
+    assert main(["bundle", "sbom", str(drawn_bundle.path), "--json"]) == 0
+    bom = json.loads(capsys.readouterr().out)
+    assert (bom["bomFormat"], bom["specVersion"], bom["version"]) == ("CycloneDX", "1.6", 1)
+    model, parts = bom["metadata"]["component"], bom["components"]
+    assert model["hashes"] == [{"alg": "SHA-256", "content": bundle.sha256}]
+    assert all({"type", "name", "bom-ref"} <= set(part) for part in [model, *parts])
+    assert len({part["bom-ref"] for part in parts}) == len(parts)
+    hashes = {entry["content"] for part in parts for entry in part.get("hashes", [])}
+    assert hashes >= set(bundle.head["ancestors"].values())
+    assert hashes >= {bundle.head["files"][variant.file]["sha256"] for variant in bundle.variants.values()}
+    packages = {part["name"]: part["version"] for part in parts if part["type"] == "library"}
+    assert packages == bundle.head["versions"]
+    licences = [licence["license"] for part in parts for licence in part.get("licenses", [])]
+    assert {"id": "Apache-2.0"} in licences
+    assert set(bom["dependencies"][0]["dependsOn"]) == {part["bom-ref"] for part in parts}
+
+
+def test_it_is_the_same_each_time(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        main(["bundle", "sbom", str(drawn_bundle.path)])
+    first, second = capsys.readouterr().out.split("\n{\n", 1)
+    assert json.loads(first) == json.loads("{\n" + second)

@@ -1,0 +1,116 @@
+"""A device that asks for a signature takes no bundle but the owner's, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.cli.main import main
+from catflap.errors import CatflapError, Refused
+from catflap.exporting.drawings import scene
+from catflap.image import encode
+from catflap.runtime.signature import read_signed, sign_bundle
+from catflap.serving.serve import serve
+from catflap.serving.settings import Settings
+from catflap.verification.verify import verify
+from tests.artifacts.samples import small_bundle
+
+pytest.importorskip("model_signing", reason="model-signing is not installed: pip install 'catflap[sign]'")
+serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+
+
+def keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """A private and a public key, PEM."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    none = serialization.NoEncryption()
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private.write_bytes(key.private_bytes(pem, pkcs8, none))
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(pem, form))
+    return private, public
+
+
+@pytest.fixture
+def signed(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A signed bundle and its owner's public key."""
+    private, public = keys(tmp_path, "mine")
+    path = Path(shutil.copy(tiny_bundle, tmp_path / "warmth.catflap"))
+    assert main(["sign", str(path), "--key", str(private), "--json"]) == 0
+    return path, public
+
+
+def test_the_owners_bundle_is_taken(signed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path, public = signed
+    assert read_signed(path, public).sha256 == read_bundle(path).sha256
+    verdict = verify(path, key=public)
+    assert verdict.passed
+    assert [check.name for check in verdict.checks][:2] == ["integrity", "signature"]
+    photo = path.with_name("photo.png")
+    photo.write_bytes(encode(scene(1, 40, 40), "PNG"))
+    assert main(["predict", str(path), str(photo), "--key", str(public), "--json"]) == 0
+    assert "label" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_whatever_is_not_the_owners_is_refused(
+    signed: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, public = signed
+    _, foreign = keys(tmp_path, "foreign")
+    signature = path.with_name(path.name + ".sig")
+    other = small_bundle(tmp_path)
+    shutil.copy(signature, f"{other}.sig")
+    for bundle, key, why in (
+        (path, foreign, "not signed by the owner"),
+        (other, public, "not signed by the owner"),
+    ):
+        with pytest.raises(Refused, match=why):
+            read_signed(bundle, key)
+    for damaged in (b"", b"{}", b"not a signature", signature.read_bytes()[:-40], b"{" * (2 << 20)):
+        signature.write_bytes(damaged)
+        with pytest.raises(Refused):
+            read_signed(path, public)
+    signature.unlink()
+    with pytest.raises(Refused, match="is not signed"):
+        read_signed(path, public)
+    assert main(["verify", str(path), "--key", str(public)]) == 1
+    assert main(["predict", str(path), "photo.png", "--key", str(public)]) == 1
+    with pytest.raises(Refused, match="is not signed"):
+        serve(Settings((path,), port=0, signer=public), lambda fields: None, lambda text: None)
+    capsys.readouterr()
+
+
+def test_keys_that_are_none_get_a_sentence(signed: tuple[Path, Path], tmp_path: Path) -> None:
+    path, public = signed
+    (tmp_path / "note.txt").write_text("no key")
+    for key in (tmp_path / "absent.pem", tmp_path / "note.txt"):
+        with pytest.raises(CatflapError):
+            read_signed(path, key)
+        with pytest.raises(CatflapError):
+            sign_bundle(path, key, tmp_path / "new.sig")
+    with pytest.raises(CatflapError):
+        sign_bundle(path, public, tmp_path / "new.sig")
+    assert not (tmp_path / "new.sig").exists()
+    (tmp_path / "mine.txt").write_text("somebody's")
+    with pytest.raises(CatflapError):
+        sign_bundle(path, tmp_path / "mine.pem", tmp_path / "mine.txt")
+    assert (tmp_path / "mine.txt").read_text() == "somebody's"
+
+
+def test_another_tool_confirms_it(signed: tuple[Path, Path]) -> None:
+    """The reference implementation's own command line."""
+    path, public = signed
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(path)]
+    options = ["--signature", f"{path}.sig", "--public-key", str(public)]
+    answer = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    path.write_bytes(path.read_bytes() + b"x")
+    assert subprocess.run([*command, *options], capture_output=True, check=False).returncode != 0
