@@ -109,7 +109,7 @@ def test_another_tool_confirms_it(signed: tuple[Path, Path]) -> None:
     """The reference implementation's own command line."""
     path, public = signed
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(path)]
-    options = ["--signature", f"{path}.sig", "--public-key", str(public)]
+    options = ["--signature", f"{path}.sig", "--public_key", str(public)]
     answer = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     path.write_bytes(path.read_bytes() + b"x")
