@@ -208,7 +208,9 @@ def test_a_disk_that_is_full_of_pixels_costs_no_shards(whole: Manifest, tmp_path
     dataset = prepare(whole, tmp_path / "out", pixels=True)
     for path, written in kept.items():
         assert (dataset.path / "shards" / path.name).stat().st_mtime_ns == written
-    assert len(dataset.train_pixels()) == dataset.roles["train"]
+    pixels = dataset.train_pixels()
+    assert pixels is not None
+    assert len(pixels) == dataset.roles["train"]
 
 
 def test_workers_end_when_their_parent_is_killed(photos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -208,6 +209,7 @@ def test_the_fast_decoder_leaves_what_it_cannot_do() -> None:
 
 def test_the_memory_map_holds_what_the_frame_shows_a_little_larger(dataset: Dataset) -> None:
     photos, pixels = dataset.photos("train"), dataset.train_pixels()
+    assert pixels is not None
     assert pixels.shape == (len(photos), 37, 55, 3)
     for place in range(0, len(photos), 9):
         assert np.array_equal(pixels[place], image.read_pixels(photos[place], Frame(55, 37)))
@@ -217,6 +219,12 @@ def test_the_memory_map_holds_what_the_frame_shows_a_little_larger(dataset: Data
         apart = np.abs(one.frames.astype(int) - other.frames).mean()
         assert 3 * apart < np.abs(one.frames.astype(int) - other.frames[::-1, :, ::-1]).mean()
     assert same(loaded(dataset, epochs=1, pixels=pixels, start=from_map[3].after), from_map[4:])
+
+
+def test_a_memory_map_is_left_alone_where_it_does_not_serve(dataset: Dataset) -> None:
+    assert replace(dataset, pixels=False).train_pixels() is None
+    assert replace(dataset, frame=Frame(56, 32)).train_pixels() is None
+    assert replace(dataset, frame=Frame(55, 37)).train_pixels() is not None
 
 
 def test_a_memory_map_of_other_photos_is_refused(manifest: Manifest, tmp_path: Path) -> None:

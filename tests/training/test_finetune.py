@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from catflap.artifacts.dataset import INDEX, SHARDS, Dataset, load_dataset
+from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.tables import read_table, write_table
+from catflap.data.prepare import prepare
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import encode
 from catflap.progress import silent
@@ -184,6 +186,17 @@ def test_gradients_that_are_no_numbers_stop_it(drawn_dataset: Dataset, tmp_path:
     with pytest.raises(CatflapError, match="gradients of step 1 are not numbers"):
         run(drawn_dataset, tmp_path / "resume", kind=SteepAtZero)
     assert not (tmp_path / "resume").exists()
+
+
+def test_it_learns_from_the_memory_map_where_there_is_one(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
+    mapped = prepare(manifest, tmp_path / "d", frame=drawn_dataset.frame, pixels=True, profile=False)
+    assert mapped.sha256 != drawn_dataset.sha256
+    (mapped.path / SHARDS / "train-000000.tar").unlink()
+    network, logits, _ = run(mapped, tmp_path / "one")
+    again, same, _ = run(mapped, tmp_path / "other")
+    assert weights(network) == weights(again)
+    assert np.array_equal(logits, same)
 
 
 def test_a_photo_that_cannot_be_read_is_named(drawn_dataset: Dataset, tmp_path: Path) -> None:

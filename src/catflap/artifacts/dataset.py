@@ -95,9 +95,14 @@ class Dataset:
         names = ("id", "label", "group", "shard", "offset", "length")
         return Photos(self.path, *(columns[name] for name in names))
 
-    def train_pixels(self) -> Pixels:
-        """The memory map of the train photos, uint8 RGB (n, height, width, 3), rows as in photos("train")."""
+    def train_pixels(self) -> Pixels | None:
+        """The memory map of the train photos, uint8 RGB (n, height, width, 3), rows as in photos("train").
+
+        None when prepare wrote none, or when the frame has become larger than its photos.
+        """
         path = self.path / PIXELS
+        if not self.pixels:
+            return None
         try:
             pixels: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -107,7 +112,8 @@ class Dataset:
             self.roles["train"], 3,
         ):  # fmt: skip
             raise BadArtifact(f"{path} holds other photos.", "Run catflap prepare --pixels again.")
-        return pixels
+        large = pixels.shape[1] >= self.frame.height and pixels.shape[2] >= self.frame.width
+        return pixels if large else None
 
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap prepare`."""

@@ -85,7 +85,7 @@ def prepare(
             save_dataset(work, {
                 **_fields(manifest, chosen), "frame": frame.to_json(), "seed": seed, "shards": len(plan),
                 "bytes": int(lengths.sum()), "shrink": shrink, "pixels": pixels, "made_from": made_from,
-                "sha256": _content(work / INDEX, [chosen.names, frame.to_json(), shrink]),
+                "sha256": _content(work / INDEX, [chosen.names, frame.to_json(), shrink, pixels]),
                 "manifest": os.path.relpath(manifest.path, out),
             })  # fmt: skip
             written = load_dataset(work)

@@ -72,7 +72,7 @@ def finetune(
 
     coming = load_batches(
         photos, dataset.frame, share, start=begin, epochs=recipe.epochs, crops=Crops(recipe.smallest_crop),
-        rank=fabric.global_rank, world=world, resize=resize,
+        rank=fabric.global_rank, world=world, resize=resize, pixels=dataset.train_pixels(),
     )  # fmt: skip
     for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
         _set_rate(optimiser, _schedule(step, total, recipe))
