@@ -12,7 +12,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.apart import convert_apart
 from catflap.exporting.export import export
-from catflap.exporting.forms import FORMS, PACKAGES, variant_names
+from catflap.exporting.forms import FORMS, PACKAGES, made_elsewhere, variant_names
 from catflap.pipeline.evaluate import evaluate
 from catflap.verification.verify import verify
 
@@ -36,6 +36,20 @@ def test_targets_stand_for_their_variants() -> None:
 def test_no_two_forms_share_a_file() -> None:
     files = [member for form in FORMS.values() for member in form.members]
     assert len(set(files)) == len(files)
+
+
+def test_a_file_made_elsewhere_brings_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "mine.param").write_bytes(b"graph")
+    with pytest.raises(CatflapError, match=r"mine\.bin cannot be read"):
+        made_elsewhere(tmp_path / "mine.param", "mine", "fp32")
+    (tmp_path / "mine.bin").write_bytes(b"weights")
+    form, files = made_elsewhere(tmp_path / "mine.param", "mine", "fp32")
+    assert form.runtime == "ncnn"
+    assert files == {"targets/ncnn/mine.param": b"graph", "targets/ncnn/mine.bin": b"weights"}
+    with pytest.raises(CatflapError, match="no runtime that Catflap knows"):
+        made_elsewhere(tmp_path / "mine.h5", "mine", "fp32")
+    with pytest.raises(CatflapError, match="cannot be named"):
+        made_elsewhere(tmp_path / "mine.param", "../mine", "fp32")
 
 
 def test_a_converter_that_fails_or_crashes_is_one_sentence() -> None:
