@@ -3,8 +3,9 @@
     python benchmarks/drift.py
     python benchmarks/drift.py --photos PHOTOS --bundle mine.catflap
 
-Photos: class folders, CATFLAP_PHOTOS or ../shared/data/photos. Their test and calibration roles are judged. To count false alarms these are dealt
-anew into two halves, by near-duplicate group: one gives the baseline, windows of the other are measured.
+Photos: class folders, CATFLAP_PHOTOS or ../shared/data/photos. Their test and calibration roles are judged.
+To count false alarms these are dealt anew into two halves, by near-duplicate group: one gives the baseline,
+windows of the other are measured.
 A score above 1 alarms.
 """
 
