@@ -52,6 +52,7 @@ class Crops:
 
 
 BEGIN, USUAL = Place(), Crops()
+THREADS = 16  # each holds a batch
 
 
 class Batch(NamedTuple):
@@ -81,9 +82,10 @@ def load_batches(
 
     `rank` of `world` processes takes its share: no photo comes to two of them, all get equally many, and
     fewer than `world` photos an epoch come to none. `pixels` is the Dataset's memory map and stands in
-    for the photos' bytes. `workers` threads (one a core) work ahead; `resize` turns a part of a photo into
-    the frame, like image.resize. A batch whose place is `after` goes on exactly behind it, also when
-    `world` has changed. Raises BadPhoto that names the photo which cannot be decoded, and BadArtifact.
+    for the photos' bytes. `workers` threads (one a core, 16 at most) work ahead; `resize` turns a part
+    of a photo into the frame, like image.resize. Started at the place `after` a batch it goes on exactly
+    behind it, also when `world` has changed. Raises BadPhoto, which names the photo that cannot be
+    decoded, and BadArtifact.
     """
     least = min(start.seed, start.epoch, start.position)
     if batch < 1 or not 0 <= rank < world or least < 0 or start.position > len(photos):
@@ -107,7 +109,7 @@ def load_batches(
         return Batch(frames, photos.labels[chosen], ids, after)
 
     steps = _steps(len(photos), batch, start, epochs, rank, world)
-    return ahead(load, steps, workers or describe_machine().cores)
+    return ahead(load, steps, workers or min(THREADS, describe_machine().cores))
 
 
 def _steps(
