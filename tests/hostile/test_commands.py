@@ -114,10 +114,55 @@ def test_verify_of_a_damaged_bundle_is_a_no(tiny_bundle: Path, tmp_path: Path, d
 
 
 @pytest.mark.parametrize("name", ["absent.catflap", "", ".", "a" * 300, "/dev/zero", "/dev/null", "pipe"])
-@pytest.mark.parametrize("command", ["verify", "predict", "bench", "trace", "evaluate"])
+@pytest.mark.parametrize("command", ["verify", "predict", "bench", "trace", "evaluate", "watch", "drift"])
 def test_what_is_no_bundle_is_one_error(tmp_path: Path, command: str, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
-    more = {"predict": ["x.jpg"], "evaluate": [str(tmp_path), "-o", str(tmp_path / "r")]}.get(command, [])
+    after = {
+        "predict": ["x.jpg"],
+        "evaluate": [str(tmp_path), "-o", str(tmp_path / "r")],
+        "watch": [str(tmp_path)],
+        "drift": ["x.log"],
+    }
+    more = after.get(command, [])
     answer = catflap(command, tmp_path / name if name == "pipe" else name, *more)
     assert answer.returncode == 2, answer.stdout
     assert json.loads(answer.stdout)["error"]["fix"]
+
+
+def test_watch_logs_and_queues_what_is_good_in_a_hostile_folder(
+    folder: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "field.log"
+    answer = catflap("watch", tiny_bundle, folder / "cat", "--frames", "--log", log, "--log-photos")
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+    summary = json.loads(answer.stdout.splitlines()[-1])
+    assert summary["judged"] == len(GOOD)
+    assert summary["unreadable"] == summary["frames"] - len(GOOD) > 5
+    queue = catflap("review", "queue", log, "-o", tmp_path / "queue")
+    assert queue.returncode == 0
+    assert json.loads(queue.stdout)["gone"] == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["absent.log", "", ".", "a" * 300, "/dev/zero", "/dev/null", "pipe", "photo"]
+)
+@pytest.mark.parametrize("words", [("drift", "cat", "LOG"), ("review", "queue", "LOG", "-o", "OUT")])
+def test_what_is_no_field_log_is_one_error(tmp_path: Path, words: tuple[str, ...], name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "photo").write_bytes(JPEG)
+    log = str(tmp_path / name) if name in ("pipe", "photo") else name
+    answer = catflap(*({"LOG": log, "OUT": str(tmp_path / "queue")}.get(word, word) for word in words))
+    assert answer.returncode == 2, answer.stdout
+    assert json.loads(answer.stdout)["error"]["fix"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "a" * 300, "/dev/zero", "/dev/full", "pipe", "photo"])
+def test_a_field_log_cannot_be_written_there(tmp_path: Path, tiny_bundle: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "photo").write_bytes(JPEG)
+    log = str(tmp_path / name) if name in ("pipe", "photo") else name
+    answer = catflap("predict", tiny_bundle, tmp_path / "photo", "--log", log)
+    assert answer.returncode == 2, answer.stdout
+    assert json.loads(answer.stdout)["error"]["fix"]
+    assert (tmp_path / "photo").read_bytes() == JPEG
