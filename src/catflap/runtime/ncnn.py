@@ -23,6 +23,7 @@ def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: 
     net = ncnn.Net()
     net.opt.num_threads = enough_threads(threads) or describe_machine().cores
     net.opt.use_vulkan_compute = False
+    net.opt.openmp_blocktime = 0  # threads that wait for work let others have the processor
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, name, False)
     with tempfile.TemporaryDirectory() as folder:
