@@ -91,7 +91,9 @@ def bare_onnx(members: Members, variant: Variant, frame: np.ndarray, threads: in
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(bytes(members[variant.file]), options)
-    return lambda: session.run(None, {"pixels": frame})
+    source = session.get_inputs()[0].name
+    picture = frame[0] if variant.takes_photos else frame
+    return lambda: session.run(["logits"], {source: picture})
 
 
 def bare_litert(members: Members, variant: Variant, frame: np.ndarray, threads: int) -> Callable[[], object]:
@@ -133,6 +135,7 @@ def bare_ncnn(members: Members, variant: Variant, frame: np.ndarray, threads: in
 
     net = ncnn.Net()
     net.opt.num_threads = threads
+    net.opt.openmp_blocktime = 0
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     net.opt.use_bf16_storage = False
     net.load_param_mem(bytes(members[variant.file]).decode())
@@ -164,6 +167,7 @@ def bare_executorch(
 
 BARE = {
     "onnxruntime": bare_onnx,
+    "onnxruntime-frame": bare_onnx,
     "litert": bare_litert,
     "openvino": bare_openvino,
     "ncnn": bare_ncnn,

@@ -21,8 +21,9 @@ def open_model(program: bytes | memoryview, threads: int | None = None) -> Model
     import torch
 
     enough_threads(threads)
+    data = bytes(program)
     try:
-        module = _load_for_executorch_from_buffer(bytes(program))
+        module = _load_for_executorch_from_buffer(data)
     except RuntimeError as error:
         raise BadArtifact("ExecuTorch refuses the program.", "Export it again.") from error
     turn = threading.Lock()
@@ -31,7 +32,7 @@ def open_model(program: bytes | memoryview, threads: int | None = None) -> Model
         with turn:
             return np.concatenate([answer(frame) for frame in frames])
 
-    def answer(frame: Pixels) -> Logits:
+    def answer(frame: Pixels, _kept: bytes = data) -> Logits:  # the module points into it
         try:
             logits: Logits = (
                 module.forward([torch.from_numpy(frame[None].astype(np.float32))])[0].numpy().copy()

@@ -20,8 +20,9 @@ def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Mo
     frame as float32, 0 to 255, and answers with float32.
     """
     count = enough_threads(threads) or describe_machine().cores
+    data = bytes(flatbuffer)
     try:
-        interpreter = Interpreter(model_content=bytes(flatbuffer), num_threads=count)
+        interpreter = Interpreter(model_content=data, num_threads=count)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise BadArtifact(f"LiteRT refuses the model: {_short(error)}.", "Export it again.") from error
@@ -37,7 +38,7 @@ def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Mo
         with turn:
             return np.concatenate([answer(frame) for frame in frames])
 
-    def answer(frame: Pixels) -> Logits:
+    def answer(frame: Pixels, _kept: bytes = data) -> Logits:  # the interpreter points into it
         interpreter.set_tensor(source, frame[None].astype(np.float32))
         interpreter.invoke()
         logits: Logits = interpreter.get_tensor(target)
