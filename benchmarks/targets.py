@@ -160,9 +160,10 @@ def bare_executorch(
     import torch
     from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer
 
-    module = _load_for_executorch_from_buffer(bytes(members[variant.file]))
+    data = bytes(members[variant.file])
+    module = _load_for_executorch_from_buffer(data)
     floats = torch.from_numpy(frame.astype(np.float32))
-    return lambda: module.forward([floats])
+    return lambda kept=data: module.forward([floats])  # the module points into it
 
 
 BARE = {
