@@ -84,6 +84,7 @@ class FieldLog:
         self._limit = limit
         self._note = note
         self._failing = False
+        self._told = 0  # how many of the lost rows a note has told of
         self._waiting: deque[Seen] = deque()
         self._news = Condition()
         self._closed = False
@@ -108,8 +109,8 @@ class FieldLog:
             self._closed = True
             self._news.notify()
         self._thread.join(30)
-        if self.lost and not self._failing:
-            self._note(f"{self.path} lacks {self.lost} rows that the disk was too slow for.")
+        if self.lost > self._told and not self._failing:
+            self._note(f"{self.path} lacks {self.lost - self._told} rows that the disk was too slow for.")
 
     def _run(self) -> None:
         with closing(self._database):
@@ -136,7 +137,7 @@ class FieldLog:
                 self._note(f"{self.path} cannot be written: {error}. The work goes on without its log.")
             return
         if self._failing:
-            self._failing = False
+            self._failing, self._told = False, self.lost
             self._note(f"{self.path} is written again; {self.lost} rows are lost.")
 
     def _insert(self, rows: list[Seen]) -> None:
