@@ -85,3 +85,9 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
         f"This step needs {module}, which is not installed.",
         f"Run: pip install 'catflap[{extra}]'",
     )
+
+
+def why(error: Exception) -> str:
+    """The first line of what a library's error says, 200 letters at most; its kind when it is mute."""
+    said = str(error).strip()
+    return said.splitlines()[0][:200].rstrip(".: ") if said else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from catflap.errors import EXTRAS, missing_extra
+from catflap.errors import EXTRAS, missing_extra, why
 from catflap.machine import describe_machine, installed_extras
 
 
@@ -51,3 +51,10 @@ def test_the_machine_is_described() -> None:
     assert machine.memory_mb > 100
     assert machine.python.startswith("3.")
     assert machine.to_json()["instructions"] == sorted(machine.instructions)
+
+
+def test_a_mute_error_is_told_by_its_kind() -> None:
+    assert why(AssertionError()) == "AssertionError"
+    assert why(ValueError(" \n ")) == "ValueError"
+    assert why(RuntimeError("it broke.\nat line 3")) == "it broke"
+    assert len(why(RuntimeError("x" * 999))) == 200

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from catflap.data.listing import Listing, Reference, by_folder, hidden, reference
-from catflap.errors import BadPhoto, CatflapError
+from catflap.errors import BadPhoto, CatflapError, why
 
 MAX_BYTES = 64 << 20
 
@@ -24,7 +24,7 @@ def list_store(url: str) -> Listing:
         found = fs.find(root, detail=True)
     except Exception as error:  # each store has its own errors
         raise CatflapError(
-            f"{url} cannot be listed: {_why(error)}.", "Check the address and credentials."
+            f"{url} cannot be listed: {why(error)}.", "Check the address and credentials."
         ) from error
     kept = {name: info for name, info in sorted(found.items()) if not hidden(name.rsplit("/", 1)[-1])}
     inside = [name.removeprefix(root).lstrip("/") for name in kept]
@@ -42,7 +42,7 @@ def read_object(url: str, max_bytes: int) -> bytes:
             data = cast("bytes", file.read(max_bytes + 1))
     except Exception as error:  # each store has its own errors
         raise BadPhoto(
-            "unreadable", f"{url} cannot be read: {_why(error)}.", "Check the address and credentials."
+            "unreadable", f"{url} cannot be read: {why(error)}.", "Check the address and credentials."
         ) from error
     if len(data) > max_bytes:
         raise BadPhoto("too_many_bytes", f"{url} has over {max_bytes} bytes.", "Save a smaller copy.")
@@ -75,7 +75,3 @@ def _filesystem(protocol: str) -> Any:
 def _store(url: str) -> tuple[Any, str]:
     fs = _filesystem(url.partition("://")[0])
     return fs, str(fs._strip_protocol(url)).rstrip("/")
-
-
-def _why(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -18,7 +18,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 from catflap.image import Pixels
 from catflap.training.onnx_graph import INPUT
 
@@ -59,7 +59,7 @@ def quantise(onnx_bytes: bytes, frames: Pixels, float_layers: int = 0) -> bytes:
             )
         except Exception as error:  # the quantiser raises many types for graphs that it does not know
             raise CatflapError(
-                f"The model cannot be quantised: {str(error).strip().splitlines()[0][:200]}.",
+                f"The model cannot be quantised: {why(error)}.",
                 "Export it with --variants fp32, or choose another backbone.",
             ) from error
         return written.read_bytes()

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from catflap.errors import BadArtifact
+from catflap.errors import BadArtifact, why
 from catflap.image import Pixels
 from catflap.machine import describe_machine
 from catflap.runtime.session import Logits, Model, enough_threads
@@ -25,7 +25,7 @@ def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Mo
         interpreter = Interpreter(model_content=data, num_threads=count)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise BadArtifact(f"LiteRT refuses the model: {_short(error)}.", "Export it again.") from error
+        raise BadArtifact(f"LiteRT refuses the model: {why(error)}.", "Export it again.") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if [entry["dtype"] for entry in (*inputs, *outputs)] != [np.float32, np.float32]:
         raise BadArtifact("The model does not map float32 frames to float32 logits.", "Export it again.")
@@ -47,7 +47,3 @@ def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Mo
         return logits
 
     return run
-
-
-def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

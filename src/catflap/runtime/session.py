@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact, CatflapError, why
 from catflap.image import Pixels
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ def open_session(
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises pybind types of its own, one for each fault
-        raise BadArtifact(f"ONNX Runtime refuses the model: {_short(error)}.", "Export it again.") from error
+        raise BadArtifact(f"ONNX Runtime refuses the model: {why(error)}.", "Export it again.") from error
 
 
 def run_session(session: ort.InferenceSession, source: str, pixels: Pixels, target: str) -> Logits:
@@ -69,7 +69,7 @@ def run_session(session: ort.InferenceSession, source: str, pixels: Pixels, targ
     try:
         logits: Logits = session.run([target], {source: pixels})[0]
     except Exception as error:  # as above
-        raise BadArtifact(f"The model cannot run: {_short(error)}.", "Export it again.") from error
+        raise BadArtifact(f"The model cannot run: {why(error)}.", "Export it again.") from error
     return logits
 
 
@@ -78,7 +78,3 @@ def enough_threads(threads: int | None) -> int:
     if threads is not None and threads < 1:
         raise CatflapError(f"{threads} threads are not possible.", "Use 1 or more.")
     return threads or 0
-
-
-def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -13,7 +13,7 @@ from typing import Any
 from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.bundle_zip import encode_members
 from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError, Refused, missing_extra
+from catflap.errors import CatflapError, Refused, missing_extra, why
 
 SUFFIX = ".sig"
 MOST_BYTES = 1 << 20  # of a signature
@@ -37,7 +37,7 @@ def sign_bundle(path: Path, key: Path, out: Path | None = None) -> dict[str, Any
             signing.Config().use_elliptic_key_signer(private_key=key).sign(model, written)
         except Exception as error:  # the library and its cryptography raise many types
             raise CatflapError(
-                f"{key} cannot sign: {_short(error)}.", "Name a private key of an elliptic curve, as PEM."
+                f"{key} cannot sign: {why(error)}.", "Name a private key of an elliptic curve, as PEM."
             ) from error
         whole_file(out, written.read_bytes())
     return {"bundle": str(path), "sha256": bundle.sha256, "signature": str(out)}
@@ -69,13 +69,13 @@ def check_signature(bundle: Bundle, key: Path, signature: Path | None = None) ->
             verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
         except Exception as error:  # as above
             raise CatflapError(
-                f"{key} is no key: {_short(error)}.", "Name a public key of an elliptic curve, as PEM."
+                f"{key} is no key: {why(error)}.", "Name a public key of an elliptic curve, as PEM."
             ) from error
         try:
             verifier.verify(_copy(bundle, Path(folder)), copy)
         except Exception as error:  # as above; whatever it is, the signature was not confirmed
             raise Refused(
-                f"{bundle.path} is not signed by the owner of {key}: {_short(error)}.",
+                f"{bundle.path} is not signed by the owner of {key}: {why(error)}.",
                 "Get the bundle and its signature from where they were made.",
             ) from error
 
@@ -111,9 +111,3 @@ def _read_signature(path: Path) -> bytes:
 def _check_key(key: Path) -> None:
     if not key.is_file():
         raise CatflapError(f"There is no key {key}.", "Name a key file, PEM.")
-
-
-def _short(error: Exception) -> str:
-    return (
-        str(error).strip().splitlines()[0][:120].rstrip(".:") if str(error).strip() else type(error).__name__
-    )

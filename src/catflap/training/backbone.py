@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
@@ -55,7 +55,7 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub, network and format errors of several libraries
         raise CatflapError(
-            f"The weights of {name} cannot be fetched: {str(error).splitlines()[0][:150]}.",
+            f"The weights of {name} cannot be fetched: {why(error)}.",
             f"Check the network, or use {PACKAGED}, which is installed.",
         ) from error
     config: dict[str, Any] = network.pretrained_cfg

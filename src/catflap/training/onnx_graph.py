@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 
 INPUT, OUTPUT = "pixels", "logits"
 OPSET = 18
@@ -40,7 +40,7 @@ def to_onnx(module: nn.Module, height: int, width: int) -> bytes:
             return _anonymous(program)
         except Exception as error:  # the exporter raises many types for what it cannot translate
             raise CatflapError(
-                f"The model cannot be written as ONNX: {str(error).strip().splitlines()[0][:200]}.",
+                f"The model cannot be written as ONNX: {why(error)}.",
                 "Choose another backbone, such as efficientnet_lite0.",
             ) from error
 

@@ -14,7 +14,7 @@ import torch
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import whole_folder
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 from catflap.evaluation.metrics import measure
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
@@ -96,8 +96,9 @@ def pick_device(device: str) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0][:150]
-        raise CatflapError(f"There is no device {device!r} here: {why}.", "Use --device auto.") from error
+        raise CatflapError(
+            f"There is no device {device!r} here: {why(error)}.", "Use --device auto."
+        ) from error
     return device
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 
 Watch: TypeAlias = Callable[[int, dict[str, float]], None]
 
@@ -64,8 +64,9 @@ def _mlflow(address: str, name: str) -> Iterator[Watch]:
         package.set_experiment("catflap")
         run = package.start_run(run_name=name)
     except Exception as error:  # address, network and database errors of several libraries
-        why = str(error).splitlines()[0][:150]
-        raise CatflapError(f"MLflow cannot write to {address}: {why}.", "Check the address.") from error
+        raise CatflapError(
+            f"MLflow cannot write to {address}: {why(error)}.", "Check the address."
+        ) from error
     with run:
         yield lambda step, figures: package.log_metrics(figures, step=step)
 
