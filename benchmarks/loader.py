@@ -144,6 +144,7 @@ def start(name: str, folder: Path, args: argparse.Namespace, more: list[str]) ->
     python = sys.executable if name in OURS else args.peers
     command = [str(python), str(SCRIPT), name, str(folder), str(args.workers), str(args.epochs), *more]
     environment = {**os.environ, "TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[2] / "src")  # the peers' Python may lack Catflap
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
