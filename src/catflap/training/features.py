@@ -45,14 +45,10 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
     On a CPU ONNX Runtime in fp32 is faster than torch in bf16 (docs/concepts/recipes.md), and the
     features are then those that the exported model computes.
     """
-    module = FeatureNetwork(backbone).eval()
-    parts = versions(("pillow", "timm", "torch", "onnxruntime"))
-    key = digest(
-        [backbone.name, backbone.sha256, backbone.mean, backbone.std, frame.to_json(), device, parts]
-    )
+    key = _key(backbone, frame, device)
     if device == "cpu":
-        return Extractor(open_model(_onnx(module, frame, key)), frame, backbone.features, key)
-    module = module.to(device)
+        return Extractor(open_model(feature_graph(backbone, frame)), frame, backbone.features, key)
+    module = FeatureNetwork(backbone).eval().to(device)
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Features:
@@ -60,6 +56,14 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
             return module(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
     return Extractor(run, frame, backbone.features, key)
+
+
+def feature_graph(backbone: Backbone, frame: Frame) -> bytes:
+    """The ONNX bytes of a frozen backbone at a frame; kept, because writing them takes seconds."""
+    path = cache_folder("backbones") / f"{_key(backbone, frame, 'cpu')}.onnx"
+    if not path.is_file():
+        whole_file(path, to_onnx(FeatureNetwork(backbone).eval(), frame.height, frame.width))
+    return path.read_bytes()
 
 
 def features(
@@ -127,8 +131,7 @@ def _save(path: Path, known: dict[str, Features]) -> None:
     whole_file(path, buffer.getvalue(), durable=False)
 
 
-def _onnx(module: FeatureNetwork, frame: Frame, key: str) -> bytes:
-    path = cache_folder("backbones") / f"{key}.onnx"
-    if not path.is_file():
-        whole_file(path, to_onnx(module, frame.height, frame.width))
-    return path.read_bytes()
+def _key(backbone: Backbone, frame: Frame, device: str) -> str:
+    parts = versions(("pillow", "timm", "torch", "onnxruntime"))
+    named = [backbone.name, backbone.sha256, backbone.mean, backbone.std]
+    return digest([*named, frame.to_json(), device, parts])

@@ -14,11 +14,9 @@ from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.session import open_model
-from catflap.training.backbone import load_backbone
-from catflap.training.features import Extractor, features, open_extractor
+from catflap.training.backbone import Backbone, load_backbone
+from catflap.training.features import Extractor, feature_graph, features, open_extractor
 from catflap.training.head import choose_head
-from catflap.training.network import FeatureNetwork
-from catflap.training.onnx_graph import to_onnx
 
 ORDER = (  # the first N are tried: what did well elsewhere comes first (docs/concepts/recipes.md)
     ("efficientnet_lite0", 288), ("efficientnet_lite2", 320), ("efficientnet_lite1", 288),
@@ -69,13 +67,12 @@ def search(
     that nothing is worked out twice. Raises Refused, with the nearest, when nothing keeps the limits.
     """
     table, extractors = {}, {}
-    for number, (backbone, size) in enumerate(ORDER[:trials]):
+    for number, (name, size) in enumerate(ORDER[:trials]):
         progress("trials measured", number, trials)
-        frame = replace(dataset.frame, width=size, height=size)
-        trial = _measured(backbone, frame, limits)
-        table[backbone, size] = trial
-        if trial.fits:
-            extractors[backbone, size] = open_extractor(load_backbone(backbone), frame, device=device)
+        frame, backbone = replace(dataset.frame, width=size, height=size), load_backbone(name)
+        table[name, size] = _measured(backbone, frame, limits)
+        if table[name, size].fits:
+            extractors[name, size] = open_extractor(backbone, frame, device=device)
     progress("trials measured", trials, trials)
     if not extractors:
         raise _nothing_fits(list(table.values()), limits)
@@ -91,16 +88,16 @@ def search(
     return best[0], extractors[best].frame, history
 
 
-def _measured(backbone: str, frame: Frame, limits: Limits) -> Trial:
+def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:
     """What a trial costs on the device, before any photo is looked at."""
-    graph = to_onnx(FeatureNetwork(load_backbone(backbone)).eval(), frame.height, frame.width)
+    graph = feature_graph(backbone, frame)
     model, blank = open_model(graph, threads=1), np.zeros((1, frame.height, frame.width, 3), np.uint8)
     taken = []
     for _ in range(_RUNS):
         start = perf_counter()
         model(blank)
         taken.append((perf_counter() - start) * 1e3)
-    trial = Trial(backbone, frame.width, median(taken), len(graph) * INT8_SHARE / 1e6)
+    trial = Trial(backbone.name, frame.width, median(taken), len(graph) * INT8_SHARE / 1e6)
     over_ms = limits.max_ms is not None and trial.fp32_ms > limits.max_ms
     over_mb = limits.max_mb is not None and trial.int8_mb > limits.max_mb
     return replace(trial, fits=not (over_ms or over_mb))
