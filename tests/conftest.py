@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,25 @@ def photos_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"there are no photos in {root}; set CATFLAP_PHOTOS to a class folder")
     return root
+
+
+@pytest.fixture
+def mount_small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a file system of a size such as "1m", which fills up like a disk."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        small = tmp_path / "small"
+        small.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("only root can mount a small file system")
+        mounted.append(small)
+        return small
+
+    yield mount
+    for small in mounted:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.fixture(scope="session")

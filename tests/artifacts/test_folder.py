@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -168,15 +167,9 @@ def test_a_parent_that_is_a_file_is_one_error(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
+def full_disk(mount_small: Callable[[str], Path]) -> Path:
     """A file system of one megabyte."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small file system")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    return mount_small("1m")
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing(full_disk: Path) -> None:
