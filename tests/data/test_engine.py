@@ -34,6 +34,12 @@ def lethal(references):
     return batch.examine(references)
 worker.serve(lethal)
 """
+DEAF = """
+import os, sys
+from catflap.data import batch, worker
+os.close(0)
+worker.send(sys.stdout.buffer, batch.PART_ROW.empty_table())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +116,17 @@ def test_a_worker_that_dies_costs_nothing(photos: Path, whole: Manifest, tmp_pat
     manifest = scan(photos, tmp_path / "m", workers=2, progress=kill)
     assert killed
     assert tree(manifest.path) == tree(whole.path)
+
+
+def test_a_worker_that_is_gone_before_its_batch_arrives_is_an_answer(photos: Path, tmp_path: Path) -> None:
+    """What it did not read is left in the buffer of its pipe, which cannot be flushed any more."""
+    _, references = next(iter(planned(photos, tmp_path / "work").missing()))
+    worker = local.Worker((sys.executable, "-c", DEAF))
+    try:
+        assert worker.examine(references) is None
+        assert worker.examine(references) is None
+    finally:
+        worker.end()
 
 
 def planned(photos: Path, folder: Path) -> Parts:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from queue import Queue
 from typing import TypeAlias
 
@@ -103,7 +104,8 @@ class Worker:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # what it did not read is still in the buffer
+                        pipe.close()
         self._process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
