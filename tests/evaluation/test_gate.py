@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from catflap.errors import CatflapError, Refused
-from catflap.evaluation.gate import fidelity, gate
+from catflap.evaluation.gate import fidelity, furthest, gate
 
 LIMITS = {"max_flip_rate": 0.01, "max_probability_difference": 0.2, "max_accuracy_drop": 0.005}
 
@@ -100,3 +100,9 @@ def test_what_is_no_number_or_does_not_fit_is_refused():
     ):
         with pytest.raises(CatflapError):
             fidelity(*bad)
+
+
+def test_the_photos_that_changed_most_come_first_and_equals_in_order():
+    reference = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.2, 0.6]])
+    variant = np.array([[0.5, 0.3, 0.2], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4], [0.2, 0.6, 0.2]])
+    assert furthest(reference, variant, 3) == ((3, 1), (1, 1), (0, 0))

@@ -77,6 +77,15 @@ def gate(
     return tuple(Check(name, bool(value <= limit + 1e-12), value, limit) for name, value, limit in measured)
 
 
+def furthest(
+    reference_probabilities: npt.ArrayLike, variant_probabilities: npt.ArrayLike, count: int
+) -> tuple[tuple[int, int], ...]:
+    """The photos whose probabilities changed most, most first: each by its row and the label's column."""
+    changes = np.abs(np.asarray(variant_probabilities) - np.asarray(reference_probabilities))
+    rows = np.argsort(-changes.max(axis=1), kind="stable")[:count]
+    return tuple((int(row), int(changes[row].argmax())) for row in rows)
+
+
 def _mcnemar(gained: Ints, owners: Ints) -> float:
     """The exact sign test on the groups in which the two models differ in right answers."""
     nets = np.sign(np.bincount(owners, gained))

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from catflap.artifacts.bundle import Variant
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, Refused
 from catflap.exporting.budget import Budget, Clock, choose
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.forms import FORMS, Form, Source, as_variant, make, tools, variant_names
 from catflap.exporting.judge import PRECISIONS, golden_tolerance, judge, seat_jury
+from catflap.exporting.layers import worst_layer
 from catflap.exporting.writing import check_out, name_of, write_verified
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
@@ -138,7 +140,19 @@ def written(
     model = open_variant(files, variant)
     logits = model(frames)
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames)
-    return Judged({"tolerance": tolerance, **judge(variant, model, source.jury, progress)}, files, logits)
+    try:
+        entry = judge(variant, model, source.jury, progress)
+    except Refused as error:
+        raise _with_layer(error, variant, files, source) from error
+    return Judged({"tolerance": tolerance, **entry}, files, logits)
+
+
+def _with_layer(error: Refused, variant: Variant, files: Mapping[str, bytes], source: Source) -> Refused:
+    """The refusal of an ONNX variant, with the layer that loses most; of others, as it is."""
+    layer = None
+    if variant.runtime == "onnxruntime":
+        layer = worst_layer(source.onnx, files[variant.file], source.frames)
+    return error if layer is None else Refused(f"{error.what} The layer that loses most: {layer}.", error.fix)
 
 
 def all_files(judged: Mapping[str, Judged]) -> dict[str, bytes]:

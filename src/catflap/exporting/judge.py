@@ -15,7 +15,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.evaluation.calibration import conformal_threshold, fit_temperature
 from catflap.evaluation.drift import make_baseline
-from catflap.evaluation.gate import fidelity, gate
+from catflap.evaluation.gate import fidelity, furthest, gate
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
@@ -27,6 +27,7 @@ from catflap.training.answer import open_checkpoint
 MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed
 REFERENCE_PHOTOS = 2_000  # of the test role, that the Checkpoint itself answers: torch is slow on a CPU
 ERROR_RATE = 0.01
+NAMED = 3  # photos in a refusal
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
     temperature = fit_temperature(calibration, jury.calibration.labels)
     probabilities = softmax(test, temperature)
     compared = len(jury.reference)
+    reference = softmax(jury.reference, temperature)
     lost = fidelity(
-        softmax(jury.reference, temperature),
+        reference,
         probabilities[:compared],
         jury.test.labels[:compared],
         jury.test.groups[:compared],
@@ -124,7 +126,8 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
     if failed:
         told = ", ".join(f"{check.name} {check.value:.4g} > {check.limit:.4g}" for check in failed)
         raise Refused(
-            f"The variant {name} differs too much from the checkpoint: {told}.",
+            f"The variant {name} differs too much from the checkpoint: {told}. "
+            f"Most changed: {_changed(reference, probabilities[:compared], jury)}.",
             "Export it without this variant (--variants), or give it more calibration photos.",
         )
     return {
@@ -138,6 +141,15 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
         "decision": _decision(softmax(calibration, temperature), jury.calibration),
         "baseline": make_baseline(softmax(calibration, temperature), jury.labels, jury.calibration.groups),
     }
+
+
+def _changed(reference: npt.NDArray[np.float64], probabilities: npt.NDArray[np.float64], jury: Jury) -> str:
+    """The photos that differ most, by the first 12 letters of their ids, with both probabilities."""
+    return ", ".join(
+        f"photo {jury.test.ids[row][:12]} {jury.labels[label]} "
+        f"{reference[row, label]:.3f} → {probabilities[row, label]:.3f}"
+        for row, label in furthest(reference, probabilities, NAMED)
+    )
 
 
 def _decision(probabilities: npt.NDArray[np.float64], calibration: Photos) -> dict[str, Any]:

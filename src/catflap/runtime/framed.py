@@ -24,7 +24,7 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None) -> Model:
         )
 
     def run(photos: Pixels) -> Logits:
-        logits = np.concatenate([run_session(session, PHOTO, photo, LOGITS) for photo in photos])
+        logits = np.concatenate([run_session(session, {PHOTO: photo}, [LOGITS])[0] for photo in photos])
         if logits.ndim != 2 or len(logits) != len(photos):
             raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
         return logits

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise
     source, target = inputs[0].name, outputs[0].name
 
     def run(frames: Pixels) -> Logits:
-        logits = run_session(session, source, frames, target)
+        logits: Logits = run_session(session, {source: frames}, [target])[0]
         if logits.ndim != 2 or len(logits) != len(frames):
             raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
         return logits
@@ -64,13 +64,15 @@ def open_session(
         raise BadArtifact(f"ONNX Runtime refuses the model: {why(error)}.", "Export it again.") from error
 
 
-def run_session(session: ort.InferenceSession, source: str, pixels: Pixels, target: str) -> Logits:
-    """One output of a session for its one input; BadArtifact when it cannot run."""
+def run_session(
+    session: ort.InferenceSession, inputs: Mapping[str, npt.NDArray[Any]], targets: list[str]
+) -> list[npt.NDArray[Any]]:
+    """Some outputs of a session for its inputs; BadArtifact when it cannot run."""
     try:
-        logits: Logits = session.run([target], {source: pixels})[0]
+        outputs: list[npt.NDArray[Any]] = session.run(targets, dict(inputs))
     except Exception as error:  # as above
         raise BadArtifact(f"The model cannot run: {why(error)}.", "Export it again.") from error
-    return logits
+    return outputs
 
 
 def enough_threads(threads: int | None) -> int:
