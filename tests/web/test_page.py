@@ -86,6 +86,15 @@ def test_the_camera_is_judged_as_python_judges_it(
     assert "640×480" in page.inner_text("#speed")
 
 
+def test_a_browser_without_video_frames_judges_the_camera_too(
+    context: BrowserContext, open_page: Open, address: str, tiny_bundle: Path, scene_photo: bytes
+) -> None:
+    context.add_init_script("delete window.VideoFrame")
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    assert answer(page)[0] == Classifier(tiny_bundle)(scene_photo).label
+
+
 def test_the_golden_cases_pass(open_page: Open, address: str) -> None:
     page = open_page(address)
     page.locator("#verdict[data-state=pass]").wait_for()

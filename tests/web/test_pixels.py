@@ -30,6 +30,17 @@ READ = """async ([photo, frame]) => {
   for (const byte of pixels) letters += String.fromCharCode(byte);
   return { pixels: btoa(letters) };
 }"""
+PICTURE = """async ([rgba, width, height, frame]) => {
+  const { readPicture } = await import('/photo.js');
+  const bytes = Uint8Array.from(atob(rgba), (letter) => letter.charCodeAt(0));
+  const pictures = [
+    new VideoFrame(bytes, { format: 'RGBX', codedWidth: width, codedHeight: height, timestamp: 0 }),
+    await createImageBitmap(new ImageData(new Uint8ClampedArray(bytes), width, height)),
+  ];
+  const answers = [];
+  for (const picture of pictures) answers.push(Array.from(await readPicture(picture, frame)));
+  return answers;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +98,15 @@ def test_what_is_too_large_or_no_photo_is_refused(reader: Page) -> None:
     assert in_browser(reader, photo, Frame(8, 8, max_pixels=1999)) == "too_many_pixels"
     assert in_browser(reader, b"", Frame(8, 8)) == "unreadable"
     assert in_browser(reader, b"<!doctype html>", Frame(8, 8)) == "unreadable"
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize(("width", "height"), [(61, 47), (40, 90), (7, 5)])
+def test_pictures_of_the_camera_give_the_same_pixels(reader: Page, fit: str, width: int, height: int) -> None:
+    """As a VideoFrame that is copied, and as the bitmap of a browser that has none."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    opaque = np.concatenate([pixels, np.full((height, width, 1), 255, np.uint8)], 2)
+    frame = Frame(17, 13, fit=fit)
+    given = [base64.b64encode(opaque.tobytes()).decode(), width, height, frame.to_json()]
+    expected = read_pixels(pixels, frame).ravel().tolist()
+    assert reader.evaluate(PICTURE, given) == [expected, expected]

@@ -8,6 +8,8 @@ import { Damaged } from "./errors";
 import { keep } from "./kept";
 import type { Model, Network } from "./model";
 
+type Instantiation = [imports: WebAssembly.Imports, done: (...made: unknown[]) => void];
+
 let ready: Promise<unknown> | undefined;
 
 export async function open({ bytes, head }: Network): Promise<Model> {
@@ -36,8 +38,20 @@ export async function open({ bytes, head }: Network): Promise<Model> {
 
 async function load(): Promise<void> {
   const at = (url: string) => new URL(url, self.location.href).href;
-  // Emscripten asks for the file by the name that it was built under; ours carries a hash.
-  Object.assign(self, { Module: { locateFile: () => at(wasm) } });
-  await loadLiteRt(at(glue));
+  // Emscripten would ask for the WebAssembly only when its glue has come, and by a name without a hash.
+  const asked = new Promise<Instantiation>((resolve) => {
+    const instantiateWasm = (...args: Instantiation) => (resolve(args), {});
+    Object.assign(self, { Module: { instantiateWasm } });
+  });
+  const made = Promise.all([compile(at(wasm)), asked]).then(async ([module, [imports, done]]) => {
+    done(await WebAssembly.instantiate(module, imports), module);
+  });
+  await Promise.all([made, loadLiteRt(at(glue))]);
   void Promise.all([at(glue), at(wasm)].map(keep));
+}
+
+async function compile(url: string): Promise<WebAssembly.Module> {
+  const response = await fetch(url);
+  const isTyped = response.headers.get("Content-Type") === "application/wasm"; // not by every file server
+  return isTyped ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
 }

@@ -9,6 +9,7 @@ import { BadPhoto, Damaged, NoBundle } from "./errors";
 import { keptPart } from "./frame";
 import { bindInput } from "./input";
 import type { Answer, CaseResult, Opened } from "./messages";
+import { latestPicture } from "./picture";
 import { text } from "./text";
 import { addEntry, clearEntries, element, showAnswer, showCases, showNotice, showTold, showUnchecked, showWaiting, shown, spoken } from "./view";
 
@@ -114,8 +115,8 @@ async function watch(mine: Camera): Promise<void> {
     const bundle = turn;
     try {
       const start = performance.now();
-      const bitmap = await createImageBitmap(video);
-      const answer = await client.ask("picture", { bitmap }, [bitmap]);
+      const picture = await latestPicture(video);
+      const answer = await client.ask("picture", { picture }, [picture]);
       if (camera !== mine || showing !== "camera" || paused || bundle !== turn) continue;
       note(render(answer));
       showSpeed(start, answer, `${video.videoWidth}×${video.videoHeight}`);

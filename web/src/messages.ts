@@ -24,7 +24,7 @@ export interface CaseResult {
 export interface Requests {
   open: { args: { from: { folder: string } | { file: Blob }; threads: number }; answer: Opened };
   load: { args: { variant: string; threads: number }; answer: void };
-  picture: { args: { bitmap: ImageBitmap }; answer: Answer };
+  picture: { args: { picture: VideoFrame | ImageBitmap }; answer: Answer };
   photo: { args: { file: Blob }; answer: Answer };
   golden: { args: { index: number; variant: string }; answer: CaseResult };
 }

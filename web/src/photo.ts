@@ -4,6 +4,7 @@
 import { BadPhoto } from "./errors";
 import { keptPart, type Frame, type Part } from "./frame";
 import { readJpegHead, type JpegHead } from "./jpeg";
+import { AS_RGBA } from "./picture";
 import { toFrame, type Rows } from "./resize";
 
 const STRIP = 1 << 22; // px that are read from a canvas at a time; phones refuse much larger ones
@@ -25,7 +26,20 @@ export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> 
 }
 
 /** The pixels of a picture of the camera at the frame size, uint8 RGB. */
-export function readBitmap(bitmap: ImageBitmap, frame: Frame): Uint8Array {
+export async function readPicture(picture: VideoFrame | ImageBitmap, frame: Frame): Promise<Uint8Array> {
+  if (!("copyTo" in picture)) return readBitmap(picture, frame);
+  const { displayWidth: whole, displayHeight } = picture;
+  if (copied.length !== 4 * whole * displayHeight) copied = new Uint8Array(4 * whole * displayHeight);
+  await picture.copyTo(copied, AS_RGBA);
+  const { left, top, width, height } = keptPart(frame, whole, displayHeight);
+  const start = (row: number) => 4 * ((top + row) * whole + left);
+  const read = (row: number, count: number) => copied.subarray(start(row), start(row + count - 1) + 4 * width);
+  return toFrame(frame, { width, height, pitch: whole, atOnce: height, read });
+}
+
+let copied = new Uint8Array(); // the camera's latest picture, RGBA; the next one takes its place
+
+function readBitmap(bitmap: ImageBitmap, frame: Frame): Uint8Array {
   const { left, top, width, height } = keptPart(frame, bitmap.width, bitmap.height);
   const read = (row: number, count: number) => pixelsOf(bitmap, { left, top: top + row, width, height: count });
   return toFrame(frame, { width, height, atOnce: Math.floor(STRIP / width), read });

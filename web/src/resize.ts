@@ -8,6 +8,7 @@ import type { Frame } from "./frame";
 export interface Rows {
   readonly width: number;
   readonly height: number;
+  readonly pitch?: number; // px from the start of a row to that of the next; the width where it is not said
   readonly atOnce: number;
   read(row: number, count: number): Uint8Array | Uint8ClampedArray;
 }
@@ -24,9 +25,10 @@ export function toFrame(frame: Frame, kept: Rows): Uint8Array {
   const across = tableOf(kept.width, frame.width, frame.filter);
   const down = tableOf(kept.height, frame.height, frame.filter);
   const stride = (4 * frame.width + 15) & ~15;
+  const pitch = kept.pitch ?? kept.width;
   const strip = Math.min(kept.height, Math.max(1, kept.atOnce));
   const [source, middle, result, tableAcross, tableDown] = places(
-    4 * kept.width * strip,
+    4 * pitch * strip,
     stride * kept.height,
     stride * frame.height,
     across.byteLength,
@@ -39,7 +41,7 @@ export function toFrame(frame: Frame, kept: Rows): Uint8Array {
   for (let row = 0; row < kept.height; row += strip) {
     const count = Math.min(strip, kept.height - row);
     bytes.set(kept.read(row, count), source);
-    rows(source, middle + row * stride, kept.width, count, tableAcross, frame.width, mostAcross, stride);
+    rows(source, middle + row * stride, pitch, count, tableAcross, frame.width, mostAcross, stride);
   }
   columns(middle, result, stride, tableDown, frame.height, down.length / frame.height - 2);
   return withoutAlpha(bytes.subarray(result), frame, stride);
@@ -47,7 +49,7 @@ export function toFrame(frame: Frame, kept: Rows): Uint8Array {
 
 interface Assembly {
   readonly memory: WebAssembly.Memory;
-  rows(from: number, to: number, width: number, height: number, table: number, size: number, most: number, stride: number): void;
+  rows(from: number, to: number, pitch: number, height: number, table: number, size: number, most: number, stride: number): void;
   columns(from: number, to: number, stride: number, table: number, size: number, most: number): void;
 }
 

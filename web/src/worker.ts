@@ -6,7 +6,7 @@ import { largestDifference, readGolden, type Golden } from "./golden";
 import { shelf, webFiles } from "./kept";
 import type { Answer, CaseResult, Op, Opened, Reply, Request, Requests } from "./messages";
 import { openModel, usableVariants, type Model } from "./model";
-import { readBitmap, readPhoto } from "./photo";
+import { readPhoto, readPicture } from "./photo";
 
 let bundle: Bundle | undefined;
 let model: Model | undefined;
@@ -35,11 +35,13 @@ async function use({ head, member }: Bundle, variant: string, threads: number): 
   model = next;
 }
 
-async function picture({ bitmap }: Requests["picture"]["args"]): Promise<Answer> {
+async function picture({ picture }: Requests["picture"]["args"]): Promise<Answer> {
   const start = performance.now();
-  const frame = readBitmap(bitmap, theBundle().head.frame);
-  bitmap.close();
-  return answer(frame, start);
+  try {
+    return await answer(await readPicture(picture, theBundle().head.frame), start);
+  } finally {
+    picture.close();
+  }
 }
 
 async function photo({ file }: Requests["photo"]["args"]): Promise<Answer> {

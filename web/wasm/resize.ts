@@ -5,12 +5,12 @@
 const PRECISION: i32 = 22;
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/** Resize `height` rows of RGBA pixels across, from `width` to `size`; rows of the result are `stride` bytes apart. */
-export function rows(from: usize, to: usize, width: i32, height: i32, table: usize, size: i32, most: i32, stride: i32): void {
+/** Resize `height` rows of RGBA pixels, `pitch` px apart, across to `size`; those of the result are `stride` bytes apart. */
+export function rows(from: usize, to: usize, pitch: i32, height: i32, table: usize, size: i32, most: i32, stride: i32): void {
   const counts: usize = table + 4 * size;
   const weights: usize = counts + 4 * size;
   for (let y: i32 = 0; y < height; y++) {
-    const row: usize = from + y * width * 4;
+    const row: usize = from + y * pitch * 4;
     const result: usize = to + y * stride;
     for (let x: i32 = 0; x < size; x++) {
       let pixel: usize = row + 4 * load<i32>(table + 4 * x);
