@@ -45,11 +45,15 @@ def write_video(path: Path, colours: list[str], fps: int = 10) -> Path:
 
 
 class Camera:
-    """A stream over HTTP; `mode` is a colour, "frozen" or "gone"; every 20th frame may `flash`."""
+    """A stream over HTTP; `mode` is a colour, "frozen" or "gone"; every 20th frame may `flash`.
+
+    Its frames carry their number in a comment, so that no two are the same; with `hung` they do not.
+    """
 
     def __init__(self, fps: float = 30.0) -> None:
         self.mode = "grey"
         self.flash: str | None = None
+        self.hung = False
         self.challenge = ""
         self.sent = 0
         self.visits = 0
@@ -89,6 +93,8 @@ class Camera:
         while self.mode != "gone":
             if self.mode != "frozen":
                 data = self._jpegs[self.flash if self.flash and self.sent % 20 == 0 else self.mode]
+                if not self.hung:
+                    data = data[:2] + b"\xff\xfe\x00\x0a" + self.sent.to_bytes(8) + data[2:]
                 head = f"--cut\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 write(head.encode() + data + b"\r\n")
                 self.sent += 1

@@ -81,6 +81,23 @@ def test_a_stream_freezes_vanishes_and_comes_back(red: Path) -> None:
     assert watcher.stderr == ""
 
 
+def test_a_camera_that_hangs_and_sends_its_last_picture_is_told(red: Path) -> None:
+    words = ("--still", "1", "--stalled", "30", *QUICK)
+    with camera() as source, watching(red, source.url, *words) as watcher:
+        source.mode = "red"
+        watcher.await_event("decision", decision="cat")
+        source.hung = True
+        assert "same picture for 1 s" in watcher.await_event("frozen")["why"]
+        assert watcher.await_event("decision", decision="unsure")["why"] == "frozen"
+        sent = source.sent
+        eventually(lambda: source.sent > sent + 60)
+        source.mode, source.hung = "blue", False
+        watcher.await_event("back")
+        assert watcher.await_event("decision")["decision"] == "not_cat"
+        assert watcher.stop() == 0
+        assert watcher.await_event("ended")["outages"] == 1, "and it was told once"
+
+
 def test_one_bad_frame_of_a_stream_decides_nothing(red: Path) -> None:
     with camera() as source, watching(red, source.url, "--frames") as watcher:
         source.mode = "blue"
@@ -228,6 +245,7 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
         (["VIDEO", "--mqtt", "mqtt://host"], "no host or no topic"),
         (["VIDEO", "--preview", "http"], "has no port"),
         (["VIDEO", "--stalled", "0"], "stalled is 0"),
+        (["VIDEO", "--still", "0"], "still is 0"),
         (["VIDEO", "--prior", "cat"], "LABEL=SHARE"),
     ],
 )

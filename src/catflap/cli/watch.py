@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-fps", type=float, default=1000.0, metavar="N", help="judge at most so many a second")
     add("--fps", type=float, default=1.0, metavar="N", help="photos of a folder that make a second (1)")
     add("--stalled", type=float, default=5.0, metavar="SECONDS", help="without a frame is frozen (5)")
+    add("--still", type=float, default=60.0, metavar="SECONDS", help="of one picture are frozen too (60)")
     add("--frames", action="store_true", help="tell every judged frame too")
     decide = parser.add_argument_group("deciding")
     decide.add_argument("--enter", type=float, metavar="P", help="a label is entered at (0.8)")
@@ -68,6 +69,7 @@ def answer(args: argparse.Namespace) -> int:
         region=parse_region(args.region),
         rules=Rules(**{name: value for name, value in stated.items() if value is not None}),
         stalled=args.stalled,
+        still=args.still,
         max_fps=args.max_fps,
         fps=args.fps,
         webhook=args.webhook,

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from catflap.image import Photo
+import numpy as np
+
+from catflap.image import Photo, Pixels
 
 
 class Lost(Exception):
@@ -18,12 +20,21 @@ class Picture:
     """A frame as a source gives it: `photo` makes what the classifier takes.
 
     `clock` is its time on the source's own clock in seconds, None where that is the clock on the wall;
-    `path` its file, where it has one.
+    `path` its file, where it has one. `raw` is what a live source gave, to be compared with the next one.
     """
 
     photo: Callable[[], Photo]
     clock: float | None = None
     path: str | None = None
+    raw: bytes | Pixels | None = None
+
+    def repeats(self, before: bytes | Pixels | None) -> bool:
+        """Whether it is what the source gave `before`, to the last bit: no real scene is without noise."""
+        if isinstance(self.raw, np.ndarray) and isinstance(before, np.ndarray):
+            some = slice(None, None, 64)  # rows, which tell nearly always
+            is_alike = self.raw.shape == before.shape and np.array_equal(self.raw[some], before[some])
+            return is_alike and np.array_equal(self.raw, before)
+        return isinstance(self.raw, bytes) and isinstance(before, bytes) and self.raw == before
 
 
 class Opened(Protocol):
@@ -65,7 +76,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A live source without frames: "lost" when it says so, "frozen" when it says nothing."""
+    """A live source without frames: "lost" when it says so, "frozen" when it says nothing new."""
 
     kind: str
     why: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # it would write on stderr; what it says, we say
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -47,7 +47,9 @@ class Capture:
             if self._live:
                 raise Lost("it gave no frame")
             return None
-        return Picture(partial(_rgb, bgr), None if self._live else self._next_clock())
+        if self._live:
+            return Picture(partial(_rgb, bgr), raw=cast("Pixels", bgr))
+        return Picture(partial(_rgb, bgr), self._next_clock())
 
     def close(self) -> None:
         """Let go of the camera or the connection."""

@@ -7,6 +7,7 @@ from threading import Condition, Event, Thread
 from time import monotonic, time
 
 from catflap.errors import CatflapError
+from catflap.image import Pixels
 from catflap.live.frames import Lost, Opened, Picture, Shot, Source, Trouble
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a lost source is opened again; it doubles
@@ -43,15 +44,16 @@ def waiting_shots(opened: Opened, stop: Event) -> Iterator[Shot]:
 
 
 def latest_shots(
-    source: Source, opened: Opened, stop: Event, stalled: float, pace: float = 0.0
+    source: Source, opened: Opened, stop: Event, stalled: float, still: float, pace: float = 0.0
 ) -> Iterator[Shot | Trouble]:
     """The latest frame of a live source, again and again; Trouble where there is none.
 
     A thread reads every frame into one slot, so a slow judge sees fewer frames and never old ones. A
-    source that fails is opened again, with growing pauses; `stalled` seconds without a frame are told.
-    `pace` is the least time between two frames in seconds.
+    source that fails is opened again, with growing pauses; `stalled` seconds without a frame are told, and
+    so are `still` seconds of the very same picture, which is not judged until it changes. `pace` is the
+    least time between two frames in seconds.
     """
-    slot = _Slot(source, opened)
+    slot = _Slot(source, opened, still)
     told = False
     try:
         while not stop.is_set():
@@ -76,14 +78,17 @@ def latest_shots(
 class _Slot:
     """A thread that reads a live source, and the one frame that it last read."""
 
-    def __init__(self, source: Source, opened: Opened) -> None:
+    def __init__(self, source: Source, opened: Opened, still: float) -> None:
         self.ended = False
         self._source = source
+        self._still = still
+        self._raw: bytes | Pixels | None = None  # of the frame before
+        self._frozen = False
         self._news = Condition()
         self._stop = Event()
         self._found: Shot | Trouble | None = None
         self._number = 0
-        self._start = self._last = monotonic()
+        self._start = self._last = self._changed = monotonic()
         self._thread = Thread(target=self._run, args=(opened,), name="reader", daemon=True)
         self._thread.start()
 
@@ -136,7 +141,20 @@ class _Slot:
             picture = opened.read()
             if picture is None:
                 return
-            self._put(self._shot(picture))
+            shot = self._shot(picture)
+            if not self._is_frozen(shot):
+                self._put(shot)
+            elif not self._frozen:
+                self._put(Trouble("frozen", f"the same picture for {self._still:g} s"))
+                self._frozen = True
+
+    def _is_frozen(self, shot: Shot) -> bool:
+        """Whether the picture has not changed for too long: the camera's clock stands still, ours goes on."""
+        if not shot.picture.repeats(self._raw):
+            self._raw = shot.picture.raw
+            self._changed = shot.taken
+            self._frozen = False
+        return shot.taken - self._changed > self._still
 
     def _shot(self, picture: Picture) -> Shot:
         self._number += 1

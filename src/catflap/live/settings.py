@@ -19,11 +19,11 @@ class Settings:
     """What a watch may be asked to do.
 
     `region` is the part that is judged: left, top, right, bottom as shares of the frame. `stalled` is after
-    how many seconds without a frame a live source counts as frozen; `max_fps` how many frames of it are
-    judged a second at most, and `fps` how many photos of a folder make a second. `on` maps a label, or
-    "unsure", to a command. `save` is a folder for the frames that decided, of at most `save_bytes`.
-    `every_frame` tells each judged frame too. `log` records a frame every `log_every` seconds, and each one
-    that decided.
+    how many seconds without a frame a live source counts as frozen, `still` after how many with the very
+    same picture; `max_fps` how many frames of it are judged a second at most, and `fps` how many photos of a
+    folder make a second. `on` maps a label, or "unsure", to a command. `save` is a folder for the frames that
+    decided, of at most `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every
+    `log_every` seconds, and each one that decided.
     """
 
     bundle: str | os.PathLike[str]
@@ -34,6 +34,7 @@ class Settings:
     region: Region = (0.0, 0.0, 1.0, 1.0)
     rules: Rules = field(default_factory=Rules)
     stalled: float = 5.0
+    still: float = 60.0
     max_fps: float = 1000.0
     fps: float = 1.0
     webhook: str | None = None
@@ -53,7 +54,10 @@ class Settings:
                 f"The region {self.region} is not inside the frame.",
                 "Use left,top,right,bottom as shares, such as 0.25,0,0.75,1.",
             )
-        limits = {"stalled": 3600, "max_fps": 1000, "fps": 1000, "save_bytes": 1e15, "log_every": 86_400}
+        day = 86_400
+        limits = {
+            "stalled": 3600, "still": day, "max_fps": 1000, "fps": 1000, "save_bytes": 1e15, "log_every": day,
+        }  # fmt: skip
         for name, most in limits.items():
             if not 0 < getattr(self, name) <= most:
                 raise CatflapError(f"{name} is {getattr(self, name)}.", f"Use more than 0, up to {most:g}.")

@@ -114,7 +114,7 @@ class _HttpJpegs:
                 raise Lost("the stream ended")
             self._ready = self._splitter.feed(chunk)
         jpeg = self._ready.pop(0)
-        return Picture(lambda: jpeg)
+        return Picture(lambda: jpeg, raw=jpeg)
 
     def close(self) -> None:
         """Hang up."""
@@ -141,7 +141,7 @@ class _Pipe:
             self._ready = self._splitter.feed(chunk)
         jpeg = self._ready.pop(0)
         self._count += 1
-        return Picture(lambda: jpeg, (self._count - 1) / self._fps if self._fps else None)
+        return Picture(lambda: jpeg, (self._count - 1) / self._fps if self._fps else None, raw=jpeg)
 
     def close(self) -> None:
         """The pipe belongs to whoever made it."""

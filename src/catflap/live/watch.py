@@ -57,7 +57,8 @@ def watch(
         teller = Teller(settings, judge, tally, tell, Outlets(couriers, album, preview, recorder))
         teller.started(source.name, source.live)
         if source.live:
-            shots: Iterator[Any] = latest_shots(source, opened, stop, settings.stalled, 1 / settings.max_fps)
+            limits = (settings.stalled, settings.still, 1 / settings.max_fps)
+            shots: Iterator[Any] = latest_shots(source, opened, stop, *limits)
         else:
             shots = waiting_shots(opened, stop)
         for found in shots:
