@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.classifier import Classifier as Classifier
     from catflap.runtime.predict import predict as predict
+    from catflap.runtime.signature import Signer as Signer
     from catflap.serving.serve import serve as serve
     from catflap.training.train import train as train
     from catflap.verification.verify import verify as verify
@@ -56,6 +57,7 @@ _HOME = {
     "Prediction": "catflap.artifacts.results",
     "Refused": "catflap.errors",
     "Report": "catflap.artifacts.report",
+    "Signer": "catflap.runtime.signature",
     "Verdict": "catflap.artifacts.results",
     "bench": "catflap.runtime.bench",
     "build": "catflap.pipeline.build",

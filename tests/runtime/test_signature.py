@@ -15,7 +15,7 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.drawings import scene
 from catflap.image import encode
-from catflap.runtime.signature import read_signed, sign_bundle
+from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve
 from catflap.serving.settings import Settings
 from catflap.verification.verify import verify
@@ -50,8 +50,8 @@ def signed(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_owners_bundle_is_taken(signed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     path, public = signed
-    assert read_signed(path, public).sha256 == read_bundle(path).sha256
-    verdict = verify(path, key=public)
+    assert read_signed(path, Signer(public)).sha256 == read_bundle(path).sha256
+    verdict = verify(path, signer=Signer(public))
     assert verdict.passed
     assert [check.name for check in verdict.checks][:2] == ["integrity", "signature"]
     photo = path.with_name("photo.png")
@@ -73,18 +73,18 @@ def test_whatever_is_not_the_owners_is_refused(
         (other, public, "not signed by the owner"),
     ):
         with pytest.raises(Refused, match=why):
-            read_signed(bundle, key)
+            read_signed(bundle, Signer(key))
     for damaged in (b"", b"{}", b"not a signature", signature.read_bytes()[:-40], b"{" * (2 << 20)):
         signature.write_bytes(damaged)
         with pytest.raises(Refused):
-            read_signed(path, public)
+            read_signed(path, Signer(public))
     signature.unlink()
     with pytest.raises(Refused, match="is not signed"):
-        read_signed(path, public)
+        read_signed(path, Signer(public))
     assert main(["verify", str(path), "--key", str(public)]) == 1
     assert main(["predict", str(path), "photo.png", "--key", str(public)]) == 1
     with pytest.raises(Refused, match="is not signed"):
-        serve(Settings((path,), port=0, signer=public), lambda fields: None, lambda text: None)
+        serve(Settings((path,), port=0, signer=Signer(public)), lambda fields: None, lambda text: None)
     capsys.readouterr()
 
 
@@ -93,7 +93,7 @@ def test_keys_that_are_none_get_a_sentence(signed: tuple[Path, Path], tmp_path: 
     (tmp_path / "note.txt").write_text("no key")
     for key in (tmp_path / "absent.pem", tmp_path / "note.txt"):
         with pytest.raises(CatflapError):
-            read_signed(path, key)
+            read_signed(path, Signer(key))
         with pytest.raises(CatflapError):
             sign_bundle(path, key, tmp_path / "new.sig")
     with pytest.raises(CatflapError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from catflap.progress import Progress
     from catflap.runtime.recording import LogSettings
+    from catflap.runtime.signature import Signer
 
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
 REDRAW_SECONDS = 0.1
@@ -44,6 +45,24 @@ def log_settings(args: argparse.Namespace) -> LogSettings | None:
     if args.log is None:
         return None
     return LogSettings(args.log, args.log_photos, int(args.log_mb * 1e6))
+
+
+def signer_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verbs that can refuse what somebody else made."""
+    group = parser.add_argument_group("refuse a bundle unless it was signed")
+    group.add_argument("--key", metavar="PUBLIC", type=Path, help="by the owner of this key, PEM")
+    group.add_argument("--root", metavar="ROOT", type=Path, help="with a certificate of this authority, PEM")
+    group.add_argument("--identity", default="", metavar="WHO", help="by WHO, such as an address (Sigstore)")
+    group.add_argument("--issuer", default="", metavar="URL", help="of that identity")
+
+
+def signer_of(args: argparse.Namespace) -> Signer | None:
+    """Who must have signed, or None when nobody was named."""
+    from catflap.runtime.signature import Signer
+
+    if not (args.key or args.root or args.identity or args.issuer):
+        return None
+    return Signer(args.key, args.root, args.identity, args.issuer)
 
 
 def note(text: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from catflap.cli.output import emit, log_arguments, log_settings, note
+from catflap.cli.output import emit, log_arguments, log_settings, note, signer_arguments, signer_of
 
 HELP = "Judge photos with a Bundle, a line a photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"
@@ -16,14 +15,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="photos, or folders of photos")
     parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
-    parser.add_argument(
-        "--key", metavar="PUBLIC", type=Path, help="refuse a bundle that its owner did not sign"
-    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
     parser.add_argument(
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from, such as cat=0.001; may be repeated",
     )  # fmt: skip
+    signer_arguments(parser)
     log_arguments(parser)
 
 
@@ -35,7 +32,7 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.runtime.recording import recording
     from catflap.runtime.signature import read_signed
 
-    bundle = read_signed(args.bundle, args.key)
+    bundle = read_signed(args.bundle, signer_of(args))
     classifier = Classifier(bundle, args.variant, threads=args.threads, prior=parse_prior(args.prior))
     unread = 0
     with recording(log_settings(args), note) as recorder:

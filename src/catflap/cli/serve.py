@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, log_arguments, log_settings, note
+from catflap.cli.output import emit, log_arguments, log_settings, note, signer_arguments, signer_of
 
 HELP = "Answer over HTTP: /predict, the Open Inference Protocol at /v2, /metrics, and a page for people at /."
 EXAMPLE = "catflap serve cat.catflap --port 8000"
@@ -26,7 +26,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--share", type=float, default=0.05, metavar="SHARE", help="of the canary (default: 0.05)")
     add("--reload", type=float, default=1.0, metavar="SECONDS", help="how often to look for new versions")
     add("--keys", type=Path, metavar="FILE", help="ask for an API key; the file has one a line")
-    add("--key", type=Path, metavar="PUBLIC", help="refuse bundles that the owner of this key did not sign")
     add("--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate")
     add("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
     limits = parser.add_argument_group("limits")
@@ -38,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=int, default=50_000_000, metavar="N", help="of a photo (50 million)"
     )
     limits.add_argument("--connections", type=int, default=1000, metavar="N", help="open at once (1000)")
+    signer_arguments(parser)
     log_arguments(parser)
 
 
@@ -59,7 +59,7 @@ def answer(args: argparse.Namespace) -> int:
         share=args.share,
         reload=args.reload,
         keys=args.keys,
-        signer=args.key,
+        signer=signer_of(args),
         tls_certificate=args.tls_cert,
         tls_key=args.tls_key,
         log=log_settings(args),

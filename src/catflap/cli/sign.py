@@ -7,14 +7,18 @@ from pathlib import Path
 
 from catflap.cli.output import emit
 
-HELP = "Sign a Bundle with a private key, so that devices can refuse what is not yours."
+HELP = "Sign a Bundle with a key or a certificate, so that devices can refuse what is not yours."
 EXAMPLE = "catflap sign cat.catflap --key private.pem"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The Bundle and the key."""
+    """The Bundle and what signs it."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a .catflap file")
-    parser.add_argument("--key", metavar="PRIVATE", type=Path, required=True, help="private key, PEM")
+    means = parser.add_mutually_exclusive_group(required=True)
+    means.add_argument("--key", metavar="PRIVATE", type=Path, help="private key, PEM")
+    means.add_argument("--sigstore", action="store_true", help="by Sigstore, as who you are in a browser")
+    parser.add_argument("--certificate", metavar="PEM", type=Path, help="of that key")
+    parser.add_argument("--chain", metavar="PEM", type=Path, help="certificates between it and the root")
     parser.add_argument(
         "-o", "--out", metavar="SIGNATURE", type=Path, help="what to write (default: BUNDLE.sig)"
     )
@@ -24,5 +28,6 @@ def answer(args: argparse.Namespace) -> int:
     """Sign and print where the signature lies."""
     from catflap.runtime.signature import sign_bundle
 
-    emit(sign_bundle(args.bundle, args.key, args.out), args)
+    fields = sign_bundle(args.bundle, args.key, args.out, certificate=args.certificate, chain=args.chain)
+    emit(fields, args)
     return 0

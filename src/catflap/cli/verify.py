@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, listed, note, progress_bar, table
+from catflap.cli.output import emit, listed, note, progress_bar, signer_arguments, signer_of, table
 
 HELP = "Check that a Bundle does on this machine what was tested: bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"
@@ -17,11 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants", default="", metavar="LIST", help="only these (default: all whose runtime is here)"
     )
-    parser.add_argument(
-        "--key", metavar="PUBLIC", type=Path, help="fail unless the owner of this key signed it"
-    )
-    parser.add_argument("--signature", metavar="FILE", type=Path, help="where it lies (default: BUNDLE.sig)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    signer_arguments(parser)
+    parser.add_argument("--signature", metavar="FILE", type=Path, help="where it lies (default: BUNDLE.sig)")
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -32,7 +30,7 @@ def answer(args: argparse.Namespace) -> int:
         verdict = verify(
             args.bundle,
             variants=listed(args.variants),
-            key=args.key,
+            signer=signer_of(args),
             signature=args.signature,
             threads=args.threads,
             progress=progress,

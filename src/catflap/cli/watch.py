@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, log_arguments, log_settings, note
+from catflap.cli.output import emit, log_arguments, log_settings, note, signer_arguments, signer_of
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
 EXAMPLE = "catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh'"
@@ -47,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tell.add_argument("--save", type=Path, metavar="FOLDER", help="save each frame that decided")
     tell.add_argument("--save-mb", type=float, default=500, metavar="MB", help="keep the newest (500)")
     tell.add_argument("--preview", metavar="PORT", help="show it in a browser; or HOST:PORT")
+    signer_arguments(parser)
     log_arguments(parser)
     add("--log-every", type=float, default=10.0, metavar="SECONDS", help="log a frame that often (10)")
 
@@ -62,6 +63,7 @@ def answer(args: argparse.Namespace) -> int:
     stated["memory"] = args.memory
     settings = Settings(
         bundle=args.bundle,
+        signer=signer_of(args),
         source=args.source,
         variant=args.variant,
         threads=args.threads,

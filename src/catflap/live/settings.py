@@ -10,6 +10,7 @@ from pathlib import Path
 from catflap.errors import CatflapError
 from catflap.live.smoothing import Rules
 from catflap.runtime.recording import LogSettings
+from catflap.runtime.signature import Signer
 
 Region = tuple[float, float, float, float]
 
@@ -23,7 +24,7 @@ class Settings:
     same picture; `max_fps` how many frames of it are judged a second at most, and `fps` how many photos of a
     folder make a second. `on` maps a label, or "unsure", to a command. `save` is a folder for the frames that
     decided, of at most `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every
-    `log_every` seconds, and each one that decided.
+    `log_every` seconds, and each one that decided. A bundle that `signer` did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]
@@ -46,6 +47,7 @@ class Settings:
     every_frame: bool = False
     log: LogSettings | None = None
     log_every: float = 10.0
+    signer: Signer | None = None
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.region

@@ -20,6 +20,7 @@ from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller, check_labels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
+from catflap.runtime.signature import read_signed
 
 Event = dict[str, Any]
 
@@ -36,7 +37,8 @@ def watch(
     `tell` is given every event as it happens, `note` what the operator should know. Raises
     CatflapError when the source cannot be opened at first; later it is opened again and again.
     """
-    classifier = Classifier(settings.bundle, settings.variant, threads=settings.threads, prior=settings.prior)
+    bundle = read_signed(settings.bundle, settings.signer)
+    classifier = Classifier(bundle, settings.variant, threads=settings.threads, prior=settings.prior)
     check_labels(settings.on, classifier.labels)
     patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
     source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)

@@ -1,4 +1,4 @@
-"""Who made a Bundle: detached signatures with local keys; the one file that owns model_signing.
+"""Who made a Bundle: detached signatures; the one file that owns model_signing.
 
 OpenSSF Model Signing v1.0: an in-toto statement over the file's SHA-256 in a Sigstore bundle.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,67 +18,138 @@ from catflap.errors import CatflapError, Refused, missing_extra, why
 
 SUFFIX = ".sig"
 MOST_BYTES = 1 << 20  # of a signature
+NO_SIGSTORE = "It needs the network; without it, use a key or a certificate of your own."
 
 
-def sign_bundle(path: Path, key: Path, out: Path | None = None) -> dict[str, Any]:
-    """Sign a Bundle with a private key, PEM; the signature lies beside it, as NAME.catflap.sig.
+@dataclass(frozen=True)
+class Signer:
+    """Who must have signed a Bundle; one of the three.
 
-    The Bundle is checked first. Raises CatflapError when the key is none of an elliptic curve, and
-    MissingExtra without `sign`.
+    The owner of a public `key`, PEM; whoever has a certificate that leads to `root`, a PEM file of
+    self-signed certificates; or an `identity` that its OpenID `issuer`, a URL, confirmed to Sigstore.
+    """
+
+    key: Path | None = None
+    root: Path | None = None
+    identity: str = ""
+    issuer: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.key, self.root, self.identity))) != 1 or bool(self.identity) != bool(
+            self.issuer
+        ):
+            raise CatflapError(
+                "Who must have signed is not clear.", "Give --key, or --root, or --identity with --issuer."
+            )
+
+    def __str__(self) -> str:
+        if self.key:
+            return f"the owner of {self.key}"
+        return f"a certificate of {self.root}" if self.root else f"{self.identity}, told by {self.issuer}"
+
+
+def sign_bundle(
+    path: Path,
+    key: Path | None,
+    out: Path | None = None,
+    *,
+    certificate: Path | None = None,
+    chain: Path | None = None,
+) -> dict[str, Any]:
+    """Sign a Bundle; the signature lies beside it, as NAME.catflap.sig.
+
+    With a private `key`, PEM; with its `certificate` and the `chain` of those between it and the root,
+    too; without a key by Sigstore, which asks in a browser who you are. The Bundle is checked first.
+    Raises CatflapError when these cannot sign, and MissingExtra without `sign`.
     """
     signing, _ = _tools()
     bundle = read_bundle(path)
     out = out or path.with_name(path.name + SUFFIX)
     if out.exists():
         _read_signature(out)
-    _check_key(key)
+    if (chain and not certificate) or (certificate and not key):
+        raise CatflapError(
+            "A chain needs its certificate, and a certificate its key.",
+            "Give --key with --certificate, and --chain with both.",
+        )
+    for file in filter(None, (key, certificate, chain)):
+        _check_file(file)
     with tempfile.TemporaryDirectory() as folder:
         model, written = _copy(bundle, Path(folder)), Path(folder) / "written.sig"
         try:
-            signing.Config().use_elliptic_key_signer(private_key=key).sign(model, written)
+            _signing_with(signing.Config(), key, certificate, chain).sign(model, written)
         except Exception as error:  # the library and its cryptography raise many types
+            if key is None:
+                raise CatflapError(f"Sigstore cannot sign: {why(error)}.", NO_SIGSTORE) from error
             raise CatflapError(
-                f"{key} cannot sign: {why(error)}.", "Name a private key of an elliptic curve, as PEM."
+                f"{certificate or key} cannot sign: {why(error)}.",
+                "Name a private key of an elliptic curve and its own certificate, as PEM."
+                if certificate
+                else "Name a private key of an elliptic curve, as PEM.",
             ) from error
         whole_file(out, written.read_bytes())
     return {"bundle": str(path), "sha256": bundle.sha256, "signature": str(out)}
 
 
-def read_signed(path: str | os.PathLike[str], key: Path | None, signature: Path | None = None) -> Bundle:
-    """Open a Bundle only if the owner of this public key, PEM, signed it; without a key, open it.
+def _signing_with(config: Any, key: Path | None, certificate: Path | None, chain: Path | None) -> Any:
+    if key is None:
+        return config.use_sigstore_signer(use_ambient_credentials=True)
+    if certificate is None:
+        return config.use_elliptic_key_signer(private_key=key)
+    return config.use_certificate_signer(
+        private_key=key,
+        signing_certificate=certificate,
+        certificate_chain=[chain or certificate],  # an empty chain is an error of the library
+    )
+
+
+def read_signed(path: str | os.PathLike[str], signer: Signer | None, signature: Path | None = None) -> Bundle:
+    """Open a Bundle only if this Signer signed it; without a Signer, open it.
 
     Raises Refused when there is no signature, or it is another's or of other bytes.
     """
     bundle = read_bundle(path)
-    if key is not None:
-        check_signature(bundle, key, signature)
+    if signer is not None:
+        check_signature(bundle, signer, signature)
     return bundle
 
 
-def check_signature(bundle: Bundle, key: Path, signature: Path | None = None) -> None:
-    """Raise Refused unless this very Bundle, as it was read, is signed by the key's owner."""
+def check_signature(bundle: Bundle, signer: Signer, signature: Path | None = None) -> None:
+    """Raise Refused unless this very Bundle, as it was read, is signed by this Signer."""
     _, verifying = _tools()
     signature = signature or bundle.path.with_name(bundle.path.name + SUFFIX)
     if not signature.is_file():
         raise Refused(f"{bundle.path} is not signed: there is no {signature.name}.", "Run: catflap sign")
     data = _read_signature(signature)
-    _check_key(key)
+    verifier = _verifying_by(verifying.Config(), signer)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "signature.sig"
         copy.write_bytes(data)
         try:
-            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
-        except Exception as error:  # as above
-            raise CatflapError(
-                f"{key} is no key: {why(error)}.", "Name a public key of an elliptic curve, as PEM."
-            ) from error
-        try:
             verifier.verify(_copy(bundle, Path(folder)), copy)
         except Exception as error:  # as above; whatever it is, the signature was not confirmed
+            told = "it is of another kind" if isinstance(error, AttributeError) else why(error)
             raise Refused(
-                f"{bundle.path} is not signed by the owner of {key}: {why(error)}.",
+                f"{bundle.path} is not signed by {signer}: {told}.",
                 "Get the bundle and its signature from where they were made.",
             ) from error
+
+
+def _verifying_by(config: Any, signer: Signer) -> Any:
+    file = signer.key or signer.root
+    if file is not None:
+        _check_file(file)
+    try:
+        if signer.key:
+            return config.use_elliptic_key_verifier(public_key=signer.key)
+        if signer.root:
+            return config.use_certificate_verifier(certificate_chain=[signer.root])
+        return config.use_sigstore_verifier(identity=signer.identity, oidc_issuer=signer.issuer)
+    except Exception as error:  # as above
+        if file is None:
+            raise CatflapError(f"Sigstore cannot be asked: {why(error)}.", NO_SIGSTORE) from error
+        fix = "Name a public key of an elliptic curve" if signer.key else "Name certificates"
+        raise CatflapError(f"{file} cannot be used: {why(error)}.", f"{fix}, as PEM.") from error
 
 
 def _tools() -> tuple[Any, Any]:
@@ -108,6 +180,6 @@ def _read_signature(path: Path) -> bytes:
     return data
 
 
-def _check_key(key: Path) -> None:
-    if not key.is_file():
-        raise CatflapError(f"There is no key {key}.", "Name a key file, PEM.")
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise CatflapError(f"There is no file {path}.", "Name a key or a certificate, PEM.")

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from catflap.errors import CatflapError
 from catflap.runtime.recording import LogSettings
+from catflap.runtime.signature import Signer
 
 BundlePath: TypeAlias = "str | os.PathLike[str]"
 
@@ -51,7 +52,8 @@ class Settings:
 
     The first bundle is the default one; a second version of it may be its `canary`, which answers a `share`
     of its requests, or its `shadow`, which judges too and is only counted. `threads` are those of the network
-    for one photo; `reload` is the seconds between two looks at the files; `log` records every answer.
+    for one photo; `reload` is the seconds between two looks at the files; `log` records every answer;
+    a bundle that `signer` did not sign is refused.
     """
 
     bundles: tuple[BundlePath, ...]
@@ -65,7 +67,7 @@ class Settings:
     share: float = 0.05
     reload: float = 1.0
     keys: Path | None = None
-    signer: Path | None = None
+    signer: Signer | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     log: LogSettings | None = None

@@ -11,21 +11,21 @@ from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.progress import Progress, silent
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.engines import why_not_here
-from catflap.runtime.signature import check_signature
+from catflap.runtime.signature import Signer, check_signature
 
 
 def verify(
     path: str | os.PathLike[str],
     *,
     variants: tuple[str, ...] = (),
-    key: Path | None = None,
+    signer: Signer | None = None,
     signature: Path | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """The Verdict on a Bundle on this machine: its bytes, its pixels and its variants' answers.
 
-    With a public `key` also that its owner signed it. Without `variants` all whose runtime is here.
+    With a `signer` also that it was signed by that one. Without `variants` all whose runtime is here.
     A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge, and
     MissingExtra when a named or the default variant cannot run.
     """
@@ -37,7 +37,7 @@ def verify(
             raise CatflapError(
                 f"The bundle has no variant {unknown[0]!r}.", f"Use: {', '.join(bundle.variants)}."
             )
-        signed = () if key is None else (_signed(bundle, key, signature),)
+        signed = () if signer is None else (_signed(bundle, signer, signature),)
         checks = check_bundle(bundle, variants=variants, threads=threads, progress=progress)
     except BadArtifact as error:
         return Verdict(os.fspath(path), (Check("integrity", False, error.what, "every byte as exported"),))
@@ -49,10 +49,10 @@ def verify(
     )
 
 
-def _signed(bundle: Bundle, key: Path, signature: Path | None) -> Check:
-    limit = f"signed by the owner of {key}"
+def _signed(bundle: Bundle, signer: Signer, signature: Path | None) -> Check:
+    limit = f"signed by {signer}"
     try:
-        check_signature(bundle, key, signature)
+        check_signature(bundle, signer, signature)
     except Refused as error:
         return Check("signature", False, error.what, limit)
     return Check("signature", True, bundle.sha256, limit)
