@@ -45,6 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tell.add_argument("--webhook", metavar="URL", help="POST each event as JSON")
     tell.add_argument("--mqtt", metavar="URL", help="publish each event: mqtt://HOST/TOPIC, or mqtts://…")
     tell.add_argument("--save", type=Path, metavar="FOLDER", help="save each frame that decided")
+    tell.add_argument("--clips", type=Path, metavar="FOLDER", help="save a film around each decision")
+    tell.add_argument("--clip-seconds", type=float, default=4.0, metavar="N", help="before, and after (4)")
     tell.add_argument("--save-mb", type=float, default=500, metavar="MB", help="keep the newest (500)")
     tell.add_argument("--preview", metavar="PORT", help="show it in a browser; or HOST:PORT")
     signer_arguments(parser)
@@ -79,6 +81,8 @@ def answer(args: argparse.Namespace) -> int:
         on=dict(args.on),
         save=args.save,
         save_bytes=int(args.save_mb * 1e6),
+        clips=args.clips,
+        clip_seconds=args.clip_seconds,
         preview=None if args.preview is None else parse_address(args.preview),
         every_frame=args.frames,
         log=log_settings(args),

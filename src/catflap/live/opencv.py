@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # it would write on stderr; what it says, we say
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
+import numpy as np
 
-from catflap.image import Pixels
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Photo, Pixels, inspect
 from catflap.live.frames import Lost, Picture
 
 QUALITY = 80  # of the preview's JPEGs
 WIDEST = 960  # px of the preview
+CLIP_WIDEST = 640  # px of a clip
 
 
 class Capture:
@@ -67,13 +73,54 @@ def annotated(pixels: Pixels, text: str, region: tuple[int, int, int, int] | Non
     picture = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     if region is not None:
         cv2.rectangle(picture, region[:2], region[2:], (0, 255, 255), 2)
-    height, width = picture.shape[:2]
-    if width > WIDEST:
-        size = (WIDEST, max(1, height * WIDEST // width))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    picture = _narrow(picture, WIDEST)
     shown = text.encode("ascii", "replace").decode()
     for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
         cv2.putText(picture, shown, (8, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.8, colour, thick, cv2.LINE_AA)
+    return _jpeg(picture)
+
+
+def small_jpeg(photo: Photo) -> bytes | None:
+    """A frame, RGB (H, W, 3) or a JPEG's bytes, as a JPEG for a clip; None when OpenCV cannot read it."""
+    if isinstance(photo, bytes):
+        try:
+            wide = inspect(photo).width >= 2 * CLIP_WIDEST
+        except BadPhoto:
+            return None
+        how = cv2.IMREAD_REDUCED_COLOR_2 if wide else cv2.IMREAD_COLOR
+        picture = cv2.imdecode(np.frombuffer(photo, np.uint8), how)
+    else:
+        picture = cv2.cvtColor(np.asarray(photo), cv2.COLOR_RGB2BGR)
+    return None if picture is None else _jpeg(_narrow(picture, CLIP_WIDEST))
+
+
+def film(jpegs: Iterable[bytes], rate: float) -> bytes:
+    """JPEGs as an MP4 file (MPEG-4 Part 2), `rate` a second, of the first one's size; CatflapError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        writer, size = None, (0, 0)
+        for jpeg in jpegs:
+            picture: Any = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            if writer is None:
+                size = (picture.shape[1] & ~1, picture.shape[0] & ~1)
+                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+            writer.write(picture if picture.shape[1::-1] == size else cv2.resize(picture, size))
+        if writer is not None:
+            writer.release()
+        if not path.is_file() or not path.stat().st_size:
+            raise CatflapError("OpenCV cannot write a film here.", f"Make room in {Path(folder).parent}.")
+        return path.read_bytes()
+
+
+def _narrow(picture: Any, widest: int) -> Any:
+    height, width = picture.shape[:2]
+    if width <= widest:
+        return picture
+    size = (widest, max(2, height * widest // width))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg(picture: Any) -> bytes:
     return bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 
 

@@ -23,8 +23,9 @@ class Settings:
     how many seconds without a frame a live source counts as frozen, `still` after how many with the very
     same picture; `max_fps` how many frames of it are judged a second at most, and `fps` how many photos of a
     folder make a second. `on` maps a label, or "unsure", to a command. `save` is a folder for the frames that
-    decided, of at most `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every
-    `log_every` seconds, and each one that decided. A bundle that `signer` did not sign is refused.
+    decided, `clips` one for films of `clip_seconds` before and after each decision, each of at most
+    `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every `log_every` seconds,
+    and each one that decided. A bundle that `signer` did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]
@@ -43,6 +44,8 @@ class Settings:
     on: Mapping[str, str] = field(default_factory=dict)
     save: Path | None = None
     save_bytes: int = 500_000_000
+    clips: Path | None = None
+    clip_seconds: float = 4.0
     preview: tuple[str, int] | None = None
     every_frame: bool = False
     log: LogSettings | None = None
@@ -59,6 +62,7 @@ class Settings:
         day = 86_400
         limits = {
             "stalled": 3600, "still": day, "max_fps": 1000, "fps": 1000, "save_bytes": 1e15, "log_every": day,
+            "clip_seconds": 30,
         }  # fmt: skip
         for name, most in limits.items():
             if not 0 < getattr(self, name) <= most:

@@ -1,4 +1,4 @@
-"""Where events go besides the line on stdout: a webhook, a broker, a command, a folder of frames."""
+"""Where events go besides the line on stdout: a webhook, a broker, a command, frames and clips."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
+from threading import Lock
 from urllib.parse import urlsplit
 
 from catflap.artifacts.folder import whole_file
@@ -20,7 +21,7 @@ from catflap.errors import CatflapError
 from catflap.live.courier import Event, NotDelivered
 
 PATIENCE = 10.0  # seconds for a webhook or a command
-SAVED = re.compile(r"\d{8}T\d{6}\.\d{3}-\d{6,}-[^/]*\.jpg")
+SAVED = re.compile(r"\d{8}T\d{6}\.\d{3}-\d{6,}-[^/]*\.(jpg|mp4)")
 
 
 def webhook(url: str) -> Callable[[Event], None]:
@@ -79,10 +80,10 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
 
 
 class Album:
-    """A folder of frames that decided something, which never grows beyond `limit` bytes.
+    """A folder of frames and clips of what was decided, which never grows beyond `limit` bytes.
 
     Only files that are named like its own are ever deleted, the oldest first. A disk that is full is
-    told once, and the watch goes on.
+    told once, and the watch goes on. Threads may share it.
     """
 
     def __init__(self, folder: Path, limit: int, note: Callable[[str], None]) -> None:
@@ -90,6 +91,7 @@ class Album:
         self._limit = limit
         self._note = note
         self._failing = False
+        self._lock = Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             mine = sorted(entry.name for entry in os.scandir(folder) if SAVED.fullmatch(entry.name))
@@ -102,23 +104,36 @@ class Album:
 
     def save(self, jpeg: bytes, when: float, number: int, label: str) -> str | None:
         """Save a JPEG taken `when`, in seconds since 1970; its path, or None when that failed."""
+        name = self.name(when, number, label, "jpg")
+        return self.path(name) if self.put(name, jpeg) else None
+
+    def name(self, when: float, number: int, label: str, suffix: str) -> str:
+        """What a file is called: when it was, the number of its frame, and what was decided."""
         stamp = datetime.fromtimestamp(when).strftime("%Y%m%dT%H%M%S.%f")[:-3]
         word = re.sub(r"[^A-Za-z0-9_]+", "-", label)[:40]
-        name = f"{stamp}-{number:06}-{word}.jpg"
-        if len(jpeg) > self._limit:
-            return None
-        self._make_room(len(jpeg))
-        try:
-            whole_file(self._folder / name, jpeg, durable=False)
-        except CatflapError as error:
-            if not self._failing:
-                self._failing = True
-                self._note(f"{error.what} {error.fix} The watch goes on without saving.")
-            return None
-        self._failing = False
-        self._sizes[name] = len(jpeg)
-        self.bytes += len(jpeg)
+        return f"{stamp}-{number:06}-{word}.{suffix}"
+
+    def path(self, name: str) -> str:
+        """Where a file of that name lies."""
         return str(self._folder / name)
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Save a file, for which the oldest make room; False when that failed."""
+        if len(data) > self._limit:
+            return False
+        with self._lock:
+            self._make_room(len(data))
+            try:
+                whole_file(self._folder / name, data, durable=False)
+            except CatflapError as error:
+                if not self._failing:
+                    self._failing = True
+                    self._note(f"{error.what} {error.fix} The watch goes on without saving.")
+                return False
+            self._failing = False
+            self._sizes[name] = len(data)
+            self.bytes += len(data)
+            return True
 
     def _make_room(self, size: int) -> None:
         while self._sizes and self.bytes + size > self._limit:

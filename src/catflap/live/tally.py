@@ -18,6 +18,7 @@ class Tally:
     decisions: int = 0
     outages: int = 0
     saved: int = 0
+    clips: int = 0
     age_sum: float = 0.0
     age_max: float = 0.0
 
@@ -39,6 +40,7 @@ class Tally:
             "decisions": self.decisions,
             "outages": self.outages,
             "saved": self.saved,
+            "clips": self.clips,
             "judged_a_second": round(self.judged / seconds, 2) if seconds else 0.0,
             "mean_age_ms": round(self.age_sum / self.judged * 1e3, 3) if self.judged else 0.0,
             "max_age_ms": round(self.age_max * 1e3, 3),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catflap.artifacts.results import UNSURE, Prediction
 from catflap.errors import BadPhoto, CatflapError
@@ -19,6 +19,9 @@ from catflap.live.settings import Settings
 from catflap.live.sinks import Album
 from catflap.live.tally import Tally
 from catflap.runtime.recording import Recorder
+
+if TYPE_CHECKING:
+    from catflap.live.clips import Clips  # which imports OpenCV, as not every watch does
 
 Event = dict[str, Any]
 
@@ -38,6 +41,7 @@ class Outlets:
 
     couriers: Sequence[Courier] = ()
     album: Album | None = None
+    clips: Clips | None = None
     preview: Preview | None = None
     recorder: Recorder | None = None
 
@@ -59,6 +63,7 @@ class Teller:
         self._tell = tell
         self._couriers = outlets.couriers
         self._album = outlets.album
+        self._clips = outlets.clips
         self._preview = outlets.preview
         self._recorder = outlets.recorder
         self._logged = -math.inf  # when the last frame was logged, on the source's clock
@@ -90,6 +95,8 @@ class Teller:
         self._tally.answer(age)
         after = self._judge.decision
         about = {**_when(shot), "frame_age_ms": round(age * 1e3, 3), "ms": round(prediction.ms, 3)}
+        if self._clips is not None:
+            self._clips.see(shot, photo)
         if self._settings.every_frame:
             self._tell({"event": "frame", **about, **_said(prediction), "decision": after})
         if after != before:
@@ -107,6 +114,8 @@ class Teller:
         self._tally.outages += 1
         self._send({"event": trouble.kind, "time": time(), "why": trouble.why})
         self.forget(trouble.kind)
+        if self._clips is not None:
+            self._clips.finish()
 
     def forget(self, why: str) -> None:
         """Believe nothing any more, and tell it: no door stays open for a camera that is off."""
@@ -114,13 +123,17 @@ class Teller:
         self._judge.forget()
         if before != UNSURE:
             self._tally.decisions += 1
-            self._send({
+            event = {
                 "event": "decision", "time": time(), "decision": UNSURE, "previous": before,
                 "probability": 0.0, "why": why,
-            })  # fmt: skip
+            }  # fmt: skip
+            self._send(event | (self._clip_of(UNSURE) if why != "ended" else {}))
 
     def ended(self, why: str) -> Event:
         """The watch is over; the summary."""
+        if self._clips is not None:
+            self._clips.close()
+            self._tally.clips = self._clips.written
         summary = {"event": "ended", "time": time(), "why": why, **self._tally.to_json()}
         sinks = {one.name: {"delivered": one.delivered, "lost": one.lost} for one in self._couriers}
         summary |= {"sinks": sinks} if sinks else {}
@@ -155,7 +168,12 @@ class Teller:
             if saved is not None:
                 self._tally.saved += 1
                 event["saved"] = saved
-        self._send(event)
+        self._send(event | self._clip_of(self._judge.decision))
+
+    def _clip_of(self, decision: str) -> Event:
+        """Where the clip of a decision will lie, once it is whole."""
+        path = None if self._clips is None else self._clips.decided(decision)
+        return {} if path is None else {"clip": path}
 
     def _record(
         self, recorder: Recorder, shot: Shot, photo: Photo, prediction: Prediction, decided: bool

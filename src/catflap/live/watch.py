@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catflap.live.courier import Courier
 from catflap.live.frames import Shot
@@ -21,6 +21,9 @@ from catflap.live.teller import Outlets, Teller, check_labels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
 from catflap.runtime.signature import read_signed
+
+if TYPE_CHECKING:
+    from catflap.live.clips import Clips
 
 Event = dict[str, Any]
 
@@ -48,7 +51,7 @@ def watch(
         opened = open_first(source)
         parts.callback(opened.close)
         couriers = _couriers(settings, note, parts)
-        album = None if settings.save is None else Album(settings.save, settings.save_bytes, note)
+        album, clips = _folders(settings, note)
         preview = None if settings.preview is None else Preview(*settings.preview)
         if preview is not None:
             parts.callback(preview.close)
@@ -56,7 +59,7 @@ def watch(
                 note("Whoever reaches the address of the preview sees what the camera sees.")
         recorder = parts.enter_context(recording(settings.log, note))
         judge = Judge(classifier, settings.region, settings.rules)
-        teller = Teller(settings, judge, tally, tell, Outlets(couriers, album, preview, recorder))
+        teller = Teller(settings, judge, tally, tell, Outlets(couriers, album, clips, preview, recorder))
         teller.started(source.name, source.live)
         if source.live:
             limits = (settings.stalled, settings.still, 1 / settings.max_fps)
@@ -88,6 +91,18 @@ def _couriers(settings: Settings, note: Callable[[str], None], parts: ExitStack)
     if settings.on:
         found.append(Courier("command", commands(settings.on), note, again=False))
     return found
+
+
+def _folders(settings: Settings, note: Callable[[str], None]) -> tuple[Album | None, Clips | None]:
+    """Where frames and clips are saved; in one folder they share its limit."""
+    album = None if settings.save is None else Album(settings.save, settings.save_bytes, note)
+    if settings.clips is None:
+        return album, None
+    from catflap.live.clips import Clips
+
+    is_shared = album is not None and settings.clips == settings.save
+    films = album if album is not None and is_shared else Album(settings.clips, settings.save_bytes, note)
+    return album, Clips(films, settings.clip_seconds, note)
 
 
 @contextmanager
