@@ -1,5 +1,5 @@
 // A photo file to upright sRGB pixels at full or scaled size: steps 1 to 3 of docs/concepts/frame.md.
-// Steps 4 and 5, crop and resize, are inside the graph of the variant onnx-frame.
+// Steps 4 and 5, crop and resize, are inside the graph of the variant onnx-frame, and in frame.mjs.
 
 import sharp from "sharp";
 
@@ -7,6 +7,7 @@ import sharp from "sharp";
 export async function decode(data, frame) {
   if (data.length > frame.max_bytes) throw new Error("The photo has too many bytes.");
   const about = await sharp(data).metadata();
+  if (!["uchar", "ushort"].includes(about.depth)) throw new Error("Its pixels are not of 8 or 16 bits.");
   if (about.space === "cmyk") throw new Error("This client does not decode CMYK.");
   const { data: pixels, info } = await sharp(data, { limitInputPixels: frame.max_pixels, failOn: "truncated" })
     .flatten({ background: "#ffffff" })

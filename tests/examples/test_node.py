@@ -39,6 +39,10 @@ def client(repo: Path) -> Path:
     return folder / "client.mjs"
 
 
+# sharp reads no BMP and gives no CMYK and no scaled decode: its means of 2 × 2 pixels blur the chroma.
+NOT_REACHED = {"bmp.bmp", "tiff_cmyk.tiff", "jpeg_cmyk.jpg", "jpeg_half.jpg"}
+
+
 @pytest.fixture(scope="module")
 def framed(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
@@ -46,6 +50,17 @@ def framed(
     path = tmp_path_factory.mktemp("framed") / "framed.catflap"
     export(drawn_checkpoint, drawn_dataset, path, variants=("fp32", "int8", "onnx-frame"))
     return path
+
+
+def test_its_pixels_are_those_of_the_vectors(client: Path, repo: Path) -> None:
+    folder = repo / "docs" / "reference" / "vectors"
+    code, answers = run(client.with_name("vectors.mjs"), folder)
+    *answers, told = answers
+    missed = {answer["photo"]: answer for answer in answers if not answer["pass"]}
+    assert set(missed) == NOT_REACHED
+    assert missed["jpeg_half.jpg"]["value"] <= 6
+    assert (code, told) == (1, {"vectors": len(answers), "failed": len(NOT_REACHED)})
+    assert len(answers) == len(json.loads((folder / "vectors.json").read_text())["vectors"])
 
 
 def run(client: Path, *words: object) -> tuple[int, list[dict[str, Any]]]:

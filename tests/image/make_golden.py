@@ -16,7 +16,9 @@ import numpy as np
 from catflap.exporting.drawings import scene, wide_gamut_profile
 from catflap.image import Frame, Pixels, encode, read_pixels
 
-FOLDER = Path(__file__).with_name("golden")
+FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "vectors"
+FORMAT = {"format": "catflap frame vectors", "version": 1, "specification": "docs/concepts/frame.md"}
+PLAIN = ("squash", "crop", "enlarge", "bicubic")  # upright RGB PNGs: nothing but crop and resize
 FRAME = Frame(24, 16)
 CROP = replace(FRAME, fit="crop")
 CUBIC = replace(FRAME, filter="bicubic")
@@ -82,6 +84,21 @@ def vectors() -> dict[str, tuple[bytes, str, Frame, int]]:
     return made
 
 
+def refused() -> dict[str, tuple[bytes, Frame, str]]:
+    """File -> its bytes, the frame, the reason for which it must be refused."""
+    png, jpeg = encode(scene(1, 90, 60), "PNG"), encode(scene(2, 50, 80), "JPEG", quality=90)
+    return {
+        "refused_empty.jpg": (b"", FRAME, "empty"),
+        "refused_page.jpg": (b"<!doctype html><title>404</title>", FRAME, "not_a_photo"),
+        "refused_noise.png": (bytes(range(1, 200)), FRAME, "unknown_format"),
+        "refused_cut.png": (png[: len(png) // 2], FRAME, "truncated"),
+        "refused_cut.jpg": (jpeg[: len(jpeg) // 2], FRAME, "truncated"),
+        "refused_float.tiff": (encode(scene(3, 30, 20)[..., 0], "TIFF", "F"), FRAME, "unsupported_mode"),
+        "refused_bytes.png": (png, replace(FRAME, max_bytes=len(png) - 1), "too_many_bytes"),
+        "refused_pixels.png": (png, replace(FRAME, max_pixels=90 * 60 - 1), "too_many_pixels"),
+    }
+
+
 def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
@@ -90,10 +107,13 @@ def main() -> None:
         (FOLDER / f"{name}.{suffix}").write_bytes(photo)
         (FOLDER / f"{name}.frame.png").write_bytes(encode(read_pixels(photo, frame), "PNG"))
         index.append(
-            {"photo": f"{name}.{suffix}", "frame": frame.to_json(), "pixels": f"{name}.frame.png"}
-            | {"tolerance": tolerance}
+            {"photo": f"{name}.{suffix}", "plain": name.startswith(PLAIN), "frame": frame.to_json()}
+            | {"pixels": f"{name}.frame.png", "tolerance": tolerance}
         )
-    (FOLDER / "vectors.json").write_text(json.dumps(index, indent=1) + "\n")
+    for file, (photo, frame, reason) in refused().items():
+        (FOLDER / file).write_bytes(photo)
+        index.append({"photo": file, "plain": False, "frame": frame.to_json(), "refused": reason})
+    (FOLDER / "vectors.json").write_text(json.dumps({**FORMAT, "vectors": index}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""The golden vectors: what any implementation of the Frame has to reach."""
+"""The vectors of the Frame: what any implementation has to reach, and what it has to refuse."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_pixels
-from tests.image.make_golden import vectors
+from tests.image.make_golden import FOLDER, FORMAT, refused, vectors
 
-FOLDER = Path(__file__).with_name("golden")
-VECTORS: list[dict[str, Any]] = json.loads((FOLDER / "vectors.json").read_text())
+INDEX: dict[str, Any] = json.loads((FOLDER / "vectors.json").read_text())
+VECTORS: list[dict[str, Any]] = INDEX["vectors"]
 
 
 def stored_pixels(name: str) -> Pixels:
@@ -24,16 +24,39 @@ def stored_pixels(name: str) -> Pixels:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["photo"]))
-def test_a_photo_becomes_its_stored_pixels(vector: dict[str, Any]) -> None:
+def test_a_photo_becomes_its_stored_pixels_or_is_refused(vector: dict[str, Any]) -> None:
     frame = Frame.from_json(vector["frame"])
-    got, expected = read_pixels(FOLDER / vector["photo"], frame), stored_pixels(vector["pixels"])
+    photo = (FOLDER / vector["photo"]).read_bytes()
+    if "refused" in vector:
+        with pytest.raises(BadPhoto) as told:
+            read_pixels(photo, frame)
+        assert told.value.reason == vector["refused"]
+        return
+    got, expected = read_pixels(photo, frame), stored_pixels(vector["pixels"])
     assert got.shape == expected.shape == (frame.height, frame.width, 3)
     assert np.abs(got.astype(int) - expected).max() <= vector["tolerance"]
 
 
 def test_the_vectors_are_those_of_the_script() -> None:
     made = {f"{name}.{suffix}": frame.to_json() for name, (_, suffix, frame, _) in vectors().items()}
+    made |= {file: frame.to_json() for file, (_, frame, _) in refused().items()}
     assert made == {vector["photo"]: vector["frame"] for vector in VECTORS}
+    assert INDEX == {**FORMAT, "vectors": VECTORS}
+
+
+def test_the_folder_holds_what_is_listed_and_nothing_else() -> None:
+    listed = {vector[part] for vector in VECTORS for part in ("photo", "pixels") if part in vector}
+    assert {path.name for path in FOLDER.iterdir()} == {"vectors.json", *listed}
+
+
+def test_plain_vectors_need_no_decoder_but_one_for_rgb_png() -> None:
+    plain = [vector for vector in VECTORS if vector["plain"]]
+    assert len(plain) >= 9
+    for vector in plain:
+        head = (FOLDER / vector["photo"]).read_bytes()[:33]
+        assert head[12:16] == b"IHDR"
+        assert head[24:26] == b"\x08\x02"  # 8 bits, RGB
+        assert vector["tolerance"] == 1
 
 
 def test_the_orientations_differ() -> None:

@@ -41,7 +41,7 @@ describe("sha256", () => {
 });
 
 describe("readJpegHead", () => {
-  const read = (name: string) => readJpegHead(readFileSync(new URL(`../../tests/image/golden/${name}`, import.meta.url)));
+  const read = (name: string) => readJpegHead(readFileSync(new URL(`../../docs/reference/vectors/${name}`, import.meta.url)));
 
   it("tells orientation and subsampling", () => {
     expect(read("jpeg.jpg")).toEqual({ orientation: 1, subsampling: [2, 2] });
@@ -52,7 +52,7 @@ describe("readJpegHead", () => {
   });
 
   it("survives a file that is cut anywhere", () => {
-    const whole = readFileSync(new URL("../../tests/image/golden/jpeg_quarter_orientation_8.jpg", import.meta.url));
+    const whole = readFileSync(new URL("../../docs/reference/vectors/jpeg_quarter_orientation_8.jpg", import.meta.url));
     for (let length = 2; length < 700; length++) {
       expect(readJpegHead(Uint8Array.from(whole.subarray(0, length)))?.orientation).toBeLessThanOrEqual(8);
     }
