@@ -25,6 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
     for verb in (unpack, strip, add):
         verb.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="what to write")
+    unpack.add_argument(
+        "--triton",
+        action="store_true",
+        help="into OUT, a model repository of Triton: a model for each ONNX variant",
+    )
     strip.add_argument("--variants", required=True, metavar="LIST", help="which to keep, the default first")
     add.add_argument("--checkpoint", type=Path, required=True, help="what the bundle was made from")
     add.add_argument("--dataset", type=Path, help="where the dataset lies now, if it was moved")
@@ -38,19 +43,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Do it and print what came out."""
-    from catflap.exporting.repack import inspect_bundle, strip_bundle, unpack_bundle
+    from catflap.exporting.repack import inspect_bundle, strip_bundle
 
     if args.verb == "inspect":
         emit(inspect_bundle(args.bundle), args)
     elif args.verb == "sbom":
         _sbom(args)
     elif args.verb == "unpack":
-        emit(unpack_bundle(args.bundle, args.out), args)
+        _unpack(args)
     elif args.verb == "strip":
         emit(strip_bundle(args.bundle, args.out, listed(args.variants)), args)
     else:
         _add(args)
     return 0
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    from catflap.exporting.repack import unpack_bundle
+    from catflap.exporting.triton import unpack_for_triton
+
+    emit((unpack_for_triton if args.triton else unpack_bundle)(args.bundle, args.out), args)
 
 
 def _sbom(args: argparse.Namespace) -> None:

@@ -1,0 +1,91 @@
+"""A Bundle's ONNX variants as models of a Triton Inference Server; needs only the base install."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
+from catflap.artifacts.folder import whole_folder
+from catflap.errors import CatflapError
+from catflap.runtime.session import open_session
+
+MOST_FRAMES = 64  # in one batch
+DELAY_US = 1000  # that a frame may wait for others
+TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
+RUNTIMES = ("onnxruntime", "onnxruntime-frame")
+TENSORRT = """
+# On an NVIDIA card: TensorRT builds an engine when the model is loaded, which takes minutes. Its sums are
+# others than those that were tested, in FP16 more so: hold it to the golden cases of the bundle.
+# optimization { execution_accelerators {
+#   gpu_execution_accelerator: [ {
+#     name: "tensorrt"
+#     parameters { key: "precision_mode" value: "FP16" }
+#     parameters { key: "trt_engine_cache_enable" value: "1" }
+#     parameters { key: "trt_engine_cache_path" value: "/tmp" }
+#   } ]
+# } }
+"""
+
+
+def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
+    """Write each ONNX variant of a Bundle into a Triton model repository, a folder.
+
+    `out/NAME-VARIANT/` gets `config.pbtxt`, whose names, types and dimensions are those of the graph,
+    `1/model.onnx`, `labels.txt`, and `bundle.json` with the Frame and all that was measured. Other models in
+    the folder stay as they are. Raises CatflapError when there is no ONNX variant.
+    """
+    bundle = read_bundle(path)
+    variants = [variant for variant in bundle.variants.values() if variant.runtime in RUNTIMES]
+    if not variants:
+        raise CatflapError(f"{path} has no variant for ONNX Runtime.", "Export it with --variants int8,fp32.")
+    files: list[str] = []
+    for variant in variants:
+        model = f"{bundle.name}-{variant.name}"
+        written = {
+            HEAD: bytes(bundle.members[HEAD]),
+            "config.pbtxt": config(bundle, variant).encode("utf-8"),
+            "labels.txt": "".join(f"{label}\n" for label in bundle.labels).encode("utf-8"),
+            "1/model.onnx": bytes(bundle.members[variant.file]),
+        }
+        with whole_folder(Path(out) / model, HEAD) as partial:
+            for name, data in written.items():
+                (partial / name).parent.mkdir(exist_ok=True)
+                (partial / name).write_bytes(data)
+        files += [f"{model}/{name}" for name in written]
+    return {"folder": str(out), "models": [f"{bundle.name}-{one.name}" for one in variants], "files": files}
+
+
+def config(bundle: Bundle, variant: Variant) -> str:
+    """A variant's config.pbtxt: a ModelConfig of Triton as protobuf text."""
+    session = open_session(bundle.members[variant.file], threads=1)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    batched = not any(isinstance(end.shape[0], int) for end in (*inputs, *outputs))
+    told = {
+        "catflap_sha256": bundle.sha256,
+        "catflap_temperature": repr(variant.temperature),
+        "catflap_threshold": repr(variant.decision["threshold"]),
+    }
+    lines = [
+        f'name: "{bundle.name}-{variant.name}"',
+        'backend: "onnxruntime"',
+        f"max_batch_size: {MOST_FRAMES if batched else 0}",
+        f"input [ {', '.join(_end(end, batched) for end in inputs)} ]",
+        f"output [ {', '.join(_end(end, batched, 'labels.txt') for end in outputs)} ]",
+        *([f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY_US} }}"] if batched else []),
+        # ONNX Runtime has its int8 kernels for processors; on a card it would compute in float.
+        *(["instance_group [ { kind: KIND_CPU } ]"] if variant.precision == "int8" else []),
+        *(
+            f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
+            for key, value in told.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n" + (TENSORRT if batched and variant.precision != "int8" else "")
+
+
+def _end(end: Any, batched: bool, labels: str = "") -> str:
+    """An input or an output; Triton counts the batch apart, and −1 is any size."""
+    sizes = [size if isinstance(size, int) else -1 for size in end.shape[batched:]]
+    named = f' label_filename: "{labels}"' if labels else ""
+    return f'{{ name: "{end.name}" data_type: {TYPES[end.type]} dims: {sizes}{named} }}'
