@@ -18,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from machine import header
@@ -28,10 +29,11 @@ from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
 from catflap.exporting.drawings import scene
-from catflap.image import encode
+from catflap.image import encode, read_pixels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import softmax
-from catflap.runtime.scoring import PhotoBytes, score
+from catflap.runtime.looks import look_of
+from catflap.runtime.scoring import PhotoBytes, frames_of
 
 
 def main() -> None:
@@ -46,29 +48,56 @@ def main() -> None:
     args = parser.parse_args()
     classifier = Classifier(args.bundle)
 
-    def judged(photos: PhotoBytes) -> np.ndarray:
-        return softmax(score(classifier.model, photos, classifier.frame), classifier.variant.temperature)
+    def judged(photos: PhotoBytes) -> tuple[np.ndarray, np.ndarray]:
+        """The answers (n, labels) and the looks (n, 3)."""
+        logits, looks = [], []
+        for frames in frames_of(photos, classifier.frame):
+            logits.append(classifier.model(frames))
+            looks += [look_of(frame) for frame in frames]
+        return softmax(np.concatenate(logits), classifier.variant.temperature), np.array(looks)
 
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(args.photos, Path(folder) / "manifest")
         dataset = prepare(manifest, Path(folder) / "dataset", frame=classifier.frame)
         calibration, test = dataset.photos("calibration"), dataset.photos("test")
         header(window=WINDOW, calibration=len(calibration), test=len(test), deals=args.deals)
-        answers = [judged(calibration), judged(test)]
+        given, seen = judged(calibration)
+        more, seen_too = judged(test)
         groups = np.concatenate([calibration.groups, test.groups + calibration.groups.max() + 1])
-        print(
-            json.dumps({"undisturbed": undisturbed(np.concatenate(answers), groups, classifier, args.deals)})
-        )
-        baseline = make_baseline(answers[0], classifier.labels, calibration.groups)
-        for name, change in CHANGES.items():
-            drift = measure_drift(judged(changed(test, change)), classifier.labels, baseline)
-            print(json.dumps({name: drift.to_json()}))
+        every = (np.concatenate([given, more]), np.concatenate([seen, seen_too]))
+        print(json.dumps({"undisturbed": undisturbed(*every, groups, classifier, args.deals)}))
+        baseline = make_baseline(given, classifier.labels, calibration.groups, seen)
         drawn = [encode(scene(seed, 500, 375), "JPEG") for seed in range(WINDOW)]
-        print(json.dumps({"drawings": measure_drift(judged(drawn), classifier.labels, baseline).to_json()}))
+        windows = {name: changed(test, change) for name, change in CHANGES.items()} | {"drawings": drawn}
+        for name, photos in windows.items():
+            answers, looks = judged(photos)
+            drift = measure_drift(answers, classifier.labels, baseline, looks)
+            print(json.dumps({name: drift.to_json()}))
+        print(json.dumps({"cost": cost(classifier, test[0])}))
+
+
+def cost(classifier: Classifier, photo: bytes, times: int = 200) -> dict[str, float]:
+    """What looking at a frame takes, in turns with a whole answer."""
+    frame = read_pixels(photo, classifier.frame)
+    answer_ms, look_ms = [], []
+    for _ in range(times):
+        begun = perf_counter()
+        classifier(photo)
+        between = perf_counter()
+        look_of(frame)
+        look_ms.append((perf_counter() - between) * 1e3)
+        answer_ms.append((between - begun) * 1e3)
+    answer, look = float(np.median(answer_ms)), float(np.median(look_ms))
+    return {
+        "answer_ms": round(answer, 3),
+        "look_ms": round(look, 3),
+        "share": round(look / answer, 4),
+        "n": times,
+    }
 
 
 def undisturbed(
-    answers: np.ndarray, groups: np.ndarray, classifier: Classifier, deals: int
+    answers: np.ndarray, looks: np.ndarray, groups: np.ndarray, classifier: Classifier, deals: int
 ) -> dict[str, float]:
     """The share of windows that alarm though nothing was changed, and the greatest score."""
     random = np.random.default_rng(0)
@@ -77,11 +106,12 @@ def undisturbed(
     for _ in range(deals):
         random.shuffle(every)
         first = np.isin(groups, every[: len(every) // 2])
-        baseline = make_baseline(answers[first], classifier.labels, groups[first])
+        baseline = make_baseline(answers[first], classifier.labels, groups[first], looks[first])
         rest = np.flatnonzero(~first)
         for _ in range(5):
-            window = answers[random.permutation(rest)[:WINDOW]]
-            scores.append(measure_drift(window, classifier.labels, baseline).score)
+            window = random.permutation(rest)[:WINDOW]
+            drift = measure_drift(answers[window], classifier.labels, baseline, looks[window])
+            scores.append(drift.score)
     alarms = float(np.mean(np.array(scores) > 1))
     return {"windows": len(scores), "alarms": round(alarms, 4), "greatest_score": round(max(scores), 3)}
 
@@ -104,8 +134,10 @@ def night(light: float) -> Callable[[Image.Image], Image.Image]:
 
 CHANGES = {
     "unchanged, saved again": lambda image: image,
+    "blur, radius 1 of 500 px": blur(1),
     "blur, radius 2 of 500 px": blur(2),
     "blur, radius 5 of 500 px": blur(5),
+    "half of the light": night(0.5),
     "a quarter of the light": night(0.25),
     "a tenth of the light": night(0.1),
 }

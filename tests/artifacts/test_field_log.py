@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def write(path: Path, rows: list[Seen], limit: int = 100 * MB) -> None:
         log.add(row)
     log.close()
     assert log.lost == 0
+
+
+def test_a_log_from_before_photos_had_looks_is_read_and_written_on(tmp_path: Path) -> None:
+    path = tmp_path / "field.log"
+    write(path, [seen(0)])
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("ALTER TABLE seen DROP COLUMN look")
+    assert [row.look for row in read_field_log(path)] == [None]
+    write(path, [replace(seen(1), look=(0.5, 0.25, 6.0))])
+    assert [row.look for row in read_field_log(path, pictures=True)] == [None, (0.5, 0.25, 6.0)]
 
 
 def numbers(path: Path, **which: object) -> list[int]:

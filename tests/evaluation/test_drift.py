@@ -123,3 +123,67 @@ def test_whatever_a_baseline_holds_there_is_an_answer(
     drift = measure_drift(np.array(window), LABELS, baseline)
     assert 0 <= drift.p <= 1
     assert 0 <= drift.distance <= 1 + 1e-9
+
+
+def looks(random: np.random.Generator, probabilities: Floats, shift: tuple[float, ...] = (0, 0, 0)) -> Floats:
+    """How photos look, which depends on what is on them: dogs are outdoors."""
+    place = probabilities.argmax(axis=1)[:, None]
+    made = random.normal((0.45, 0.22, 6.0), (0.12, 0.05, 1.0), (len(probabilities), 3))
+    found: Floats = made + place * np.array([0.1, 0.02, 0.5]) + np.array(shift)
+    return found
+
+
+def look_alarms(count: int, calibration: int, **field: object) -> float:
+    shift = field.pop("shift", (0, 0, 0))
+    random = np.random.default_rng(11)
+    found = 0
+    for _ in range(count):
+        given = answers(random, calibration)
+        made = make_baseline(given, LABELS, np.arange(calibration), looks(random, given))
+        window = answers(random, WINDOW, **field)  # type: ignore[arg-type]
+        seen = looks(random, window, shift)  # type: ignore[arg-type]
+        found += measure_drift(window, LABELS, json.loads(json.dumps(made)), seen).alarm
+    return found / count
+
+
+@pytest.mark.parametrize("calibration", [60, 1000])
+def test_all_four_tests_together_alarm_at_most_once_in_a_hundred(calibration: int) -> None:
+    assert look_alarms(600, calibration) <= 0.01
+
+
+def test_another_mix_of_labels_that_look_otherwise_is_no_drift() -> None:
+    assert look_alarms(400, 600, mix=(0.02, 0.9, 0.08)) <= 0.01
+
+
+@pytest.mark.parametrize("shift", [(-0.15, 0, 0), (0, 0.06, 0), (0, 0, -1.2)])
+def test_photos_that_look_otherwise_are_drift_though_the_answers_are_the_same(
+    shift: tuple[float, ...],
+) -> None:
+    assert look_alarms(100, 400, shift=shift) >= 0.95
+
+
+def test_what_has_drifted_most_is_named_and_every_score_told() -> None:
+    random = np.random.default_rng(4)
+    given = answers(random, 400)
+    baseline = make_baseline(given, LABELS, np.arange(400), looks(random, given))
+    window = answers(random, WINDOW)
+    drift = measure_drift(window, LABELS, baseline, looks(random, window, (-0.3, 0, -0.5)))
+    assert drift.most == "brightness"
+    assert drift.alarm == (drift.score > 1) == (drift.p < ALARM)
+    assert set(drift.to_json()["scores"]) == {"sureness", "brightness", "contrast", "sharpness"}
+    assert drift.score == max(drift.scores.values())
+
+
+def test_a_baseline_or_a_log_without_looks_is_compared_as_before() -> None:
+    random = np.random.default_rng(6)
+    given, window = answers(random, 400), answers(random, WINDOW, skill=5.0)
+    plain = make_baseline(given, LABELS, np.arange(400))
+    both = make_baseline(given, LABELS, np.arange(400), looks(random, given))
+    unknown = np.full((WINDOW, 3), np.nan)
+    alone = measure_drift(window, LABELS, plain)
+    assert list(alone.scores) == ["sureness"]
+    assert measure_drift(window, LABELS, plain, looks(random, window)) == alone
+    assert measure_drift(window, LABELS, both) == measure_drift(window, LABELS, both, unknown) == alone
+    half = looks(random, given)
+    half[50:] = np.nan
+    assert make_baseline(given, LABELS, np.arange(400), half)["labels"]["cat"]["looks"]["groups"] < 50

@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from catflap.artifacts.bundle import read_bundle
-from catflap.artifacts.field_log import By, FieldLog, Seen
+from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
 from catflap.errors import BadArtifact
-from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
+from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.pipeline.drift import drift
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import correct_prior, softmax
-from catflap.runtime.scoring import score
+from catflap.runtime.looks import LOOKS, look_of
+from catflap.runtime.recording import LogSettings, Recorder
+from catflap.runtime.scoring import frames_of, score
 from tests.drawn import Exported
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
         assert variant.baseline["photos"] == variant.decision["photos"]
         assert set(variant.baseline["labels"]) == set(opened.labels)
         assert sum(entry["share"] for entry in variant.baseline["labels"].values()) == pytest.approx(1)
+        for entry in variant.baseline["labels"].values():
+            assert set(entry["looks"]) == {"groups", *LOOKS}
+            assert 0 < min(entry["looks"]["brightness"]) <= max(entry["looks"]["brightness"]) < 1
 
 
 def test_a_field_like_the_calibration_raises_no_alarm(drawn_bundle: Exported, tmp_path: Path) -> None:
@@ -100,6 +105,39 @@ def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) 
     for_people = subprocess.run(command, capture_output=True, text=True, check=False)
     assert for_people.returncode == 1
     assert "score" in for_people.stdout
+
+
+def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
+    drawn_bundle: Exported, tmp_path: Path
+) -> None:
+    """What predict records of drawings, and of the same with a third of the light."""
+    opened = read_bundle(drawn_bundle.path)
+    classifier, log = Classifier(drawn_bundle.path), tmp_path / "field.log"
+    recorder = Recorder(LogSettings(log), pytest.fail)
+    for light in (1.0, 0.33):
+        for seed in range(WINDOW):
+            photo = (scene(seed, 64, 64) * light).astype(np.uint8)
+            recorder(classifier, photo, classifier(photo), "predict")
+            while len(recorder._log._waiting) > 100:
+                time.sleep(0.01)
+    recorder.close()
+    rows = list(read_field_log(log))
+    assert len(rows) == 2 * WINDOW
+    assert all(row.look and len(row.look) == len(LOOKS) for row in rows)
+    made = baseline_with(opened, rows[:WINDOW])
+    windows = [measure(opened, made, part) for part in (rows[:WINDOW], rows[WINDOW:])]
+    assert [window.scores["brightness"] > 1 for window in windows] == [False, True]
+    assert drift(drawn_bundle.path, log).latest.drift.scores["brightness"] > 1  # type: ignore[union-attr]
+
+
+def baseline_with(bundle: Bundle, rows: list[Seen]) -> dict[str, Any]:
+    answers = np.array([row.probabilities for row in rows], float)
+    return make_baseline(answers, bundle.labels, np.arange(len(rows)), np.array([row.look for row in rows]))
+
+
+def measure(bundle: Bundle, baseline: dict[str, Any], rows: list[Seen]) -> Drift:
+    answers = np.array([row.probabilities for row in rows], float)
+    return measure_drift(answers, bundle.labels, baseline, np.array([row.look for row in rows]))
 
 
 def test_a_stated_prior_is_taken_out_again(drawn_bundle: Exported, tmp_path: Path) -> None:
@@ -167,14 +205,18 @@ def held_out(photos_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
 
 
 def blurred(image: Image.Image) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 100))
+    """Radius 2 at 500 px, which the network hardly minds."""
+    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 250))
+
+
+def at_dusk(image: Image.Image, light: float = 0.25) -> Image.Image:
+    levels = np.asarray(image, np.float32) * light
+    noise = np.random.default_rng(0).normal(0, 6, levels.shape)
+    return Image.fromarray(np.clip(levels + noise, 0, 255).astype(np.uint8))
 
 
 def at_night(image: Image.Image) -> Image.Image:
-    dark = np.asarray(image, np.float32) * 0.1 + np.random.default_rng(0).normal(
-        0, 6, np.asarray(image).shape
-    )
-    return Image.fromarray(np.clip(dark, 0, 255).astype(np.uint8))
+    return at_dusk(image, 0.1)
 
 
 def changed(photos: Any, change: Callable[[Image.Image], Image.Image]) -> list[bytes]:
@@ -191,15 +233,25 @@ def test_real_photos_blurred_at_night_and_unknown(held_out: Dataset) -> None:
     classifier = Classifier("cat")
     labels = classifier.labels
 
-    def judged(photos: Any) -> Any:
-        return softmax(score(classifier.model, photos, classifier.frame), classifier.variant.temperature)
+    def judged(photos: Any) -> tuple[Any, Any]:
+        logits = score(classifier.model, photos, classifier.frame)
+        frames = np.concatenate(list(frames_of(photos, classifier.frame)))
+        return softmax(logits, classifier.variant.temperature), np.array([look_of(frame) for frame in frames])
 
     calibration, test = held_out.photos("calibration"), held_out.photos("test")
-    baseline = make_baseline(judged(calibration), labels, calibration.groups)
-    undisturbed = judged(test)
+    answers, looks = judged(calibration)
+    baseline = make_baseline(answers, labels, calibration.groups, looks)
+    answers, looks = judged(test)
     random = np.random.default_rng(0)
-    windows = [undisturbed[random.permutation(len(test))[:WINDOW]] for _ in range(300)]
-    assert np.mean([measure_drift(window, labels, baseline).alarm for window in windows]) <= 0.01
+    windows = [random.permutation(len(test))[:WINDOW] for _ in range(300)]
+    alarms = [measure_drift(answers[some], labels, baseline, looks[some]).alarm for some in windows]
+    assert np.mean(alarms) <= 0.01
     drawn = [encode(scene(seed, 500, 375), "JPEG") for seed in range(WINDOW)]
-    for photos in (changed(test, blurred), changed(test, at_night), drawn):
-        assert measure_drift(judged(photos), labels, baseline).alarm
+    found = {}
+    for change in (blurred, at_dusk, at_night):
+        answers, looks = judged(changed(test, change))
+        found[change.__name__] = measure_drift(answers, labels, baseline, looks)
+    assert {name: drift.alarm for name, drift in found.items()} == dict.fromkeys(found, True)
+    assert found["blurred"].most == "sharpness"
+    answers, looks = judged(drawn)
+    assert measure_drift(answers, labels, baseline, looks).alarm

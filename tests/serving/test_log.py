@@ -92,6 +92,6 @@ def test_drift_is_measured_every_200_photos(tmp_path: Path) -> None:
         assert 0 < score() < 1
         assert "unlike those" not in server.log()
         for _ in range(200):
-            server.predict(coloured(random, paleness=15))
+            server.predict(coloured(random, paleness=30))
         assert score() > 1
         assert server.log().count("unlike those") == 1

@@ -33,11 +33,12 @@ CREATE TABLE IF NOT EXISTS judge (
 CREATE TABLE IF NOT EXISTS seen (
   id INTEGER PRIMARY KEY, time REAL NOT NULL, photo TEXT NOT NULL, judge INTEGER NOT NULL,
   probabilities BLOB NOT NULL, decision TEXT NOT NULL, verb TEXT NOT NULL, regular INTEGER NOT NULL,
-  path TEXT NOT NULL, picture BLOB
+  path TEXT NOT NULL, picture BLOB, look BLOB
 );
 CREATE INDEX IF NOT EXISTS seen_photo ON seen (photo);
 """
-ROW = "time, photo, probabilities, decision, verb, regular, path, picture"
+ROW = "time, photo, probabilities, decision, verb, regular, path, picture, look"
+LATER = "look"  # a column that the first logs lack
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Seen:
 
     `probabilities` are (labels,) as answered; `verb` is predict, watch, serve or shadow. `regular` is
     False for a photo that was logged because of what it shows. `path` is its file, where it has one;
-    `picture` a JPEG of it, where those may be kept.
+    `picture` a JPEG of it, where those may be kept; `look` how its frame looks, where that was measured.
     """
 
     time: float
@@ -69,6 +70,7 @@ class Seen:
     regular: bool = True
     path: str = ""
     picture: bytes | None = None
+    look: tuple[float, ...] | None = None
 
 
 class FieldLog:
@@ -144,9 +146,9 @@ class FieldLog:
         for row in rows:
             values = (
                 row.time, row.photo, row.probabilities.astype("<f4").tobytes(), row.decision, row.verb,
-                row.regular, row.path, row.picture, self._judge(row.by),
+                row.regular, row.path, row.picture, _packed(row.look), self._judge(row.by),
             )  # fmt: skip
-            self._database.execute(f"INSERT INTO seen ({ROW}, judge) VALUES (?,?,?,?,?,?,?,?,?)", values)
+            self._database.execute(f"INSERT INTO seen ({ROW}, judge) VALUES (?,?,?,?,?,?,?,?,?,?)", values)
 
     def _judge(self, by: By) -> int:
         if by not in self._judges:
@@ -193,6 +195,8 @@ def read_field_log(
     query = f"SELECT {columns} FROM seen JOIN judge ON judge.id = seen.judge {wanted} ORDER BY seen.id"
     try:
         with closing(_open(path, new=False)) as database:
+            if not _has_looks(database):
+                query = query.replace(", look,", ", NULL,")
             for row in database.execute(query, (version, version, regular)):
                 yield _seen(row)
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
@@ -211,9 +215,8 @@ def read_picture(path: Path, photo: str) -> bytes | None:
 
 
 def _seen(row: tuple[Any, ...]) -> Seen:
-    _, time, photo, blob, decision, verb, regular, where, picture, bundle, version, variant, labels, prior = (
-        row
-    )
+    _, time, photo, blob, decision, verb, regular, where, picture, look, *about = row
+    bundle, version, variant, labels, prior = about
     by = By(
         str(bundle), str(version), str(variant), tuple(map(str, json.loads(labels))),
         tuple((str(label), float(share)) for label, share in json.loads(prior)),
@@ -233,7 +236,16 @@ def _seen(row: tuple[Any, ...]) -> Seen:
         bool(regular),
         str(where),
         picture,
+        None if look is None else tuple(np.frombuffer(look, "<f4").tolist()),
     )
+
+
+def _packed(look: tuple[float, ...] | None) -> bytes | None:
+    return None if look is None else np.array(look, "<f4").tobytes()
+
+
+def _has_looks(database: sqlite3.Connection) -> bool:
+    return any(row[1] == LATER for row in database.execute("PRAGMA table_info(seen)"))
 
 
 def _open(path: Path, *, new: bool = True) -> sqlite3.Connection:
@@ -258,6 +270,9 @@ def _open(path: Path, *, new: bool = True) -> sqlite3.Connection:
             raise BadArtifact(f"{path} is not a field log.", "Choose another name.")
         if _pragma(database, "user_version") != VERSION:
             raise BadArtifact(f"{path} is a field log of another version.", "Choose another name.")
+        if new and not _has_looks(database):
+            with suppress(sqlite3.OperationalError), database:  # another process was as quick
+                database.execute(f"ALTER TABLE seen ADD COLUMN {LATER} BLOB")
         database.execute("PRAGMA synchronous = NORMAL")
     except (sqlite3.Error, BadArtifact) as error:
         with suppress(sqlite3.Error):

@@ -13,7 +13,8 @@ UNSURE = "unsure"
 class Prediction:
     """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
 
-    `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds.
+    `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds. `look` is
+    how the frame looks, for the field log and drift (runtime/looks.py); it is no part of the answer.
     """
 
     label: str
@@ -21,10 +22,11 @@ class Prediction:
     probabilities: dict[str, float]
     decision: str
     ms: float
+    look: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of one line of `catflap predict --json`."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "look"}
 
 
 @dataclass(frozen=True)

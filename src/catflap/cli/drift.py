@@ -33,12 +33,14 @@ def answer(args: argparse.Namespace) -> int:
             "from": datetime.fromtimestamp(window.first).strftime("%Y-%m-%d %H:%M"),
             "to": datetime.fromtimestamp(window.last).strftime("%Y-%m-%d %H:%M"),
             "score": round(window.drift.score, 2),
+            "most": window.drift.most,
             "alarm": window.drift.alarm,
         }
         for window in report.windows[-LISTED:]
     ]
     shown = {name: value for name, value in fields.items() if name not in ("windows", "latest")}
     shown["score"] = None if report.latest is None else report.latest.drift.score
+    shown["most"] = None if report.latest is None else report.latest.drift.most
     emit(fields, args, "\n\n".join([as_text(shown), *([table(windows)] if windows else [])]))
     if report.baseline == "log":
         note(f"The bundle has no baseline; the first {STAND_IN} photos of the log stand in. Export it again.")

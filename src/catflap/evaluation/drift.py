@@ -1,43 +1,47 @@
 """Does the field still look like the photos that a variant was judged on? Pure functions on arrays.
 
-What is compared is how sure the answers are: the log-odds of the likeliest label, for each predicted
-label on its own. So a field with another mix of the labels raises no alarm; blur, darkness and things
-that were never learnt do, for they change how sure a network is.
+What is compared is how sure the answers are, the log-odds of the likeliest label, and how the frames
+look: brightness, contrast, sharpness. Each for every predicted label on its own, so a field with another
+mix of the labels raises no alarm. Things that were never learnt change how sure a network is; blur and
+darkness that it does not mind yet change how photos look.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from catflap.evaluation.intervals import Floats, Ints
+from catflap.runtime.looks import LOOKS
 
 WINDOW = 200  # photos
-ALARM = (
-    0.005  # a p-value below it; half of 1 in 100, since photos that come in bursts are fewer than they seem
-)
+ALARM = 0.002  # a p-value below it; a fifth of 1 in 100, since photos in bursts are fewer than they seem
 KNOTS = 101  # quantiles that are kept of a label
 FEWEST = 5  # photos of a predicted label that can tell how sure answers are
 FARTHEST = 1e-9  # of a probability from 0 or 1
+SURENESS = "sureness"
 
 
 @dataclass(frozen=True)
 class Drift:
     """How far a window of the field is from the baseline.
 
-    `distance` is that of Kolmogorov and Smirnov, 0 to 1; `p` how likely one as large is without any drift;
-    `score` the distance as a share of the one that alarms, so that above 1 it does.
+    `distance` is that of Kolmogorov and Smirnov, 0 to 1; `p` how likely one as large is without any drift,
+    given how many things were compared; `score` the distance as a share of the one that alarms, so that
+    above 1 it does. They are those of what has drifted `most`; `scores` has the score of each.
     """
 
     photos: int
     distance: float
     p: float
     score: float
+    most: str = SURENESS
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def alarm(self) -> bool:
@@ -47,51 +51,89 @@ class Drift:
     def to_json(self) -> dict[str, Any]:
         """The fields as `catflap drift` prints them."""
         numbers = {"distance": round(self.distance, 4), "p": self.p, "score": round(self.score, 4)}
-        return {"photos": self.photos, **numbers, "alarm": self.alarm}
+        scores = {name: round(score, 4) for name, score in self.scores.items()}
+        return {"photos": self.photos, **numbers, "alarm": self.alarm, "most": self.most, "scores": scores}
 
 
-def make_baseline(probabilities: npt.ArrayLike, labels: Sequence[str], groups: Ints) -> dict[str, Any]:
+def make_baseline(
+    probabilities: npt.ArrayLike, labels: Sequence[str], groups: Ints, looks: npt.ArrayLike | None = None
+) -> dict[str, Any]:
     """What a variant's entry in bundle.json keeps of its answers (n, labels) on the calibration role.
 
-    For each predicted label its share and quantiles of the log-odds; the unit is the group (n,).
-    A label that was the answer for fewer than 5 photos has no quantiles.
+    For each predicted label its share and quantiles of the log-odds, and of the `looks` (n, 3), where rows
+    that are not numbers are left out; the unit is the group (n,). A label that was the answer for fewer than
+    5 photos has no quantiles.
     """
     given = np.asarray(probabilities, np.float64)
     sure, predicted = log_odds(given), given.argmax(axis=1)
+    seen = _rows(looks, len(given))
     found: dict[str, Any] = {}
     for place, label in enumerate(labels):
         mine = predicted == place
         entry: dict[str, Any] = {"share": round(float(mine.mean()), 6)}
         if mine.sum() >= FEWEST:
-            entry |= _quantiles(sure[mine], groups[mine])
+            entry |= {"groups": _count(groups[mine]), "quantiles": _quantiles(sure[mine])}
+        mine = mine & np.isfinite(seen).all(axis=1)
+        if mine.sum() >= FEWEST:
+            columns = zip(LOOKS, seen[mine].T, strict=True)
+            entry["looks"] = {"groups": _count(groups[mine])} | {name: _quantiles(of) for name, of in columns}
         found[label] = entry
     return {"photos": len(given), "labels": found}
 
 
-def measure_drift(probabilities: npt.ArrayLike, labels: Sequence[str], baseline: Mapping[str, Any]) -> Drift:
-    """How far a window of answers (m, labels) is from a baseline; m ≥ 1.
+def measure_drift(
+    probabilities: npt.ArrayLike,
+    labels: Sequence[str],
+    baseline: Mapping[str, Any],
+    looks: npt.ArrayLike | None = None,
+) -> Drift:
+    """How far a window of answers (m, labels) and looks (m, 3) is from a baseline; m ≥ 1.
 
-    The answers are those under the prior of training. The two-sample test of Kolmogorov and Smirnov,
-    against the baseline's labels mixed as they are predicted in the window; its p-value is Stephens' (1970)
-    approximation. Photos of a label without quantiles tell nothing and are left out.
+    The answers are those under the prior of training. For each thing that both have, the two-sample test of
+    Kolmogorov and Smirnov, against the baseline's labels mixed as they are predicted in the window; its
+    p-value is Stephens' (1970) approximation, times the number of tests (Bonferroni). Photos of a label
+    without quantiles, and looks that are not numbers, tell nothing and are left out.
     """
     given = np.asarray(probabilities, np.float64)
-    known = [baseline["labels"].get(label, {}) for label in labels]
-    able = np.array([{"groups", "quantiles"} <= set(entry) for entry in known])
-    given = given[able[given.argmax(axis=1)]]
-    if not len(given):
-        return Drift(0, 0.0, 1.0, 0.0)
-    sure, predicted = np.sort(log_odds(given)), given.argmax(axis=1)
-    shares = np.bincount(predicted, minlength=len(labels)) / len(given)
-    below, spread = np.zeros(len(given)), 0.0
-    for entry, share in zip(known, shares.tolist(), strict=True):
-        if share:
-            below += share * _cumulative(sure, entry["quantiles"])
-            spread += share**2 / entry["groups"]
-    steps = np.arange(len(given) + 1) / len(given)
+    predicted, entries = given.argmax(axis=1), [baseline["labels"].get(label, {}) for label in labels]
+    tests = {
+        SURENESS: _compared(log_odds(given), predicted, [_known(entry, "quantiles") for entry in entries])
+    }
+    for name, values in zip(LOOKS, _rows(looks, len(given)).T, strict=True):
+        known = [_known(entry.get("looks", {}), name) for entry in entries]
+        tests[name] = _compared(values, predicted, known)
+    photos = tests[SURENESS][0]
+    tests = {name: test for name, test in tests.items() if test[0]}
+    if not tests:
+        return Drift(photos, 0.0, 1.0, 0.0)
+    scores = {name: far / _critical(size, len(tests)) for name, (_, far, size) in tests.items()}
+    most = max(scores, key=scores.__getitem__)
+    _, distance, size = tests[most]
+    return Drift(photos, distance, min(1.0, len(tests) * _p(distance, size)), scores[most], most, scores)
+
+
+Known: TypeAlias = tuple[int, Sequence[float]]  # independent photos, and the quantiles of a thing among them
+
+
+def _known(entry: Mapping[str, Any], name: str) -> Known | None:
+    return (entry["groups"], entry[name]) if {"groups", name} <= set(entry) else None
+
+
+def _compared(values: Floats, predicted: Ints, known: Sequence[Known | None]) -> tuple[int, float, float]:
+    """How many values (m,) could be compared, the distance, and the size of a sample that it counts for."""
+    able = np.array([one is not None for one in known])[predicted] & np.isfinite(values)
+    values, predicted = np.sort(values[able]), predicted[able]
+    if not len(values):
+        return 0, 0.0, 1.0
+    shares = np.bincount(predicted, minlength=len(known)) / len(values)
+    below, spread = np.zeros(len(values)), 0.0
+    for one, share in zip(known, shares.tolist(), strict=True):
+        if one is not None and share:
+            below += share * _cumulative(values, one[1])
+            spread += share**2 / one[0]
+    steps = np.arange(len(values) + 1) / len(values)
     distance = float(max((steps[1:] - below).max(), (below - steps[:-1]).max(), 0.0))
-    size = 1 / (1 / len(given) + spread)
-    return Drift(len(given), distance, _p(distance, size), distance / _critical(size))
+    return len(values), distance, 1 / (1 / len(values) + spread)
 
 
 def log_odds(probabilities: npt.ArrayLike) -> Floats:
@@ -105,16 +147,21 @@ def log_odds(probabilities: npt.ArrayLike) -> Floats:
     return odds
 
 
-def _quantiles(sure: Floats, groups: Ints) -> dict[str, Any]:
-    shares = np.linspace(0, 1, min(KNOTS, len(sure)))
-    return {
-        "groups": len(np.unique(groups)),
-        "quantiles": [round(float(value), 4) for value in np.quantile(sure, shares)],
-    }
+def _rows(looks: npt.ArrayLike | None, count: int) -> Floats:
+    return np.full((count, len(LOOKS)), np.nan) if looks is None else np.asarray(looks, np.float64)
+
+
+def _count(groups: Ints) -> int:
+    return len(np.unique(groups))
+
+
+def _quantiles(values: Floats) -> list[float]:
+    shares = np.linspace(0, 1, min(KNOTS, len(values)))
+    return [round(float(value), 4) for value in np.quantile(values, shares)]
 
 
 def _cumulative(sure: Floats, quantiles: Sequence[float]) -> Floats:
-    """The share of the baseline that is at most so sure."""
+    """The share of the baseline that is at most so large."""
     knots = np.maximum.accumulate(np.asarray(quantiles, np.float64))
     shares = np.linspace(0, 1, len(knots))
     found: Floats = np.interp(sure, knots, shares, left=0.0, right=1.0)
@@ -131,7 +178,7 @@ def _p(distance: float, size: float) -> float:
     return min(1.0, max(0.0, sum(terms)))
 
 
-def _critical(size: float) -> float:
-    """The distance that just alarms."""
+def _critical(size: float, tests: int) -> float:
+    """The distance that just alarms, as one of so many tests."""
     root = math.sqrt(size)
-    return math.sqrt(-math.log(ALARM / 2) / 2) / (root + 0.12 + 0.11 / root)
+    return math.sqrt(-math.log(ALARM / tests / 2) / 2) / (root + 0.12 + 0.11 / root)

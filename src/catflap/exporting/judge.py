@@ -18,9 +18,10 @@ from catflap.evaluation.drift import make_baseline
 from catflap.evaluation.gate import fidelity, furthest, gate
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame, Pixels
-from catflap.progress import Progress
+from catflap.progress import Progress, told
 from catflap.runtime.decisions import softmax
-from catflap.runtime.scoring import score
+from catflap.runtime.looks import UNSEEN, look_of
+from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.runtime.session import Logits, Model, open_model
 from catflap.training.answer import open_checkpoint
 
@@ -28,6 +29,7 @@ MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit 
 REFERENCE_PHOTOS = 2_000  # of the test role, that the Checkpoint itself answers: torch is slow on a CPU
 ERROR_RATE = 0.01
 NAMED = 3  # photos in a refusal
+LOOKED_AT = 2_000  # calibration photos, for the baseline
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ PRECISIONS: Mapping[str, Precision] = {
 
 @dataclass(frozen=True)
 class Jury:
-    """The photos that judge a variant, and what the Checkpoint answers on the first of the test role."""
+    """The photos that judge a variant, and what the Checkpoint answers on the first of the test role.
+
+    `looks` are how the calibration photos look, (n, 3), not a number beyond the first 2,000.
+    """
 
     calibration: Photos
     test: Photos
     frame: Frame
     labels: tuple[str, ...]
     reference: Logits
+    looks: npt.NDArray[np.float64]
 
 
 def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Jury:
@@ -72,7 +78,16 @@ def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Pro
     calibration, test = (_sample(dataset.photos(role), seed) for role in ("calibration", "test"))
     compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
     reference = score(open_checkpoint(checkpoint), compared, checkpoint.frame, "checkpoint on test", progress)
-    return Jury(calibration, test, checkpoint.frame, dataset.labels, reference)
+    looks = _looks(calibration, checkpoint.frame, progress)
+    return Jury(calibration, test, checkpoint.frame, dataset.labels, reference, looks)
+
+
+def _looks(photos: Photos, frame: Frame, progress: Progress) -> npt.NDArray[np.float64]:
+    """How the first of the photos look as frames, (n, 3); the others are not a number."""
+    first = photos.take(np.arange(min(len(photos), LOOKED_AT)))
+    batches = told(frames_of(first, frame), "looks of calibration", -(-len(first) // BATCH), progress)
+    found = [look_of(pixels) for frames in batches for pixels in frames]
+    return np.array(found + [UNSEEN] * (len(photos) - len(found)))
 
 
 def _sample(photos: Photos, seed: int) -> Photos:
@@ -139,7 +154,9 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
         "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
         "fidelity": lost,
         "decision": _decision(softmax(calibration, temperature), jury.calibration),
-        "baseline": make_baseline(softmax(calibration, temperature), jury.labels, jury.calibration.groups),
+        "baseline": make_baseline(
+            softmax(calibration, temperature), jury.labels, jury.calibration.groups, jury.looks
+        ),
     }
 
 

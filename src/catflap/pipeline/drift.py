@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from catflap.evaluation.calibration import estimate_prior
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.intervals import Floats
 from catflap.runtime.decisions import correct_prior
+from catflap.runtime.looks import LOOKS, UNSEEN, Look
 
+Row: TypeAlias = tuple[float, Floats, Look]
 STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
 
 
@@ -80,13 +82,14 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
     rows = _answers(opened, chosen.name, Path(log))
     baseline, source, photos = chosen.baseline, "bundle", 0
     if baseline is None:
-        first = [answer for _, (_, answer) in zip(range(STAND_IN), rows, strict=False)]
+        first = [row for _, row in zip(range(STAND_IN), rows, strict=False)]
         source, photos = "log", len(first)
         if photos < STAND_IN:
             return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
-        baseline = make_baseline(np.array(first), opened.labels, np.arange(photos))
+        answers, looks = _arrays(first)
+        baseline = make_baseline(answers, opened.labels, np.arange(photos), looks)
     windows: list[Window] = []
-    newest: deque[tuple[float, Floats]] = deque(maxlen=WINDOW)
+    newest: deque[Row] = deque(maxlen=WINDOW)
     since = 0
     for row in rows:
         newest.append(row)
@@ -98,17 +101,18 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
         return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
     latest = _window(newest, opened, baseline)
     trained = [opened.prior[label] for label in opened.labels]
-    estimated = estimate_prior(np.array([answer for _, answer in newest]), trained)
+    estimated = estimate_prior(_arrays(newest)[0], trained)
     prior = {label: round(float(share), 4) for label, share in zip(opened.labels, estimated, strict=True)}
     return DriftReport(opened.name, chosen.name, source, photos, tuple(windows), latest, prior)
 
 
-def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[tuple[float, Floats]]:
-    """When each photo was seen and what was answered, under the prior of training, (labels,)."""
+def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
+    """When each photo was seen, what was answered, under the prior of training, (labels,), and its look."""
     trained = [bundle.prior[label] for label in bundle.labels]
     for row in read_field_log(log, version=bundle.sha256, regular=True):
         if row.by.variant == variant and row.by.labels == bundle.labels:
-            yield row.time, _under_training(row, bundle, trained)
+            look = row.look if row.look is not None and len(row.look) == len(LOOKS) else UNSEEN
+            yield row.time, _under_training(row, bundle, trained), look
 
 
 def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
@@ -119,6 +123,12 @@ def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
     return correct_prior(given, [stated[label] for label in bundle.labels], trained)
 
 
-def _window(rows: deque[tuple[float, Floats]], bundle: Bundle, baseline: dict[str, Any]) -> Window:
-    answers = np.array([answer for _, answer in rows])
-    return Window(rows[0][0], rows[-1][0], measure_drift(answers, bundle.labels, baseline))
+def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any]) -> Window:
+    answers, looks = _arrays(rows)
+    return Window(rows[0][0], rows[-1][0], measure_drift(answers, bundle.labels, baseline, looks))
+
+
+def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats]:
+    """The answers (n, labels) and the looks (n, 3) of rows."""
+    _, answers, looks = zip(*rows, strict=True)
+    return np.array(answers), np.array(looks)

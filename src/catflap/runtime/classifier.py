@@ -14,6 +14,7 @@ from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, softmax
 from catflap.runtime.engines import open_variant
+from catflap.runtime.looks import Look, look_of
 from catflap.runtime.session import Logits
 
 
@@ -50,7 +51,7 @@ class Classifier:
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
         probabilities = self.probabilities(self.model(pixels[None]))[0]
-        return self.predict(probabilities, start)
+        return self.predict(probabilities, start, look_of(pixels))
 
     def probabilities(self, logits: Logits) -> Probabilities:
         """Logits (n, labels) to calibrated probabilities (n, labels), for the stated prior."""
@@ -74,7 +75,7 @@ class Classifier:
         """Logits (n, labels), float32, of frames that are already pixels, uint8 (n, H, W, 3)."""
         return self.model(frames)
 
-    def predict(self, probabilities: Probabilities, start: float) -> Prediction:
+    def predict(self, probabilities: Probabilities, start: float, look: Look | None = None) -> Prediction:
         """One row of probabilities as a Prediction; `start` is when its work began, perf_counter."""
         best = int(probabilities.argmax())
         decision = decide(probabilities[None], self.labels, self.variant.decision["threshold"])[0]
@@ -84,6 +85,7 @@ class Classifier:
             probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             decision=decision,
             ms=(perf_counter() - start) * 1e3,
+            look=look,
         )
 
 

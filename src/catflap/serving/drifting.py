@@ -9,6 +9,7 @@ import numpy as np
 
 from catflap.artifacts.results import Prediction
 from catflap.evaluation.drift import WINDOW, measure_drift
+from catflap.runtime.looks import UNSEEN, Look
 from catflap.serving.metrics import Metrics
 from catflap.serving.shelf import Served
 
@@ -22,7 +23,7 @@ class DriftMeter:
         self._metrics = metrics
         self._note = note
         self._lock = Lock()
-        self._answers: dict[str, list[list[float]]] = {}
+        self._answers: dict[str, list[tuple[list[float], Look]]] = {}
 
     def add(self, served: Served, prediction: Prediction) -> None:
         """Count an answer; the last one of a window measures it. Nothing happens without a baseline."""
@@ -32,16 +33,17 @@ class DriftMeter:
             return
         with self._lock:
             window = self._answers.setdefault(served.version, [])
-            window.append(list(prediction.probabilities.values()))
+            window.append((list(prediction.probabilities.values()), prediction.look or UNSEEN))
             if len(self._answers) > VERSIONS:
                 del self._answers[next(iter(self._answers))]
             if len(window) < WINDOW:
                 return
             del self._answers[served.version]
-        drift = measure_drift(classifier.as_trained(np.array(window)), classifier.labels, baseline)
+        given, looks = (np.array(part) for part in zip(*window, strict=True))
+        drift = measure_drift(classifier.as_trained(given), classifier.labels, baseline, looks)
         self._metrics.drift(served.name, served.version, drift.score)
         if drift.alarm:
             self._note(
                 f"{served.name} {served.version}: the last {WINDOW} photos are unlike those that it was "
-                f"tested on (score {drift.score:.2f}, alarm above 1)."
+                f"tested on ({drift.most} scores {drift.score:.2f}, alarm above 1)."
             )

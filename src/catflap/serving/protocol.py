@@ -16,6 +16,7 @@ import numpy as np
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.image import Pixels, read_pixels
+from catflap.runtime.looks import Look, look_of
 from catflap.runtime.session import Logits
 from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.service import Service, settle
@@ -95,9 +96,10 @@ def _infer(service: Service, served: Served, body: bytes, json_length: str | Non
     names = (_graph_names(served)[1], "probabilities", "label", "decision")
     binary = wanted_outputs(request, names)
     tensor = _the_input(read_inputs(request, rest), served, service.settings.limits.queue)
-    logits = _logits(service, served, tensor, until)
+    logits, looks = _judged(service, served, tensor, until)
     rows = served.classifier.probabilities(logits)
-    predictions = [served.classifier.predict(row, perf_counter()) for row in rows]
+    predict = served.classifier.predict
+    predictions = [predict(row, perf_counter(), look) for row, look in zip(rows, looks, strict=True)]
     for photo, prediction in zip(tensor.data, predictions, strict=True):
         settle(service, served, photo, prediction)
     outputs = dict(zip(names, _outputs(logits, rows.astype(np.float32), predictions), strict=True))
@@ -114,15 +116,17 @@ def _outputs(logits: Logits, rows: Logits, predictions: list[Prediction]) -> lis
     return [logits, rows, [said.label for said in predictions], [said.decision for said in predictions]]
 
 
-def _logits(service: Service, served: Served, tensor: Tensor, until: float) -> Logits:
+def _judged(service: Service, served: Served, tensor: Tensor, until: float) -> tuple[Logits, list[Look]]:
     """Logits of each photo or frame, one after another, which is as fast as a batch and needs less memory."""
     rows: list[Logits] = []
+    looks: list[Look] = []
     for number, item in enumerate(tensor.data):
         if monotonic() > until:
             raise Problem(504, f"Only {number} of {len(tensor.data)} were judged in time.", "Send fewer.")
         pixels = _pixels(service, served, item, number) if isinstance(item, bytes) else item
         rows.append(served.classifier.frames(pixels[None]))
-    return np.concatenate(rows)
+        looks.append(look_of(pixels))
+    return np.concatenate(rows), looks
 
 
 def _pixels(service: Service, served: Served, photo: bytes, number: int) -> Pixels:
