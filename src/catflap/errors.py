@@ -36,6 +36,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "ncnn": "targets",
         "pnnx": "targets",
         "executorch": "executorch",
+        "coremltools": "coreml",
         "ai_edge_litert": "targets",
         "litert_torch": "litert",
         "ai_edge_quantizer": "litert",

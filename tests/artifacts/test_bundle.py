@@ -161,6 +161,13 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a baseline of words": lambda head: head["variants"]["int8"].update(
         baseline={"photos": 9, "labels": {"cat": {"share": 1, "groups": 1, "quantiles": ["sure"]}}}
     ),
+    "an untested form whose file is not listed": lambda head: head.update(
+        untested={"x": {"file": "x.bin", "runtime": "coreml", "precision": "fp32"}}
+    ),
+    "a variant tested and untested": lambda head: head.update(
+        untested={"int8": {"file": "int8.onnx", "runtime": "coreml", "precision": "int8"}}
+    ),
+    "an untested form without a runtime": lambda head: head.update(untested={"x": {"file": "int8.onnx"}}),
     "floats in the input": lambda head: head["input"].update(dtype="float32"),
 }
 

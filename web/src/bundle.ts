@@ -29,6 +29,7 @@ export interface Head {
   readonly output: { readonly name: string };
   readonly default_variant: string;
   readonly variants: Record<string, Variant>;
+  readonly untested?: Record<string, { readonly file: string }>;
   readonly prior: Record<string, number>;
   readonly golden: { readonly file: string; readonly cases: number; readonly pixel_tolerance: number };
   readonly files: Record<string, { readonly sha256: string; readonly bytes: number }>;
@@ -102,7 +103,8 @@ function parseHead(bytes: Uint8Array): Head {
 
 /** What the schema cannot say: the names in a head must fit each other. */
 function contradiction(head: Head): string | undefined {
-  const named = [...Object.values(head.variants).map((variant) => variant.file), head.golden.file];
+  const forms = [...Object.values(head.variants), ...Object.values(head.untested ?? {})];
+  const named = [...forms.map((form) => form.file), head.golden.file];
   const absent = named.find((file) => !Object.hasOwn(head.files, file));
   if (absent) return `${absent} is named but not listed`;
   if (!Object.hasOwn(head.variants, head.default_variant)) return "the default variant is not there";

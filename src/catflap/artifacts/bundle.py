@@ -74,6 +74,11 @@ class Bundle:
     head: dict[str, Any]
     members: Mapping[str, memoryview]
 
+    @property
+    def untested(self) -> dict[str, dict[str, str]]:
+        """Forms of the model that were converted but never run: name to `file`, `runtime`, `precision`."""
+        return self.head.get("untested", {})  # type: ignore[no-any-return]
+
     def variant(self, name: str | None = None) -> Variant:
         """A variant by name; the default one without a name. BadArtifact when there is none."""
         name = name or self.default_variant
@@ -175,15 +180,17 @@ def _check_head(head: Any, path: str) -> None:
         )
     found = faults(head, load_schema("bundle"))
     if not found:
-        variants = head["variants"].values()
-        files = {head["golden"]["file"], *(entry["file"] for entry in variants)}
+        variants, untested = head["variants"].values(), head.get("untested", {})
+        files = {head["golden"]["file"], *(entry["file"] for entry in (*variants, *untested.values()))}
         files |= {entry["weights"] for entry in variants if "weights" in entry}
         if not files <= set(head["files"]):
             found.append(f"files are named that are not listed: {sorted(files - set(head['files']))}")
         if head["default_variant"] not in head["variants"]:
             found.append("the default variant is not there")
-        if not all(NAME.fullmatch(name) and "/" not in name for name in head["variants"]):
+        if not all(NAME.fullmatch(name) and "/" not in name for name in (*head["variants"], *untested)):
             found.append("a variant has a name that is not allowed")
+        if set(untested) & set(head["variants"]):
+            found.append("a variant is there tested and untested")
         if set(head["prior"]) != set(head["labels"]):
             found.append("the prior does not name every label")
         if abs(sum(head["prior"].values()) - 1) > 1e-3:

@@ -64,7 +64,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--targets", metavar="LIST",
-        help="write all variants of these too: onnx, onnx-frame, litert, openvino, ncnn, executorch",
+        help="write all variants of these too: onnx, onnx-frame, litert, openvino, ncnn, executorch, coreml",
     )  # fmt: skip
 
 
@@ -111,6 +111,6 @@ def export_text(fields: dict) -> str:  # type: ignore[type-arg]
         }
         for name, variant in fields["variants"].items()
     ]
-    return (
-        f"{table(rows)}\nverdict: {fields['verdict']}   {fields['bundle']} ({fields['bytes'] / 1e6:.1f} MB)"
-    )
+    untested = f"\nconverted, but not run: {', '.join(fields['untested'])}" if "untested" in fields else ""
+    size = f"{fields['bytes'] / 1e6:.1f} MB"
+    return f"{table(rows)}{untested}\nverdict: {fields['verdict']}   {fields['bundle']} ({size})"

@@ -13,6 +13,7 @@ from catflap.errors import CatflapError
 from catflap.exporting.export import Judged, all_files, check_roles, exported, source_of, written
 from catflap.exporting.forms import FORMS, Form, made_elsewhere, tools
 from catflap.exporting.repack import check_new, derived_head, other_files
+from catflap.exporting.untested import untested_of, with_untested, write_untested
 from catflap.exporting.writing import write_verified
 from catflap.progress import Progress, silent
 
@@ -74,22 +75,26 @@ def _added(
             f"{bundle.path.name} was not made from {checkpoint.path}.",
             "Name the checkpoint it was made from.",
         )
-    taken = [name for name in forms if name in bundle.variants]
+    taken = [name for name in forms if name in bundle.variants or name in bundle.untested]
     if taken:
         raise CatflapError(
             f"{bundle.path.name} has a variant {taken[0]!r}.", "Add another one, or strip it first."
         )
     check_roles(checkpoint, dataset)
     golden = read_golden(bundle)
+    unrun = untested_of(name for name, (_, given) in forms.items() if given is None)
     source = source_of(checkpoint, dataset, seed, progress)
     judged: dict[str, Judged] = {
         name: written(name, form, source, golden.frames, progress, files)
         for name, (form, files) in forms.items()
+        if name not in unrun
     }
+    untested, unrun_files = write_untested(unrun, source, progress)
     head = derived_head(bundle, ["add", *forms])
     head["variants"] = {**head["variants"], **{name: one.entry for name, one in judged.items()}}
     head["versions"] = {**head["versions"], **made_by}
     logits = {**golden.logits, **{name: one.logits for name, one in judged.items()}}
-    files = {**other_files(bundle), **all_files(judged)}
-    sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
-    return exported(out, sha256, bundle.default_variant, judged)
+    files = {**other_files(bundle), **all_files(judged), **unrun_files}
+    whole = Golden(golden.photos, golden.frames, logits)
+    sha256 = write_verified(out, with_untested(head, untested), files, whole)
+    return exported(out, sha256, bundle.default_variant, judged, unrun)

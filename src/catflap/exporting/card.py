@@ -30,6 +30,7 @@ def card(head: Mapping[str, Any]) -> str:
         "|---|---|---|---|",
         *(_row(name, variant) for name, variant in head["variants"].items()),
         "",
+        *([f"Converted, but never run: {', '.join(head['untested'])}.", ""] if "untested" in head else []),
         *(_decision(name, variant) for name, variant in head["variants"].items()),
         "",
         "Shares of the labels in training: "

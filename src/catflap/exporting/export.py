@@ -22,6 +22,7 @@ from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.forms import FORMS, Form, Source, as_variant, make, tools, variant_names
 from catflap.exporting.judge import PRECISIONS, golden_tolerance, judge, seat_jury
 from catflap.exporting.layers import worst_layer
+from catflap.exporting.untested import untested_of, with_untested, write_untested
 from catflap.exporting.writing import check_out, name_of, write_verified
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
@@ -70,13 +71,18 @@ def export(
     out, variants = Path(out), variant_names((), variants)
     check_out(out)
     check_roles(checkpoint, dataset)
+    unrun = untested_of(variants)
+    if unrun == variants:
+        raise CatflapError(f"{unrun[0]} cannot run here: nothing would be tested.", "Add --variants int8.")
     photos = (*drawn_photos(), *golden_photos)
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
     source = source_of(checkpoint, dataset, seed, progress)
-    judged = {name: written(name, FORMS[name], source, frames, progress) for name in variants}
+    untested, unrun_files = write_untested(unrun, source, progress)
+    tested = (name for name in variants if name not in unrun)
+    judged = {name: written(name, FORMS[name], source, frames, progress) for name in tested}
     costs = {} if budget is None else costs_of(judged, frames[:1], budget)
     judged = {name: judged[name] for name in costs or judged}
-    variants = tuple(judged)
+    variants = tuple(name for name in variants if name in judged or name in untested)
     head = {
         "name": name_of(out),
         "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, seed),
@@ -85,7 +91,7 @@ def export(
         "frame": checkpoint.frame.to_json(),
         "input": {"name": INPUT, "dtype": "uint8", "layout": "NHWC"},
         "output": {"name": OUTPUT, "dtype": "float32"},
-        "default_variant": variants[0],
+        "default_variant": next(iter(judged)),
         "variants": {name: one.entry for name, one in judged.items()},
         "prior": checkpoint.prior,
         "golden": {"file": GOLDEN, "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE},
@@ -100,8 +106,8 @@ def export(
         "training": {"backbone": checkpoint.backbone, "recipe": checkpoint.recipe, "roles": dataset.roles},
     }
     golden = Golden(photos, frames, {name: one.logits for name, one in judged.items()})
-    sha256 = write_verified(out, head, all_files(judged), golden)
-    answer = exported(out, sha256, variants[0], judged)
+    sha256 = write_verified(out, with_untested(head, untested), all_files(judged) | unrun_files, golden)
+    answer = exported(out, sha256, next(iter(judged)), judged, unrun)
     return {**answer, "costs": costs} if costs else answer
 
 
@@ -160,7 +166,9 @@ def all_files(judged: Mapping[str, Judged]) -> dict[str, bytes]:
     return {member: data for one in judged.values() for member, data in one.files.items()}
 
 
-def exported(out: Path, sha256: str, default: str, judged: Mapping[str, Judged]) -> dict[str, Any]:
+def exported(
+    out: Path, sha256: str, default: str, judged: Mapping[str, Judged], untested: tuple[str, ...]
+) -> dict[str, Any]:
     """The machine answer of `catflap export`."""
     return {
         "bundle": str(out),
@@ -169,6 +177,7 @@ def exported(out: Path, sha256: str, default: str, judged: Mapping[str, Judged])
         "bytes": out.stat().st_size,
         "default_variant": default,
         "variants": {name: one.to_json() for name, one in judged.items()},
+        **({"untested": list(untested)} if untested else {}),
     }
 
 

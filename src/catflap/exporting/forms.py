@@ -76,6 +76,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "ncnn-fp32": Form("ncnn", "ncnn", "fp32", *_two("ncnn/fp32", "param")),
         "ncnn-fp16": Form("ncnn", "ncnn", "fp16", *_two("ncnn/fp16", "param")),
         "executorch-fp32": Form("executorch", "executorch", "fp32", "targets/executorch/fp32.pte"),
+        "coreml-fp32": Form("coreml", "coreml", "fp32", "targets/coreml/fp32.mlmodel"),
     }
 )
 PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # what wrote it, for the record
@@ -86,6 +87,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # what wrote it, fo
         "openvino": ("openvino", "nncf"),
         "ncnn": ("pnnx", "ncnn"),
         "executorch": ("executorch",),
+        "coreml": ("coremltools",),
     }
 )
 _RUNTIMES = MappingProxyType(

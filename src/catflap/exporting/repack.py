@@ -26,6 +26,7 @@ def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
         "frame": bundle.frame.to_json(),
         "default_variant": bundle.default_variant,
         "variants": [_shown(bundle, name) for name in bundle.variants],
+        "untested": bundle.untested,
         "golden_cases": bundle.head["golden"]["cases"],
         "files": [{"file": name, **entry} for name, entry in bundle.head["files"].items()],
         "ancestors": bundle.head["ancestors"],
@@ -79,7 +80,9 @@ def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, .
     head["default_variant"] = variants[0]
     head["variants"] = {name: bundle.head["variants"][name] for name in variants}
     kept = {member for name in variants for member in bundle.variants[name].members}
+    head.pop("untested", None)
     dropped = {member for one in bundle.variants.values() for member in one.members} - kept
+    dropped |= {entry["file"] for entry in bundle.untested.values()}
     files = {name: data for name, data in other_files(bundle).items() if name not in dropped}
     logits = {name: golden.logits[name] for name in variants}
     sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))

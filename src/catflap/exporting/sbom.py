@@ -66,6 +66,10 @@ def bill_of_materials(bundle: Bundle) -> dict[str, Any]:
 
 
 def _variants(bundle: Bundle) -> list[dict[str, Any]]:
+    every = [
+        *((one.name, one.members, one.runtime, one.precision) for one in bundle.variants.values()),
+        *((name, (one["file"],), one["runtime"], one["precision"]) for name, one in bundle.untested.items()),
+    ]
     return [
         {
             "type": "file",
@@ -73,13 +77,13 @@ def _variants(bundle: Bundle) -> list[dict[str, Any]]:
             "name": member,
             "hashes": _hashes(bundle.head["files"][member]["sha256"]),
             "properties": [
-                {"name": "catflap:variant", "value": variant.name},
-                {"name": "catflap:runtime", "value": variant.runtime},
-                {"name": "catflap:precision", "value": variant.precision},
+                {"name": "catflap:variant", "value": name},
+                {"name": "catflap:runtime", "value": runtime},
+                {"name": "catflap:precision", "value": precision},
             ],
         }
-        for variant in bundle.variants.values()
-        for member in variant.members
+        for name, members, runtime, precision in every
+        for member in members
     ]
 
 

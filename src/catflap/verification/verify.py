@@ -42,11 +42,16 @@ def verify(
     except BadArtifact as error:
         return Verdict(os.fspath(path), (Check("integrity", False, error.what, "every byte as exported"),))
     absent = {} if variants else {name: why_not_here(one) for name, one in bundle.variants.items()}
+    unrun = {} if variants else {name: _converted(one["runtime"]) for name, one in bundle.untested.items()}
     return Verdict(
         os.fspath(path),
         (Check("integrity", True, bundle.sha256, "every byte as exported"), *signed, *checks),
-        {name: str(why) for name, why in absent.items() if why is not None},
+        {name: str(why) for name, why in absent.items() if why is not None} | unrun,
     )
+
+
+def _converted(runtime: str) -> str:
+    return f"It was converted for {runtime}, which cannot run on this machine."
 
 
 def _signed(bundle: Bundle, signer: Signer, signature: Path | None) -> Check:

@@ -1,0 +1,36 @@
+"""Forms that nothing here can run: converted, checked by their target, carried by a Bundle, not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from catflap.exporting.forms import FORMS, Source, make
+from catflap.progress import Progress
+from catflap.runtime.engines import ENGINES
+
+
+def untested_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the named forms whose runtime Catflap has no engine for, on any machine."""
+    return tuple(name for name in names if name in FORMS and FORMS[name].runtime not in ENGINES)
+
+
+def write_untested(
+    names: Iterable[str], source: Source, progress: Progress
+) -> tuple[dict[str, dict[str, str]], dict[str, bytes]]:
+    """The entries of `untested` in bundle.json, and their files by name."""
+    entries: dict[str, dict[str, str]] = {}
+    files: dict[str, bytes] = {}
+    for name in names:
+        form = FORMS[name]
+        progress(f"write {name}", 0, 1)
+        files |= make(form, source)
+        progress(f"write {name}", 1, 1)
+        entries[name] = {"file": form.file, "runtime": form.runtime, "precision": form.precision}
+    return entries, files
+
+
+def with_untested(head: dict[str, Any], entries: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """A bundle.json that names these, too."""
+    every = {**head.get("untested", {}), **entries}
+    return {**head, "untested": every} if every else head
