@@ -2,6 +2,7 @@
 
     python benchmarks/browser.py                        # the bundle that ships
     python benchmarks/browser.py A.catflap B.catflap    # others, in turns
+    python benchmarks/browser.py A.catflap --mediapipe  # beside MediaPipe with A's LiteRT model in int8
 
 One thread: a plain file server isolates no page, so WebAssembly gets none to share. The camera is
 fake and sees a drawn picture of 640 × 480 px; a visit begins with an empty cache.
@@ -17,6 +18,8 @@ import json
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -24,6 +27,7 @@ from typing import Any
 from machine import header
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from catflap.artifacts.bundle import read_bundle
 from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.serving.site import PAGE, write_site
@@ -38,6 +42,9 @@ new PerformanceObserver((list) => {
     measured.push({ startTime, duration, ...detail });
   }
 }).observe({ type: "measure" });"""
+
+
+PEER = "MediaPipe ImageClassifier"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -60,6 +67,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="of camera pictures for a variant and round"
     )
+    parser.add_argument("--mediapipe", action="store_true", help="needs npm, and ai-edge-litert")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         film = Path(folder) / "film.mjpeg"
@@ -73,35 +81,77 @@ def main() -> None:
         for name, site in sites.items():
             write_site(name, site)
             print(json.dumps({"bundle": name, "gzip_bytes": downloads(site)}))
-        measure(browser, sites, args.rounds, args.seconds)
+        peer = mediapipe(args.bundles[0], Path(folder) / "mediapipe") if args.mediapipe else None
+        measure(browser, sites, args.rounds, args.seconds, peer)
         browser.close()
 
 
-def measure(browser: Browser, sites: dict[str, Path], rounds: int, seconds: float) -> None:
+def mediapipe(bundle: str, site: Path) -> Path:
+    """A page of MediaPipe's with the LiteRT model in int8 of a bundle."""
+    from peers.mediapipe_site import PACKAGE
+    from peers.mediapipe_site import write_site as write_peer
+
+    opened = read_bundle(bundle)
+    models = [one for one in opened.variants.values() if (one.runtime, one.precision) == ("litert", "int8")]
+    if not models:
+        raise SystemExit(f"{bundle} has no LiteRT variant in int8: catflap bundle add --variants litert-int8")
+    packed = write_peer(bytes(opened.members[models[0].file]), site)
+    print(json.dumps({"peer": PACKAGE, "gzip_bytes": packed}))
+    return site
+
+
+def measure(browser: Browser, sites: dict[str, Path], rounds: int, seconds: float, peer: Path | None) -> None:
     """Visit every site once a round, and let each of its variants look at the camera."""
-    first: dict[str, list[float]] = {name: [] for name in sites}
+    first: dict[str, list[float]] = {name: [] for name in (*sites, *([PEER] if peer else []))}
     taken: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for name, site in sites.items():
-            handler = functools.partial(Quiet, directory=str(site))
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            page = browser.new_context(permissions=["camera"]).new_page()
-            page.add_init_script(OBSERVE)
-            page.goto(f"http://127.0.0.1:{server.server_port}/")
-            verified(page)
-            begun = page.evaluate("measured[0]")
-            first[name].append(begun["startTime"] + begun["duration"])
-            for variant in page.locator("#variant option").all_text_contents():
-                taken.setdefault((name, variant), []).extend(look(page, variant, seconds))
-            page.context.close()
-            server.shutdown()
+            with visit(browser, site) as page:
+                verified(page)
+                first[name].append(first_answer(page))
+                for variant in page.locator("#variant option").all_text_contents():
+                    taken.setdefault((name, variant), []).extend(look(page, variant, seconds))
+        if peer is not None:
+            with visit(browser, peer, observe="") as page:
+                while not page.evaluate("window.measured?.length"):
+                    page.wait_for_timeout(100)
+                first[PEER].append(first_answer(page))
+                page.wait_for_timeout(1000)  # as long as the golden cases take, at least
+                page.evaluate("measured.length = 0")
+                page.wait_for_timeout(seconds * 1000)
+                taken.setdefault((PEER, "litert-int8"), []).extend(page.evaluate("measured"))
     for name, times in first.items():
         print(json.dumps({"bundle": name, "first_answer_ms": round(median(times)), "n": len(times)}))
     for (name, variant), answers in taken.items():
         steps = {"answer": "duration", "pixels": "pixelsMs", "network": "networkMs"}
-        ms = {step: spread([answer[field] for answer in answers]) for step, field in steps.items()}
-        print(json.dumps({"bundle": name, "variant": variant, "ms": ms, "n": len(answers)}))
+        known = {step: field for step, field in steps.items() if field in answers[0]}
+        ms = {step: spread([answer[field] for answer in answers]) for step, field in known.items()}
+        rate = round(len(answers) / (rounds * seconds), 1)
+        print(
+            json.dumps({
+                "bundle": name, "variant": variant, "ms": ms, "pictures_a_second": rate, "n": len(answers)
+            })
+        )  # fmt: skip
+
+
+@contextmanager
+def visit(browser: Browser, site: Path, observe: str = OBSERVE) -> Iterator[Page]:
+    """A page that nobody visited before, with the camera allowed."""
+    handler = functools.partial(Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_context(permissions=["camera"]).new_page()
+    page.add_init_script(observe)
+    page.goto(f"http://127.0.0.1:{server.server_port}/")
+    yield page
+    page.context.close()
+    server.shutdown()
+
+
+def first_answer(page: Page) -> float:
+    """Milliseconds from the visit to the first answer."""
+    begun = page.evaluate("measured[0]")
+    return float(begun["startTime"] + begun["duration"])
 
 
 def look(page: Page, variant: str, seconds: float) -> list[dict[str, float]]:

@@ -108,8 +108,10 @@ async function live(id?: string): Promise<void> {
 
 /** Judge the camera's pictures, always the latest one, until another camera or a photo takes over. */
 async function watch(mine: Camera): Promise<void> {
+  let next = nextPicture(video);
   while (camera === mine) {
-    await nextPicture(video);
+    await next;
+    next = nextPicture(video); // one that comes while this one is judged needs not be waited for
     if (camera !== mine) return;
     if (!opened || paused || showing !== "camera" || !video.videoWidth) continue;
     const bundle = turn;
