@@ -16,6 +16,8 @@ from machine import header
 
 from catflap import Frame, build
 from catflap.pipeline.demo import DIGIT_PX, write_digits
+from catflap.training.backbone import PACKAGED
+from catflap.training.plan import Plan
 
 
 def main() -> None:
@@ -25,14 +27,22 @@ def main() -> None:
     )
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--variants", default="int8")
+    parser.add_argument("--backbone", default=PACKAGED)
+    parser.add_argument("--size", type=int, default=288)
     args = parser.parse_args()
-    header(photos=str(args.photos or "digits"), variants=args.variants)
+    header(
+        photos=str(args.photos or "digits"), variants=args.variants, backbone=args.backbone, size=args.size
+    )
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CATFLAP_CACHE"] = f"{folder}/cache"
         photos = args.photos or write_digits(Path(folder) / "digits")
-        frame = None if args.photos else Frame(DIGIT_PX, DIGIT_PX)
+        px = args.size if args.photos else DIGIT_PX
         summary = build(
-            photos, Path(folder) / "b.catflap", frame=frame, variants=tuple(args.variants.split(","))
+            photos,
+            Path(folder) / "b.catflap",
+            frame=Frame(px, px),
+            plan=Plan(backbone=args.backbone),
+            variants=tuple(args.variants.split(",")),
         )
     print(json.dumps({name: summary[name] for name in ("seconds", "steps", "photos", "variants", "bytes")}))
 

@@ -7,6 +7,7 @@ import torch
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.image import Pixels
 from catflap.runtime.session import Logits, Model
+from catflap.training.allocator import keep_memory
 from catflap.training.network import load_network
 
 
@@ -16,6 +17,7 @@ def open_checkpoint(checkpoint: Checkpoint, threads: int | None = None) -> Model
     With `threads` each call takes so many, and leaves torch's own number as it was: the last digits
     of what others compute in this process depend on it.
     """
+    keep_memory()
     network = load_network(checkpoint)
 
     @torch.inference_mode()
