@@ -18,7 +18,7 @@ from catflap.training.backbone import Backbone, digest_tensors
 from catflap.training.narrow import Moments, neck, project
 from catflap.training.network import Network
 
-SAMPLE = 400  # photos, each with a hundred positions; eight times as many gave as many errors
+SAMPLE = 400  # photos, each with a hundred positions; twice as many gave as many errors
 
 
 def fit(
