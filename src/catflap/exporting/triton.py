@@ -9,7 +9,7 @@ from typing import Any
 from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
 from catflap.artifacts.folder import whole_folder
 from catflap.errors import CatflapError
-from catflap.runtime.session import open_session
+from catflap.runtime.session import EMBEDDING, open_session
 
 MOST_FRAMES = 64  # in one batch
 DELAY_US = 1000  # that a frame may wait for others
@@ -87,5 +87,5 @@ def config(bundle: Bundle, variant: Variant) -> str:
 def _end(end: Any, batched: bool, labels: str = "") -> str:
     """An input or an output; Triton counts the batch apart, and −1 is any size."""
     sizes = [size if isinstance(size, int) else -1 for size in end.shape[batched:]]
-    named = f' label_filename: "{labels}"' if labels else ""
+    named = f' label_filename: "{labels}"' if labels and end.name != EMBEDDING else ""
     return f'{{ name: "{end.name}" data_type: {TYPES[end.type]} dims: {sizes}{named} }}'

@@ -14,7 +14,9 @@ from catflap.errors import BadArtifact, CatflapError, why
 from catflap.image import Pixels
 
 Logits: TypeAlias = npt.NDArray[np.float32]
+Embeddings: TypeAlias = npt.NDArray[np.float32]
 Model: TypeAlias = Callable[[Pixels], Logits]
+EMBEDDING = "embedding"  # what the second output of a graph is called, where there is one
 
 VERSION: str = ort.__version__
 # TensorProto.external_data, a tensor that lies outside the file: the key "location" of a protobuf map,
@@ -22,26 +24,51 @@ VERSION: str = ort.__version__
 _EXTERNAL = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
 
-def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True) -> Model:
+class OnnxModel:
+    """A model on ONNX Runtime: call it with frames, uint8 (n, height, width, 3), for logits (n, labels)."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        """Raises BadArtifact when the session does not take frames and give logits."""
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self.has_embedding = [end.name for end in outputs[1:]] == [EMBEDDING]
+        types = [end.type for end in (*inputs, *outputs)]
+        if types != ["tensor(uint8)", *["tensor(float)"] * (1 + self.has_embedding)]:
+            raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
+        self._session = session
+        self._source, self._target = inputs[0].name, outputs[0].name
+
+    def __call__(self, frames: Pixels) -> Logits:
+        """Logits, float32 (n, labels)."""
+        return self._run(frames, [self._target])[0]
+
+    def with_embedding(self, frames: Pixels) -> tuple[Logits, Embeddings]:
+        """Logits, float32 (n, labels), and the features in front of the head, float32 (n, width)."""
+        logits, found = self._run(frames, [self._target, EMBEDDING])
+        return logits, found
+
+    def _run(self, frames: Pixels, targets: list[str]) -> list[npt.NDArray[np.float32]]:
+        answers = run_session(self._session, {self._source: frames}, targets)
+        for answer in answers:
+            if answer.ndim != 2 or len(answer) != len(frames):
+                raise BadArtifact(f"The model answers in the shape {answer.shape}.", "Export it again.")
+        return answers
+
+
+def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True) -> OnnxModel:
     """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels).
 
     `threads` None lets ONNX Runtime use every core. `optimise` False runs the graph as it is
     written: quantised layers are then emulated in float, as a processor without int8 would.
     Raises BadArtifact when the bytes are no such model, or keep tensors elsewhere.
     """
-    session = open_session(onnx, threads, optimise=optimise)
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if [entry.type for entry in (*inputs, *outputs)] != ["tensor(uint8)", "tensor(float)"]:
-        raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
-    source, target = inputs[0].name, outputs[0].name
+    return OnnxModel(open_session(onnx, threads, optimise=optimise))
 
-    def run(frames: Pixels) -> Logits:
-        logits: Logits = run_session(session, {source: frames}, [target])[0]
-        if logits.ndim != 2 or len(logits) != len(frames):
-            raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
-        return logits
 
-    return run
+def embedded(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
+    """What a model answers to frames, and the embeddings (n, width) where it has such an output."""
+    if isinstance(model, OnnxModel) and model.has_embedding:
+        return model.with_embedding(frames)
+    return model(frames), None
 
 
 def open_session(

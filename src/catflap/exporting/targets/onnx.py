@@ -1,9 +1,13 @@
-"""For ONNX Runtime: float as the Checkpoint is, half of that, and int8 that calibration photos approve."""
+"""For ONNX Runtime: float as the Checkpoint is, half of that, and int8 that calibration photos approve.
+
+Each also gives the embedding, as a second output.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from catflap.exporting.embedding import with_embedding
 from catflap.exporting.forms import Source
 from catflap.exporting.judge import PRECISIONS
 from catflap.exporting.quantise import halve, quantise
@@ -16,8 +20,8 @@ FLOAT_LAYERS = 3
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The ONNX file of a precision: fp32, fp16 or int8."""
     if precision == "int8":
-        return (_int8(source),)
-    return (halve(source.onnx) if precision == "fp16" else source.onnx,)
+        return (with_embedding(_int8(source)),)
+    return (with_embedding(halve(source.onnx) if precision == "fp16" else source.onnx),)
 
 
 def _int8(source: Source) -> bytes:
