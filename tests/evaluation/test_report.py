@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from catflap.artifacts.folder import digest
 from catflap.artifacts.report import load_report
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.charts import percent
 from catflap.evaluation.curves import curves
+from catflap.evaluation.learning import learning
 from catflap.evaluation.metrics import measure
 from catflap.evaluation.mistakes import Mistake, worst_mistakes
 from catflap.evaluation.report import write_report
@@ -179,6 +181,100 @@ def test_a_photo_that_cannot_be_shown_says_so(tmp_path):
         "predicted": "other",
         "probability": 0.9,
     }
+
+
+def history(epochs=3, steps=40):
+    entries = [
+        {"step": "head", "strength": c, "standardise": s, "balanced": False,
+         "validation_log_loss": 0.3 - abs(c - 0.01) - 0.1 * s, "validation_accuracy": 0.9}
+        for s in (False, True) for c in (0.001, 0.01, 0.1)
+    ]  # fmt: skip
+    for epoch in range(1, epochs + 1):
+        for step in range(1, steps + 1):
+            last = (epoch - 1) * steps + step
+            entries.append({"step": "steps", "first": last, "last": last, "loss": 1 / last, "rate": 0.01})
+        judged = {"validation_log_loss": 0.5 / epoch, "validation_accuracy": 1 - 0.1 / epoch}
+        entries.append({"step": "finetune", "epoch": epoch, "train_loss": 1 / epoch, **judged})
+    entries += [
+        {
+            "step": "blend",
+            "share": share,
+            "validation_log_loss": 0.2 - share * (1 - share),
+            "kept": share == 0.5,
+        }
+        for share in (0.0, 0.5, 1.0)
+    ]
+    return entries
+
+
+def with_history(out, entries):
+    p, truth, groups = answers(40, 2)
+    sections = {"checkpoint": measure(p, truth, groups, ("cat", "other"))}
+    return write_report(
+        out, sections, title="x", labels=("cat", "other"), mistakes=[], curves={}, ancestors={},
+        learnt=learning(entries),
+    )  # fmt: skip
+
+
+def test_a_report_shows_how_it_was_learnt(tmp_path):
+    report = with_history(tmp_path / "report", history())
+    assert load_report(report.path) == report
+    learnt = report.learning
+    assert [path["standardise"] for path in learnt["heads"]] == [False, True]
+    assert learnt["heads"][1]["validation_log_loss"] == pytest.approx([0.191, 0.2, 0.11])
+    assert learnt["steps"]["last"] == list(range(1, 121))
+    assert learnt["epochs"]["validation_accuracy"] == [1 - 0.1 / epoch for epoch in (1, 2, 3)]
+    assert learnt["blends"]["kept"] == 1
+    raw = report.page.read_text("utf-8")
+    page = Page(raw)
+    assert raw.split("How it learnt")[1].count("<svg") == 5
+    assert set(page.tags) <= set(TAGS.split())
+    assert "scaled one by one: 0.2 at 0.01" in page.words
+    assert raw.count('r="5.5"') == 2, "one head was chosen, one blend kept"
+    drawn = next(value for tag, name, value in page.attributes if tag == "path" and value.count("L") == 119)
+    across = [float(point.split()[0]) for point in drawn[1:].split("L")]
+    assert across == sorted(across)
+    assert 56 <= across[0] < across[-1] <= 416
+
+
+def test_a_search_is_a_table(tmp_path):
+    trial = {
+        "step": "trial",
+        "backbone": "lite<0>",
+        "size": 288,
+        "share": 1.0,
+        "fp32_ms": 7.25,
+        "int8_mb": 3.6,
+    }
+    best = {**trial, "validation_log_loss": 0.0412, "validation_accuracy": 0.9912, "picked": True}
+    report = with_history(tmp_path / "report", [best, {**trial, "validation_log_loss": float("inf")}])
+    words = Page(report.page.read_text("utf-8")).words
+    assert {"lite<0>", " (picked)", "0.0412", "99.1 %", "–"} <= set(words)
+    json.dumps(report.to_json() | report.learning, allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [None, "<b>", float("nan"), float("inf"), -1.0, 0, 10**400, True, [1]])
+def test_no_history_breaks_the_page(tmp_path, value):
+    odd = [
+        {name: value if name != "step" else kind for name, kind in entry.items()} for entry in history(2, 2)
+    ]
+    odd += [{"step": "blend"}, {"step": value}, {}, {"step": "head", "strength": value}]
+    report = with_history(tmp_path / "report", odd)
+    assert load_report(report.path) == report
+    raw = report.page.read_text("utf-8")
+    assert set(Page(raw).tags) <= set(TAGS.split()) - {"img"}
+    assert "nan" not in raw.split("How it learnt")[1].split("The worst mistakes")[0].lower()
+
+
+def test_a_report_of_before_has_no_learning(tmp_path):
+    report = write(tmp_path / "report")
+    path = report.path / "report.json"
+    fields = json.loads(path.read_text("utf-8"))
+    for name in ("sha256", "learning"):
+        del fields[name]
+    content = {name: value for name, value in fields.items() if name not in ("catflap", "version")}
+    path.write_text(json.dumps({**fields, "sha256": digest(content)}), "utf-8")
+    assert load_report(report.path).learning == {}
 
 
 def test_the_worst_mistakes_come_first_and_once_a_group():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import encode
 from catflap.progress import silent
 from catflap.training.backbone import digest_tensors
+from catflap.training.curve import remember
 from catflap.training.finetune import _schedule, finetune
 from catflap.training.head import log_loss
 from catflap.training.network import Network
@@ -75,6 +78,12 @@ def test_it_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
     epochs = [entry["train_loss"] for entry in history if "train_loss" in entry]
     assert len(epochs) == 12
     assert epochs[-1] < epochs[0]
+    judged = [entry for entry in history if entry["step"] == "finetune"]
+    assert judged[-1]["validation_accuracy"] == 1.0
+    assert judged[-1]["validation_log_loss"] == pytest.approx(losses[1.0], rel=1e-5), (
+        "both are of the average"
+    )
+    assert judged[0]["validation_log_loss"] > 2 * judged[-1]["validation_log_loss"]
 
 
 def test_every_weight_learns_and_batch_norm_keeps_its_statistics(
@@ -118,6 +127,22 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(
     assert weights(again) == weights(network)
     assert np.array_equal(same_logits, logits)
     assert same_history == history
+
+
+def test_a_curve_has_few_points_whose_mean_is_the_epochs_loss() -> None:
+    """A run of 1,000 steps, 250 an epoch, stopped after each step and gone on from what JSON keeps."""
+    history: list[dict[str, Any]] = []
+    for step in range(1, 1001):
+        remember(history, step, (250, 1000), {"loss": 1 / step, "rate": float(step)})
+        history = json.loads(json.dumps(history))
+    steps = [entry for entry in history if entry["step"] == "steps"]
+    assert len(steps) == 100
+    assert [entry["last"] + 1 for entry in steps[:-1]] == [entry["first"] for entry in steps[1:]]
+    assert steps[7]["loss"] == pytest.approx(np.mean([1 / step for step in range(71, 81)]))
+    assert steps[-1] == {**steps[-1], "first": 991, "last": 1000, "rate": 1000.0}
+    epochs = [entry for entry in history if entry["step"] == "finetune"]
+    assert [entry["epoch"] for entry in epochs] == [1, 2, 3, 4]
+    assert epochs[1]["train_loss"] == pytest.approx(np.mean([1 / step for step in range(251, 501)]))
 
 
 def test_what_is_kept_is_one_file(drawn_dataset: Dataset, tmp_path: Path) -> None:

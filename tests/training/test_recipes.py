@@ -186,6 +186,7 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
     board.Reload()
     assert [event.step for event in board.Scalars("loss")] == list(range(1, 11))
     assert board.Scalars("rate")[-1].value < board.Scalars("rate")[1].value
+    assert [event.step for event in board.Scalars("validation_log_loss")] == [5, 10]
 
 
 def test_mlflow_gets_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

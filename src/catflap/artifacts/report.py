@@ -18,8 +18,9 @@ class Report:
     """A folder with `report.json` for machines and `report.html` for people.
 
     `variants` maps each variant's name to what `measure` found on it, `curves` to what its
-    pictures are drawn from; `mistakes` names the worst ones without their pixels; `ancestors`
-    maps "bundle", "checkpoint", "dataset" … to their hashes.
+    pictures are drawn from; `mistakes` names the worst ones without their pixels; `learning` has the
+    columns of a Checkpoint's learning curves, and is empty for a Bundle; `ancestors` maps "bundle",
+    "checkpoint", "dataset" … to their hashes.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class Report:
     variants: dict[str, dict[str, Any]]
     curves: dict[str, dict[str, Any]]
     mistakes: list[dict[str, Any]]
+    learning: dict[str, Any]
     sha256: str
     ancestors: dict[str, str]
     versions: dict[str, str]
@@ -60,6 +62,8 @@ def load_report(path: Path | str) -> Report:
     fields = read_json(path / MARKER, "report")
     names = set(Report.__dataclass_fields__) - {"path"}
     content = {name: fields[name] for name in names - {"sha256"} if name in fields}
-    if len(content) < len(names) - 1 or digest(content) != fields.get("sha256"):
+    lacking = names - {"sha256", "learning"} - content.keys()  # older ones have no learning
+    if lacking or digest(content) != fields.get("sha256"):
         raise BadArtifact(f"{path / MARKER} was changed after it was made.", "Run catflap evaluate again.")
-    return Report(path=path, sha256=fields["sha256"], **{**content, "labels": tuple(content["labels"])})
+    content = {"learning": {}, **content, "labels": tuple(content["labels"])}
+    return Report(path=path, sha256=fields["sha256"], **content)

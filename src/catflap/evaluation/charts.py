@@ -134,6 +134,43 @@ def histogram(bars: dict[str, Any] | None) -> str:
     return _chart(f"How many photos got which {bars['of']}.", across, up, marks) + _legend(names)
 
 
+@dataclass(frozen=True)
+class Line:
+    """Points of one line, and the one that was chosen; a point without a number is left out."""
+
+    name: str
+    across: Sequence[float | None]
+    up: Sequence[float | None]
+    chosen: int | None = None
+
+
+def lines(description: str, words: tuple[str, str], given: Sequence[Line], powers: bool = False) -> str:
+    """Lines over one axis; with `powers` it is logarithmic. Five lines at most have a colour of their own."""
+    drawn = [(line, _points(line, powers)) for line in given]
+    drawn = [(line, points) for line, points in drawn if points]
+    if not drawn:
+        return nothing("There are no numbers.")
+    every = [point for _, points in drawn for point in points.values()]
+    spread = _powers if powers else _values
+    across = spread(words[0], [x for x, _ in every])
+    up = _values(words[1], [y for _, y in every])
+    marks, names = [], []
+    for number, (line, points) in enumerate(drawn[:5]):
+        places = [(across.x(x), up.y(y)) for x, y in points.values()]
+        marks.append(_path(f"line tone{number}", places))
+        dots = list(points) if len(points) <= 12 else [place for place in (line.chosen,) if place in points]
+        for place in dots:
+            x, y = points[place]
+            said = f"{line.name}: {y:.5g} at {x:g}"
+            radius = 5.5 if place == line.chosen else 2.6
+            marks.append(
+                f'<circle class="dot tone{number}" cx="{across.x(x)}" cy="{up.y(y)}" r="{radius}">'
+                f"<title>{text(said)}</title></circle>"
+            )
+        names.append(f'<span class="key tone{number}"></span><bdi>{text(line.name)}</bdi>')
+    return _chart(description, across, up, marks) + _legend(names)
+
+
 def whisker(number: dict[str, Any], start: float) -> str:
     """A value and its interval as a small line, between `start` and 1."""
     if number["value"] is None or number["low"] is None:
@@ -161,6 +198,36 @@ def _shares(words: str, start: float = 0.0) -> Scale:
     count = round((1 - start) / step)
     ticks = tuple((1 - k * step, f"{100 * (1 - k * step):.0f} %") for k in range(count, -1, -1))
     return Scale(lambda value: (value - start) / (1 - start), ticks, words)
+
+
+def _points(line: Line, powers: bool) -> dict[int, tuple[float, float]]:
+    """The points that have both numbers and a place on the axis, by their place in the line."""
+    pairs = enumerate(zip(line.across, line.up, strict=True))
+    whole = {place: (x, y) for place, (x, y) in pairs if x is not None and y is not None}
+    return {place: point for place, point in whole.items() if point[0] > 0 or not powers}
+
+
+def _values(words: str, values: Sequence[float]) -> Scale:
+    """An axis around values, with three to seven round ticks."""
+    low, high = min(values), max(values)
+    room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+    low, high = (low - room, high + room) if low else (0.0, high + room)
+    rough = (high - low) / 5
+    ten = 10.0 ** math.floor(math.log10(rough))
+    step = min((ten * part for part in (1, 2, 5, 10)), key=lambda size: abs(size - rough))
+    count = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    ticks = tuple((k * step, f"{k * step:,.{places}f}") for k in count)
+    return Scale(lambda value: (value - low) / (high - low), ticks, words)
+
+
+def _powers(words: str, values: Sequence[float]) -> Scale:
+    """A logarithmic axis over values above 0, with a tick for each power of ten."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    low, high = (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
+    powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+    ticks = tuple((10.0**k, f"{10.0**k:g}") for k in powers)
+    return Scale(lambda value: (math.log10(value) - low) / (high - low), ticks, words + " (logarithmic)")
 
 
 def _path(style: str, points: Sequence[tuple[float, float]]) -> str:

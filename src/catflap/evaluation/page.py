@@ -11,6 +11,7 @@ from typing import Any
 
 from catflap.errors import BadPhoto
 from catflap.evaluation.charts import histogram, nothing, percent, reliability, roc, text, whisker
+from catflap.evaluation.learning_page import TRIAL_HEADS, learning_cards, trial_rows
 from catflap.evaluation.mistakes import Mistake
 from catflap.image import thumbnail
 
@@ -27,6 +28,7 @@ def page(
     curves: Mapping[str, dict[str, Any]],
     mistakes: Sequence[Mistake],
     ancestors: Mapping[str, str],
+    learnt: Mapping[str, Any],
 ) -> str:
     """The whole page; the first variant is the one of the headline."""
     name, first = next(iter(variants.items()))
@@ -38,6 +40,8 @@ def page(
             blocks.append(f"<details><summary>{heading}</summary>{block}</details>")
         else:
             blocks.append(f"<section><h2>{heading}</h2>{block}</section>")
+    if learnt:
+        blocks.append(_learning(learnt))
     blocks.append(_mistakes(mistakes, first))
     lead = (
         f"<bdi>{text(name)}</bdi> on {_count(first['photos'], 'photo')} that it did not learn from, "
@@ -211,6 +215,19 @@ def _confusions(metrics: Metrics) -> str:
         return nothing("There was no mistake.")
     caption = "The most frequent mistakes, as a share of the true label."
     return _table(caption, ["true", "taken for", "photos", "share"], rows, outer="")
+
+
+def _learning(learnt: Mapping[str, Any]) -> str:
+    note = (
+        "Of the training itself: the train photos, and the validation photos that it was chosen by. "
+        "The loss of train photos is that of random parts, with smoothed labels."
+    )
+    rows = trial_rows(learnt)
+    table = _table("What the search tried.", TRIAL_HEADS, rows) + "<p></p>" if rows else ""
+    return (
+        f'<section><h2>How it learnt</h2><p class="note">{note}</p>{table}'
+        f'<div class="cards">{learning_cards(learnt)}</div></section>'
+    )
 
 
 def _mistakes(mistakes: Sequence[Mistake], metrics: Metrics) -> str:

@@ -25,12 +25,13 @@ def write_report(
     mistakes: Sequence[Mistake],
     curves: Mapping[str, dict[str, Any]],
     ancestors: Mapping[str, str],
+    learnt: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write a Report folder and open it.
 
     `sections` maps each variant's name to what `measure` gave, the headline's variant first;
     `curves` maps the same names to what `curves` gave; `mistakes` come from `worst_mistakes`
-    and stand in the page as small pictures.
+    and stand in the page as small pictures; `learnt` is what `learning` gave of a Checkpoint.
     """
     if not sections:
         raise CatflapError("There is nothing to report.", "Measure at least one variant.")
@@ -40,9 +41,10 @@ def write_report(
         "variants": dict(sections),
         "curves": dict(curves),
         "mistakes": [mistake.to_json() for mistake in mistakes],
+        "learning": dict(learnt or {}),
         "ancestors": dict(ancestors),
         "versions": {"catflap": VERSION, "numpy": np.__version__},
     }
     with whole_folder(out, MARKER) as folder:
-        save_report(folder, fields, page(title, labels, sections, curves, mistakes, ancestors))
+        save_report(folder, fields, page(title, labels, sections, curves, mistakes, ancestors, learnt or {}))
     return load_report(out)

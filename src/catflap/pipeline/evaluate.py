@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from catflap.data.reading import read_photo
 from catflap.data.scan import scan
 from catflap.errors import CatflapError
 from catflap.evaluation.curves import curves
+from catflap.evaluation.learning import learning
 from catflap.evaluation.metrics import measure
 from catflap.evaluation.mistakes import worst_mistakes
 from catflap.evaluation.report import write_report
@@ -39,6 +41,7 @@ class _Subject:
     models: dict[str, tuple[Model, float, bool]]
     ancestors: dict[str, str]
     dataset: Path | None
+    history: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def evaluate(
     """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
 
     `photos` is a Dataset, of which the `role` is used, or any source that `scan` reads; without it,
-    the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's.
+    the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's. The Report of a
+    Checkpoint also shows how it learnt.
     """
     subject = _open(Path(model), variants)
     source = photos or subject.dataset
@@ -101,6 +105,7 @@ def evaluate(
         mistakes=[] if first is None else worst_mistakes(first, *truth),
         curves=drawn,
         ancestors={**subject.ancestors, **judged.ancestors},
+        learnt=learning(subject.history),
     )
 
 
@@ -116,6 +121,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
             {"checkpoint": (open_checkpoint(checkpoint), 1.0, False)},
             {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
             checkpoint.dataset_path,
+            checkpoint.history,
         )
     bundle = read_bundle(model)
     chosen = [bundle.variant(name) for name in variants or runnable(bundle)]
@@ -127,6 +133,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
         {one.name: (open_variant(bundle.members, one), one.temperature, one.takes_photos) for one in chosen},
         {**bundle.head["ancestors"], "bundle": bundle.sha256},
         None,
+        [],
     )
 
 

@@ -15,11 +15,11 @@ _TRIES = 3
 
 
 def epochs_within(seconds: float, network: Network, dataset: Dataset, batch: int, device: str) -> int:
-    """Whole epochs of fine-tuning, 0 to 10, that fit into `seconds`, with five blends validated after."""
+    """Whole epochs of fine-tuning, 0 to 10, that fit into `seconds`, each judged, and five blends after."""
     pace = seconds_a_photo(network, dataset, batch, device)
-    train, validation = len(dataset.photos("train")), len(dataset.photos("validation"))
-    after = 5 * validation * pace / 3  # forward only
-    return max(0, min(MOST_EPOCHS, int((seconds - after) / (train * pace))))
+    judged = len(dataset.photos("validation")) * pace / 3  # forward only
+    epoch = len(dataset.photos("train")) * pace + judged
+    return max(0, min(MOST_EPOCHS, int((seconds - 5 * judged) / epoch)))
 
 
 def seconds_a_photo(network: Network, dataset: Dataset, batch: int, device: str) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest, sweep
@@ -20,6 +21,7 @@ from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.allocator import keep_memory
 from catflap.training.backbone import digest_tensors
+from catflap.training.curve import remember
 from catflap.training.head import log_loss
 from catflap.training.network import Network
 from catflap.training.processes import open_fabric
@@ -53,7 +55,7 @@ def finetune(
     answer is the running average of the weights, blended with those it started from as validation
     likes best (Wortsman et al. 2022, WiSE-FT), so it is never worse there than its start. `resume` is a
     file that is written every `save_every` steps; with it the run goes on mid-epoch and ends with the
-    same weights. `watch` gets each step's number, loss and rate.
+    same weights. `watch` gets each step's number, loss and rate, and validation's figures after an epoch.
     """
     keep_memory()
     photos = dataset.photos("train")
@@ -82,18 +84,18 @@ def finetune(
         optimiser.step()
         optimiser.zero_grad()
         _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
-        watch(step + 1, {"loss": (loss := float(losses.mean())), "rate": optimiser.param_groups[0]["lr"]})
+        figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
+        remember(history, step + 1, (steps, total), figures)
         if (step + 1) % steps == 0:
-            history.append({"step": "finetune", "epoch": (step + 1) // steps, "train_loss": loss})
+            history[-1] |= (judged := _judged(fabric, network, average, dataset))
+            figures |= judged
+        watch(step + 1, figures)
         if fabric.is_global_zero and ((step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0):
             save_state(resume, run, step + 1, history, state)
         progress("finetune", step + 1, total)
 
     fabric.barrier()
-    shares = BLENDS if recipe.blended else (1.0,)
-    logits, blends = _blend(
-        network.eval(), start, average, shares, dataset.photos("validation"), dataset.frame
-    )
+    logits, blends = _blend(network.eval(), start, average, BLENDS if recipe.blended else (1.0,), dataset)
     return logits, [*history, *blends]
 
 
@@ -192,18 +194,13 @@ def _average(average: Tensors, network: Network, keep: float) -> None:
 
 
 def _blend(
-    network: Network,
-    start: Tensors,
-    average: Tensors,
-    shares: tuple[float, ...],
-    validation: Photos,
-    frame: Frame,
+    network: Network, start: Tensors, average: Tensors, shares: tuple[float, ...], dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Put the blend of start and average into the network that validation likes best; and what was tried."""
-    tried, losses = [], []
+    validation, tried, losses = dataset.photos("validation"), [], []
     for share in shares:
         network.load_state_dict(_mixed(start, average, share))
-        tried.append(_answers(network, validation, frame))
+        tried.append(_answers(network, validation, dataset.frame))
         losses.append(log_loss(tried[-1], validation.labels))
     best = int(np.argmin(losses))
     network.load_state_dict(_mixed(start, average, shares[best]))
@@ -221,10 +218,31 @@ def _mixed(start: Tensors, average: Tensors, share: float) -> Tensors:
     }
 
 
+def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset) -> dict[str, float]:
+    """Log loss and accuracy of the average on the validation photos, of which each process takes a share."""
+    photos, mode = dataset.photos("validation"), network.training
+    mine = photos.take(np.arange(fabric.global_rank, len(photos), fabric.world_size))
+    sums = torch.zeros(2, dtype=torch.float64)
+    if len(mine):
+        logits = _answers(network.eval(), mine, dataset.frame, average)
+        right = int((logits.argmax(1) == mine.labels).sum())
+        sums += torch.tensor([log_loss(logits, mine.labels) * len(mine), right])
+        network.train(mode)
+    if fabric.world_size > 1:
+        sums = sums.to(fabric.device)
+        torch.distributed.all_reduce(sums)
+    loss, accuracy = (sums / len(photos)).tolist()
+    return {"validation_log_loss": loss, "validation_accuracy": accuracy}
+
+
 @torch.inference_mode()
-def _answers(network: Network, photos: Photos, frame: Frame) -> Logits:
-    device = next(network.parameters()).device
-    rows = [network(torch.from_numpy(frames).to(device)).cpu().numpy() for frames in frames_of(photos, frame)]
+def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | None = None) -> Logits:
+    """Logits of photos, with other weights than the network's where they are given."""
+    device, rows = next(network.parameters()).device, []
+    for frames in frames_of(photos, frame):
+        pixels = torch.from_numpy(frames).to(device)
+        logits = functional_call(network, weights, pixels) if weights else network(pixels)
+        rows.append(logits.cpu().numpy())
     return np.concatenate(rows).astype(np.float32)
 
 

@@ -76,6 +76,8 @@ def from_head(
 
 def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> Trained:
     """Every weight from a random start, for users without a suitable backbone."""
+    if not len(dataset.photos("validation")):
+        raise CatflapError("The dataset has no validation photos.", "Prepare it from more photos.")
     network = Network(body, len(dataset.labels))
     logits, history = loop(network, scratch(epochs))
     return Trained("scratch", network, logits, history, (epochs * len(dataset.photos("train")), 0))
