@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare
 from catflap.errors import BadPhoto, CatflapError
-from catflap.image import Frame, read_pixels
+from catflap.image import Frame, Pixels, read_pixels
 from catflap.training.backbone import PACKAGED, Backbone, load_backbone
-from catflap.training.features import Extractor, features, open_extractor
+from catflap.training.features import Extractor, Features, features, open_extractor
 from tests.drawn import FRAME
 
 
@@ -49,6 +50,23 @@ def test_they_are_those_of_the_model_in_order(extractor: Extractor, dataset: Dat
     assert np.array_equal(found, np.concatenate([extractor.model(frame[None]) for frame in frames]))
     backwards = np.arange(len(photos))[::-1].copy()
     assert np.array_equal(features(extractor, photos.take(backwards)), found[::-1])
+
+
+def test_many_threads_give_what_one_gives(
+    extractor: Extractor, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each works on photos of its own; two of them wait for each other, so there must be two."""
+    photos, both = dataset.photos("train"), threading.Barrier(2)
+    alone = features(replace(extractor, workers=1), photos)
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "another"))
+    first = threading.local()
+
+    def run(frames: Pixels) -> Features:
+        if not hasattr(first, "met"):
+            first.met = both.wait(timeout=60)
+        return extractor.model(frames)
+
+    assert np.array_equal(features(replace(extractor, model=run, workers=2), photos), alone)
 
 
 def test_the_second_time_no_photo_is_read(extractor: Extractor, dataset: Dataset) -> None:

@@ -14,8 +14,9 @@ import torch
 
 from catflap.artifacts.dataset import Photos
 from catflap.artifacts.folder import cache_folder, digest, whole_file
+from catflap.data.ahead import ahead
 from catflap.image import Frame, Pixels
-from catflap.machine import versions
+from catflap.machine import describe_machine, versions
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
 from catflap.runtime.session import Model, open_model
@@ -31,23 +32,27 @@ class Extractor:
     """A frozen backbone at one frame: `model` maps uint8 frames to features.
 
     `key` names everything that the features depend on: weights, frame, device and versions.
+    `workers` threads may call `model` at a time.
     """
 
     model: Model
     frame: Frame
     width: int
     key: str
+    workers: int = 1
 
 
 def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> Extractor:
     """A backbone made ready for many photos: ONNX Runtime on the CPU, torch with bf16 on a GPU.
 
     On a CPU ONNX Runtime in fp32 is faster than torch in bf16 (docs/concepts/recipes.md), and the
-    features are then those that the exported model computes.
+    features are then those that the exported model computes. Every core works on photos of its own:
+    cores that share one photo wait for each other at every layer, and take twice the processor's time.
     """
     key = _key(backbone, frame, device)
     if device == "cpu":
-        return Extractor(open_model(feature_graph(backbone, frame)), frame, backbone.features, key)
+        model = open_model(feature_graph(backbone, frame), threads=1)
+        return Extractor(model, frame, backbone.features, key, describe_machine().cores)
     module = FeatureNetwork(backbone).eval().to(device)
 
     @torch.inference_mode()
@@ -83,7 +88,9 @@ def features(
     progress(step, 0, len(photos))
     done = 0
     names = _names(photos)
-    for bucket, positions in _buckets(names):
+
+    def one(part: tuple[str, list[int]]) -> list[int]:
+        bucket, positions = part
         path = folder / f"{bucket}.npz"
         known = _load(path, extractor.width)
         unseen = [position for position in positions if names[position] not in known]
@@ -92,6 +99,9 @@ def features(
             _save(path, known)
         for position in positions:
             answer[position] = known[names[position]]
+        return positions
+
+    for positions in ahead(one, _buckets(names), extractor.workers):
         done += len(positions)
         progress(step, done, len(photos))
     return answer

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from catflap.errors import CatflapError
+from catflap.progress import Progress, silent
 from catflap.training.features import Features
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -90,13 +91,20 @@ class Choice:
     tried: list[dict[str, Any]]
 
 
-def choose_head(train: tuple[Features, Labels], validation: tuple[Features, Labels], classes: int) -> Choice:
+def choose_head(
+    train: tuple[Features, Labels],
+    validation: tuple[Features, Labels],
+    classes: int,
+    progress: Progress = silent,
+) -> Choice:
     """The head whose strength, scaling and weights of labels give the least validation log loss."""
     tried: list[dict[str, Any]] = []
     heads: list[Head] = []
     counts = np.bincount(train[1])
     weights = (False, True) if counts.max() >= UNEVEN * counts[counts > 0].min() else (False,)
-    for balanced, standardise, strength in product(weights, (False, True), STRENGTHS):
+    settings = list(product(weights, (False, True), STRENGTHS))
+    for number, (balanced, standardise, strength) in enumerate(settings):
+        progress("heads", number, len(settings))
         heads.append(fit_head(*train, classes, strength, standardise, balanced))
         logits = heads[-1].logits(validation[0])
         tried.append(
@@ -109,11 +117,12 @@ def choose_head(train: tuple[Features, Labels], validation: tuple[Features, Labe
                 "validation_accuracy": float((logits.argmax(1) == validation[1]).mean()),
             }
         )
+    progress("heads", len(settings), len(settings))
     best = min(range(len(tried)), key=lambda number: tried[number]["validation_log_loss"])
     features = np.concatenate([train[0], validation[0]])
     labels = np.concatenate([train[1], validation[1]])
-    setting = (tried[best]["strength"], tried[best]["standardise"], tried[best]["balanced"])
-    refitted = fit_head(features, labels, classes, *setting)
+    chosen = (tried[best]["strength"], tried[best]["standardise"], tried[best]["balanced"])
+    refitted = fit_head(features, labels, classes, *chosen)
     return Choice(heads[best], refitted, heads[best].logits(validation[0]), tried)
 
 

@@ -86,11 +86,10 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> T
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
     """The head for frozen features, chosen on validation; and how many photos were not in the cache."""
     extractor = open_extractor(body, dataset.frame, device=device)
-    looked_at = 0
+    looked_at: list[int] = []  # threads may add to it
 
     def counted(frames: Pixels) -> Features:
-        nonlocal looked_at
-        looked_at += len(frames)
+        looked_at.append(len(frames))
         return extractor.model(frames)
 
     counting = replace(extractor, model=counted)
@@ -102,7 +101,8 @@ def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -
         parts.append(
             (features(counting, photos, step=f"features of {role}", progress=progress), photos.labels)
         )
-    return choose_head(parts[0], parts[1], len(dataset.labels)), looked_at
+    choice = choose_head(parts[0], parts[1], len(dataset.labels), progress)
+    return choice, sum(looked_at)
 
 
 def _network(body: Backbone, head: Head) -> Network:
