@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
@@ -80,19 +81,25 @@ def runnable_bundle(folder: Path) -> Path:
     return path
 
 
-def with_litert(bundle: Path, out: Path, tflite: bytes) -> Path:
-    """The bundle with a variant "litert-fp32", whose golden logits are those of fp32."""
+def with_litert(
+    bundle: Path,
+    out: Path,
+    tflite: bytes,
+    *,
+    name: str = "litert-fp32",
+    logits: npt.NDArray[np.float32] | None = None,
+    **fields: Any,
+) -> Path:
+    """The bundle with a variant for LiteRT, whose golden logits are those of fp32 if none are given."""
     opened = read_bundle(bundle)
     golden = read_golden(opened)
-    head = {name: value for name, value in opened.head.items() if name != "files"}
-    about = {**head["variants"]["fp32"], "runtime": "litert", "file": "targets/litert/fp32.tflite"}
-    head["variants"] = {**head["variants"], "litert-fp32": about}
-    logits = {**golden.logits, "litert-fp32": golden.logits["fp32"]}
-    files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
-    files |= {
-        about["file"]: tflite,
-        "golden.npz": encode_golden(Golden(golden.photos, golden.frames, logits)),
-    }
+    head = {field: value for field, value in opened.head.items() if field != "files"}
+    file = f"targets/litert/{name}.tflite"
+    about = {**head["variants"]["fp32"], "runtime": "litert", "file": file, **fields}
+    head["variants"] = {**head["variants"], name: about}
+    answers = {**golden.logits, name: golden.logits["fp32"] if logits is None else logits}
+    files = {member: bytes(data) for member, data in opened.members.items() if member != HEAD}
+    files |= {file: tflite, "golden.npz": encode_golden(Golden(golden.photos, golden.frames, answers))}
     write_bundle(out, head, files)
     return out
 

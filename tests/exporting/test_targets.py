@@ -24,6 +24,7 @@ TOOLS = {
     "onnx": "onnxruntime",
     "onnx-frame": "onnx",
     "litert": "litert_torch",
+    "litert-micro": "litert_torch",
     "openvino": "nncf",
     "ncnn": "pnnx",
     "executorch": "executorch",

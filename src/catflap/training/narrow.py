@@ -1,4 +1,4 @@
-"""An EfficientNet made smaller without training: one block fewer, and a narrower neck before the head.
+"""An EfficientNet made smaller without training: cut off early, or one block fewer and a narrower neck.
 
 Two of its layers follow each other with nothing but batch norm between them: the projection that ends
 the last block, and the 1 × 1 convolution before pooling. Together they are one linear map, and photos of
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+CUT = 4  # the stage of which a tiny network keeps the first block, and nothing after it
 SHORTENED = 5  # the stage; but for its first block, each adds to what it is given
 Moments: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
@@ -19,6 +20,13 @@ Moments: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 def shorten(network: Any) -> None:
     """Take away the last block of the sixth stage: without it heads are better (docs/concepts/recipes.md)."""
     del network.blocks[SHORTENED][-1]
+
+
+def cut(network: Any) -> None:
+    """Keep the stem, four stages and the first block of the fifth: 112 features of 0.36 million weights."""
+    network.blocks = network.blocks[: CUT + 1]
+    network.blocks[CUT] = network.blocks[CUT][:1]
+    network.conv_head, network.bn2 = nn.Identity(), nn.Identity()
 
 
 def neck(network: Any) -> nn.Module:

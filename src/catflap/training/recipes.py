@@ -65,7 +65,7 @@ def from_head(
         epochs = 0
     history = choice.tried
     if epochs:
-        logits, tuned = loop(network, Recipe(epochs=epochs))
+        logits, tuned = loop(network, Recipe(epochs=epochs, body=body.rate))
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if recipe == "finetune" or kept:

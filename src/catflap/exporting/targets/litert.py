@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,26 @@ from catflap.exporting.apart import convert_apart
 from catflap.exporting.forms import Source
 
 CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", "written.tflite"
+LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit
 
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The .tflite file of a precision, fp32 or int8; converted in a process of its own, for it may crash."""
-    whole = _float(str(source.checkpoint.path.resolve()), source.checkpoint.sha256)
-    if precision == "fp32":
-        return (whole,)
+    return (_float_of(source),) if precision == "fp32" else write_int8(source)
+
+
+def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...]:
+    """The int8 file; with `largest` its ends are int8 too, and answers hold logits from -largest to it."""
     frames = io.BytesIO()
     np.save(frames, source.frames)
-    needs = ("ai_edge_quantizer", "ai_edge_litert")
-    return convert_apart(__name__, {FRAMES: frames.getvalue(), FLOAT: whole}, (WRITTEN,), needs)
+    arguments: dict[str, bytes | str] = {FRAMES: frames.getvalue(), FLOAT: _float_of(source)}
+    if largest is not None:
+        arguments[LARGEST] = repr(largest)
+    return convert_apart(__name__, arguments, (WRITTEN,), ("ai_edge_quantizer", "ai_edge_litert"))
+
+
+def _float_of(source: Source) -> bytes:
+    return _float(str(source.checkpoint.path.resolve()), source.checkpoint.sha256)
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +50,8 @@ def work(folder: Path) -> None:
     if (folder / CHECKPOINT).exists():
         _write_float(Path((folder / CHECKPOINT).read_text("utf-8")), folder / WRITTEN)
     else:
-        _write_int8(folder / FLOAT, np.load(folder / FRAMES), folder / WRITTEN)
+        largest = float((folder / LARGEST).read_text()) if (folder / LARGEST).exists() else None
+        _write_int8(folder / FLOAT, np.load(folder / FRAMES), largest, folder / WRITTEN)
 
 
 def _write_float(checkpoint: Path, out: Path) -> None:
@@ -55,16 +66,38 @@ def _write_float(checkpoint: Path, out: Path) -> None:
     litert_torch.convert(load_network(opened).eval(), (example,)).export(str(out))
 
 
-def _write_int8(given: Path, frames: np.ndarray, out: Path) -> None:
-    """Static int8, weights for each channel; float at both ends. Ranges are those that the frames show."""
+def _write_int8(given: Path, frames: np.ndarray, largest: float | None, out: Path) -> None:
+    """Static int8, weights for each channel; `largest` makes the ends int8 as well."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe
 
-    (signature, ends), *_ = Interpreter(str(given)).get_signature_list().items()
+    from catflap.exporting.targets.litert_compact import compact
+
+    interpreter = Interpreter(str(given))
+    (signature, ends), *_ = interpreter.get_signature_list().items()
     samples = [{ends["inputs"][0]: frame[None].astype(np.float32)} for frame in frames]
     work = quantizer.Quantizer(str(given))
     work.load_quantization_recipe(recipe.static_wi8_ai8())
-    for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-        work.update_quantization_recipe(regex=".*", operation_name=end, algorithm_key="no_quantize")
-    made = work.quantize(work.calibrate({signature: samples}))
-    out.write_bytes(made.quantized_model)
+    if largest is None:
+        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            work.update_quantization_recipe(regex=".*", operation_name=end, algorithm_key="no_quantize")
+        ranges = work.calibrate({signature: samples})
+    else:
+        ranges = _widest([work.calibrate({signature: [sample]}) for sample in samples])
+        (pixels,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+        for end, low, high in ((pixels, 0.0, 255.0), (logits, -largest, largest)):
+            ranges[end["name"]]["min"][...], ranges[end["name"]]["max"][...] = low, high
+    out.write_bytes(compact(bytes(work.quantize(ranges).quantized_model)))
+
+
+def _widest(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of the ranges of each frame the least and the greatest; the quantiser's own are averages.
+
+    Averages cut off what is rare: bright pixels at one end, sure answers at the other.
+    """
+    joined: dict[str, dict[str, Any]] = {}
+    for name, first in found[0].items():
+        least = np.min([ranges[name]["min"] for ranges in found], axis=0)
+        greatest = np.max([ranges[name]["max"] for ranges in found], axis=0)
+        joined[name] = {**first, "min": least, "max": greatest}
+    return joined

@@ -1,0 +1,198 @@
+"""A Bundle's variant for LiteRT Micro as C: the model, what its numbers mean, and golden cases."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
+from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.golden import read_golden
+from catflap.errors import CatflapError, Refused
+from catflap.runtime.engines import why_not_here
+
+RUNTIME = "litert-micro"
+CASES = 4  # golden frames of 27 kB each, at 96 px
+HEADER = """\
+// {name}.catflap, variant {variant}, sha256 {sha256}.
+// Written by `catflap bundle unpack --c`; do not edit.
+#ifndef CATFLAP_MODEL_H_
+#define CATFLAP_MODEL_H_
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CATFLAP_HEIGHT {height}
+#define CATFLAP_WIDTH {width}
+#define CATFLAP_FRAME_BYTES {frame_bytes}  // height x width x 3, rows from the top, RGB
+#define CATFLAP_LABELS {labels}
+
+// value = (whole number - zero point) * scale: pixels 0 to 255 in, logits out
+#define CATFLAP_INPUT_SCALE {input_scale}
+#define CATFLAP_INPUT_ZERO_POINT {input_zero}
+#define CATFLAP_OUTPUT_SCALE {output_scale}
+#define CATFLAP_OUTPUT_ZERO_POINT {output_zero}
+
+#define CATFLAP_TEMPERATURE {temperature}  // divides the logits before the softmax
+#define CATFLAP_THRESHOLD {threshold}  // a label that alone reaches it is the answer, else "unsure"
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const unsigned char catflap_model[];
+extern const size_t catflap_model_len;
+extern const char* const catflap_labels[CATFLAP_LABELS];
+
+#ifdef __cplusplus
+}}
+#endif
+
+// What the model takes for a pixel.
+static inline int8_t catflap_input(uint8_t pixel) {{ return (int8_t)((int)pixel - 128); }}
+
+// Calibrated probabilities, one a label, from what the model answered.
+static inline void catflap_probabilities(const int8_t* answer, float* probabilities) {{
+  int8_t most = answer[0];
+  float sum = 0.0f;
+  for (int i = 1; i < CATFLAP_LABELS; ++i) most = answer[i] > most ? answer[i] : most;
+  for (int i = 0; i < CATFLAP_LABELS; ++i) {{
+    probabilities[i] = expf((float)(answer[i] - most) * CATFLAP_OUTPUT_SCALE / CATFLAP_TEMPERATURE);
+    sum += probabilities[i];
+  }}
+  for (int i = 0; i < CATFLAP_LABELS; ++i) probabilities[i] /= sum;
+}}
+
+// The number of the label that alone reaches the threshold, or -1 for "unsure".
+static inline int catflap_decide(const float* probabilities) {{
+  int found = -1, reached = 0;
+  for (int i = 0; i < CATFLAP_LABELS; ++i) {{
+    if (probabilities[i] >= CATFLAP_THRESHOLD) found = i, ++reached;
+  }}
+  return reached == 1 ? found : -1;
+}}
+
+#endif  // CATFLAP_MODEL_H_
+"""
+GOLDEN_HEADER = """\
+// Frames and what the model answers to them, to check a board with; link it in tests only.
+#ifndef CATFLAP_GOLDEN_H_
+#define CATFLAP_GOLDEN_H_
+
+#include "catflap_model.h"
+
+#define CATFLAP_GOLDEN_CASES {cases}
+#define CATFLAP_GOLDEN_TOLERANCE {tolerance}  // the most that an int8 answer may differ by
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const int8_t catflap_golden_frames[CATFLAP_GOLDEN_CASES][CATFLAP_FRAME_BYTES];
+extern const int8_t catflap_golden_answers[CATFLAP_GOLDEN_CASES][CATFLAP_LABELS];
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif  // CATFLAP_GOLDEN_H_
+"""
+
+
+def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
+    """Write a Bundle's variant for LiteRT Micro as C++ sources into a new folder.
+
+    `catflap_model.h` and `.cc` hold the model and what its numbers mean; `catflap_golden.h` and `.cc`
+    hold frames with the answers that LiteRT gives here, checked against the Bundle's own first. Raises
+    CatflapError when there is no such variant, and Refused when it answers otherwise here.
+    """
+    bundle = read_bundle(path)
+    found = [variant for variant in bundle.variants.values() if variant.runtime == RUNTIME]
+    if not found:
+        raise CatflapError(
+            f"{path} has no variant for LiteRT Micro.", "Add one with --variants litert-micro."
+        )
+    why = why_not_here(found[0])
+    if why is not None:
+        raise why
+    files = _sources(bundle, found[0])
+    with whole_folder(Path(out), HEAD) as partial:
+        (partial / HEAD).write_bytes(bytes(bundle.members[HEAD]))
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
+    model = len(bundle.members[found[0].file])
+    return {"folder": str(out), "variant": found[0].name, "model_bytes": model, "files": [HEAD, *files]}
+
+
+def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
+    """The texts of the four files by their names."""
+    from catflap.runtime.litert import as_levels, open_ends
+
+    model = bytes(bundle.members[variant.file])
+    opened = open_ends(model, np.int8, threads=1)
+    if (as_levels(opened.given) != np.arange(256) - 128).any():
+        raise CatflapError(f"{variant.name} does not take pixels less 128.", "Export it again.")
+    golden = read_golden(bundle)
+    frames = as_levels(opened.given)[golden.frames]
+    answers = np.concatenate([opened.answer(frame[None]) for frame in frames])
+    logits = (answers.astype(np.int32) - opened.answered.zero) * opened.answered.scale
+    if np.abs(logits - golden.logits[variant.name]).max() > variant.tolerance:
+        raise Refused(f"{variant.name} answers its golden cases otherwise here.", "Export it again.")
+    fields = {
+        "name": re.sub(r"[^\w.-]", "_", bundle.name),
+        "variant": variant.name,
+        "sha256": bundle.sha256,
+        "height": bundle.frame.height,
+        "width": bundle.frame.width,
+        "frame_bytes": bundle.frame.height * bundle.frame.width * 3,
+        "labels": len(bundle.labels),
+        "input_scale": _float(opened.given.scale),
+        "input_zero": opened.given.zero,
+        "output_scale": _float(opened.answered.scale),
+        "output_zero": opened.answered.zero,
+        "temperature": _float(variant.temperature),
+        "threshold": _float(variant.decision["threshold"]),
+        "cases": min(CASES, len(frames)),
+        "tolerance": max(1, int(variant.tolerance / opened.answered.scale)),
+    }
+    labels = ", ".join(_string(label) for label in bundle.labels)
+    return {
+        "catflap_model.h": HEADER.format(**fields),
+        "catflap_model.cc": '#include "catflap_model.h"\n\n'
+        f"alignas(16) const unsigned char catflap_model[] = {{\n{_rows(model)}\n}};\n"
+        "const size_t catflap_model_len = sizeof(catflap_model);\n"
+        f"const char* const catflap_labels[CATFLAP_LABELS] = {{{labels}}};\n",
+        "catflap_golden.h": GOLDEN_HEADER.format(**fields),
+        "catflap_golden.cc": '#include "catflap_golden.h"\n\n'
+        "alignas(16) const int8_t catflap_golden_frames[CATFLAP_GOLDEN_CASES][CATFLAP_FRAME_BYTES] = {\n"
+        f"{_arrays(frames[:CASES])}}};\n"
+        "const int8_t catflap_golden_answers[CATFLAP_GOLDEN_CASES][CATFLAP_LABELS] = {\n"
+        f"{_arrays(answers[:CASES])}}};\n",
+    }
+
+
+def _arrays(rows: np.ndarray) -> str:
+    return "".join(f"{{\n{_rows(row.ravel().tolist())}\n}},\n" for row in rows)
+
+
+def _rows(numbers: Iterable[int]) -> str:
+    """Whole numbers, 24 a line."""
+    words: Sequence[str] = [str(number) for number in numbers]
+    return ",\n".join(",".join(words[start : start + 24]) for start in range(0, len(words), 24))
+
+
+def _float(value: float) -> str:
+    """A number as C writes it, the same in float32."""
+    return f"{np.format_float_scientific(np.float32(value), trim='0')}f"
+
+
+def _string(text: str) -> str:
+    """A label as C writes it, UTF-8; each other byte in three octal digits, so that none runs on."""
+    plain = set(range(0x20, 0x7F)) - set(b'"\\?')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'

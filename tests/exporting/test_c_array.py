@@ -1,0 +1,155 @@
+"""The C sources of a Bundle: compiled here, they hold its model and decide as it does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.golden import read_golden
+from catflap.cli.main import main
+from catflap.exporting.c_array import _string
+from catflap.runtime.decisions import decide, softmax
+from tests.artifacts.samples import with_litert
+from tests.drawn import Exported
+
+pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'")
+MICRO = Path(__file__).parent.parent / "runtime" / "colour_micro.tflite"
+PROGRAM = """
+#include <stdio.h>
+#include "catflap_golden.h"
+int main(void) {
+  fwrite(catflap_model, 1, catflap_model_len, stdout);
+  fwrite(catflap_golden_frames, 1, sizeof(catflap_golden_frames), stdout);
+  fwrite(catflap_golden_answers, 1, sizeof(catflap_golden_answers), stdout);
+  for (int a = -128; a < 128; ++a) {
+    const int8_t answer[CATFLAP_LABELS] = {(int8_t)a, (int8_t)(-1 - a)};
+    float probabilities[CATFLAP_LABELS];
+    catflap_probabilities(answer, probabilities);
+    fprintf(stderr, "%d %.8f %d\\n", (int)catflap_input((uint8_t)(a + 128)), (double)probabilities[0],
+            catflap_decide(probabilities));
+  }
+  for (int i = 0; i < CATFLAP_LABELS; ++i) fprintf(stderr, "%s\\n", catflap_labels[i]);
+  fprintf(stderr, "%d %d\\n", (int)((size_t)catflap_model % 16), CATFLAP_GOLDEN_TOLERANCE);
+  return 0;
+}
+"""
+FLAGS = ["-Wall", "-Wextra", "-Werror"]
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    from catflap.runtime.litert_micro import open_model
+
+    logits = open_model(MICRO.read_bytes(), 1)(read_golden(read_bundle(tiny_bundle)).frames)
+    about = {"runtime": "litert-micro", "precision": "int8", "temperature": 7.5, "tolerance": 2.0}
+    decision = {"threshold": 0.9, "error_rate": 0.01, "photos": 50}
+    return with_litert(
+        tiny_bundle, tmp_path / "micro.catflap", MICRO.read_bytes(),
+        name="litert-micro", logits=logits, decision=decision, **about,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(bundle: Path, tmp_path: Path) -> Path:
+    assert main(["bundle", "unpack", str(bundle), "--c", "-o", str(tmp_path / "c")]) == 0
+    return tmp_path / "c"
+
+
+def compiled(folder: Path, program: str, compiler: str) -> subprocess.CompletedProcess[bytes]:
+    """What a program prints that was compiled by gcc as C, or by g++, and linked with the two sources."""
+    if not shutil.which("g++") or not shutil.which(compiler):
+        pytest.skip("no compiler is installed: apt-get install g++")
+    source = folder / ("main.c" if compiler == "gcc" else "main.cpp")
+    source.write_text(program)
+    parts = [folder / "catflap_model.cc", folder / "catflap_golden.cc"]
+    objects = []
+    for part in (source, *parts):
+        with_what = [compiler, "-std=c99"] if part is source and compiler == "gcc" else ["g++", "-std=c++11"]
+        objects.append(f"{part}.o")
+        subprocess.run([*with_what, *FLAGS, "-c", part, "-o", objects[-1]], check=True)
+    subprocess.run(["g++", *objects, "-lm", "-o", folder / "program"], check=True)
+    return subprocess.run([folder / "program"], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("compiler", ["g++", "gcc"])
+def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compiler: str) -> None:
+    ended = compiled(folder, PROGRAM, compiler)
+    opened = read_bundle(bundle)
+    variant, golden = opened.variant("litert-micro"), read_golden(opened)
+    frames = golden.frames[:4].astype(np.int16) - 128
+    answers = np.rint(golden.logits["litert-micro"][:4] / (56 / 127.5))
+    model = MICRO.read_bytes()
+    assert ended.stdout[: len(model)] == model
+    rest = np.frombuffer(ended.stdout[len(model) :], np.int8)
+    np.testing.assert_array_equal(rest[: frames.size], frames.ravel())
+    np.testing.assert_array_equal(rest[frames.size :], answers.ravel())
+
+    lines = ended.stderr.decode().splitlines()
+    levels = np.arange(-128, 128)
+    pairs = np.stack([levels, -1 - levels], axis=1) * (56 / 127.5)
+    expected = softmax(pairs, variant.temperature)
+    decisions = decide(expected, ("0", "1"), variant.decision["threshold"])
+    assert {"0", "1", "unsure"} == set(decisions)
+    for level, line, row, decision in zip(levels, lines, expected, decisions, strict=False):
+        told, probability, number = line.split()
+        assert int(told) == level
+        assert float(probability) == pytest.approx(row[0], abs=1e-5)
+        assert number == {"unsure": "-1"}.get(decision, decision)
+    assert lines[256:258] == list(opened.labels)
+    assert lines[258] == "0 4"  # aligned; 2.0 logits are four steps
+
+
+def test_every_label_survives(tmp_path: Path) -> None:
+    labels = ['a"b', "back\\slash", "Käfer 1", "what??/", "\x07" + "7"]
+    text = ", ".join(map(_string, labels))
+    if not shutil.which("gcc"):
+        pytest.skip("no compiler is installed: apt-get install gcc")
+    source = f"#include <stdio.h>\nint main(void) {{ const char* all[] = {{{text}}};\n"
+    source += f"for (int i = 0; i < {len(labels)}; ++i) puts(all[i]);\nreturn 0; }}\n"
+    (tmp_path / "labels.c").write_text(source)
+    subprocess.run(["gcc", *FLAGS, tmp_path / "labels.c", "-o", tmp_path / "labels"], check=True)
+    told = subprocess.run([tmp_path / "labels"], capture_output=True, check=True).stdout
+    assert told.decode().splitlines() == labels
+
+
+def test_a_bundle_that_has_no_such_variant_gets_a_sentence(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c"
+    assert main(["bundle", "unpack", str(drawn_bundle.path), "--c", "-o", str(out), "--json"]) == 2
+    assert "no variant for LiteRT Micro" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert not out.exists()
+
+
+def test_a_model_that_answers_otherwise_is_not_written(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its golden logits are those of fp32, and no int8 answer is as near as that."""
+    path = with_litert(
+        tiny_bundle, tmp_path / "bad.catflap", MICRO.read_bytes(),
+        name="litert-micro", runtime="litert-micro", precision="int8", tolerance=1e-6,
+    )  # fmt: skip
+    assert main(["bundle", "unpack", str(path), "--c", "-o", str(tmp_path / "c"), "--json"]) == 1
+    assert "answers its golden cases otherwise" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert not (tmp_path / "c").exists()
+
+
+def test_litert_micro_itself_answers_as_the_golden_cases(bundle: Path) -> None:
+    runtime = pytest.importorskip(
+        "tflite_micro.python.tflite_micro.runtime", reason="pip install tflite-micro"
+    )
+    opened = read_bundle(bundle)
+    variant, golden = opened.variant("litert-micro"), read_golden(opened)
+    interpreter = runtime.Interpreter.from_bytes(bytes(opened.members[variant.file]))
+    scale = interpreter.get_output_details(0)["quantization_parameters"]["scales"][0]
+    for frame, logits in zip(golden.frames, golden.logits["litert-micro"], strict=True):
+        interpreter.set_input((frame.astype(np.int16) - 128).astype(np.int8)[None], 0)
+        interpreter.invoke()
+        answer = interpreter.get_output(0)[0].astype(np.int32) * scale
+        assert np.abs(answer - logits).max() <= scale

@@ -1,0 +1,56 @@
+"""The tiny backbone: the beginning of Lite0, whose weights learn as fast as the head's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.training.answer import open_checkpoint
+from catflap.training.backbone import PACKAGED, SLIM, TINY, load_backbone
+from catflap.training.network import Network, load_network
+from catflap.training.plan import Plan
+from catflap.training.recipe import Recipe
+from catflap.training.train import train
+from tests.drawn import FRAME
+
+
+@torch.inference_mode()
+def test_it_is_the_beginning_of_lite0() -> None:
+    tiny, whole = load_backbone(TINY), load_backbone(PACKAGED)
+    pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = []
+    hook = whole.network.blocks[4][0].register_forward_hook(lambda _, __, answer: seen.append(answer))
+    whole.network(pixels)
+    hook.remove()
+    assert tiny.features == 112
+    assert sum(weight.numel() for weight in tiny.network.parameters()) < 0.37e6
+    torch.testing.assert_close(tiny.network(pixels), seen[0].mean((2, 3)))
+
+
+def test_its_weights_learn_as_fast_as_the_head(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """What the loop is given, from the backbone's own statement; the others keep what they know."""
+    assert load_backbone(TINY).rate == 1.0
+    assert load_backbone(PACKAGED).rate == load_backbone(SLIM).rate == Recipe().body == 0.1
+    steps: list[dict[str, Any]] = []
+    start = load_backbone(TINY).network.conv_stem.weight.clone()
+    plan = Plan(backbone=TINY, recipe="finetune", epochs=2)
+    checkpoint = train(drawn_dataset, tmp_path / "tiny", plan, watch=lambda _, told: steps.append(told))
+    assert checkpoint.recipe == "finetune"
+    assert steps
+    network = load_network(load_checkpoint(tmp_path / "tiny"))
+    moved = float((network.backbone.conv_stem.weight - start).detach().abs().mean())
+    assert moved > 1e-4  # at a tenth of the rate it is 1e-5
+    frames = np.zeros((2, FRAME.height, FRAME.width, 3), np.uint8)
+    assert open_checkpoint(checkpoint)(frames).shape == (2, 2)
+
+
+def test_a_checkpoint_of_it_needs_no_pretrained_weights() -> None:
+    empty = Network(load_backbone(TINY, pretrained=False), 2)
+    full = Network(load_backbone(TINY), 2)
+    assert empty.state_dict().keys() == full.state_dict().keys()
+    assert not torch.equal(empty.backbone.conv_stem.weight, full.backbone.conv_stem.weight)
