@@ -71,7 +71,7 @@ def test_the_pick_travels_to_the_bundle(drawn_dataset: Dataset, tmp_path: Path) 
 @pytest.mark.usefixtures("_small_sizes")
 def test_limits_are_kept(drawn_dataset: Dataset) -> None:
     backbone, frame, rows = search(drawn_dataset, 3, Limits(max_mb=4.2), "cpu", silent)
-    assert backbone == "efficientnet_lite0"
+    assert backbone.name == "efficientnet_lite0"
     assert frame.width in (32, 48)
     assert [row["fits"] for row in rows] == [True, True, False]
     assert rows[2]["share"] == 0, "what does not fit costs no photo"

@@ -24,6 +24,7 @@ from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.training.backbone import PACKAGED, load_backbone
 from catflap.training.features import open_extractor
+from catflap.training.slim import fit
 from catflap.training.train import pick_device
 from catflap.version import VERSION
 
@@ -74,8 +75,9 @@ def audit(
         raise CatflapError(f"{out} is the manifest to audit.", "Choose another output name.")
     if shown < 0 or seed < 0:
         raise CatflapError(f"{shown} suspects with the seed {seed} are not possible.", "Use 0 or more.")
-    found = everyone(dataset)
-    extractor = open_extractor(load_backbone(backbone), dataset.frame, device=pick_device(device))
+    found, device = everyone(dataset), pick_device(device)
+    body = fit(load_backbone(backbone), found.photos, dataset.frame, device=device, progress=progress)
+    extractor = open_extractor(body, dataset.frame, device=device)
     opinion = examine(extractor, found.photos, len(dataset.labels), seed, progress)
     findings = find(dataset.labels, found.photos, opinion, manifest)
     suspects = findings.suspects

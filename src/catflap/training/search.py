@@ -61,20 +61,21 @@ class Trial:
 
 def search(
     dataset: Dataset, trials: int, limits: Limits, device: str, progress: Progress
-) -> tuple[str, Frame, list[dict[str, Any]]]:
+) -> tuple[Backbone, Frame, list[dict[str, Any]]]:
     """The backbone and frame to train, and a table of all trials as history entries.
 
     Halving: everything that keeps the limits is tried on a quarter of the train photos, the better half
     of it on a half, the better half of that on all (Jamieson & Talwalkar 2016). Features are cached, so
     that nothing is worked out twice. Raises Refused, with the nearest, when nothing keeps the limits.
     """
-    table, extractors = {}, {}
+    table, backbones, extractors = {}, {}, {}
     for number, (name, size) in enumerate(ORDER[:trials]):
         progress("trials measured", number, trials)
         frame = replace(dataset.frame, width=size, height=size)
         backbone = fit(load_backbone(name), dataset.photos("train"), frame, device=device, progress=progress)
         table[name, size] = _measured(backbone, frame, limits)
         if table[name, size].fits:
+            backbones[name, size] = backbone
             extractors[name, size] = open_extractor(backbone, frame, device=device)
     progress("trials measured", trials, trials)
     if not extractors:
@@ -88,7 +89,7 @@ def search(
     (best,) = going
     rows = [replace(trial, pareto=_pareto(trial, list(table.values()))) for trial in table.values()]
     history = [{"step": "trial", **asdict(row), "picked": (row.backbone, row.size) == best} for row in rows]
-    return best[0], extractors[best].frame, history
+    return backbones[best], extractors[best].frame, history
 
 
 def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:

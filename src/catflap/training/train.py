@@ -55,14 +55,14 @@ def train(
     start, meter = perf_counter(), EnergyMeter()
     progress = _metered(progress, meter)
     device = pick_device(device)
-    backbone, seen = plan.backbone, dataset
+    torch.manual_seed(plan.seed)  # what a random start is drawn from
     trials: History = []
     if plan.trials:
-        backbone, frame, trials = search(dataset, plan.trials, plan.limits, device, progress)
-        seen = replace(dataset, frame=frame)
-    torch.manual_seed(plan.seed)  # what a random start is drawn from
-    body = load_backbone(backbone, pretrained=plan.recipe != "scratch")
-    body = fit(body, seen.photos("train"), seen.frame, device=device, progress=progress)
+        body, frame, trials = search(dataset, plan.trials, plan.limits, device, progress)
+    else:
+        body, frame = load_backbone(plan.backbone, pretrained=plan.recipe != "scratch"), dataset.frame
+        body = fit(body, dataset.photos("train"), frame, device=device, progress=progress)
+    seen = replace(dataset, frame=frame)
     resume = Path(out).with_name(f".{Path(out).name}.resume")
 
     def loop(network: Network, settings: Recipe) -> tuple[Logits, History]:
