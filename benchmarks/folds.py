@@ -3,6 +3,7 @@
 python benchmarks/folds.py --photos ../shared/data/photos --save lite0.npz
 python benchmarks/folds.py --photos ../shared/data/photos --backbone efficientnet_lite2_slim --size 320 \\
     --against lite0.npz
+python benchmarks/folds.py --photos ../shared/data/photos --int8
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import header
@@ -22,11 +24,18 @@ from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.gate import fidelity
 from catflap.evaluation.metrics import measure
+from catflap.exporting.forms import CALIBRATION_FRAMES
+from catflap.exporting.quantise import quantise
+from catflap.exporting.rounding import round_weights
 from catflap.image import Frame
 from catflap.runtime.decisions import softmax
+from catflap.runtime.scoring import frames_of, score
+from catflap.runtime.session import open_model
 from catflap.training.backbone import load_backbone
 from catflap.training.features import features, open_extractor
 from catflap.training.head import choose_head
+from catflap.training.onnx_graph import to_onnx
+from catflap.training.recipes import assemble
 from catflap.training.slim import fit
 
 FOLDS = 5
@@ -43,6 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--against", type=Path, metavar="FILE.npz", help="and compare with kept ones, photo by photo"
     )
+    parser.add_argument("--int8", action="store_true", help="and what int8 answers, from raw bytes")
     args = parser.parse_args()
     frame = Frame(args.size, args.size)
     with tempfile.TemporaryDirectory() as folder:
@@ -52,6 +62,7 @@ def main() -> None:
         drawn = np.random.default_rng(0).integers(0, 10 * FOLDS, groups.max() + 1)[groups]
         fold, chooses = drawn % FOLDS, drawn // FOLDS == 0  # a tenth of the other folds chooses the strength
         logits = np.zeros((len(labels), len(dataset.labels)), np.float32)
+        small = np.zeros_like(logits)
         for number in range(FOLDS):
             train, validation = (fold != number) & ~chooses, (fold != number) & chooses
             body = fit(load_backbone(args.backbone), photos.take(np.flatnonzero(train)), frame)
@@ -59,14 +70,22 @@ def main() -> None:
             choice = choose_head(
                 (rows[train], labels[train]), (rows[validation], labels[validation]), logits.shape[1]
             )
-            logits[fold == number] = choice.refitted.logits(rows[fold == number])
+            held = np.flatnonzero(fold == number)
+            logits[held] = choice.refitted.logits(rows[held])
+            if args.int8:
+                graph = to_onnx(assemble(body, choice.refitted), frame.height, frame.width)
+                shown = photos.take(np.flatnonzero(validation)[:CALIBRATION_FRAMES])
+                frames = np.concatenate(list(frames_of(shown, frame)))
+                int8 = open_model(quantise(round_weights(graph, frames), frames))
+                small[held] = score(int8, photos.take(held), frame)
             print(f"fold {number + 1} of {FOLDS}", file=sys.stderr)
-    measured = measure(logits, labels, groups, dataset.labels)
     header(n=len(labels), folds=FOLDS, backbone=args.backbone, size=args.size)
-    print(json.dumps({"errors": int((logits.argmax(1) != labels).sum()), "accuracy": measured["accuracy"]}))
-    print(json.dumps({name: measured[name] for name in ("roc_auc", "log_loss") if name in measured}))
-    for label, of in measured["per_class"].items():
-        print(json.dumps({label: {"recall_at_fpr": of["recall_at_fpr"]}}))
+    show(logits, labels, groups, dataset.labels)
+    if args.int8:
+        print("int8")
+        show(small, labels, groups, dataset.labels)
+        lost = fidelity(softmax(logits, 1.0), softmax(small, 1.0), labels, groups)
+        print(json.dumps({"against": "float", **lost}))
     if args.save:
         np.savez(args.save, ids=photos.ids, labels=labels, groups=groups, logits=logits)
     if args.against:
@@ -74,6 +93,15 @@ def main() -> None:
         order = np.argsort(other["ids"])[np.argsort(np.argsort(photos.ids))]
         lost = fidelity(softmax(other["logits"][order], 1.0), softmax(logits, 1.0), labels, groups)
         print(json.dumps({"against": str(args.against), **lost}))
+
+
+def show(logits: Any, labels: Any, groups: Any, names: tuple[str, ...]) -> None:
+    """Print what answers (n, labels) are worth."""
+    measured = measure(logits, labels, groups, names)
+    print(json.dumps({"errors": int((logits.argmax(1) != labels).sum()), "accuracy": measured["accuracy"]}))
+    print(json.dumps({name: measured[name] for name in ("roc_auc", "log_loss") if name in measured}))
+    for label, of in measured["per_class"].items():
+        print(json.dumps({label: {"recall_at_fpr": of["recall_at_fpr"]}}))
 
 
 def together(roles: list[Photos]) -> Photos:

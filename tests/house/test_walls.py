@@ -12,8 +12,8 @@ from catflap.errors import EXTRAS
 # A foreign library belongs to one file. These belong to more: the files, or their folder, and why.
 SHARED = {
     "torch": (
-        "training/ exporting/targets/ runtime/executorch.py",
-        "the network, its features, its training and its graphs; lint-imports holds it",
+        "training/ exporting/targets/ exporting/rounding.py runtime/executorch.py",
+        "the network, its features, training, graphs and weights; lint-imports holds it",
     ),
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),

@@ -58,7 +58,7 @@ def from_head(
     choice, looked_at = _choose(dataset, body, device, progress)
     train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
     cached = train + validation - looked_at
-    network = _network(body, choice.head)
+    network = assemble(body, choice.head)
     if until is not None:
         epochs = epochs_within(until - perf_counter(), network, dataset, Recipe().batch, device)
     elif recipe == "head":
@@ -70,7 +70,7 @@ def from_head(
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if recipe == "finetune" or kept:
             return Trained("finetune", network, logits, history, (looked_at, cached))
-    network = _network(body, choice.refitted)  # the backbone is as it was: its share of the blend is all
+    network = assemble(body, choice.refitted)  # the backbone is as it was: its share of the blend is all
     return Trained("head", network, choice.validation_logits, history, (looked_at, cached))
 
 
@@ -105,7 +105,8 @@ def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -
     return choice, sum(looked_at)
 
 
-def _network(body: Backbone, head: Head) -> Network:
+def assemble(body: Backbone, head: Head) -> Network:
+    """A frozen backbone and a head as one network, ready to answer."""
     network = Network(body, len(head.bias)).eval()
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(head.weights))

@@ -1,0 +1,136 @@
+"""Weights on the int8 grid, rounded so that a layer's answers on photos change least."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch.nn import functional
+
+from catflap.image import Pixels
+from catflap.runtime.session import open_session, run_session
+from catflap.training.allocator import keep_memory
+from catflap.training.onnx_graph import INPUT
+
+LARGEST = 127
+DAMPING = 0.01  # of the mean square of an input, added to each: what photos hardly show stays as it is
+FRAMES = 24
+POSITIONS = 800  # of a frame, about
+BLOCK = 64  # columns whose losses go to the later ones together
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of a float graph: the names of what it reads and of its weights, and how it walks."""
+
+    source: str
+    weights: str
+    group: int
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+    def patches(self, given: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
+        """What each group of filters sees of (1, channels, h, w): (group, inputs of a filter, positions).
+
+        Of many positions those of a coarser grid.
+        """
+        top, left, bottom, right = self.pads
+        padded = functional.pad(given, (left, right, top, bottom))
+        counts = [(size - kernel[n]) // self.strides[n] + 1 for n, size in enumerate(padded.shape[2:])]
+        sparse = max(1, math.isqrt(counts[0] * counts[1] // POSITIONS))
+        strides = (self.strides[0] * sparse, self.strides[1] * sparse)
+        if kernel == (1, 1):
+            rows = padded[:, :, :: strides[0], :: strides[1]].flatten(2)
+        else:
+            rows = functional.unfold(padded, kernel, stride=strides)
+        return rows.view(self.group, -1, rows.shape[-1])
+
+
+def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
+    """The same float graph with the weights of its convolutions rounded to int8 steps, as ONNX bytes.
+
+    The grid of an output channel is symmetric, with its largest weight at ±127, where it stays: so a
+    quantiser that takes such grids keeps every weight. Weights are rounded one after the other, and what
+    each loses is made up for by those that are still to come, as far as frames, uint8 (n, height, width, 3),
+    n ≥ 1, show their inputs to be alike (GPTQ, Frantar et al. 2022). Dilated convolutions are left alone.
+    """
+    keep_memory()
+    model = onnx.load_from_string(onnx_bytes)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = [_read(node) for node in model.graph.node if node.op_type == "Conv" and node.input[1] in held]
+    convolutions = [one for one in found if one is not None]
+    if not convolutions:
+        return onnx_bytes
+    kernels = {one.weights: tuple(held[one.weights].dims[2:]) for one in convolutions}
+    squares = _squares(model, convolutions, kernels, frames[:FRAMES])
+    for one in convolutions:
+        weights = torch.from_numpy(numpy_helper.to_array(held[one.weights]).astype(np.float64))
+        rows = weights.view(one.group, len(weights) // one.group, -1)
+        rounded = _rounded(rows, squares[one.weights]).view(weights.shape).numpy().astype(np.float32)
+        held[one.weights].CopyFrom(numpy_helper.from_array(rounded, one.weights))
+    return bytes(model.SerializeToString())
+
+
+def _read(node: onnx.NodeProto) -> Convolution | None:
+    """A Conv node that `patches` can follow."""
+    said: dict[str, Any] = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    strides = tuple(said.get("strides", (1, 1)))
+    if (
+        len(strides) != 2
+        or any(step != 1 for step in said.get("dilations", ()))
+        or said.get("auto_pad", b"NOTSET") != b"NOTSET"
+    ):
+        return None
+    return Convolution(
+        node.input[0], node.input[1], said.get("group", 1), strides, tuple(said.get("pads", (0, 0, 0, 0)))
+    )
+
+
+def _squares(
+    model: onnx.ModelProto, convolutions: list[Convolution], kernels: dict[str, Any], frames: Pixels
+) -> dict[str, torch.Tensor]:
+    """For each convolution the sums of products of its inputs over all positions, (group, inputs, inputs)."""
+    sources = list(dict.fromkeys(one.source for one in convolutions))
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sources)
+    session = open_session(shown.SerializeToString())
+    sums: dict[str, torch.Tensor] = {}
+    for number, frame in enumerate(frames):
+        tensors = dict(zip(sources, run_session(session, {INPUT: frame[None]}, sources), strict=True))
+        for one in convolutions:
+            seen = one.patches(torch.from_numpy(tensors[one.source]), kernels[one.weights])
+            product = torch.bmm(seen, seen.mT).double()
+            sums[one.weights] = product + sums[one.weights] if number else product
+    return sums
+
+
+def _rounded(rows: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """Filters (group, filters, inputs) on their grids, float64, for inputs with these sums of products."""
+    steps = rows.abs().amax(-1).clamp(min=1e-12) / LARGEST
+    largest = rows.abs().argmax(-1)
+    order = squares.diagonal(dim1=-2, dim2=-1).sum(0).argsort(descending=True)
+    left = rows[..., order].clone()
+    known = squares[:, order][:, :, order]
+    level = DAMPING * known.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
+    known = known + level[:, None, None] * torch.eye(len(order), dtype=known.dtype)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(known)), upper=True)
+    done, count = torch.empty_like(left), len(order)
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        losses = torch.zeros_like(left[..., start:end])
+        for place in range(start, end):
+            wanted, column = left[..., place], int(order[place])
+            chosen = (wanted / steps).round().clamp(-LARGEST, LARGEST)
+            chosen = torch.where(largest == column, rows[..., column].sign() * LARGEST, chosen) * steps
+            done[..., column] = chosen
+            lost = (wanted - chosen) / factor[:, place, place, None]
+            left[..., place:end] -= lost[..., None] * factor[:, None, place, place:end]
+            losses[..., place - start] = lost
+        left[..., end:] -= losses @ factor[:, start:end, end:]
+    return done
