@@ -1,11 +1,12 @@
 """Drift: how often undisturbed windows of 200 photos alarm, and how far disturbed ones are.
 
     python benchmarks/drift.py
-    python benchmarks/drift.py --photos PHOTOS --bundle mine.catflap
+    python benchmarks/drift.py --photos PHOTOS --bundle mine.catflap --unknown PHOTOS_OF_SOMETHING_ELSE
 
 Photos: class folders, CATFLAP_PHOTOS or ../shared/data/photos. Their test and calibration roles are judged.
 To count false alarms these are dealt anew into two halves, by near-duplicate group: one gives the baseline,
-windows of the other are measured.
+windows of the other are measured. `--unknown` names photos of what was never learnt: 200 of them are a
+window, and 20 of them among 180 that are known.
 A score above 1 alarms.
 """
 
@@ -16,9 +17,11 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from machine import header
@@ -27,13 +30,15 @@ from PIL import Image, ImageFilter
 from catflap.artifacts.dataset import Photos
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
-from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
+from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.drawings import scene
 from catflap.image import encode, read_pixels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import softmax
 from catflap.runtime.looks import look_of
+from catflap.runtime.predict import list_photos
 from catflap.runtime.scoring import PhotoBytes, frames_of
+from catflap.runtime.strangeness import read_familiar, strangeness_of
 
 
 def main() -> None:
@@ -44,36 +49,94 @@ def main() -> None:
     default = os.environ.get("CATFLAP_PHOTOS") or Path(__file__).parents[2] / "shared" / "data" / "photos"
     parser.add_argument("--photos", type=Path, default=Path(default), help="a class folder")
     parser.add_argument("--bundle", default="cat")
+    parser.add_argument("--unknown", type=Path, action="append", default=[], help="a folder of photos")
     parser.add_argument("--deals", type=int, default=300, help="into two halves, five windows each")
     args = parser.parse_args()
-    classifier = Classifier(args.bundle)
+    classifier = Classifier(args.bundle, embed=True)
 
-    def judged(photos: PhotoBytes) -> tuple[np.ndarray, np.ndarray]:
-        """The answers (n, labels) and the looks (n, 3)."""
-        logits, looks = [], []
+    def judged(photos: PhotoBytes) -> Judged:
+        logits, looks, embeddings = [], [], []
         for frames in frames_of(photos, classifier.frame):
-            logits.append(classifier.model(frames))
+            answered, found = classifier.answer(frames)
+            logits.append(answered)
             looks += [look_of(frame) for frame in frames]
-        return softmax(np.concatenate(logits), classifier.variant.temperature), np.array(looks)
+            embeddings += [] if found is None else [found]
+        answers = softmax(np.concatenate(logits), classifier.variant.temperature)
+        return Judged(answers, np.array(looks), np.concatenate(embeddings) if embeddings else None)
 
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(args.photos, Path(folder) / "manifest")
         dataset = prepare(manifest, Path(folder) / "dataset", frame=classifier.frame)
         calibration, test = dataset.photos("calibration"), dataset.photos("test")
         header(window=WINDOW, calibration=len(calibration), test=len(test), deals=args.deals)
-        given, seen = judged(calibration)
-        more, seen_too = judged(test)
+        given, more = judged(calibration), judged(test)
         groups = np.concatenate([calibration.groups, test.groups + calibration.groups.max() + 1])
-        every = (np.concatenate([given, more]), np.concatenate([seen, seen_too]))
-        print(json.dumps({"undisturbed": undisturbed(*every, groups, classifier, args.deals)}))
-        baseline = make_baseline(given, classifier.labels, calibration.groups, seen)
+        print(
+            json.dumps({"undisturbed": undisturbed(given.and_(more), groups, classifier.labels, args.deals)})
+        )
+        baseline = given.baseline(classifier.labels, calibration.groups)
         drawn = [encode(scene(seed, 500, 375), "JPEG") for seed in range(WINDOW)]
         windows = {name: changed(test, change) for name, change in CHANGES.items()} | {"drawings": drawn}
         for name, photos in windows.items():
-            answers, looks = judged(photos)
-            drift = measure_drift(answers, classifier.labels, baseline, looks)
-            print(json.dumps({name: drift.to_json()}))
+            print(json.dumps({name: judged(photos).drift(classifier.labels, baseline).to_json()}))
+        for folder in args.unknown:
+            unknown = judged([Path(path).read_bytes() for path, _ in some_of(folder)])
+            few = unknown.at(np.arange(20)).and_(more.at(np.arange(180)))
+            print(json.dumps({f"{folder.name}, 200": unknown.drift(classifier.labels, baseline).to_json()}))
+            print(json.dumps({f"{folder.name}, 20 of 200": few.drift(classifier.labels, baseline).to_json()}))
         print(json.dumps({"cost": cost(classifier, test[0])}))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The answers (n, labels), looks (n, 3) and embeddings (n, width) of photos."""
+
+    answers: np.ndarray
+    looks: np.ndarray
+    embeddings: np.ndarray | None
+
+    def at(self, rows: np.ndarray) -> Judged:
+        """Some of them."""
+        kept = None if self.embeddings is None else self.embeddings[rows]
+        return Judged(self.answers[rows], self.looks[rows], kept)
+
+    def and_(self, other: Judged) -> Judged:
+        """Both."""
+        both = None
+        if self.embeddings is not None and other.embeddings is not None:
+            both = np.concatenate([self.embeddings, other.embeddings])
+        answers, looks = (
+            np.concatenate(pair) for pair in ((self.answers, other.answers), (self.looks, other.looks))
+        )
+        return Judged(answers, looks, both)
+
+    def baseline(self, labels: Sequence[str], groups: np.ndarray) -> dict[str, Any]:
+        """What export would keep of them."""
+        return make_baseline(self.answers, labels, groups, self.looks, self.embeddings)
+
+    def drift(self, labels: Sequence[str], baseline: dict[str, Any]) -> Drift:
+        """How far they are from a baseline."""
+        return measure_drift(self.answers, labels, baseline, self.looks, self.strangeness(labels, baseline))
+
+    def strangeness(self, labels: Sequence[str], baseline: dict[str, Any]) -> np.ndarray | None:
+        """As a Classifier measures it, (n,)."""
+        if self.embeddings is None:
+            return None
+        familiar = read_familiar(baseline, labels)
+        known = [familiar[label] for label in self.answers.argmax(axis=1)]
+        return np.array(
+            [
+                np.nan if one is None else strangeness_of(embedding, one)
+                for embedding, one in zip(self.embeddings, known, strict=True)
+            ]
+        )
+
+
+def some_of(folder: Path) -> list[tuple[str, object]]:
+    """200 photos of a folder, drawn."""
+    found = [entry for entry in list_photos(str(folder)) if entry[1] is None]
+    rows = np.random.default_rng(2).permutation(len(found))[:WINDOW]
+    return [found[row] for row in rows]
 
 
 def cost(classifier: Classifier, photo: bytes, times: int = 200) -> dict[str, float]:
@@ -96,24 +159,32 @@ def cost(classifier: Classifier, photo: bytes, times: int = 200) -> dict[str, fl
     }
 
 
-def undisturbed(
-    answers: np.ndarray, looks: np.ndarray, groups: np.ndarray, classifier: Classifier, deals: int
-) -> dict[str, float]:
-    """The share of windows that alarm though nothing was changed, and the greatest score."""
+def undisturbed(judged: Judged, groups: np.ndarray, labels: Sequence[str], deals: int) -> dict[str, Any]:
+    """The share of windows that alarm though nothing was changed, by what alarmed, and the greatest score."""
     random = np.random.default_rng(0)
     every = np.unique(groups)
-    scores = []
+    found: list[Drift] = []
     for _ in range(deals):
         random.shuffle(every)
         first = np.isin(groups, every[: len(every) // 2])
-        baseline = make_baseline(answers[first], classifier.labels, groups[first], looks[first])
+        baseline = judged.at(np.flatnonzero(first)).baseline(labels, groups[first])
+        strange = judged.strangeness(labels, baseline)
         rest = np.flatnonzero(~first)
         for _ in range(5):
             window = random.permutation(rest)[:WINDOW]
-            drift = measure_drift(answers[window], classifier.labels, baseline, looks[window])
-            scores.append(drift.score)
-    alarms = float(np.mean(np.array(scores) > 1))
-    return {"windows": len(scores), "alarms": round(alarms, 4), "greatest_score": round(max(scores), 3)}
+            signs = (judged.looks[window], None if strange is None else strange[window])
+            found.append(measure_drift(judged.answers[window], labels, baseline, *signs))
+    alarms = float(np.mean([drift.alarm for drift in found]))
+    by = {
+        name: round(float(np.mean([drift.scores[name] > 1 for drift in found])), 4)
+        for name in found[0].scores
+    }
+    return {
+        "windows": len(found),
+        "alarms": round(alarms, 4),
+        "by": by,
+        "greatest_score": round(max(drift.score for drift in found), 3),
+    }
 
 
 def blur(strength: float) -> Callable[[Image.Image], Image.Image]:

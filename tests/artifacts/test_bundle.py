@@ -135,6 +135,8 @@ def test_a_changed_member_is_refused_though_its_checksum_is_right(tmp_path: Path
     assert "int8.onnx" in refused(changed)
 
 
+MEAN = {"groups": 5, "mean": "AQIDBA==", "length": 0.5, "axes": "", "limit": 0.1, "strangeness": [0, 1]}
+NARROW = {"share": 0, "embedding": {**MEAN, "mean": "AQID"}}
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "an unknown major version": lambda head: head.update(catflap_bundle="2.0"),
     "no version": lambda head: head.pop("catflap_bundle"),
@@ -157,6 +159,18 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a size that is not the file's": lambda head: head["files"]["card.md"].update(bytes=1),
     "a list for an object": lambda head: head.update(variants=[]),
     "a null": lambda head: head.update(labels=None),
+    "means of two widths": lambda head: head["variants"]["int8"].update(
+        baseline={"photos": 9, "labels": {"cat": {"share": 1, "embedding": MEAN}, "other": NARROW}}
+    ),
+    "axes of another width": lambda head: head["variants"]["int8"].update(
+        baseline={"photos": 9, "labels": {"cat": {"share": 1, "embedding": {**MEAN, "axes": "AQID"}}}}
+    ),
+    "a mean that is no base64": lambda head: head["variants"]["int8"].update(
+        baseline={"photos": 9, "labels": {"cat": {"share": 1, "embedding": {**MEAN, "mean": "AQIDBA="}}}}
+    ),
+    "a mean of nothing": lambda head: head["variants"]["int8"].update(
+        baseline={"photos": 9, "labels": {"cat": {"share": 1, "embedding": {**MEAN, "mean": ""}}}}
+    ),
     "a baseline without labels": lambda head: head["variants"]["int8"].update(baseline={"photos": 9}),
     "a baseline of words": lambda head: head["variants"]["int8"].update(
         baseline={"photos": 9, "labels": {"cat": {"share": 1, "groups": 1, "quantiles": ["sure"]}}}

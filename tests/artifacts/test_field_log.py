@@ -42,10 +42,53 @@ def test_a_log_from_before_photos_had_looks_is_read_and_written_on(tmp_path: Pat
     path = tmp_path / "field.log"
     write(path, [seen(0)])
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("ALTER TABLE seen DROP COLUMN look")
-    assert [row.look for row in read_field_log(path)] == [None]
+        for column in ("look", "embedding", "strangeness"):
+            database.execute(f"ALTER TABLE seen DROP COLUMN {column}")
+    assert [row.look for row in read_field_log(path, embeddings=True)] == [None]
     write(path, [replace(seen(1), look=(0.5, 0.25, 6.0))])
     assert [row.look for row in read_field_log(path, pictures=True)] == [None, (0.5, 0.25, 6.0)]
+
+
+def test_a_log_from_before_photos_had_embeddings_is_read_and_written_on(tmp_path: Path) -> None:
+    path, embedding = tmp_path / "field.log", np.linspace(0, 3, 1280, dtype=np.float32)
+    write(path, [replace(seen(0), look=(0.5, 0.25, 6.0))])
+    with closing(sqlite3.connect(path)) as database, database:
+        for column in ("embedding", "strangeness"):
+            database.execute(f"ALTER TABLE seen DROP COLUMN {column}")
+    (row,) = read_field_log(path, embeddings=True)
+    assert (row.look, row.embedding, row.strangeness) == ((0.5, 0.25, 6.0), None, None)
+    write(path, [replace(seen(1), embedding=embedding, strangeness=0.75)])
+    old, new = read_field_log(path, embeddings=True)
+    assert (old.embedding, old.strangeness, new.strangeness) == (None, None, 0.75)
+    assert new.embedding is not None
+    assert np.abs(new.embedding - embedding).max() <= 3 / 254 + 1e-6
+    assert [row.embedding for row in read_field_log(path)] == [None, None], "they are most of the bytes"
+
+
+@pytest.mark.parametrize("values", [[0.0] * 7, [1e-30, -2e-30], [-5.0], [3e38, -3e38, 1e30]])
+def test_an_embedding_is_kept_to_a_254th_of_its_greatest(values: list[float], tmp_path: Path) -> None:
+    embedding = np.array(values, np.float32)
+    write(tmp_path / "field.log", [replace(seen(0), embedding=embedding)])
+    (row,) = read_field_log(tmp_path / "field.log", embeddings=True)
+    assert row.embedding is not None
+    assert row.embedding.dtype == np.float32
+    assert np.abs(row.embedding - embedding).max() <= np.abs(embedding).max() / 250
+    with closing(sqlite3.connect(tmp_path / "field.log")) as database:
+        assert database.execute("SELECT length(embedding) FROM seen").fetchone()[0] == 4 + len(values)
+
+
+def test_embeddings_count_for_the_limit(tmp_path: Path) -> None:
+    path, random = tmp_path / "field.log", np.random.default_rng(0)
+    for start in range(0, 3000, 300):
+        rows = [
+            replace(seen(number), embedding=random.random(1280, np.float32))
+            for number in range(start, start + 300)
+        ]
+        write(path, rows, 2 * MB)
+    kept = numbers(path)
+    assert kept == list(range(kept[0], 3000))
+    assert 2 * MB / len(kept) < 2500, "bytes a row: two fit a page"
+    assert path.stat().st_size < 3.5 * MB
 
 
 def numbers(path: Path, **which: object) -> list[int]:
@@ -219,6 +262,10 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
         "UPDATE seen SET probabilities = 'text'",
         "UPDATE seen SET probabilities = x'0000c07f0000c07f'",
         "UPDATE seen SET time = 'noon'",
+        "UPDATE seen SET embedding = x'0000803f'",
+        "UPDATE seen SET embedding = x'0000c07f01'",
+        "UPDATE seen SET embedding = 'text'",
+        "UPDATE seen SET strangeness = 'very'",
         "UPDATE judge SET labels = '{'",
         "UPDATE judge SET prior = '[1]'",
         "DROP TABLE seen",
@@ -231,7 +278,7 @@ def test_a_damaged_log_is_refused(damage: str, tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(damage)
     with pytest.raises(BadArtifact):
-        list(read_field_log(path))
+        list(read_field_log(path, embeddings=True))
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:

@@ -90,6 +90,18 @@ def test_the_most_useful_photos_are_chosen_once_each(log: Path, tmp_path: Path) 
         assert card["photo"].startswith("data:image/jpeg")
 
 
+def test_photos_that_are_strange_to_the_network_are_unusual(tmp_path: Path) -> None:
+    """Also where they look like the others and the answer is sure; the strangest come first."""
+    rows = [seen(photo(number), 0.99, strangeness=0.5 + number / 100) for number in range(12)]
+    rows += [seen(photo(500 + number), 0.99, strangeness=1.1 + number / 10) for number in range(3)]
+    rows.append(seen(photo(600), 0.99))  # of a variant that has no embedding
+    queue = review_queue(write(tmp_path / "field.log", rows), tmp_path / "queue")
+    cards = data_of(queue.path)["cards"]
+    strange = [card["id"] for card in cards if card["kind"] == "unusual"][:3]
+    assert strange == [digest_photo(photo(500 + number)) for number in (2, 1, 0)]
+    assert digest_photo(photo(600)) not in strange
+
+
 def test_a_queue_has_a_length(log: Path, tmp_path: Path) -> None:
     assert review_queue(log, tmp_path / "queue", shown=2).photos == 2
     with pytest.raises(CatflapError, match="no queue"):

@@ -77,6 +77,8 @@ def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
         for entry in variant.baseline["labels"].values():
             assert set(entry["looks"]) == {"groups", *LOOKS}
             assert 0 < min(entry["looks"]["brightness"]) <= max(entry["looks"]["brightness"]) < 1
+            assert set(entry["embedding"]) == {"groups", "mean", "length", "axes", "limit", "strangeness"}
+            assert max(entry["embedding"]["strangeness"]) >= 1
 
 
 def test_a_field_like_the_calibration_raises_no_alarm(drawn_bundle: Exported, tmp_path: Path) -> None:
@@ -128,6 +130,28 @@ def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
     windows = [measure(opened, made, part) for part in (rows[:WINDOW], rows[WINDOW:])]
     assert [window.scores["brightness"] > 1 for window in windows] == [False, True]
     assert drift(drawn_bundle.path, log).latest.drift.scores["brightness"] > 1  # type: ignore[union-attr]
+
+
+def test_photos_that_are_strange_to_the_network_are_told(drawn_bundle: Exported, tmp_path: Path) -> None:
+    """Drawings that it never learnt, by an answer that is no less sure: only the embedding is far away."""
+    opened, rows = read_bundle(drawn_bundle.path), field(drawn_bundle.path, WINDOW)
+    classifier, strange = Classifier(drawn_bundle.path, embed=True), []
+    for seed in range(WINDOW):
+        strange.append(classifier(scene(seed, 64, 64)).strangeness)
+    assert np.median(strange) > 1  # type: ignore[type-var]
+    baseline = opened.variant().baseline
+    assert baseline
+    far = measure_drift(rows, opened.labels, baseline, None, strange)
+    assert set(far.scores) == {"sureness", "strangeness"}
+    assert (far.most, far.alarm) == ("strangeness", True)
+    log = tmp_path / "field.log"
+    write_log(log, drawn_bundle.path, rows)
+    assert set(drift(drawn_bundle.path, log).latest.drift.scores) == {"sureness"}  # type: ignore[union-attr]
+    write_log(log, drawn_bundle.path, rows, strangeness=float(np.median(strange)))  # type: ignore[type-var]
+    report = drift(drawn_bundle.path, log)
+    assert report.alarm
+    assert report.latest
+    assert report.latest.drift.most == "strangeness"
 
 
 def baseline_with(bundle: Bundle, rows: list[Seen]) -> dict[str, Any]:

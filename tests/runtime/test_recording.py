@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from catflap.artifacts.field_log import Seen, read_field_log
@@ -17,6 +19,7 @@ from catflap.exporting.drawings import scene
 from catflap.image import encode, inspect
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import LogSettings, Recorder
+from tests.drawn import Exported
 
 CATFLAP = Path(sys.executable).with_name("catflap")
 
@@ -50,6 +53,29 @@ def test_predict_records_answers_and_no_picture(tiny_bundle: Path, photo: Path, 
     assert row.by.prior == ()
     assert row.verb == "predict"
     assert row.probabilities.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_an_embedding_is_recorded_where_the_variant_has_one(
+    drawn_bundle: Exported, tiny_bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "field.log"
+    command = [CATFLAP, "predict", drawn_bundle.path, photo, "--log", log, "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(json.loads(answer.stdout)) == {
+        "path", "label", "probability", "probabilities", "decision", "ms",
+    }  # fmt: skip
+    (row,) = read_field_log(log, embeddings=True)
+    asked = Classifier(drawn_bundle.path, embed=True)(photo)
+    assert asked.embedding is not None
+    assert row.embedding is not None
+    assert np.abs(row.embedding - asked.embedding).max() <= asked.embedding.max() / 250
+    assert row.strangeness == asked.strangeness
+    assert row.strangeness is not None
+    plain = Classifier(drawn_bundle.path)(photo)
+    assert (plain.embedding, plain.strangeness) == (None, None)
+    assert plain == replace(asked, ms=plain.ms)
+    without = Classifier(tiny_bundle, embed=True)(photo)
+    assert (without.embedding, without.strangeness) == (None, None)
 
 
 def test_pictures_are_kept_only_when_asked_for_and_small(tiny_bundle: Path, photo: Path) -> None:

@@ -13,6 +13,7 @@ from catflap.artifacts.field_log import Seen, read_field_log
 from catflap.evaluation.drift import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
+from tests.drawn import Exported
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
 from tests.serving.client import eventually, form, running
 
@@ -41,6 +42,19 @@ def test_every_way_to_ask_is_recorded(quick: Path, tmp_path: Path) -> None:
     assert {row.verb for row in found} == {"serve"}
     assert found[0].photo == hashlib.sha256(RED).hexdigest()
     assert all(row.picture is None for row in found)
+
+
+def test_embeddings_are_recorded_and_not_answered(drawn_bundle: Exported, tmp_path: Path) -> None:
+    log = tmp_path / "field.log"
+    with running(drawn_bundle.path, "--log", log) as server:
+        assert "embedding" not in server.predict(RED).body.decode()
+        client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        pixels = triton.InferInput("pixels", [1, 64, 64, 3], "UINT8")
+        pixels.set_data_from_numpy(np.zeros((1, 64, 64, 3), np.uint8))
+        assert "embedding" not in str(client.infer("tiny", [pixels]).get_response())
+        client.close()
+    found = list(read_field_log(log, embeddings=True))
+    assert [row.embedding is not None and row.strangeness is not None for row in found] == [True, True]
 
 
 def test_a_shadow_is_recorded_beside_what_was_answered(quick: Path, tmp_path: Path) -> None:

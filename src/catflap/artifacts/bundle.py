@@ -195,8 +195,22 @@ def _check_head(head: Any, path: str) -> None:
             found.append("the prior does not name every label")
         if abs(sum(head["prior"].values()) - 1) > 1e-3:
             found.append("the prior does not add up to 1")
+        if not all(_is_even(entry) for entry in variants):
+            found.append("the means and axes of a baseline differ in their width")
     if found:
         raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
+
+
+def _is_even(variant: dict[str, Any]) -> bool:
+    """Whether the embeddings that a variant's baseline describes are all of one width."""
+    entries = variant.get("baseline", {}).get("labels", {}).values()
+    described = [entry["embedding"] for entry in entries if "embedding" in entry]
+    widths = {_bytes(entry["mean"]) for entry in described}
+    return len(widths) <= 1 and all(_bytes(entry["axes"]) % max(widths) == 0 for entry in described)
+
+
+def _bytes(base64: str) -> int:
+    return len(base64) // 4 * 3 - base64.count("=")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

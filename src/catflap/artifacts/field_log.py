@@ -33,12 +33,12 @@ CREATE TABLE IF NOT EXISTS judge (
 CREATE TABLE IF NOT EXISTS seen (
   id INTEGER PRIMARY KEY, time REAL NOT NULL, photo TEXT NOT NULL, judge INTEGER NOT NULL,
   probabilities BLOB NOT NULL, decision TEXT NOT NULL, verb TEXT NOT NULL, regular INTEGER NOT NULL,
-  path TEXT NOT NULL, picture BLOB, look BLOB
+  path TEXT NOT NULL, picture BLOB, look BLOB, embedding BLOB, strangeness REAL
 );
 CREATE INDEX IF NOT EXISTS seen_photo ON seen (photo);
 """
-ROW = "time, photo, probabilities, decision, verb, regular, path, picture, look"
-LATER = "look"  # a column that the first logs lack
+ROW = "time, photo, probabilities, decision, verb, regular, path, picture, look, embedding, strangeness"
+LATER = {"look": "BLOB", "embedding": "BLOB", "strangeness": "REAL"}  # columns that the first logs lack
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Seen:
 
     `probabilities` are (labels,) as answered; `verb` is predict, watch, serve or shadow. `regular` is
     False for a photo that was logged because of what it shows. `path` is its file, where it has one;
-    `picture` a JPEG of it, where those may be kept; `look` how its frame looks, where that was measured.
+    `picture` a JPEG of it, where those may be kept; `look` how its frame looks, where that was measured;
+    `embedding` the features of the network (width,), which are kept to a 254th of the greatest, and
+    `strangeness` how far they are from those of its label, where the variant has them.
     """
 
     time: float
@@ -71,6 +73,8 @@ class Seen:
     path: str = ""
     picture: bytes | None = None
     look: tuple[float, ...] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
+    strangeness: float | None = None
 
 
 class FieldLog:
@@ -146,9 +150,12 @@ class FieldLog:
         for row in rows:
             values = (
                 row.time, row.photo, row.probabilities.astype("<f4").tobytes(), row.decision, row.verb,
-                row.regular, row.path, row.picture, _packed(row.look), self._judge(row.by),
+                row.regular, row.path, row.picture, _packed(row.look), _rounded(row.embedding),
+                row.strangeness, self._judge(row.by),
             )  # fmt: skip
-            self._database.execute(f"INSERT INTO seen ({ROW}, judge) VALUES (?,?,?,?,?,?,?,?,?,?)", values)
+            self._database.execute(
+                f"INSERT INTO seen ({ROW}, judge) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", values
+            )
 
     def _judge(self, by: By) -> int:
         if by not in self._judges:
@@ -182,21 +189,28 @@ class FieldLog:
 
 
 def read_field_log(
-    path: Path, *, version: str = "", regular: bool = False, pictures: bool = False
+    path: Path,
+    *,
+    version: str = "",
+    regular: bool = False,
+    pictures: bool = False,
+    embeddings: bool = False,
 ) -> Iterator[Seen]:
     """The rows of a FieldLog, the oldest first; BadArtifact when the file is none or is damaged.
 
     `version` leaves the rows of one bundle, by its sha256; `regular` those that were not chosen for
-    what they show. Pictures are read only when they are asked for.
+    what they show. Pictures and embeddings, most of the bytes, are read only when they are asked for.
     """
-    columns = f"seen.id, {ROW.replace('picture', 'picture' if pictures else 'NULL')}"
-    columns += ", bundle, version, variant, labels, prior"
+    unread = {name for name, asked in (("picture", pictures), ("embedding", embeddings)) if not asked}
     wanted = "WHERE (? = '' OR version = ?) AND (regular OR NOT ?)"
-    query = f"SELECT {columns} FROM seen JOIN judge ON judge.id = seen.judge {wanted} ORDER BY seen.id"
     try:
         with closing(_open(path, new=False)) as database:
-            if not _has_looks(database):
-                query = query.replace(", look,", ", NULL,")
+            unread |= _lacking(database)
+            columns = ", ".join("NULL" if name in unread else name for name in ROW.split(", "))
+            query = (
+                f"SELECT {columns}, bundle, version, variant, labels, prior "
+                f"FROM seen JOIN judge ON judge.id = seen.judge {wanted} ORDER BY seen.id"
+            )
             for row in database.execute(query, (version, version, regular)):
                 yield _seen(row)
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
@@ -215,7 +229,7 @@ def read_picture(path: Path, photo: str) -> bytes | None:
 
 
 def _seen(row: tuple[Any, ...]) -> Seen:
-    _, time, photo, blob, decision, verb, regular, where, picture, look, *about = row
+    time, photo, blob, decision, verb, regular, where, picture, look, embedding, strangeness, *about = row
     bundle, version, variant, labels, prior = about
     by = By(
         str(bundle), str(version), str(variant), tuple(map(str, json.loads(labels))),
@@ -237,6 +251,8 @@ def _seen(row: tuple[Any, ...]) -> Seen:
         str(where),
         picture,
         None if look is None else tuple(np.frombuffer(look, "<f4").tolist()),
+        None if embedding is None else _restored(embedding),
+        None if strangeness is None else float(strangeness),
     )
 
 
@@ -244,8 +260,26 @@ def _packed(look: tuple[float, ...] | None) -> bytes | None:
     return None if look is None else np.array(look, "<f4").tobytes()
 
 
-def _has_looks(database: sqlite3.Connection) -> bool:
-    return any(row[1] == LATER for row in database.execute("PRAGMA table_info(seen)"))
+def _rounded(embedding: npt.NDArray[np.float32] | None) -> bytes | None:
+    """An embedding in a byte a feature and four more: a float32 scale, then int8."""
+    if embedding is None:
+        return None
+    scale = np.float32(np.abs(embedding).max() / 127)
+    steps = np.rint(embedding / (scale or np.float32(1)))
+    return bytes(scale.astype("<f4").tobytes() + steps.astype(np.int8).tobytes())
+
+
+def _restored(blob: bytes) -> npt.NDArray[np.float32]:
+    scale, steps = np.frombuffer(blob, "<f4", count=1), np.frombuffer(blob, np.int8, offset=4)
+    if not len(steps) or not np.isfinite(scale[0]):
+        raise ValueError("an embedding has no numbers")
+    found: npt.NDArray[np.float32] = steps * scale
+    return found
+
+
+def _lacking(database: sqlite3.Connection) -> set[str]:
+    """The columns that a log from before them does not have."""
+    return set(LATER) - {row[1] for row in database.execute("PRAGMA table_info(seen)")}
 
 
 def _open(path: Path, *, new: bool = True) -> sqlite3.Connection:
@@ -270,9 +304,9 @@ def _open(path: Path, *, new: bool = True) -> sqlite3.Connection:
             raise BadArtifact(f"{path} is not a field log.", "Choose another name.")
         if _pragma(database, "user_version") != VERSION:
             raise BadArtifact(f"{path} is a field log of another version.", "Choose another name.")
-        if new and not _has_looks(database):
+        for column in _lacking(database) if new else ():
             with suppress(sqlite3.OperationalError), database:  # another process was as quick
-                database.execute(f"ALTER TABLE seen ADD COLUMN {LATER} BLOB")
+                database.execute(f"ALTER TABLE seen ADD COLUMN {column} {LATER[column]}")
         database.execute("PRAGMA synchronous = NORMAL")
     except (sqlite3.Error, BadArtifact) as error:
         with suppress(sqlite3.Error):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 UNSURE = "unsure"
 
@@ -14,7 +17,9 @@ class Prediction:
     """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
 
     `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds. `look` is
-    how the frame looks, for the field log and drift (runtime/looks.py); it is no part of the answer.
+    how the frame looks, for the field log and drift (runtime/looks.py); `embedding` the features in front of
+    the head, float32 (width,), and `strangeness` how unlike its label's calibration photos it is
+    (runtime/strangeness.py), where they were asked for. The three are no part of the answer.
     """
 
     label: str
@@ -23,10 +28,13 @@ class Prediction:
     decision: str
     ms: float
     look: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
+    embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    strangeness: float | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of one line of `catflap predict --json`."""
-        return {name: value for name, value in asdict(self).items() if name != "look"}
+        names = ("label", "probability", "probabilities", "decision", "ms")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

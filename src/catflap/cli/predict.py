@@ -33,9 +33,11 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.runtime.signature import read_signed
 
     bundle = read_signed(args.bundle, signer_of(args))
-    classifier = Classifier(bundle, args.variant, threads=args.threads, prior=parse_prior(args.prior))
+    log = log_settings(args)
+    prior = parse_prior(args.prior)
+    classifier = Classifier(bundle, args.variant, threads=args.threads, prior=prior, embed=log is not None)
     unread = 0
-    with recording(log_settings(args), note) as recorder:
+    with recording(log, note) as recorder:
         for path, result in predict(classifier, args.paths, recorder):
             if isinstance(result, Prediction):
                 emit({"path": path, **result.to_json()}, args, _text(path, result))

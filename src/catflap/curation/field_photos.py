@@ -1,7 +1,8 @@
 """Which photos of a FieldLog a person should look at, the most useful ones first; nothing is decided here.
 
-Useful are photos about which two bundles disagree, photos about which one is not sure, and photos that look
-unlike the others: much darker, brighter, flatter or more blurred.
+Useful are photos about which two bundles disagree, photos about which one is not sure, and unusual ones:
+those that are stranger to the network than 99 in 100 calibration photos of the label that it gave them, and
+those that look unlike the others of the log: much darker, brighter, flatter or more blurred.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from catflap.progress import Progress, told
 NEWEST = 2000  # photos that are looked at for unusual ones
 UNSURE = 0.5  # between the two best probabilities; less is not sure
 ODD = 4.0  # robust standard deviations
+STRANGE = 1.0  # of the strangeness: 1 in 100 calibration photos is above
 ALIKE = 6  # bits of 64 in which the hashes of the same picture may differ
 KINDS = ("disagreement", "uncertain", "unusual")
 
@@ -73,7 +75,7 @@ def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[Field
             for one in answered.values()
             if one.other is None and (margin := _margin(one.row)) < UNSURE
         ],
-        "unusual": _unusual(list(answered.values())[-NEWEST:], log, progress),
+        "unusual": _unusual(list(answered.values()), log, progress),
     }
     found: list[FieldPhoto] = []
     chosen: set[str] = set()
@@ -119,6 +121,21 @@ def _margin(row: Seen) -> float:
 
 
 def _unusual(answered: Sequence[_Answered], log: Path, progress: Progress) -> list[tuple[float, _Answered]]:
+    """Photos that are strange to the network, and of the newest those that look odd, with a score."""
+    found = {one.row.photo: (score, one) for score, one in _odd(answered[-NEWEST:], log, progress)}
+    for one in answered:
+        strangeness = one.row.strangeness
+        if strangeness is not None and strangeness > STRANGE:
+            score = min(1.0, strangeness / (2 * STRANGE))
+            found[one.row.photo] = max(found.get(one.row.photo, (0.0, one)), (score, one), key=_first)
+    return list(found.values())
+
+
+def _first(pair: tuple[float, _Answered]) -> float:
+    return pair[0]
+
+
+def _odd(answered: Sequence[_Answered], log: Path, progress: Progress) -> list[tuple[float, _Answered]]:
     """Photos that look unlike the others of the log, with a score."""
     able: list[_Answered] = []
     features: list[Floats] = []

@@ -1,9 +1,10 @@
 """Does the field still look like the photos that a variant was judged on? Pure functions on arrays.
 
-What is compared is how sure the answers are, the log-odds of the likeliest label, and how the frames
-look: brightness, contrast, sharpness. Each for every predicted label on its own, so a field with another
-mix of the labels raises no alarm. Things that were never learnt change how sure a network is; blur and
-darkness that it does not mind yet change how photos look.
+What is compared is how sure the answers are, the log-odds of the likeliest label, how strange the photos
+are to the network, the distance of their embedding to the mean of that label, and how the frames look:
+brightness, contrast, sharpness. Each for every predicted label on its own, so a field with another mix of
+the labels raises no alarm. Things that were never learnt are strange, also where the network is sure of
+them; blur and darkness that it does not mind yet change how photos look.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.evaluation.intervals import Floats, Ints
+from catflap.evaluation.unusual import STRANGENESS, embedding_entry
 from catflap.runtime.looks import LOOKS
 
 WINDOW = 200  # photos
@@ -25,6 +27,7 @@ KNOTS = 101  # quantiles that are kept of a label
 FEWEST = 5  # photos of a predicted label that can tell how sure answers are
 FARTHEST = 1e-9  # of a probability from 0 or 1
 SURENESS = "sureness"
+MOST = 50  # labels whose embeddings are described; more would make bundle.json large
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,18 @@ class Drift:
 
 
 def make_baseline(
-    probabilities: npt.ArrayLike, labels: Sequence[str], groups: Ints, looks: npt.ArrayLike | None = None
+    probabilities: npt.ArrayLike,
+    labels: Sequence[str],
+    groups: Ints,
+    looks: npt.ArrayLike | None = None,
+    embeddings: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
     """What a variant's entry in bundle.json keeps of its answers (n, labels) on the calibration role.
 
     For each predicted label its share and quantiles of the log-odds, and of the `looks` (n, 3), where rows
-    that are not numbers are left out; the unit is the group (n,). A label that was the answer for fewer than
-    5 photos has no quantiles.
+    that are not numbers are left out; the unit is the group (n,). `embeddings` (k, width) of the first k ≤ n
+    photos give what is usual for each label and quantiles of the strangeness. A label that was the answer for
+    fewer than 5 photos has no quantiles.
     """
     given = np.asarray(probabilities, np.float64)
     sure, predicted = log_odds(given), given.argmax(axis=1)
@@ -73,6 +81,11 @@ def make_baseline(
         entry: dict[str, Any] = {"share": round(float(mine.mean()), 6)}
         if mine.sum() >= FEWEST:
             entry |= {"groups": _count(groups[mine]), "quantiles": _quantiles(sure[mine])}
+        if embeddings is not None and len(labels) <= MOST:
+            first = np.flatnonzero(mine[: len(embeddings)])
+            described = embedding_entry(embeddings[first], groups[first])
+            if described is not None:
+                entry["embedding"] = described | {STRANGENESS: _quantiles(described[STRANGENESS])}
         mine = mine & np.isfinite(seen).all(axis=1)
         if mine.sum() >= FEWEST:
             columns = zip(LOOKS, seen[mine].T, strict=True)
@@ -86,22 +99,30 @@ def measure_drift(
     labels: Sequence[str],
     baseline: Mapping[str, Any],
     looks: npt.ArrayLike | None = None,
+    strangeness: npt.ArrayLike | None = None,
 ) -> Drift:
-    """How far a window of answers (m, labels) and looks (m, 3) is from a baseline; m ≥ 1.
+    """How far a window of answers (m, labels), looks (m, 3) and strangeness (m,) is from a baseline; m ≥ 1.
 
     The answers are those under the prior of training. For each thing that both have, the two-sample test of
     Kolmogorov and Smirnov, against the baseline's labels mixed as they are predicted in the window; its
     p-value is Stephens' (1970) approximation, times the number of tests (Bonferroni). Photos of a label
-    without quantiles, and looks that are not numbers, tell nothing and are left out.
+    without quantiles, and looks and strangeness that are not numbers, tell nothing and are left out.
     """
     given = np.asarray(probabilities, np.float64)
     predicted, entries = given.argmax(axis=1), [baseline["labels"].get(label, {}) for label in labels]
-    tests = {
-        SURENESS: _compared(log_odds(given), predicted, [_known(entry, "quantiles") for entry in entries])
-    }
+    things = [(SURENESS, log_odds(given), entries)]
+    if strangeness is not None:
+        values = np.asarray(strangeness, np.float64)
+        things.append((STRANGENESS, values, [entry.get("embedding", {}) for entry in entries]))
+    looked = [entry.get("looks", {}) for entry in entries]
     for name, values in zip(LOOKS, _rows(looks, len(given)).T, strict=True):
-        known = [_known(entry.get("looks", {}), name) for entry in entries]
-        tests[name] = _compared(values, predicted, known)
+        things.append((name, values, looked))
+    tests = {
+        name: _compared(
+            values, predicted, [_known(entry, "quantiles" if name == SURENESS else name) for entry in of]
+        )
+        for name, values, of in things
+    }
     photos = tests[SURENESS][0]
     tests = {name: test for name, test in tests.items() if test[0]}
     if not tests:

@@ -22,14 +22,14 @@ from catflap.progress import Progress, told
 from catflap.runtime.decisions import softmax
 from catflap.runtime.looks import UNSEEN, look_of
 from catflap.runtime.scoring import BATCH, frames_of, score
-from catflap.runtime.session import Logits, Model, open_model
+from catflap.runtime.session import Embeddings, Logits, Model, embedded, open_model
 from catflap.training.answer import open_checkpoint
 
 MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed
 REFERENCE_PHOTOS = 2_000  # of the test role, that the Checkpoint itself answers: torch is slow on a CPU
 ERROR_RATE = 0.01
 NAMED = 3  # photos in a refusal
-LOOKED_AT = 2_000  # calibration photos, for the baseline
+LOOKED_AT = 2_000  # calibration photos, for the baseline of looks and embeddings
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,13 @@ def golden_tolerance(
 
 def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dict[str, Any]:
     """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much."""
-    name = variant.name
+    name, kept = variant.name, list[Embeddings]()
     calibration, test = (
-        score(model, photos, jury.frame, f"{name} on {role}", progress, whole=variant.takes_photos)
-        for role, photos in (("calibration", jury.calibration), ("test", jury.test))
+        score(asked, photos, jury.frame, f"{name} on {role}", progress, whole=variant.takes_photos)
+        for role, photos, asked in (
+            ("calibration", jury.calibration, _keeping(model, kept)),
+            ("test", jury.test, model),
+        )
     )
     temperature = fit_temperature(calibration, jury.calibration.labels)
     probabilities = softmax(test, temperature)
@@ -155,9 +158,27 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
         "fidelity": lost,
         "decision": _decision(softmax(calibration, temperature), jury.calibration),
         "baseline": make_baseline(
-            softmax(calibration, temperature), jury.labels, jury.calibration.groups, jury.looks
+            softmax(calibration, temperature),
+            jury.labels,
+            jury.calibration.groups,
+            jury.looks,
+            np.concatenate(kept) if kept else None,
         ),
     }
+
+
+def _keeping(model: Model, kept: list[Embeddings]) -> Model:
+    """The model, which also keeps the embeddings of the first photos where it has such an output."""
+
+    def run(frames: Pixels) -> Logits:
+        if sum(map(len, kept)) >= LOOKED_AT:
+            return model(frames)
+        logits, found = embedded(model, frames)
+        if found is not None:
+            kept.append(found)
+        return logits
+
+    return run
 
 
 def _changed(reference: npt.NDArray[np.float64], probabilities: npt.NDArray[np.float64], jury: Jury) -> str:

@@ -41,7 +41,10 @@ def watch(
     CatflapError when the source cannot be opened at first; later it is opened again and again.
     """
     bundle = read_signed(settings.bundle, settings.signer)
-    classifier = Classifier(bundle, settings.variant, threads=settings.threads, prior=settings.prior)
+    is_logged = settings.log is not None
+    classifier = Classifier(
+        bundle, settings.variant, threads=settings.threads, prior=settings.prior, embed=is_logged
+    )
     check_labels(settings.on, classifier.labels)
     patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
     source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from catflap.evaluation.intervals import Floats
 from catflap.runtime.decisions import correct_prior
 from catflap.runtime.looks import LOOKS, UNSEEN, Look
 
-Row: TypeAlias = tuple[float, Floats, Look]
+Row: TypeAlias = tuple[float, Floats, Look, float]
 STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
 
 
@@ -86,7 +87,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
         source, photos = "log", len(first)
         if photos < STAND_IN:
             return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
-        answers, looks = _arrays(first)
+        answers, looks, _ = _arrays(first)
         baseline = make_baseline(answers, opened.labels, np.arange(photos), looks)
     windows: list[Window] = []
     newest: deque[Row] = deque(maxlen=WINDOW)
@@ -107,12 +108,13 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
 
 
 def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
-    """When each photo was seen, what was answered, under the prior of training, (labels,), and its look."""
+    """When each photo was seen, what was answered under the prior of training, (labels,), and its signs."""
     trained = [bundle.prior[label] for label in bundle.labels]
     for row in read_field_log(log, version=bundle.sha256, regular=True):
         if row.by.variant == variant and row.by.labels == bundle.labels:
             look = row.look if row.look is not None and len(row.look) == len(LOOKS) else UNSEEN
-            yield row.time, _under_training(row, bundle, trained), look
+            strange = math.nan if row.strangeness is None else row.strangeness
+            yield row.time, _under_training(row, bundle, trained), look, strange
 
 
 def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
@@ -124,11 +126,11 @@ def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
 
 
 def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any]) -> Window:
-    answers, looks = _arrays(rows)
-    return Window(rows[0][0], rows[-1][0], measure_drift(answers, bundle.labels, baseline, looks))
+    answers, looks, strange = _arrays(rows)
+    return Window(rows[0][0], rows[-1][0], measure_drift(answers, bundle.labels, baseline, looks, strange))
 
 
-def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats]:
-    """The answers (n, labels) and the looks (n, 3) of rows."""
-    _, answers, looks = zip(*rows, strict=True)
-    return np.array(answers), np.array(looks)
+def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats]:
+    """The answers (n, labels), the looks (n, 3) and the strangeness (n,) of rows."""
+    _, answers, looks, strange = zip(*rows, strict=True)
+    return np.array(answers), np.array(looks), np.array(strange)

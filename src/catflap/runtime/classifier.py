@@ -15,7 +15,8 @@ from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, softmax
 from catflap.runtime.engines import open_variant
 from catflap.runtime.looks import Look, look_of
-from catflap.runtime.session import Logits
+from catflap.runtime.session import Embeddings, Logits, embedded
+from catflap.runtime.strangeness import read_familiar, strangeness_of
 
 
 class Classifier:
@@ -24,6 +25,7 @@ class Classifier:
     `bundle` is a path, the name of a shipped bundle ("cat") or an opened Bundle; `variant` a
     name in it; `threads` None means every core. `prior` gives the share of each label where
     the photos will come from; labels that it leaves out share the rest as they did in training.
+    `embed` gives each Prediction the embedding too, where the variant has one, for a field log.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Classifier:
         *,
         threads: int | None = None,
         prior: Mapping[str, float] | None = None,
+        embed: bool = False,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self.variant = self.bundle.variant(variant)
@@ -40,6 +43,8 @@ class Classifier:
         self.frame = self.bundle.frame
         self.model = open_variant(self.bundle.members, self.variant, threads)
         trained = {label: self.bundle.prior[label] for label in self.labels}
+        self._embed = embed
+        self._familiar = read_familiar(self.variant.baseline if embed else None, self.labels)
         self._trained = np.array(list(trained.values()))
         self._field = None if prior is None else field_prior(prior, trained)
         self.prior = (
@@ -50,8 +55,13 @@ class Classifier:
         """The Prediction for a path, the bytes of a photo, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
-        probabilities = self.probabilities(self.model(pixels[None]))[0]
-        return self.predict(probabilities, start, look_of(pixels))
+        logits, embeddings = self.answer(pixels[None])
+        probabilities = self.probabilities(logits)[0]
+        return self.predict(probabilities, start, look_of(pixels), embeddings)
+
+    def answer(self, frames: Pixels) -> tuple[Logits, Embeddings | None]:
+        """Logits (n, labels) of frames, uint8 (n, H, W, 3), and embeddings (n, width) if there are to be."""
+        return embedded(self.model, frames) if self._embed else (self.model(frames), None)
 
     def probabilities(self, logits: Logits) -> Probabilities:
         """Logits (n, labels) to calibrated probabilities (n, labels), for the stated prior."""
@@ -75,9 +85,19 @@ class Classifier:
         """Logits (n, labels), float32, of frames that are already pixels, uint8 (n, H, W, 3)."""
         return self.model(frames)
 
-    def predict(self, probabilities: Probabilities, start: float, look: Look | None = None) -> Prediction:
-        """One row of probabilities as a Prediction; `start` is when its work began, perf_counter."""
+    def predict(
+        self,
+        probabilities: Probabilities,
+        start: float,
+        look: Look | None = None,
+        embeddings: Embeddings | None = None,
+    ) -> Prediction:
+        """One row of probabilities as a Prediction; `start` is when its work began, perf_counter.
+
+        `embeddings` is (1, width).
+        """
         best = int(probabilities.argmax())
+        embedding = None if embeddings is None else embeddings[0]
         decision = decide(probabilities[None], self.labels, self.variant.decision["threshold"])[0]
         return Prediction(
             label=self.labels[best],
@@ -86,7 +106,19 @@ class Classifier:
             decision=decision,
             ms=(perf_counter() - start) * 1e3,
             look=look,
+            embedding=embedding,
+            strangeness=None if embedding is None else self._strangeness(embedding, probabilities),
         )
+
+    def _strangeness(self, embedding: Embeddings, probabilities: Probabilities) -> float | None:
+        """How strange a photo is for its likeliest label under the prior of training; None when not known."""
+        familiar = self._familiar[int(self.as_trained(probabilities[None])[0].argmax())]
+        if not np.isfinite(embedding).all() or (familiar and len(familiar.mean) != len(embedding)):
+            raise BadArtifact(
+                f"The variant {self.variant.name} does not give the embedding that its baseline is of.",
+                "Run catflap verify, or export it again.",
+            )
+        return None if familiar is None else strangeness_of(embedding, familiar)
 
 
 def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:

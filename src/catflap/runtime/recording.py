@@ -67,7 +67,8 @@ class Recorder:
         probabilities = np.array(list(prediction.probabilities.values()), np.float32)
         answer = (probabilities, prediction.decision, verb, regular)
         where = path.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 is no text
-        self._log.add(Seen(time(), digest_photo(photo), by, *answer, where, picture, prediction.look))
+        signs = (prediction.look, prediction.embedding, prediction.strangeness)
+        self._log.add(Seen(time(), digest_photo(photo), by, *answer, where, picture, *signs))
 
     def close(self) -> None:
         """Write what waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from threading import Lock
 
@@ -23,7 +24,7 @@ class DriftMeter:
         self._metrics = metrics
         self._note = note
         self._lock = Lock()
-        self._answers: dict[str, list[tuple[list[float], Look]]] = {}
+        self._answers: dict[str, list[tuple[list[float], Look, float]]] = {}
 
     def add(self, served: Served, prediction: Prediction) -> None:
         """Count an answer; the last one of a window measures it. Nothing happens without a baseline."""
@@ -33,14 +34,15 @@ class DriftMeter:
             return
         with self._lock:
             window = self._answers.setdefault(served.version, [])
-            window.append((list(prediction.probabilities.values()), prediction.look or UNSEEN))
+            strange = math.nan if prediction.strangeness is None else prediction.strangeness
+            window.append((list(prediction.probabilities.values()), prediction.look or UNSEEN, strange))
             if len(self._answers) > VERSIONS:
                 del self._answers[next(iter(self._answers))]
             if len(window) < WINDOW:
                 return
             del self._answers[served.version]
-        given, looks = (np.array(part) for part in zip(*window, strict=True))
-        drift = measure_drift(classifier.as_trained(given), classifier.labels, baseline, looks)
+        given, looks, stranges = (np.array(part) for part in zip(*window, strict=True))
+        drift = measure_drift(classifier.as_trained(given), classifier.labels, baseline, looks, stranges)
         self._metrics.drift(served.name, served.version, drift.score)
         if drift.alarm:
             self._note(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.looks import Look, look_of
-from catflap.runtime.session import Logits
+from catflap.runtime.session import Embeddings, Logits
 from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.service import Service, settle
 from catflap.serving.shelf import Served
@@ -32,6 +32,7 @@ from catflap.serving.tensors import (
 )
 from catflap.version import VERSION
 
+Signs: TypeAlias = tuple[Look, Embeddings | None]
 PHOTO = "photo"
 BINARY = "binary_tensor_data"
 
@@ -96,10 +97,10 @@ def _infer(service: Service, served: Served, body: bytes, json_length: str | Non
     names = (_graph_names(served)[1], "probabilities", "label", "decision")
     binary = wanted_outputs(request, names)
     tensor = _the_input(read_inputs(request, rest), served, service.settings.limits.queue)
-    logits, looks = _judged(service, served, tensor, until)
+    logits, signs = _judged(service, served, tensor, until)
     rows = served.classifier.probabilities(logits)
     predict = served.classifier.predict
-    predictions = [predict(row, perf_counter(), look) for row, look in zip(rows, looks, strict=True)]
+    predictions = [predict(row, perf_counter(), *of) for row, of in zip(rows, signs, strict=True)]
     for photo, prediction in zip(tensor.data, predictions, strict=True):
         settle(service, served, photo, prediction)
     outputs = dict(zip(names, _outputs(logits, rows.astype(np.float32), predictions), strict=True))
@@ -116,17 +117,18 @@ def _outputs(logits: Logits, rows: Logits, predictions: list[Prediction]) -> lis
     return [logits, rows, [said.label for said in predictions], [said.decision for said in predictions]]
 
 
-def _judged(service: Service, served: Served, tensor: Tensor, until: float) -> tuple[Logits, list[Look]]:
-    """Logits of each photo or frame, one after another, which is as fast as a batch and needs less memory."""
+def _judged(service: Service, served: Served, tensor: Tensor, until: float) -> tuple[Logits, list[Signs]]:
+    """Logits, looks and embeddings of photos or frames, one by one: as fast as a batch, in less memory."""
     rows: list[Logits] = []
-    looks: list[Look] = []
+    signs: list[Signs] = []
     for number, item in enumerate(tensor.data):
         if monotonic() > until:
             raise Problem(504, f"Only {number} of {len(tensor.data)} were judged in time.", "Send fewer.")
         pixels = _pixels(service, served, item, number) if isinstance(item, bytes) else item
-        rows.append(served.classifier.frames(pixels[None]))
-        looks.append(look_of(pixels))
-    return np.concatenate(rows), looks
+        answered, embeddings = served.classifier.answer(pixels[None])
+        rows.append(answered)
+        signs.append((look_of(pixels), embeddings))
+    return np.concatenate(rows), signs
 
 
 def _pixels(service: Service, served: Served, photo: bytes, number: int) -> Pixels:

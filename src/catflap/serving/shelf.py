@@ -157,7 +157,9 @@ def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
         )
     pixels = min(bundle.frame.max_pixels, settings.limits.pixels)
     limited = replace(bundle, frame=replace(bundle.frame, max_pixels=pixels))
-    classifier = Classifier(limited, settings.variant, threads=settings.threads, prior=settings.prior)
+    classifier = Classifier(
+        limited, settings.variant, threads=settings.threads, prior=settings.prior, embed=True
+    )
     classifier.frames(read_golden(bundle).frames[:1])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
 

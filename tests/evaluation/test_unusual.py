@@ -1,0 +1,126 @@
+"""Strangeness: 1 in 100 photos of the same kind is above 1, and a kind that was never learnt is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
+from catflap.evaluation.unusual import AXES, embedding_entry
+from catflap.runtime.strangeness import pack, read_familiar, residuals, strangeness_of, unit, unpack
+
+LABELS = ("cat", "dog")
+WIDE = 64
+Vectors = npt.NDArray[np.float32]
+KINDS = np.random.default_rng(99).gamma(1.0, 1.0, (3, WIDE)).astype(np.float32)
+SPREADS = np.random.default_rng(98).normal(0, 0.25, (3, 6, WIDE)).astype(np.float32)
+
+
+def photos(random: np.random.Generator, count: int, kind: int) -> Vectors:
+    """Embeddings of one kind of thing, positive as after an activation, with the kind's own variety."""
+    varied = random.normal(0, 1, (count, 6)) @ SPREADS[kind] + random.normal(0, 0.15, (count, WIDE))
+    found: Vectors = np.maximum(KINDS[kind] + varied, 0).astype(np.float32)
+    return found
+
+
+def answers(random: np.random.Generator, kinds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    sure = 1 / (1 + np.exp(-random.normal(5, 1, len(kinds))))
+    return np.where(kinds[:, None] == np.arange(2), sure[:, None], 1 - sure[:, None])
+
+
+def window(
+    random: np.random.Generator, count: int, unknown: float = 0.0
+) -> tuple[npt.NDArray[np.float64], Vectors, npt.NDArray[np.int64]]:
+    """Answers, embeddings and answered labels; a share of the photos shows what is no cat and no dog."""
+    kinds = random.integers(0, 2, count)
+    shown = np.where(random.random(count) < unknown, 2, kinds)
+    embeddings = np.stack([photos(random, 1, int(kind))[0] for kind in shown])
+    return answers(random, kinds), embeddings, kinds
+
+
+def alarms(count: int, calibration: int, unknown: float = 0.0) -> float:
+    random, found = np.random.default_rng(5), 0
+    for _ in range(count):
+        given, embeddings, _ = window(random, calibration)
+        made = make_baseline(given, LABELS, np.arange(calibration), None, embeddings)
+        made = json.loads(json.dumps(made))
+        seen, more, kinds = window(random, WINDOW, unknown)
+        familiar = read_familiar(made, LABELS)
+        strange = [
+            strangeness_of(one, known) if (known := familiar[kind]) else np.nan
+            for one, kind in zip(more, kinds, strict=True)
+        ]
+        found += measure_drift(seen, LABELS, made, None, strange).alarm
+    return found / count
+
+
+@pytest.mark.parametrize("calibration", [40, 150, 600])
+def test_undisturbed_windows_alarm_at_most_once_in_a_hundred(calibration: int) -> None:
+    assert alarms(200, calibration) <= 0.01
+
+
+@pytest.mark.parametrize("calibration", [60, 300])
+def test_a_kind_that_was_never_learnt_is_found_within_200_photos(calibration: int) -> None:
+    assert alarms(20, calibration, unknown=0.5) == 1
+
+
+def test_one_in_a_hundred_is_above_one() -> None:
+    random = np.random.default_rng(0)
+    entry = embedding_entry(photos(random, 1000, 0), np.arange(1000))
+    assert entry is not None
+    assert np.mean(entry["strangeness"] > 1) == pytest.approx(0.01, abs=0.002)
+    mean, axes = unpack(entry)
+    fresh = residuals(photos(random, 2000, 0), mean, axes) / entry["limit"]
+    assert np.mean(fresh > 1) == pytest.approx(0.01, abs=0.008)
+    assert np.mean(residuals(photos(random, 200, 2), mean, axes) / entry["limit"] > 1) > 0.9
+
+
+def test_near_duplicates_do_not_make_one_another_familiar() -> None:
+    """Ten pictures of each of thirty photos are as strange as the thirty."""
+    random = np.random.default_rng(1)
+    once = photos(random, 30, 0)
+    alone = embedding_entry(once, np.arange(30))
+    tenfold = embedding_entry(np.repeat(once, 10, axis=0), np.repeat(np.arange(30), 10))
+    assert alone is not None
+    assert tenfold is not None
+    assert tenfold["groups"] == 30
+    assert tenfold["limit"] == pytest.approx(alone["limit"], rel=0.1)
+
+
+def test_numbers_survive_as_bytes() -> None:
+    random = np.random.default_rng(2)
+    mean, axes = unit(random.gamma(1, 1, WIDE)) * 0.8, unit(random.normal(0, 1, (AXES, WIDE)))
+    again, axes_again = unpack(json.loads(json.dumps(pack(mean.astype(np.float32), axes))))
+    assert np.abs(again - mean).max() < 0.005
+    assert np.abs(axes_again - axes).max() < 0.005
+    none, no_axes = unpack(pack(np.zeros(5, np.float32), np.zeros((0, 5), np.float32)))
+    assert not none.any()
+    assert no_axes.shape == (0, 5)
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_a_label_with_few_photos_tells_nothing(count: int) -> None:
+    assert embedding_entry(np.ones((count, 8), np.float32), np.arange(count)) is None
+    assert embedding_entry(np.ones((40, 8), np.float32), np.zeros(40, np.int64)) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_photos_that_are_all_the_same_are_no_trouble(value: float) -> None:
+    entry = embedding_entry(np.full((20, 8), value, np.float32), np.arange(20))
+    assert entry is not None
+    assert np.isfinite(entry["strangeness"]).all()
+    (familiar,) = read_familiar({"labels": {"cat": {"embedding": entry}}}, ("cat",))
+    assert familiar is not None
+    assert strangeness_of(np.full(8, value, np.float32), familiar) <= 1
+
+
+def test_the_same_photos_give_the_same_baseline() -> None:
+    embeddings = photos(np.random.default_rng(3), 200, 1)
+    made = [
+        make_baseline(np.tile([0.1, 0.9], (200, 1)), LABELS, np.arange(200), None, embeddings)
+        for _ in range(2)
+    ]
+    assert json.dumps(made[0]) == json.dumps(made[1])
