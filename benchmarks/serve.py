@@ -3,10 +3,12 @@
 A closed loop of clients posts one photo again and again to `catflap serve`, a process of its own, while
 the clients share the cores with it. The limit is the same Classifier called in one process by as many threads
 as the server has. Both are measured in turns, so that a busy machine slows both. With --peer, LitServe or
-BentoML serve the same Classifier, called by the same clients, in the same turns.
+BentoML serve the same Classifier, called by the same clients, in the same turns; with --log a second server
+does, which records each answer in a field log, with embeddings where the variant gives them.
 
     python benchmarks/serve.py
     python benchmarks/serve.py --peer litserve=PYTHON --peer bentoml=PYTHON
+    python benchmarks/serve.py --log
     python benchmarks/serve.py --soak 50000
 """
 
@@ -34,11 +36,13 @@ import psutil
 from machine import header
 from pixels import grainy
 
+from catflap.artifacts.field_log import read_field_log
 from catflap.image import read_file
 from catflap.machine import describe_machine, versions
 from catflap.runtime.classifier import Classifier
 
 PEERS = Path(__file__).with_name("peers")
+LOGGED = "catflap --log"
 
 
 def main() -> None:
@@ -55,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=PYTHON", help="litserve, bentoml"
     )
+    parser.add_argument("--log", action="store_true", help="a second server, which logs")
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="then N requests, memory watched")
     args = parser.parse_args()
     photo = read_file(args.photo) if args.photo else grainy(500, 375)
@@ -69,10 +74,15 @@ def main() -> None:
     )
     with ExitStack() as stack:
         servers = {"catflap": stack.enter_context(catflap(bundle, args.variant))}
+        if args.log:
+            log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "field.log"
+            servers[LOGGED] = stack.enter_context(catflap(bundle, args.variant, log))
         for peer in args.peer:
             name, _, python = peer.partition("=")
             servers[name] = stack.enter_context(peer_server(name, python, bundle, args.variant))
         compare(args, photo, servers, describe_machine().cores)
+        if args.log:
+            print(f"the log: {logged(log)}")
         if args.soak:
             soak(args, photo, servers["catflap"])
 
@@ -112,6 +122,14 @@ def compare(args: argparse.Namespace, photo: bytes, servers: dict[str, Server], 
             f"p99 {p99:.1f} ms ({p99 / p50:.1f} × p50), n = {len(found.latencies)}; "
             f"{memory(server.pid):.0f} MB; processor time a request {median(found.cpu):.2f} ms, and "
             f"{median(found.clients):.2f} ms of the clients: {share:.2f} of the limit by processor time"
+        )
+    if LOGGED in figures:
+        plain, kept = figures["catflap"], figures[LOGGED]
+        ratios = [with_log / without for with_log, without in zip(kept.rates, plain.rates, strict=True)]
+        more = median(kept.cpu) / median(plain.cpu)
+        print(
+            f"logged to not logged, in turns: {median(ratios):.3f} of the requests/s ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}), {more:.3f} of the server's processor time a request"
         )
 
 
@@ -205,11 +223,20 @@ def in_process(classifier: Classifier, photo: bytes, threads: int, count: int) -
         return count / (time.perf_counter() - start)
 
 
+def logged(log: Path) -> str:
+    """What is in a field log by now, and how large it is."""
+    rows = list(read_field_log(log, embeddings=True))
+    able = sum(row.embedding is not None for row in rows)
+    size = sum(path.stat().st_size for path in log.parent.iterdir())
+    return f"{len(rows)} rows, {able} of them with an embedding, {size / max(1, len(rows)):.0f} bytes a row"
+
+
 @contextmanager
-def catflap(bundle: Path, variant: str | None) -> Iterator[Server]:
+def catflap(bundle: Path, variant: str | None, log: Path | None = None) -> Iterator[Server]:
     """`catflap serve`, on a free port."""
     command = [Path(sys.executable).with_name("catflap"), "serve", bundle, "--port", "0", "--json"]
     command += ["--variant", variant] if variant else []
+    command += ["--log", str(log)] if log else []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(json.loads(process.stdout.readline())["url"].rpartition(":")[2])

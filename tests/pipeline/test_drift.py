@@ -104,9 +104,26 @@ def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) 
     fields = json.loads(answer.stdout)
     assert fields["alarm"] is True
     assert [window["alarm"] for window in fields["windows"]] == [False, False, True]
-    for_people = subprocess.run(command, capture_output=True, text=True, check=False)
+    window = fields["windows"][0]
+    assert window["decisions"] == {"unsure": 200}
+    assert 0.5 <= window["sure"][0] <= window["sure"][1] <= window["sure"][2] <= 1
+    page = tmp_path / "page.html"
+    for_people = subprocess.run([*command, "-o", page], capture_output=True, text=True, check=False)
     assert for_people.returncode == 1
     assert "score" in for_people.stdout
+    text = page.read_text("utf-8")
+    assert "600 photos of the field" in text
+    assert str(tmp_path) not in text
+    again = subprocess.run([*command, "-o", page], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert page.read_text("utf-8") == text
+    (tmp_path / "mine.html").write_text("a page of mine")
+    refused = subprocess.run(
+        [*command, "-o", tmp_path / "mine.html"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "is not such a page" in refused.stderr
+    assert (tmp_path / "mine.html").read_text() == "a page of mine"
 
 
 def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(

@@ -16,6 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle and the log."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument("log", metavar="LOG", type=Path, help="what --log of predict, watch or serve wrote")
+    parser.add_argument(
+        "-o", "--out", metavar="PAGE", type=Path, help="write what the log saw as one HTML page"
+    )
     parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
 
 
@@ -24,9 +27,11 @@ def answer(args: argparse.Namespace) -> int:
     from datetime import datetime
 
     from catflap.evaluation.drift import WINDOW
-    from catflap.pipeline.drift import STAND_IN, drift
+    from catflap.pipeline.drift import STAND_IN, drift, write_drift_page
 
     report = drift(args.bundle, args.log, variant=args.variant)
+    if args.out is not None:
+        write_drift_page(report, args.out)
     fields = report.to_json()
     windows = [
         {

@@ -54,7 +54,7 @@ def reliability(points: Sequence[dict[str, Any]]) -> str:
     across = _shares("stated probability", start)
     up = _shares("share that was right")
     most = max(point["photos"] for point in points)
-    marks = [_path("ideal", [(across.x(start), up.y(start)), (across.x(1), up.y(1))])]
+    marks = [path("ideal", [(across.x(start), up.y(start)), (across.x(1), up.y(1))])]
     for point in points:
         x, y = across.x(point["stated"]), up.y(point["value"])
         radius = round(3 + 6 * math.sqrt(point["photos"] / most), 1)
@@ -66,7 +66,7 @@ def reliability(points: Sequence[dict[str, Any]]) -> str:
             f'<line class="whisker" x1="{x}" x2="{x}" y1="{up.y(point["low"])}" y2="{up.y(point["high"])}"/>',
             f'<circle class="dot" cx="{x}" cy="{y}" r="{radius}"><title>{said}</title></circle>',
         ]
-    return _chart("Reliability: each dot is one bin of photos; on the diagonal is ideal.", across, up, marks)
+    return chart("Reliability: each dot is one bin of photos; on the diagonal is ideal.", across, up, marks)
 
 
 def roc(lines: Sequence[dict[str, Any]]) -> str:
@@ -97,9 +97,9 @@ def roc(lines: Sequence[dict[str, Any]]) -> str:
                 points.append((here[0], before[1]))
             points.append(here)
             before = here
-        marks.append(_path(f"line tone{number}", points))
+        marks.append(path(f"line tone{number}", points))
         names.append(f'<span class="key tone{number}"></span><bdi>{text(line["label"])}</bdi>')
-    return _chart("ROC curve: recall against false positives.", across, up, marks) + _legend(names)
+    return chart("ROC curve: recall against false positives.", across, up, marks) + legend(names)
 
 
 def histogram(bars: dict[str, Any] | None) -> str:
@@ -131,7 +131,7 @@ def histogram(bars: dict[str, Any] | None) -> str:
         f'<span class="key tone{n}"></span><bdi>{text(bars[side])}</bdi>'
         for n, side in enumerate(("up", "down"))
     ]
-    return _chart(f"How many photos got which {bars['of']}.", across, up, marks) + _legend(names)
+    return chart(f"How many photos got which {bars['of']}.", across, up, marks) + legend(names)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def lines(description: str, words: tuple[str, str], given: Sequence[Line], power
     marks, names = [], []
     for number, (line, points) in enumerate(drawn[:5]):
         places = [(across.x(x), up.y(y)) for x, y in points.values()]
-        marks.append(_path(f"line tone{number}", places))
+        marks.append(path(f"line tone{number}", places))
         dots = list(points) if len(points) <= 12 else [place for place in (line.chosen,) if place in points]
         for place in dots:
             x, y = points[place]
@@ -168,7 +168,7 @@ def lines(description: str, words: tuple[str, str], given: Sequence[Line], power
                 f"<title>{text(said)}</title></circle>"
             )
         names.append(f'<span class="key tone{number}"></span><bdi>{text(line.name)}</bdi>')
-    return _chart(description, across, up, marks) + _legend(names)
+    return chart(description, across, up, marks) + legend(names)
 
 
 def whisker(number: dict[str, Any], start: float) -> str:
@@ -230,15 +230,17 @@ def _powers(words: str, values: Sequence[float]) -> Scale:
     return Scale(lambda value: (math.log10(value) - low) / (high - low), ticks, words + " (logarithmic)")
 
 
-def _path(style: str, points: Sequence[tuple[float, float]]) -> str:
+def path(style: str, points: Sequence[tuple[float, float]]) -> str:
+    """A line through points in pixels."""
     return f'<path class="{style}" d="M' + "L".join(f"{x:g} {y:g}" for x, y in points) + '"/>'
 
 
-def _legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str]) -> str:
+    """What stands under a chart, of names that are HTML."""
     return '<p class="legend">' + " ".join(f"<span>{name}</span>" for name in names) + "</p>"
 
 
-def _chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> str:
+def chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> str:
     """Grid, ticks and words around the marks."""
     floor, parts = HEIGHT - BOTTOM, []
     for value, words in up.ticks:

@@ -18,6 +18,8 @@ from catflap.image import thumbnail
 THUMBNAIL = 260
 MOST_ROWS = 100
 DENSE = 8
+NOTE = """Every number stands with the 95 % interval that these photos allow. Near-duplicates count once:
+the intervals count independent groups, not photos."""
 Metrics = dict[str, Any]
 
 
@@ -49,11 +51,13 @@ def page(
     )
     here = Path(__file__)
     return Template(here.with_name("report.html").read_text("utf-8")).substitute(
+        kicker="Catflap report",
         title=text(title),
         style=here.with_name("report.css").read_text("utf-8"),
         lead=lead,
         tiles=_tiles(first, labels),
         sections="\n".join(blocks),
+        note=NOTE,
         ancestors=_ancestors(ancestors),
     )
 

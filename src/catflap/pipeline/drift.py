@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +14,36 @@ import numpy as np
 
 from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.artifacts.folder import whole_file
+from catflap.errors import CatflapError
 from catflap.evaluation.calibration import estimate_prior
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
+from catflap.evaluation.field_page import KICKER, field_page
 from catflap.evaluation.intervals import Floats
 from catflap.runtime.decisions import correct_prior
 from catflap.runtime.looks import LOOKS, UNSEEN, Look
 
-Row: TypeAlias = tuple[float, Floats, Look, float]
+Row: TypeAlias = tuple[float, Floats, Look, float, str]
 STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of the log, `first` to `last` in seconds since 1970, and how far it has drifted."""
+    """A stretch of the log, `first` to `last` in seconds since 1970, and how far it has drifted.
+
+    `decisions` counts them; `sure` are the quartiles of the probability of the likeliest label.
+    """
 
     first: float
     last: float
     drift: Drift
+    decisions: dict[str, int]
+    sure: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """A row for people and machines."""
-        return {"first": self.first, "last": self.last, **self.drift.to_json()}
+        about = {"first": self.first, "last": self.last, **self.drift.to_json()}
+        return {**about, "decisions": self.decisions, "sure": list(self.sure)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class DriftReport:
     windows: tuple[Window, ...]
     latest: Window | None
     prior: dict[str, float]
+    labels: tuple[str, ...] = ()
 
     @property
     def alarm(self) -> bool:
@@ -80,14 +90,14 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
     """
     opened = read_bundle(bundle)
     chosen = opened.variant(variant)
-    rows = _answers(opened, chosen.name, Path(log))
+    labels, rows = opened.labels, _answers(opened, chosen.name, Path(log))
     baseline, source, photos = chosen.baseline, "bundle", 0
     if baseline is None:
         first = [row for _, row in zip(range(STAND_IN), rows, strict=False)]
         source, photos = "log", len(first)
         if photos < STAND_IN:
-            return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
-        answers, looks, _ = _arrays(first)
+            return DriftReport(opened.name, chosen.name, source, photos, (), None, {}, labels)
+        answers, looks, _, _ = _arrays(first)
         baseline = make_baseline(answers, opened.labels, np.arange(photos), looks)
     windows: list[Window] = []
     newest: deque[Row] = deque(maxlen=WINDOW)
@@ -99,12 +109,12 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
             windows.append(_window(newest, opened, baseline))
             since = 0
     if len(newest) < WINDOW:
-        return DriftReport(opened.name, chosen.name, source, photos, (), None, {})
+        return DriftReport(opened.name, chosen.name, source, photos, (), None, {}, labels)
     latest = _window(newest, opened, baseline)
     trained = [opened.prior[label] for label in opened.labels]
     estimated = estimate_prior(_arrays(newest)[0], trained)
     prior = {label: round(float(share), 4) for label, share in zip(opened.labels, estimated, strict=True)}
-    return DriftReport(opened.name, chosen.name, source, photos, tuple(windows), latest, prior)
+    return DriftReport(opened.name, chosen.name, source, photos, tuple(windows), latest, prior, labels)
 
 
 def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
@@ -114,7 +124,7 @@ def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
         if row.by.variant == variant and row.by.labels == bundle.labels:
             look = row.look if row.look is not None and len(row.look) == len(LOOKS) else UNSEEN
             strange = math.nan if row.strangeness is None else row.strangeness
-            yield row.time, _under_training(row, bundle, trained), look, strange
+            yield row.time, _under_training(row, bundle, trained), look, strange, row.decision
 
 
 def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
@@ -126,11 +136,25 @@ def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
 
 
 def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any]) -> Window:
-    answers, looks, strange = _arrays(rows)
-    return Window(rows[0][0], rows[-1][0], measure_drift(answers, bundle.labels, baseline, looks, strange))
+    answers, looks, strange, decisions = _arrays(rows)
+    drifted = measure_drift(answers, bundle.labels, baseline, looks, strange)
+    quartiles = np.quantile(answers.max(axis=1), (0.25, 0.5, 0.75))
+    sure = tuple(round(float(share), 4) for share in quartiles)
+    return Window(rows[0][0], rows[-1][0], drifted, dict(sorted(Counter(decisions).items())), sure)
 
 
-def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats]:
-    """The answers (n, labels), the looks (n, 3) and the strangeness (n,) of rows."""
-    _, answers, looks, strange = zip(*rows, strict=True)
-    return np.array(answers), np.array(looks), np.array(strange)
+def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats, tuple[str, ...]]:
+    """The answers (n, labels), the looks (n, 3), the strangeness (n,) and the decisions of rows."""
+    _, answers, looks, strange, decisions = zip(*rows, strict=True)
+    return np.array(answers), np.array(looks), np.array(strange), decisions
+
+
+def write_drift_page(report: DriftReport, out: Path) -> None:
+    """Write what a log saw as one HTML page, whole or not at all; another file is not replaced."""
+    try:
+        if out.exists() and KICKER not in out.read_bytes()[:20_000].decode("utf-8", "replace"):
+            raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
+        whole_file(out, field_page(report.to_json(), report.labels, WINDOW).encode("utf-8"))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise CatflapError(f"{out} cannot be written: {why}.", "Choose another place.") from error
