@@ -113,7 +113,7 @@ def measure_drift(
     things = [(SURENESS, log_odds(given), entries)]
     if strangeness is not None:
         values = np.asarray(strangeness, np.float64)
-        things.append((STRANGENESS, values, [entry.get("embedding", {}) for entry in entries]))
+        things.append((STRANGENESS, values, [_halved(entry.get("embedding", {})) for entry in entries]))
     looked = [entry.get("looks", {}) for entry in entries]
     for name, values in zip(LOOKS, _rows(looks, len(given)).T, strict=True):
         things.append((name, values, looked))
@@ -131,6 +131,11 @@ def measure_drift(
     most = max(scores, key=scores.__getitem__)
     _, distance, size = tests[most]
     return Drift(photos, distance, min(1.0, len(tests) * _p(distance, size)), scores[most], most, scores)
+
+
+def _halved(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Mean and axes are of the very photos that they measure, so half as many count as independent."""
+    return {**entry, "groups": max(1, entry["groups"] // 2)} if entry else entry
 
 
 Known: TypeAlias = tuple[int, Sequence[float]]  # independent photos, and the quantiles of a thing among them

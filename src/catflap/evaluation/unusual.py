@@ -11,7 +11,7 @@ from catflap.runtime.strangeness import Vectors, pack, residuals, unit, unpack
 
 STRANGENESS = "strangeness"
 FEWEST = 5  # independent photos of a label that can tell
-AXES = 8  # that are kept; 32 found unknown categories no better
+AXES = 8  # that are kept; four times as many found unknown things hardly better
 PHOTOS_AN_AXIS = 10  # independent ones, at least
 PARTS = 10  # of the photos, each held against the others
 LIMIT = 0.99  # of the photos are less strange than 1
