@@ -34,7 +34,7 @@ def frames(drawn_dataset: Dataset) -> Pixels:
 def plain(drawn_checkpoint: Checkpoint, frames: Pixels) -> dict[str, bytes]:
     """The graph of each precision as it is without."""
     graph = to_onnx(load_network(drawn_checkpoint), frames.shape[1], frames.shape[2])
-    careful = quantise(graph, frames, float_layers=3)
+    careful = quantise(graph, frames, 100.0)
     return {"fp32": graph, "int8": quantise(graph, frames), "careful": careful, "fp16": halve(graph)}
 
 
