@@ -22,6 +22,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     teaching(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     parser.add_argument(
+        "--strategy", default="ddp", choices=("ddp", "fsdp"),
+        help="of many processes: ddp shares each batch; fsdp the weights, too (default: ddp)",
+    )  # fmt: skip
+    parser.add_argument(
         "--tensorboard", metavar="FOLDER", type=Path, help="write loss and rate of each step for TensorBoard"
     )
     parser.add_argument(
@@ -93,12 +97,13 @@ def answer(args: argparse.Namespace) -> int:
 
     dataset = load_dataset(args.dataset)
     if not is_first_process():
-        train(dataset, args.out, plan_of(args), device=args.device)
+        train(dataset, args.out, plan_of(args), device=args.device, strategy=args.strategy)
         return 0
     with progress_bar(args) as progress, watching(args.tensorboard, args.mlflow, args.out.name) as watch:
         checkpoint = train(
-            dataset, args.out, plan_of(args), device=args.device, progress=progress, watch=watch
-        )
+            dataset, args.out, plan_of(args),
+            device=args.device, strategy=args.strategy, progress=progress, watch=watch,
+        )  # fmt: skip
     emit(checkpoint.to_json(), args, checkpoint_text(checkpoint.to_json()))
     return 0
 

@@ -27,7 +27,8 @@ from catflap.training.network import Network
 from catflap.training.processes import open_fabric
 from catflap.training.recipe import Recipe
 from catflap.training.resizing import resize
-from catflap.training.resume import State, Tensors, load_state, save_state
+from catflap.training.resume import State, load_state, save_state
+from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
 from catflap.training.watching import Watch, unseen
 
 if TYPE_CHECKING:
@@ -48,26 +49,26 @@ def finetune(
     *,
     targets: npt.NDArray[np.float32] | None = None,
     watch: Watch = unseen,
+    strategy: str = "ddp",
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
     `targets`, float32 (train photos, labels), are probabilities to learn in place of the labels. The
     answer is the running average of the weights, blended with those it started from as validation
     likes best (Wortsman et al. 2022, WiSE-FT), so it is never worse there than its start. `resume` is a
-    file that is written every `save_every` steps; with it the run goes on mid-epoch and ends with the
-    same weights. `watch` gets each step's number, loss and rate, and validation's figures after an epoch.
+    file, written every `save_every` steps; with it the run goes on mid-epoch and ends with the same weights.
+    `watch` gets each step's number, loss and rate, and validation's figures. `strategy`: ddp or fsdp.
     """
     keep_memory()
     photos = dataset.photos("train")
-    fabric = open_fabric(device)
-    model, optimiser = fabric.setup(network.train(recipe.norm), _optimiser(network, recipe))
-    start, average, world = _copied(network), _copied(network), fabric.world_size
-    state = State(network, optimiser, average)
+    fabric = open_fabric(device, strategy)
+    model, start, state = _ready(fabric, network, recipe, strategy)
+    optimiser, average, world = state.optimiser, state.average, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
     steps = -(-(len(photos) // world) // share)
     total = steps * recipe.epochs
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
-    run = _identity(dataset, recipe, seed, (device, world), start, targets)
+    run = _identity(dataset, recipe, seed, (device, world, strategy), start, targets)
     sweep(resume)
     done, history = load_state(resume, run, state)
     at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
@@ -83,27 +84,35 @@ def finetune(
         _refuse_non_finite(losses, norm, ids, step)
         optimiser.step()
         optimiser.zero_grad()
-        _average(average, network, min(recipe.average, (step + 1) / (step + 10)))
+        _average(state, recipe, step)
         figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
         remember(history, step + 1, (steps, total), figures)
         if (step + 1) % steps == 0:
-            history[-1] |= (judged := _judged(fabric, network, average, dataset))
+            history[-1] |= (judged := _judged(fabric, network, whole(average), dataset))
             figures |= judged
         watch(step + 1, figures)
-        if fabric.is_global_zero and ((step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0):
-            save_state(resume, run, step + 1, history, state)
+        if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
+            save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
         progress("finetune", step + 1, total)
 
     fabric.barrier()
-    logits, blends = _blend(network.eval(), start, average, BLENDS if recipe.blended else (1.0,), dataset)
+    logits, blends = _blend(network.eval(), start, whole(average), recipe.blended, dataset)
     return logits, [*history, *blends]
+
+
+def _ready(fabric: Fabric, network: Network, recipe: Recipe, strategy: str) -> tuple[Any, Tensors, State]:
+    """The module that takes batches, the weights at the start, and what changes with each step."""
+    learner = learner_of(network, fabric.device, strategy)
+    model = fabric.setup_module(learner.train(recipe.norm))
+    optimiser: Any = fabric.setup_optimizers(_optimiser(learner, recipe))
+    return model, _copied(network), State(learner, optimiser, _copied(learner))
 
 
 def _identity(
     dataset: Dataset,
     recipe: Recipe,
     seed: int,
-    place: tuple[str, int],
+    place: tuple[str, int, str],
     start: Tensors,
     targets: npt.NDArray[np.float32] | None,
 ) -> str:
@@ -187,17 +196,22 @@ def _copied(network: Network) -> Tensors:
 
 
 @torch.no_grad()
-def _average(average: Tensors, network: Network, keep: float) -> None:
-    for name, tensor in network.state_dict().items():
+def _average(state: State, recipe: Recipe, step: int) -> None:
+    """Move the average towards the weights after a step, at first by more."""
+    if recipe.norm:
+        share_buffers(state.network)
+    keep = min(recipe.average, (step + 1) / (step + 10))
+    for name, tensor in state.network.state_dict().items():
         if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - keep)
+            state.average[name].lerp_(tensor, 1 - keep)
 
 
 def _blend(
-    network: Network, start: Tensors, average: Tensors, shares: tuple[float, ...], dataset: Dataset
+    network: Network, start: Tensors, average: Tensors, blended: bool, dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Put the blend of start and average into the network that validation likes best; and what was tried."""
     validation, tried, losses = dataset.photos("validation"), [], []
+    shares = BLENDS if blended else (1.0,)
     for share in shares:
         network.load_state_dict(_mixed(start, average, share))
         tried.append(_answers(network, validation, dataset.frame))
@@ -250,7 +264,7 @@ def _refuse_non_finite(
     losses: torch.Tensor, norm: torch.Tensor | None, ids: npt.NDArray[np.str_], step: int
 ) -> None:
     """Stop before weights are spoilt, and name the photos whose loss is not a number."""
-    if torch.isfinite(losses).all() and (norm is None or torch.isfinite(norm)):
+    if torch.isfinite(losses).all() and (norm is None or torch.isfinite(whole_tensor(norm))):
         return
     bad = ids[(~torch.isfinite(losses)).cpu().numpy()].tolist()
     if bad:

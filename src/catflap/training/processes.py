@@ -8,21 +8,36 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+from catflap.errors import CatflapError
+from catflap.training.sharding import shard
+
+STRATEGIES = ("ddp", "fsdp")
 
 
-def open_fabric(device: str) -> Fabric:
+def open_fabric(device: str, strategy: str = "ddp") -> Fabric:
     """The device, precision and processes of a training run.
 
     torchrun tells through its environment how many processes there are, on how many machines; they
-    share every batch and average their gradients (DDP; gloo on CPUs, nccl on GPUs).
+    share every batch and average their gradients (DDP; gloo on CPUs, nccl on GPUs). With the strategy
+    "fsdp" each keeps a share of the weights, gradients and momenta only.
+    Raises CatflapError for another strategy, or for one process that has nobody to share with.
     """
     everywhere, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if strategy not in STRATEGIES:
+        raise CatflapError(f"There is no strategy {strategy!r}.", f"Use one of: {', '.join(STRATEGIES)}.")
+    if strategy == "fsdp" and everywhere == 1:
+        raise CatflapError("One process cannot share weights with others.", "Start it with torchrun.")
+    many: Any = "ddp"
+    if strategy == "fsdp":
+        many = ModelParallelStrategy(shard, data_parallel_size=everywhere, tensor_parallel_size=1)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
         accelerator=device.split(":")[0],
         devices=here,
         num_nodes=max(1, everywhere // here),
-        strategy="ddp" if everywhere > 1 else "auto",
+        strategy=many if everywhere > 1 else "auto",
         precision=_precision(device),
     )
     fabric.launch()

@@ -14,8 +14,7 @@ from safetensors.torch import save
 
 from catflap.artifacts.folder import whole_file
 from catflap.training.network import Network
-
-Tensors = dict[str, torch.Tensor]
+from catflap.training.sharding import Tensors, spread_like, whole
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,18 @@ class State:
     average: Tensors
 
 
-def save_state(path: Path, run: str, step: int, history: list[dict[str, Any]], state: State) -> None:
-    """Keep a run that has done `step` steps; `run` names what it is made from."""
+def save_state(path: Path | None, run: str, step: int, history: list[dict[str, Any]], state: State) -> None:
+    """Keep a run that has done `step` steps; `run` names what it is made from.
+
+    Every process calls this, for weights may be spread over them; one has a path.
+    """
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     for number, moments in state.optimiser.state_dict()["state"].items():
         tensors[f"momentum.{number}"] = moments["momentum_buffer"]
+    tensors = whole(tensors)
+    if path is None:
+        return
     described = {"run": run, "step": str(step), "history": json.dumps(history)}
     whole_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
 
@@ -44,12 +49,16 @@ def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, 
         if described.get("run") != run:
             return 0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state.network.load_state_dict(_under("network.", tensors))
-        for name, tensor in _under("average.", tensors).items():
-            state.average[name].copy_(tensor)
+        for prefix, into in (("network.", state.network.state_dict()), ("average.", state.average)):
+            for name, tensor in _under(prefix, tensors).items():
+                into[name].copy_(spread_like(tensor, into[name]))
         kept = state.optimiser.state_dict()
-        momenta = _under("momentum.", tensors)
-        kept["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momenta.items()}
+        learnt = [one for group in state.optimiser.param_groups for one in group["params"]]
+        momenta = {int(number): tensor for number, tensor in _under("momentum.", tensors).items()}
+        kept["state"] = {
+            number: {"momentum_buffer": spread_like(tensor, learnt[number])}
+            for number, tensor in sorted(momenta.items())
+        }
         state.optimiser.load_state_dict(kept)
         return int(described["step"]), json.loads(described["history"])
     return 0, []

@@ -43,13 +43,15 @@ def train(
     plan: Plan = USUAL,
     *,
     device: str = "auto",
+    strategy: str = "ddp",
     progress: Progress = silent,
     watch: Watch = unseen,
 ) -> Checkpoint:
     """Train a classifier on the train photos, choose by the validation photos, write a Checkpoint.
 
     A stopped run goes on where it was: features are cached, the loop resumes exactly. Under torchrun all
-    processes share each batch. Raises CatflapError for a plan that cannot be followed.
+    processes share each batch; with the strategy "fsdp" they share the weights, too.
+    Raises CatflapError for a plan that cannot be followed.
     """
     plan.check()
     start, meter = perf_counter(), EnergyMeter()
@@ -68,8 +70,9 @@ def train(
     def loop(network: Network, settings: Recipe) -> tuple[Logits, History]:
         targets = teach(plan.teacher, seen, TEACHERS_SHARE, progress) if plan.teacher else None
         return finetune(
-            network, seen, resume, settings, plan.seed, device, progress, targets=targets, watch=watch
-        )
+            network, seen, resume, settings, plan.seed, device, progress,
+            targets=targets, watch=watch, strategy=strategy,
+        )  # fmt: skip
 
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)

@@ -1,0 +1,46 @@
+"""One of several processes, started by torchrun, that fine-tune a small network together.
+
+DATASET RESUME OUT STRATEGY STOP: the first process writes OUT, its weights and what it found on validation;
+at the step STOP, unless it is 0, all of them end at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from catflap.artifacts.dataset import load_dataset
+from catflap.training.finetune import finetune
+from catflap.training.processes import is_first_process
+from catflap.training.recipe import Recipe
+from tests.training.small import small_network
+
+
+def main() -> None:
+    dataset, resume, out, strategy, stop = sys.argv[1:]
+    torch.set_num_threads(1)
+
+    def told(_: str, done: int, total: int) -> None:
+        if done == int(stop):
+            torch.distributed.barrier()
+            os._exit(9)
+
+    network = small_network()
+    recipe = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2, norm=True)
+    logits, history = finetune(
+        network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told, strategy=strategy
+    )
+    if is_first_process():
+        described = {"history": json.dumps(history), "logits": json.dumps(logits.tolist())}
+        save_file(
+            {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, out, described
+        )
+
+
+if __name__ == "__main__":
+    main()

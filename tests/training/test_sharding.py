@@ -1,0 +1,65 @@
+"""Two processes that share the weights (FSDP) learn what two learn that share batches only (DDP)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from catflap.artifacts.dataset import Dataset
+from catflap.errors import CatflapError
+from catflap.training.processes import open_fabric
+
+REPO = Path(__file__).parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def in_two(dataset: Dataset, folder: Path, name: str, strategy: str, stop: int = 0) -> Path:
+    """What the first of two processes wrote, or nothing where they were stopped."""
+    out = folder / f"{name}.safetensors"
+    words = [str(dataset.path), str(folder / f"{name}.resume"), str(out), strategy, str(stop)]
+    made = subprocess.run(
+        [sys.executable, *TORCHRUN, "-m", "tests.training.finetune_in_two", *words],
+        capture_output=True, text=True, check=False, timeout=600, cwd=REPO,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert out.exists() != bool(stop), made.stderr
+    return out
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, {name: json.loads(text) for name, text in file.metadata().items()}
+
+
+@pytest.mark.slow
+def test_shared_weights_learn_what_shared_batches_learn(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """15 steps, kept after each second; the stopped one ends with the same bits."""
+    tensors, told = read(in_two(drawn_dataset, tmp_path, "ddp", "ddp"))
+    sharded, same = read(in_two(drawn_dataset, tmp_path, "fsdp", "fsdp"))
+    assert tensors.keys() == sharded.keys()
+    for name, tensor in tensors.items():
+        assert torch.allclose(tensor.float(), sharded[name].float(), atol=1e-4), name
+    assert np.allclose(told["logits"], same["logits"], atol=1e-3)
+    for one, other in zip(told["history"], same["history"], strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+    in_two(drawn_dataset, tmp_path, "stopped", "fsdp", stop=7)
+    again, gone_on = read(in_two(drawn_dataset, tmp_path, "stopped", "fsdp"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in sharded.items())
+    assert gone_on == same
+
+
+def test_one_process_cannot_share_weights() -> None:
+    with pytest.raises(CatflapError, match="cannot share weights"):
+        open_fabric("cpu", "fsdp")
+    with pytest.raises(CatflapError, match="no strategy 'magic'"):
+        open_fabric("cpu", "magic")
