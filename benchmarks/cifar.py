@@ -1,0 +1,87 @@
+"""CIFAR-10 by the verbs themselves: scan, prepare, train, evaluate; accuracy on the 10,000 test photos.
+
+    python benchmarks/cifar.py --photos cifar10.zip                               # the head on frozen Lite0
+    python benchmarks/cifar.py --photos cifar10.zip --recipe finetune --epochs 2
+    python benchmarks/cifar.py --photos cifar10.zip --recipe scratch --backbone resnet18 --size 64 --epochs 10
+
+`--photos` is a folder or an archive with train/<class> and test/<class>. Each step is a command of its own,
+with nothing cached unless --cache names a folder; what it took is printed as seconds and as seconds of the
+processor, which are the fairer number on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import header
+
+CATFLAP = "from catflap.cli.main import run; run()"
+SHARES = ("--train", "0.9", "--validation", "0.08", "--calibration", "0.02", "--test", "0")  # it is stated
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, default=Path("../shared/data/cifar10.zip"))
+    parser.add_argument("--recipe", default="head", choices=("head", "finetune", "scratch"))
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="features of an earlier run")
+    args = parser.parse_args()
+    header(photos=str(args.photos), recipe=args.recipe, size=args.size)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, dataset, checkpoint, report = (f"{folder}/{name}" for name in "mdcr")
+        cache = str(args.cache or f"{folder}/cache")
+        scanned = step(cache, "scan", str(args.photos), "-o", manifest)
+        show("scan", scanned, "photos", "quarantined", "near_duplicate_groups", "near_duplicates")
+        prepared = step(cache, "prepare", manifest, "-o", dataset, "--size", str(args.size), *SHARES)
+        show("prepare", prepared, "roles", "left_out")
+        words = ["--recipe", args.recipe, "--epochs", str(args.epochs), "--backbone", args.backbone]
+        trained = step(cache, "train", dataset, "-o", checkpoint, *words)
+        for entry in trained["history"]:
+            if entry["step"] in ("finetune", "blend"):
+                print(json.dumps(entry), flush=True)
+        told = {name: trained["cost"][name] for name in ("photo_passes", "cached_photos", "peak_memory_mb")}
+        accuracy = trained["metrics"]["accuracy"]["value"]
+        show("train", {**trained, **told, "validation_accuracy": accuracy}, *told, "validation_accuracy")
+        judged = step(cache, "evaluate", checkpoint, "-o", report)
+        measured = judged["variants"]["checkpoint"]
+        show("evaluate", {**judged, **measured}, "photos", "accuracy", "log_loss")
+
+
+def step(cache: str, *words: str) -> dict[str, Any]:
+    """The answer of a command, with what it took; its notes stay on stderr."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, "-c", CATFLAP, *words, "--json"]
+    environment = {**os.environ, "CATFLAP_CACHE": cache}
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    if made.returncode:
+        sys.exit(f"catflap {words[0]} ended with {made.returncode}: {made.stdout.strip()}")
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    answer: dict[str, Any] = json.loads(made.stdout.splitlines()[-1])
+    return {**answer, "seconds": round(seconds, 1), "cpu_s": round(cpu, 1)}
+
+
+def show(what: str, answer: dict[str, Any], *names: str) -> None:
+    """Print a line."""
+    print(
+        json.dumps({"what": what, **{name: answer[name] for name in (*names, "seconds", "cpu_s")}}),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
