@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss as their_log_loss
 from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
-from catflap.training.head import STRENGTHS, choose_head, fit_head, log_loss
+from catflap.training import head as room
+from catflap.training.head import STRENGTHS, Head, choose_head, fit_head, log_loss
 
 
 def clouds(classes: int, count: int = 60, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -145,3 +146,25 @@ def test_log_loss_is_scikit_learns() -> None:
         their_log_loss(labels, softmax(logits.astype(np.float64)))
     )
     assert np.isfinite(log_loss(np.array([[1e4, -1e4]], np.float32), np.array([1])))
+
+
+def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, validation = clouds(3, 100), clouds(3, 20, seed=1)
+    train = (train[0], np.where(np.arange(300) == 7, 3, train[1]))  # one photo of a fourth label
+    learnt: list[tuple[int, int]] = []
+
+    def counted(features: np.ndarray, labels: np.ndarray, *rest: object) -> Head:
+        learnt.append((len(labels), len(np.unique(labels))))
+        return fit_head(features, labels, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(room, "fit_head", counted)
+    monkeypatch.setattr(room, "MOST_COMPARED", 50)
+    choice = choose_head(train, validation, 4)
+    assert set(learnt[:-2]) == {(50, 4)}
+    assert learnt[-2:] == [(300, 4), (360, 4)]
+    best = min(choice.tried, key=lambda entry: entry["validation_log_loss"])
+    whole = fit_head(*train, 4, best["strength"], best["standardise"], best["balanced"])
+    np.testing.assert_array_equal(choice.head.weights, whole.weights)
+    np.testing.assert_array_equal(choice.validation_logits, whole.logits(validation[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,5 @@ def test_limits_are_kept(drawn_dataset: Dataset) -> None:
     assert frame.width in (32, 48)
     assert [row["fits"] for row in rows] == [True, True, False]
     assert rows[2]["share"] == 0, "what does not fit costs no photo"
+    assert rows[2]["validation_log_loss"] is None
+    json.dumps(rows, allow_nan=False)

@@ -17,6 +17,7 @@ from catflap.progress import Progress, silent
 from catflap.training.features import Features
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all
 UNEVEN = 3.0  # times as many photos of one label as of another: then balanced weights are tried too
 Labels = npt.NDArray[np.int64]
 
@@ -97,15 +98,19 @@ def choose_head(
     classes: int,
     progress: Progress = silent,
 ) -> Choice:
-    """The head whose strength, scaling and weights of labels give the least validation log loss."""
+    """The head whose strength, scaling and weights of labels give the least validation log loss.
+
+    Settings are compared on heads that learn from at most 10,000 photos, drawn alike every time.
+    """
     tried: list[dict[str, Any]] = []
     heads: list[Head] = []
     counts = np.bincount(train[1])
     weights = (False, True) if counts.max() >= UNEVEN * counts[counts > 0].min() else (False,)
     settings = list(product(weights, (False, True), STRENGTHS))
+    some = _part(train)
     for number, (balanced, standardise, strength) in enumerate(settings):
         progress("heads", number, len(settings))
-        heads.append(fit_head(*train, classes, strength, standardise, balanced))
+        heads.append(fit_head(*some, classes, strength, standardise, balanced))
         logits = heads[-1].logits(validation[0])
         tried.append(
             {
@@ -122,8 +127,21 @@ def choose_head(
     features = np.concatenate([train[0], validation[0]])
     labels = np.concatenate([train[1], validation[1]])
     chosen = (tried[best]["strength"], tried[best]["standardise"], tried[best]["balanced"])
+    head = heads[best] if some is train else fit_head(*train, classes, *chosen)
     refitted = fit_head(features, labels, classes, *chosen)
-    return Choice(heads[best], refitted, heads[best].logits(validation[0]), tried)
+    return Choice(head, refitted, head.logits(validation[0]), tried)
+
+
+def _part(train: tuple[Features, Labels]) -> tuple[Features, Labels]:
+    """The train photos, or as many as are enough to compare settings; a label of few keeps one at least."""
+    features, labels = train
+    if len(labels) <= MOST_COMPARED:
+        return train
+    order = np.random.default_rng(0).permutation(len(labels))
+    firsts = np.unique(labels[order], return_index=True)[1]
+    rest = np.setdiff1d(np.arange(MOST_COMPARED), firsts)[: MOST_COMPARED - len(firsts)]
+    chosen = np.sort(order[np.concatenate([firsts, rest])])
+    return features[chosen], labels[chosen]
 
 
 def log_loss(logits: npt.NDArray[np.float32], labels: Labels) -> float:

@@ -88,8 +88,14 @@ def search(
         going = going[: max(1, (len(going) + 1) // 2)] if share < 1 else going[:1]
     (best,) = going
     rows = [replace(trial, pareto=_pareto(trial, list(table.values()))) for trial in table.values()]
-    history = [{"step": "trial", **asdict(row), "picked": (row.backbone, row.size) == best} for row in rows]
-    return backbones[best], extractors[best].frame, history
+    return backbones[best], extractors[best].frame, [_entry(row, best) for row in rows]
+
+
+def _entry(trial: Trial, best: tuple[str, int]) -> dict[str, Any]:
+    """A trial for the history; one without photos has no log loss, and JSON knows no infinity."""
+    loss = trial.validation_log_loss if trial.share else None
+    picked = (trial.backbone, trial.size) == best
+    return {"step": "trial", **asdict(trial), "validation_log_loss": loss, "picked": picked}
 
 
 def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:
