@@ -101,7 +101,7 @@ def show(logits: Any, labels: Any, groups: Any, names: tuple[str, ...]) -> None:
     print(json.dumps({"errors": int((logits.argmax(1) != labels).sum()), "accuracy": measured["accuracy"]}))
     print(json.dumps({name: measured[name] for name in ("roc_auc", "log_loss") if name in measured}))
     for label, of in measured["per_class"].items():
-        print(json.dumps({label: {"recall_at_fpr": of["recall_at_fpr"]}}))
+        print(json.dumps({label: {"recall_at_fpr": of.get("recall_at_fpr")}}))  # too few photos have none
 
 
 def together(roles: list[Photos]) -> Photos:
