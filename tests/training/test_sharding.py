@@ -25,14 +25,20 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 def in_two(dataset: Dataset, folder: Path, name: str, strategy: str, stop: int = 0) -> Path:
     """What the first of two processes wrote, or nothing where they were stopped."""
     out = folder / f"{name}.safetensors"
-    words = [str(dataset.path), str(folder / f"{name}.resume"), str(out), strategy, str(stop)]
-    made = subprocess.run(
+    made = run_two(dataset, folder / f"{name}.resume", out, strategy, stop)
+    assert out.exists() != bool(stop), made.stderr
+    return out
+
+
+def run_two(
+    dataset: Dataset, resume: Path, out: Path, strategy: str, stop: int = 0
+) -> subprocess.CompletedProcess[str]:
+    words = [str(dataset.path), str(resume), str(out), strategy, str(stop)]
+    return subprocess.run(
         [sys.executable, *TORCHRUN, "-m", "tests.training.finetune_in_two", *words],
         capture_output=True, text=True, check=False, timeout=600, cwd=REPO,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert out.exists() != bool(stop), made.stderr
-    return out
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -56,6 +62,16 @@ def test_shared_weights_learn_what_shared_batches_learn(drawn_dataset: Dataset, 
     again, gone_on = read(in_two(drawn_dataset, tmp_path, "stopped", "fsdp"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in sharded.items())
     assert gone_on == same
+
+
+@pytest.mark.slow
+def test_a_machine_without_the_resume_file_is_noticed(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    resume, out = tmp_path / "{rank}.resume", tmp_path / "out.safetensors"
+    run_two(drawn_dataset, resume, out, "ddp", stop=7)
+    assert (tmp_path / "0.resume").exists()
+    assert not (tmp_path / "1.resume").exists(), "the first process writes"
+    assert "would go on from the steps 6, 0" in run_two(drawn_dataset, resume, out, "ddp").stderr
+    assert not out.exists()
 
 
 def test_one_process_cannot_share_weights() -> None:

@@ -24,7 +24,7 @@ from catflap.training.backbone import digest_tensors
 from catflap.training.curve import remember
 from catflap.training.head import log_loss
 from catflap.training.network import Network
-from catflap.training.processes import open_fabric
+from catflap.training.processes import open_fabric, refuse_other_steps
 from catflap.training.recipe import Recipe
 from catflap.training.resizing import resize
 from catflap.training.resume import State, load_state, save_state
@@ -71,6 +71,7 @@ def finetune(
     run = _identity(dataset, recipe, seed, (device, world, strategy), start, targets)
     sweep(resume)
     done, history = load_state(resume, run, state)
+    refuse_other_steps(fabric, done, resume)
     at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
 
     coming = load_batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def open_fabric(device: str, strategy: str = "ddp") -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
+    """Raise CatflapError in every process when one of them would go on from another step than the rest."""
+    steps = torch.as_tensor(fabric.all_gather(torch.tensor([done]))).flatten().tolist()
+    if len(set(steps)) > 1:
+        raise CatflapError(
+            f"The processes would go on from the steps {', '.join(map(str, steps))}: not every machine "
+            f"sees {resume}.",
+            "Put the checkpoint on a disk that all machines share.",
+        )
 
 
 def is_first_process() -> bool:
