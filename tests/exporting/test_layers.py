@@ -44,7 +44,7 @@ def spoilt(graph: bytes, tensor: str, factor: float) -> bytes:
 @pytest.mark.parametrize(
     ("layer", "factor"),
     [
-        ("backbone.conv_stem", 1.5),
+        ("backbone.blocks.0.0.conv_pw", 1.5),
         ("backbone.blocks.3.1.conv_pwl", -1),
         ("backbone.conv_head", 8),
         ("head", 0),
