@@ -40,7 +40,6 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "ai_edge_litert": "targets",
         "litert_torch": "litert",
         "ai_edge_quantizer": "litert",
-        "flatbuffers": "targets",
         "ray": "cluster",
         "model_signing": "sign",
         "OpenSSL": "sign",
