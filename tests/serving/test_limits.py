@@ -36,7 +36,7 @@ def test_more_photos_than_the_queue_holds_are_429(slow: Path) -> None:
 
 
 def test_what_cannot_be_done_by_the_deadline_is_503_or_504(slow: Path) -> None:
-    with running(slow, "--deadline", "0.3", "--queue", "20") as server, ThreadPoolExecutor(12) as clients:
+    with running(slow, "--deadline", "0.1", "--queue", "20") as server, ThreadPoolExecutor(12) as clients:
         statuses = {reply.status for reply in clients.map(server.predict, [RED] * 12)}
         assert statuses <= {200, 503, 504}
         assert 503 in statuses, "those that never began"
