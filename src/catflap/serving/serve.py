@@ -19,7 +19,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from catflap.errors import CatflapError
 from catflap.serving.app import create_app
-from catflap.serving.memory import keep_little
 from catflap.serving.service import open_service
 from catflap.serving.settings import Settings
 
@@ -42,7 +41,6 @@ def serve(
     `ready` is told the address and the versions once the server listens; `note` what the operator
     should know. Raises Refused when a bundle fails its verification here.
     """
-    keep_little()
     service = open_service(settings, note)
     listener = _listen(settings)
     config = uvicorn.Config(
