@@ -60,8 +60,7 @@ def finetune(
     `watch` gets each step's number, loss and rate, and validation's figures. `strategy`: ddp or fsdp.
     """
     keep_memory()
-    photos = dataset.photos("train")
-    fabric = open_fabric(device, strategy)
+    photos, fabric = dataset.photos("train"), open_fabric(device, strategy)
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, average, world = state.optimiser, state.average, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
