@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting.embedding import with_embedding
@@ -15,13 +15,7 @@ from catflap.image import Pixels, read_pixels
 from catflap.runtime.session import EMBEDDING, embedded, open_model, open_session, run_session
 from catflap.training.network import load_network
 from catflap.training.onnx_graph import OUTPUT, to_onnx
-from tests.drawn import Exported
 from tests.runtime import models
-
-
-@pytest.fixture(scope="module")
-def bundle(drawn_bundle: Exported) -> Bundle:
-    return read_bundle(drawn_bundle.path)
 
 
 @pytest.fixture(scope="module")

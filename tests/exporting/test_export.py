@@ -33,11 +33,6 @@ from catflap.verification.verify import verify
 from tests.drawn import Exported
 
 
-@pytest.fixture(scope="module")
-def bundle(drawn_bundle: Exported) -> Bundle:
-    return read_bundle(drawn_bundle.path)
-
-
 def frames_of_role(dataset: Dataset, role: str) -> np.ndarray:
     photos = dataset.photos(role)
     return np.stack([read_pixels(photos[n], dataset.frame) for n in range(len(photos))])

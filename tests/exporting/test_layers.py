@@ -10,19 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
 from catflap.exporting.layers import worst_layer
 from catflap.exporting.quantise import halve
 from catflap.image import Pixels, read_pixels
-from tests.drawn import Exported
-
-
-@pytest.fixture(scope="module")
-def bundle(drawn_bundle: Exported) -> Bundle:
-    return read_bundle(drawn_bundle.path)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_patches_are_what_a_convolution_sees(
     group: int, kernel: int, strides: tuple[int, int], pads: tuple[int, int, int, int]
 ) -> None:
     given, weights = torch.randn(1, 6, 12, 9), torch.randn(12, 6 // group, kernel, kernel)
-    seen = Convolution("", "", group, strides, pads).patches(given, (kernel, kernel))
+    seen = Convolution("", "", (kernel, kernel), group, strides, pads).patches(given)
     padded = torch.nn.functional.pad(given, (pads[1], pads[3], pads[0], pads[2]))
     expected = torch.nn.functional.conv2d(padded, weights, stride=strides, groups=group).flatten(2)[0]
     answers = (weights.view(group, 12 // group, -1) @ seen).flatten(0, 1)
@@ -112,8 +112,8 @@ def test_patches_are_what_a_convolution_sees(
 def test_of_many_positions_it_takes_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "POSITIONS", 100)
     given = torch.randn(1, 3, 64, 64)
-    assert Convolution("", "", 1, (1, 1), (0,) * 4).patches(given, (1, 1)).shape == (1, 3, 11 * 11)
-    assert Convolution("", "", 3, (1, 1), (1,) * 4).patches(given, (3, 3)).shape == (3, 9, 11 * 11)
+    assert Convolution("", "", (1, 1), 1, (1, 1), (0,) * 4).patches(given).shape == (1, 3, 11 * 11)
+    assert Convolution("", "", (3, 3), 3, (1, 1), (1,) * 4).patches(given).shape == (3, 9, 11 * 11)
 
 
 def test_what_it_cannot_follow_it_leaves_alone() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 46
+TONES = 5  # that the page has; what comes later is plain
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def reliability(points: Sequence[dict[str, Any]]) -> str:
     if not points:
         return nothing("There are no photos.")
     start = max(0.0, math.floor(min(point["stated"] for point in points) * 10 - 1e-9) / 10)
-    across = _shares("stated probability", start)
-    up = _shares("share that was right")
+    across = shares("stated probability", start)
+    up = shares("share that was right")
     most = max(point["photos"] for point in points)
     marks = [path("ideal", [(across.x(start), up.y(start)), (across.x(1), up.y(1))])]
     for point in points:
@@ -87,7 +88,7 @@ def roc(lines: Sequence[dict[str, Any]]) -> str:
         r for line in lines for r, f in zip(line["recall"], line["false_positive_rate"], strict=True) if f > 0
     ]
     start = max(0.0, math.floor(min([*seen, 0.9]) * 10 - 1e-9) / 10) if lowest < 0.9 else 0.9
-    up = _shares("recall", start)
+    up = shares("recall", start)
     marks, names = [], []
     for number, line in enumerate(lines):
         points, before = [], None
@@ -97,8 +98,8 @@ def roc(lines: Sequence[dict[str, Any]]) -> str:
                 points.append((here[0], before[1]))
             points.append(here)
             before = here
-        marks.append(path(f"line tone{number}", points))
-        names.append(f'<span class="key tone{number}"></span><bdi>{text(line["label"])}</bdi>')
+        marks.append(path(f"line {tone(number)}", points))
+        names.append(line["label"])
     return chart("ROC curve: recall against false positives.", across, up, marks) + legend(names)
 
 
@@ -110,16 +111,16 @@ def histogram(bars: dict[str, Any] | None) -> str:
     reach = math.log10(most + 1)
     middle = (HEIGHT - BOTTOM + TOP) / 2
     half = (HEIGHT - BOTTOM - TOP) / 2
-    across = _shares(bars["of"])
+    across = shares(bars["of"])
     width = (WIDTH - LEFT - RIGHT) / len(bars["up_photos"])
     marks = []
-    for side, photos, tone in ((-1, bars["up_photos"], "tone0"), (1, bars["down_photos"], "tone1")):
+    for side, photos, number in ((-1, bars["up_photos"], 0), (1, bars["down_photos"], 1)):
         for place, count in enumerate(photos):
             if count:
                 tall = round(half * math.log10(count + 1) / reach, 1)
                 y = middle - tall if side < 0 else middle
                 marks.append(
-                    f'<rect class="bar {tone}" x="{LEFT + place * width + 0.75:.1f}" y="{y:.1f}" '
+                    f'<rect class="bar {tone(number)}" x="{LEFT + place * width + 0.75:.1f}" y="{y:.1f}" '
                     f'width="{width - 1.5:.1f}" height="{tall}" rx="1.5"><title>{count} photos</title></rect>'
                 )
     ticks = []
@@ -127,10 +128,7 @@ def histogram(bars: dict[str, Any] | None) -> str:
         away = math.log10(10**power + 1) / reach / 2
         ticks += [(0.5 + away, f"{10**power:,}"), (0.5 - away, f"{10**power:,}")]
     up = Scale(lambda value: value, ((0.5, "0"), *ticks), "photos (logarithmic)")
-    names = [
-        f'<span class="key tone{n}"></span><bdi>{text(bars[side])}</bdi>'
-        for n, side in enumerate(("up", "down"))
-    ]
+    names = (bars["up"], bars["down"])
     return chart(f"How many photos got which {bars['of']}.", across, up, marks) + legend(names)
 
 
@@ -155,7 +153,7 @@ def lines(description: str, words: tuple[str, str], given: Sequence[Line], power
     across = spread(words[0], [x for x, _ in every])
     up = _values(words[1], [y for _, y in every])
     marks, names = [], []
-    for number, (line, points) in enumerate(drawn[:5]):
+    for number, (line, points) in enumerate(drawn[:TONES]):
         places = [(across.x(x), up.y(y)) for x, y in points.values()]
         marks.append(path(f"line tone{number}", places))
         dots = list(points) if len(points) <= 12 else [place for place in (line.chosen,) if place in points]
@@ -167,7 +165,7 @@ def lines(description: str, words: tuple[str, str], given: Sequence[Line], power
                 f'<circle class="dot tone{number}" cx="{across.x(x)}" cy="{up.y(y)}" r="{radius}">'
                 f"<title>{text(said)}</title></circle>"
             )
-        names.append(f'<span class="key tone{number}"></span><bdi>{text(line.name)}</bdi>')
+        names.append(line.name)
     return chart(description, across, up, marks) + legend(names)
 
 
@@ -192,7 +190,7 @@ def nothing(why: str) -> str:
     return f'<p class="none">{text(why)}</p>'
 
 
-def _shares(words: str, start: float = 0.0) -> Scale:
+def shares(words: str, start: float = 0.0) -> Scale:
     """An axis from `start` to 100 %."""
     step = 0.2 if start < 0.5 else 0.1 if start < 0.8 else 0.05 if start < 0.9 else 0.02
     count = round((1 - start) / step)
@@ -236,8 +234,22 @@ def path(style: str, points: Sequence[tuple[float, float]]) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """What stands under a chart, of names that are HTML."""
-    return '<p class="legend">' + " ".join(f"<span>{name}</span>" for name in names) + "</p>"
+    """What stands under a chart: the names of its lines or bars, in the order of their tones."""
+    keys = (
+        f'<span><span class="key {tone(number)}"></span><bdi>{text(name)}</bdi></span>'
+        for number, name in enumerate(names)
+    )
+    return f'<p class="legend">{" ".join(keys)}</p>'
+
+
+def tone(number: int) -> str:
+    """The colour of a line or bar by its place, as a class of the page's style."""
+    return f"tone{number}" if number < TONES else "plain"
+
+
+def card(heading: str, picture: str) -> str:
+    """A picture on the page, under what it shows; both are HTML."""
+    return f'<div class="card"><h3>{heading}</h3>{picture}</div>'
 
 
 def chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> str:

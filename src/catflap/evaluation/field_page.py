@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from catflap.evaluation.charts import percent, text
-from catflap.evaluation.time_charts import TONES, against_limit, band, columns
+from catflap.evaluation.charts import TONES, card, percent, text
+from catflap.evaluation.time_charts import against_limit, band, columns
 
 KICKER = "Catflap field log"
 MOST = 120  # stretches in a picture; of a longer log several windows are one
@@ -30,7 +30,7 @@ def field_page(report: Mapping[str, Any], labels: Sequence[str], window: int) ->
         ("How sure the answers are", band([stretch["sure"] for stretch in stretches], times)),
         ("Is it still like the test?", against_limit(scores, [s["scores"] for s in stretches], times)),
     ]
-    cards = "".join(f'<div class="card"><h3>{title}</h3>{picture}</div>' for title, picture in drawn)
+    cards = "".join(card(title, picture) for title, picture in drawn)
     here = Path(__file__)
     return Template(here.with_name("report.html").read_text("utf-8")).substitute(
         kicker=KICKER,

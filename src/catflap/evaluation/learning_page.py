@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from catflap.evaluation.charts import Line, lines, percent, text
+from catflap.evaluation.charts import Line, card, lines, percent, text
 
 Columns = Mapping[str, Any]
 LOSS = "log loss of the validation photos"
@@ -16,21 +16,21 @@ def learning_cards(learnt: Mapping[str, Any]) -> str:
     steps, epochs, blends = (learnt.get(name) for name in ("steps", "epochs", "blends"))
     cards = []
     if "heads" in learnt:
-        cards.append(_card("How strongly the head is held back", _heads(learnt["heads"])))
+        cards.append(card("How strongly the head is held back", _heads(learnt["heads"])))
     if epochs:
-        cards.append(_card("Loss while it learnt", _losses(steps, epochs)))
+        cards.append(card("Loss while it learnt", _losses(steps, epochs)))
         line = Line("validation, of the averaged weights", epochs["epoch"], _hundred(epochs))
         said = "Accuracy on the validation photos after each epoch."
-        cards.append(_card("Right after each epoch", lines(said, ("epoch", "right, %"), [line])))
+        cards.append(card("Right after each epoch", lines(said, ("epoch", "right, %"), [line])))
     if epochs and steps:
         line = Line("rate of the head", _in_epochs(steps, epochs), steps["rate"])
-        cards.append(_card("Learning rate", lines("The learning rate.", ("epoch", "rate"), [line])))
+        cards.append(card("Learning rate", lines("The learning rate.", ("epoch", "rate"), [line])))
     if blends:
         shares, losses = blends["share"], blends["validation_log_loss"]
         line = Line("start and average, blended", shares, losses, blends.get("kept"))
         said = "Log loss of each share of what was learnt; the large dot was kept."
         picture = lines(said, ("share of what was learnt", LOSS), [line])
-        cards.append(_card("How much of it was kept", picture))
+        cards.append(card("How much of it was kept", picture))
     return "".join(cards)
 
 
@@ -60,10 +60,6 @@ TRIAL_HEADS = (
     "ms in fp32",
     "MB in int8",
 )
-
-
-def _card(heading: str, picture: str) -> str:
-    return f'<div class="card"><h3>{heading}</h3>{picture}</div>'
 
 
 def _heads(paths: list[Columns]) -> str:

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from catflap.errors import BadPhoto
-from catflap.evaluation.charts import histogram, nothing, percent, reliability, roc, text, whisker
+from catflap.evaluation.charts import card, histogram, nothing, percent, reliability, roc, text, whisker
 from catflap.evaluation.learning_page import TRIAL_HEADS, learning_cards, trial_rows
 from catflap.evaluation.mistakes import Mistake
 from catflap.image import thumbnail
@@ -139,13 +139,9 @@ def _details(metrics: Metrics, labels: Sequence[str], curves: dict[str, Any] | N
     cards = [f'<div class="card{wide}"><h3>Confusion</h3>{_matrix(metrics, labels)}</div>']
     if curves is not None:
         cards += [
-            '<div class="card"><h3>Is 90 % right nine times in ten?</h3>'
-            + reliability(curves["reliability"])
-            + "</div>",
-            '<div class="card"><h3>What a stricter threshold costs</h3>' + roc(curves["roc"]) + "</div>",
-            '<div class="card"><h3>How the answers are spread</h3>'
-            + histogram(curves["histogram"])
-            + "</div>",
+            card("Is 90 % right nine times in ten?", reliability(curves["reliability"])),
+            card("What a stricter threshold costs", roc(curves["roc"])),
+            card("How the answers are spread", histogram(curves["histogram"])),
         ]
     return f'{_per_class(metrics, labels)}<p></p><div class="cards">{"".join(cards)}</div>'
 

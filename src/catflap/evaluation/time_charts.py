@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from catflap.evaluation.charts import LEFT, RIGHT, WIDTH, Scale, chart, legend, nothing, path, percent, text
-
-TONES = 5  # that the page has; what comes later is plain
+from catflap.evaluation.charts import (
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Scale,
+    chart,
+    legend,
+    nothing,
+    path,
+    percent,
+    shares,
+    text,
+    tone,
+)
 
 
 def columns(names: Sequence[str], counts: Sequence[Mapping[str, int]], times: Sequence[str]) -> str:
     """Shares of each stretch, one above the other: which decisions were taken when."""
     if not counts:
         return nothing("There is no whole stretch of photos yet.")
-    across, up = _times(times), _shares("share of the decisions")
+    across, up = _times(times), shares("share of the decisions")
     width = (WIDTH - LEFT - RIGHT) / len(counts)
     marks = []
     for place, stretch in enumerate(counts):
@@ -25,13 +36,13 @@ def columns(names: Sequence[str], counts: Sequence[Mapping[str, int]], times: Se
                 top, floor = up.y((below + count) / whole), up.y(below / whole)
                 said = f"{times[place]}: {count:,} of {whole:,} {name}"
                 marks.append(
-                    f'<rect class="bar {_tone(number)}" x="{LEFT + place * width + 0.5:.1f}" y="{top}" '
+                    f'<rect class="bar {tone(number)}" x="{LEFT + place * width + 0.5:.1f}" y="{top}" '
                     f'width="{max(0.5, width - 1):.1f}" height="{floor - top:.1f}">'
                     f"<title>{text(said)}</title></rect>"
                 )
                 below += count
     described = "Decisions over time: the share of each label, and of unsure."
-    return chart(described, across, up, marks) + _names(names)
+    return chart(described, across, up, marks) + legend(names)
 
 
 def band(quartiles: Sequence[Sequence[float]], times: Sequence[str]) -> str:
@@ -39,7 +50,7 @@ def band(quartiles: Sequence[Sequence[float]], times: Sequence[str]) -> str:
     if not quartiles:
         return nothing("There is no whole stretch of photos yet.")
     start = max(0.0, math.floor(min(low for low, _, _ in quartiles) * 10 - 1e-9) / 10)
-    across, up = _times(times), _shares("probability of the answer", min(start, 0.9))
+    across, up = _times(times), shares("probability of the answer", min(start, 0.9))
     x = [across.x(place) for place in _middles(len(quartiles))]
     lows, middles, highs = ([up.y(value) for value in column] for column in zip(*quartiles, strict=True))
     around = [*zip(x, highs, strict=True), *zip(reversed(x), reversed(lows), strict=True)]
@@ -69,15 +80,15 @@ def against_limit(names: Sequence[str], scores: Sequence[Mapping[str, float]], t
         points = [
             (left, up.y(stretch[name])) for left, stretch in zip(x, scores, strict=True) if name in stretch
         ]
-        marks.append(path(f"line {_tone(number)}", points))
+        marks.append(path(f"line {tone(number)}", points))
         marks += [
-            f'<circle class="bar {_tone(number)}" cx="{left}" cy="{up.y(stretch[name])}" r="3">'
+            f'<circle class="bar {tone(number)}" cx="{left}" cy="{up.y(stretch[name])}" r="3">'
             f"<title>{text(f'{time}: {name} {stretch[name]:.2f}')}</title></circle>"
             for left, stretch, time in zip(x, scores, times, strict=True)
             if stretch.get(name, 0) > 1 or (name in stretch and len(scores) == 1)
         ]
     described = "Drift scores over time; above the dashed line at 1 they alarm."
-    return chart(described, across, up, marks) + _names(names)
+    return chart(described, across, up, marks) + legend(names)
 
 
 def _times(times: Sequence[str]) -> Scale:
@@ -90,21 +101,3 @@ def _times(times: Sequence[str]) -> Scale:
 
 def _middles(count: int) -> list[float]:
     return [(place + 0.5) / count for place in range(count)]
-
-
-def _shares(words: str, start: float = 0.0) -> Scale:
-    ticks = tuple((start + k * (1 - start) / 5, percent(start + k * (1 - start) / 5, 0)) for k in range(6))
-    return Scale(lambda value: (value - start) / (1 - start), ticks, words)
-
-
-def _tone(number: int) -> str:
-    return f"tone{number}" if number < TONES else "plain"
-
-
-def _names(names: Sequence[str]) -> str:
-    return legend(
-        [
-            f'<span class="key {_tone(number)}"></span><bdi>{text(name)}</bdi>'
-            for number, name in enumerate(names)
-        ]
-    )

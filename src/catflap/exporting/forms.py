@@ -18,7 +18,8 @@ from catflap.errors import CatflapError, missing_extra
 from catflap.exporting.judge import Jury
 from catflap.image import Pixels
 from catflap.machine import versions
-from catflap.runtime.scoring import frames_of
+from catflap.runtime.scoring import frames_of, score
+from catflap.runtime.session import Logits, open_model
 
 CALIBRATION_FRAMES = 48
 
@@ -56,6 +57,11 @@ class Source:
         photos = self.jury.calibration
         chosen = photos.take(np.arange(min(CALIBRATION_FRAMES, len(photos))))
         return np.concatenate(list(frames_of(chosen, self.jury.frame)))
+
+    @cached_property
+    def answers(self) -> Logits:
+        """What the float graph answers to the calibration photos, logits, float32 (n, labels)."""
+        return score(open_model(self.onnx), self.jury.calibration, self.jury.frame)
 
 
 def _two(place: str, suffix: str) -> tuple[str, str]:

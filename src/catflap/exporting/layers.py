@@ -54,12 +54,12 @@ def _shares(graph: onnx.ModelProto, variant: onnx.ModelProto, frames: Pixels) ->
     """The share noise / (signal + noise) in each float tensor, 0 to 1; 1 when it is not finite."""
     ours = {name for node in graph.graph.node for name in node.output}
     read = {name: place for name, place in _as_read(variant.graph).items() if name in ours}
-    inner = open_session(_showing(variant, read.values())).get_outputs()
+    inner = open_session(showing(variant, read.values())).get_outputs()
     kinds = {end.name: KINDS[end.type] for end in inner if end.type in KINDS}
     read = {name: place for name, place in read.items() if place in kinds}
     if not read:
         return {}
-    exact = open_session(_showing(graph, read))
+    exact = open_session(showing(graph, read))
     apart = open_session(_apart(variant, {read[name]: kinds[read[name]] for name in read}))
     fed = {end.name for end in apart.get_inputs()}
     pixels = exact.get_inputs()[0].name
@@ -88,7 +88,7 @@ def _as_read(graph: onnx.GraphProto) -> dict[str, str]:
     return {name: restored.get(quantised.get(name, ""), name) for name in outputs}
 
 
-def _showing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+def showing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
     """A model that also answers with some of its inner tensors."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
@@ -99,7 +99,7 @@ def _showing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
 
 def _apart(model: onnx.ModelProto, kinds: Mapping[str, int]) -> bytes:
     """A model in which these tensors are answers, and whoever reads one reads an input NAME.exact instead."""
-    shown = onnx.load_from_string(_showing(model, kinds))
+    shown = onnx.load_from_string(showing(model, kinds))
     for node in shown.graph.node:
         for n, name in enumerate(node.input):
             if name in kinds:

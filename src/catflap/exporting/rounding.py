@@ -12,6 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional
 
+from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.runtime.session import open_session, run_session
 from catflap.training.allocator import keep_memory
@@ -30,24 +31,25 @@ class Convolution:
 
     source: str
     weights: str
+    kernel: tuple[int, int]
     group: int
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
 
-    def patches(self, given: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
+    def patches(self, given: torch.Tensor) -> torch.Tensor:
         """What each group of filters sees of (1, channels, h, w): (group, inputs of a filter, positions).
 
         Of many positions those of a coarser grid.
         """
         top, left, bottom, right = self.pads
         padded = functional.pad(given, (left, right, top, bottom))
-        counts = [(size - kernel[n]) // self.strides[n] + 1 for n, size in enumerate(padded.shape[2:])]
+        counts = [(size - self.kernel[n]) // self.strides[n] + 1 for n, size in enumerate(padded.shape[2:])]
         sparse = max(1, math.isqrt(counts[0] * counts[1] // POSITIONS))
         strides = (self.strides[0] * sparse, self.strides[1] * sparse)
-        if kernel == (1, 1):
+        if self.kernel == (1, 1):
             rows = padded[:, :, :: strides[0], :: strides[1]].flatten(2)
         else:
-            rows = functional.unfold(padded, kernel, stride=strides)
+            rows = functional.unfold(padded, self.kernel, stride=strides)
         return rows.view(self.group, -1, rows.shape[-1])
 
 
@@ -62,12 +64,12 @@ def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
     keep_memory()
     model = onnx.load_from_string(onnx_bytes)
     held = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = [_read(node) for node in model.graph.node if node.op_type == "Conv" and node.input[1] in held]
+    nodes = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in held]
+    found = (_read(node, tuple(held[node.input[1]].dims[2:])) for node in nodes)
     convolutions = [one for one in found if one is not None]
     if not convolutions:
         return onnx_bytes
-    kernels = {one.weights: tuple(held[one.weights].dims[2:]) for one in convolutions}
-    squares = _squares(model, convolutions, kernels, frames[:FRAMES])
+    squares = _squares(model, convolutions, frames[:FRAMES])
     for one in convolutions:
         weights = torch.from_numpy(numpy_helper.to_array(held[one.weights]).astype(np.float64))
         rows = weights.view(one.group, len(weights) // one.group, -1)
@@ -76,35 +78,32 @@ def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _read(node: onnx.NodeProto) -> Convolution | None:
+def _read(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Convolution | None:
     """A Conv node that `patches` can follow."""
     said: dict[str, Any] = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     strides = tuple(said.get("strides", (1, 1)))
     if (
-        len(strides) != 2
+        not len(kernel) == len(strides) == 2
         or any(step != 1 for step in said.get("dilations", ()))
         or said.get("auto_pad", b"NOTSET") != b"NOTSET"
     ):
         return None
-    return Convolution(
-        node.input[0], node.input[1], said.get("group", 1), strides, tuple(said.get("pads", (0, 0, 0, 0)))
-    )
+    pads = tuple(said.get("pads", (0, 0, 0, 0)))
+    size = (kernel[0], kernel[1])
+    return Convolution(node.input[0], node.input[1], size, said.get("group", 1), strides, pads)
 
 
 def _squares(
-    model: onnx.ModelProto, convolutions: list[Convolution], kernels: dict[str, Any], frames: Pixels
+    model: onnx.ModelProto, convolutions: list[Convolution], frames: Pixels
 ) -> dict[str, torch.Tensor]:
     """For each convolution the sums of products of its inputs over all positions, (group, inputs, inputs)."""
     sources = list(dict.fromkeys(one.source for one in convolutions))
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sources)
-    session = open_session(shown.SerializeToString())
+    session = open_session(showing(model, sources))
     sums: dict[str, torch.Tensor] = {}
     for number, frame in enumerate(frames):
         tensors = dict(zip(sources, run_session(session, {INPUT: frame[None]}, sources), strict=True))
         for one in convolutions:
-            seen = one.patches(torch.from_numpy(tensors[one.source]), kernels[one.weights])
+            seen = one.patches(torch.from_numpy(tensors[one.source]))
             product = torch.bmm(seen, seen.mT).double()
             sums[one.weights] = product + sums[one.weights] if number else product
     return sums

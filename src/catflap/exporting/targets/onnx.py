@@ -28,7 +28,7 @@ def convert(precision: str, source: Source) -> tuple[bytes, ...]:
 def _int8(source: Source) -> bytes:
     """The int8 graph, with the first ranges of activations that calibration photos approve, or the best."""
     photos, frame = source.jury.calibration, source.jury.frame
-    expected = score(open_model(source.onnx), photos, frame).argmax(1)
+    expected = source.answers.argmax(1)
     rounded = round_weights(source.onnx, source.frames)
     tried: list[tuple[float, bytes]] = []
     for percentile in PERCENTILES:
