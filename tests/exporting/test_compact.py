@@ -12,6 +12,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting import quantise as room
 from catflap.exporting.compact import compact
+from catflap.exporting.forms import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.session import open_model
 from catflap.training.network import load_network
@@ -49,7 +50,7 @@ def test_what_is_left_out_is_what_can_be_worked_out(drawn_bundle: Exported) -> N
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     products = {node.output[0] for node in graph.node if node.op_type == "Mul" and node.input[0] in held}
     made = {node.output[0]: node for node in graph.node}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"][room.FLOAT_LAYERS :]
+    convolutions = [node for node in graph.node if node.op_type == "Conv"][FLOAT_LAYERS:]
     assert all(made[node.input[2]].input[1] in products for node in convolutions)
     assert all(len(made[node.input[1]].input) == 2 for node in convolutions)
     assert not graph.value_info

@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting import rounding as room
-from catflap.exporting.quantise import FLOAT_LAYERS, quantise
+from catflap.exporting.forms import FLOAT_LAYERS
+from catflap.exporting.quantise import quantise
 from catflap.exporting.rounding import LARGEST, Convolution, round_weights
 from catflap.image import Pixels
 from catflap.runtime.scoring import frames_of

@@ -20,12 +20,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from catflap.errors import CatflapError, why
 from catflap.exporting.compact import compact
+from catflap.exporting.forms import FLOAT_LAYERS
 from catflap.image import Pixels
 from catflap.training.onnx_graph import INPUT
 
 FRAMES_AT_ONCE = 4  # every activation of these is in memory at once
 PERCENTILE = 99.999
-FLOAT_LAYERS = 2  # the second sees channels that nearly cancel: its int8 inputs were half of all that is lost
 
 
 def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) -> bytes:

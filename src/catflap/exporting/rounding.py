@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
@@ -76,6 +77,13 @@ def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
         rounded = _rounded(rows, squares[one.weights]).view(weights.shape).numpy().astype(np.float32)
         held[one.weights].CopyFrom(numpy_helper.from_array(rounded, one.weights))
     return bytes(model.SerializeToString())
+
+
+def convolution_weights(onnx_bytes: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights of a graph's convolutions by their names, (filters, channels of a group, height, width)."""
+    graph = onnx.load_from_string(onnx_bytes).graph
+    read = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    return {held.name: numpy_helper.to_array(held) for held in graph.initializer if held.name in read}
 
 
 def _read(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Convolution | None:

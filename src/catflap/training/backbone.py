@@ -19,7 +19,7 @@ from catflap.training.narrow import cut, narrow, shorten
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
 SLIM = "efficientnet_lite2_slim"
-SLIM_RANK = 128
+SLIM_RANK = 112
 USUAL_RATE = 0.1
 CUT_RATE = 1.0  # features cut off in the middle were made for the layers after them, and must change
 TINY = "efficientnet_lite0_tiny"

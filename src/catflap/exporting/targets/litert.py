@@ -7,6 +7,7 @@ inside: LiteRT.js refuses 8-bit ends, and an 8-bit answer would clip what calibr
 from __future__ import annotations
 
 import io
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from catflap.exporting.apart import convert_apart
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import FLOAT_LAYERS, Source
+from catflap.exporting.rounding import convolution_weights
 
 CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", "written.tflite"
 LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit
@@ -27,9 +29,14 @@ def convert(precision: str, source: Source) -> tuple[bytes, ...]:
 
 def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...]:
     """The int8 file; with `largest` its ends are int8 too, and answers hold logits from -largest to it."""
+    written = _float_of(source)
+    from catflap.exporting.targets.litert_file import with_weights
+
+    before, after = convolution_weights(source.onnx), convolution_weights(source.rounded)
+    rounded = with_weights(written, [(before[name], after[name]) for name in before])
     frames = io.BytesIO()
     np.save(frames, source.frames)
-    arguments: dict[str, bytes | str] = {FRAMES: frames.getvalue(), FLOAT: _float_of(source)}
+    arguments: dict[str, bytes | str] = {FRAMES: frames.getvalue(), FLOAT: rounded}
     if largest is not None:
         arguments[LARGEST] = repr(largest)
     return convert_apart(__name__, arguments, (WRITTEN,), ("ai_edge_quantizer", "ai_edge_litert"))
@@ -67,23 +74,25 @@ def _write_float(checkpoint: Path, out: Path) -> None:
 
 
 def _write_int8(given: Path, frames: np.ndarray, largest: float | None, out: Path) -> None:
-    """Static int8, weights for each channel; `largest` makes the ends int8 as well."""
+    """Static int8, weights for each channel; `largest` makes the ends and the first layers int8 as well."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe
 
-    from catflap.exporting.targets.litert_compact import compact
+    from catflap.exporting.targets.litert_file import compact, first_convolutions
 
     interpreter = Interpreter(str(given))
     (signature, ends), *_ = interpreter.get_signature_list().items()
-    samples = [{ends["inputs"][0]: frame[None].astype(np.float32)} for frame in frames]
-    work = quantizer.Quantizer(str(given))
+    work, name = quantizer.Quantizer(str(given)), qtyping.TFLOperationName
     work.load_quantization_recipe(recipe.static_wi8_ai8())
     if largest is None:
-        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-            work.update_quantization_recipe(regex=".*", operation_name=end, algorithm_key="no_quantize")
-        ranges = work.calibrate({signature: samples})
-    else:
-        ranges = _widest([work.calibrate({signature: [sample]}) for sample in samples])
+        first = first_convolutions(given.read_bytes(), FLOAT_LAYERS)
+        exact = [(".*", name.INPUT), (".*", name.OUTPUT)]
+        exact += [(re.escape(at), kind) for at in first for kind in (name.CONV_2D, name.DEPTHWISE_CONV_2D)]
+        for place, kind in exact:
+            work.update_quantization_recipe(regex=place, operation_name=kind, algorithm_key="no_quantize")
+    samples = ({ends["inputs"][0]: frame[None].astype(np.float32)} for frame in frames)
+    ranges = _widest([work.calibrate({signature: [sample]}) for sample in samples])
+    if largest is not None:
         (pixels,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
         for end, low, high in ((pixels, 0.0, 255.0), (logits, -largest, largest)):
             ranges[end["name"]]["min"][...], ranges[end["name"]]["max"][...] = low, high
@@ -93,7 +102,8 @@ def _write_int8(given: Path, frames: np.ndarray, largest: float | None, out: Pat
 def _widest(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Of the ranges of each frame the least and the greatest; the quantiser's own are averages.
 
-    Averages cut off what is rare: bright pixels at one end, sure answers at the other.
+    Averages cut off what is rare, bright pixels at one end and sure answers at the other: with them the
+    logits were off by eight times as much.
     """
     joined: dict[str, dict[str, Any]] = {}
     for name, first in found[0].items():

@@ -11,7 +11,6 @@ from catflap.exporting.embedding import with_embedding
 from catflap.exporting.forms import Source
 from catflap.exporting.judge import PRECISIONS
 from catflap.exporting.quantise import PERCENTILE, halve, quantise
-from catflap.exporting.rounding import round_weights
 from catflap.runtime.scoring import score
 from catflap.runtime.session import open_model
 
@@ -29,10 +28,9 @@ def _int8(source: Source) -> bytes:
     """The int8 graph, with the first ranges of activations that calibration photos approve, or the best."""
     photos, frame = source.jury.calibration, source.jury.frame
     expected = source.answers.argmax(1)
-    rounded = round_weights(source.onnx, source.frames)
     tried: list[tuple[float, bytes]] = []
     for percentile in PERCENTILES:
-        graph = quantise(rounded, source.frames, percentile)
+        graph = quantise(source.rounded, source.frames, percentile)
         flips = float(np.mean(score(open_model(graph), photos, frame).argmax(1) != expected))
         tried.append((flips, graph))
         if flips <= PRECISIONS["int8"].max_flip_rate:
