@@ -14,9 +14,11 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.apart import convert_apart
-from catflap.exporting.export import export
-from catflap.exporting.forms import FORMS, PACKAGES, made_elsewhere, variant_names
+from catflap.exporting.export import export, source_of
+from catflap.exporting.forms import FLOAT_LAYERS, FORMS, PACKAGES, made_elsewhere, make, variant_names
+from catflap.exporting.rounding import convolution_weights
 from catflap.pipeline.evaluate import evaluate
+from catflap.progress import silent
 from catflap.runtime.engines import open_variant
 from catflap.verification.verify import verify
 
@@ -108,3 +110,26 @@ def test_a_target_whose_tools_are_absent_names_the_extra(
     with pytest.raises(MissingExtra, match=r"catflap\[targets\]"):
         export(drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap", variants=("openvino-fp16",))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_litert_in_int8_has_the_rounded_weights_behind_two_float_layers(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+) -> None:
+    pytest.importorskip(TOOLS["litert"], reason="litert_torch is not installed: docs/reference/targets.md")
+    from catflap.exporting.targets.litert_file import _convolutions, _laid_out, _opened
+
+    source = source_of(drawn_checkpoint, drawn_dataset, 0, silent)
+    (written,) = make(FORMS["litert-int8"], source).values()
+    model, wanted = _opened(written), convolution_weights(source.rounded).values()
+    kinds = []
+    for (code, operator, tensors), rounded in zip(_convolutions(model), wanted, strict=True):
+        tensor, expected = tensors[operator.inputs[1]], _laid_out(rounded, code)
+        kind = np.int8 if tensor.quantization and tensor.quantization.scale is not None else np.float32
+        kinds.append(kind)
+        found = np.frombuffer(model.buffers[tensor.buffer].data.tobytes(), kind).reshape(expected.shape)
+        if kind == np.int8:
+            steps = tensor.quantization.scale
+            found = found * (steps if expected.shape[0] == 1 else steps[:, None, None, None])
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert kinds == [np.float32] * FLOAT_LAYERS + [np.int8] * (len(kinds) - FLOAT_LAYERS)
