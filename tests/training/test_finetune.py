@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from catflap.training.recipe import Recipe
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
+ADAMW = replace(RECIPE, optimiser="adamw", rate=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +109,16 @@ def test_it_is_never_worse_than_its_start(drawn_dataset: Dataset, tmp_path: Path
         assert weights(network) == weights(small_network())
 
 
+def test_adamw_moves_every_weight_alike(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """Its step is about the rate, whatever the gradient; SGD's of the same rate is as small as that."""
+    moved = []
+    for recipe in (ADAMW, replace(ADAMW, optimiser="sgd")):
+        network, start = run(drawn_dataset, tmp_path / recipe.optimiser, recipe)[0], small_network()
+        pairs = zip(network.backbone.parameters(), start.backbone.parameters(), strict=True)
+        moved.append([float((after - before).detach().abs().mean()) for after, before in pairs])
+    assert min(moved[0]) > 10 * min(moved[1])
+
+
 def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
     one, other, third = (
         weights(run(drawn_dataset, tmp_path / f"resume{n}", seed=n // 2)[0]) for n in range(3)
@@ -114,16 +126,16 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, 
     assert one == other != third
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7, 14])
+@pytest.mark.parametrize(("recipe", "stop"), [*((RECIPE, stop) for stop in (1, 4, 7, 14)), (ADAMW, 7)])
 def test_a_stopped_run_ends_like_an_undisturbed_one(
-    drawn_dataset: Dataset, tmp_path: Path, stop: int
+    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, stop: int
 ) -> None:
     """15 steps, five an epoch; kept after each second step and at the end of each epoch."""
-    network, logits, history = run(drawn_dataset, tmp_path / "undisturbed")
+    network, logits, history = run(drawn_dataset, tmp_path / "undisturbed", recipe)
     for at in (stop, stop + 1):
         with pytest.raises(Stop):
-            run(drawn_dataset, tmp_path / "resume", stop=at)
-    again, same_logits, same_history = run(drawn_dataset, tmp_path / "resume")
+            run(drawn_dataset, tmp_path / "resume", recipe, stop=at)
+    again, same_logits, same_history = run(drawn_dataset, tmp_path / "resume", recipe)
     assert weights(again) == weights(network)
     assert np.array_equal(same_logits, logits)
     assert same_history == history

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.progress import silent
+from catflap.training.backbone import PACKAGED, load_backbone
 from catflap.training.finetune import finetune
+from catflap.training.network import Network
 from catflap.training.plan import Plan
-from catflap.training.recipe import Recipe, scratch
+from catflap.training.recipe import Recipe, finetuning, scratch
+from catflap.training.recipes import from_head
 from catflap.training.teacher import teach
 from catflap.training.train import train
 from catflap.training.watching import watching
@@ -73,6 +77,26 @@ def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: 
     assert not network.training
     assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() >= 0.9
     assert [entry["share"] for entry in history if entry["step"] == "blend"] == [1.0]
+
+
+@pytest.mark.parametrize(("good", "optimiser", "body"), [(0.0, "sgd", 0.1), (1.1, "adamw", 1.0)])
+def test_a_poor_head_lets_every_weight_change(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, good: float, optimiser: str, body: float
+) -> None:
+    """What counts as a good head is moved under and over what this one reaches."""
+    given: list[Recipe] = []
+
+    def loop(network: Network, recipe: Recipe) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        given.append(recipe)
+        logits = np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32)
+        return logits, [{"step": "blend", "share": 1.0, "kept": True}]
+
+    monkeypatch.setattr("catflap.training.recipe.GOOD_HEAD", good)
+    backbone = load_backbone(PACKAGED)
+    made = from_head(drawn_dataset, backbone, ("finetune", 2), None, "cpu", loop, silent)
+    assert made.recipe == "finetune"
+    assert [(recipe.epochs, recipe.optimiser, recipe.body) for recipe in given] == [(2, optimiser, body)]
+    assert finetuning(2, 1.0, head_accuracy=0.5) == Recipe(2, body=1.0), "this backbone states its own rate"
 
 
 @pytest.mark.slow

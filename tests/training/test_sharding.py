@@ -22,18 +22,20 @@ REPO = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def in_two(dataset: Dataset, folder: Path, name: str, strategy: str, stop: int = 0) -> Path:
+def in_two(
+    dataset: Dataset, folder: Path, name: str, strategy: str, stop: int = 0, optimiser: str = "sgd"
+) -> Path:
     """What the first of two processes wrote, or nothing where they were stopped."""
     out = folder / f"{name}.safetensors"
-    made = run_two(dataset, folder / f"{name}.resume", out, strategy, stop)
+    made = run_two(dataset, folder / f"{name}.resume", out, strategy, stop, optimiser)
     assert out.exists() != bool(stop), made.stderr
     return out
 
 
 def run_two(
-    dataset: Dataset, resume: Path, out: Path, strategy: str, stop: int = 0
+    dataset: Dataset, resume: Path, out: Path, strategy: str, stop: int = 0, optimiser: str = "sgd"
 ) -> subprocess.CompletedProcess[str]:
-    words = [str(dataset.path), str(resume), str(out), strategy, str(stop)]
+    words = [str(dataset.path), str(resume), str(out), strategy, str(stop), optimiser]
     return subprocess.run(
         [sys.executable, *TORCHRUN, "-m", "tests.training.finetune_in_two", *words],
         capture_output=True, text=True, check=False, timeout=600, cwd=REPO,
@@ -62,6 +64,15 @@ def test_shared_weights_learn_what_shared_batches_learn(drawn_dataset: Dataset, 
     again, gone_on = read(in_two(drawn_dataset, tmp_path, "stopped", "fsdp"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in sharded.items())
     assert gone_on == same
+
+
+@pytest.mark.slow
+def test_both_moments_of_adamw_are_spread_and_kept(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    tensors, told = read(in_two(drawn_dataset, tmp_path, "undisturbed", "fsdp", optimiser="adamw"))
+    in_two(drawn_dataset, tmp_path, "stopped", "fsdp", stop=7, optimiser="adamw")
+    again, gone_on = read(in_two(drawn_dataset, tmp_path, "stopped", "fsdp", optimiser="adamw"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
+    assert gone_on == told
 
 
 @pytest.mark.slow

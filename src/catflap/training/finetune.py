@@ -168,11 +168,13 @@ def _answers_to_learn(
     return lambda labels, ids: torch.from_numpy(given[order[np.searchsorted(photos.ids, ids, sorter=order)]])
 
 
-def _optimiser(network: Network, recipe: Recipe) -> torch.optim.SGD:
+def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [
         {"params": list(network.head.parameters()), "full_rate": recipe.rate},
         {"params": list(network.backbone.parameters()), "full_rate": recipe.rate * recipe.body},
     ]
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay)
     return torch.optim.SGD(
         groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay, nesterov=True
     )

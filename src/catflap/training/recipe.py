@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GOOD_HEAD = 0.95  # of the validation photos; below, features are changed more than kept
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the loop; rates are SGD's, the backbone's is `body` × the head's.
+    """Settings of the loop; the backbone's rate is `body` × the head's.
 
-    `batch` is of all processes together. `norm` says that batch norm learns its statistics anew,
+    `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
+    processes together. `norm` says that batch norm learns its statistics anew,
     which only a random start needs. `blended` says that the end is mixed with the start as
     validation likes best.
     """
 
     epochs: int = 3
+    optimiser: str = "sgd"
     batch: int = 32
     rate: float = 0.02
     body: float = 0.1
@@ -27,6 +31,17 @@ class Recipe:
     save_every: int = 25
     norm: bool = False
     blended: bool = True
+
+
+def finetuning(epochs: int, body: float, head_accuracy: float) -> Recipe:
+    """For weights that start with a head on frozen features, of this accuracy on validation, 0 to 1.
+
+    `body` is the rate that the backbone states. At a tenth its features are kept; when the head is poor all
+    the same, they must change, and AdamW gives every weight the step that it needs.
+    """
+    if body == 1 or head_accuracy >= GOOD_HEAD:
+        return Recipe(epochs, body=body)
+    return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01)
 
 
 def scratch(epochs: int) -> Recipe:

@@ -20,7 +20,7 @@ from catflap.training.budget import epochs_within
 from catflap.training.features import Features, features, open_extractor
 from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network
-from catflap.training.recipe import Recipe, scratch
+from catflap.training.recipe import Recipe, finetuning, scratch
 
 Logits = npt.NDArray[np.float32]
 History = list[dict[str, Any]]
@@ -65,7 +65,8 @@ def from_head(
         epochs = 0
     history = choice.tried
     if epochs:
-        logits, tuned = loop(network, Recipe(epochs=epochs, body=body.rate))
+        right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
+        logits, tuned = loop(network, finetuning(epochs, body.rate, float(right.mean())))
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if recipe == "finetune" or kept:

@@ -34,7 +34,7 @@ def save_state(path: Path | None, run: str, step: int, history: list[dict[str, A
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     for number, moments in state.optimiser.state_dict()["state"].items():
-        tensors[f"momentum.{number}"] = moments["momentum_buffer"]
+        tensors |= {f"moments.{number}.{name}": tensor for name, tensor in moments.items()}
     tensors = whole(tensors)
     if path is None:
         return
@@ -54,11 +54,12 @@ def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, 
                 into[name].copy_(spread_like(tensor, into[name]))
         kept = state.optimiser.state_dict()
         learnt = [one for group in state.optimiser.param_groups for one in group["params"]]
-        momenta = {int(number): tensor for number, tensor in _under("momentum.", tensors).items()}
-        kept["state"] = {
-            number: {"momentum_buffer": spread_like(tensor, learnt[number])}
-            for number, tensor in sorted(momenta.items())
-        }
+        moments: dict[int, Tensors] = {number: {} for number in range(len(learnt))}
+        for place, tensor in _under("moments.", tensors).items():
+            number, _, name = place.partition(".")
+            like = learnt[int(number)]
+            moments[int(number)][name] = spread_like(tensor, like) if tensor.shape == like.shape else tensor
+        kept["state"] = {number: held for number, held in moments.items() if held}
         state.optimiser.load_state_dict(kept)
         return int(described["step"]), json.loads(described["history"])
     return 0, []
