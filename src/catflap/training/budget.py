@@ -8,22 +8,25 @@ from time import perf_counter
 import torch
 
 from catflap.artifacts.dataset import Dataset
+from catflap.training.allocator import keep_memory
 from catflap.training.network import Network
 
 MOST_EPOCHS = 10
 _TRIES = 3
+_LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
 
 
 def epochs_within(seconds: float, network: Network, dataset: Dataset, batch: int, device: str) -> int:
     """Whole epochs of fine-tuning, 0 to 10, that fit into `seconds`, each judged, and five blends after."""
     pace = seconds_a_photo(network, dataset, batch, device)
     judged = len(dataset.photos("validation")) * pace / 3  # forward only
-    epoch = len(dataset.photos("train")) * pace + judged
+    epoch = len(dataset.photos("train")) * pace * _LOOP + judged
     return max(0, min(MOST_EPOCHS, int((seconds - 5 * judged) / epoch)))
 
 
 def seconds_a_photo(network: Network, dataset: Dataset, batch: int, device: str) -> float:
     """What a photo takes forward and backward, measured on blank frames with a copy of the network."""
+    keep_memory()  # as the loop does
     copy = deepcopy(network).to(device)
     frames = torch.zeros(
         batch, dataset.frame.height, dataset.frame.width, 3, dtype=torch.uint8, device=device
