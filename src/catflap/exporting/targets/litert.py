@@ -29,7 +29,7 @@ def convert(precision: str, source: Source) -> tuple[bytes, ...]:
 
 def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...]:
     """The int8 file; with `largest` its ends are int8 too, and answers hold logits from -largest to it."""
-    written = _float_of(source)
+    written = _float_of(source)  # first: it names the extra that is missing
     from catflap.exporting.targets.litert_file import with_weights
 
     before, after = convolution_weights(source.onnx), convolution_weights(source.rounded)
