@@ -13,10 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional
 
+from catflap.allocator import keep_memory
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.runtime.session import open_session, run_session
-from catflap.training.allocator import keep_memory
 from catflap.training.onnx_graph import INPUT
 
 LARGEST = 127

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from catflap.live.courier import Courier
@@ -21,6 +21,7 @@ from catflap.live.teller import Outlets, Teller, check_labels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
 from catflap.runtime.signature import read_signed
+from catflap.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from catflap.live.clips import Clips
@@ -50,7 +51,7 @@ def watch(
     source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)
     stop = threading.Event()
     tally = Tally()
-    with ExitStack() as parts, _stopped_by_signals(stop):
+    with ExitStack() as parts, stopped_by_signals(partial(_end, stop)):
         opened = open_first(source)
         parts.callback(opened.close)
         couriers = _couriers(settings, note, parts)
@@ -108,21 +109,8 @@ def _folders(settings: Settings, note: Callable[[str], None]) -> tuple[Album | N
     return album, Clips(films, settings.clip_seconds, note)
 
 
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the watch well; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def told(number: int, _: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(stop: threading.Event) -> None:
+    """The first signal ends the watch well, a second one at once."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()

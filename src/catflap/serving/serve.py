@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import signal
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -21,6 +19,7 @@ from catflap.errors import CatflapError
 from catflap.serving.app import create_app
 from catflap.serving.service import open_service
 from catflap.serving.settings import Settings
+from catflap.stopping import stopped_by_signals
 
 STALLED = 10.0  # seconds that the head of a request may take
 LONGEST = 320 << 10  # bytes of a head; asyncio reads 256 KiB at a time, of which the first may be a body's
@@ -70,27 +69,13 @@ def serve(
     if not service.keys and not ipaddress.ip_address(host).is_loopback:
         note("Whoever reaches this address can ask; --keys asks for a key.")
     server = uvicorn.Server(config)
-    with _stopped_by_signals(server):
-        ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})
-        asyncio.run(_serve(server, listener))
 
-
-@contextmanager
-def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Being stopped is no failure: uvicorn raises the signal again when it is done, and here it ends."""
-
-    def stop(*_: object) -> None:
+    def end() -> None:
         server.should_exit = True
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stopped_by_signals(end):  # uvicorn raises the signal again when it is done
+        ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})
+        asyncio.run(_serve(server, listener))
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from catflap.allocator import give_back_memory
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.signature import read_signed
 from catflap.serving.answers import Problem
-from catflap.serving.memory import give_back
 from catflap.serving.metrics import Metrics
 from catflap.serving.settings import BundlePath, Settings
 
@@ -98,7 +98,7 @@ class Shelf:
                 continue
             place.stamp = stamp
             self._replace(place, note)
-            give_back()
+            give_back_memory()
 
     def _replace(self, place: _Place, note: Callable[[str], None]) -> None:
         try:

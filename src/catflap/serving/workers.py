@@ -45,6 +45,7 @@ class Workers:
         """
         futures = self._submit(jobs)
         answers = asyncio.gather(*map(asyncio.wrap_future, futures))
+        answers.add_done_callback(_looked_at)
         watched: list[asyncio.Future[Any]] = [answers]
         if self.waiting:
             watched.append(asyncio.ensure_future(gone()))
@@ -95,3 +96,9 @@ class Workers:
         if any(not (future.running() or future.done()) for future in futures):
             return Problem(503, "No core was free in time.", "Try again later.", {"Retry-After": "1"})
         return Problem(504, "The photo took too long.", "Send a smaller one, or raise --deadline.")
+
+
+def _looked_at(answers: asyncio.Future[Any]) -> None:
+    """Take note of how it ended: else asyncio complains when a cancelled one is thrown away."""
+    if not answers.cancelled():
+        answers.exception()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from catflap.allocator import keep_memory
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.image import Pixels
 from catflap.runtime.session import Logits, Model
-from catflap.training.allocator import keep_memory
 from catflap.training.network import load_network
 
 

@@ -7,8 +7,8 @@ from time import perf_counter
 
 import torch
 
+from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
-from catflap.training.allocator import keep_memory
 from catflap.training.network import Network
 
 MOST_EPOCHS = 10

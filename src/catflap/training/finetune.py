@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest, sweep
 from catflap.data.loader import Crops, Place, load_batches
@@ -19,7 +20,6 @@ from catflap.errors import CatflapError
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
-from catflap.training.allocator import keep_memory
 from catflap.training.backbone import digest_tensors
 from catflap.training.curve import remember
 from catflap.training.head import log_loss

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Photos
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
-from catflap.training.allocator import keep_memory
 from catflap.training.backbone import Backbone, digest_tensors
 from catflap.training.narrow import Moments, neck, project
 from catflap.training.network import Network
