@@ -168,6 +168,27 @@ def test_parts_are_as_large_and_as_spread_as_asked() -> None:
     assert all(abs(part.shape[0] - part.shape[1]) <= 1 for part in square)
 
 
+def test_a_moved_picture_keeps_its_pixels_and_mirrors_its_edge() -> None:
+    dice = np.random.default_rng(0)
+    whole = dice.integers(0, 256, (32, 40, 3), np.uint8)
+    seen = set()
+    for _ in range(1500):
+        moved = cut(whole, Frame(32, 32), Crops(shift=1 / 8), dice.random(4))
+        assert moved.shape == whole.shape
+        at = next(
+            (down, across)
+            for down, across in np.ndindex(9, 11)
+            if np.array_equal(moved[4:-4, 5:-5], whole[down : down + 24, across : across + 30])
+        )
+        seen.add(at)
+        down, across = at[0] - 4, at[1] - 5
+        if down > 0:
+            assert np.array_equal(moved[-down:], moved[-2 * down : -down][::-1])
+        if across < 0:
+            assert np.array_equal(moved[:, :-across], moved[:, -across : -2 * across][:, ::-1])
+    assert len(seen) == 99, "each place occurs, the whole picture among them"
+
+
 def test_the_whole_photo_is_what_the_frame_shows(dataset: Dataset) -> None:
     """Parts that are all of a photo are the pixels that the device sees, or their mirror image."""
     photos = dataset.photos("train")

@@ -21,16 +21,19 @@ from catflap.artifacts.tables import read_table, write_table
 from catflap.data.prepare import prepare
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import encode
+from catflap.machine import describe_machine
 from catflap.progress import silent
 from catflap.training.backbone import digest_tensors
 from catflap.training.curve import remember
 from catflap.training.finetune import _schedule, finetune
 from catflap.training.head import log_loss
 from catflap.training.network import Network
+from catflap.training.processes import precision_on
 from catflap.training.recipe import Recipe
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
+BF16 = replace(RECIPE, bf16=True)
 ADAMW = replace(RECIPE, optimiser="adamw", rate=0.01)
 
 
@@ -119,6 +122,27 @@ def test_adamw_moves_every_weight_alike(drawn_dataset: Dataset, tmp_path: Path) 
     assert min(moved[0]) > 10 * min(moved[1])
 
 
+@pytest.mark.parametrize("recipe", [ADAMW, BF16])
+def test_the_history_begins_with_what_the_run_is_made_from(
+    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe
+) -> None:
+    settings = run(drawn_dataset, tmp_path / "resume", recipe)[2][0]
+    assert settings == {
+        "step": "settings",
+        **vars(recipe),
+        "precision": precision_on("cpu", bf16=recipe.bf16),
+    }
+
+
+def test_bf16_is_for_processors_that_have_it(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    ends = {
+        weights(run(drawn_dataset, tmp_path / str(n), recipe)[0]) for n, recipe in enumerate((RECIPE, BF16))
+    }
+    assert precision_on("cpu") == "32-true"
+    assert (len(ends) == 2) == (precision_on("cpu", bf16=True) == "bf16-mixed")
+    assert ("bf16" in describe_machine().instructions) == (len(ends) == 2)
+
+
 def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
     one, other, third = (
         weights(run(drawn_dataset, tmp_path / f"resume{n}", seed=n // 2)[0]) for n in range(3)
@@ -126,7 +150,9 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, 
     assert one == other != third
 
 
-@pytest.mark.parametrize(("recipe", "stop"), [*((RECIPE, stop) for stop in (1, 4, 7, 14)), (ADAMW, 7)])
+@pytest.mark.parametrize(
+    ("recipe", "stop"), [*((RECIPE, stop) for stop in (1, 4, 7, 14)), (ADAMW, 7), (BF16, 7)]
+)
 def test_a_stopped_run_ends_like_an_undisturbed_one(
     drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, stop: int
 ) -> None:

@@ -18,12 +18,12 @@ from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.progress import silent
-from catflap.training.backbone import PACKAGED, load_backbone
+from catflap.training.backbone import PACKAGED, RESNET9, load_backbone
 from catflap.training.finetune import finetune
 from catflap.training.network import Network
 from catflap.training.plan import Plan
 from catflap.training.recipe import Recipe, finetuning, scratch
-from catflap.training.recipes import from_head
+from catflap.training.recipes import from_head, from_scratch
 from catflap.training.teacher import teach
 from catflap.training.train import train
 from catflap.training.watching import watching
@@ -71,12 +71,31 @@ def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset,
 def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: Path) -> None:
     network = small_network()
     before = network.state_dict()["backbone.norm.running_mean"].clone()
-    recipe = Recipe(**{**vars(scratch(12)), "batch": 8, "average": 0.5})
+    recipe = Recipe(**{**vars(scratch(12, photos=36, side=32)), "batch": 8, "average": 0.5})
     logits, history = finetune(network, drawn_dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
     assert not torch.equal(network.state_dict()["backbone.norm.running_mean"], before)
     assert not network.training
     assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() >= 0.9
     assert [entry["share"] for entry in history if entry["step"] == "blend"] == [1.0]
+
+
+@pytest.mark.parametrize(("many", "batch"), [(10_000, 32), (1, 128)])
+@pytest.mark.parametrize(("small", "shift"), [(64, 0.125), (16, 0.0)])
+def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, many: int, batch: int, small: int, shift: float
+) -> None:
+    given: list[Recipe] = []
+
+    def loop(network: Network, recipe: Recipe) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        given.append(recipe)
+        return np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32), []
+
+    monkeypatch.setattr("catflap.training.recipe.MANY_PHOTOS", many)
+    monkeypatch.setattr("catflap.training.recipe.SMALL_SIDE", small)
+    made = from_scratch(drawn_dataset, load_backbone(RESNET9, pretrained=False), 2, loop)
+    assert made.passes == (2 * len(drawn_dataset.photos("train")), 0)
+    assert [(one.epochs, one.batch, one.shift) for one in given] == [(2, batch, shift)]
+    assert given[0].bf16, "this backbone gains by it"
 
 
 @pytest.mark.parametrize(("good", "optimiser", "body"), [(0.0, "sgd", 0.1), (1.1, "adamw", 1.0)])

@@ -16,7 +16,9 @@ from safetensors import safe_open
 
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
+from catflap.training.plan import Plan
 from catflap.training.processes import open_fabric
+from catflap.training.train import train
 
 REPO = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -85,8 +87,15 @@ def test_a_machine_without_the_resume_file_is_noticed(drawn_dataset: Dataset, tm
     assert not out.exists()
 
 
-def test_one_process_cannot_share_weights() -> None:
+def test_one_process_cannot_share_weights(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is said before the head is fitted: no photo was looked at, no feature is cached."""
     with pytest.raises(CatflapError, match="cannot share weights"):
         open_fabric("cpu", "fsdp")
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(CatflapError, match="cannot share weights"):
+        train(drawn_dataset, tmp_path / "out", Plan(recipe="finetune"), strategy="fsdp")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(CatflapError, match="no strategy 'magic'"):
         open_fabric("cpu", "magic")

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import digest, sweep
+from catflap.artifacts.folder import digest
 from catflap.data.loader import Crops, Place, load_batches
 from catflap.errors import CatflapError
 from catflap.image import Frame, Pixels
@@ -24,7 +24,7 @@ from catflap.training.backbone import digest_tensors
 from catflap.training.curve import remember
 from catflap.training.head import log_loss
 from catflap.training.network import Network
-from catflap.training.processes import open_fabric, refuse_other_steps
+from catflap.training.processes import open_fabric, precision_on, refuse_other_steps
 from catflap.training.recipe import Recipe
 from catflap.training.resizing import resize
 from catflap.training.resume import State, load_state, save_state
@@ -60,22 +60,22 @@ def finetune(
     `watch` gets each step's number, loss and rate, and validation's figures. `strategy`: ddp or fsdp.
     """
     keep_memory()
-    photos, fabric = dataset.photos("train"), open_fabric(device, strategy)
+    photos, precision = dataset.photos("train"), precision_on(device, bf16=recipe.bf16)
+    fabric = open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, average, world = state.optimiser, state.average, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
     steps = -(-(len(photos) // world) // share)
     total = steps * recipe.epochs
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
-    run = _identity(dataset, recipe, seed, (device, world, strategy), start, targets)
-    sweep(resume)
+    run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
     at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
 
     coming = load_batches(
-        photos, dataset.frame, share, start=begin, epochs=recipe.epochs, crops=Crops(recipe.smallest_crop),
-        rank=fabric.global_rank, world=world, resize=resize, pixels=dataset.train_pixels(),
+        photos, dataset.frame, share, start=begin, epochs=recipe.epochs, rank=fabric.global_rank, world=world,
+        crops=Crops(recipe.smallest_crop, shift=recipe.shift), resize=resize, pixels=dataset.train_pixels(),
     )  # fmt: skip
     for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
         _set_rate(optimiser, _schedule(step, total, recipe))
@@ -97,7 +97,7 @@ def finetune(
 
     fabric.barrier()
     logits, blends = _blend(network.eval(), start, whole(average), recipe.blended, dataset)
-    return logits, [*history, *blends]
+    return logits, [{"step": "settings", **vars(recipe), "precision": precision}, *history, *blends]
 
 
 def _ready(fabric: Fabric, network: Network, recipe: Recipe, strategy: str) -> tuple[Any, Tensors, State]:
@@ -112,7 +112,7 @@ def _identity(
     dataset: Dataset,
     recipe: Recipe,
     seed: int,
-    place: tuple[str, int, str],
+    place: tuple[str | int, ...],
     start: Tensors,
     targets: npt.NDArray[np.float32] | None,
 ) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GOOD_HEAD = 0.95  # of the validation photos; below, features are changed more than kept
+MANY_PHOTOS = 10_000  # to learn from; then a random start takes larger batches
+SMALL_SIDE = 64  # pixels; a part of such a picture, made larger, is blurred
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Recipe:
     `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
     processes together. `norm` says that batch norm learns its statistics anew,
     which only a random start needs. `blended` says that the end is mixed with the start as
-    validation likes best.
+    validation likes best. `bf16` says that processors which have bf16 compute in it, too; GPUs always do.
     """
 
     epochs: int = 3
@@ -28,9 +30,11 @@ class Recipe:
     warm_up: float = 0.1
     average: float = 0.99
     smallest_crop: float = 0.5
+    shift: float = 0.0
     save_every: int = 25
     norm: bool = False
     blended: bool = True
+    bf16: bool = False
 
 
 def finetuning(epochs: int, body: float, head_accuracy: float) -> Recipe:
@@ -44,8 +48,14 @@ def finetuning(epochs: int, body: float, head_accuracy: float) -> Recipe:
     return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01)
 
 
-def scratch(epochs: int) -> Recipe:
-    """For weights that start at random: a larger rate for all of them, and stronger cropping."""
+def scratch(epochs: int, photos: int, side: int, bf16: bool = False) -> Recipe:
+    """For weights that start at random: one large rate for all of them, and batch norm that learns.
+
+    Many photos are learnt from in larger batches. Small pictures, whose frame has `side` pixels, are moved
+    by up to an eighth; larger ones are cropped.
+    """
+    batch, rate = (128, 0.2) if photos >= MANY_PHOTOS else (32, 0.1)
     return Recipe(
-        epochs, rate=0.1, body=1.0, decay=5e-4, smoothing=0.1, smallest_crop=0.35, norm=True, blended=False
-    )
+        epochs, batch=batch, rate=rate, body=1.0, decay=5e-4, smoothing=0.1, smallest_crop=0.35,
+        shift=1 / 8 if side <= SMALL_SIDE else 0.0, norm=True, blended=False, bf16=bf16,
+    )  # fmt: skip

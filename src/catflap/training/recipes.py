@@ -79,9 +79,10 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> T
     """Every weight from a random start, for users without a suitable backbone."""
     if not len(dataset.photos("validation")):
         raise CatflapError("The dataset has no validation photos.", "Prepare it from more photos.")
-    network = Network(body, len(dataset.labels))
-    logits, history = loop(network, scratch(epochs))
-    return Trained("scratch", network, logits, history, (epochs * len(dataset.photos("train")), 0))
+    network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
+    side = max(dataset.frame.width, dataset.frame.height)
+    logits, history = loop(network, scratch(epochs, photos, side, body.bf16))
+    return Trained("scratch", network, logits, history, (epochs * photos, 0))
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from catflap.artifacts.folder import whole_file
+from catflap.artifacts.folder import sweep, whole_file
 from catflap.training.network import Network
 from catflap.training.sharding import Tensors, spread_like, whole
 
@@ -43,7 +43,11 @@ def save_state(path: Path | None, run: str, step: int, history: list[dict[str, A
 
 
 def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, Any]]]:
-    """Take up a stopped run: its steps and history; 0 steps when there is none of the same making."""
+    """Take up a stopped run: its steps and history; 0 steps when there is none of the same making.
+
+    What a kill left half-written beside it is swept away.
+    """
+    sweep(path)
     with contextlib.suppress(OSError, ValueError, SafetensorError), safe_open(path, "pt") as file:
         described = file.metadata() or {}
         if described.get("run") != run:

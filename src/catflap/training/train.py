@@ -24,7 +24,7 @@ from catflap.training.finetune import finetune
 from catflap.training.flops import count_flops
 from catflap.training.network import Network, save_weights
 from catflap.training.plan import Plan
-from catflap.training.processes import is_first_process, wait_for_all_processes
+from catflap.training.processes import check_strategy, is_first_process, wait_for_all_processes
 from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
 from catflap.training.search import search
@@ -54,6 +54,7 @@ def train(
     Raises CatflapError for a plan that cannot be followed.
     """
     plan.check()
+    check_strategy(strategy)
     start, meter = perf_counter(), EnergyMeter()
     progress = _metered(progress, meter)
     device = pick_device(device)
