@@ -3,10 +3,11 @@
     python benchmarks/trainers.py --peer fastai=PYTHON --peer timm=PYTHON --peer torchvision=PYTHON
 
 The same backbone (EfficientNet-Lite0 with the packaged weights), the same train and validation photos, one
-machine, one run, one after the other. Each peer runs in its own interpreter (peers/trainers.py) as its
-documentation says, at 224 px, and is judged after every epoch; judging does not count. Catflap's time is
-that of `train` with nothing cached. Seconds of the processor are told beside seconds: on a busy machine
-they are the fairer number. `--cap` is in seconds of the processor: 1200 are ten minutes of two cores.
+machine, one run, one after the other. Each peer runs in its own interpreter (peers/trainers.py) with that
+peer, psutil and safetensors installed, as its documentation says, at 224 px, and is judged after every
+epoch; judging does not count. Catflap's time is that of `train` with nothing cached. Seconds of the
+processor are told beside seconds: on a busy machine they are the fairer number. `--cap` is in seconds of
+the processor: 1200 are ten minutes of two cores.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def compare(name: str, points: list[Point], ours: dict[int, Point]) -> None:
         }
         if mine["accuracy"] >= best["accuracy"]:
             told["to the peer's best"] = ratios(best, mine)
-        told["to ours"] = ratios(level, mine) if level else "not before the cap"
+        told["to ours"] = ratios(level, mine) if level else "not in these epochs"
         print(json.dumps(told), flush=True)
 
 
