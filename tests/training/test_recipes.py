@@ -98,9 +98,16 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
     assert given[0].bf16, "this backbone gains by it"
 
 
-@pytest.mark.parametrize(("good", "optimiser", "body"), [(0.0, "sgd", 0.1), (1.1, "adamw", 1.0)])
+@pytest.mark.parametrize(
+    ("good", "optimiser", "body", "smoothing"), [(0.0, "sgd", 0.1, 0.0), (1.1, "adamw", 1.0, 0.05)]
+)
 def test_a_poor_head_lets_every_weight_change(
-    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, good: float, optimiser: str, body: float
+    drawn_dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    good: float,
+    optimiser: str,
+    body: float,
+    smoothing: float,
 ) -> None:
     """What counts as a good head is moved under and over what this one reaches."""
     given: list[Recipe] = []
@@ -114,7 +121,8 @@ def test_a_poor_head_lets_every_weight_change(
     backbone = load_backbone(PACKAGED)
     made = from_head(drawn_dataset, backbone, ("finetune", 2), None, "cpu", loop, silent)
     assert made.recipe == "finetune"
-    assert [(recipe.epochs, recipe.optimiser, recipe.body) for recipe in given] == [(2, optimiser, body)]
+    settings = [(recipe.epochs, recipe.optimiser, recipe.body, recipe.smoothing) for recipe in given]
+    assert settings == [(2, optimiser, body, smoothing)]
     assert finetuning(2, 1.0, head_accuracy=0.5) == Recipe(2, body=1.0), "this backbone states its own rate"
 
 

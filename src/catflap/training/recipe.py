@@ -40,11 +40,15 @@ class Recipe:
 def finetuning(epochs: int, body: float, head_accuracy: float) -> Recipe:
     """For weights that start with a head on frozen features, of this accuracy on validation, 0 to 1.
 
-    `body` is the rate that the backbone states. At a tenth its features are kept; when the head is poor all
-    the same, they must change, and AdamW gives every weight the step that it needs.
+    `body` is the rate that the backbone states; at 1 the features must change whatever the head. Else a good
+    head's are kept: small steps at a tenth, most of each photo, and labels as they are, for smoothed ones
+    spoil the probabilities of a head that is nearly always right. When the head is poor they must change,
+    and AdamW gives every weight the step that it needs.
     """
-    if body == 1 or head_accuracy >= GOOD_HEAD:
+    if body == 1:
         return Recipe(epochs, body=body)
+    if head_accuracy >= GOOD_HEAD:
+        return Recipe(epochs, rate=0.005, body=body, smoothing=0.0, smallest_crop=0.8)
     return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01)
 
 
