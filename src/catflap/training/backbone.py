@@ -88,7 +88,7 @@ def _new_resnet9(pretrained: bool) -> Backbone:
     network = ResNet9().eval()
     weights = digest_tensors(network.state_dict())
     half = (0.5,) * 3
-    return Backbone(RESNET9, network, FEATURES, half, half, weights, "none", rate=CUT_RATE, bf16=True)
+    return Backbone(RESNET9, network, FEATURES, half, half, weights, "none", bf16=True)
 
 
 def _load_lite(name: str, pretrained: bool) -> Backbone:

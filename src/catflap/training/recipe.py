@@ -14,9 +14,10 @@ class Recipe:
     """Settings of the loop; the backbone's rate is `body` × the head's.
 
     `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
-    processes together. `norm` says that batch norm learns its statistics anew,
-    which only a random start needs. `blended` says that the end is mixed with the start as
-    validation likes best. `bf16` says that processors which have bf16 compute in it, too; GPUs always do.
+    processes together. `smallest_crop` and `shift` are those of data.loader's Crops. `norm` says that batch
+    norm learns its statistics anew, which only a random start needs. `blended` says that the end is mixed
+    with the start as validation likes best. `bf16` says that processors which have bf16 compute in it, too;
+    GPUs always do.
     """
 
     epochs: int = 3
