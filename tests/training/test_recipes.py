@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from safetensors.torch import load_file
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
+from catflap.image import Frame
 from catflap.progress import silent
 from catflap.training.backbone import PACKAGED, RESNET9, load_backbone
 from catflap.training.finetune import finetune
 from catflap.training.network import Network
 from catflap.training.plan import Plan
 from catflap.training.recipe import Recipe, finetuning, scratch
-from catflap.training.recipes import from_head, from_scratch
+from catflap.training.recipes import from_head, from_scratch, side_of
 from catflap.training.teacher import teach
 from catflap.training.train import train
 from catflap.training.watching import watching
@@ -99,7 +101,8 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
 
 
 @pytest.mark.parametrize(
-    ("good", "optimiser", "body", "smoothing"), [(0.0, "sgd", 0.1, 0.0), (1.1, "adamw", 1.0, 0.05)]
+    ("good", "optimiser", "body", "smoothing", "shift"),
+    [(0.0, "sgd", 0.1, 0.0, 0.0), (1.1, "adamw", 1.0, 0.05, 0.125)],
 )
 def test_a_poor_head_lets_every_weight_change(
     drawn_dataset: Dataset,
@@ -108,6 +111,7 @@ def test_a_poor_head_lets_every_weight_change(
     optimiser: str,
     body: float,
     smoothing: float,
+    shift: float,
 ) -> None:
     """What counts as a good head is moved under and over what this one reaches."""
     given: list[Recipe] = []
@@ -121,9 +125,16 @@ def test_a_poor_head_lets_every_weight_change(
     backbone = load_backbone(PACKAGED)
     made = from_head(drawn_dataset, backbone, ("finetune", 2), None, "cpu", loop, silent)
     assert made.recipe == "finetune"
-    settings = [(recipe.epochs, recipe.optimiser, recipe.body, recipe.smoothing) for recipe in given]
-    assert settings == [(2, optimiser, body, smoothing)]
-    assert finetuning(2, 1.0, head_accuracy=0.5) == Recipe(2, body=1.0), "this backbone states its own rate"
+    assert [(one.optimiser, one.body, one.smoothing) for one in given] == [(optimiser, body, smoothing)]
+    assert [(one.epochs, one.shift) for one in given] == [(2, shift)]
+    stated = finetuning(2, 1.0, head_accuracy=0.5, side=64)
+    assert stated == Recipe(2, body=1.0), "this backbone states its own rate"
+    assert finetuning(2, 0.1, head_accuracy=0.5, side=65).shift == 0, "larger pictures are cropped"
+
+
+def test_the_side_is_what_the_network_sees_of_the_photos(drawn_dataset: Dataset) -> None:
+    assert side_of(drawn_dataset) == 64, "the frame's: the photos are larger"
+    assert side_of(replace(drawn_dataset, frame=Frame(224, 200))) == 160, "the photos' own"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.backbone import digest_tensors
 from catflap.training.curve import remember
+from catflap.training.folding import folded
 from catflap.training.head import log_loss
 from catflap.training.network import Network
 from catflap.training.processes import open_fabric, precision_on, refuse_other_steps
@@ -77,23 +79,25 @@ def finetune(
         photos, dataset.frame, share, start=begin, epochs=recipe.epochs, rank=fabric.global_rank, world=world,
         crops=Crops(recipe.smallest_crop, shift=recipe.shift), resize=resize, pixels=dataset.train_pixels(),
     )  # fmt: skip
-    for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
-        _set_rate(optimiser, _schedule(step, total, recipe))
-        losses, at_once = _backward(fabric, model, (frames, wanted(labels, ids)), recipe.smoothing, at_once)
-        norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
-        _refuse_non_finite(losses, norm, ids, step)
-        optimiser.step()
-        optimiser.zero_grad()
-        _average(state, recipe, step)
-        figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
-        remember(history, step + 1, (steps, total), figures)
-        if (step + 1) % steps == 0:
-            history[-1] |= (judged := _judged(fabric, network, whole(average), dataset))
-            figures |= judged
-        watch(step + 1, figures)
-        if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
-            save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
-        progress("finetune", step + 1, total)
+    with nullcontext() if recipe.norm else folded(state.network, dataset.frame):
+        for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
+            _set_rate(optimiser, _schedule(step, total, recipe))
+            batch = frames, wanted(labels, ids)
+            losses, at_once = _backward(fabric, model, batch, recipe.smoothing, at_once)
+            norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
+            _refuse_non_finite(losses, norm, ids, step)
+            optimiser.step()
+            optimiser.zero_grad()
+            _average(state, recipe, step)
+            figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
+            remember(history, step + 1, (steps, total), figures)
+            if (step + 1) % steps == 0:
+                history[-1] |= (judged := _judged(fabric, network, whole(average), dataset))
+                figures |= judged
+            watch(step + 1, figures)
+            if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
+                save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
+            progress("finetune", step + 1, total)
 
     fabric.barrier()
     logits, blends = _blend(network.eval(), start, whole(average), recipe.blended, dataset)

@@ -38,29 +38,34 @@ class Recipe:
     bf16: bool = False
 
 
-def finetuning(epochs: int, body: float, head_accuracy: float) -> Recipe:
+def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Recipe:
     """For weights that start with a head on frozen features, of this accuracy on validation, 0 to 1.
 
     `body` is the rate that the backbone states; at 1 the features must change whatever the head. Else a good
     head's are kept: small steps at a tenth, most of each photo, and labels as they are, for smoothed ones
     spoil the probabilities of a head that is nearly always right. When the head is poor they must change,
-    and AdamW gives every weight the step that it needs.
+    and AdamW gives every weight the step that it needs. Small pictures, of `side` pixels, are then moved
+    by up to an eighth; larger ones are cropped.
     """
     if body == 1:
         return Recipe(epochs, body=body)
     if head_accuracy >= GOOD_HEAD:
         return Recipe(epochs, rate=0.005, body=body, smoothing=0.0, smallest_crop=0.8)
-    return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01)
+    return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01, shift=_shift(side))
 
 
 def scratch(epochs: int, photos: int, side: int, bf16: bool = False) -> Recipe:
     """For weights that start at random: one large rate for all of them, and batch norm that learns.
 
-    Many photos are learnt from in larger batches. Small pictures, whose frame has `side` pixels, are moved
-    by up to an eighth; larger ones are cropped.
+    Many photos are learnt from in larger batches. Small pictures, of `side` pixels, are moved by up to an
+    eighth; larger ones are cropped.
     """
     batch, rate = (128, 0.2) if photos >= MANY_PHOTOS else (32, 0.1)
     return Recipe(
         epochs, batch=batch, rate=rate, body=1.0, decay=5e-4, smoothing=0.1, smallest_crop=0.35,
-        shift=1 / 8 if side <= SMALL_SIDE else 0.0, norm=True, blended=False, bf16=bf16,
+        shift=_shift(side), norm=True, blended=False, bf16=bf16,
     )  # fmt: skip
+
+
+def _shift(side: int) -> float:
+    return 1 / 8 if side <= SMALL_SIDE else 0.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import median_low
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -12,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from catflap.artifacts.dataset import Dataset
-from catflap.errors import CatflapError
-from catflap.image import Pixels
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Pixels, inspect
 from catflap.progress import Progress
 from catflap.training.backbone import Backbone
 from catflap.training.budget import epochs_within
@@ -22,6 +24,7 @@ from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network
 from catflap.training.recipe import Recipe, finetuning, scratch
 
+SAMPLE = 100  # photos, whose headers tell their size
 Logits = npt.NDArray[np.float32]
 History = list[dict[str, Any]]
 Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
@@ -66,7 +69,7 @@ def from_head(
     history = choice.tried
     if epochs:
         right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
-        logits, tuned = loop(network, finetuning(epochs, body.rate, float(right.mean())))
+        logits, tuned = loop(network, finetuning(epochs, body.rate, float(right.mean()), side_of(dataset)))
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if recipe == "finetune" or kept:
@@ -80,9 +83,19 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> T
     if not len(dataset.photos("validation")):
         raise CatflapError("The dataset has no validation photos.", "Prepare it from more photos.")
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
-    side = max(dataset.frame.width, dataset.frame.height)
-    logits, history = loop(network, scratch(epochs, photos, side, body.bf16))
+    logits, history = loop(network, scratch(epochs, photos, side_of(dataset), body.bf16))
     return Trained("scratch", network, logits, history, (epochs * photos, 0))
+
+
+def side_of(dataset: Dataset) -> int:
+    """The side in px of what is seen of most train photos: their own or, where it is less, the frame's."""
+    photos, seen = dataset.photos("train"), max(dataset.frame.width, dataset.frame.height)
+    sides = []
+    for position in np.argsort(photos.ids)[:SAMPLE]:
+        with suppress(BadPhoto):  # which the loader names
+            header = inspect(photos[int(position)])
+            sides.append(max(header.width, header.height))
+    return min(seen, median_low(sides)) if sides else seen
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
