@@ -1,9 +1,11 @@
-"""Five-fold accuracy of the head recipe: one test role of a few hundred photos cannot tell 0.990 from 0.995.
+"""Errors of head and fine-tuning over five folds: one test role of some hundred cannot tell 0.990 from 0.995.
 
 python benchmarks/folds.py --photos ../shared/data/photos --save lite0.npz
 python benchmarks/folds.py --photos ../shared/data/photos --backbone efficientnet_lite2_slim --size 320 \\
     --against lite0.npz
 python benchmarks/folds.py --photos ../shared/data/photos --int8
+python benchmarks/folds.py --photos ../shared/data/photos --backbone efficientnet_lite2_slim --size 320 \\
+    --finetune 2
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any
 import numpy as np
 from machine import header
 
-from catflap.artifacts.dataset import ROLES, Photos
+from catflap.artifacts.dataset import ROLES, Dataset, Photos
+from catflap.artifacts.folder import digest
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.gate import fidelity
@@ -28,14 +31,16 @@ from catflap.exporting.forms import CALIBRATION_FRAMES
 from catflap.exporting.quantise import quantise
 from catflap.exporting.rounding import round_weights
 from catflap.image import Frame
+from catflap.progress import silent
 from catflap.runtime.decisions import softmax
 from catflap.runtime.scoring import frames_of, score
 from catflap.runtime.session import open_model
 from catflap.training.backbone import load_backbone
-from catflap.training.features import features, open_extractor
-from catflap.training.head import choose_head
+from catflap.training.finetune import finetune
+from catflap.training.network import Network
 from catflap.training.onnx_graph import to_onnx
-from catflap.training.recipes import assemble
+from catflap.training.recipe import Recipe
+from catflap.training.recipes import History, Logits, from_head
 from catflap.training.slim import fit
 
 FOLDS = 5
@@ -53,6 +58,10 @@ def main() -> None:
         "--against", type=Path, metavar="FILE.npz", help="and compare with kept ones, photo by photo"
     )
     parser.add_argument("--int8", action="store_true", help="and what int8 answers, from raw bytes")
+    parser.add_argument(
+        "--finetune", type=int, default=0, metavar="EPOCHS",
+        help="and what is answered after so many, where a fold's validation photos like that better",
+    )  # fmt: skip
     args = parser.parse_args()
     frame = Frame(args.size, args.size)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,38 +70,71 @@ def main() -> None:
         labels, groups = photos.labels, photos.groups
         drawn = np.random.default_rng(0).integers(0, 10 * FOLDS, groups.max() + 1)[groups]
         fold, chooses = drawn % FOLDS, drawn // FOLDS == 0  # a tenth of the other folds chooses the strength
-        logits = np.zeros((len(labels), len(dataset.labels)), np.float32)
-        small = np.zeros_like(logits)
+        answers = {"head": np.zeros((len(labels), len(dataset.labels)), np.float32)}
+        answers |= {name: answers["head"].copy() for name in ("finetune", "int8") if getattr(args, name)}
         for number in range(FOLDS):
-            train, validation = (fold != number) & ~chooses, (fold != number) & chooses
-            body = fit(load_backbone(args.backbone), photos.take(np.flatnonzero(train)), frame)
-            rows = features(open_extractor(body, frame), photos)  # from the cache but for a slim backbone
-            choice = choose_head(
-                (rows[train], labels[train]), (rows[validation], labels[validation]), logits.shape[1]
-            )
             held = np.flatnonzero(fold == number)
-            logits[held] = choice.refitted.logits(rows[held])
-            if args.int8:
-                graph = to_onnx(assemble(body, choice.refitted), frame.height, frame.width)
-                shown = photos.take(np.flatnonzero(validation)[:CALIBRATION_FRAMES])
-                frames = np.concatenate(list(frames_of(shown, frame)))
-                int8 = open_model(quantise(round_weights(graph, frames), frames))
-                small[held] = score(int8, photos.take(held), frame)
-            print(f"fold {number + 1} of {FOLDS}", file=sys.stderr)
+            roles = {
+                "train": photos.take(np.flatnonzero((fold != number) & ~chooses)),
+                "validation": photos.take(np.flatnonzero((fold != number) & chooses)),
+            }
+            for name, given in judge(Fold(dataset, roles), photos.take(held), args).items():
+                answers[name][held] = given
+                wrong = int((given.argmax(1) != labels[held]).sum())
+                print(f"fold {number + 1} of {FOLDS}: {name}, {wrong} errors", file=sys.stderr)
     header(n=len(labels), folds=FOLDS, backbone=args.backbone, size=args.size)
-    show(logits, labels, groups, dataset.labels)
-    if args.int8:
-        print("int8")
-        show(small, labels, groups, dataset.labels)
-        lost = fidelity(softmax(logits, 1.0), softmax(small, 1.0), labels, groups)
-        print(json.dumps({"against": "float", **lost}))
+    kept = list(answers.values())[-1 - args.int8]
+    for name, given in answers.items():
+        print(name)
+        show(given, labels, groups, dataset.labels)
+    for name, given in list(answers.items())[1:]:
+        other = answers["head"] if name == "finetune" else kept
+        lost = fidelity(softmax(other, 1.0), softmax(given, 1.0), labels, groups)
+        print(json.dumps({name: "against the head" if name == "finetune" else "against float", **lost}))
     if args.save:
-        np.savez(args.save, ids=photos.ids, labels=labels, groups=groups, logits=logits)
+        np.savez(args.save, ids=photos.ids, labels=labels, groups=groups, logits=kept)
     if args.against:
         other = np.load(args.against)
         order = np.argsort(other["ids"])[np.argsort(np.argsort(photos.ids))]
-        lost = fidelity(softmax(other["logits"][order], 1.0), softmax(logits, 1.0), labels, groups)
+        lost = fidelity(softmax(other["logits"][order], 1.0), softmax(kept, 1.0), labels, groups)
         print(json.dumps({"against": str(args.against), **lost}))
+
+
+class Fold:
+    """What training asks of a Dataset, with other photos in its roles."""
+
+    def __init__(self, dataset: Dataset, roles: dict[str, Photos]) -> None:
+        self.frame, self.labels, self.photos = dataset.frame, dataset.labels, roles.__getitem__
+        self.sha256 = digest([roles[name].ids.tolist() for name in roles])
+
+    def train_pixels(self) -> None:
+        """There is no memory map of them."""
+
+
+def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits]:
+    """Logits of the photos that the fold has not seen: of the head, after fine-tuning, and in int8."""
+    body = fit(load_backbone(args.backbone), fold.photos("train"), fold.frame)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def loop(network: Network, recipe: Recipe) -> tuple[Logits, History]:
+            return finetune(network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent)
+
+        trained = from_head(fold, body, ("head", 0), None, "cpu", loop, silent)
+        graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
+        answers = {"head": score(open_model(graph), held, fold.frame)}
+        if args.finetune:
+            trained = from_head(fold, body, ("either", args.finetune), None, "cpu", loop, silent)
+            for entry in trained.history:
+                if "validation_log_loss" in entry and entry["step"] in ("finetune", "blend"):
+                    print(json.dumps(entry), file=sys.stderr)
+            graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
+            answers["finetune"] = score(open_model(graph), held, fold.frame)
+    if args.int8:
+        shown = fold.photos("validation")
+        frames = np.concatenate(list(frames_of(shown.take(np.arange(CALIBRATION_FRAMES)), fold.frame)))
+        int8 = open_model(quantise(round_weights(graph, frames), frames))
+        answers["int8"] = score(int8, held, fold.frame)
+    return answers
 
 
 def show(logits: Any, labels: Any, groups: Any, names: tuple[str, ...]) -> None:

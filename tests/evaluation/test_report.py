@@ -242,6 +242,7 @@ def test_a_search_is_a_table(tmp_path):
         "step": "trial",
         "backbone": "lite<0>",
         "size": 288,
+        "fit": "crop",
         "share": 1.0,
         "fp32_ms": 7.25,
         "int8_mb": 3.6,
@@ -249,7 +250,7 @@ def test_a_search_is_a_table(tmp_path):
     best = {**trial, "validation_log_loss": 0.0412, "validation_accuracy": 0.9912, "picked": True}
     report = with_history(tmp_path / "report", [best, {**trial, "validation_log_loss": float("inf")}])
     words = Page(report.page.read_text("utf-8")).words
-    assert {"lite<0>", " (picked)", "0.0412", "99.1 %", "–"} <= set(words)
+    assert {"lite<0>", " (picked)", "crop", "0.0412", "99.1 %", "–"} <= set(words)
     json.dumps(report.to_json() | report.learning, allow_nan=False)
 
 

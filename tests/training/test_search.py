@@ -11,14 +11,15 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
 from catflap.exporting.export import export
-from catflap.image import Frame
 from catflap.progress import silent
 from catflap.training import search as room
 from catflap.training.plan import Plan
 from catflap.training.search import Limits, Trial, _pareto, _share, search
 from catflap.training.train import train
 
-SMALL = (("efficientnet_lite0", 32), ("efficientnet_lite0", 48), ("efficientnet_lite1", 48))
+SMALL = (
+    ("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True), ("efficientnet_lite1", 48, False),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -36,12 +37,12 @@ def test_parts_of_the_photos_lie_inside_the_larger_ones(drawn_dataset: Dataset) 
 
 def test_pareto_is_what_nothing_beats() -> None:
     good, dear, poor, fast = (
-        Trial("x", 1, ms, 1.0, share=1.0, validation_log_loss=loss)
+        Trial("x", 1, "squash", ms, 1.0, share=1.0, validation_log_loss=loss)
         for ms, loss in ((2, 0.1), (3, 0.1), (2, 0.2), (1, 0.3))
     )
     table = [good, dear, poor, fast]
     assert [trial for trial in table if _pareto(trial, table)] == [good, fast]
-    untried = Trial("x", 1, 0.5, 1.0)
+    untried = Trial("x", 1, "squash", 0.5, 1.0)
     assert not _pareto(untried, [*table, untried])
 
 
@@ -55,17 +56,18 @@ def test_what_cannot_be_is_refused_with_the_nearest(drawn_dataset: Dataset) -> N
 def test_the_pick_travels_to_the_bundle(drawn_dataset: Dataset, tmp_path: Path) -> None:
     checkpoint = train(drawn_dataset, tmp_path / "checkpoint", Plan(trials=3))
     rows = [entry for entry in checkpoint.history if entry["step"] == "trial"]
-    assert [(row["backbone"], row["size"]) for row in rows] == list(SMALL)
+    assert [(row["backbone"], row["size"], row["fit"] == "crop") for row in rows] == list(SMALL)
     (picked,) = (row for row in rows if row["picked"])
     whole = [row for row in rows if row["share"] == 1.0]
     assert picked["validation_log_loss"] == min(row["validation_log_loss"] for row in whole)
     assert len(whole) == 1, "three, then two, then one"
     assert any(row["pareto"] for row in rows)
     assert (checkpoint.backbone, checkpoint.frame.width) == (picked["backbone"], picked["size"])
+    assert checkpoint.frame.fit == picked["fit"]
     assert checkpoint.made_from == Plan(trials=3).fingerprint(drawn_dataset)
     assert checkpoint.made_from != Plan().fingerprint(drawn_dataset)
     export(checkpoint, drawn_dataset, tmp_path / "x.catflap", variants=("fp32",))
-    assert read_bundle(tmp_path / "x.catflap").frame == Frame(picked["size"], picked["size"])
+    assert read_bundle(tmp_path / "x.catflap").frame == checkpoint.frame
 
 
 @pytest.mark.slow

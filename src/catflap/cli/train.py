@@ -58,7 +58,7 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, default=0, metavar="N",
-        help="try N backbones and frame sizes first, by successive halving, and train the best",
+        help="try N backbones, frame sizes and fits first, by successive halving, and train the best",
     )  # fmt: skip
     parser.add_argument(
         "--search-ms",

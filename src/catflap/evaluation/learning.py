@@ -38,7 +38,8 @@ def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _trial(entry: dict[str, Any]) -> dict[str, Any]:
     numbers = {name: _number(entry.get(name)) for name in TRIAL}
-    return {"backbone": str(entry.get("backbone")), **numbers, "picked": entry.get("picked") is True}
+    words = {"backbone": str(entry.get("backbone")), "fit": str(entry.get("fit", "–"))}
+    return {**words, **numbers, "picked": entry.get("picked") is True}
 
 
 def _heads(entries: Entries) -> Entries:

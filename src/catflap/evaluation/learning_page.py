@@ -40,6 +40,7 @@ def trial_rows(learnt: Mapping[str, Any]) -> list[str]:
     for trial in learnt.get("trials", []):
         cells = [
             _shown(trial["size"], "g"),
+            text(trial["fit"]),
             percent(trial["share"], 0),
             _shown(trial["validation_log_loss"], ".4f"),
             percent(trial["validation_accuracy"]),
@@ -54,6 +55,7 @@ def trial_rows(learnt: Mapping[str, Any]) -> list[str]:
 TRIAL_HEADS = (
     "backbone",
     "size, px",
+    "fit",
     "of the train photos",
     "log loss",
     "accuracy",

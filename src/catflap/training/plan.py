@@ -25,8 +25,8 @@ class Plan:
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
     `epochs`; "scratch" trains every weight from a random start. With `minutes` the head is followed by
     as many epochs of fine-tuning as fit, and validation decides which is kept. `teacher` is a Checkpoint
-    whose opinion of the train photos is learnt beside their labels. With `trials` so many backbones and
-    frame sizes are tried first, within `limits`, and the best takes the place of `backbone` and frame.
+    whose opinion of the train photos is learnt beside their labels. With `trials` so many backbones,
+    frame sizes and fits are tried first, within `limits`, and the best replaces `backbone` and frame.
     """
 
     backbone: str = PACKAGED

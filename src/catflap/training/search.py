@@ -1,4 +1,4 @@
-"""Which backbone at which frame size: heads on frozen features, by successive halving on validation."""
+"""Which backbone at which frame size and fit: heads on frozen features, by successive halving."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from catflap.training.head import choose_head
 from catflap.training.slim import fit
 
 ORDER = (  # the first N are tried: what did well elsewhere comes first (docs/concepts/recipes.md)
-    ("efficientnet_lite0", 288), ("efficientnet_lite2_slim", 320), ("efficientnet_lite1", 288),
-    ("efficientnet_lite0", 224), ("efficientnet_lite2_slim", 256), ("efficientnet_lite2", 320),
-    ("efficientnet_lite0", 160), ("efficientnet_lite1", 240), ("efficientnet_lite0", 128),
-    ("efficientnet_lite0", 320),
+    ("efficientnet_lite0", 288, False), ("efficientnet_lite2_slim", 320, False),
+    ("efficientnet_lite2_slim", 320, True), ("efficientnet_lite1", 288, False),
+    ("efficientnet_lite0", 288, True), ("efficientnet_lite0", 224, False),
+    ("efficientnet_lite2_slim", 256, False), ("efficientnet_lite2", 320, False),
+    ("efficientnet_lite0", 160, False), ("efficientnet_lite1", 240, False),
+    ("efficientnet_lite0", 128, False), ("efficientnet_lite0", 320, False),
 )  # fmt: skip
+OTHER_FIT = {"squash": "crop", "crop": "squash"}  # for the trials marked True; the rest have the Dataset's
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos; after each the better half goes on
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 MOST_TRIALS = len(ORDER)
@@ -41,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Trial:
-    """One backbone at one size: what it costs, and what it reaches with a share of the train photos.
+    """One backbone at one size and fit: what it costs, and what it reaches with a share of the train photos.
 
     `int8_mb` is what its weights will take in int8, about; `pareto` says that no other trial is at
     least as good in log loss, milliseconds and size, and better in one.
@@ -49,6 +52,7 @@ class Trial:
 
     backbone: str
     size: int
+    fit: str
     fp32_ms: float
     int8_mb: float
     share: float = 0.0
@@ -69,14 +73,14 @@ def search(
     that nothing is worked out twice. Raises Refused, with the nearest, when nothing keeps the limits.
     """
     table, backbones, extractors = {}, {}, {}
-    for number, (name, size) in enumerate(ORDER[:trials]):
+    for number, (name, size, other) in enumerate(ORDER[:trials]):
         progress("trials measured", number, trials)
-        frame = replace(dataset.frame, width=size, height=size)
+        way = OTHER_FIT[dataset.frame.fit] if other else dataset.frame.fit
+        key, frame = (name, size, way), replace(dataset.frame, width=size, height=size, fit=way)
         backbone = fit(load_backbone(name), dataset.photos("train"), frame, device=device, progress=progress)
-        table[name, size] = _measured(backbone, frame, limits)
-        if table[name, size].fits:
-            backbones[name, size] = backbone
-            extractors[name, size] = open_extractor(backbone, frame, device=device)
+        table[key] = _measured(backbone, frame, limits)
+        if table[key].fits:
+            backbones[key], extractors[key] = backbone, open_extractor(backbone, frame, device=device)
     progress("trials measured", trials, trials)
     if not extractors:
         raise _nothing_fits(list(table.values()), limits)
@@ -91,10 +95,10 @@ def search(
     return backbones[best], extractors[best].frame, [_entry(row, best) for row in rows]
 
 
-def _entry(trial: Trial, best: tuple[str, int]) -> dict[str, Any]:
+def _entry(trial: Trial, best: tuple[str, int, str]) -> dict[str, Any]:
     """A trial for the history; one without photos has no log loss, and JSON knows no infinity."""
     loss = trial.validation_log_loss if trial.share else None
-    picked = (trial.backbone, trial.size) == best
+    picked = (trial.backbone, trial.size, trial.fit) == best
     return {"step": "trial", **asdict(trial), "validation_log_loss": loss, "picked": picked}
 
 
@@ -107,7 +111,7 @@ def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:
         start = perf_counter()
         model(blank)
         taken.append((perf_counter() - start) * 1e3)
-    trial = Trial(backbone.name, frame.width, median(taken), len(graph) * INT8_SHARE / 1e6)
+    trial = Trial(backbone.name, frame.width, frame.fit, median(taken), len(graph) * INT8_SHARE / 1e6)
     over_ms = limits.max_ms is not None and trial.fp32_ms > limits.max_ms
     over_mb = limits.max_mb is not None and trial.int8_mb > limits.max_mb
     return replace(trial, fits=not (over_ms or over_mb))
@@ -116,7 +120,7 @@ def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:
 def _tried(trial: Trial, extractor: Extractor, dataset: Dataset, share: float, progress: Progress) -> Trial:
     """The trial with what a head reaches that learns from a share of the train photos."""
     train, validation = _share(dataset.photos("train"), share), dataset.photos("validation")
-    step = f"{trial.backbone} at {trial.size} px"
+    step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
     known = [
         (features(extractor, photos, step=step, progress=progress), photos.labels)
         for photos in (train, validation)
