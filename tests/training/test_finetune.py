@@ -85,9 +85,8 @@ def test_it_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
     assert epochs[-1] < epochs[0]
     judged = [entry for entry in history if entry["step"] == "finetune"]
     assert judged[-1]["validation_accuracy"] == 1.0
-    assert judged[-1]["validation_log_loss"] == pytest.approx(losses[1.0], rel=1e-5), (
-        "both are of the average"
-    )
+    best = min(entry["validation_log_loss"] for entry in judged)
+    assert best == pytest.approx(losses[1.0], rel=1e-5), "both are of the average after the best epoch"
     assert judged[0]["validation_log_loss"] > 2 * judged[-1]["validation_log_loss"]
 
 
@@ -165,6 +164,30 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(
     assert weights(again) == weights(network)
     assert np.array_equal(same_logits, logits)
     assert same_history == history
+
+
+@pytest.mark.parametrize("stop", [0, 11])  # after the second of three epochs of five steps
+def test_the_best_epoch_is_kept_also_over_a_stop(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Validation's opinion is given here, so that an epoch in the middle is the best."""
+    after: list[dict[str, torch.Tensor]] = []
+
+    def judged(*given: Any) -> dict[str, float]:
+        after.append({name: tensor.clone() for name, tensor in given[2].items()})
+        return {"validation_log_loss": (0.3, 0.1, 0.2)[len(after) - 1]}
+
+    monkeypatch.setattr("catflap.training.finetune._judged", judged)
+    unblended = replace(RECIPE, blended=False)
+    if stop:
+        with pytest.raises(Stop):
+            run(drawn_dataset, tmp_path / "resume", unblended, stop=stop)
+    network, _, _ = run(drawn_dataset, tmp_path / "resume", unblended)
+    assert len(after) == 3, "no epoch was judged twice"
+    different = [not torch.equal(after[1][name], after[2][name]) for name in after[1]]
+    assert any(different)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, after[1][name]), name
 
 
 def test_a_curve_has_few_points_whose_mean_is_the_epochs_loss() -> None:

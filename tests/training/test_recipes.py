@@ -78,7 +78,10 @@ def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: 
     assert not torch.equal(network.state_dict()["backbone.norm.running_mean"], before)
     assert not network.training
     assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() >= 0.9
-    assert [entry["share"] for entry in history if entry["step"] == "blend"] == [1.0]
+    (blend,) = (entry for entry in history if entry["step"] == "blend")
+    losses = [entry["validation_log_loss"] for entry in history if entry["step"] == "finetune"]
+    assert (len(losses), blend["share"]) == (12, 1.0)
+    assert blend["validation_log_loss"] == pytest.approx(min(losses), abs=1e-6), "the best epoch is kept"
 
 
 @pytest.mark.parametrize(("many", "batch"), [(10_000, 32), (1, 128)])

@@ -29,7 +29,7 @@ from catflap.training.network import Network
 from catflap.training.processes import open_fabric, precision_on, refuse_other_steps
 from catflap.training.recipe import Recipe
 from catflap.training.resizing import resize
-from catflap.training.resume import State, load_state, save_state
+from catflap.training.resume import FORMAT, State, load_state, save_state
 from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
 from catflap.training.watching import Watch, unseen
 
@@ -56,9 +56,10 @@ def finetune(
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
     `targets`, float32 (train photos, labels), are probabilities to learn in place of the labels. The
-    answer is the running average of the weights, blended with those it started from as validation
-    likes best (Wortsman et al. 2022, WiSE-FT), so it is never worse there than its start. `resume` is a
-    file, written every `save_every` steps; with it the run goes on mid-epoch and ends with the same weights.
+    answer is the running average of the weights after the epoch that validation likes best, blended with
+    those it started from as it likes best (Wortsman et al. 2022, WiSE-FT): never worse there than either.
+    `resume` is a file, written every `save_every` steps; with it the run goes on mid-epoch and ends with
+    the same weights.
     `watch` gets each step's number, loss and rate, and validation's figures. `strategy`: ddp or fsdp.
     """
     keep_memory()
@@ -94,13 +95,14 @@ def finetune(
             if (step + 1) % steps == 0:
                 history[-1] |= (judged := _judged(fabric, network, whole(average), dataset))
                 figures |= judged
+                _keep_best(state, history)
             watch(step + 1, figures)
             if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
                 save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
             progress("finetune", step + 1, total)
 
     fabric.barrier()
-    logits, blends = _blend(network.eval(), start, whole(average), recipe.blended, dataset)
+    logits, blends = _blend(network.eval(), start, whole(state.best), recipe.blended, dataset)
     return logits, [{"step": "settings", **vars(recipe), "precision": precision}, *history, *blends]
 
 
@@ -109,7 +111,7 @@ def _ready(fabric: Fabric, network: Network, recipe: Recipe, strategy: str) -> t
     learner = learner_of(network, fabric.device, strategy)
     model = fabric.setup_module(learner.train(recipe.norm))
     optimiser: Any = fabric.setup_optimizers(_optimiser(learner, recipe))
-    return model, _copied(network), State(learner, optimiser, _copied(learner))
+    return model, _copied(network), State(learner, optimiser, _copied(learner), _copied(learner))
 
 
 def _identity(
@@ -123,7 +125,7 @@ def _identity(
     """What a run is made from: a stopped one goes on only when all of it is the same."""
     taught = {} if targets is None else {"targets": torch.from_numpy(targets)}
     tensors = [digest_tensors(start), digest_tensors(taught)]
-    return digest([dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__)])
+    return digest([FORMAT, dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__)])
 
 
 def _backward(
@@ -212,28 +214,37 @@ def _average(state: State, recipe: Recipe, step: int) -> None:
             state.average[name].lerp_(tensor, 1 - keep)
 
 
+@torch.no_grad()
+def _keep_best(state: State, history: list[dict[str, Any]]) -> None:
+    """Keep the average after this epoch where validation likes none before it as much."""
+    losses = [entry["validation_log_loss"] for entry in history if entry["step"] == "finetune"]
+    if losses[-1] <= min(losses):
+        for name, tensor in state.average.items():
+            state.best[name].copy_(tensor)
+
+
 def _blend(
-    network: Network, start: Tensors, average: Tensors, blended: bool, dataset: Dataset
+    network: Network, start: Tensors, best: Tensors, blended: bool, dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
-    """Put the blend of start and average into the network that validation likes best; and what was tried."""
+    """Put the blend of start and best epoch that validation likes most into the network; and all tried."""
     validation, tried, losses = dataset.photos("validation"), [], []
     shares = BLENDS if blended else (1.0,)
     for share in shares:
-        network.load_state_dict(_mixed(start, average, share))
+        network.load_state_dict(_mixed(start, best, share))
         tried.append(_answers(network, validation, dataset.frame))
         losses.append(log_loss(tried[-1], validation.labels))
-    best = int(np.argmin(losses))
-    network.load_state_dict(_mixed(start, average, shares[best]))
+    kept = int(np.argmin(losses))
+    network.load_state_dict(_mixed(start, best, shares[kept]))
     history = [
-        {"step": "blend", "share": share, "validation_log_loss": loss, "kept": number == best}
+        {"step": "blend", "share": share, "validation_log_loss": loss, "kept": number == kept}
         for number, (share, loss) in enumerate(zip(shares, losses, strict=True))
     ]
-    return tried[best], history
+    return tried[kept], history
 
 
-def _mixed(start: Tensors, average: Tensors, share: float) -> Tensors:
+def _mixed(start: Tensors, end: Tensors, share: float) -> Tensors:
     return {
-        name: torch.lerp(tensor, average[name], share) if tensor.is_floating_point() else tensor
+        name: torch.lerp(tensor, end[name], share) if tensor.is_floating_point() else tensor
         for name, tensor in start.items()
     }
 

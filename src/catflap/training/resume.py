@@ -16,14 +16,20 @@ from catflap.artifacts.folder import sweep, whole_file
 from catflap.training.network import Network
 from catflap.training.sharding import Tensors, spread_like, whole
 
+FORMAT = 2  # of the file; one of another format is of another run
+
 
 @dataclass(frozen=True)
 class State:
-    """Everything that the next step depends on; `average` is the running average of the weights."""
+    """Everything that the rest of a run depends on.
+
+    `average` is the running average of the weights, `best` that after the best epoch so far.
+    """
 
     network: Network
     optimiser: torch.optim.Optimizer
     average: Tensors
+    best: Tensors
 
 
 def save_state(path: Path | None, run: str, step: int, history: list[dict[str, Any]], state: State) -> None:
@@ -33,6 +39,7 @@ def save_state(path: Path | None, run: str, step: int, history: list[dict[str, A
     """
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     for number, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"moments.{number}.{name}": tensor for name, tensor in moments.items()}
     tensors = whole(tensors)
@@ -53,7 +60,8 @@ def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, 
         if described.get("run") != run:
             return 0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for prefix, into in (("network.", state.network.state_dict()), ("average.", state.average)):
+        parts = {"network.": state.network.state_dict(), "average.": state.average, "best.": state.best}
+        for prefix, into in parts.items():
             for name, tensor in _under(prefix, tensors).items():
                 into[name].copy_(spread_like(tensor, into[name]))
         kept = state.optimiser.state_dict()
