@@ -1,6 +1,6 @@
 // The page: pictures in, the answer on the screen. See docs/guides/camera-page.md.
 
-import "./style.css";
+import "./style/index.css";
 import { bindAdjust, priorOf, trainedPrior, type Adjustment } from "./adjust";
 import { isAllowed, listCameras, nextPicture, startCamera, type Camera } from "./camera";
 import { startWorker } from "./client";
