@@ -59,14 +59,13 @@ def finetune(
     answer is the running average of the weights after the epoch that validation likes best, blended with
     those it started from as it likes best (Wortsman et al. 2022, WiSE-FT): never worse there than either.
     `resume` is a file, written every `save_every` steps; with it the run goes on mid-epoch and ends with
-    the same weights.
-    `watch` gets each step's number, loss and rate, and validation's figures. `strategy`: ddp or fsdp.
+    the same weights. `watch` gets each step's figures. `strategy`, of many processes: ddp or fsdp.
     """
     keep_memory()
     photos, precision = dataset.photos("train"), precision_on(device, bf16=recipe.bf16)
     fabric = open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
-    optimiser, average, world = state.optimiser, state.average, fabric.world_size
+    optimiser, world = state.optimiser, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
     steps = -(-(len(photos) // world) // share)
     total = steps * recipe.epochs
@@ -83,8 +82,7 @@ def finetune(
     with nullcontext() if recipe.norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
             _set_rate(optimiser, _schedule(step, total, recipe))
-            batch = frames, wanted(labels, ids)
-            losses, at_once = _backward(fabric, model, batch, recipe.smoothing, at_once)
+            losses, at_once = _backward(fabric, model, frames, wanted(labels, ids), recipe.smoothing, at_once)
             norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
             _refuse_non_finite(losses, norm, ids, step)
             optimiser.step()
@@ -93,9 +91,7 @@ def finetune(
             figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
             remember(history, step + 1, (steps, total), figures)
             if (step + 1) % steps == 0:
-                history[-1] |= (judged := _judged(fabric, network, whole(average), dataset))
-                figures |= judged
-                _keep_best(state, history)
+                figures |= _end_epoch(fabric, network, state, history, dataset)
             watch(step + 1, figures)
             if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
                 save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
@@ -131,7 +127,8 @@ def _identity(
 def _backward(
     fabric: Fabric,
     model: Any,
-    batch: tuple[Pixels, torch.Tensor],
+    frames: Pixels,
+    targets: torch.Tensor,
     smoothing: float,
     at_once: int,
 ) -> tuple[torch.Tensor, int]:
@@ -139,7 +136,6 @@ def _backward(
 
     A GPU that runs out of memory gets half as many, again and again; the gradients are the same sums.
     """
-    frames, targets = batch
     while True:
         try:
             losses = []
@@ -215,12 +211,17 @@ def _average(state: State, recipe: Recipe, step: int) -> None:
 
 
 @torch.no_grad()
-def _keep_best(state: State, history: list[dict[str, Any]]) -> None:
-    """Keep the average after this epoch where validation likes none before it as much."""
+def _end_epoch(
+    fabric: Fabric, network: Network, state: State, history: list[dict[str, Any]], dataset: Dataset
+) -> dict[str, float]:
+    """Judge the average, and keep it where validation likes none before it as much."""
+    judged = _judged(fabric, network, whole(state.average), dataset)
+    history[-1] |= judged
     losses = [entry["validation_log_loss"] for entry in history if entry["step"] == "finetune"]
     if losses[-1] <= min(losses):
         for name, tensor in state.average.items():
             state.best[name].copy_(tensor)
+    return judged
 
 
 def _blend(
