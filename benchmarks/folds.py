@@ -53,6 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=288)
+    parser.add_argument("--fit", default="squash", choices=("squash", "crop"))
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="keep the logits")
     parser.add_argument(
         "--against", type=Path, metavar="FILE.npz", help="and compare with kept ones, photo by photo"
@@ -63,7 +64,7 @@ def main() -> None:
         help="and what is answered after so many, where a fold's validation photos like that better",
     )  # fmt: skip
     args = parser.parse_args()
-    frame = Frame(args.size, args.size)
+    frame = Frame(args.size, args.size, fit=args.fit)
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(scan(args.photos, Path(folder) / "m"), Path(folder) / "d", frame=frame)
         photos = together([dataset.photos(role) for role in ROLES])
@@ -82,7 +83,7 @@ def main() -> None:
                 answers[name][held] = given
                 wrong = int((given.argmax(1) != labels[held]).sum())
                 print(f"fold {number + 1} of {FOLDS}: {name}, {wrong} errors", file=sys.stderr)
-    header(n=len(labels), folds=FOLDS, backbone=args.backbone, size=args.size)
+    header(n=len(labels), folds=FOLDS, backbone=args.backbone, size=args.size, fit=args.fit)
     kept = list(answers.values())[-1 - args.int8]
     for name, given in answers.items():
         print(name)
