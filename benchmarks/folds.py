@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,13 @@ def main() -> None:
                 wrong = int((given.argmax(1) != labels[held]).sum())
                 print(f"fold {number + 1} of {FOLDS}: {name}, {wrong} errors", file=sys.stderr)
     header(n=len(labels), folds=FOLDS, backbone=args.backbone, size=args.size, fit=args.fit)
-    kept = list(answers.values())[-1 - args.int8]
+    kept = answers.get("finetune", answers["head"])
     for name, given in answers.items():
         print(name)
         show(given, labels, groups, dataset.labels)
-    for name, given in list(answers.items())[1:]:
-        other = answers["head"] if name == "finetune" else kept
-        lost = fidelity(softmax(other, 1.0), softmax(given, 1.0), labels, groups)
-        print(json.dumps({name: "against the head" if name == "finetune" else "against float", **lost}))
+    for (before, start), (name, given) in pairwise(answers.items()):  # each is made from the one before it
+        lost = fidelity(softmax(start, 1.0), softmax(given, 1.0), labels, groups)
+        print(json.dumps({"of": name, "against": before, **lost}))
     if args.save:
         np.savez(args.save, ids=photos.ids, labels=labels, groups=groups, logits=kept)
     if args.against:
@@ -131,8 +131,9 @@ def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits
             graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
             answers["finetune"] = score(open_model(graph), held, fold.frame)
     if args.int8:
-        shown = fold.photos("validation")
-        frames = np.concatenate(list(frames_of(shown.take(np.arange(CALIBRATION_FRAMES)), fold.frame)))
+        known = fold.photos("validation")
+        shown = known.take(np.arange(len(known))[:CALIBRATION_FRAMES])
+        frames = np.concatenate(list(frames_of(shown, fold.frame)))
         int8 = open_model(quantise(round_weights(graph, frames), frames))
         answers["int8"] = score(int8, held, fold.frame)
     return answers
