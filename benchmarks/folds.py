@@ -24,6 +24,7 @@ from machine import header
 
 from catflap.artifacts.dataset import ROLES, Dataset, Photos
 from catflap.artifacts.folder import digest
+from catflap.cli.prepare import sides
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.gate import fidelity
@@ -53,7 +54,7 @@ def main() -> None:
         "--photos", type=Path, default=Path(os.environ.get("CATFLAP_PHOTOS", "../shared/data/photos"))
     )
     parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=288)
+    parser.add_argument("--size", type=sides, default="288", metavar="PX or WIDTHxHEIGHT")
     parser.add_argument("--fit", default="squash", choices=("squash", "crop"))
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="keep the logits")
     parser.add_argument(
@@ -65,7 +66,7 @@ def main() -> None:
         help="and what is answered after so many, where a fold's validation photos like that better",
     )  # fmt: skip
     args = parser.parse_args()
-    frame = Frame(args.size, args.size, fit=args.fit)
+    frame = Frame(*args.size, fit=args.fit)
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(scan(args.photos, Path(folder) / "m"), Path(folder) / "d", frame=frame)
         photos = together([dataset.photos(role) for role in ROLES])

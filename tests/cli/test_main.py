@@ -76,7 +76,16 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
 )
 
 
-@pytest.mark.parametrize("words", [(), ("scna",), ("doctor", "--nonsense"), ("doctor", "surplus")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("scna",),
+        ("doctor", "--nonsense"),
+        ("doctor", "surplus"),
+        ("prepare", "m", "-o", "d", "--size", "9y"),
+    ],
+)
 def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None:
     answer = catflap(*words)
     assert answer.returncode == 2

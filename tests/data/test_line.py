@@ -106,6 +106,8 @@ def test_the_commands_answer_as_the_design_says(tmp_path: Path) -> None:
     assert prepared["shards"] == 4
     assert prepared["bytes"] == sum(path.stat().st_size for path in source.glob("*/*.jpg"))
     assert prepared["frame"]["width"] == 64
+    wide = catflap("prepare", str(tmp_path / "m"), "-o", str(tmp_path / "w"), "--size", "96x64", "--json")
+    assert (wide["frame"]["width"], wide["frame"]["height"]) == (96, 64)
 
 
 def test_roles_of_real_digits_are_sane(tmp_path: Path) -> None:

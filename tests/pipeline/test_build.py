@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import WEIGHTS
 from catflap.errors import CatflapError
-from catflap.image import encode
+from catflap.image import Frame, encode
 from catflap.pipeline.build import build
+from catflap.verification.verify import verify
 from tests.drawn import FRAME, Exported, drawn
 
 STEPS = ["scan", "prepare", "train", "export", "evaluate"]
@@ -90,6 +92,16 @@ def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
     assert out.read_bytes() == drawn_bundle.path.read_bytes()
     left = {path.name for path in [*tmp_path.iterdir(), *out.with_suffix(".build").iterdir()]}
     assert left == {"cache", "tiny.catflap", "tiny.build", "manifest", "dataset", "checkpoint", "report"}
+
+
+@pytest.mark.slow
+def test_a_frame_that_is_no_square_goes_the_whole_line(drawn_bundle: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "wide.catflap"
+    summary = build(drawn_bundle.path.with_name("photos"), out, frame=Frame(96, 64))
+    assert summary["verdict"] == "pass"
+    bundle = read_bundle(out)
+    assert (bundle.frame.width, bundle.frame.height) == (96, 64)
+    assert verify(out).passed
 
 
 def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:

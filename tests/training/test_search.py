@@ -11,10 +11,11 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
 from catflap.exporting.export import export
+from catflap.image import Frame
 from catflap.progress import silent
 from catflap.training import search as room
 from catflap.training.plan import Plan
-from catflap.training.search import Limits, Trial, _pareto, _share, search
+from catflap.training.search import Limits, Trial, _framed, _pareto, _share, search
 from catflap.training.train import train
 
 SMALL = (
@@ -33,6 +34,14 @@ def test_parts_of_the_photos_lie_inside_the_larger_ones(drawn_dataset: Dataset) 
     parts = [set(_share(photos, share).ids) for share in room.RUNGS]
     assert parts[0] < parts[1] < parts[2] == set(photos.ids)
     assert len(parts[0]) == round(len(photos) / 4)
+
+
+def test_trials_keep_the_shape_of_the_frame() -> None:
+    square, wide = Frame(64, 64), Frame(352, 288)
+    assert _framed(square, 240, "crop") == Frame(240, 240, "crop")
+    assert _framed(wide, 320, "squash") == Frame(352, 288, "squash")
+    tried = _framed(wide, 160, "squash")
+    assert (tried.width, tried.height) == (176, 144)
 
 
 def test_pareto_is_what_nothing_beats() -> None:
@@ -80,3 +89,14 @@ def test_limits_are_kept(drawn_dataset: Dataset) -> None:
     assert rows[2]["share"] == 0, "what does not fit costs no photo"
     assert rows[2]["validation_log_loss"] is None
     json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+def test_within_minutes_validation_chooses_the_recipe_of_the_pick(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    checkpoint = train(drawn_dataset, tmp_path / "checkpoint", Plan(trials=2, minutes=1.0))
+    assert {entry["step"] for entry in checkpoint.history} >= {"trial", "head", "finetune", "blend"}
+    (kept,) = (entry["share"] for entry in checkpoint.history if entry["step"] == "blend" and entry["kept"])
+    assert checkpoint.recipe == ("finetune" if kept else "head")

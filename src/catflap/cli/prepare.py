@@ -39,18 +39,30 @@ def framing(parser: argparse.ArgumentParser) -> None:
     """How photos become pixels: the options that `prepare` and `build` share."""
     frame = Frame()
     parser.add_argument(
-        "--size", type=int, default=frame.width, metavar="PX",
-        help=f"side of the square that the model sees (default: {frame.width})",
+        "--size", type=sides, default=(frame.width, frame.height), metavar="PX",
+        help="side of the square that the model sees, or WIDTHxHEIGHT, as 352x288 for photos that are "
+        f"mostly wider than high (default: {frame.width})",
     )  # fmt: skip
     parser.add_argument(
         "--fit", default=frame.fit, choices=("squash", "crop"),
-        help=f"squash: the whole photo; crop: its largest centred square (default: {frame.fit})",
+        help="squash: the whole photo; crop: its largest centred part of the frame's shape "
+        f"(default: {frame.fit})",
     )  # fmt: skip
 
 
 def frame_of(args: argparse.Namespace) -> Frame:
     """The frame that was asked for."""
-    return Frame(args.size, args.size, args.fit)
+    width, height = args.size
+    return Frame(width, height, args.fit)
+
+
+def sides(text: str) -> tuple[int, int]:
+    """Width and height in px of "288" or "352x288"."""
+    width, _, height = text.partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 288 or 352x288") from error
 
 
 def answer(args: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ ORDER = (  # the first N are tried: what did well elsewhere comes first (docs/co
     ("efficientnet_lite0", 128, False), ("efficientnet_lite0", 320, False),
 )  # fmt: skip
 OTHER_FIT = {"squash": "crop", "crop": "squash"}  # for the trials marked True; the rest have the Dataset's
+STEP = 16  # px to which the sides of a frame that is no square are rounded
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos; after each the better half goes on
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 MOST_TRIALS = len(ORDER)
@@ -46,8 +47,9 @@ class Limits:
 class Trial:
     """One backbone at one size and fit: what it costs, and what it reaches with a share of the train photos.
 
-    `int8_mb` is what its weights will take in int8, about; `pareto` says that no other trial is at
-    least as good in log loss, milliseconds and size, and better in one.
+    `size` is the side in px of the square frame, or of a square with as many pixels. `int8_mb` is what its
+    weights will take in int8, about; `pareto` says that no other trial is at least as good in log loss,
+    milliseconds and size, and better in one.
     """
 
     backbone: str
@@ -72,13 +74,13 @@ def search(
     of it on a half, the better half of that on all (Jamieson & Talwalkar 2016). Features are cached, so
     that nothing is worked out twice. Raises Refused, with the nearest, when nothing keeps the limits.
     """
-    table, backbones, extractors = {}, {}, {}
+    table, backbones, extractors = {}, {}, {}  # by backbone, size and fit
     for number, (name, size, other) in enumerate(ORDER[:trials]):
         progress("trials measured", number, trials)
         way = OTHER_FIT[dataset.frame.fit] if other else dataset.frame.fit
-        key, frame = (name, size, way), replace(dataset.frame, width=size, height=size, fit=way)
+        key, frame = (name, size, way), _framed(dataset.frame, size, way)
         backbone = fit(load_backbone(name), dataset.photos("train"), frame, device=device, progress=progress)
-        table[key] = _measured(backbone, frame, limits)
+        table[key] = _measured(backbone, frame, size, limits)
         if table[key].fits:
             backbones[key], extractors[key] = backbone, open_extractor(backbone, frame, device=device)
     progress("trials measured", trials, trials)
@@ -95,6 +97,15 @@ def search(
     return backbones[best], extractors[best].frame, [_entry(row, best) for row in rows]
 
 
+def _framed(frame: Frame, size: int, way: str) -> Frame:
+    """The frame with as many pixels as a square of this side, in the shape of the Dataset's."""
+    if frame.width == frame.height:
+        return replace(frame, width=size, height=size, fit=way)
+    longer = (frame.width / frame.height) ** 0.5
+    width, height = (STEP * max(1, round(side / STEP)) for side in (size * longer, size / longer))
+    return replace(frame, width=width, height=height, fit=way)
+
+
 def _entry(trial: Trial, best: tuple[str, int, str]) -> dict[str, Any]:
     """A trial for the history; one without photos has no log loss, and JSON knows no infinity."""
     loss = trial.validation_log_loss if trial.share else None
@@ -102,7 +113,7 @@ def _entry(trial: Trial, best: tuple[str, int, str]) -> dict[str, Any]:
     return {"step": "trial", **asdict(trial), "validation_log_loss": loss, "picked": picked}
 
 
-def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:
+def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Trial:
     """What a trial costs on the device, before any photo is looked at."""
     graph = feature_graph(backbone, frame)
     model, blank = open_model(graph, threads=1), np.zeros((1, frame.height, frame.width, 3), np.uint8)
@@ -111,7 +122,7 @@ def _measured(backbone: Backbone, frame: Frame, limits: Limits) -> Trial:
         start = perf_counter()
         model(blank)
         taken.append((perf_counter() - start) * 1e3)
-    trial = Trial(backbone.name, frame.width, frame.fit, median(taken), len(graph) * INT8_SHARE / 1e6)
+    trial = Trial(backbone.name, size, frame.fit, median(taken), len(graph) * INT8_SHARE / 1e6)
     over_ms = limits.max_ms is not None and trial.fp32_ms > limits.max_ms
     over_mb = limits.max_mb is not None and trial.int8_mb > limits.max_mb
     return replace(trial, fits=not (over_ms or over_mb))
