@@ -2,7 +2,7 @@
 
     python benchmarks/cifar.py --photos cifar10.zip                               # the head on frozen Lite0
     python benchmarks/cifar.py --photos cifar10.zip --recipe finetune --epochs 2
-    python benchmarks/cifar.py --photos cifar10.zip --recipe scratch --backbone resnet9 --size 32 --epochs 15
+    python benchmarks/cifar.py --photos cifar10.zip --recipe scratch --backbone resnet8 --size 32 --epochs 15
 
 `--photos` is a folder or an archive with train/<class> and test/<class>. Each step is a command of its own,
 with nothing cached unless --cache names a folder; what it took is printed as seconds and as seconds of the

@@ -1,4 +1,4 @@
-"""Steps of training on a CPU: frozen batch norm as it is and folded; resnet9 in fp32 and bf16.
+"""Steps of training on a CPU: frozen batch norm as it is and folded; resnet8 in fp32 and bf16.
 
 python benchmarks/steps.py
 python benchmarks/steps.py --backbone efficientnet_lite2_slim --size 320 --batch 8
@@ -18,12 +18,12 @@ from torch import nn
 
 from catflap.allocator import keep_memory
 from catflap.image import Frame
-from catflap.training.backbone import PACKAGED, RESNET9, load_backbone
+from catflap.training.backbone import PACKAGED, RESNET8, load_backbone
 from catflap.training.folding import folded
 from catflap.training.network import Network
 
 LABELS = 10
-SMALL, MANY = 32, 128  # px and photos of resnet9's steps
+SMALL, MANY = 32, 128  # px and photos of resnet8's steps
 
 
 def main() -> None:
@@ -46,9 +46,9 @@ def main() -> None:
         steps = {"as it is": step(plain, args.size, args.batch), "folded": step(other, args.size, args.batch)}
         compare(in_turns(steps, args.rounds), args.batch, batch_norms_folded=count)
 
-    small = Network(load_backbone(RESNET9, pretrained=False), LABELS).train()
+    small = Network(load_backbone(RESNET8, pretrained=False), LABELS).train()
     steps = {name: step(small, SMALL, MANY, bf16=name == "bf16") for name in ("fp32", "bf16")}
-    compare(in_turns(steps, args.rounds), MANY, backbone=RESNET9, size=SMALL)
+    compare(in_turns(steps, args.rounds), MANY, backbone=RESNET8, size=SMALL)
 
 
 def step(network: Network, size: int, batch: int, bf16: bool = False) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.backbone import PACKAGED, RESNET9, load_backbone
+from catflap.training.backbone import PACKAGED, RESNET8, load_backbone
 from catflap.training.finetune import finetune
 from catflap.training.network import Network
 from catflap.training.plan import Plan
@@ -97,7 +97,7 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
 
     monkeypatch.setattr("catflap.training.recipe.MANY_PHOTOS", many)
     monkeypatch.setattr("catflap.training.recipe.SMALL_SIDE", small)
-    made = from_scratch(drawn_dataset, load_backbone(RESNET9, pretrained=False), 2, loop)
+    made = from_scratch(drawn_dataset, load_backbone(RESNET8, pretrained=False), 2, loop)
     assert made.passes == (2 * len(drawn_dataset.photos("train")), 0)
     assert [(one.epochs, one.batch, one.shift) for one in given] == [(2, batch, shift)]
     assert given[0].bf16, "this backbone gains by it"

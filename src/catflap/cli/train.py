@@ -37,7 +37,7 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     """The options that `train` and `build` share."""
     parser.add_argument(
         "--backbone", default="efficientnet_lite0", metavar="NAME",
-        help="efficientnet_lite0, _lite1, _lite2, _lite2_slim, _lite0_tiny or resnet9 (installed), or any "
+        help="efficientnet_lite0, _lite1, _lite2, _lite2_slim, _lite0_tiny or resnet8 (installed), or any "
         "timm model (default: efficientnet_lite0)",
     )  # fmt: skip
     parser.add_argument(

