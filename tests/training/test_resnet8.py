@@ -26,6 +26,13 @@ def test_a_place_of_a_small_picture_is_kept_until_the_end() -> None:
     assert 1.9e6 < sum(weight.numel() for weight in body.network.parameters()) < 2.0e6
 
 
+def test_a_frame_of_which_nothing_would_be_left_is_refused() -> None:
+    network = load_backbone(RESNET8, pretrained=False).network
+    assert network(torch.zeros(2, 3, 9, 32)).shape == (2, 256)
+    with pytest.raises(CatflapError, match="less than 9 px"):
+        network(torch.zeros(2, 3, 32, 8))
+
+
 def test_it_has_no_weights_to_start_from(drawn_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(CatflapError, match="no pretrained weights") as caught:
         train(drawn_dataset, tmp_path / "never", Plan(backbone=RESNET8))

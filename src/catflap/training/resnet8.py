@@ -11,14 +11,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from catflap.errors import CatflapError
+
 STEM = 24
 WIDTHS = (64, 256, 256)
 FEATURES = WIDTHS[-1]
+LEAST = 9  # px
 SCALE = 1 / 9  # of the features, so that the first answers are unsure
 
 
 class ResNet8(nn.Module):
-    """Normalised pixels, float32 (n, 3, height, width), to features (n, 256); each side is 9 px or more."""
+    """Normalised pixels, float32 (n, 3, height, width), to features (n, 256).
+
+    Raises CatflapError for a side of less than 9 px, of which no place is left.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +36,9 @@ class ResNet8(nn.Module):
         self.stages = nn.Sequential(*stages)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features of pixels: the most of each over all places."""
+        """Features of pixels: a ninth of the maximum of each over all places."""
+        if min(pixels.shape[2:]) < LEAST:
+            raise CatflapError(f"resnet8 cannot see frames of less than {LEAST} px.", "Use --size 32.")
         features: torch.Tensor = self.stages(self.stem(pixels)).amax((2, 3)) * SCALE
         return features
 
