@@ -96,12 +96,16 @@ def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_frame_that_is_no_square_goes_the_whole_line(drawn_bundle: Exported, tmp_path: Path) -> None:
-    out = tmp_path / "wide.catflap"
-    summary = build(drawn_bundle.path.with_name("photos"), out, frame=Frame(96, 64))
+    pytest.importorskip("openvino")
+    out, variants = tmp_path / "wide.catflap", ("int8", "openvino-fp16")
+    summary = build(drawn_bundle.path.with_name("photos"), out, frame=Frame(96, 64), variants=variants)
     assert summary["verdict"] == "pass"
     bundle = read_bundle(out)
     assert (bundle.frame.width, bundle.frame.height) == (96, 64)
     assert verify(out).passed
+    both = [member for name, member in bundle.members.items() if name.startswith("targets/openvino/")]
+    assert len(both) == 2, "the graph and its weights"
+    assert summary["variants"]["openvino-fp16"]["bytes"] == sum(map(len, both))
 
 
 def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:
