@@ -42,7 +42,7 @@ from catflap.training.finetune import finetune
 from catflap.training.network import Network
 from catflap.training.onnx_graph import to_onnx
 from catflap.training.recipe import Recipe
-from catflap.training.recipes import History, Logits, from_head
+from catflap.training.recipes import History, Logits, Tuning, from_head
 from catflap.training.slim import fit
 
 FOLDS = 5
@@ -121,11 +121,11 @@ def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits
         def loop(network: Network, recipe: Recipe) -> tuple[Logits, History]:
             return finetune(network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent)
 
-        trained = from_head(fold, body, ("head", 0), None, "cpu", loop, silent)
+        trained = from_head(fold, body, Tuning(), "cpu", loop, silent)
         graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
         answers = {"head": score(open_model(graph), held, fold.frame)}
         if args.finetune:
-            trained = from_head(fold, body, ("either", args.finetune), None, "cpu", loop, silent)
+            trained = from_head(fold, body, Tuning(args.finetune), "cpu", loop, silent)
             for entry in trained.history:
                 if "validation_log_loss" in entry and entry["step"] in ("finetune", "blend"):
                     print(json.dumps(entry), file=sys.stderr)

@@ -25,7 +25,7 @@ from catflap.training.finetune import finetune
 from catflap.training.network import Network
 from catflap.training.plan import Plan
 from catflap.training.recipe import Recipe, finetuning, scratch
-from catflap.training.recipes import from_head, from_scratch, side_of
+from catflap.training.recipes import Tuning, from_head, from_scratch, side_of
 from catflap.training.teacher import teach
 from catflap.training.train import train
 from catflap.training.watching import watching
@@ -126,7 +126,7 @@ def test_a_poor_head_lets_every_weight_change(
 
     monkeypatch.setattr("catflap.training.recipe.GOOD_HEAD", good)
     backbone = load_backbone(PACKAGED)
-    made = from_head(drawn_dataset, backbone, ("finetune", 2), None, "cpu", loop, silent)
+    made = from_head(drawn_dataset, backbone, Tuning(2, surely=True), "cpu", loop, silent)
     assert made.recipe == "finetune"
     assert [(one.optimiser, one.body, one.smoothing) for one in given] == [(optimiser, body, smoothing)]
     assert [(one.epochs, one.shift) for one in given] == [(2, shift)]

@@ -31,6 +31,19 @@ Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What follows the head: `epochs` of every weight, or as many as end before `until` (of perf_counter).
+
+    What validation likes better is kept; with `surely` it is the network with every weight trained, which
+    may still be blended with its start.
+    """
+
+    epochs: int = 0
+    until: float | None = None
+    surely: bool = False
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a recipe gives: `recipe` is the one that was kept, `logits` those of the validation photos.
 
@@ -48,31 +61,26 @@ class Trained:
 def from_head(
     dataset: Dataset,
     body: Backbone,
-    wanted: tuple[str, int],
-    until: float | None,
+    tuning: Tuning,
     device: str,
     loop: Loop,
     progress: Progress,
 ) -> Trained:
-    """A linear head on frozen features, and then every weight: for the wanted epochs, or for as many as
-    end before `until` (of perf_counter). What validation likes better is kept.
-    """
-    recipe, epochs = wanted
+    """A linear head on frozen features, and then what `tuning` says."""
     choice, looked_at = _choose(dataset, body, device, progress)
     train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
     cached = train + validation - looked_at
     network = assemble(body, choice.head)
-    if until is not None:
-        epochs = epochs_within(until - perf_counter(), network, dataset, Recipe().batch, device)
-    elif recipe == "head":
-        epochs = 0
+    epochs = tuning.epochs
+    if tuning.until is not None:
+        epochs = epochs_within(tuning.until - perf_counter(), network, dataset, Recipe().batch, device)
     history = choice.tried
     if epochs:
         right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
         logits, tuned = loop(network, finetuning(epochs, body.rate, float(right.mean()), side_of(dataset)))
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
-        if recipe == "finetune" or kept:
+        if tuning.surely or kept:
             return Trained("finetune", network, logits, history, (looked_at, cached))
     network = assemble(body, choice.refitted)  # the backbone is as it was: its share of the blend is all
     return Trained("head", network, choice.validation_logits, history, (looked_at, cached))

@@ -26,7 +26,7 @@ from catflap.training.network import Network, save_weights
 from catflap.training.plan import Plan
 from catflap.training.processes import check_strategy, is_first_process, wait_for_all_processes
 from catflap.training.recipe import Recipe
-from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
+from catflap.training.recipes import History, Logits, Trained, Tuning, from_head, from_scratch
 from catflap.training.search import search
 from catflap.training.slim import fit
 from catflap.training.teacher import teach
@@ -78,8 +78,9 @@ def train(
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
     else:
-        until = start + plan.minutes * 60 if plan.minutes else None
-        trained = from_head(seen, body, (plan.recipe, plan.epochs), until, device, loop, progress)
+        until, surely = start + plan.minutes * 60 if plan.minutes else None, plan.recipe == "finetune"
+        tuning = Tuning(plan.epochs if surely else 0, until, surely)
+        trained = from_head(seen, body, tuning, device, loop, progress)
     if is_first_process():
         described = {
             "cost": {**_cost(trained, seen, perf_counter() - start, device), "joules": meter.joules()},
