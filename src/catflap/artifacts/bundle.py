@@ -88,6 +88,10 @@ class Bundle:
             )
         return self.variants[name]
 
+    def size_of(self, variant: Variant) -> int:
+        """The bytes of all files of a variant."""
+        return sum(len(self.members[name]) for name in variant.members)
+
 
 def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> str:
     """Write a Bundle whole or not at all and return its sha256; `files` of the head is filled here."""

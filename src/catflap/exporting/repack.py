@@ -42,7 +42,7 @@ def _shown(bundle: Bundle, name: str) -> dict[str, Any]:
         "variant": name,
         "runtime": variant.runtime,
         "precision": variant.precision,
-        "bytes": sum(len(bundle.members[member]) for member in variant.members),
+        "bytes": bundle.size_of(variant),
         "accuracy": accuracy.get("value") if isinstance(accuracy, dict) else None,
         "flips": variant.fidelity["flips"],
         "runs_here": why_not_here(variant) is None,

@@ -84,7 +84,7 @@ def build(
 def _summary(bundle: Bundle, photos: dict[str, int], page: Path, steps: Steps) -> dict[str, Any]:
     variants = {
         name: {
-            "bytes": sum(len(bundle.members[member]) for member in variant.members),
+            "bytes": bundle.size_of(variant),
             "accuracy": variant.metrics["accuracy"],
             "flips": variant.fidelity["flips"],
             "flip_rate": variant.fidelity["flip_rate"],

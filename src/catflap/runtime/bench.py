@@ -64,7 +64,7 @@ def bench(
     return {
         "bundle": classifier.bundle.name,
         "variant": classifier.variant.name,
-        "bytes": sum(len(classifier.bundle.members[name]) for name in classifier.variant.members),
+        "bytes": classifier.bundle.size_of(classifier.variant),
         "photo_bytes": len(data),
         "threads": threads or cores,
         "milliseconds": timings,

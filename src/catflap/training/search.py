@@ -28,7 +28,7 @@ ORDER = (  # the first N are tried: what did well elsewhere comes first (docs/co
     ("efficientnet_lite0", 128, False), ("efficientnet_lite0", 320, False),
 )  # fmt: skip
 OTHER_FIT = {"squash": "crop", "crop": "squash"}  # for the trials marked True; the rest have the Dataset's
-STEP = 16  # px to which the sides of a frame that is no square are rounded
+STEP = 16  # px to which the sides of a frame are rounded; the sizes above are whole steps
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos; after each the better half goes on
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 MOST_TRIALS = len(ORDER)
@@ -99,8 +99,6 @@ def search(
 
 def _framed(frame: Frame, size: int, way: str) -> Frame:
     """The frame with as many pixels as a square of this side, in the shape of the Dataset's."""
-    if frame.width == frame.height:
-        return replace(frame, width=size, height=size, fit=way)
     longer = (frame.width / frame.height) ** 0.5
     width, height = (STEP * max(1, round(side / STEP)) for side in (size * longer, size / longer))
     return replace(frame, width=width, height=height, fit=way)

@@ -78,7 +78,8 @@ def train(
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
     else:
-        until, surely = start + plan.minutes * 60 if plan.minutes else None, plan.recipe == "finetune"
+        surely = plan.recipe == "finetune"
+        until = start + plan.minutes * 60 if plan.minutes else None
         tuning = Tuning(plan.epochs if surely else 0, until, surely)
         trained = from_head(seen, body, tuning, device, loop, progress)
     if is_first_process():
