@@ -41,6 +41,7 @@ from catflap.training.backbone import load_backbone
 from catflap.training.finetune import finetune
 from catflap.training.network import Network
 from catflap.training.onnx_graph import to_onnx
+from catflap.training.processes import precision_on
 from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Tuning, from_head
 from catflap.training.slim import fit
@@ -119,7 +120,16 @@ def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits
     with tempfile.TemporaryDirectory() as folder:
 
         def loop(network: Network, recipe: Recipe) -> tuple[Logits, History]:
-            return finetune(network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent)
+            return finetune(
+                network,
+                fold,
+                Path(folder) / "resume",
+                recipe,
+                0,
+                "cpu",
+                silent,
+                precision=precision_on("cpu"),
+            )
 
         trained = from_head(fold, body, Tuning(), "cpu", loop, silent)
         graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)

@@ -1,4 +1,4 @@
-"""Steps of training on a CPU: frozen batch norm as it is and folded; resnet8 in fp32 and bf16.
+"""Steps of training on a CPU: frozen batch norm as it is and folded; quick convolutions; fp32 and bf16.
 
 python benchmarks/steps.py
 python benchmarks/steps.py --backbone efficientnet_lite2_slim --size 320 --batch 8
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from torch import nn
 from catflap.allocator import keep_memory
 from catflap.image import Frame
 from catflap.training.backbone import PACKAGED, RESNET8, load_backbone
+from catflap.training.convolution import QuickConvolution
 from catflap.training.folding import folded
 from catflap.training.network import Network
 
 LABELS = 10
 SMALL, MANY = 32, 128  # px and photos of resnet8's steps
+NOTHING = nullcontext()
 
 
 def main() -> None:
@@ -43,35 +46,53 @@ def main() -> None:
     plain = Network(load_backbone(args.backbone), LABELS).eval()
     other = Network(load_backbone(args.backbone), LABELS).eval()
     with folded(other, frame) as count:
-        steps = {"as it is": step(plain, args.size, args.batch), "folded": step(other, args.size, args.batch)}
-        compare(in_turns(steps, args.rounds), args.batch, batch_norms_folded=count)
-
+        frozen = {
+            "as it is": step(plain, args.size, args.batch),
+            "folded": step(other, args.size, args.batch),
+            "folded, bf16": step(other, args.size, args.batch, bf16=True),
+        }
+        compare(in_turns(frozen, args.rounds), args.batch, batch_norms_folded=count)
+    learning = Network(load_backbone(args.backbone), LABELS).train()
+    compare(in_turns(from_scratch(learning, args.size, args.batch), args.rounds), args.batch)
     small = Network(load_backbone(RESNET8, pretrained=False), LABELS).train()
-    steps = {name: step(small, SMALL, MANY, bf16=name == "bf16") for name in ("fp32", "bf16")}
+    steps = from_scratch(small, SMALL, MANY)
     compare(in_turns(steps, args.rounds), MANY, backbone=RESNET8, size=SMALL)
 
 
-def step(network: Network, size: int, batch: int, bf16: bool = False) -> Callable[[], None]:
+def from_scratch(network: Network, size: int, batch: int) -> dict[str, Callable[[], None]]:
+    """Steps in which batch norm learns, too, with torch's convolutions and with quick ones."""
+    return {
+        "fp32": step(network, size, batch),
+        "bf16": step(network, size, batch, bf16=True),
+        "quick, fp32": step(network, size, batch, around=QuickConvolution()),
+        "quick, bf16": step(network, size, batch, bf16=True, around=QuickConvolution()),
+    }
+
+
+def step(
+    network: Network, size: int, batch: int, bf16: bool = False, around: Any = NOTHING
+) -> Callable[[], None]:
     """Forward and backward of a batch of noise; no weight is changed."""
     dice = np.random.default_rng(0)
     frames = torch.from_numpy(dice.integers(0, 256, (batch, size, size, 3), np.uint8))
     labels = torch.from_numpy(dice.integers(0, LABELS, batch))
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = nn.functional.cross_entropy(network(frames), labels)
-        loss.backward()
+        with around:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = nn.functional.cross_entropy(network(frames), labels)
+            loss.backward()
         network.zero_grad()
 
     return run
 
 
 def compare(taken: dict[str, dict[str, float]], batch: int, **facts: Any) -> None:
-    """Print photos a second of both, and how many times as fast the second is."""
+    """Print photos a second of each, and how many times as fast as the first it is."""
+    first = next(iter(taken.values()))["p50"]
     for name, times in taken.items():
-        print(json.dumps({"step": name, "photos_per_second": round(batch / times["p50"] * 1e3, 1), **times}))
-    first, second = (times["p50"] for times in taken.values())
-    print(json.dumps({"times_as_fast": round(first / second, 2), **facts}))
+        pace, ratio = round(batch / times["p50"] * 1e3, 1), round(first / times["p50"], 2)
+        print(json.dumps({"step": name, "photos_per_second": pace, "times_as_fast": ratio, **times, **facts}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +28,12 @@ from catflap.training.curve import remember
 from catflap.training.finetune import _schedule, finetune
 from catflap.training.head import log_loss
 from catflap.training.network import Network
-from catflap.training.processes import precision_on
+from catflap.training.processes import Precision, precision_on
 from catflap.training.recipe import Recipe
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
-BF16 = replace(RECIPE, bf16=True)
+needs_amx = pytest.mark.skipif(precision_on("cpu") == "32-true", reason="this processor has no AMX")
 ADAMW = replace(RECIPE, optimiser="adamw", rate=0.01)
 
 
@@ -52,7 +52,7 @@ class Stop(Exception):
 
 def run(
     dataset: Dataset, resume: Path, recipe: Recipe = RECIPE, *, stop: int = 0, seed: int = 0,
-    kind: type[Small] = Small, begin: int = 0,
+    kind: type[Small] = Small, begin: int = 0, precision: Precision = "32-true",
 ) -> tuple[Network, np.ndarray, list[dict[str, float]]]:  # fmt: skip
     """A fine-tuned small network; with `stop`, Stop is raised when that step is done."""
 
@@ -61,7 +61,9 @@ def run(
             raise Stop
 
     network = small_network(kind, begin)
-    logits, history = finetune(network, dataset, resume, recipe, seed, "cpu", told if stop else silent)
+    logits, history = finetune(
+        network, dataset, resume, recipe, seed, "cpu", told if stop else silent, precision=precision
+    )
     return network, logits, history
 
 
@@ -121,25 +123,31 @@ def test_adamw_moves_every_weight_alike(drawn_dataset: Dataset, tmp_path: Path) 
     assert min(moved[0]) > 10 * min(moved[1])
 
 
-@pytest.mark.parametrize("recipe", [ADAMW, BF16])
+@pytest.mark.parametrize(
+    ("recipe", "precision"), [(ADAMW, "32-true"), pytest.param(RECIPE, "bf16-mixed", marks=needs_amx)]
+)
 def test_the_history_begins_with_what_the_run_is_made_from(
-    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe
+    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, precision: Precision
 ) -> None:
-    settings = run(drawn_dataset, tmp_path / "resume", recipe)[2][0]
-    assert settings == {
-        "step": "settings",
-        **vars(recipe),
-        "precision": precision_on("cpu", bf16=recipe.bf16),
-    }
+    settings = run(drawn_dataset, tmp_path / "resume", recipe, precision=precision)[2][0]
+    assert settings == {"step": "settings", **vars(recipe), "precision": precision}
 
 
-def test_bf16_is_for_processors_that_have_it(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    ends = {
-        weights(run(drawn_dataset, tmp_path / str(n), recipe)[0]) for n, recipe in enumerate((RECIPE, BF16))
-    }
-    assert precision_on("cpu") == "32-true"
-    assert (len(ends) == 2) == (precision_on("cpu", bf16=True) == "bf16-mixed")
-    assert ("bf16" in describe_machine().instructions) == (len(ends) == 2)
+@needs_amx
+def test_bf16_ends_near_fp32(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    one, other = (
+        run(drawn_dataset, tmp_path / precision, precision=precision)[0].state_dict()
+        for precision in get_args(Precision)
+    )
+    distances = [
+        float((one[name] - other[name]).norm() / one[name].norm()) for name in one if one[name].any()
+    ]
+    assert 0 < max(distances) < 0.05
+
+
+def test_bf16_is_for_processors_with_amx() -> None:
+    """Those that have bf16 without AMX gain nothing by it."""
+    assert (precision_on("cpu") == "bf16-mixed") == ("amx" in describe_machine().instructions)
 
 
 def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -150,17 +158,22 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, 
 
 
 @pytest.mark.parametrize(
-    ("recipe", "stop"), [*((RECIPE, stop) for stop in (1, 4, 7, 14)), (ADAMW, 7), (BF16, 7)]
+    ("recipe", "stop", "precision"),
+    [
+        *((RECIPE, stop, "32-true") for stop in (1, 4, 7, 14)),
+        (ADAMW, 7, "32-true"),
+        pytest.param(RECIPE, 7, "bf16-mixed", marks=needs_amx),
+    ],
 )
 def test_a_stopped_run_ends_like_an_undisturbed_one(
-    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, stop: int
+    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, stop: int, precision: Precision
 ) -> None:
     """15 steps, five an epoch; kept after each second step and at the end of each epoch."""
-    network, logits, history = run(drawn_dataset, tmp_path / "undisturbed", recipe)
+    network, logits, history = run(drawn_dataset, tmp_path / "undisturbed", recipe, precision=precision)
     for at in (stop, stop + 1):
         with pytest.raises(Stop):
-            run(drawn_dataset, tmp_path / "resume", recipe, stop=at)
-    again, same_logits, same_history = run(drawn_dataset, tmp_path / "resume", recipe)
+            run(drawn_dataset, tmp_path / "resume", recipe, stop=at, precision=precision)
+    again, same_logits, same_history = run(drawn_dataset, tmp_path / "resume", recipe, precision=precision)
     assert weights(again) == weights(network)
     assert np.array_equal(same_logits, logits)
     assert same_history == history

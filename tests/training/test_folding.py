@@ -17,8 +17,9 @@ FRAME = Frame(48, 40)
 
 
 def frames(count: int = 4) -> torch.Tensor:
+    """Drawn so that nothing inside is as near to 0 or 6 as to have another slope by its last digit."""
     shape = (count, FRAME.height, FRAME.width, 3)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 
 
 def gradients(network: Network) -> dict[str, torch.Tensor]:
@@ -49,7 +50,7 @@ def test_answers_and_gradients_of_all_weights_stay_the_same(name: str) -> None:
         assert torch.allclose(network(frames()), answers, atol=1e-4)
         assert list(network.state_dict()) == names
         for weight, slope in gradients(network).items():
-            assert (slope - slopes[weight]).norm() <= 1e-3 * slopes[weight].norm(), weight
+            assert (slope - slopes[weight]).norm() <= 1e-4 * slopes[weight].norm(), weight
     assert all(module.forward == forward[module] for module in network.modules())
     assert torch.equal(network(frames()), answers)
 

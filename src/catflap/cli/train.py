@@ -67,6 +67,11 @@ def teaching(parser: argparse.ArgumentParser) -> None:
         help="of these only those within N ms a frame (fp32, one thread)",
     )
     parser.add_argument("--search-mb", type=float, metavar="N", help="and within N MB in int8")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32"),
+        help="of training every weight: auto is bf16 where it is faster, on GPUs and processors with AMX "
+        "(default: auto)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order (default: 0)")
 
 
@@ -85,6 +90,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         trials=args.budget,
         limits=Limits(args.search_ms, args.search_mb),
         seed=args.seed,
+        precision=args.precision,
     )
 
 

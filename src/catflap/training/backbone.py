@@ -34,8 +34,7 @@ class Backbone:
 
     `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights. `rank`, when it is not 0,
     is what `slim.fit` will make of the last two layers once it has seen photos. `rate` is what
-    fine-tuning gives its weights, as a share of the head's: a tenth, which keeps what they know. `bf16`: it
-    learns faster in bf16 on processors that have it; EfficientNets, channel by channel, do not.
+    fine-tuning gives its weights, as a share of the head's: a tenth, which keeps what they know.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Backbone:
     licence: str
     rank: int = 0
     rate: float = USUAL_RATE
-    bf16: bool = False
 
 
 def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
@@ -88,7 +86,7 @@ def _new_resnet8(pretrained: bool) -> Backbone:
     network = ResNet8().eval()
     weights = digest_tensors(network.state_dict())
     half = (0.5,) * 3
-    return Backbone(RESNET8, network, FEATURES, half, half, weights, "none", bf16=True)
+    return Backbone(RESNET8, network, FEATURES, half, half, weights, "none")
 
 
 def _load_lite(name: str, pretrained: bool) -> Backbone:

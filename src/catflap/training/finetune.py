@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ from catflap.image import Frame, Pixels
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.backbone import digest_tensors
+from catflap.training.convolution import QuickConvolution
 from catflap.training.curve import remember
 from catflap.training.folding import folded
 from catflap.training.head import log_loss
 from catflap.training.network import Network
-from catflap.training.processes import open_fabric, precision_on, refuse_other_steps
+from catflap.training.processes import Precision, open_fabric, refuse_other_steps
 from catflap.training.recipe import Recipe
 from catflap.training.resizing import resize
 from catflap.training.resume import FORMAT, State, load_state, save_state
@@ -52,6 +52,7 @@ def finetune(
     targets: npt.NDArray[np.float32] | None = None,
     watch: Watch = unseen,
     strategy: str = "ddp",
+    precision: Precision = "32-true",
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
@@ -59,11 +60,10 @@ def finetune(
     answer is the running average of the weights after the epoch that validation likes best, blended with
     those it started from as it likes best (Wortsman et al. 2022, WiSE-FT): never worse there than either.
     `resume` is a file, written every `save_every` steps; with it the run goes on mid-epoch and ends with
-    the same weights. `watch` gets each step's figures. `strategy`, of many processes: ddp or fsdp.
+    the same weights. `watch` gets each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
     """
     keep_memory()
-    photos, precision = dataset.photos("train"), precision_on(device, bf16=recipe.bf16)
-    fabric = open_fabric(device, strategy, precision=precision)
+    photos, fabric = dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, world = state.optimiser, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
@@ -79,7 +79,7 @@ def finetune(
         photos, dataset.frame, share, start=begin, epochs=recipe.epochs, rank=fabric.global_rank, world=world,
         crops=Crops(recipe.smallest_crop, shift=recipe.shift), resize=resize, pixels=dataset.train_pixels(),
     )  # fmt: skip
-    with nullcontext() if recipe.norm else folded(state.network, dataset.frame):
+    with QuickConvolution() if recipe.norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
             _set_rate(optimiser, _schedule(step, total, recipe))
             losses, at_once = _backward(fabric, model, frames, wanted(labels, ids), recipe.smoothing, at_once)
@@ -176,7 +176,7 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": list(network.backbone.parameters()), "full_rate": recipe.rate * recipe.body},
     ]
     if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay)
+        return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay, fused=True)
     return torch.optim.SGD(
         groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay, nesterov=True
     )

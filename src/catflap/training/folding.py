@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from catflap.image import Frame
+from catflap.training.convolution import QuickConvolution, limits_of
 from catflap.training.network import Network
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -20,7 +21,7 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 @contextmanager
 def folded(network: Network, frame: Frame) -> Iterator[int]:
-    """Let a network in eval mode compute each convolution and the batch norm after it as one convolution.
+    """Let a network in eval mode compute each convolution, the batch norm and ReLU after it as one step.
 
     Gradients of all weights, the batch norm's too, are the same sums (Jacob et al. 2018, section 3.2), and
     names and values of the tensors stay as they are. Gives how many pairs are folded: none where the
@@ -68,6 +69,10 @@ def _pairs(network: nn.Module, example: torch.Tensor) -> list[Pair]:
 
 def _fold(convolution: Any, norm: Any) -> None:
     plain = copy(convolution)  # shares the weights, but keeps its forward
+    rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]  # timm has them inside
+    limits = limits_of(rest[-1]) if rest else None
+    if limits:
+        del rest[-1]
 
     def convolve(pixels: torch.Tensor) -> torch.Tensor:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -75,10 +80,10 @@ def _fold(convolution: Any, norm: Any) -> None:
         if convolution.bias is not None:
             shift = shift + convolution.bias * scale
         tensors = {"weight": convolution.weight * scale.view(-1, 1, 1, 1), "bias": shift}
-        return functional_call(plain, tensors, (pixels,))  # type: ignore[no-any-return]
+        with QuickConvolution(limits):
+            return functional_call(plain, tensors, (pixels,))  # type: ignore[no-any-return]
 
     convolution.forward = convolve
-    rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]  # timm has them inside
     norm.forward = nn.Sequential(*rest).forward
 
 

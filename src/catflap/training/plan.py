@@ -16,6 +16,7 @@ from catflap.version import VERSION
 
 NO_LIMITS = Limits()
 RECIPES = ("head", "finetune", "scratch")
+PRECISIONS = ("auto", "fp32")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Plan:
     as many epochs of fine-tuning as fit, and validation decides which is kept. `teacher` is a Checkpoint
     whose opinion of the train photos is learnt beside their labels. With `trials` so many backbones,
     frame sizes and fits are tried first, within `limits`, and the best replaces `backbone` and frame.
+    Weights learn in fp32 or, with the precision "auto", in bf16 where that is faster.
     """
 
     backbone: str = PACKAGED
@@ -37,11 +39,12 @@ class Plan:
     trials: int = 0
     limits: Limits = NO_LIMITS
     seed: int = 0
+    precision: str = "auto"
 
     def fingerprint(self, dataset: Dataset) -> str:
         """What a Checkpoint would be made from, without making it."""
         teacher = self.teacher.sha256 if self.teacher else ""
-        loop = [self.epochs, teacher] if self.recipe != "head" or self.minutes else []
+        loop = [self.epochs, teacher, self.precision] if self.recipe != "head" or self.minutes else []
         search = [self.trials, *astuple(self.limits)] if self.trials else []
         settings = [dataset.sha256, self.backbone, self.recipe, self.minutes or 0, loop, search, self.seed]
         return digest([*settings, VERSION, str(torch.__version__)])
@@ -50,6 +53,10 @@ class Plan:
         """Raise CatflapError when this cannot be done on any photos."""
         if self.recipe not in RECIPES:
             raise CatflapError(f"There is no recipe {self.recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
+        if self.precision not in PRECISIONS:
+            raise CatflapError(
+                f"There is no precision {self.precision!r}.", f"Use one of: {', '.join(PRECISIONS)}."
+            )
         if self.epochs < 1 or self.seed < 0:
             raise CatflapError(
                 f"{self.epochs} epochs with the seed {self.seed} are not possible.",

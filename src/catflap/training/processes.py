@@ -74,15 +74,17 @@ def wait_for_all_processes() -> None:
         torch.distributed.barrier()
 
 
-def precision_on(device: str, *, bf16: bool = False) -> Precision:
-    """bf16 where a GPU computes it natively; on a processor that does, only for the networks that gain.
+def precision_on(device: str) -> Precision:
+    """bf16 where it is faster: on GPUs that compute it natively, and on processors with AMX.
 
-    EfficientNet loses: 0.53 to 0.67 of fp32's photos a second, forward and backward, at 64 to 160 px.
+    Those that have bf16 without AMX gain nothing: 0.72 to 0.98 of fp32's photos a second (oneDNN told to
+    do without it, benchmarks/steps.py).
     """
     if device.startswith("cuda"):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    on_cpu = device.startswith("cpu") and "bf16" in describe_machine().instructions
-    return "bf16-mixed" if bf16 and on_cpu else "32-true"
+        gains = torch.cuda.is_bf16_supported()
+    else:
+        gains = device.startswith("cpu") and "amx" in describe_machine().instructions
+    return "bf16-mixed" if gains else "32-true"
 
 
 def _processes(where: str) -> int:

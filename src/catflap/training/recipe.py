@@ -16,8 +16,7 @@ class Recipe:
     `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
     processes together. `smallest_crop` and `shift` are those of data.loader's Crops. `norm` says that batch
     norm learns its statistics anew, which only a random start needs. `blended` says that the end is mixed
-    with the start as validation likes best. `bf16` says that processors which have bf16 compute in it, too;
-    GPUs always do.
+    with the start as validation likes best.
     """
 
     epochs: int = 3
@@ -35,7 +34,6 @@ class Recipe:
     save_every: int = 25
     norm: bool = False
     blended: bool = True
-    bf16: bool = False
 
 
 def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Recipe:
@@ -54,7 +52,7 @@ def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Rec
     return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01, shift=_shift(side))
 
 
-def scratch(epochs: int, photos: int, side: int, bf16: bool = False) -> Recipe:
+def scratch(epochs: int, photos: int, side: int) -> Recipe:
     """For weights that start at random: one large rate for all of them, and batch norm that learns.
 
     Many photos are learnt from in larger batches. Small pictures, of `side` pixels, are moved by up to an
@@ -63,7 +61,7 @@ def scratch(epochs: int, photos: int, side: int, bf16: bool = False) -> Recipe:
     batch, rate = (128, 0.2) if photos >= MANY_PHOTOS else (32, 0.1)
     return Recipe(
         epochs, batch=batch, rate=rate, body=1.0, decay=5e-4, smoothing=0.1, smallest_crop=0.35,
-        shift=_shift(side), norm=True, blended=False, bf16=bf16,
+        shift=_shift(side), norm=True, blended=False,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from catflap.training.budget import epochs_within
 from catflap.training.features import Features, features, open_extractor
 from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network
+from catflap.training.processes import Precision
 from catflap.training.recipe import Recipe, finetuning, scratch
 
 SAMPLE = 100  # photos, whose headers tell their size
@@ -41,6 +42,7 @@ class Tuning:
     epochs: int = 0
     until: float | None = None
     surely: bool = False
+    precision: Precision = "32-true"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def from_head(
     network = assemble(body, choice.head)
     epochs = tuning.epochs
     if tuning.until is not None:
-        epochs = epochs_within(tuning.until - perf_counter(), network, dataset, Recipe().batch, device)
+        epochs = epochs_within(tuning.until - perf_counter(), network, dataset, device, tuning.precision)
     history = choice.tried
     if epochs:
         right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
@@ -91,7 +93,7 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> T
     if not len(dataset.photos("validation")):
         raise CatflapError("The dataset has no validation photos.", "Prepare it from more photos.")
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
-    logits, history = loop(network, scratch(epochs, photos, side_of(dataset), body.bf16))
+    logits, history = loop(network, scratch(epochs, photos, side_of(dataset)))
     return Trained("scratch", network, logits, history, (epochs * photos, 0))
 
 

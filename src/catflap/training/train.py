@@ -24,7 +24,12 @@ from catflap.training.finetune import finetune
 from catflap.training.flops import count_flops
 from catflap.training.network import Network, save_weights
 from catflap.training.plan import Plan
-from catflap.training.processes import check_strategy, is_first_process, wait_for_all_processes
+from catflap.training.processes import (
+    check_strategy,
+    is_first_process,
+    precision_on,
+    wait_for_all_processes,
+)
 from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Trained, Tuning, from_head, from_scratch
 from catflap.training.search import search
@@ -58,6 +63,7 @@ def train(
     start, meter = perf_counter(), EnergyMeter()
     progress = _metered(progress, meter)
     device = pick_device(device)
+    precision = precision_on(device) if plan.precision == "auto" else "32-true"
     torch.manual_seed(plan.seed)  # what a random start is drawn from
     trials: History = []
     if plan.trials:
@@ -72,7 +78,7 @@ def train(
         targets = teach(plan.teacher, seen, TEACHERS_SHARE, progress) if plan.teacher else None
         return finetune(
             network, seen, resume, settings, plan.seed, device, progress,
-            targets=targets, watch=watch, strategy=strategy,
+            targets=targets, watch=watch, strategy=strategy, precision=precision,
         )  # fmt: skip
 
     if plan.recipe == "scratch":
@@ -80,7 +86,7 @@ def train(
     else:
         surely = plan.recipe == "finetune"
         until = start + plan.minutes * 60 if plan.minutes else None
-        tuning = Tuning(plan.epochs if surely else 0, until, surely)
+        tuning = Tuning(plan.epochs if surely else 0, until, surely, precision)
         trained = from_head(seen, body, tuning, device, loop, progress)
     if is_first_process():
         described = {
