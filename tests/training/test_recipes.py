@@ -222,6 +222,7 @@ def test_two_processes_learn_what_one_learns(drawn_dataset: Dataset, tmp_path: P
     """torchrun with gloo; batches are shared, so the weights are the same but for the order of sums."""
     catflap = str(Path(sys.executable).with_name("catflap"))
     words = ["train", str(drawn_dataset.path), "--recipe", "finetune", "--epochs", "1", "--json"]
+    words += ["--precision", "fp32"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", catflap]
     answers = {}
     for name, command in {"one": [catflap], "two": [sys.executable, *torchrun]}.items():
@@ -235,6 +236,8 @@ def test_two_processes_learn_what_one_learns(drawn_dataset: Dataset, tmp_path: P
     one, two = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
     for tensor in one:
         assert torch.allclose(one[tensor], two[tensor], atol=1e-4), tensor
+    settings = [entry for entry in answers["one"]["history"] if entry["step"] == "settings"]
+    assert [entry["precision"] for entry in settings] == ["32-true"]
     losses = [answer["metrics"]["log_loss"]["value"] for answer in answers.values()]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

@@ -20,6 +20,7 @@ from catflap.image import read_pixels
 from catflap.training.answer import open_checkpoint
 from catflap.training.network import load_network
 from catflap.training.plan import Plan
+from catflap.training.processes import precision_on
 from catflap.training.train import train
 
 
@@ -100,6 +101,8 @@ def test_fingerprints_tell_what_matters(drawn_dataset: Dataset) -> None:
 @pytest.mark.slow
 def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) -> None:
     tuned = train(drawn_dataset, tmp_path / "tuned", Plan(recipe="finetune", epochs=1))
+    settings = [entry for entry in tuned.history if entry["step"] == "settings"]
+    assert [entry["precision"] for entry in settings] == [precision_on("cpu")]
     blends = [entry for entry in tuned.history if entry["step"] == "blend"]
     losses = {entry["share"]: entry["validation_log_loss"] for entry in blends}
     assert tuned.metrics["log_loss"]["value"] == pytest.approx(min(losses.values()), rel=1e-4)
@@ -112,6 +115,7 @@ def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) 
     ("settings", "what"),
     [
         ({"recipe": "magic"}, "no recipe 'magic'"),
+        ({"precision": "int4"}, "no precision 'int4'"),
         ({"backbone": "catnet"}, "no backbone 'catnet'"),
         ({"epochs": 0}, "0 epochs"),
         ({"seed": -1}, "seed -1"),

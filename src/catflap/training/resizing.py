@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import current_thread, main_thread
-
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
@@ -12,15 +10,8 @@ from catflap.image import Frame, Pixels
 
 
 def resize(part: Pixels, frame: Frame, *, mirror: bool = False) -> Pixels:
-    """What image.resize gives, within two levels and in a third of its time, for parts drawn by chance.
-
-    A thread of the loader computes alone: helpers of its own would keep those of the training waiting.
-    """
-    if current_thread() is not main_thread() and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)  # of this thread
+    """What image.resize gives, within two levels and in a third of its time, for parts drawn by chance."""
     planes = torch.from_numpy(np.array(part)).unsqueeze(0).permute(0, 3, 1, 2)
     planes = interpolate(planes, (frame.height, frame.width), mode=frame.filter, antialias=True)
-    if mirror:
-        planes = planes.flip(3)
     pixels: Pixels = planes.permute(0, 2, 3, 1)[0].numpy()
-    return pixels
+    return pixels[:, ::-1] if mirror else pixels
