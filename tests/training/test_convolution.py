@@ -92,6 +92,15 @@ def test_it_takes_the_place_of_what_it_makes_quicker_only() -> None:
     assert "Step" not in type(layer({"kernel_size": 5, "groups": CHANNELS})(looked_at()).grad_fn).__name__
 
 
+def test_without_onednn_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catflap.training.convolution._ONEDNN", None)
+    convolution, limits = layer({"kernel_size": 5, "groups": CHANNELS}), (0.0, 6.0)
+    with QuickConvolution(limits):
+        seen = convolution(looked_at())
+    assert "Step" not in type(seen.grad_fn).__name__
+    assert torch.equal(seen, convolution(looked_at()).clamp(*limits))
+
+
 def test_limits_are_those_of_relu_and_relu6() -> None:
     pixels = looked_at()
     for activation in (nn.ReLU(), nn.ReLU6()):

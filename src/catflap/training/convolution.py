@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import conv2d, hardtanh, pad
 from torch.overrides import TorchFunctionMode
 
-Pair: TypeAlias = int | tuple[int, ...]
+Sizes: TypeAlias = int | tuple[int, ...]
 Limits: TypeAlias = tuple[float, float] | None
 Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
 
@@ -17,6 +17,7 @@ WIDEST = 3  # columns of a depthwise kernel whose gradient oneDNN has code of it
 _LIMITS: dict[type, Limits] = {nn.ReLU: (0.0, float("inf")), nn.ReLU6: (0.0, 6.0)}
 _PIXELS = [True, False, False]
 _ATEN: Any = torch.ops.aten
+_ONEDNN: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)  # as torch's compiler calls it
 
 
 def limits_of(activation: nn.Module | None) -> Limits:
@@ -46,13 +47,13 @@ class QuickConvolution(TorchFunctionMode):
         input: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None = None,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
     ) -> torch.Tensor:
         gains = self.limits or groups == len(weight) > 1
-        known = input.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        known = _ONEDNN is not None and input.device.type == "cpu"
         if gains and known and not isinstance(padding, str):
             how = _pair(stride), _pair(padding), _pair(dilation), groups
             return _Step.apply(*_cast(input, weight, bias), how, self.limits)  # type: ignore[no-any-return]
@@ -60,7 +61,7 @@ class QuickConvolution(TorchFunctionMode):
         return hardtanh(seen, *self.limits) if self.limits else seen
 
 
-def _pair(given: Pair) -> tuple[int, ...]:
+def _pair(given: Sizes) -> tuple[int, ...]:
     return (given, given) if isinstance(given, int) else tuple(given)
 
 
@@ -73,9 +74,7 @@ class _Step(torch.autograd.Function):
     ) -> torch.Tensor:
         stride, padding, dilation, groups = ctx.how = how
         after = ("hardtanh", limits, "") if limits else ("none", (), "")
-        seen: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            pixels, weight, bias, padding, stride, dilation, groups, *after
-        )
+        seen: torch.Tensor = _ONEDNN(pixels, weight, bias, padding, stride, dilation, groups, *after)
         ctx.limits = limits
         ctx.save_for_backward(pixels, weight, seen if limits else None)
         return seen
