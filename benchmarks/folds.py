@@ -121,15 +121,9 @@ def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits
 
         def loop(network: Network, recipe: Recipe) -> tuple[Logits, History]:
             return finetune(
-                network,
-                fold,
-                Path(folder) / "resume",
-                recipe,
-                0,
-                "cpu",
-                silent,
+                network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent,
                 precision=precision_on("cpu"),
-            )
+            )  # fmt: skip
 
         trained = from_head(fold, body, Tuning(), "cpu", loop, silent)
         graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
