@@ -77,8 +77,7 @@ def wait_for_all_processes() -> None:
 def precision_on(device: str) -> Precision:
     """bf16 where it is faster: on GPUs that compute it natively, and on processors with AMX.
 
-    Those that have bf16 without AMX gain nothing: 0.72 to 0.98 of fp32's photos a second (oneDNN told to
-    do without it, benchmarks/steps.py).
+    Those that have bf16 without AMX gain next to nothing or lose (docs/concepts/recipes.md).
     """
     if device.startswith("cuda"):
         gains = torch.cuda.is_bf16_supported()
