@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("--int8", action="store_true", help="and what int8 answers, from raw bytes")
     parser.add_argument(
         "--finetune", type=int, default=0, metavar="EPOCHS",
-        help="and what is answered after so many, where a fold's validation photos like that better",
+        help="and what is answered after so many, where a fold's validation photos like that better by more "
+        "than chance",
     )  # fmt: skip
     args = parser.parse_args()
     frame = Frame(*args.size, fit=args.fit)

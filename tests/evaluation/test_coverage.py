@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from catflap.evaluation.calibration import conformal_threshold
+from catflap.evaluation.intervals import beyond_chance
 from catflap.evaluation.metrics import measure
 from catflap.runtime.decisions import decide, softmax
 
@@ -64,6 +65,29 @@ def test_an_interval_that_ignored_groups_would_miss():
             held[unit] += number["low"] <= truth <= number["high"]
     assert held["groups"] > 88
     assert held["photos"] < 75
+
+
+def test_a_gain_is_beyond_chance_where_there_is_one_and_seldom_else():
+    """Gains as heavy-tailed as log losses are, in groups of 1 to 4 photos that gain alike."""
+    rng, said = np.random.default_rng(14), {"none": 0, "none, groups ignored": 0, "some": 0}
+    for _ in range(SETS):
+        sizes = 1 + (rng.random(300) < 0.5) * 3
+        owners = np.repeat(np.arange(300), sizes)
+        gains = (rng.standard_t(4, 300))[owners]
+        said["none"] += beyond_chance(gains, owners)
+        said["none, groups ignored"] += beyond_chance(gains, np.arange(len(owners)))
+        said["some"] += beyond_chance(gains + 0.4, owners)
+    assert said["none"] / SETS < 0.025 + 3 * 0.011
+    assert said["none, groups ignored"] / SETS > 0.1
+    assert said["some"] / SETS > 0.9
+
+
+@pytest.mark.parametrize(
+    ("gains", "shown"), [([1.0], False), ([0.0, 0.0], False), ([1.0, -0.8], False), ([1.0, 1.2], True)]
+)
+def test_photos_of_one_group_show_no_gain(gains, shown):
+    assert not beyond_chance(np.array(gains), np.full(len(gains), 7))
+    assert beyond_chance(np.array(gains), np.arange(len(gains)) + 7) == shown
 
 
 @pytest.mark.parametrize("error_rate", [0.02, 0.1])

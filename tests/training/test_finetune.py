@@ -75,6 +75,11 @@ def blends(history: list[dict[str, float]]) -> dict[float, float]:
     return {e["share"]: e["validation_log_loss"] for e in history if e["step"] == "blend"}  # type: ignore[comparison-overlap]
 
 
+def share_kept(history: list[dict[str, Any]]) -> float:
+    (kept,) = (entry["share"] for entry in history if entry["step"] == "blend" and entry["kept"])
+    return float(kept)
+
+
 def test_it_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
     longer = Recipe(epochs=12, batch=8, rate=0.1, body=1.0, average=0.5)
     _, logits, history = run(drawn_dataset, tmp_path / "resume", longer)
@@ -111,6 +116,25 @@ def test_it_is_never_worse_than_its_start(drawn_dataset: Dataset, tmp_path: Path
     assert log_loss(logits, drawn_dataset.photos("validation").labels) == min(losses.values()) <= losses[0.0]
     if min(losses, key=losses.__getitem__) == 0.0:
         assert weights(network) == weights(small_network())
+
+
+def test_the_careful_keep_no_gain_that_may_be_chance(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two of six validation photos labelled wrongly it gets better on four and worse on two."""
+    short = replace(RECIPE, epochs=1, rate=0.01)
+    assert share_kept(run(drawn_dataset, tmp_path / "sure", replace(short, careful=True))[2]) == 1.0
+    known, photos = drawn_dataset.photos("validation"), Dataset.photos
+    assert len(np.unique(known.groups)) == len(known) == 6
+    puzzling = replace(known, labels=np.where(np.arange(6) < 2, 1 - known.labels, known.labels))
+    monkeypatch.setattr(
+        Dataset, "photos", lambda of, role: puzzling if role == "validation" else photos(of, role)
+    )
+    assert share_kept(run(drawn_dataset, tmp_path / "bold", short)[2]) > 0
+    network, logits, history = run(drawn_dataset, tmp_path / "careful", replace(short, careful=True))
+    assert share_kept(history) == 0.0
+    assert weights(network) == weights(small_network())
+    assert log_loss(logits, puzzling.labels) == blends(history)[0.0] > min(blends(history).values())
 
 
 def test_adamw_moves_every_weight_alike(drawn_dataset: Dataset, tmp_path: Path) -> None:

@@ -200,11 +200,11 @@ def test_no_time_left_is_the_head(
 
 
 @pytest.mark.slow
-def test_minutes_try_every_weight_and_validation_decides(drawn_dataset: Dataset, tmp_path: Path) -> None:
+def test_minutes_try_every_weight_and_keep_what_is_no_worse(drawn_dataset: Dataset, tmp_path: Path) -> None:
     made = train(drawn_dataset, tmp_path / "made", Plan(minutes=2.0))
     blends = [entry for entry in made.history if entry["step"] == "blend"]
     (kept,) = (entry for entry in blends if entry["kept"])
-    assert kept["validation_log_loss"] == min(entry["validation_log_loss"] for entry in blends)
+    assert kept["validation_log_loss"] <= blends[0]["validation_log_loss"]
     assert made.recipe == ("finetune" if kept["share"] else "head")
     assert made.cost["photo_passes"] >= drawn_dataset.roles["train"], "there was time for an epoch"
 

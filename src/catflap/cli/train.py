@@ -50,7 +50,8 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--minutes", type=float, metavar="N",
-        help="after the head, fine-tune for as long as this allows; validation decides what is kept",
+        help="after the head, fine-tune for as long as this allows; kept where validation likes it better by "
+        "more than chance",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=Path, metavar="CHECKPOINT",

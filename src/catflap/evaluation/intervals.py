@@ -98,6 +98,16 @@ def spread(pull: Floats, groups: Ints) -> tuple[float, float]:
     return total * len(sums) / max(len(sums) - 1, 1), float(reach)
 
 
+def beyond_chance(gains: Floats, groups: Ints) -> bool:
+    """Whether the 95 % interval of the mean of gains (n,), of as many photos in `groups`, lies above 0.
+
+    Photos of one group show nothing.
+    """
+    mean, owners = float(gains.mean()), np.unique(groups, return_inverse=True)[1]
+    variance, reach = spread((gains - mean) / len(gains), owners)
+    return bool(owners.any()) and mean > reach * variance**0.5
+
+
 def rate(value: float, pull: Floats, groups: Ints, effective: float) -> Metric:
     """A number between 0 and 1 with Wilson's interval, at the photos that its variance is worth.
 

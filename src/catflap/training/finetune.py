@@ -17,6 +17,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest
 from catflap.data.loader import Crops, Place, load_batches
 from catflap.errors import CatflapError
+from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
@@ -24,7 +25,7 @@ from catflap.training.backbone import digest_tensors
 from catflap.training.convolution import QuickConvolution
 from catflap.training.curve import remember
 from catflap.training.folding import folded
-from catflap.training.head import log_loss
+from catflap.training.head import log_loss, losses_of
 from catflap.training.network import Network
 from catflap.training.processes import Precision, open_fabric, refuse_other_steps
 from catflap.training.recipe import Recipe
@@ -98,7 +99,7 @@ def finetune(
             progress("finetune", step + 1, total)
 
     fabric.barrier()
-    logits, blends = _blend(network.eval(), start, whole(state.best), recipe.blended, dataset)
+    logits, blends = _blend(network.eval(), start, whole(state.best), recipe, dataset)
     return logits, [{"step": "settings", **vars(recipe), "precision": precision}, *history, *blends]
 
 
@@ -225,20 +226,26 @@ def _end_epoch(
 
 
 def _blend(
-    network: Network, start: Tensors, best: Tensors, blended: bool, dataset: Dataset
+    network: Network, start: Tensors, best: Tensors, recipe: Recipe, dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
-    """Put the blend of start and best epoch that validation likes most into the network; and all tried."""
-    validation, tried, losses = dataset.photos("validation"), [], []
-    shares = BLENDS if blended else (1.0,)
+    """Put the blend of start and best epoch that validation likes most into the network; and all tried.
+
+    A careful recipe keeps the start where the gain may be chance.
+    """
+    validation, tried, lost = dataset.photos("validation"), [], []
+    shares = BLENDS if recipe.blended else (1.0,)
     for share in shares:
         network.load_state_dict(_mixed(start, best, share))
         tried.append(_answers(network, validation, dataset.frame))
-        losses.append(log_loss(tried[-1], validation.labels))
-    kept = int(np.argmin(losses))
+        lost.append(losses_of(tried[-1], validation.labels))
+    means = [float(each.mean()) for each in lost]
+    kept = int(np.argmin(means))
+    if recipe.careful and not beyond_chance(lost[0] - lost[kept], validation.groups):
+        kept = 0
     network.load_state_dict(_mixed(start, best, shares[kept]))
     history = [
         {"step": "blend", "share": share, "validation_log_loss": loss, "kept": number == kept}
-        for number, (share, loss) in enumerate(zip(shares, losses, strict=True))
+        for number, (share, loss) in enumerate(zip(shares, means, strict=True))
     ]
     return tried[kept], history
 

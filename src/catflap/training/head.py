@@ -146,6 +146,11 @@ def _part(train: tuple[Features, Labels]) -> tuple[Features, Labels]:
 
 def log_loss(logits: npt.NDArray[np.float32], labels: Labels) -> float:
     """The mean negative log-likelihood of the labels, in nats."""
+    return float(losses_of(logits, labels).mean())
+
+
+def losses_of(logits: npt.NDArray[np.float32], labels: Labels) -> npt.NDArray[np.float64]:
+    """The negative log-likelihood of each photo's label, in nats, float64 (n,)."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     chosen = shifted[np.arange(len(labels)), labels]
-    return float(np.mean(np.log(np.exp(shifted).sum(1)) - chosen))
+    return np.asarray(np.log(np.exp(shifted).sum(1)) - chosen)

@@ -25,9 +25,10 @@ class Plan:
 
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
     `epochs`; "scratch" trains every weight from a random start. With `minutes` the head is followed by
-    as many epochs of fine-tuning as fit, and validation decides which is kept. `teacher` is a Checkpoint
-    whose opinion of the train photos is learnt beside their labels. With `trials` so many backbones,
-    frame sizes and fits are tried first, within `limits`, and the best replaces `backbone` and frame.
+    as many epochs of fine-tuning as fit, kept if validation likes them better by more than chance.
+    `teacher` is a Checkpoint whose opinion of the train photos is learnt beside their labels. With
+    `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
+    replaces `backbone` and frame.
     Weights learn in fp32 or, with the precision "auto", in bf16 where that is faster.
     """
 

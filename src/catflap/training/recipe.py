@@ -16,7 +16,8 @@ class Recipe:
     `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
     processes together. `smallest_crop` and `shift` are those of data.loader's Crops. `norm` says that batch
     norm learns its statistics anew, which only a random start needs. `blended` says that the end is mixed
-    with the start as validation likes best.
+    with the start as validation likes best; where that is `careful`, the start alone is kept unless it is
+    better there by more than chance.
     """
 
     epochs: int = 3
@@ -34,6 +35,7 @@ class Recipe:
     save_every: int = 25
     norm: bool = False
     blended: bool = True
+    careful: bool = False
 
 
 def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Recipe:

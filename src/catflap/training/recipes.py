@@ -35,8 +35,8 @@ Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
 class Tuning:
     """What follows the head: `epochs` of every weight, or as many as end before `until` (of perf_counter).
 
-    What validation likes better is kept; with `surely` it is the network with every weight trained, which
-    may still be blended with its start.
+    That is kept where validation likes it better by more than chance, and else the head; with `surely` it
+    is kept anyway, blended with its start as validation likes best.
     """
 
     epochs: int = 0
@@ -79,7 +79,8 @@ def from_head(
     history = choice.tried
     if epochs:
         right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
-        logits, tuned = loop(network, finetuning(epochs, body.rate, float(right.mean()), side_of(dataset)))
+        settings = finetuning(epochs, body.rate, float(right.mean()), side_of(dataset))
+        logits, tuned = loop(network, replace(settings, careful=not tuning.surely))
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if tuning.surely or kept:
