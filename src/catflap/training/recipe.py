@@ -51,7 +51,7 @@ def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Rec
         return Recipe(epochs, body=body)
     if head_accuracy >= GOOD_HEAD:
         return Recipe(epochs, rate=0.005, body=body, smoothing=0.0, smallest_crop=0.8)
-    return Recipe(epochs, optimiser="adamw", rate=5e-4, body=1.0, decay=0.01, shift=_shift(side))
+    return Recipe(epochs, optimiser="adamw", rate=1.5e-4, body=1.0, decay=0.01, shift=_shift(side))
 
 
 def scratch(epochs: int, photos: int, side: int) -> Recipe:
