@@ -33,7 +33,7 @@ from catflap.training.recipe import Recipe
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
-needs_amx = pytest.mark.skipif(precision_on("cpu") == "32-true", reason="this processor has no AMX")
+needs_bf16 = pytest.mark.skipif(precision_on("cpu") == "32-true", reason="this processor is slow in bf16")
 ADAMW = replace(RECIPE, optimiser="adamw", rate=0.01)
 
 
@@ -148,7 +148,7 @@ def test_adamw_moves_every_weight_alike(drawn_dataset: Dataset, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("recipe", "precision"), [(ADAMW, "32-true"), pytest.param(RECIPE, "bf16-mixed", marks=needs_amx)]
+    ("recipe", "precision"), [(ADAMW, "32-true"), pytest.param(RECIPE, "bf16-mixed", marks=needs_bf16)]
 )
 def test_the_history_begins_with_what_the_run_is_made_from(
     drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, precision: Precision
@@ -157,7 +157,7 @@ def test_the_history_begins_with_what_the_run_is_made_from(
     assert settings == {"step": "settings", **vars(recipe), "precision": precision}
 
 
-@needs_amx
+@needs_bf16
 def test_bf16_ends_near_fp32(drawn_dataset: Dataset, tmp_path: Path) -> None:
     one, other = (
         run(drawn_dataset, tmp_path / precision, precision=precision)[0].state_dict()
@@ -169,9 +169,22 @@ def test_bf16_ends_near_fp32(drawn_dataset: Dataset, tmp_path: Path) -> None:
     assert 0 < max(distances) < 0.05
 
 
-def test_bf16_is_for_processors_with_amx() -> None:
-    """Those that have bf16 without AMX gain nothing by it."""
-    assert (precision_on("cpu") == "bf16-mixed") == ("amx" in describe_machine().instructions)
+@pytest.mark.parametrize(
+    ("processor", "instructions", "quick"),
+    [
+        ("Intel(R) Xeon(R) Processor", ("amx", "avx512", "bf16"), True),
+        ("Intel(R) Xeon(R) Processor", ("avx512", "bf16"), False),
+        ("AMD EPYC", ("avx512", "bf16"), True),
+        ("AMD EPYC", ("avx2",), False),
+    ],
+)
+def test_bf16_is_for_processors_that_are_quick_in_it(
+    monkeypatch: pytest.MonkeyPatch, processor: str, instructions: tuple[str, ...], quick: bool
+) -> None:
+    given = replace(describe_machine(), processor=processor, instructions=instructions)
+    monkeypatch.setattr("catflap.training.processes.describe_machine", lambda: given)
+    assert precision_on("cpu") == ("bf16-mixed" if quick else "32-true")
+    assert precision_on("mps") == "32-true", "not tried"
 
 
 def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -186,7 +199,7 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, 
     [
         *((RECIPE, stop, "32-true") for stop in (1, 4, 7, 14)),
         (ADAMW, 7, "32-true"),
-        pytest.param(RECIPE, 7, "bf16-mixed", marks=needs_amx),
+        pytest.param(RECIPE, 7, "bf16-mixed", marks=needs_bf16),
     ],
 )
 def test_a_stopped_run_ends_like_an_undisturbed_one(

@@ -70,8 +70,8 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--search-mb", type=float, metavar="N", help="and within N MB in int8")
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32"),
-        help="of training every weight: auto is bf16 where it is faster, on GPUs and processors with AMX "
-        "(default: auto)",
+        help="of training every weight: auto is bf16 where it is faster, on GPUs, processors with AMX and "
+        "AMD's with bf16 (default: auto)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order (default: 0)")
 

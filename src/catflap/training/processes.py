@@ -75,14 +75,16 @@ def wait_for_all_processes() -> None:
 
 
 def precision_on(device: str) -> Precision:
-    """bf16 where it is faster: on GPUs that compute it natively, and on processors with AMX.
+    """bf16 where it is faster: on GPUs that compute it natively, processors with AMX, and AMD's with bf16.
 
-    Those that have bf16 without AMX gain next to nothing or lose (docs/concepts/recipes.md).
+    Intel's that have bf16 without AMX gain next to nothing or lose (docs/concepts/recipes.md).
     """
+    machine, gains = describe_machine(), False
     if device.startswith("cuda"):
         gains = torch.cuda.is_bf16_supported()
-    else:
-        gains = device.startswith("cpu") and "amx" in describe_machine().instructions
+    elif device.startswith("cpu"):
+        amd = machine.processor.startswith("AMD")
+        gains = "amx" in machine.instructions or (amd and "bf16" in machine.instructions)
     return "bf16-mixed" if gains else "32-true"
 
 
