@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32"))
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="features of an earlier run")
     args = parser.parse_args()
     header(photos=str(args.photos), recipe=args.recipe, size=args.size)
@@ -49,6 +50,7 @@ def main() -> None:
         prepared = step(cache, "prepare", manifest, "-o", dataset, "--size", str(args.size), *SHARES)
         show("prepare", prepared, "roles", "left_out")
         words = ["--recipe", args.recipe, "--epochs", str(args.epochs), "--backbone", args.backbone]
+        words += ["--precision", args.precision]
         trained = step(cache, "train", dataset, "-o", checkpoint, *words)
         for entry in trained["history"]:
             if entry["step"] in ("finetune", "blend"):
