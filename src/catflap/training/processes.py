@@ -79,12 +79,12 @@ def precision_on(device: str) -> Precision:
 
     Intel's that have bf16 without AMX gain next to nothing or lose (docs/concepts/recipes.md).
     """
-    machine, gains = describe_machine(), False
     if device.startswith("cuda"):
         gains = torch.cuda.is_bf16_supported()
-    elif device.startswith("cpu"):
-        amd = machine.processor.startswith("AMD")
-        gains = "amx" in machine.instructions or (amd and "bf16" in machine.instructions)
+    else:
+        machine = describe_machine()
+        quick = "bf16" if machine.processor.startswith("AMD") else "amx"
+        gains = device.startswith("cpu") and quick in machine.instructions
     return "bf16-mixed" if gains else "32-true"
 
 
