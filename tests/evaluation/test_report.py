@@ -247,10 +247,16 @@ def test_a_search_is_a_table(tmp_path):
         "fp32_ms": 7.25,
         "int8_mb": 3.6,
     }
-    best = {**trial, "validation_log_loss": 0.0412, "validation_accuracy": 0.9912, "picked": True}
+    best = {
+        **trial,
+        "validation_log_loss": 0.0412,
+        "validation_accuracy": 0.9912,
+        "picked": True,
+        "epochs": 77,
+    }
     report = with_history(tmp_path / "report", [best, {**trial, "validation_log_loss": float("inf")}])
     words = Page(report.page.read_text("utf-8")).words
-    assert {"lite<0>", " (picked)", "crop", "0.0412", "99.1 %", "–"} <= set(words)
+    assert {"lite<0>", " (picked)", "crop", "0.0412", "99.1 %", "77", "–"} <= set(words)
     json.dumps(report.to_json() | report.learning, allow_nan=False)
 
 

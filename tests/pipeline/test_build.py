@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
-from catflap.artifacts.checkpoint import WEIGHTS
+from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
+from catflap.cli.prepare import frame_of, framing
 from catflap.errors import CatflapError
 from catflap.image import Frame, encode
 from catflap.pipeline.build import build
+from catflap.training.plan import Plan
 from catflap.verification.verify import verify
 from tests.drawn import FRAME, Exported, drawn
 
@@ -106,6 +109,37 @@ def test_a_frame_that_is_no_square_goes_the_whole_line(drawn_bundle: Exported, t
     both = [member for name, member in bundle.members.items() if name.startswith("targets/openvino/")]
     assert len(both) == 2, "the graph and its weights"
     assert summary["variants"]["openvino-fp16"]["bytes"] == sum(map(len, both))
+
+
+@pytest.mark.slow
+def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "chosen.catflap"
+    summary = build(drawn_bundle.path.with_name("photos"), out, variants=("fp32",))
+    assert summary["verdict"] == "pass"
+    checkpoint = load_checkpoint(out.with_suffix(".build") / "checkpoint")
+    trials = [entry for entry in checkpoint.history if entry["step"] == "trial"]
+    assert [(trial["backbone"], trial["size"]) for trial in trials] == [
+        ("efficientnet_lite0", 288),
+        ("efficientnet_lite2_slim", 320),
+    ]
+    (picked,) = (trial for trial in trials if trial["picked"])
+    assert (checkpoint.backbone, read_bundle(out).frame.width) == (picked["backbone"], picked["size"])
+
+
+@pytest.mark.parametrize(
+    ("words", "frame"),
+    [([], None), (["--size", "96x64"], Frame(96, 64)), (["--fit", "crop"], Frame(288, 288, "crop"))],
+)
+def test_a_frame_is_asked_for_or_not(words: list[str], frame: Frame | None) -> None:
+    parser = argparse.ArgumentParser()
+    framing(parser)
+    assert frame_of(parser.parse_args(words)) == frame
+
+
+def test_what_was_said_is_left_alone() -> None:
+    assert Plan(seed=3, epochs=2).is_open
+    said = [{"backbone": "efficientnet_lite0"}, {"recipe": "finetune"}, {"minutes": 1.0}, {"trials": 0}]
+    assert not any(Plan(**one).is_open for one in said)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:

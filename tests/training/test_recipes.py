@@ -125,7 +125,7 @@ def test_a_poor_head_lets_every_weight_change(
 
     monkeypatch.setattr("catflap.training.recipe.GOOD_HEAD", good)
     backbone = load_backbone(PACKAGED)
-    made = from_head(drawn_dataset, backbone, Tuning(2, surely=True), "cpu", loop, silent)
+    made = from_head(drawn_dataset, backbone, Tuning(lambda _: 2, surely=True), "cpu", loop, silent)
     assert made.recipe == "finetune"
     assert [(one.optimiser, one.body, one.smoothing) for one in given] == [(optimiser, body, smoothing)]
     assert [(one.epochs, one.shift) for one in given] == [(2, shift)]
@@ -201,7 +201,7 @@ def test_no_time_left_is_the_head(
 
 @pytest.mark.slow
 def test_minutes_try_every_weight_and_keep_what_is_no_worse(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    made = train(drawn_dataset, tmp_path / "made", Plan(minutes=2.0))
+    made = train(drawn_dataset, tmp_path / "made", Plan(minutes=2.0, backbone=PACKAGED))
     blends = [entry for entry in made.history if entry["step"] == "blend"]
     (kept,) = (entry for entry in blends if entry["kept"])
     assert kept["validation_log_loss"] <= blends[0]["validation_log_loss"]

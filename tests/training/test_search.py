@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
 from catflap.exporting.export import export
-from catflap.image import Frame
 from catflap.progress import silent
+from catflap.training import candidates as listed
 from catflap.training import search as room
-from catflap.training.plan import Plan
-from catflap.training.search import Limits, Trial, _framed, _pareto, _share, search
+from catflap.training.budget import clock_of
+from catflap.training.candidates import candidates
+from catflap.training.plan import EDGE_MB, Plan
+from catflap.training.search import Limits, Trial, _Contender, _pareto, _ranked, _share, search
 from catflap.training.train import train
 
 SMALL = (
@@ -26,22 +30,24 @@ SMALL = (
 @pytest.fixture
 def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn photos need no more pixels, and the tests no more minutes."""
-    monkeypatch.setattr(room, "ORDER", SMALL)
+    monkeypatch.setattr(listed, "ORDER", SMALL)
 
 
 def test_parts_of_the_photos_lie_inside_the_larger_ones(drawn_dataset: Dataset) -> None:
     photos = drawn_dataset.photos("train")
     parts = [set(_share(photos, share).ids) for share in room.RUNGS]
     assert parts[0] < parts[1] < parts[2] == set(photos.ids)
-    assert len(parts[0]) == round(len(photos) / 4)
+    assert len(parts[0]) == pytest.approx(len(photos) / 4, abs=1)
 
 
-def test_trials_keep_the_shape_of_the_frame() -> None:
-    square, wide = Frame(64, 64), Frame(352, 288)
-    assert _framed(square, 240, "crop") == Frame(240, 240, "crop")
-    assert _framed(wide, 320, "squash") == Frame(352, 288, "squash")
-    tried = _framed(wide, 160, "squash")
-    assert (tried.width, tried.height) == (176, 144)
+def test_each_label_is_in_every_part(drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = drawn_dataset.photos("train")
+    cats, others = (np.flatnonzero(photos.labels == label) for label in (0, 1))
+    uneven = photos.take(np.sort([*cats[:1], *others]))
+    assert np.bincount(_share(uneven, 0.25).labels).tolist() == [1, round(len(others) / 4)]
+    monkeypatch.setattr(room, "MOST_COMPARED", 10)
+    assert len(_share(photos, 1.0)) == pytest.approx(10, abs=1)
+    assert len(_share(photos, 0.25)) == pytest.approx(2.5, abs=1)
 
 
 def test_pareto_is_what_nothing_beats() -> None:
@@ -55,9 +61,36 @@ def test_pareto_is_what_nothing_beats() -> None:
     assert not _pareto(untried, [*table, untried])
 
 
+def test_heads_that_are_poor_need_time_for_epochs() -> None:
+    """Enough of them are enough; a good head needs none."""
+    going = [_Contender(number, None, None, [], 0.0) for number in range(4)]  # type: ignore[arg-type]
+    figures = [(0.5, 1), (0.6, 3), (0.55, 9), (0.4, 0)]
+    clock = clock_of(10, time.perf_counter(), "cpu", "32-true")
+
+    def ranked(accuracy: float) -> list[int]:
+        table = [
+            Trial("x", 1, "squash", 1, 1, 0.25, loss, accuracy, epochs=epochs) for loss, epochs in figures
+        ]
+        return [one.number for one in _ranked(going, table, None, clock)]  # type: ignore[arg-type]
+
+    assert ranked(0.8) == [2, 1, 0, 3]
+    assert ranked(0.96) == [3, 0, 2, 1]
+
+
+def test_minutes_search_unless_a_backbone_is_named() -> None:
+    assert not Plan().searches
+    assert Plan(minutes=1.0).searches
+    assert Plan(trials=2).searches
+    assert not Plan(minutes=1.0, backbone="efficientnet_lite0").searches
+    assert not Plan(minutes=1.0, trials=0).searches
+    assert Plan(minutes=1.0).kept_limits == Limits(max_mb=EDGE_MB)
+    assert Plan(minutes=1.0, limits=Limits(5.0, 6.0)).kept_limits == Limits(5.0, 6.0)
+    assert Plan(minutes=1.0, trials=3).kept_limits == Limits(), "who asks for trials knows what they may take"
+
+
 def test_what_cannot_be_is_refused_with_the_nearest(drawn_dataset: Dataset) -> None:
     with pytest.raises(Refused, match=r"None of 2 trials keeps the limits; the nearest, efficientnet_lite"):
-        search(drawn_dataset, 2, Limits(max_mb=0.1), "cpu", silent)
+        search(drawn_dataset, candidates(drawn_dataset, 2), Limits(max_mb=0.1), "cpu", silent)
 
 
 @pytest.mark.slow
@@ -82,13 +115,43 @@ def test_the_pick_travels_to_the_bundle(drawn_dataset: Dataset, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_sizes")
 def test_limits_are_kept(drawn_dataset: Dataset) -> None:
-    backbone, frame, rows = search(drawn_dataset, 3, Limits(max_mb=4.2), "cpu", silent)
-    assert backbone.name == "efficientnet_lite0"
-    assert frame.width in (32, 48)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 3), Limits(max_mb=4.2), "cpu", silent)
+    assert pick.backbone.name == "efficientnet_lite0"
+    assert pick.frame.width in (32, 48)
+    rows = pick.trials
     assert [row["fits"] for row in rows] == [True, True, False]
     assert rows[2]["share"] == 0, "what does not fit costs no photo"
     assert rows[2]["validation_log_loss"] is None
     json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+def test_no_time_is_the_first_candidate(drawn_dataset: Dataset) -> None:
+    over = clock_of(1, time.perf_counter() - 60, "cpu", "32-true")
+    pick = search(drawn_dataset, candidates(drawn_dataset, 3), Limits(), "cpu", silent, over)
+    assert pick.number == 0
+    assert [(row["size"], row["share"], row["picked"]) for row in pick.trials] == [(32, 0, True)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+def test_with_time_candidates_are_compared(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No head is good enough here, so that each trial tells how many epochs would fit."""
+    monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path))  # where no feature is known
+    clock = clock_of(5, time.perf_counter(), "cpu", "32-true")
+    pick = search(drawn_dataset, candidates(drawn_dataset, 3), Limits(max_mb=4.2), "cpu", silent, clock)
+    tried = [row for row in pick.trials if row["share"]]
+    assert [row["size"] for row in tried] == [32, 48], "the third does not keep the limit"
+    assert all(row["epochs"] > 0 for row in tried)
+    (picked,) = (row for row in pick.trials if row["picked"])
+    assert picked["backbone"] == pick.backbone.name == "efficientnet_lite0"
+    assert picked["size"] == pick.frame.width
+    compared = len(_share(drawn_dataset.photos("train"), 0.25)) + drawn_dataset.roles["validation"]
+    assert pick.passes == 2 * compared, "then one was left"
 
 
 @pytest.mark.slow

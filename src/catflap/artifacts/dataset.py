@@ -95,6 +95,13 @@ class Dataset:
         names = ("id", "label", "group", "shard", "offset", "length")
         return Photos(self.path, *(columns[name] for name in names))
 
+    def needed(self, role: str) -> Photos:
+        """The photos of a role without which a step cannot go on; CatflapError when there are none."""
+        photos = self.photos(role)
+        if not len(photos):
+            raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
+        return photos
+
     def train_pixels(self) -> Pixels | None:
         """The memory map of the train photos, uint8 RGB (n, height, width, 3), rows as in photos("train").
 

@@ -39,21 +39,24 @@ def framing(parser: argparse.ArgumentParser) -> None:
     """How photos become pixels: the options that `prepare` and `build` share."""
     frame = Frame()
     parser.add_argument(
-        "--size", type=sides, default=(frame.width, frame.height), metavar="PX",
+        "--size", type=sides, metavar="PX",
         help="side of the square that the model sees, or WIDTHxHEIGHT, as 352x288 for photos that are "
         f"mostly wider than high (default: {frame.width})",
     )  # fmt: skip
     parser.add_argument(
-        "--fit", default=frame.fit, choices=("squash", "crop"),
+        "--fit", choices=("squash", "crop"),
         help="squash: the whole photo; crop: its largest centred part of the frame's shape "
         f"(default: {frame.fit})",
     )  # fmt: skip
 
 
-def frame_of(args: argparse.Namespace) -> Frame:
-    """The frame that was asked for."""
-    width, height = args.size
-    return Frame(width, height, args.fit)
+def frame_of(args: argparse.Namespace) -> Frame | None:
+    """The frame that was asked for, if anything was said about it."""
+    if args.size is None and args.fit is None:
+        return None
+    usual = Frame()
+    width, height = args.size or (usual.width, usual.height)
+    return Frame(width, height, args.fit or usual.fit)
 
 
 def sides(text: str) -> tuple[int, int]:
@@ -78,7 +81,7 @@ def answer(args: argparse.Namespace) -> int:
         dataset = prepare(
             manifest,
             args.out,
-            frame=frame_of(args),
+            frame=frame_of(args) or Frame(),
             seed=args.seed,
             shares={**SHARES, **stated},
             embeddings=load_embeddings(args.embeddings) if args.embeddings else None,

@@ -36,9 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def teaching(parser: argparse.ArgumentParser) -> None:
     """The options that `train` and `build` share."""
     parser.add_argument(
-        "--backbone", default="efficientnet_lite0", metavar="NAME",
+        "--backbone", metavar="NAME",
         help="efficientnet_lite0, _lite1, _lite2, _lite2_slim, _lite0_tiny or resnet8 (installed), or any "
-        "timm model (default: efficientnet_lite0)",
+        "timm model (default: efficientnet_lite0, or what --minutes choose)",
     )  # fmt: skip
     parser.add_argument(
         "--recipe", default="head", choices=("head", "finetune", "scratch"),
@@ -50,16 +50,18 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--minutes", type=float, metavar="N",
-        help="after the head, fine-tune for as long as this allows; kept where validation likes it better by "
-        "more than chance",
+        help="the best that validation finds in this time: backbone, frame and fit (unless --backbone names "
+        "one; a size other than 288 px stays), a head, and fine-tuning for what is left, kept where it is "
+        "better by more than chance",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=Path, metavar="CHECKPOINT",
         help="a larger network whose opinion of the train photos is learnt beside their labels",
     )  # fmt: skip
     parser.add_argument(
-        "--budget", type=int, default=0, metavar="N",
-        help="try N backbones, frame sizes and fits first, by successive halving, and train the best",
+        "--budget", type=int, metavar="N",
+        help="try N backbones, frame sizes and fits first, by successive halving, and train the best "
+        "(default: as many as half of --minutes allow; 0: none)",
     )  # fmt: skip
     parser.add_argument(
         "--search-ms",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-TRIAL = ("size", "share", "validation_log_loss", "validation_accuracy", "fp32_ms", "int8_mb")
+TRIAL = ("size", "share", "validation_log_loss", "validation_accuracy", "fp32_ms", "int8_mb", "epochs")
 MOST = 1e15
 Entries = list[dict[str, Any]]
 

@@ -46,6 +46,7 @@ def trial_rows(learnt: Mapping[str, Any]) -> list[str]:
             percent(trial["validation_accuracy"]),
             _shown(trial["fp32_ms"], ".1f"),
             _shown(trial["int8_mb"], ".1f"),
+            _shown(trial["epochs"], "g"),
         ]
         name = f"<bdi>{text(trial['backbone'])}</bdi>{' (picked)' if trial['picked'] else ''}"
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
@@ -56,11 +57,12 @@ TRIAL_HEADS = (
     "backbone",
     "size, px",
     "fit",
-    "of the train photos",
+    "of the photos compared",
     "log loss",
     "accuracy",
     "ms in fp32",
     "MB in int8",
+    "epochs that would fit",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
@@ -25,6 +26,7 @@ from catflap.training.train import USUAL, train
 T = TypeVar("T")
 Steps: TypeAlias = dict[str, dict[str, Any]]
 VARIANTS = ("int8", "fp32")
+USUAL_TRIALS = 2  # of the candidates, where nothing is said
 
 
 def build(
@@ -40,12 +42,16 @@ def build(
     """Walk the whole line: scan, prepare, train, export, verify, evaluate; returns a summary.
 
     The artefacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is
-    skipped, so that a stopped build goes on where it was.
+    skipped, so that a stopped build goes on where it was. Where neither a frame is given nor anything that
+    a plan says about backbone, recipe, time or trials, validation chooses between Lite0 at 288 px and the
+    slim Lite2 at 320 px.
     """
     out = Path(out)
     if not out.name.endswith(SUFFIX):
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
     work = out.with_suffix(".build")
+    if frame is None and plan.is_open:
+        plan = replace(plan, trials=USUAL_TRIALS)
     frame = frame or Frame()
     steps: Steps = {}
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
+from catflap.training.features import Extractor
 from catflap.training.folding import folded
 from catflap.training.network import Network
 from catflap.training.processes import Precision
@@ -17,16 +20,55 @@ from catflap.training.recipe import Recipe
 MOST_EPOCHS = 10
 _TRIES = 3
 _LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
+_SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
+_BATCH = 4  # photos whose features are worked out at once
 
 
-def epochs_within(
-    seconds: float, network: Network, dataset: Dataset, device: str, precision: Precision
-) -> int:
-    """Whole epochs of fine-tuning, 0 to 10, that fit into `seconds`, each judged, and five blends after."""
-    pace = seconds_a_photo(network, dataset, device, precision)
-    judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
-    epoch = len(dataset.photos("train")) * pace * _LOOP + judged
-    return max(0, min(MOST_EPOCHS, int((seconds - 5 * judged) / epoch)))
+@dataclass(frozen=True)
+class Clock:
+    """The minutes of a training: all of it ends at `until`, what is left of a search at `search_until`.
+
+    Both are seconds of perf_counter; `device` and `precision` are those of fine-tuning.
+    """
+
+    until: float
+    search_until: float
+    device: str
+    precision: Precision
+
+    def left(self) -> float:
+        """Seconds left."""
+        return self.until - perf_counter()
+
+    def search_left(self) -> float:
+        """Seconds left for a search; below 0 when it should have ended."""
+        return self.search_until - perf_counter()
+
+    def epochs(self, network: Network, dataset: Dataset, *, before: float = 0.0) -> int:
+        """Whole epochs of fine-tuning, 0 to 10, that will fit when `before` seconds more have gone.
+
+        Each is judged, and five blends at the end.
+        """
+        pace = seconds_a_photo(network, dataset, self.device, self.precision)
+        judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
+        epoch = len(dataset.photos("train")) * pace * _LOOP + judged
+        return max(0, min(MOST_EPOCHS, int((self.left() - before - 5 * judged) / epoch)))
+
+
+def clock_of(minutes: float, start: float, device: str, precision: Precision) -> Clock:
+    """The clock that began to run at `start`, in seconds of perf_counter."""
+    return Clock(start + 60 * minutes, start + 60 * minutes * _SEARCH, device, precision)
+
+
+def seconds_of_features(extractor: Extractor) -> float:
+    """What the features of a photo take when every worker is busy, measured on blank frames."""
+    frames = np.zeros((_BATCH, extractor.frame.height, extractor.frame.width, 3), np.uint8)
+    taken = []
+    for _ in range(_TRIES):
+        start = perf_counter()
+        extractor.model(frames)
+        taken.append(perf_counter() - start)
+    return min(taken) / _BATCH / extractor.workers * _LOOP
 
 
 def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: Precision) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -61,6 +61,17 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
             return module(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
     return Extractor(run, frame, backbone.features, key)
+
+
+def counting(extractor: Extractor) -> tuple[Extractor, list[int]]:
+    """The extractor, and a list that gets the number of photos each time it looks at some."""
+    looked_at: list[int] = []  # threads may add to it
+
+    def model(frames: Pixels) -> Features:
+        looked_at.append(len(frames))
+        return extractor.model(frames)
+
+    return replace(extractor, model=model), looked_at
 
 
 def feature_graph(backbone: Backbone, frame: Frame) -> bytes:

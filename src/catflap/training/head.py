@@ -97,6 +97,8 @@ def choose_head(
     validation: tuple[Features, Labels],
     classes: int,
     progress: Progress = silent,
+    *,
+    strengths: tuple[float, ...] = STRENGTHS,
 ) -> Choice:
     """The head whose strength, scaling and weights of labels give the least validation log loss.
 
@@ -106,7 +108,7 @@ def choose_head(
     heads: list[Head] = []
     counts = np.bincount(train[1])
     weights = (False, True) if counts.max() >= UNEVEN * counts[counts > 0].min() else (False,)
-    settings = list(product(weights, (False, True), STRENGTHS))
+    settings = list(product(weights, (False, True), strengths))
     some = _part(train)
     for number, (balanced, standardise, strength) in enumerate(settings):
         progress("heads", number, len(settings))

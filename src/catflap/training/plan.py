@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 
@@ -11,12 +11,14 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest
 from catflap.errors import CatflapError
 from catflap.training.backbone import PACKAGED
-from catflap.training.search import MOST_TRIALS, Limits
+from catflap.training.candidates import MOST_TRIALS
+from catflap.training.search import Limits
 from catflap.version import VERSION
 
 NO_LIMITS = Limits()
 RECIPES = ("head", "finetune", "scratch")
 PRECISIONS = ("auto", "fp32")
+EDGE_MB = 4.0  # in int8
 
 
 @dataclass(frozen=True)
@@ -28,26 +30,43 @@ class Plan:
     as many epochs of fine-tuning as fit, kept if validation likes them better by more than chance.
     `teacher` is a Checkpoint whose opinion of the train photos is learnt beside their labels. With
     `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
-    replaces `backbone` and frame.
+    replaces `backbone` and frame. Without a `backbone` and `trials`, `minutes` try as many as half of
+    them allows, of those that have at most 4 MB in int8 where no limit says otherwise; 0 trials are none.
     Weights learn in fp32 or, with the precision "auto", in bf16 where that is faster.
     """
 
-    backbone: str = PACKAGED
+    backbone: str | None = None
     recipe: str = "head"
     epochs: int = 3
     minutes: float | None = None
     teacher: Checkpoint | None = None
-    trials: int = 0
+    trials: int | None = None
     limits: Limits = NO_LIMITS
     seed: int = 0
     precision: str = "auto"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether backbone, recipe, time and trials are all left to whoever follows this plan."""
+        return (self.backbone, self.recipe, self.minutes, self.trials) == (None, "head", None, None)
+
+    @property
+    def searches(self) -> bool:
+        """Whether candidates are tried first."""
+        return bool(self.trials) or (self.trials is None and bool(self.minutes) and self.backbone is None)
+
+    @property
+    def kept_limits(self) -> Limits:
+        """The limits of the search: those that were given, and 4 MB for one that nobody asked for."""
+        return self.limits if self.trials else replace(self.limits, max_mb=self.limits.max_mb or EDGE_MB)
 
     def fingerprint(self, dataset: Dataset) -> str:
         """What a Checkpoint would be made from, without making it."""
         teacher = self.teacher.sha256 if self.teacher else ""
         loop = [self.epochs, teacher, self.precision] if self.recipe != "head" or self.minutes else []
-        search = [self.trials, *astuple(self.limits)] if self.trials else []
-        settings = [dataset.sha256, self.backbone, self.recipe, self.minutes or 0, loop, search, self.seed]
+        search = [self.trials, *astuple(self.kept_limits)] if self.searches else []
+        backbone = self.backbone or PACKAGED
+        settings = [dataset.sha256, backbone, self.recipe, self.minutes or 0, loop, search, self.seed]
         return digest([*settings, VERSION, str(torch.__version__)])
 
     def check(self) -> None:

@@ -63,6 +63,15 @@ def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
         )
 
 
+def first_says(number: int, device: str) -> int:
+    """The first process's number, in every process: what each would find by a clock of its own may differ."""
+    if _processes("WORLD_SIZE") == 1:
+        return number
+    told = torch.tensor([number], device=open_fabric(device).device)
+    torch.distributed.broadcast(told, 0)
+    return int(told)
+
+
 def is_first_process() -> bool:
     """Whether this process writes and tells what all of them have trained."""
     return int(os.environ.get("RANK", "0")) == 0

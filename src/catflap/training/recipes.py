@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from statistics import median_low
-from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,18 +11,14 @@ import numpy.typing as npt
 import torch
 
 from catflap.artifacts.dataset import Dataset
-from catflap.errors import BadPhoto, CatflapError
-from catflap.image import Pixels, inspect
 from catflap.progress import Progress
 from catflap.training.backbone import Backbone
-from catflap.training.budget import epochs_within
-from catflap.training.features import Features, features, open_extractor
+from catflap.training.candidates import photo_side
+from catflap.training.features import counting, features, open_extractor
 from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network
-from catflap.training.processes import Precision
 from catflap.training.recipe import Recipe, finetuning, scratch
 
-SAMPLE = 100  # photos, whose headers tell their size
 Logits = npt.NDArray[np.float32]
 History = list[dict[str, Any]]
 Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
@@ -33,16 +26,14 @@ Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
 
 @dataclass(frozen=True)
 class Tuning:
-    """What follows the head: `epochs` of every weight, or as many as end before `until` (of perf_counter).
+    """What follows the head: as many epochs of every weight as `epochs` tells for the network with its head.
 
     That is kept where validation likes it better by more than chance, and else the head; with `surely` it
     is kept anyway, blended with its start as validation likes best.
     """
 
-    epochs: int = 0
-    until: float | None = None
+    epochs: Callable[[Network], int]
     surely: bool = False
-    precision: Precision = "32-true"
 
 
 @dataclass(frozen=True)
@@ -73,10 +64,7 @@ def from_head(
     train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
     cached = train + validation - looked_at
     network = assemble(body, choice.head)
-    epochs = tuning.epochs
-    if tuning.until is not None:
-        epochs = epochs_within(tuning.until - perf_counter(), network, dataset, device, tuning.precision)
-    history = choice.tried
+    epochs, history = tuning.epochs(network), choice.tried
     if epochs:
         right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
         settings = finetuning(epochs, body.rate, float(right.mean()), side_of(dataset))
@@ -91,8 +79,7 @@ def from_head(
 
 def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> Trained:
     """Every weight from a random start, for users without a suitable backbone."""
-    if not len(dataset.photos("validation")):
-        raise CatflapError("The dataset has no validation photos.", "Prepare it from more photos.")
+    dataset.needed("validation")
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
     logits, history = loop(network, scratch(epochs, photos, side_of(dataset)))
     return Trained("scratch", network, logits, history, (epochs * photos, 0))
@@ -100,32 +87,17 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> T
 
 def side_of(dataset: Dataset) -> int:
     """The side in px of what is seen of most train photos: their own or, where it is less, the frame's."""
-    photos, seen = dataset.photos("train"), max(dataset.frame.width, dataset.frame.height)
-    sides = []
-    for position in np.argsort(photos.ids)[:SAMPLE]:
-        with suppress(BadPhoto):  # which the loader names
-            header = inspect(photos[int(position)])
-            sides.append(max(header.width, header.height))
-    return min(seen, median_low(sides)) if sides else seen
+    return min(photo_side(dataset.photos("train")), max(dataset.frame.width, dataset.frame.height))
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
     """The head for frozen features, chosen on validation; and how many photos were not in the cache."""
-    extractor = open_extractor(body, dataset.frame, device=device)
-    looked_at: list[int] = []  # threads may add to it
-
-    def counted(frames: Pixels) -> Features:
-        looked_at.append(len(frames))
-        return extractor.model(frames)
-
-    counting = replace(extractor, model=counted)
+    extractor, looked_at = counting(open_extractor(body, dataset.frame, device=device))
     parts = []
     for role in ("train", "validation"):
-        photos = dataset.photos(role)
-        if not len(photos):
-            raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
+        photos = dataset.needed(role)
         parts.append(
-            (features(counting, photos, step=f"features of {role}", progress=progress), photos.labels)
+            (features(extractor, photos, step=f"features of {role}", progress=progress), photos.labels)
         )
     choice = choose_head(parts[0], parts[1], len(dataset.labels), progress)
     return choice, sum(looked_at)

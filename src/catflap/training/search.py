@@ -1,4 +1,4 @@
-"""Which backbone at which frame size and fit: heads on frozen features, by successive halving."""
+"""Successive halving on validation over backbone, frame size and fit, within limits of size and latency."""
 
 from __future__ import annotations
 
@@ -15,23 +15,18 @@ from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.session import open_model
 from catflap.training.backbone import Backbone, load_backbone
-from catflap.training.features import Extractor, feature_graph, features, open_extractor
-from catflap.training.head import choose_head
+from catflap.training.budget import Clock, seconds_of_features
+from catflap.training.candidates import Candidate
+from catflap.training.features import Extractor, counting, feature_graph, features, open_extractor
+from catflap.training.head import MOST_COMPARED, choose_head
+from catflap.training.network import Network
+from catflap.training.recipe import GOOD_HEAD
 from catflap.training.slim import fit
 
-ORDER = (  # the first N are tried: what did well elsewhere comes first (docs/concepts/recipes.md)
-    ("efficientnet_lite0", 288, False), ("efficientnet_lite2_slim", 320, False),
-    ("efficientnet_lite2_slim", 320, True), ("efficientnet_lite1", 288, False),
-    ("efficientnet_lite0", 288, True), ("efficientnet_lite0", 224, False),
-    ("efficientnet_lite2_slim", 256, False), ("efficientnet_lite2", 320, False),
-    ("efficientnet_lite0", 160, False), ("efficientnet_lite1", 240, False),
-    ("efficientnet_lite0", 128, False), ("efficientnet_lite0", 320, False),
-)  # fmt: skip
-OTHER_FIT = {"squash": "crop", "crop": "squash"}  # for the trials marked True; the rest have the Dataset's
-STEP = 16  # px to which the sides of a frame are rounded; the sizes above are whole steps
-RUNGS = (0.25, 0.5, 1.0)  # of the train photos; after each the better half goes on
+RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half goes on
+STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)  # enough to tell candidates apart; the pick's head is chosen from more
+ENOUGH_EPOCHS = 3  # of fine-tuning: where a poor head needs it, a better head is worth no fewer than these
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
-MOST_TRIALS = len(ORDER)
 _RUNS = 15
 
 
@@ -48,8 +43,9 @@ class Trial:
     """One backbone at one size and fit: what it costs, and what it reaches with a share of the train photos.
 
     `size` is the side in px of the square frame, or of a square with as many pixels. `int8_mb` is what its
-    weights will take in int8, about; `pareto` says that no other trial is at least as good in log loss,
-    milliseconds and size, and better in one.
+    weights will take in int8, about; `epochs` of fine-tuning would fit the minutes, where that was asked;
+    `pareto` says that no other trial is at least as good in log loss, milliseconds and size, and better in
+    one.
     """
 
     backbone: str
@@ -61,54 +57,122 @@ class Trial:
     validation_log_loss: float = float("inf")
     validation_accuracy: float = 0.0
     fits: bool = True
+    epochs: int | None = None
     pareto: bool = False
     picked: bool = False
 
 
+@dataclass(frozen=True)
+class Pick:
+    """The backbone and frame to train, its number among the candidates, and all trials as history entries.
+
+    `passes` are the photos that went through a network to find it, `known` those of them that went through
+    its own.
+    """
+
+    number: int
+    backbone: Backbone
+    frame: Frame
+    trials: list[dict[str, Any]]
+    passes: int = 0
+    known: int = 0
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A candidate that is still in, and what looks at its photos.
+
+    `pace` is the seconds that the features of a photo take here, with a clock; `looked_at` counts photos.
+    """
+
+    number: int
+    backbone: Backbone
+    extractor: Extractor
+    looked_at: list[int]
+    pace: float
+
+
 def search(
-    dataset: Dataset, trials: int, limits: Limits, device: str, progress: Progress
-) -> tuple[Backbone, Frame, list[dict[str, Any]]]:
-    """The backbone and frame to train, and a table of all trials as history entries.
+    dataset: Dataset,
+    found: list[Candidate],
+    limits: Limits,
+    device: str,
+    progress: Progress,
+    clock: Clock | None = None,
+) -> Pick:
+    """Try the candidates, and pick one.
 
     Halving: everything that keeps the limits is tried on a quarter of the train photos, the better half
-    of it on a half, the better half of that on all (Jamieson & Talwalkar 2016). Features are cached, so
-    that nothing is worked out twice. Raises Refused, with the nearest, when nothing keeps the limits.
+    of it on a half, the better half of that on all (Jamieson & Talwalkar 2016); of more than 10,000 photos
+    as many stand for all. Features are cached, so that nothing is worked out twice. A clock lets in as many
+    candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
+    epochs of fine-tuning would fit. Raises Refused, with the nearest, when nothing keeps the limits.
     """
-    table, backbones, extractors = {}, {}, {}  # by backbone, size and fit
-    for number, (name, size, other) in enumerate(ORDER[:trials]):
-        progress("trials measured", number, trials)
-        way = OTHER_FIT[dataset.frame.fit] if other else dataset.frame.fit
-        key, frame = (name, size, way), _framed(dataset.frame, size, way)
-        backbone = fit(load_backbone(name), dataset.photos("train"), frame, device=device, progress=progress)
-        table[key] = _measured(backbone, frame, size, limits)
-        if table[key].fits:
-            backbones[key], extractors[key] = backbone, open_extractor(backbone, frame, device=device)
-    progress("trials measured", trials, trials)
-    if not extractors:
-        raise _nothing_fits(list(table.values()), limits)
-    going = list(extractors)
+    table, entered = _measured_all(dataset, found, limits, device, progress, clock)
+    going = entered
+    if not going:
+        raise _nothing_fits(table, limits)
     for share in RUNGS:
-        for key in going:
-            table[key] = _tried(table[key], extractors[key], dataset, share, progress)
-        going.sort(key=lambda key: table[key].validation_log_loss)
-        going = going[: max(1, (len(going) + 1) // 2)] if share < 1 else going[:1]
-    (best,) = going
-    rows = [replace(trial, pareto=_pareto(trial, list(table.values()))) for trial in table.values()]
-    return backbones[best], extractors[best].frame, [_entry(row, best) for row in rows]
+        if len(going) == 1 and (clock or share < 1):
+            continue  # it is the pick; its head comes next
+        for one in going:
+            table[one.number] = _tried(table[one.number], one.extractor, dataset, share, progress)
+        going = _ranked(going, table, dataset, clock)
+        going = going[: 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2]
+    best = going[0]
+    rows = [
+        _entry(replace(trial, pareto=_pareto(trial, table), picked=number == best.number))
+        for number, trial in enumerate(table)
+    ]
+    passes = sum(sum(one.looked_at) for one in entered)
+    return Pick(best.number, best.backbone, best.extractor.frame, rows, passes, sum(best.looked_at))
 
 
-def _framed(frame: Frame, size: int, way: str) -> Frame:
-    """The frame with as many pixels as a square of this side, in the shape of the Dataset's."""
-    longer = (frame.width / frame.height) ** 0.5
-    width, height = (STEP * max(1, round(side / STEP)) for side in (size * longer, size / longer))
-    return replace(frame, width=width, height=height, fit=way)
+def _measured_all(
+    dataset: Dataset,
+    found: list[Candidate],
+    limits: Limits,
+    device: str,
+    progress: Progress,
+    clock: Clock | None,
+) -> tuple[list[Trial], list[_Contender]]:
+    """What each candidate costs, and those that keep the limits and for which there is time.
+
+    A candidate whose features of all photos would take more than half of the time is left out; where all
+    of them would, the quickest stays.
+    """
+    table: list[Trial] = []
+    going: list[_Contender] = []
+    slow: list[_Contender] = []
+    train, validation = dataset.needed("train"), dataset.needed("validation")
+    compared = len(_share(train, RUNGS[1])) + len(_share(validation, 1.0))  # of most that are compared
+    for number, (name, size, frame) in enumerate(found):
+        planned = sum(one.pace for one in going) * compared
+        if clock and (going or slow) and clock.search_left() < planned:
+            break
+        progress("trials measured", number, len(found))
+        backbone = fit(load_backbone(name), train, frame, device=device, progress=progress)
+        table.append(_measured(backbone, frame, size, limits))
+        if not table[-1].fits:
+            continue
+        extractor = open_extractor(backbone, frame, device=device)
+        pace = seconds_of_features(extractor) if clock else 0.0
+        one = _Contender(number, backbone, *counting(extractor), pace)
+        if clock and one.pace * (len(train) + len(validation)) > clock.left() / 2:
+            slow.append(one)
+        elif not (clock and going) or planned + one.pace * compared <= clock.search_left():
+            going.append(one)
+    progress("trials measured", len(found), len(found))
+    return table, going or sorted(slow, key=lambda one: one.pace)[:1]
 
 
-def _entry(trial: Trial, best: tuple[str, int, str]) -> dict[str, Any]:
+def _entry(trial: Trial) -> dict[str, Any]:
     """A trial for the history; one without photos has no log loss, and JSON knows no infinity."""
-    loss = trial.validation_log_loss if trial.share else None
-    picked = (trial.backbone, trial.size, trial.fit) == best
-    return {"step": "trial", **asdict(trial), "validation_log_loss": loss, "picked": picked}
+    return {
+        "step": "trial",
+        **asdict(trial),
+        "validation_log_loss": trial.validation_log_loss if trial.share else None,
+    }
 
 
 def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Trial:
@@ -128,13 +192,13 @@ def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Tr
 
 def _tried(trial: Trial, extractor: Extractor, dataset: Dataset, share: float, progress: Progress) -> Trial:
     """The trial with what a head reaches that learns from a share of the train photos."""
-    train, validation = _share(dataset.photos("train"), share), dataset.photos("validation")
+    train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
     known = [
         (features(extractor, photos, step=step, progress=progress), photos.labels)
         for photos in (train, validation)
     ]
-    choice = choose_head(known[0], known[1], len(dataset.labels))
+    choice = choose_head(known[0], known[1], len(dataset.labels), strengths=STRENGTHS)
     best = min(choice.tried, key=lambda entry: float(entry["validation_log_loss"]))
     return replace(
         trial,
@@ -144,10 +208,33 @@ def _tried(trial: Trial, extractor: Extractor, dataset: Dataset, share: float, p
     )
 
 
+def _ranked(
+    going: list[_Contender], table: list[Trial], dataset: Dataset, clock: Clock | None
+) -> list[_Contender]:
+    """Best first: by log loss, but where every head is poor and the clock runs, by epochs up to enough."""
+    poor = max(table[one.number].validation_accuracy for one in going) < GOOD_HEAD
+    for one in going:
+        if clock and poor and table[one.number].epochs is None:
+            seen = replace(dataset, frame=one.extractor.frame)
+            whole = one.pace * sum(len(dataset.photos(role)) for role in ("train", "validation"))
+            network = Network(one.backbone, len(dataset.labels))
+            epochs = clock.epochs(network, seen, before=whole)
+            table[one.number] = replace(table[one.number], epochs=epochs)
+
+    def key(one: _Contender) -> tuple[int, float]:
+        trial = table[one.number]
+        return -min(ENOUGH_EPOCHS, trial.epochs or 0) if poor else 0, trial.validation_log_loss
+
+    return sorted(going, key=key)
+
+
 def _share(photos: Photos, share: float) -> Photos:
-    """The same part of the photos for every trial, and each part inside the next larger one."""
+    """The same part of each label's photos for every trial, one at least; small parts lie in larger ones."""
+    share *= min(1.0, MOST_COMPARED / max(1, len(photos)))
     order = np.argsort(photos.ids)  # hashes, so as good as drawn
-    return photos.take(np.sort(order[: max(1, round(share * len(photos)))]))
+    parts = [order[photos.labels[order] == label] for label in np.unique(photos.labels)]
+    chosen = [part[: max(1, round(share * len(part)))] for part in parts]
+    return photos.take(np.sort(np.concatenate(chosen)))
 
 
 def _pareto(trial: Trial, others: list[Trial]) -> bool:
@@ -170,5 +257,5 @@ def _nothing_fits(trials: list[Trial], limits: Limits) -> Refused:
     return Refused(
         f"None of {len(trials)} trials keeps the limits; the nearest, {near.backbone} at {near.size} px, "
         f"takes {near.fp32_ms:.1f} ms and {near.int8_mb:.1f} MB.",
-        "Allow more (--max-ms, --max-mb), or more trials (--budget).",
+        "Allow more (--search-ms, --search-mb), or more trials (--budget).",
     )

@@ -19,21 +19,24 @@ from catflap.evaluation.metrics import measure
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
 from catflap.runtime.energy import EnergyMeter
-from catflap.training.backbone import Backbone, load_backbone
+from catflap.training.backbone import Backbone
+from catflap.training.budget import clock_of
+from catflap.training.deciding import Decisions, pick
 from catflap.training.finetune import finetune
 from catflap.training.flops import count_flops
 from catflap.training.network import Network, save_weights
 from catflap.training.plan import Plan
 from catflap.training.processes import (
+    Precision,
     check_strategy,
+    first_says,
     is_first_process,
     precision_on,
     wait_for_all_processes,
 )
 from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Trained, Tuning, from_head, from_scratch
-from catflap.training.search import search
-from catflap.training.slim import fit
+from catflap.training.search import Pick
 from catflap.training.teacher import teach
 from catflap.training.watching import Watch, unseen
 from catflap.version import VERSION
@@ -63,16 +66,18 @@ def train(
     start, meter = perf_counter(), EnergyMeter()
     progress = _metered(progress, meter)
     device = pick_device(device)
-    precision = precision_on(device) if plan.precision == "auto" else "32-true"
+    precision = _precision(plan, device)
+    clock = clock_of(plan.minutes, start, device, precision) if plan.minutes else None
+    resume, decided = (Path(out).with_name(f".{Path(out).name}.{kind}") for kind in ("resume", "decided"))
+    decisions = Decisions(decided, plan.fingerprint(dataset))
     torch.manual_seed(plan.seed)  # what a random start is drawn from
-    trials: History = []
-    if plan.trials:
-        body, frame, trials = search(dataset, plan.trials, plan.limits, device, progress)
-    else:
-        body, frame = load_backbone(plan.backbone, pretrained=plan.recipe != "scratch"), dataset.frame
-        body = fit(body, dataset.photos("train"), frame, device=device, progress=progress)
-    seen = replace(dataset, frame=frame)
-    resume = Path(out).with_name(f".{Path(out).name}.resume")
+    chosen = pick(plan, dataset, device, progress, clock, decisions)
+    body, seen = chosen.backbone, replace(dataset, frame=chosen.frame)
+
+    def epochs(network: Network) -> int:
+        if clock is None:
+            return plan.epochs if plan.recipe == "finetune" else 0
+        return first_says(decisions.keep("epochs", lambda: clock.epochs(network, seen)), device)
 
     def loop(network: Network, settings: Recipe) -> tuple[Logits, History]:
         targets = teach(plan.teacher, seen, TEACHERS_SHARE, progress) if plan.teacher else None
@@ -84,18 +89,17 @@ def train(
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
     else:
-        surely = plan.recipe == "finetune"
-        until = start + plan.minutes * 60 if plan.minutes else None
-        tuning = Tuning(plan.epochs if surely else 0, until, surely, precision)
+        tuning = Tuning(epochs, surely=plan.recipe == "finetune")
         trained = from_head(seen, body, tuning, device, loop, progress)
     if is_first_process():
         described = {
-            "cost": {**_cost(trained, seen, perf_counter() - start, device), "joules": meter.joules()},
+            "cost": {**_cost(trained, chosen, seen, start, device), "joules": meter.joules()},
             "made_from": plan.fingerprint(dataset),
-            "history": [*trials, *trained.history],
+            "history": [*chosen.trials, *trained.history],
         }
         _write(seen, Path(out), plan, body, trained, described)
-        resume.unlink(missing_ok=True)
+        for left in (resume, decided):
+            left.unlink(missing_ok=True)
     wait_for_all_processes()
     return load_checkpoint(out)
 
@@ -114,6 +118,14 @@ def pick_device(device: str) -> str:
             f"There is no device {device!r} here: {why(error)}.", "Use --device auto."
         ) from error
     return device
+
+
+def _precision(plan: Plan, device: str) -> Precision:
+    """What every weight is trained in: the first process's choice, where machines differ."""
+    if plan.precision != "auto":
+        return "32-true"
+    quick = int(precision_on(device) == "bf16-mixed")
+    return "bf16-mixed" if first_says(quick, device) else "32-true"
 
 
 def _metered(progress: Progress, meter: EnergyMeter) -> Progress:
@@ -158,10 +170,11 @@ def _write(
         save_checkpoint(folder, fields)
 
 
-def _cost(trained: Trained, dataset: Dataset, seconds: float, device: str) -> dict[str, Any]:
-    """What training took: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
+def _cost(trained: Trained, chosen: Pick, dataset: Dataset, start: float, device: str) -> dict[str, Any]:
+    """What training took, its search included: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
+    seconds = perf_counter() - start
     forward, backward = count_flops(trained.network, dataset.frame)
-    looked_at, cached = trained.passes
+    looked_at, cached = trained.passes[0] + chosen.passes, trained.passes[1] - chosen.known
     return {
         "seconds": seconds,
         "photo_passes": looked_at,

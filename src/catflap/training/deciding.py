@@ -1,0 +1,74 @@
+"""What a run decides by the clock is decided once: a stopped run goes on with it, and so do all processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.folder import whole_file
+from catflap.progress import Progress
+from catflap.training.backbone import PACKAGED, load_backbone
+from catflap.training.budget import Clock
+from catflap.training.candidates import candidates
+from catflap.training.plan import Plan
+from catflap.training.processes import first_says, is_first_process
+from catflap.training.search import Pick, search
+from catflap.training.slim import fit
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A file beside the Checkpoint to be, with the decisions of the run that is made from `made_from`."""
+
+    path: Path
+    made_from: str
+
+    def keep(self, what: str, decide: Callable[[], Any]) -> Any:
+        """A decision, a JSON value: what the stopped run decided, or else what is decided now."""
+        kept = self._kept()
+        if what not in kept:
+            kept[what] = decide()
+            if is_first_process():
+                text = json.dumps({"made_from": self.made_from, "kept": kept}, allow_nan=False)
+                whole_file(self.path, text.encode())
+        return kept[what]
+
+    def _kept(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self.path.read_bytes())
+            if found["made_from"] == self.made_from:
+                return dict(found["kept"])
+        return {}
+
+
+def pick(
+    plan: Plan,
+    dataset: Dataset,
+    device: str,
+    progress: Progress,
+    clock: Clock | None,
+    decisions: Decisions,
+) -> Pick:
+    """The backbone and frame that a plan names, or that its search picks or has picked before a stop."""
+    photos = dataset.photos("train")
+    if not plan.searches:
+        body = load_backbone(plan.backbone or PACKAGED, pretrained=plan.recipe != "scratch")
+        return Pick(0, fit(body, photos, dataset.frame, device=device, progress=progress), dataset.frame, [])
+    found, made = candidates(dataset, plan.trials), list[Pick]()
+
+    def decide() -> dict[str, Any]:
+        made.append(search(dataset, found, plan.kept_limits, device, progress, clock))
+        return {"number": made[0].number, "trials": made[0].trials}
+
+    decided = decisions.keep("search", decide)
+    number = first_says(decided["number"], device)
+    if made and made[0].number == number:
+        return made[0]
+    name, _, frame = found[number]
+    body = fit(load_backbone(name), photos, frame, device=device, progress=progress)
+    return Pick(number, body, frame, decided["trials"], sum(one.passes for one in made))

@@ -1,0 +1,105 @@
+"""What the clock decided is kept over a stop, and is the first process's in every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.training.deciding import Decisions
+from catflap.training.plan import Plan
+from catflap.training.train import train
+
+CATFLAP = str(Path(sys.executable).with_name("catflap"))
+
+
+def test_a_decision_is_made_once(tmp_path: Path) -> None:
+    path, answers = tmp_path / "decided", iter([3, 5, 7, 9])
+    assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
+    assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
+    assert Decisions(path, "this").keep("search", lambda: {"number": 1}) == {"number": 1}
+    assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
+    assert Decisions(path, "other").keep("epochs", lambda: next(answers)) == 5, "of another run"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[1]", b'{"made_from": "this"}', b'{"made_from": "this", "kept": 3}']
+)
+def test_a_damaged_file_is_decided_anew(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "decided"
+    path.write_bytes(damage)
+    assert Decisions(path, "this").keep("epochs", lambda: 4) == 4
+    assert Decisions(path, "this").keep("epochs", lambda: 5) == 4
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """One epoch, where the clock finds time for ten; the pick is the second, whatever validation says."""
+    plan = Plan(minutes=2.0)
+    rows = [{"step": "trial", "backbone": "of the stopped run"}]
+    decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
+    decided.keep("search", lambda: {"number": 1, "trials": rows})
+    decided.keep("epochs", lambda: 1)
+    made = train(drawn_dataset, tmp_path / "made", plan)
+    assert [entry for entry in made.history if entry["step"] == "trial"] == rows
+    assert [entry["epoch"] for entry in made.history if entry["step"] == "finetune"] == [1]
+    assert made.backbone == "efficientnet_lite2_slim"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"], "nothing is left beside it"
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    words = [
+        CATFLAP,
+        "train",
+        str(drawn_dataset.path),
+        "-o",
+        str(tmp_path / "made"),
+        "--minutes",
+        "2",
+        "--json",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    waited = time.monotonic()
+    while not (tmp_path / ".made.resume").exists():
+        assert process.poll() is None
+        assert time.monotonic() - waited < 200
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    decided = json.loads((tmp_path / ".made.decided").read_text())["kept"]
+    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=300)
+    history = load_checkpoint(tmp_path / "made").history
+    assert [entry for entry in history if entry["step"] == "trial"] == decided["search"]["trials"]
+    assert sum(entry["step"] == "finetune" for entry in history) == decided["epochs"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_first(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """Each has a clock of its own; with other candidates or epochs one would wait for the other for ever."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        CATFLAP,
+    ]
+    words = ["train", str(drawn_dataset.path), "-o", str(tmp_path / "made"), "--minutes", "1", "--json"]
+    made = subprocess.run(
+        [*command, *words], capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    (line,) = made.stdout.splitlines()
+    steps = {entry["step"] for entry in json.loads(line)["history"]}
+    assert steps >= {"trial", "head", "finetune", "blend"}
