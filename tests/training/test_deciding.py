@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.training.deciding import Decisions
 from catflap.training.plan import Plan
 from catflap.training.train import train
-
-CATFLAP = str(Path(sys.executable).with_name("catflap"))
+from tests.training.torchrun import CATFLAP, TORCHRUN
 
 
 def test_a_decision_is_made_once(tmp_path: Path) -> None:
@@ -56,16 +54,8 @@ def test_a_stopped_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    words = [
-        CATFLAP,
-        "train",
-        str(drawn_dataset.path),
-        "-o",
-        str(tmp_path / "made"),
-        "--minutes",
-        "2",
-        "--json",
-    ]
+    out = str(tmp_path / "made")
+    words = [CATFLAP, "train", str(drawn_dataset.path), "-o", out, "--minutes", "2", "--json"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     waited = time.monotonic()
     while not (tmp_path / ".made.resume").exists():
@@ -85,18 +75,9 @@ def test_a_killed_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_p
 @pytest.mark.slow
 def test_two_processes_follow_the_first(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """Each has a clock of its own; with other candidates or epochs one would wait for the other for ever."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        CATFLAP,
-    ]
     words = ["train", str(drawn_dataset.path), "-o", str(tmp_path / "made"), "--minutes", "1", "--json"]
     made = subprocess.run(
-        [*command, *words], capture_output=True, text=True, check=False, timeout=300,
+        [*TORCHRUN, CATFLAP, *words], capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

@@ -30,6 +30,7 @@ from catflap.training.teacher import teach
 from catflap.training.train import train
 from catflap.training.watching import watching
 from tests.training.small import Small, small_network
+from tests.training.torchrun import CATFLAP, TORCHRUN
 
 ONCE = Recipe(epochs=2, batch=8, rate=0.1, body=1.0, average=0.5)
 
@@ -220,12 +221,10 @@ def test_minutes_that_make_no_sense(
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """torchrun with gloo; batches are shared, so the weights are the same but for the order of sums."""
-    catflap = str(Path(sys.executable).with_name("catflap"))
     words = ["train", str(drawn_dataset.path), "--recipe", "finetune", "--epochs", "1", "--json"]
     words += ["--precision", "fp32"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", catflap]
     answers = {}
-    for name, command in {"one": [catflap], "two": [sys.executable, *torchrun]}.items():
+    for name, command in {"one": [CATFLAP], "two": [*TORCHRUN, CATFLAP]}.items():
         made = subprocess.run(
             [*command, *words, "-o", str(tmp_path / name)], capture_output=True, text=True, check=False,
             timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from catflap.errors import CatflapError
 from catflap.training.plan import Plan
 from catflap.training.processes import open_fabric
 from catflap.training.train import train
+from tests.training.torchrun import TORCHRUN
 
 REPO = Path(__file__).parents[2]
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def in_two(
@@ -39,7 +38,7 @@ def run_two(
 ) -> subprocess.CompletedProcess[str]:
     words = [str(dataset.path), str(resume), str(out), strategy, str(stop), optimiser]
     return subprocess.run(
-        [sys.executable, *TORCHRUN, "-m", "tests.training.finetune_in_two", *words],
+        [*TORCHRUN, "-m", "tests.training.finetune_in_two", *words],
         capture_output=True, text=True, check=False, timeout=600, cwd=REPO,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
