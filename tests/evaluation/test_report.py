@@ -253,10 +253,11 @@ def test_a_search_is_a_table(tmp_path):
         "validation_accuracy": 0.9912,
         "picked": True,
         "epochs": 77,
+        "recipe": "finetune",
     }
     report = with_history(tmp_path / "report", [best, {**trial, "validation_log_loss": float("inf")}])
     words = Page(report.page.read_text("utf-8")).words
-    assert {"lite<0>", " (picked)", "crop", "0.0412", "99.1 %", "77", "–"} <= set(words)
+    assert {"lite<0>", " (picked)", "crop", "0.0412", "99.1 %", "77", "finetune", "–"} <= set(words)
     json.dumps(report.to_json() | report.learning, allow_nan=False)
 
 

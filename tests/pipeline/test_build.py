@@ -124,6 +124,9 @@ def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_pa
     ]
     (picked,) = (trial for trial in trials if trial["picked"])
     assert (checkpoint.backbone, read_bundle(out).frame.width) == (picked["backbone"], picked["size"])
+    trained = summary["trained"]
+    assert (trained["backbone"], trained["frame"]["width"]) == (picked["backbone"], picked["size"])
+    assert (trained["recipe"], {trial["recipe"] for trial in trials}) == ("head", {"head"})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.training import candidates, search
 from catflap.training.deciding import Decisions
 from catflap.training.plan import Plan
 from catflap.training.train import train
@@ -43,13 +44,34 @@ def test_a_stopped_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_
     plan = Plan(minutes=2.0)
     rows = [{"step": "trial", "backbone": "of the stopped run"}]
     decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
-    decided.keep("search", lambda: {"number": 1, "trials": rows})
+    decided.keep("search", lambda: {"number": 1, "recipe": "head", "trials": rows})
     decided.keep("epochs", lambda: 1)
     made = train(drawn_dataset, tmp_path / "made", plan)
     assert [entry for entry in made.history if entry["step"] == "trial"] == rows
     assert [entry["epoch"] for entry in made.history if entry["step"] == "finetune"] == [1]
     assert made.backbone == "efficientnet_lite2_slim"
     assert [path.name for path in tmp_path.iterdir()] == ["made"], "nothing is left beside it"
+
+
+@pytest.mark.slow
+def test_a_candidate_is_fine_tuned_once(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between the first and the second: what the first reached is known, and wins here."""
+    monkeypatch.setattr(search, "GOOD_HEAD", 1.1)
+    monkeypatch.setattr(
+        candidates, "ORDER", (("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True))
+    )
+    plan = Plan(trials=2, epochs=1)
+    decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
+    decided.keep("candidate 0, fine-tuned", lambda: (0.0, 1.0))
+    made = train(drawn_dataset, tmp_path / "made", plan)
+    first, second = (entry for entry in made.history if entry.get("recipe") == "finetune")
+    assert {first["size"], second["size"]} == {32, 48}
+    (picked,) = (entry for entry in (first, second) if entry["picked"])
+    assert (picked["size"], picked["validation_log_loss"]) == (32, 0.0)
+    assert sum(entry["step"] == "finetune" for entry in made.history) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from catflap.artifacts.bundle import read_bundle
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.exporting.export import export
 from catflap.progress import silent
@@ -18,8 +19,10 @@ from catflap.training import candidates as listed
 from catflap.training import search as room
 from catflap.training.budget import clock_of
 from catflap.training.candidates import candidates
+from catflap.training.network import Network
 from catflap.training.plan import EDGE_MB, Plan
-from catflap.training.search import Limits, Trial, _Contender, _pareto, _ranked, _share, search
+from catflap.training.recipe import Recipe
+from catflap.training.search import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
 from catflap.training.train import train
 
 SMALL = (
@@ -88,6 +91,19 @@ def test_minutes_search_unless_a_backbone_is_named() -> None:
     assert Plan(minutes=1.0, trials=3).kept_limits == Limits(), "who asks for trials knows what they may take"
 
 
+def test_a_search_explores_recipes_unless_one_is_asked_for(drawn_dataset: Dataset) -> None:
+    assert Plan(trials=2).explores
+    assert not Plan(trials=2, recipe="head").explores
+    assert not Plan(trials=2, minutes=1.0).explores, "the clock tries fine-tuning after the search"
+    assert not Plan().explores
+    marks = {plan.fingerprint(drawn_dataset) for plan in (Plan(trials=2), Plan(trials=2, recipe="head"))}
+    assert len(marks) == 2
+    assert Plan().fingerprint(drawn_dataset) == Plan(recipe="head").fingerprint(drawn_dataset)
+    longer = Plan(trials=2, epochs=4).fingerprint(drawn_dataset)
+    assert longer not in marks
+    assert Plan(epochs=4).fingerprint(drawn_dataset) == Plan().fingerprint(drawn_dataset), "of no use there"
+
+
 def test_what_cannot_be_is_refused_with_the_nearest(drawn_dataset: Dataset) -> None:
     with pytest.raises(Refused, match=r"None of 2 trials keeps the limits; the nearest, efficientnet_lite"):
         search(drawn_dataset, candidates(drawn_dataset, 2), Limits(max_mb=0.1), "cpu", silent)
@@ -110,6 +126,72 @@ def test_the_pick_travels_to_the_bundle(drawn_dataset: Dataset, tmp_path: Path) 
     assert checkpoint.made_from != Plan().fingerprint(drawn_dataset)
     export(checkpoint, drawn_dataset, tmp_path / "x.catflap", variants=("fp32",))
     assert read_bundle(tmp_path / "x.catflap").frame == checkpoint.frame
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+def test_where_heads_are_poor_the_last_two_are_fine_tuned(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With copies of their weights: the pick's own stay as they are."""
+    photos, seen = drawn_dataset.photos("train"), list[tuple[int, int, int]]()
+
+    def tune(
+        number: int, network: Network, settings: Recipe, dataset: Dataset, part: Photos
+    ) -> tuple[float, float]:
+        seen.append((number, dataset.frame.width, settings.epochs))
+        assert part.ids.tolist() == photos.ids.tolist()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.zero_()
+        return (1e-9, 1.0) if number else (1e-6, 1.0)
+
+    def found() -> Pick:
+        return search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, tune=tune)
+
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path))  # where no feature is known
+    monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
+    pick = found()
+    assert sorted(seen) == [(0, 32, 1), (1, 48, 1)]
+    assert [row["recipe"] for row in pick.trials] == ["head", "head", "finetune", "finetune"]
+    assert [row["share"] for row in pick.trials] == [1.0] * 4
+    (picked,) = (row for row in pick.trials if row["picked"])
+    assert (picked["recipe"], picked["size"], picked["validation_log_loss"]) == ("finetune", 48, 1e-9)
+    assert (pick.number, pick.recipe, pick.frame.width) == (1, "finetune", 48)
+    looked_at = len(photos) + drawn_dataset.roles["validation"]
+    assert (pick.passes, pick.known) == (2 * looked_at + 2 * len(photos), looked_at)
+    assert all(bool(weight.any()) for weight in pick.backbone.network.parameters())
+    monkeypatch.setattr(room, "GOOD_HEAD", 0.0)
+    good = found()
+    assert (good.recipe, len(good.trials), len(seen)) == ("head", 2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+def test_a_search_chooses_the_recipe_where_heads_are_poor(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
+    steps: list[int] = []
+    made = train(
+        drawn_dataset, tmp_path / "made", Plan(trials=2, epochs=2), watch=lambda step, _: steps.append(step)
+    )
+    rows = [entry for entry in made.history if entry["step"] == "trial"]
+    heads = {row["size"]: row["validation_log_loss"] for row in rows if row["recipe"] == "head"}
+    tuned = {row["size"]: row["validation_log_loss"] for row in rows if row["recipe"] == "finetune"}
+    assert sorted(tuned) == sorted(heads) == [32, 48]
+    assert all(tuned[size] <= heads[size] + 1e-6 for size in tuned), "a blend with its start"
+    assert min(tuned.values()) < min(heads.values()), "or this test shows nothing"
+    (picked,) = (row for row in rows if row["picked"])
+    assert picked["validation_log_loss"] == min(tuned.values())
+    assert [entry["epoch"] for entry in made.history if entry["step"] == "finetune"] == [1, 2]
+    assert steps == list(range(1, len(steps) + 1)), "a trial's steps are not the training's"
+    (kept,) = (entry["share"] for entry in made.history if entry["step"] == "blend" and entry["kept"])
+    assert made.recipe == ("finetune" if kept else "head")
+    assert made.frame.width == picked["size"]
+    only = train(drawn_dataset, tmp_path / "only", Plan(recipe="head", trials=2))
+    assert {entry["step"] for entry in only.history} == {"trial", "head"}
+    assert {entry["recipe"] for entry in only.history if entry["step"] == "trial"} == {"head"}
 
 
 @pytest.mark.slow

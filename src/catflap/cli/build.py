@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.export import exporting, variants_of
 from catflap.cli.output import as_text, emit, progress_bar
 from catflap.cli.prepare import frame_of, framing
-from catflap.cli.train import plan_of, teaching
+from catflap.cli.train import hint, plan_of, teaching
 
 HELP = "Walk the whole line: scan, prepare, train, export, verify, evaluate. Run it again to go on."
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
@@ -39,13 +39,16 @@ def answer(args: argparse.Namespace) -> int:
             about=args.about,
             progress=progress,
         )
-    emit(fields, args, build_text(fields))
+    emit(fields, args, build_text(fields) + hint(fields["trained"], args))
     return 0
 
 
 def build_text(fields: dict) -> str:  # type: ignore[type-arg]
-    """A build for people: what each variant reaches, the seconds of each step, and where things lie."""
-    lines = [
+    """A build for people: what was trained, what each variant reaches, seconds, and where things lie."""
+    trained, frame = fields["trained"], fields["trained"]["frame"]
+    size = f"{frame['width']} × {frame['height']} px"
+    lines = [f"{trained['backbone']} at {size}, {frame['fit']}, recipe {trained['recipe']}"]
+    lines += [
         f"{name}: accuracy {variant['accuracy']['value']:.4f} ({variant['accuracy']['low']:.4f} to "
         f"{variant['accuracy']['high']:.4f}), {variant['flips']} flips, {variant['bytes'] / 1e6:.2f} MB"
         for name, variant in fields["variants"].items()

@@ -41,9 +41,9 @@ def teaching(parser: argparse.ArgumentParser) -> None:
         "timm model (default: efficientnet_lite0, or what --minutes choose)",
     )  # fmt: skip
     parser.add_argument(
-        "--recipe", default="head", choices=("head", "finetune", "scratch"),
+        "--recipe", choices=("head", "finetune", "scratch"),
         help="head: a linear head on frozen features; finetune: then every weight; "
-        "scratch: every weight from a random start (default: head)",
+        "scratch: every weight from a random start (default: head, or what --minutes or --budget choose)",
     )  # fmt: skip
     parser.add_argument(
         "--epochs", type=int, default=3, metavar="N", help="of finetune and scratch (default: 3)"
@@ -60,8 +60,9 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, metavar="N",
-        help="try N backbones, frame sizes and fits first, by successive halving, and train the best "
-        "(default: as many as half of --minutes allow; 0: none)",
+        help="try N backbones, frame sizes and fits first, by successive halving, where every head is poor "
+        "fine-tune the best two for an epoch, and train the best (default: as many as half of --minutes "
+        "allow; 0: none)",
     )  # fmt: skip
     parser.add_argument(
         "--search-ms",
@@ -113,7 +114,8 @@ def answer(args: argparse.Namespace) -> int:
             dataset, args.out, plan_of(args),
             device=args.device, strategy=args.strategy, progress=progress, watch=watch,
         )  # fmt: skip
-    emit(checkpoint.to_json(), args, checkpoint_text(checkpoint.to_json()))
+    trained = {"recipe": checkpoint.recipe, "validation_accuracy": checkpoint.metrics["accuracy"]}
+    emit(checkpoint.to_json(), args, checkpoint_text(checkpoint.to_json()) + hint(trained, args))
     return 0
 
 
@@ -126,3 +128,13 @@ def checkpoint_text(fields: dict) -> str:  # type: ignore[type-arg]
         f"{cost['photo_passes']:,} photo passes in {cost['seconds']:.1f} s, "
         f"{cost['peak_memory_mb']:,.0f} MB at most, on {cost['device']}"
     )
+
+
+def hint(trained: dict, args: argparse.Namespace) -> str:  # type: ignore[type-arg]
+    """A line more where the head is poor and nothing else was tried."""
+    from catflap.training.recipe import GOOD_HEAD
+
+    tried = trained["recipe"] != "head" or args.minutes or args.budget
+    if tried or trained["validation_accuracy"]["value"] >= GOOD_HEAD:
+        return ""
+    return "\nFine-tuning may be right more often: --recipe finetune, or --minutes N for as much as fits."

@@ -38,7 +38,7 @@ def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _trial(entry: dict[str, Any]) -> dict[str, Any]:
     numbers = {name: _number(entry.get(name)) for name in TRIAL}
-    words = {"backbone": str(entry.get("backbone")), "fit": str(entry.get("fit", "–"))}
+    words = {name: str(entry.get(name, "–")) for name in ("backbone", "fit", "recipe")}
     return {**words, **numbers, "picked": entry.get("picked") is True}
 
 

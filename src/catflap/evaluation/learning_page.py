@@ -41,6 +41,7 @@ def trial_rows(learnt: Mapping[str, Any]) -> list[str]:
         cells = [
             _shown(trial["size"], "g"),
             text(trial["fit"]),
+            text(trial["recipe"]),
             percent(trial["share"], 0),
             _shown(trial["validation_log_loss"], ".4f"),
             percent(trial["validation_accuracy"]),
@@ -57,6 +58,7 @@ TRIAL_HEADS = (
     "backbone",
     "size, px",
     "fit",
+    "recipe",
     "of the photos compared",
     "log loss",
     "accuracy",

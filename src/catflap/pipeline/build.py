@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from catflap.artifacts.bundle import SUFFIX, Bundle, read_bundle
-from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
@@ -51,7 +51,7 @@ def build(
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
     work = out.with_suffix(".build")
     if frame is None and plan.is_open:
-        plan = replace(plan, trials=USUAL_TRIALS)
+        plan = replace(plan, trials=USUAL_TRIALS, recipe="head")
     frame = frame or Frame()
     steps: Steps = {}
 
@@ -84,10 +84,12 @@ def build(
         lambda: evaluate(out, dataset.path, work / "report", progress=progress),
     )  # fmt: skip
     photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
-    return _summary(bundle, photos, report.page, steps)
+    return _summary(bundle, photos, checkpoint, report.page, steps)
 
 
-def _summary(bundle: Bundle, photos: dict[str, int], page: Path, steps: Steps) -> dict[str, Any]:
+def _summary(
+    bundle: Bundle, photos: dict[str, int], checkpoint: Checkpoint, page: Path, steps: Steps
+) -> dict[str, Any]:
     variants = {
         name: {
             "bytes": bundle.size_of(variant),
@@ -103,6 +105,12 @@ def _summary(bundle: Bundle, photos: dict[str, int], page: Path, steps: Steps) -
         "bytes": bundle.path.stat().st_size,
         "sha256": bundle.sha256,
         "photos": photos,
+        "trained": {
+            "backbone": checkpoint.backbone,
+            "frame": checkpoint.frame.to_json(),
+            "recipe": checkpoint.recipe,
+            "validation_accuracy": checkpoint.metrics["accuracy"],
+        },
         "variants": variants,
         "report": str(page),
         "steps": steps,

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import whole_file
 from catflap.progress import Progress
 from catflap.training.backbone import PACKAGED, load_backbone
 from catflap.training.budget import Clock
 from catflap.training.candidates import candidates
+from catflap.training.head import log_loss
+from catflap.training.network import Network
 from catflap.training.plan import Plan
-from catflap.training.processes import first_says, is_first_process
-from catflap.training.search import Pick, search
+from catflap.training.processes import first_says, is_alone, is_first_process
+from catflap.training.recipe import Recipe
+from catflap.training.recipes import Loop
+from catflap.training.search import Pick, Tune, search
 from catflap.training.slim import fit
 
 
@@ -53,6 +57,7 @@ def pick(
     progress: Progress,
     clock: Clock | None,
     decisions: Decisions,
+    loop: Loop,
 ) -> Pick:
     """The backbone and frame that a plan names, or that its search picks or has picked before a stop."""
     photos = dataset.photos("train")
@@ -62,8 +67,9 @@ def pick(
     found, made = candidates(dataset, plan.trials), list[Pick]()
 
     def decide() -> dict[str, Any]:
-        made.append(search(dataset, found, plan.kept_limits, device, progress, clock))
-        return {"number": made[0].number, "trials": made[0].trials}
+        tune = _tuner(decisions, loop) if plan.explores and is_alone() else None
+        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune))
+        return {name: getattr(made[0], name) for name in ("number", "recipe", "trials")}
 
     decided = decisions.keep("search", decide)
     number = first_says(decided["number"], device)
@@ -71,4 +77,21 @@ def pick(
         return made[0]
     name, _, frame = found[number]
     body = fit(load_backbone(name), photos, frame, device=device, progress=progress)
-    return Pick(number, body, frame, decided["trials"], sum(one.passes for one in made))
+    return Pick(number, body, frame, decided["trials"], decided["recipe"], sum(one.passes for one in made))
+
+
+def _tuner(decisions: Decisions, loop: Loop) -> Tune:
+    """What fine-tunes the candidates of a search, each once, whatever is stopped between them."""
+
+    def tune(
+        number: int, network: Network, settings: Recipe, seen: Dataset, part: Photos
+    ) -> tuple[float, float]:
+        def decide() -> tuple[float, float]:
+            logits, _ = loop(network, settings, seen, part)
+            labels = seen.photos("validation").labels
+            return log_loss(logits, labels), float((logits.argmax(1) == labels).mean())
+
+        loss, accuracy = decisions.keep(f"candidate {number}, fine-tuned", decide)
+        return loss, accuracy
+
+    return tune

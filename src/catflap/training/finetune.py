@@ -15,7 +15,7 @@ from torch.func import functional_call
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest
-from catflap.data.loader import Crops, Place, load_batches
+from catflap.data.loader import Place, load_batches
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
@@ -50,6 +50,7 @@ def finetune(
     device: str,
     progress: Progress,
     *,
+    part: Photos | None = None,
     targets: npt.NDArray[np.float32] | None = None,
     watch: Watch = unseen,
     strategy: str = "ddp",
@@ -57,28 +58,29 @@ def finetune(
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
-    `targets`, float32 (train photos, labels), are probabilities to learn in place of the labels. The
-    answer is the running average of the weights after the epoch that validation likes best, blended with
-    those it started from as it likes best (Wortsman et al. 2022, WiSE-FT): never worse there than either.
-    `resume` is a file, written every `save_every` steps; with it the run goes on mid-epoch and ends with
-    the same weights. `watch` gets each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
+    `part` are the train photos to learn from, where not all. `targets`, float32 (train photos, labels),
+    are probabilities to learn in place of the labels. The answer is the running average of the weights
+    after the epoch that validation likes best, blended with those it started from as it likes best
+    (Wortsman et al. 2022, WiSE-FT): never worse there than either. `resume` is a file, written every
+    `save_every` steps; with it the run goes on mid-epoch and ends with the same weights. `watch` gets
+    each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
     """
     keep_memory()
-    photos, fabric = dataset.photos("train"), open_fabric(device, strategy, precision=precision)
+    photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, world = state.optimiser, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
     steps = -(-(len(photos) // world) // share)
     total = steps * recipe.epochs
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
-    run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets)
+    run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
     at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
 
     coming = load_batches(
         photos, dataset.frame, share, start=begin, epochs=recipe.epochs, rank=fabric.global_rank, world=world,
-        crops=Crops(recipe.smallest_crop, shift=recipe.shift), resize=resize, pixels=dataset.train_pixels(),
+        crops=recipe.crops, resize=resize, pixels=None if part else dataset.train_pixels(),
     )  # fmt: skip
     with QuickConvolution() if recipe.norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
@@ -86,9 +88,7 @@ def finetune(
             losses, at_once = _backward(fabric, model, frames, wanted(labels, ids), recipe.smoothing, at_once)
             norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
             _refuse_non_finite(losses, norm, ids, step)
-            optimiser.step()
-            optimiser.zero_grad()
-            _average(state, recipe, step)
+            _move(state, recipe, step)
             figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
             remember(history, step + 1, (steps, total), figures)
             if (step + 1) % steps == 0:
@@ -118,11 +118,15 @@ def _identity(
     place: tuple[str | int, ...],
     start: Tensors,
     targets: npt.NDArray[np.float32] | None,
+    part: Photos | None,
 ) -> str:
     """What a run is made from: a stopped one goes on only when all of it is the same."""
     taught = {} if targets is None else {"targets": torch.from_numpy(targets)}
     tensors = [digest_tensors(start), digest_tensors(taught)]
-    return digest([FORMAT, dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__)])
+    ids = part.ids.tolist() if part else []
+    return digest(
+        [FORMAT, dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__), *ids]
+    )
 
 
 def _backward(
@@ -201,8 +205,10 @@ def _copied(network: Network) -> Tensors:
 
 
 @torch.no_grad()
-def _average(state: State, recipe: Recipe, step: int) -> None:
-    """Move the average towards the weights after a step, at first by more."""
+def _move(state: State, recipe: Recipe, step: int) -> None:
+    """Move the weights by their gradients, and the average towards the weights, at first by more."""
+    state.optimiser.step()
+    state.optimiser.zero_grad()
     if recipe.norm:
         share_buffers(state.network)
     keep = min(recipe.average, (step + 1) / (step + 10))

@@ -26,7 +26,8 @@ class Plan:
     """How to train.
 
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
-    `epochs`; "scratch" trains every weight from a random start. With `minutes` the head is followed by
+    `epochs`; "scratch" trains every weight from a random start. None is "head", but "finetune" where
+    `trials` were asked for, every head is poor and an epoch helps it. With `minutes` the head is followed by
     as many epochs of fine-tuning as fit, kept if validation likes them better by more than chance.
     `teacher` is a Checkpoint whose opinion of the train photos is learnt beside their labels. With
     `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
@@ -36,7 +37,7 @@ class Plan:
     """
 
     backbone: str | None = None
-    recipe: str = "head"
+    recipe: str | None = None
     epochs: int = 3
     minutes: float | None = None
     teacher: Checkpoint | None = None
@@ -48,12 +49,17 @@ class Plan:
     @property
     def is_open(self) -> bool:
         """Whether backbone, recipe, time and trials are all left to whoever follows this plan."""
-        return (self.backbone, self.recipe, self.minutes, self.trials) == (None, "head", None, None)
+        return (self.backbone, self.recipe, self.minutes, self.trials) == (None, None, None, None)
 
     @property
     def searches(self) -> bool:
         """Whether candidates are tried first."""
         return bool(self.trials) or (self.trials is None and bool(self.minutes) and self.backbone is None)
+
+    @property
+    def explores(self) -> bool:
+        """Whether the search tries fine-tuning, too; with minutes it is tried after the search."""
+        return bool(self.trials) and self.recipe != "head" and not self.minutes
 
     @property
     def kept_limits(self) -> Limits:
@@ -63,15 +69,16 @@ class Plan:
     def fingerprint(self, dataset: Dataset) -> str:
         """What a Checkpoint would be made from, without making it."""
         teacher = self.teacher.sha256 if self.teacher else ""
-        loop = [self.epochs, teacher, self.precision] if self.recipe != "head" or self.minutes else []
+        recipe = self.recipe or ("head" if not self.explores else "")
+        loop = [self.epochs, teacher, self.precision] if recipe != "head" or self.minutes else []
         search = [self.trials, *astuple(self.kept_limits)] if self.searches else []
         backbone = self.backbone or PACKAGED
-        settings = [dataset.sha256, backbone, self.recipe, self.minutes or 0, loop, search, self.seed]
+        settings = [dataset.sha256, backbone, recipe, self.minutes or 0, loop, search, self.seed]
         return digest([*settings, VERSION, str(torch.__version__)])
 
     def check(self) -> None:
         """Raise CatflapError when this cannot be done on any photos."""
-        if self.recipe not in RECIPES:
+        if self.recipe not in (None, *RECIPES):
             raise CatflapError(f"There is no recipe {self.recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
         if self.precision not in PRECISIONS:
             raise CatflapError(

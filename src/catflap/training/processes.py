@@ -48,7 +48,7 @@ def check_strategy(strategy: str) -> None:
     """Raise CatflapError for a strategy that is none, or one process that has nobody to share with."""
     if strategy not in STRATEGIES:
         raise CatflapError(f"There is no strategy {strategy!r}.", f"Use one of: {', '.join(STRATEGIES)}.")
-    if strategy == "fsdp" and _processes("WORLD_SIZE") == 1:
+    if strategy == "fsdp" and is_alone():
         raise CatflapError("One process cannot share weights with others.", "Start it with torchrun.")
 
 
@@ -65,11 +65,16 @@ def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
 
 def first_says(number: int, device: str) -> int:
     """The first process's number, in every process: what each would find by a clock of its own may differ."""
-    if _processes("WORLD_SIZE") == 1:
+    if is_alone():
         return number
     told = torch.tensor([number], device=open_fabric(device).device)
     torch.distributed.broadcast(told, 0)
     return int(told)
+
+
+def is_alone() -> bool:
+    """Whether there is one process."""
+    return _processes("WORLD_SIZE") == 1
 
 
 def is_first_process() -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from catflap.data.loader import Crops
+
 GOOD_HEAD = 0.95  # of the validation photos; below, features are changed more than kept
 MANY_PHOTOS = 10_000  # to learn from; then a random start takes larger batches
 SMALL_SIDE = 64  # pixels; a part of such a picture, made larger, is blurred
@@ -36,6 +38,11 @@ class Recipe:
     norm: bool = False
     blended: bool = True
     careful: bool = False
+
+    @property
+    def crops(self) -> Crops:
+        """How photos are varied."""
+        return Crops(self.smallest_crop, shift=self.shift)
 
 
 def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Recipe:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.progress import Progress
 from catflap.training.backbone import Backbone
 from catflap.training.candidates import photo_side
@@ -21,7 +21,7 @@ from catflap.training.recipe import Recipe, finetuning, scratch
 
 Logits = npt.NDArray[np.float32]
 History = list[dict[str, Any]]
-Loop: TypeAlias = Callable[[Network, Recipe], tuple[Logits, History]]
+Loop: TypeAlias = Callable[[Network, Recipe, Dataset, Photos | None], tuple[Logits, History]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def from_head(
     if epochs:
         right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
         settings = finetuning(epochs, body.rate, float(right.mean()), side_of(dataset))
-        logits, tuned = loop(network, replace(settings, careful=not tuning.surely))
+        logits, tuned = loop(network, replace(settings, careful=not tuning.surely), dataset, None)
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if tuning.surely or kept:
@@ -81,7 +81,7 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> T
     """Every weight from a random start, for users without a suitable backbone."""
     dataset.needed("validation")
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
-    logits, history = loop(network, scratch(epochs, photos, side_of(dataset)))
+    logits, history = loop(network, scratch(epochs, photos, side_of(dataset)), dataset, None)
     return Trained("scratch", network, logits, history, (epochs * photos, 0))
 
 

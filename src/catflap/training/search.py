@@ -1,11 +1,13 @@
-"""Successive halving on validation over backbone, frame size and fit, within limits of size and latency."""
+"""Successive halving on validation over backbone, frame, fit and recipe, within limits of size and time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,13 +20,15 @@ from catflap.training.backbone import Backbone, load_backbone
 from catflap.training.budget import Clock, seconds_of_features
 from catflap.training.candidates import Candidate
 from catflap.training.features import Extractor, counting, feature_graph, features, open_extractor
-from catflap.training.head import MOST_COMPARED, choose_head
+from catflap.training.head import MOST_COMPARED, Head, choose_head
 from catflap.training.network import Network
-from catflap.training.recipe import GOOD_HEAD
+from catflap.training.recipe import GOOD_HEAD, Recipe, finetuning
+from catflap.training.recipes import assemble, side_of
 from catflap.training.slim import fit
 
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half goes on
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)  # enough to tell candidates apart; the pick's head is chosen from more
+TUNED = 2  # candidates that are fine-tuned, too, where every head is poor
 ENOUGH_EPOCHS = 3  # of fine-tuning: where a poor head needs it, a better head is worth no fewer than these
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 _RUNS = 15
@@ -43,9 +47,9 @@ class Trial:
     """One backbone at one size and fit: what it costs, and what it reaches with a share of the train photos.
 
     `size` is the side in px of the square frame, or of a square with as many pixels. `int8_mb` is what its
-    weights will take in int8, about; `epochs` of fine-tuning would fit the minutes, where that was asked;
-    `pareto` says that no other trial is at least as good in log loss, milliseconds and size, and better in
-    one.
+    weights will take in int8, about; `recipe` is head or, where an epoch of every weight followed it,
+    finetune; `epochs` of fine-tuning would fit the minutes, where that was asked; `pareto` says that no
+    other trial is at least as good in log loss, milliseconds and size, and better in one.
     """
 
     backbone: str
@@ -57,6 +61,7 @@ class Trial:
     validation_log_loss: float = float("inf")
     validation_accuracy: float = 0.0
     fits: bool = True
+    recipe: str = "head"
     epochs: int | None = None
     pareto: bool = False
     picked: bool = False
@@ -66,16 +71,21 @@ class Trial:
 class Pick:
     """The backbone and frame to train, its number among the candidates, and all trials as history entries.
 
-    `passes` are the photos that went through a network to find it, `known` those of them that went through
-    its own.
+    `recipe` is finetune where a trial that was fine-tuned is the best, and else head. `passes` are the
+    photos that went through a network to find it, `known` those whose features its own has worked out.
     """
 
     number: int
     backbone: Backbone
     frame: Frame
     trials: list[dict[str, Any]]
+    recipe: str = "head"
     passes: int = 0
     known: int = 0
+
+
+# trains a candidate's network, of this number, on some train photos: log loss and accuracy on validation
+Tune: TypeAlias = Callable[[int, Network, Recipe, Dataset, Photos], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ def search(
     device: str,
     progress: Progress,
     clock: Clock | None = None,
+    tune: Tune | None = None,
 ) -> Pick:
     """Try the candidates, and pick one.
 
@@ -106,26 +117,34 @@ def search(
     of it on a half, the better half of that on all (Jamieson & Talwalkar 2016); of more than 10,000 photos
     as many stand for all. Features are cached, so that nothing is worked out twice. A clock lets in as many
     candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
-    epochs of fine-tuning would fit. Raises Refused, with the nearest, when nothing keeps the limits.
+    epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor.
+    Raises Refused, with the nearest, when nothing keeps the limits.
     """
     table, entered = _measured_all(dataset, found, limits, device, progress, clock)
-    going = entered
+    going, heads, least = entered, dict[int, Head](), 1
     if not going:
         raise _nothing_fits(table, limits)
     for share in RUNGS:
         if len(going) == 1 and (clock or share < 1):
             continue  # it is the pick; its head comes next
         for one in going:
-            table[one.number] = _tried(table[one.number], one.extractor, dataset, share, progress)
+            head, table[one.number] = _tried(table[one.number], one.extractor, dataset, share, progress)
+            heads[one.number] = head
         going = _ranked(going, table, dataset, clock)
-        going = going[: 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2]
-    best = going[0]
-    rows = [
-        _entry(replace(trial, pareto=_pareto(trial, table), picked=number == best.number))
-        for number, trial in enumerate(table)
-    ]
-    passes = sum(sum(one.looked_at) for one in entered)
-    return Pick(best.number, best.backbone, best.extractor.frame, rows, passes, sum(best.looked_at))
+        least = TUNED if tune and _poor(going, table) else 1
+        half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
+        going = going[: max(least, half)]
+    left, passes = [(table[one.number], one) for one in going], sum(sum(one.looked_at) for one in entered)
+    if tune and least == TUNED:
+        part = _share(dataset.photos("train"), 1.0)
+        for one in going:
+            trial = _tuned(table[one.number], one, heads[one.number], dataset, part, tune)
+            left, passes = [*left, (trial, one)], passes + len(part)
+            table.append(trial)
+    picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
+    rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
+    frame, known = best.extractor.frame, sum(best.looked_at)
+    return Pick(best.number, best.backbone, frame, rows, picked.recipe, passes, known)
 
 
 def _measured_all(
@@ -190,8 +209,10 @@ def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Tr
     return replace(trial, fits=not (over_ms or over_mb))
 
 
-def _tried(trial: Trial, extractor: Extractor, dataset: Dataset, share: float, progress: Progress) -> Trial:
-    """The trial with what a head reaches that learns from a share of the train photos."""
+def _tried(
+    trial: Trial, extractor: Extractor, dataset: Dataset, share: float, progress: Progress
+) -> tuple[Head, Trial]:
+    """A head that learns from a share of the train photos, and the trial with what it reaches."""
     train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
     known = [
@@ -200,7 +221,7 @@ def _tried(trial: Trial, extractor: Extractor, dataset: Dataset, share: float, p
     ]
     choice = choose_head(known[0], known[1], len(dataset.labels), strengths=STRENGTHS)
     best = min(choice.tried, key=lambda entry: float(entry["validation_log_loss"]))
-    return replace(
+    return choice.head, replace(
         trial,
         share=share,
         validation_log_loss=best["validation_log_loss"],
@@ -212,7 +233,7 @@ def _ranked(
     going: list[_Contender], table: list[Trial], dataset: Dataset, clock: Clock | None
 ) -> list[_Contender]:
     """Best first: by log loss, but where every head is poor and the clock runs, by epochs up to enough."""
-    poor = max(table[one.number].validation_accuracy for one in going) < GOOD_HEAD
+    poor = _poor(going, table)
     for one in going:
         if clock and poor and table[one.number].epochs is None:
             seen = replace(dataset, frame=one.extractor.frame)
@@ -226,6 +247,21 @@ def _ranked(
         return -min(ENOUGH_EPOCHS, trial.epochs or 0) if poor else 0, trial.validation_log_loss
 
     return sorted(going, key=key)
+
+
+def _poor(going: list[_Contender], table: list[Trial]) -> bool:
+    return max(table[one.number].validation_accuracy for one in going) < GOOD_HEAD
+
+
+def _tuned(trial: Trial, one: _Contender, head: Head, dataset: Dataset, part: Photos, tune: Tune) -> Trial:
+    """The trial with what an epoch of every weight makes of its head."""
+    seen = replace(dataset, frame=one.extractor.frame)
+    settings = finetuning(1, one.backbone.rate, trial.validation_accuracy, side_of(seen))
+    network = assemble(deepcopy(one.backbone), head)  # the pick's own weights stay as they are
+    loss, accuracy = tune(one.number, network, settings, seen, part)
+    return replace(
+        trial, recipe="finetune", share=1.0, validation_log_loss=loss, validation_accuracy=accuracy
+    )
 
 
 def _share(photos: Photos, share: float) -> Photos:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import whole_folder
 from catflap.errors import CatflapError, why
 from catflap.evaluation.metrics import measure
@@ -71,20 +71,22 @@ def train(
     resume, decided = (Path(out).with_name(f".{Path(out).name}.{kind}") for kind in ("resume", "decided"))
     decisions = Decisions(decided, plan.fingerprint(dataset))
     torch.manual_seed(plan.seed)  # what a random start is drawn from
-    chosen = pick(plan, dataset, device, progress, clock, decisions)
+
+    def loop(network: Network, how: Recipe, seen: Dataset, part: Photos | None) -> tuple[Logits, History]:
+        targets = teach(plan.teacher, seen, TEACHERS_SHARE, progress) if plan.teacher and not part else None
+        told = unseen if part else watch  # a trial's steps are not the training's
+        return finetune(
+            network, seen, resume, how, plan.seed, device, progress,
+            part=part, targets=targets, watch=told, strategy=strategy, precision=precision,
+        )  # fmt: skip
+
+    chosen = pick(plan, dataset, device, progress, clock, decisions, loop)
     body, seen = chosen.backbone, replace(dataset, frame=chosen.frame)
 
     def epochs(network: Network) -> int:
         if clock is None:
-            return plan.epochs if plan.recipe == "finetune" else 0
+            return plan.epochs if "finetune" in (plan.recipe, chosen.recipe) else 0
         return first_says(decisions.keep("epochs", lambda: clock.epochs(network, seen)), device)
-
-    def loop(network: Network, settings: Recipe) -> tuple[Logits, History]:
-        targets = teach(plan.teacher, seen, TEACHERS_SHARE, progress) if plan.teacher else None
-        return finetune(
-            network, seen, resume, settings, plan.seed, device, progress,
-            targets=targets, watch=watch, strategy=strategy, precision=precision,
-        )  # fmt: skip
 
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
