@@ -81,3 +81,15 @@ def test_progress_says_how_fast_it_goes_and_how_long_it_takes() -> None:
     assert pace("train", 4000, 20_000) == "400 a second, 40 s left"
     assert pace("train", 2000, 60_000) == "200 a second, 5 min left"
     assert (pace("scan", 60_000, 60_000), pace("duplicates", 0, 0)) == ("", "")
+
+
+def test_progress_of_a_step_that_begins_again_counts_anew() -> None:
+    now = 0.0
+    pace = pacer(lambda: now)
+    pace("finetune", 0, 100)
+    now = 50.0
+    assert pace("finetune", 100, 100) == ""
+    now = 1000.0
+    assert pace("finetune", 0, 400) == ""
+    now = 1020.0
+    assert pace("finetune", 100, 400) == "5.0 a second, 60 s left"

@@ -246,13 +246,16 @@ def _one_line() -> Progress:
 def pacer(clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int], str]:
     """A function that says how fast a step goes and how long it will take: "1,530 a second, 31 s left".
 
-    What was done before it was first asked does not count; "" as long as nothing can be said.
+    What was done before it was first asked does not count, and a step that has ended may begin again; "" as
+    long as nothing can be said.
     """
     begun: dict[str, tuple[float, int]] = {}
 
     def pace(step: str, done: int, total: int) -> str:
         start, first = begun.setdefault(step, (clock(), done))
         seconds, fresh = clock() - start, done - first
+        if done >= total:
+            del begun[step]
         if seconds < 1 or fresh <= 0 or done >= total:
             return ""
         rate = fresh / seconds
