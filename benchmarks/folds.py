@@ -120,10 +120,12 @@ def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits
     body = fit(load_backbone(args.backbone), fold.photos("train"), fold.frame)
     with tempfile.TemporaryDirectory() as folder:
 
-        def loop(network: Network, recipe: Recipe) -> tuple[Logits, History]:
+        def loop(
+            network: Network, recipe: Recipe, fold: Dataset, part: Photos | None
+        ) -> tuple[Logits, History]:
             return finetune(
                 network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent,
-                precision=precision_on("cpu"),
+                part=part, precision=precision_on("cpu"),
             )  # fmt: skip
 
         trained = from_head(fold, body, Tuning(lambda _: 0), "cpu", loop, silent)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
@@ -92,7 +92,11 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
 ) -> None:
     given: list[Recipe] = []
 
-    def loop(network: Network, recipe: Recipe) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def loop(
+        network: Network, recipe: Recipe, dataset: Dataset, part: Photos | None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        assert dataset is drawn_dataset
+        assert part is None, "all photos"
         given.append(recipe)
         return np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32), []
 
@@ -119,7 +123,11 @@ def test_a_poor_head_lets_every_weight_change(
     """What counts as a good head is moved under and over what this one reaches."""
     given: list[Recipe] = []
 
-    def loop(network: Network, recipe: Recipe) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def loop(
+        network: Network, recipe: Recipe, dataset: Dataset, part: Photos | None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        assert dataset is drawn_dataset
+        assert part is None, "all photos"
         given.append(recipe)
         logits = np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32)
         return logits, [{"step": "blend", "share": 1.0, "kept": True}]
