@@ -108,7 +108,8 @@ class Fold:
     """What training asks of a Dataset, with other photos in its roles."""
 
     def __init__(self, dataset: Dataset, roles: dict[str, Photos]) -> None:
-        self.frame, self.labels, self.photos = dataset.frame, dataset.labels, roles.__getitem__
+        self.frame, self.labels = dataset.frame, dataset.labels
+        self.photos = self.needed = roles.__getitem__  # no role is empty
         self.sha256 = digest([roles[name].ids.tolist() for name in roles])
 
     def train_pixels(self) -> None:
