@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.training import candidates, search
 from catflap.training.deciding import Decisions
 from catflap.training.plan import Plan
 from catflap.training.train import train
+from tests.training.small_search import poor_heads
 from tests.training.torchrun import CATFLAP, TORCHRUN
 
 
@@ -23,7 +24,7 @@ def test_a_decision_is_made_once(tmp_path: Path) -> None:
     path, answers = tmp_path / "decided", iter([3, 5, 7, 9])
     assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
     assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
-    assert Decisions(path, "this").keep("search", lambda: {"number": 1}) == {"number": 1}
+    assert Decisions(path, "this").keep("pick", lambda: {"number": 1}) == {"number": 1}
     assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
     assert Decisions(path, "other").keep("epochs", lambda: next(answers)) == 5, "of another run"
 
@@ -44,7 +45,7 @@ def test_a_stopped_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_
     plan = Plan(minutes=2.0)
     rows = [{"step": "trial", "backbone": "of the stopped run"}]
     decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
-    decided.keep("search", lambda: {"number": 1, "recipe": "head", "trials": rows})
+    decided.keep("pick", lambda: {"number": 1, "recipe": "head", "trials": rows})
     decided.keep("epochs", lambda: 1)
     made = train(drawn_dataset, tmp_path / "made", plan)
     assert [entry for entry in made.history if entry["step"] == "trial"] == rows
@@ -58,10 +59,7 @@ def test_a_candidate_is_fine_tuned_once(
     drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between the first and the second: what the first reached is known, and wins here."""
-    monkeypatch.setattr(search, "GOOD_HEAD", 1.1)
-    monkeypatch.setattr(
-        candidates, "ORDER", (("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True))
-    )
+    poor_heads(monkeypatch)
     plan = Plan(trials=2, epochs=1)
     decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
     decided.keep("candidate 0, fine-tuned", lambda: (0.0, 1.0))
@@ -78,20 +76,51 @@ def test_a_candidate_is_fine_tuned_once(
 def test_a_killed_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_path: Path) -> None:
     out = str(tmp_path / "made")
     words = [CATFLAP, "train", str(drawn_dataset.path), "-o", out, "--minutes", "2", "--json"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    waited = time.monotonic()
-    while not (tmp_path / ".made.resume").exists():
-        assert process.poll() is None
-        assert time.monotonic() - waited < 200
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    kill_when_there(words, tmp_path / ".made.resume")
     decided = json.loads((tmp_path / ".made.decided").read_text())["kept"]
-    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=300)
+    finish(words)
     history = load_checkpoint(tmp_path / "made").history
-    assert [entry for entry in history if entry["step"] == "trial"] == decided["search"]["trials"]
+    assert [entry for entry in history if entry["step"] == "trial"] == decided["pick"]["trials"]
     assert sum(entry["step"] == "finetune" for entry in history) == decided["epochs"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_while_it_fine_tunes_picks_the_same(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "tests.training.small_search", "train", str(drawn_dataset.path)]
+    words += ["--budget", "2", "--epochs", "1", "--json", "-o"]
+    finish([*words, str(tmp_path / "undisturbed")])
+    kill_when_there([*words, str(tmp_path / "killed")], tmp_path / ".killed.resume")
+    decided = tmp_path / ".killed.decided"
+    assert not decided.exists() or "pick" not in json.loads(decided.read_text())["kept"]
+    finish([*words, str(tmp_path / "killed")])
+    expected, made = (load_checkpoint(tmp_path / name) for name in ("undisturbed", "killed"))
+    assert (made.recipe, made.sha256) == (expected.recipe, expected.sha256)
+    assert [losses(made), len(losses(made))] == [losses(expected), 4], "two heads and two fine-tuned"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "undisturbed"]
+
+
+def losses(made: Checkpoint) -> list[float]:
+    """What each trial of a search reached."""
+    return [entry["validation_log_loss"] for entry in made.history if entry["step"] == "trial"]
+
+
+def finish(words: list[str]) -> None:
+    """Run a command to its end, which must be good."""
+    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=300)
+
+
+def kill_when_there(words: list[str], path: Path) -> None:
+    """Start a command, and kill it as soon as there is a file."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        waited = time.monotonic()
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() - waited < 200
+            time.sleep(0.01)
+        process.kill()
 
 
 @pytest.mark.slow

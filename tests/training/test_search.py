@@ -24,10 +24,7 @@ from catflap.training.plan import EDGE_MB, Plan
 from catflap.training.recipe import Recipe
 from catflap.training.search import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
 from catflap.training.train import train
-
-SMALL = (
-    ("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True), ("efficientnet_lite1", 48, False),
-)  # fmt: skip
+from tests.training.small_search import SMALL
 
 
 @pytest.fixture

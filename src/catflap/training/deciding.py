@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,14 @@ def pick(
         made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune))
         return {name: getattr(made[0], name) for name in ("number", "recipe", "trials")}
 
-    decided = decisions.keep("search", decide)
+    decided = decisions.keep("pick", decide)
     number = first_says(decided["number"], device)
+    recipe = "finetune" if first_says(decided["recipe"] == "finetune", device) else "head"
     if made and made[0].number == number:
-        return made[0]
+        return replace(made[0], recipe=recipe)
     name, _, frame = found[number]
     body = fit(load_backbone(name), photos, frame, device=device, progress=progress)
-    return Pick(number, body, frame, decided["trials"], decided["recipe"], sum(one.passes for one in made))
+    return Pick(number, body, frame, decided["trials"], recipe, sum(one.passes for one in made))
 
 
 def _tuner(decisions: Decisions, loop: Loop) -> Tune:
