@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def main() -> None:
         "than chance",
     )  # fmt: skip
     args = parser.parse_args()
-    frame = Frame(*args.size, fit=args.fit)
+    width, height = args.size
+    frame = Frame(width, height, fit=args.fit)
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(scan(args.photos, Path(folder) / "m"), Path(folder) / "d", frame=frame)
         photos = together([dataset.photos(role) for role in ROLES])
@@ -83,7 +85,7 @@ def main() -> None:
                 "train": photos.take(np.flatnonzero((fold != number) & ~chooses)),
                 "validation": photos.take(np.flatnonzero((fold != number) & chooses)),
             }
-            for name, given in judge(Fold(dataset, roles), photos.take(held), args).items():
+            for name, given in judge(fold_of(dataset, roles), photos.take(held), args).items():
                 answers[name][held] = given
                 wrong = int((given.argmax(1) != labels[held]).sum())
                 print(f"fold {number + 1} of {FOLDS}: {name}, {wrong} errors", file=sys.stderr)
@@ -104,19 +106,27 @@ def main() -> None:
         print(json.dumps({"against": str(args.against), **lost}))
 
 
-class Fold:
-    """What training asks of a Dataset, with other photos in its roles."""
+@dataclass(frozen=True)
+class Fold(Dataset):
+    """A Dataset with other photos in its roles."""
 
-    def __init__(self, dataset: Dataset, roles: dict[str, Photos]) -> None:
-        self.frame, self.labels = dataset.frame, dataset.labels
-        self.photos = self.needed = roles.__getitem__  # no role is empty
-        self.sha256 = digest([roles[name].ids.tolist() for name in roles])
+    parts: dict[str, Photos] = field(default_factory=dict)
+
+    def photos(self, role: str) -> Photos:
+        """Those that this fold has in the role."""
+        return self.parts[role]
 
     def train_pixels(self) -> None:
         """There is no memory map of them."""
 
 
-def judge(fold: Any, held: Photos, args: argparse.Namespace) -> dict[str, Logits]:
+def fold_of(dataset: Dataset, parts: dict[str, Photos]) -> Fold:
+    """The Dataset with these photos in its roles."""
+    ids = digest([part.ids.tolist() for part in parts.values()])
+    return Fold(**{**vars(dataset), "sha256": ids, "parts": parts})
+
+
+def judge(fold: Fold, held: Photos, args: argparse.Namespace) -> dict[str, Logits]:
     """Logits of the photos that the fold has not seen: of the head, after fine-tuning, and in int8."""
     body = fit(load_backbone(args.backbone), fold.photos("train"), fold.frame)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def main() -> None:
     print(json.dumps({"ms": timed, "ratio": round(ratio, 3)}))
 
 
-def bare_parts(classifier: Classifier, path: Path):
+def bare_parts(classifier: Classifier, path: Path) -> Callable[[], np.ndarray]:
     """Decode, resize and run with the libraries alone, in the same bundle's sizes."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -55,7 +56,7 @@ def bare_parts(classifier: Classifier, path: Path):
     def run() -> np.ndarray:
         image = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
         pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-        return session.run(None, {name: pixels[None]})[0]
+        return np.asarray(session.run(None, {name: pixels[None]})[0])
 
     return run
 

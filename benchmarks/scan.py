@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,8 @@ def measure_speed(photos: Path, paths: list[str], folder: Path, rounds: int, pee
             json.dumps({"what": name, "photos_per_cpu_s": round(rate), "of_bare_loop": round(rate / bare, 3)})
         )
     for name, code in PEERS.items() if peers else ():
-        start = cpu_seconds(lambda name=name: call(peers, NOTHING.format(*IMPORTS[name])))
-        rate = len(paths) / (cpu_seconds(lambda code=code: call(peers, code, str(photos))) - start)
+        start = cpu_seconds(partial(call, peers, NOTHING.format(*IMPORTS[name])))
+        rate = len(paths) / (cpu_seconds(partial(call, peers, code, str(photos))) - start)
         ours = len(paths) / statistics.median(taken["scan"])
         print(
             json.dumps(

@@ -164,8 +164,8 @@ class Server:
         kind, body = "image/jpeg", photo
         if self.form:
             kind = "multipart/form-data; boundary=limit"
-            head = b'--limit\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n'
-            body = head + b"Content-Type: image/jpeg\r\n\r\n" + photo + b"\r\n--limit--\r\n"
+            part = b'--limit\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n'
+            body = part + b"Content-Type: image/jpeg\r\n\r\n" + photo + b"\r\n--limit--\r\n"
         head = f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -187,8 +187,8 @@ def load(server: Server, photo: bytes, clients: int, requests: int) -> tuple[flo
     asked = clients
     while len(taken) < requests:
         for key, _ in selector.select():
+            assert isinstance(key.fileobj, socket.socket)
             connection = key.fileobj
-            assert isinstance(connection, socket.socket)
             answers[connection] = answers.get(connection, b"") + connection.recv(1 << 16)
             if not whole(answers[connection]):
                 continue
@@ -234,7 +234,7 @@ def logged(log: Path) -> str:
 @contextmanager
 def catflap(bundle: Path, variant: str | None, log: Path | None = None) -> Iterator[Server]:
     """`catflap serve`, on a free port."""
-    command = [Path(sys.executable).with_name("catflap"), "serve", bundle, "--port", "0", "--json"]
+    command = [str(Path(sys.executable).with_name("catflap")), "serve", str(bundle), "--port", "0", "--json"]
     command += ["--variant", variant] if variant else []
     command += ["--log", str(log)] if log else []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -254,7 +254,7 @@ def peer_server(name: str, python: str, bundle: Path, variant: str | None) -> It
     environment = {**os.environ, "PYTHONPATH": str(PEERS.parents[1] / "src"), "BUNDLE": str(bundle)}
     environment["VARIANT"] = variant or ""
     with tempfile.TemporaryFile() as log:
-        command = [python, PEERS / f"{name}_app.py", str(port)]
+        command = [python, str(PEERS / f"{name}_app.py"), str(port)]
         with subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
             try:
                 wait_for(port, process.poll, log)
@@ -289,7 +289,9 @@ def wait_for(port: int, ended: Callable[[], int | None], log: IO[bytes]) -> None
 def memory(pid: int) -> float:
     """Memory of a process and its children, proportional share, in MB."""
     process = psutil.Process(pid)
-    return sum(one.memory_full_info().pss for one in [process, *process.children(recursive=True)]) / 1e6
+    return float(
+        sum(one.memory_full_info().pss for one in [process, *process.children(recursive=True)]) / 1e6
+    )
 
 
 def processor_time(pid: int) -> float:

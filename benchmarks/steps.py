@@ -81,7 +81,7 @@ def step(
         with around:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = nn.functional.cross_entropy(network(frames), labels)
-            loss.backward()
+            torch.autograd.backward(loss)
         network.zero_grad()
 
     return run

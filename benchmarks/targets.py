@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def measure(
     for name, variant in bundle.variants.items():
         if why_not_here(variant) is None:
             model = open_variant(bundle.members, variant, threads)
-            steps[name] = lambda model=model: model(frame)
+            steps[name] = partial(model, frame)
             steps[f"bare {name}"] = BARE[variant.runtime](bundle.members, variant, frame, threads)
     times = in_turns(steps, rounds)
     return {
@@ -163,7 +164,11 @@ def bare_executorch(
     data = bytes(members[variant.file])
     module = _load_for_executorch_from_buffer(data)
     floats = torch.from_numpy(frame.astype(np.float32))
-    return lambda kept=data: module.forward([floats])  # the module points into it
+
+    def run(kept: bytes = data) -> object:  # the module points into it
+        return module.forward([floats])
+
+    return run
 
 
 BARE = {

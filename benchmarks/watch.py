@@ -19,8 +19,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median, quantiles
@@ -135,6 +136,7 @@ def processor_time(folder: Path, rounds: int) -> dict[str, float]:
     video = str(folder / "video.avi")
     writer = cv2.VideoWriter(video, cv2.VideoWriter.fourcc(*"MJPG"), FPS, (640, 480))
     picture = cv2.imdecode(np.frombuffer(grainy(640, 480), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None  # it was encoded here
     for number in range(150):
         writer.write(np.roll(picture, number, axis=1))
     writer.release()
@@ -143,9 +145,12 @@ def processor_time(folder: Path, rounds: int) -> dict[str, float]:
     def bare() -> None:
         capture = cv2.VideoCapture(video, cv2.CAP_FFMPEG)
         while (frame := capture.read()[1]) is not None:
-            classifier(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            classifier(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8))
 
-    ways = {"bare": bare, "watch": lambda: watch(Settings("cat", video, threads=1))}
+    ways: dict[str, Callable[[], object]] = {
+        "bare": bare,
+        "watch": lambda: watch(Settings("cat", video, threads=1)),
+    }
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -192,7 +197,7 @@ def simulated(count: int) -> Iterator[Shot]:
     for number in range(1, count + 1):
         clock = number / A_SECOND
         photo = photos[clock % 60 > 10]
-        yield Shot(Picture(lambda photo=photo: photo), number, clock, time.monotonic(), time.time())
+        yield Shot(Picture(partial(bytes, photo)), number, clock, time.monotonic(), time.time())
 
 
 def resident_mb() -> float:

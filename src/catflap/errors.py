@@ -19,6 +19,8 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "timm": "train",
         "lightning_fabric": "train",
         "safetensors": "train",
+        "scipy": "train",
+        "threadpoolctl": "train",
         "sklearn": "train",
         "onnx": "train",
         "onnxscript": "train",

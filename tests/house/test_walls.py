@@ -17,7 +17,6 @@ SHARED = {
     ),
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),
-    "sklearn": ("training/head.py pipeline/demo.py", "the head is fitted with it; its digits are the demo"),
     "ai_edge_litert": (
         "runtime/litert.py exporting/targets/litert.py exporting/targets/litert_file.py",
         "it runs models; its quantiser asks it; it brings the schema of its files",

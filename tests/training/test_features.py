@@ -15,8 +15,10 @@ from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
+from catflap.training import features as room
 from catflap.training.backbone import PACKAGED, Backbone, load_backbone
 from catflap.training.features import Extractor, Features, features, open_extractor
+from catflap.training.head import fit_head
 from tests.drawn import FRAME
 
 
@@ -67,6 +69,40 @@ def test_many_threads_give_what_one_gives(
         return extractor.model(frames)
 
     assert np.array_equal(features(replace(extractor, model=run, workers=2), photos), alone)
+
+
+def test_many_are_in_a_file_that_is_gone_with_them(
+    extractor: Extractor, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = dataset.photos("train")
+    held = features(extractor, photos)
+    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    mapped = features(extractor, photos)
+    assert (isinstance(held, np.memmap), isinstance(mapped, np.memmap)) == (False, True)
+    assert np.array_equal(mapped, held)
+    assert [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_file()] == []
+    head, again = (
+        fit_head([(known, photos.labels)], len(dataset.labels), 0.01, True) for known in (held, mapped)
+    )
+    assert again.weights.tobytes() == head.weights.tobytes()
+
+
+def test_no_room_for_them_is_one_error(dataset: Dataset) -> None:
+    with pytest.raises(CatflapError, match=r"of 1,000,000,000,000 photos take 5120000.0 GB") as told:
+        room._room(10**12, 1280)
+    assert "CATFLAP_CACHE" in str(told.value.fix)
+
+
+def test_torch_gives_them_in_the_same_order(
+    backbone: Backbone, extractor: Extractor, dataset: Dataset
+) -> None:
+    """As before a GPU: many at a time, in bf16, from threads that take turns."""
+    torchs = open_extractor(backbone, FRAME, device="cpu:0")
+    photos = dataset.photos("train")
+    one, other = features(extractor, photos), features(torchs, photos)
+    near = one @ other.T / np.linalg.norm(one, axis=1)[:, None] / np.linalg.norm(other, axis=1)
+    assert near.diagonal().min() > 0.99
+    assert near.argmax(1).tolist() == list(range(len(photos)))
 
 
 def test_the_second_time_no_photo_is_read(extractor: Extractor, dataset: Dataset) -> None:

@@ -1,6 +1,8 @@
-"""The linear head is scikit-learn's logistic regression with its scaling folded in."""
+"""The linear head is scikit-learn's logistic regression, with its scaling folded in, however many photos."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from sklearn.metrics import log_loss as their_log_loss
 from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
+from catflap.machine import describe_machine
 from catflap.training import head as room
+from catflap.training import logistic
 from catflap.training.head import STRENGTHS, Head, choose_head, fit_head, log_loss
+from catflap.training.logistic import Known
 
 
 def clouds(classes: int, count: int = 60, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +37,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("standardise", [True, False])
 def test_it_agrees_with_scikit_learn(classes: int, strength: float, standardise: bool) -> None:
     features, labels = clouds(classes)
-    head = fit_head(features, labels, classes, strength, standardise)
+    head = fit_head([(features, labels)], classes, strength, standardise)
     spread = features.std(0, dtype=np.float64)
     scale = spread + 1e-3 * spread.max() if standardise else features.std()
     scaled = (features - features.mean(0, dtype=np.float64)) / scale
@@ -42,11 +47,36 @@ def test_it_agrees_with_scikit_learn(classes: int, strength: float, standardise:
     assert head.weights.shape == (classes, 12)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_many_photos_in_parts_end_at_the_same_optimum(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rows at a time, two parts, and a start from a tenth: none of it moves the end."""
+    for name, value in (("ROWS", 17), ("LARGE", 100), ("GRADIENT", 1e-7)):
+        monkeypatch.setattr(logistic, name, value)
+    features, labels = clouds(classes, 150)
+    dealt = np.random.default_rng(2).permutation(len(labels))
+    parts = [(features[some], labels[some]) for some in (dealt[:101], dealt[101:])]
+    head = fit_head(parts, classes, 0.1, True)
+    spread = features.std(0, dtype=np.float64)
+    scaled = (features - features.mean(0, dtype=np.float64)) / (spread + 1e-3 * spread.max())
+    model = LogisticRegression(C=0.1, max_iter=500, tol=1e-7).fit(scaled, labels)
+    np.testing.assert_allclose(softmax(head.logits(features)), model.predict_proba(scaled), atol=1e-4)
+
+
+def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clouds(4, 300)
+    heads = set()
+    for cores in (1, 2, 5):
+        machine = replace(describe_machine(), cores=cores)
+        monkeypatch.setattr(logistic, "describe_machine", lambda machine=machine: machine)
+        heads.add(fit_head([(features, labels)], 4, 0.1, False).weights.tobytes())
+    assert len(heads) == 1
+
+
 def test_standardised_it_is_close_to_scikit_learns_own_scaler() -> None:
     features, labels = clouds(3)
     scaled = StandardScaler().fit_transform(features)
     model = LogisticRegression(C=0.1, max_iter=500).fit(scaled, labels)
-    head = fit_head(features, labels, 3, 0.1, standardise=True)
+    head = fit_head([(features, labels)], 3, 0.1, standardise=True)
     np.testing.assert_allclose(softmax(head.logits(features)), model.predict_proba(scaled), atol=0.05)
 
 
@@ -55,7 +85,7 @@ def test_the_scale_of_a_feature_matters_only_without_standardising() -> None:
     stretched = features * np.array([100, *[1] * 11], np.float32)
     for standardise, alike in ((True, True), (False, False)):
         one, other = (
-            softmax(fit_head(given, labels, 2, 0.01, standardise).logits(given))
+            softmax(fit_head([(given, labels)], 2, 0.01, standardise).logits(given))
             for given in (features, stretched)
         )
         assert (np.abs(one - other).max() < 0.02) == alike
@@ -64,9 +94,9 @@ def test_the_scale_of_a_feature_matters_only_without_standardising() -> None:
 def test_a_label_without_photos_never_wins() -> None:
     features, labels = clouds(3)
     numbers = np.array([0, 2, 3])[labels]  # of five labels, 1 and 4 have none
-    logits = fit_head(features, numbers, 5, 0.1, True).logits(features)
+    logits = fit_head([(features, numbers)], 5, 0.1, True).logits(features)
     assert set(logits.argmax(1)) <= {0, 2, 3}
-    far = fit_head(features, numbers, 5, 0.1, True).logits(features * -50)
+    far = fit_head([(features, numbers)], 5, 0.1, True).logits(features * -50)
     assert set(far.argmax(1)) <= {0, 2, 3}
     assert softmax(logits)[:, [1, 4]].max() < 1e-6
 
@@ -74,17 +104,17 @@ def test_a_label_without_photos_never_wins() -> None:
 def test_one_of_two_labels_missing_is_one_error() -> None:
     features, labels = clouds(2)
     with pytest.raises(CatflapError, match="one label only"):
-        fit_head(features[labels == 0], labels[labels == 0], 2, 0.1, True)
+        fit_head([(features[labels == 0], labels[labels == 0])], 2, 0.1, True)
 
 
 def test_features_that_never_change_do_no_harm() -> None:
     features, labels = clouds(2)
     features[:, 3] = 7
     for standardise in (True, False):
-        head = fit_head(features, labels, 2, 0.1, standardise)
+        head = fit_head([(features, labels)], 2, 0.1, standardise)
         assert np.isfinite(head.weights).all()
         assert np.isfinite(head.bias).all()
-    flat = fit_head(np.full_like(features, 5), labels, 2, 0.1, True)
+    flat = fit_head([(np.full_like(features, 5), labels)], 2, 0.1, True)
     assert np.isfinite(flat.logits(features)).all()
 
 
@@ -94,12 +124,11 @@ def test_the_choice_is_the_least_log_loss_on_validation() -> None:
     losses = [entry["validation_log_loss"] for entry in choice.tried]
     assert len(losses) == 2 * len(STRENGTHS)
     best = choice.tried[int(np.argmin(losses))]
-    again = fit_head(*train, 3, best["strength"], best["standardise"])
+    again = fit_head([train], 3, best["strength"], best["standardise"])
     assert np.array_equal(again.weights, choice.head.weights)
     np.testing.assert_array_equal(choice.validation_logits, choice.head.logits(validation[0]))
     assert log_loss(choice.validation_logits, validation[1]) == min(losses)
-    both = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
-    refitted = fit_head(both[0], both[1], 3, best["strength"], best["standardise"])
+    refitted = fit_head([train, validation], 3, best["strength"], best["standardise"])
     assert np.array_equal(refitted.weights, choice.refitted.weights)
 
 
@@ -112,14 +141,14 @@ def uneven(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_weights_of_labels_change_nothing_where_labels_are_even() -> None:
     features, labels = clouds(3)
-    plain, balanced = (fit_head(features, labels, 3, 0.1, True, even) for even in (False, True))
+    plain, balanced = (fit_head([(features, labels)], 3, 0.1, True, even) for even in (False, True))
     np.testing.assert_allclose(softmax(balanced.logits(features)), softmax(plain.logits(features)), atol=1e-4)
 
 
 def test_balanced_answers_keep_the_prior_of_the_photos() -> None:
     """Equal weights alone would call a tenth of all photos the rare label."""
     features, labels = uneven(0)
-    head = fit_head(features, labels, 2, 0.01, True, balanced=True)
+    head = fit_head([(features, labels)], 2, 0.01, True, balanced=True)
     share = softmax(head.logits(features))[:, 1].mean()
     assert 0.3 < share / (12 / 612) < 3
     undone = head.logits(features) - np.log([600, 12])
@@ -130,7 +159,7 @@ def test_a_rare_label_is_also_tried_with_equal_weights() -> None:
     choice = choose_head(uneven(0), uneven(9), 2)
     assert [entry["balanced"] for entry in choice.tried] == [False] * 14 + [True] * 14
     best = min(choice.tried, key=lambda entry: entry["validation_log_loss"])
-    again = fit_head(*uneven(0), 2, best["strength"], best["standardise"], best["balanced"])
+    again = fit_head([uneven(0)], 2, best["strength"], best["standardise"], best["balanced"])
     assert np.array_equal(again.weights, choice.head.weights)
 
 
@@ -155,9 +184,10 @@ def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
     train = (train[0], np.where(np.arange(300) == 7, 3, train[1]))  # one photo of a fourth label
     learnt: list[tuple[int, int]] = []
 
-    def counted(features: np.ndarray, labels: np.ndarray, *rest: object) -> Head:
+    def counted(parts: list[Known], *rest: object) -> Head:
+        labels = np.concatenate([labels for _, labels in parts])
         learnt.append((len(labels), len(np.unique(labels))))
-        return fit_head(features, labels, *rest)  # type: ignore[arg-type]
+        return fit_head(parts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(room, "fit_head", counted)
     monkeypatch.setattr(room, "MOST_COMPARED", 50)
@@ -165,6 +195,6 @@ def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
     assert set(learnt[:-2]) == {(50, 4)}
     assert learnt[-2:] == [(300, 4), (360, 4)]
     best = min(choice.tried, key=lambda entry: entry["validation_log_loss"])
-    whole = fit_head(*train, 4, best["strength"], best["standardise"], best["balanced"])
+    whole = fit_head([train], 4, best["strength"], best["standardise"], best["balanced"])
     np.testing.assert_array_equal(choice.head.weights, whole.weights)
     np.testing.assert_array_equal(choice.validation_logits, whole.logits(validation[0]))

@@ -13,7 +13,8 @@ from catflap.artifacts.dataset import ROLES, Dataset, Photos
 from catflap.curation.outliers import distances, fit_space, strangeness
 from catflap.progress import Progress
 from catflap.training.features import Extractor, Features, features
-from catflap.training.head import Head, Labels, fit_head, log_loss
+from catflap.training.head import Head, fit_head, log_loss
+from catflap.training.logistic import Labels
 
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 Positions: TypeAlias = npt.NDArray[np.int64]
@@ -99,7 +100,7 @@ def learn(extractor: Extractor, photos: Photos, classes: int, seed: int, progres
         rest = fold != number
         if number == 0:
             strength = _strength(known, labels, rest, classes)
-        heads.append(fit_head(known[rest], labels[rest], classes, strength, False))
+        heads.append(fit_head([(known[rest], labels[rest])], classes, strength, False))
     progress("learn", count, count)
     return Learnt(tuple(heads), folds, sample, known)
 
@@ -174,10 +175,9 @@ def _sample(labels: Labels, classes: int) -> Positions:
 
 def _strength(known: Features, labels: Labels, rest: npt.NDArray[np.bool_], classes: int) -> float:
     """The strength that gives the first fold the least log loss."""
+    learnt = known[rest], labels[rest]
     losses = [
-        log_loss(
-            fit_head(known[rest], labels[rest], classes, strength, False).logits(known[~rest]), labels[~rest]
-        )
+        log_loss(fit_head([learnt], classes, strength, False).logits(known[~rest]), labels[~rest])
         for strength in STRENGTHS
     ]
     return STRENGTHS[int(np.argmin(losses))]

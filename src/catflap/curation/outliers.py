@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.training.features import Features
-from catflap.training.head import Labels
+from catflap.training.logistic import Labels
 
 COMPONENTS = 128
 PHOTOS_A_COMPONENT = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from time import perf_counter
@@ -21,7 +22,6 @@ MOST_EPOCHS = 10
 _TRIES = 3
 _LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
 _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
-_BATCH = 4  # photos whose features are worked out at once
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,14 @@ def clock_of(minutes: float, start: float, device: str, precision: Precision) ->
 
 def seconds_of_features(extractor: Extractor) -> float:
     """What the features of a photo take when every worker is busy, measured on blank frames."""
-    frames = np.zeros((_BATCH, extractor.frame.height, extractor.frame.width, 3), np.uint8)
-    taken = []
-    for _ in range(_TRIES):
-        start = perf_counter()
-        extractor.model(frames)
-        taken.append(perf_counter() - start)
-    return min(taken) / _BATCH / extractor.workers * _LOOP
+    frames = np.zeros((extractor.batch, extractor.frame.height, extractor.frame.width, 3), np.uint8)
+    shared, taken = [frames] * extractor.workers, []
+    with ThreadPoolExecutor(extractor.workers) as pool:
+        for _ in range(_TRIES):
+            start = perf_counter()
+            list(pool.map(extractor.model, shared))
+            taken.append(perf_counter() - start)
+    return min(taken) / len(frames) / len(shared) * _LOOP
 
 
 def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: Precision) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 from catflap.artifacts.dataset import Photos
 from catflap.artifacts.folder import cache_folder, digest, whole_file
 from catflap.data.ahead import ahead
+from catflap.errors import CatflapError, why
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions
 from catflap.progress import Progress, silent
@@ -24,6 +28,8 @@ from catflap.training.backbone import Backbone
 from catflap.training.network import FeatureNetwork
 from catflap.training.onnx_graph import to_onnx
 
+IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
+GPU_BATCH = 64
 Features: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -32,7 +38,7 @@ class Extractor:
     """A frozen backbone at one frame: `model` maps uint8 frames to features.
 
     `key` names everything that the features depend on: weights, frame, device and versions.
-    `workers` threads may call `model` at a time.
+    `workers` threads may call `model` at a time, each with up to `batch` photos.
     """
 
     model: Model
@@ -40,6 +46,7 @@ class Extractor:
     width: int
     key: str
     workers: int = 1
+    batch: int = 4
 
 
 def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> Extractor:
@@ -48,19 +55,20 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
     On a CPU ONNX Runtime in fp32 is faster than torch in bf16 (docs/concepts/recipes.md), and the
     features are then those that the exported model computes. Every core works on photos of its own:
     cores that share one photo wait for each other at every layer, and take twice the processor's time.
+    Before a GPU they only decode side by side; it takes their batches one after the other.
     """
     key = _key(backbone, frame, device)
     if device == "cpu":
         model = open_model(feature_graph(backbone, frame), threads=1)
         return Extractor(model, frame, backbone.features, key, describe_machine().cores)
-    module = FeatureNetwork(backbone).eval().to(device)
+    module, turn = FeatureNetwork(backbone).eval().to(device), Lock()
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Features:
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with turn, torch.autocast(device.split(":")[0], torch.bfloat16):
             return module(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    return Extractor(run, frame, backbone.features, key)
+    return Extractor(run, frame, backbone.features, key, describe_machine().cores, GPU_BATCH)
 
 
 def counting(extractor: Extractor) -> tuple[Extractor, list[int]]:
@@ -89,13 +97,13 @@ def features(
     step: str = "features",
     progress: Progress = silent,
 ) -> Features:
-    """The features of photos, float32 (n, width).
+    """The features of photos, float32 (n, width); where they are many, in a file that is gone with them.
 
     What was worked out before is read from the cache; each 256th of the photos (by the first two
     digits of their id) is kept as soon as it is done, so that a stopped run loses little.
     """
     folder = cache_folder("features") / extractor.key
-    answer = np.empty((len(photos), extractor.width), np.float32)
+    answer = _room(len(photos), extractor.width)
     progress(step, 0, len(photos))
     done = 0
     names = _names(photos)
@@ -118,6 +126,28 @@ def features(
     return answer
 
 
+def _room(count: int, width: int) -> Features:
+    """Where features go: into memory or, were they to fill more than a quarter of it, into a nameless file.
+
+    Raises CatflapError when the cache's disk has no room for it.
+    """
+    size, folder = 4 * count * width, cache_folder("features")
+    if size <= IN_MEMORY * describe_machine().memory_mb * 2**20:
+        return np.empty((count, width), np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder) as file:
+        try:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a full disk is told here, not by a signal later
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise CatflapError(
+                f"The features of {count:,} photos take {size / 1e9:.1f} GB in {folder}: {why(error)}.",
+                "Make room there, or let CATFLAP_CACHE name a folder on a larger disk.",
+            ) from error
+        return np.memmap(file, np.float32, "r+", shape=(count, width))
+
+
 def _names(photos: Photos) -> list[str]:
     """Id and length of each photo: one that prepare made smaller has the id of the original."""
     return [f"{id}-{length}" for id, length in zip(photos.ids, photos.lengths, strict=True)]
@@ -131,7 +161,7 @@ def _buckets(names: list[str]) -> Iterator[tuple[str, list[int]]]:
 
 
 def _extract(extractor: Extractor, photos: Photos) -> dict[str, Features]:
-    batches = frames_of(photos, extractor.frame, batch=4)
+    batches = frames_of(photos, extractor.frame, batch=extractor.batch)
     rows = [extractor.model(frames) for frames in batches]
     return dict(zip(_names(photos), np.concatenate(rows).astype(np.float32), strict=True))
 

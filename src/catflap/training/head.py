@@ -1,25 +1,23 @@
-"""The linear head on frozen features: a regularised logistic regression; owns scikit-learn."""
+"""The linear head on frozen features: a regularised logistic regression."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.training.features import Features
+from catflap.training.logistic import Known, Labels, Scaling, fit, moments
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all
 UNEVEN = 3.0  # times as many photos of one label as of another: then balanced weights are tried too
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,7 @@ class Head:
 
 
 def fit_head(
-    features: Features,
-    labels: Labels,
+    parts: Sequence[Known],
     classes: int,
     strength: float,
     standardise: bool,
@@ -44,38 +41,31 @@ def fit_head(
 ) -> Head:
     """A head that minimises log loss with an L2 penalty; `strength` is scikit-learn's C.
 
-    With `standardise` each feature is scaled to unit variance first, else all by one number; the
-    scaling is folded into the weights. With `balanced` every label weighs the same however few its
-    photos are, and the biases are moved back to the labels' shares afterwards (Menon et al. 2021, logit
-    adjustment), so that the prior of the answers is that of the photos either way. Labels that do not
-    occur get a bias that never wins.
+    `parts` are features and labels of train photos. With `standardise` each feature is scaled to unit
+    variance first, else all by one number; the scaling is folded into the weights. With `balanced` every
+    label weighs the same however few its photos are, and the biases are moved back to the labels' shares
+    afterwards (Menon et al. 2021, logit adjustment), so that the prior of the answers is that of the photos
+    either way. Labels that do not occur get a bias that never wins.
     """
-    if len(np.unique(labels)) < 2:
+    counts = np.sum([np.bincount(labels, minlength=classes) for _, labels in parts], axis=0)
+    there = np.flatnonzero(counts)
+    if len(there) < 2:
         raise CatflapError("The train photos have one label only.", "Add photos of another label.")
-    centre = features.mean(0, dtype=np.float64)
-    scaled = features.astype(np.float64)  # the only copy: changed in place
-    scaled -= centre
-    variance = np.einsum("ij,ij->j", scaled, scaled) / len(scaled)
+    centre, variance = moments(parts)
     spread = np.sqrt(variance)
     overall = np.full_like(spread, np.sqrt(variance.mean() + centre.var()))
     scale = np.maximum(spread + 1e-3 * spread.max() if standardise else overall, 1e-12)
-    scaled /= scale
-    model = LogisticRegression(C=strength, max_iter=500)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        counts = np.bincount(labels, minlength=classes)
-        even = len(labels) / (len(np.unique(labels)) * counts[labels]) if balanced else None
-        model.fit(scaled, labels, even)
-    found, offset = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
-        found, offset = np.stack([-found[0], found[0]]) / 2, np.stack([-offset[0], offset[0]]) / 2
+    shares = counts[there] / counts.sum()
+    importance = 1 / (len(there) * shares) if balanced else np.ones(len(there))
+    numbered = [(features, np.searchsorted(there, labels)) for features, labels in parts]
+    scaled = Scaling(centre, scale)
+    found, offset = fit(numbered, scaled, importance, strength)
     if balanced:
-        offset = offset + np.log(counts[model.classes_])
+        offset = offset + np.log(shares)
         offset -= offset.mean()
-    weights = np.zeros((classes, features.shape[1]))
+    weights = np.zeros((classes, len(centre)))
     bias = np.full(classes, float(offset.min()) - 20.0)
-    weights[model.classes_] = found / scale
-    bias[model.classes_] = offset - weights[model.classes_] @ centre
+    weights[there], bias[there] = scaled.taken_in(found, offset)
     return Head(weights.astype(np.float32), bias.astype(np.float32))
 
 
@@ -93,8 +83,8 @@ class Choice:
 
 
 def choose_head(
-    train: tuple[Features, Labels],
-    validation: tuple[Features, Labels],
+    train: Known,
+    validation: Known,
     classes: int,
     progress: Progress = silent,
     *,
@@ -112,7 +102,7 @@ def choose_head(
     some = _part(train)
     for number, (balanced, standardise, strength) in enumerate(settings):
         progress("heads", number, len(settings))
-        heads.append(fit_head(*some, classes, strength, standardise, balanced))
+        heads.append(fit_head([some], classes, strength, standardise, balanced))
         logits = heads[-1].logits(validation[0])
         tried.append(
             {
@@ -126,15 +116,13 @@ def choose_head(
         )
     progress("heads", len(settings), len(settings))
     best = min(range(len(tried)), key=lambda number: tried[number]["validation_log_loss"])
-    features = np.concatenate([train[0], validation[0]])
-    labels = np.concatenate([train[1], validation[1]])
     chosen = (tried[best]["strength"], tried[best]["standardise"], tried[best]["balanced"])
-    head = heads[best] if some is train else fit_head(*train, classes, *chosen)
-    refitted = fit_head(features, labels, classes, *chosen)
+    head = heads[best] if some is train else fit_head([train], classes, *chosen)
+    refitted = fit_head([train, validation], classes, *chosen)
     return Choice(head, refitted, head.logits(validation[0]), tried)
 
 
-def _part(train: tuple[Features, Labels]) -> tuple[Features, Labels]:
+def _part(train: Known) -> Known:
     """The train photos, or as many as are enough to compare settings; a label of few keeps one at least."""
     features, labels = train
     if len(labels) <= MOST_COMPARED:

@@ -1,0 +1,126 @@
+"""The linear head on features of very many photos: seconds and memory, beside scikit-learn.
+
+    python benchmarks/head.py --photos 100000 300000
+    python benchmarks/head.py --photos 4000000 --alone     # more than fits into memory: 20 GB of disk
+
+Features are drawn (positive, correlated, as a backbone's are; the labels a noisy linear rule with a sixth of
+cats), in a file that is mapped into memory, as `train` has them where they are many. Each fit is a process of
+its own. Its memory is what it alone holds, without the pages of that file, which the system takes back when
+it wants them; for scikit-learn that holds the float64 copy that it is given, scaled as the head's features
+are. `agree` is how far the probabilities of 10,000 photos are from scikit-learn's, at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import header
+from sklearn.linear_model import LogisticRegression
+
+from catflap.runtime.decisions import softmax
+from catflap.training.head import Head, fit_head
+
+WIDTH, FACTORS, ROWS = 1280, 64, 10_000
+STRENGTH = 3e-3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--alone", action="store_true", help="without scikit-learn, which wants the memory")
+    parser.add_argument("--fit", nargs=3, metavar=("WHO", "FOLDER", "PHOTOS"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.fit:
+        measure(args.fit[0], Path(args.fit[1]), int(args.fit[2]))
+        return
+    header(photos=args.photos, width=WIDTH, strength=STRENGTH)
+    for count in args.photos:
+        with tempfile.TemporaryDirectory() as folder:
+            draw(Path(folder), count)
+            answers = {}
+            for who in ("catflap",) if args.alone else ("catflap", "scikit-learn"):
+                words = [sys.executable, __file__, "--fit", who, folder, str(count)]
+                told = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+                figures = json.loads(told.stdout) if told.returncode == 0 else {"ended_with": told.returncode}
+                print(json.dumps({"photos": count, "what": who, **figures}), flush=True)
+                if told.returncode == 0:
+                    answers[who] = np.load(Path(folder) / f"{who}.npy")
+            if len(answers) == 2:
+                one, other = answers.values()
+                print(json.dumps({"photos": count, "agree": float(np.abs(one - other).max())}), flush=True)
+
+
+def draw(folder: Path, count: int) -> None:
+    """Features, float32 (count, 1280), and labels of as many photos."""
+    dice = np.random.default_rng(0)
+    mixes = dice.normal(size=(FACTORS, WIDTH)).astype(np.float32) / np.sqrt(FACTORS)
+    rule = dice.normal(size=WIDTH).astype(np.float32)
+    features = mapped(folder, count, "w+")
+    labels = np.empty(count, np.int64)
+    for begin in range(0, count, ROWS):
+        rows = slice(begin, min(count, begin + ROWS))
+        size = rows.stop - begin
+        hidden = dice.normal(size=(size, FACTORS)).astype(np.float32)
+        noise = dice.standard_normal((size, WIDTH), np.float32)
+        features[rows] = np.maximum(hidden @ mixes + 0.5 * noise, 0)
+        score = (features[rows] - features[rows].mean(0)) @ rule
+        labels[rows] = score + 0.1 * score.std() * dice.normal(size=size) > 0.97 * score.std()
+    np.save(folder / "labels.npy", labels)
+
+
+def mapped(folder: Path, count: int, mode: Any) -> np.memmap[Any, Any]:
+    """The features' file."""
+    return np.memmap(folder / "features", np.float32, mode, shape=(count, WIDTH))
+
+
+def measure(who: str, folder: Path, count: int) -> None:
+    """Fit, and print what it took."""
+    features, labels = mapped(folder, count, "r"), np.load(folder / "labels.npy")
+    most, ended = [0.0], threading.Event()
+    watcher = threading.Thread(target=watch, args=(most, ended))
+    watcher.start()
+    start, spent = time.perf_counter(), time.process_time()
+    head = fit_head([(features, labels)], 2, STRENGTH, True) if who == "catflap" else theirs(features, labels)
+    taken = {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - spent}
+    ended.set()
+    watcher.join()
+    np.save(folder / f"{who}.npy", softmax(head.logits(features[:ROWS]), 1.0))
+    print(json.dumps({**{name: round(value, 1) for name, value in taken.items()}, "peak_mb": round(most[0])}))
+
+
+def theirs(features: np.memmap[Any, Any], labels: np.ndarray) -> Head:
+    """scikit-learn's fit of the same problem."""
+    centre, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    scale = spread + 1e-3 * spread.max()
+    scaled = features.astype(np.float64)
+    scaled -= centre
+    scaled /= scale
+    model = LogisticRegression(C=STRENGTH, max_iter=500).fit(scaled, labels)
+    weights = np.concatenate([-model.coef_, model.coef_]) / 2 / scale
+    bias = np.concatenate([-model.intercept_, model.intercept_]) / 2 - weights @ centre
+    return Head(weights.astype(np.float32), bias.astype(np.float32))
+
+
+def watch(most: list[float], ended: threading.Event) -> None:
+    """The most memory of this process alone, in MB, until it has ended."""
+    while not ended.wait(0.05):
+        found = re.search(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text())
+        assert found is not None  # Linux has it
+        most[0] = max(most[0], int(found[1]) / 1e3)
+
+
+if __name__ == "__main__":
+    main()
