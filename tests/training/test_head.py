@@ -49,8 +49,8 @@ def test_it_agrees_with_scikit_learn(classes: int, strength: float, standardise:
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_many_photos_in_parts_end_at_the_same_optimum(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some rows at a time, two parts, and a start from a tenth: none of it moves the end."""
-    for name, value in (("ROWS", 17), ("LARGE", 100), ("GRADIENT", 1e-7)):
+    """Some rows at a time and two parts: neither moves the end."""
+    for name, value in (("ROWS", 7), ("GRADIENT", 1e-7)):
         monkeypatch.setattr(logistic, name, value)
     features, labels = clouds(classes, 150)
     dealt = np.random.default_rng(2).permutation(len(labels))

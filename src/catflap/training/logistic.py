@@ -20,7 +20,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 ROWS = 256  # at once, so that they stay in the processor's cache
 SHARES = 16  # of the photos; as many cores can work at a time
-LARGE = 100_000  # photos; so many start from what a tenth of them has taught
 STEPS = 500
 GRADIENT = 1e-4  # its largest entry at the end, as scikit-learn's
 
@@ -57,9 +56,17 @@ def fit(
     """
     spread = np.array([[-0.5, 0.5]]) if len(importance) == 2 else np.eye(len(importance))
     problem = _Problem(parts, scaled, importance, spread, 1 / (strength * _total(parts)))
+    begin = np.zeros((len(spread), len(scaled.scale) + 1))
+    options: Any = {"maxiter": STEPS, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(describe_machine().cores) as pool:
-        found = _minimum(problem, pool)
-    return spread.T @ found[:, :-1], spread.T @ found[:, -1]
+
+        def loss(point: Floats) -> tuple[float, Floats]:
+            lost, slope = _loss(problem, pool, point.reshape(begin.shape))
+            return lost, slope.ravel()
+
+        found = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options)
+    weights = found.x.reshape(begin.shape)
+    return spread.T @ weights[:, :-1], spread.T @ weights[:, -1]
 
 
 @dataclass(frozen=True)
@@ -73,38 +80,22 @@ class _Problem:
     penalty: float
 
 
-def _minimum(problem: _Problem, pool: ThreadPoolExecutor, every: int = 1) -> Floats:
-    """Weights and bias of each score, (scores, width + 1), learnt from each so-manyth photo."""
-    shape = len(problem.spread), len(problem.scaled.scale) + 1
-    large = _total(problem.parts, every) >= LARGE
-    begin = _minimum(problem, pool, 10 * every) if large else np.zeros(shape)
-
-    def loss(point: Floats) -> tuple[float, Floats]:
-        lost, slope = _loss(problem, pool, every, point.reshape(shape))
-        return lost, slope.ravel()
-
-    options: Any = {"maxiter": STEPS, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
-    found = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return np.asarray(found.x.reshape(shape))
-
-
-def _loss(problem: _Problem, pool: ThreadPoolExecutor, every: int, point: Floats) -> tuple[float, Floats]:
-    """What is minimised, and its slope, (scores, width + 1) as the point."""
+def _loss(problem: _Problem, pool: ThreadPoolExecutor, point: Floats) -> tuple[float, Floats]:
+    """What is minimised at a point, weights and bias of each score (scores, width + 1), and its slope."""
     weights, scaled = point[:, :-1], problem.scaled
     plain = np.column_stack(scaled.taken_in(weights, point[:, -1]))
-    shares = list(pool.map(lambda share: _share(problem, every, plain, share), range(SHARES)))
-    total = _total(problem.parts, every)
-    lost, slope = (sum(each) / total for each in zip(*shares, strict=True))
+    shares = list(pool.map(lambda share: _share(problem, plain, share), range(SHARES)))
+    lost, slope = (sum(each) / _total(problem.parts) for each in zip(*shares, strict=True))
     slope[:, :-1] = (slope[:, :-1] - np.outer(slope[:, -1], scaled.centre)) / scaled.scale
     slope[:, :-1] += problem.penalty * weights
     return lost + problem.penalty / 2 * float(np.square(weights).sum()), slope
 
 
-def _share(problem: _Problem, every: int, plain: Floats, share: int) -> tuple[float, Floats]:
+def _share(problem: _Problem, plain: Floats, share: int) -> tuple[float, Floats]:
     """The summed loss of a share of the photos, and its slope by weights and bias for plain features."""
     lost, slope = 0.0, np.zeros_like(plain)
     buffer = np.empty((ROWS, plain.shape[1] - 1))
-    for features, labels in _chunks(problem.parts, every, share, SHARES):
+    for features, labels in _chunks(problem.parts, share, SHARES):
         rows = buffer[: len(labels)]
         rows[:] = features
         answers = (rows @ plain[:, :-1].T + plain[:, -1]) @ problem.spread
@@ -128,15 +119,15 @@ def _cross_entropy(answers: Floats, labels: Labels, importance: Floats) -> tuple
     return lost, slope * counts[:, None]
 
 
-def _chunks(parts: Sequence[Known], every: int = 1, share: int = 0, shares: int = 1) -> Iterator[Known]:
-    """The photos of a share of each part, or each so-manyth of them, some at a time, in their order."""
+def _chunks(parts: Sequence[Known], share: int = 0, shares: int = 1) -> Iterator[Known]:
+    """The photos of a share of each part, some at a time, in their order."""
     for features, labels in parts:
         plain = np.asarray(features)  # a memory map's own slices take longer
         start, end = (len(labels) * one // shares for one in (share, share + 1))
-        for begin in range(start + -start % every, end, ROWS * every):
-            rows = slice(begin, min(end, begin + ROWS * every), every)
+        for begin in range(start, end, ROWS):
+            rows = slice(begin, min(end, begin + ROWS))
             yield plain[rows], labels[rows]
 
 
-def _total(parts: Sequence[Known], every: int = 1) -> int:
-    return sum(-(-len(labels) // every) for _, labels in parts)
+def _total(parts: Sequence[Known]) -> int:
+    return sum(len(labels) for _, labels in parts)
