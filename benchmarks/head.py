@@ -1,13 +1,14 @@
 """The linear head on features of very many photos: seconds and memory, beside scikit-learn.
 
     python benchmarks/head.py --photos 100000 300000
-    python benchmarks/head.py --photos 4000000 --alone     # more than fits into memory: 20 GB of disk
+    python benchmarks/head.py --photos 15000 --labels 10
+    python benchmarks/head.py --photos 6000000 --alone     # more than memory holds: 31 GB of disk
 
-Features are drawn (positive, correlated, as a backbone's are; the labels a noisy linear rule with a sixth of
-cats), in a file that is mapped into memory, as `train` has them where they are many. Each fit is a process of
-its own. Its memory is what it alone holds, without the pages of that file, which the system takes back when
-it wants them; for scikit-learn that holds the float64 copy that it is given, scaled as the head's features
-are. `agree` is how far the probabilities of 10,000 photos are from scikit-learn's, at most.
+Features are drawn (positive, correlated, as a backbone's are; the labels a noisy linear rule; of two a
+sixth are cats), in a file that is mapped into memory, as `train` has them where they are many. Each fit is a
+process of its own. Its memory is what it alone holds, without the pages of that file, which the system takes
+back when it wants them; for scikit-learn that holds the float64 copy that it is given, scaled as the head's
+features are. `agree` is how far the probabilities of 10,000 photos are from scikit-learn's, at most.
 """
 
 from __future__ import annotations
@@ -40,19 +41,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--labels", type=int, default=2)
     parser.add_argument("--alone", action="store_true", help="without scikit-learn, which wants the memory")
-    parser.add_argument("--fit", nargs=3, metavar=("WHO", "FOLDER", "PHOTOS"), help=argparse.SUPPRESS)
+    parser.add_argument("--fit", nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.fit:
-        measure(args.fit[0], Path(args.fit[1]), int(args.fit[2]))
+        measure(args.fit[0], Path(args.fit[1]), args.labels)
         return
-    header(photos=args.photos, width=WIDTH, strength=STRENGTH)
+    header(photos=args.photos, labels=args.labels, width=WIDTH, strength=STRENGTH)
     for count in args.photos:
         with tempfile.TemporaryDirectory() as folder:
-            draw(Path(folder), count)
+            draw(Path(folder), count, args.labels)
             answers = {}
             for who in ("catflap",) if args.alone else ("catflap", "scikit-learn"):
-                words = [sys.executable, __file__, "--fit", who, folder, str(count)]
+                words = [sys.executable, __file__, "--fit", who, folder, "--labels", str(args.labels)]
                 told = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
                 figures = json.loads(told.stdout) if told.returncode == 0 else {"ended_with": told.returncode}
                 print(json.dumps({"photos": count, "what": who, **figures}), flush=True)
@@ -63,12 +65,12 @@ def main() -> None:
                 print(json.dumps({"photos": count, "agree": float(np.abs(one - other).max())}), flush=True)
 
 
-def draw(folder: Path, count: int) -> None:
+def draw(folder: Path, count: int, classes: int) -> None:
     """Features, float32 (count, 1280), and labels of as many photos."""
     dice = np.random.default_rng(0)
     mixes = dice.normal(size=(FACTORS, WIDTH)).astype(np.float32) / np.sqrt(FACTORS)
-    rule = dice.normal(size=WIDTH).astype(np.float32)
-    features = mapped(folder, count, "w+")
+    rule = dice.normal(size=(WIDTH, 1 if classes == 2 else classes)).astype(np.float32)
+    features = np.memmap(folder / "features", np.float32, "w+", shape=(count, WIDTH))
     labels = np.empty(count, np.int64)
     for begin in range(0, count, ROWS):
         rows = slice(begin, min(count, begin + ROWS))
@@ -76,24 +78,24 @@ def draw(folder: Path, count: int) -> None:
         hidden = dice.normal(size=(size, FACTORS)).astype(np.float32)
         noise = dice.standard_normal((size, WIDTH), np.float32)
         features[rows] = np.maximum(hidden @ mixes + 0.5 * noise, 0)
-        score = (features[rows] - features[rows].mean(0)) @ rule
-        labels[rows] = score + 0.1 * score.std() * dice.normal(size=size) > 0.97 * score.std()
+        scores = (features[rows] - features[rows].mean(0)) @ rule
+        scores = scores / scores.std() + 0.1 * dice.normal(size=scores.shape)
+        labels[rows] = scores[:, 0] > 0.97 if classes == 2 else scores.argmax(1)
     np.save(folder / "labels.npy", labels)
 
 
-def mapped(folder: Path, count: int, mode: Any) -> np.memmap[Any, Any]:
-    """The features' file."""
-    return np.memmap(folder / "features", np.float32, mode, shape=(count, WIDTH))
-
-
-def measure(who: str, folder: Path, count: int) -> None:
+def measure(who: str, folder: Path, classes: int) -> None:
     """Fit, and print what it took."""
-    features, labels = mapped(folder, count, "r"), np.load(folder / "labels.npy")
+    labels = np.load(folder / "labels.npy")
+    features = np.memmap(folder / "features", np.float32, "r", shape=(len(labels), WIDTH))
     most, ended = [0.0], threading.Event()
     watcher = threading.Thread(target=watch, args=(most, ended))
     watcher.start()
     start, spent = time.perf_counter(), time.process_time()
-    head = fit_head([(features, labels)], 2, STRENGTH, True) if who == "catflap" else theirs(features, labels)
+    if who == "catflap":
+        head = fit_head([(features, labels)], classes, STRENGTH, True)
+    else:
+        head = theirs(features, labels)
     taken = {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - spent}
     ended.set()
     watcher.join()
@@ -109,8 +111,10 @@ def theirs(features: np.memmap[Any, Any], labels: np.ndarray) -> Head:
     scaled -= centre
     scaled /= scale
     model = LogisticRegression(C=STRENGTH, max_iter=500).fit(scaled, labels)
-    weights = np.concatenate([-model.coef_, model.coef_]) / 2 / scale
-    bias = np.concatenate([-model.intercept_, model.intercept_]) / 2 - weights @ centre
+    weights, bias = model.coef_ / scale, model.intercept_
+    if len(model.classes_) == 2:
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    bias = bias - weights @ centre
     return Head(weights.astype(np.float32), bias.astype(np.float32))
 
 
