@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
+from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import CatflapError
 from catflap.image import Frame
@@ -248,6 +248,24 @@ def test_two_processes_learn_what_one_learns(drawn_dataset: Dataset, tmp_path: P
     losses = [answer["metrics"]["log_loss"]["value"] for answer in answers.values()]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_photos_of_a_head(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """With nothing cached no photo is looked at twice, and the head is that of one process."""
+    made = {}
+    for name, command in {"one": [CATFLAP], "two": [*TORCHRUN, CATFLAP]}.items():
+        answer = subprocess.run(
+            [*command, "train", str(drawn_dataset.path), "-o", str(tmp_path / name), "--json"],
+            capture_output=True, text=True, check=False, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CATFLAP_CACHE": str(tmp_path / f"cache of {name}")},
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr
+        made[name] = load_checkpoint(tmp_path / name)
+    photos = sum(len(drawn_dataset.photos(role)) for role in ("train", "validation"))
+    for each in made.values():
+        assert (each.cost["photo_passes"], each.cost["cached_photos"]) == (photos, 0)
+    assert made["one"].sha256 == made["two"].sha256
 
 
 def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> None:

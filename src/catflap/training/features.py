@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,10 +27,12 @@ from catflap.runtime.session import Model, open_model
 from catflap.training.backbone import Backbone
 from catflap.training.network import FeatureNetwork
 from catflap.training.onnx_graph import to_onnx
+from catflap.training.processes import which_process
 
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
 GPU_BATCH = 64
 Features: TypeAlias = npt.NDArray[np.float32]
+_Bucket: TypeAlias = tuple[str, list[int]]  # the first two digits of ids, and where such photos are
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
         model = open_model(feature_graph(backbone, frame), threads=1)
         return Extractor(model, frame, backbone.features, key, describe_machine().cores)
     module, turn = FeatureNetwork(backbone).eval().to(device), Lock()
+    place = next(module.parameters()).device  # of several GPUs this process's, which its threads do not know
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Features:
         with turn, torch.autocast(device.split(":")[0], torch.bfloat16):
-            return module(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
+            return module(torch.from_numpy(frames).to(place)).float().cpu().numpy()  # type: ignore[no-any-return]
 
     return Extractor(run, frame, backbone.features, key, describe_machine().cores, GPU_BATCH)
 
@@ -96,11 +99,14 @@ def features(
     *,
     step: str = "features",
     progress: Progress = silent,
+    meet: Callable[[], object] | None = None,
 ) -> Features:
     """The features of photos, float32 (n, width); where they are many, in a file that is gone with them.
 
     What was worked out before is read from the cache; each 256th of the photos (by the first two
-    digits of their id) is kept as soon as it is done, so that a stopped run loses little.
+    digits of their id) is kept as soon as it is done, so that a stopped run loses little. Many processes
+    that want the same photos give `meet`, which waits for all of them: each works out a share, and then
+    reads the others' from the cache, or works them out where it has a cache of its own.
     """
     folder = cache_folder("features") / extractor.key
     answer = _room(len(photos), extractor.width)
@@ -108,7 +114,7 @@ def features(
     done = 0
     names = _names(photos)
 
-    def one(part: tuple[str, list[int]]) -> list[int]:
+    def one(part: _Bucket) -> list[int]:
         bucket, positions = part
         path = folder / f"{bucket}.npz"
         known = _load(path, extractor.width)
@@ -120,9 +126,16 @@ def features(
             answer[position] = known[names[position]]
         return positions
 
-    for positions in ahead(one, _buckets(names), extractor.workers):
-        done += len(positions)
-        progress(step, done, len(photos))
+    number, count = which_process() if meet else (0, 1)
+    mine, others = list[_Bucket](), list[_Bucket]()
+    for place, bucket in enumerate(_buckets(names)):
+        (mine if place % count == number else others).append(bucket)
+    for share in (mine, others):
+        for positions in ahead(one, share, extractor.workers):
+            done += len(positions)
+            progress(step, done, len(photos))
+        if meet and share is mine:
+            meet()
     return answer
 
 
@@ -153,7 +166,7 @@ def _names(photos: Photos) -> list[str]:
     return [f"{id}-{length}" for id, length in zip(photos.ids, photos.lengths, strict=True)]
 
 
-def _buckets(names: list[str]) -> Iterator[tuple[str, list[int]]]:
+def _buckets(names: list[str]) -> Iterator[_Bucket]:
     grouped: dict[str, list[int]] = {}
     for position, name in enumerate(names):
         grouped.setdefault(name[:2], []).append(position)

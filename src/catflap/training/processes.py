@@ -72,6 +72,20 @@ def first_says(number: int, device: str) -> int:
     return int(told)
 
 
+def all_say(number: int, device: str) -> int:
+    """The sum of every process's number, in every process, when all have come here."""
+    if is_alone():
+        return number
+    told = torch.tensor([number], device=open_fabric(device).device)
+    torch.distributed.all_reduce(told)
+    return int(told)
+
+
+def which_process() -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are."""
+    return _processes("RANK", 0), _processes("WORLD_SIZE")
+
+
 def is_alone() -> bool:
     """Whether there is one process."""
     return _processes("WORLD_SIZE") == 1
@@ -79,7 +93,7 @@ def is_alone() -> bool:
 
 def is_first_process() -> bool:
     """Whether this process writes and tells what all of them have trained."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return which_process()[0] == 0
 
 
 def wait_for_all_processes() -> None:
@@ -102,5 +116,5 @@ def precision_on(device: str) -> Precision:
     return "bf16-mixed" if gains else "32-true"
 
 
-def _processes(where: str) -> int:
-    return int(os.environ.get(where, "1"))
+def _processes(where: str, alone: int = 1) -> int:
+    return int(os.environ.get(where, alone))

@@ -17,6 +17,7 @@ from catflap.training.candidates import photo_side
 from catflap.training.features import counting, features, open_extractor
 from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network
+from catflap.training.processes import all_say
 from catflap.training.recipe import Recipe, finetuning, scratch
 
 Logits = npt.NDArray[np.float32]
@@ -91,16 +92,20 @@ def side_of(dataset: Dataset) -> int:
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
-    """The head for frozen features, chosen on validation; and how many photos were not in the cache."""
+    """The head for frozen features, chosen on validation; and how many photos were not in the cache.
+
+    Many processes share the photos.
+    """
     extractor, looked_at = counting(open_extractor(body, dataset.frame, device=device))
     parts = []
     for role in ("train", "validation"):
         photos = dataset.needed(role)
-        parts.append(
-            (features(extractor, photos, step=f"features of {role}", progress=progress), photos.labels)
+        known = features(
+            extractor, photos, step=f"features of {role}", progress=progress, meet=lambda: all_say(0, device)
         )
+        parts.append((known, photos.labels))
     choice = choose_head(parts[0], parts[1], len(dataset.labels), progress)
-    return choice, sum(looked_at)
+    return choice, all_say(sum(looked_at), device)
 
 
 def assemble(body: Backbone, head: Head) -> Network:
