@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ def to_onnx(module: nn.Module, height: int, width: int) -> bytes:
     """
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("n")},)
-    with _quiet():
+    with _quiet(), _quick(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -56,7 +58,19 @@ def _anonymous(program: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quick() -> Iterator[None]:
+    """Keep the garbage collector from looking at all the exporter's nodes again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """Keep the exporter's chatter off the user's terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
