@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
 from catflap.errors import CatflapError
@@ -16,6 +18,7 @@ from catflap.machine import describe_machine
 from catflap.training.sharding import shard
 
 STRATEGIES = ("ddp", "fsdp")
+PATIENCE = timedelta(days=1)  # with a slower process, which may have millions of photos to go through
 Precision = Literal["32-true", "bf16-mixed"]
 
 
@@ -29,9 +32,11 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
     """
     check_strategy(strategy)
     everywhere, here = _processes("WORLD_SIZE"), _processes("LOCAL_WORLD_SIZE")
-    many: Any = "ddp"
+    many: Any = DDPStrategy(timeout=PATIENCE)
     if strategy == "fsdp":
-        many = ModelParallelStrategy(shard, data_parallel_size=everywhere, tensor_parallel_size=1)
+        many = ModelParallelStrategy(
+            shard, data_parallel_size=everywhere, tensor_parallel_size=1, timeout=PATIENCE
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
         accelerator=device.split(":")[0],
