@@ -21,6 +21,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 ROWS = 256  # at once, so that they stay in the processor's cache
 SHARES = 16  # of the photos; as many cores can work at a time
 STEPS = 500
+HALVES = np.array([[-0.5, 0.5]])  # from the difference of two logits to both
 GRADIENT = 1e-4  # its largest entry at the end, as scikit-learn's
 
 
@@ -54,9 +55,8 @@ def fit(
     LogisticRegression ends. Each step reads all features once; each core has photos of its own, 256 at a
     time, and how many cores there are changes no bit.
     """
-    spread = np.array([[-0.5, 0.5]]) if len(importance) == 2 else np.eye(len(importance))
-    problem = _Problem(parts, scaled, importance, spread, 1 / (strength * _total(parts)))
-    begin = np.zeros((len(spread), len(scaled.scale) + 1))
+    problem = _Problem(parts, scaled, importance, 1 / (strength * _total(parts)))
+    begin = np.zeros((1 if len(importance) == 2 else len(importance), len(scaled.scale) + 1))
     options: Any = {"maxiter": STEPS, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(describe_machine().cores) as pool:
 
@@ -66,17 +66,18 @@ def fit(
 
         found = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options)
     weights = found.x.reshape(begin.shape)
-    return spread.T @ weights[:, :-1], spread.T @ weights[:, -1]
+    if len(weights) == 1:
+        weights = HALVES.T @ weights
+    return weights[:, :-1], weights[:, -1]
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is fitted; `spread` (scores, labels) makes logits of scores, of which two labels have one."""
+    """What is fitted: a score for each label, but one for two labels, which HALVES makes their logits."""
 
     parts: Sequence[Known]
     scaled: Scaling
     importance: Floats
-    spread: Floats
     penalty: float
 
 
@@ -98,9 +99,10 @@ def _share(problem: _Problem, plain: Floats, share: int) -> tuple[float, Floats]
     for features, labels in _chunks(problem.parts, share, SHARES):
         rows = buffer[: len(labels)]
         rows[:] = features
-        answers = (rows @ plain[:, :-1].T + plain[:, -1]) @ problem.spread
+        scores = rows @ plain[:, :-1].T + plain[:, -1]
+        answers = scores @ HALVES if len(plain) == 1 else scores
         each, by_answers = _cross_entropy(answers, labels, problem.importance)
-        by_scores = by_answers @ problem.spread.T
+        by_scores = by_answers @ HALVES.T if len(plain) == 1 else by_answers
         lost += each
         slope[:, :-1] += by_scores.T @ rows
         slope[:, -1] += by_scores.sum(0)
