@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -70,20 +71,12 @@ def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
 
 def first_says(number: int, device: str) -> int:
     """The first process's number, in every process: what each would find by a clock of its own may differ."""
-    if is_alone():
-        return number
-    told = torch.tensor([number], device=open_fabric(device).device)
-    torch.distributed.broadcast(told, 0)
-    return int(told)
+    return _agreed(number, device, lambda told: torch.distributed.broadcast(told, 0))
 
 
 def all_say(number: int, device: str) -> int:
     """The sum of every process's number, in every process, when all have come here."""
-    if is_alone():
-        return number
-    told = torch.tensor([number], device=open_fabric(device).device)
-    torch.distributed.all_reduce(told)
-    return int(told)
+    return _agreed(number, device, torch.distributed.all_reduce)
 
 
 def which_process() -> tuple[int, int]:
@@ -101,10 +94,9 @@ def is_first_process() -> bool:
     return which_process()[0] == 0
 
 
-def wait_for_all_processes() -> None:
+def wait_for_all_processes(device: str) -> None:
     """Return when every process has come here; at once when there is one."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    all_say(0, device)
 
 
 def precision_on(device: str) -> Precision:
@@ -119,6 +111,14 @@ def precision_on(device: str) -> Precision:
         quick = "bf16" if machine.processor.startswith("AMD") else "amx"
         gains = device.startswith("cpu") and quick in machine.instructions
     return "bf16-mixed" if gains else "32-true"
+
+
+def _agreed(number: int, device: str, agree: Callable[[torch.Tensor], object]) -> int:
+    if is_alone():
+        return number
+    told = torch.tensor([number], device=open_fabric(device).device)
+    agree(told)
+    return int(told)
 
 
 def _processes(where: str, alone: int = 1) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from catflap.training.candidates import photo_side
 from catflap.training.features import counting, features, open_extractor
 from catflap.training.head import Choice, Head, choose_head
 from catflap.training.network import Network
-from catflap.training.processes import all_say
+from catflap.training.processes import all_say, wait_for_all_processes
 from catflap.training.recipe import Recipe, finetuning, scratch
 
 Logits = npt.NDArray[np.float32]
@@ -101,8 +102,9 @@ def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -
     for role in ("train", "validation"):
         photos = dataset.needed(role)
         known = features(
-            extractor, photos, step=f"features of {role}", progress=progress, meet=lambda: all_say(0, device)
-        )
+            extractor, photos, step=f"features of {role}", progress=progress,
+            meet=partial(wait_for_all_processes, device),
+        )  # fmt: skip
         parts.append((known, photos.labels))
     choice = choose_head(parts[0], parts[1], len(dataset.labels), progress)
     return choice, all_say(sum(looked_at), device)

@@ -102,7 +102,7 @@ def train(
         _write(seen, Path(out), plan, body, trained, described)
         for left in (resume, decided):
             left.unlink(missing_ok=True)
-    wait_for_all_processes()
+    wait_for_all_processes(device)
     return load_checkpoint(out)
 
 
