@@ -13,7 +13,7 @@ import numpy.typing as npt
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.training.features import Features
-from catflap.training.logistic import Known, Labels, Scaling, fit, moments
+from catflap.training.logistic import Floats, Known, Labels, Scaling, fit, moments
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all
@@ -38,6 +38,7 @@ def fit_head(
     strength: float,
     standardise: bool,
     balanced: bool = False,
+    measured: tuple[Floats, Floats] | None = None,
 ) -> Head:
     """A head that minimises log loss with an L2 penalty; `strength` is scikit-learn's C.
 
@@ -45,13 +46,14 @@ def fit_head(
     variance first, else all by one number; the scaling is folded into the weights. With `balanced` every
     label weighs the same however few its photos are, and the biases are moved back to the labels' shares
     afterwards (Menon et al. 2021, logit adjustment), so that the prior of the answers is that of the photos
-    either way. Labels that do not occur get a bias that never wins.
+    either way. Labels that do not occur get a bias that never wins. `measured` are the moments of the parts,
+    where they are known.
     """
     counts = np.sum([np.bincount(labels, minlength=classes) for _, labels in parts], axis=0)
     there = np.flatnonzero(counts)
     if len(there) < 2:
         raise CatflapError("The train photos have one label only.", "Add photos of another label.")
-    centre, variance = moments(parts)
+    centre, variance = measured or moments(parts)
     spread = np.sqrt(variance)
     overall = np.full_like(spread, np.sqrt(variance.mean() + centre.var()))
     scale = np.maximum(spread + 1e-3 * spread.max() if standardise else overall, 1e-12)
@@ -100,9 +102,10 @@ def choose_head(
     weights = (False, True) if counts.max() >= UNEVEN * counts[counts > 0].min() else (False,)
     settings = list(product(weights, (False, True), strengths))
     some = _part(train)
+    measured = moments([some])
     for number, (balanced, standardise, strength) in enumerate(settings):
         progress("heads", number, len(settings))
-        heads.append(fit_head([some], classes, strength, standardise, balanced))
+        heads.append(fit_head([some], classes, strength, standardise, balanced, measured))
         logits = heads[-1].logits(validation[0])
         tried.append(
             {
