@@ -19,7 +19,7 @@ from catflap.artifacts.tables import read_table, write_table
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.metrics import measure
 from catflap.exporting.drawings import drawn_photos
-from catflap.exporting.export import export
+from catflap.exporting.export import export, source_of
 from catflap.exporting.forms import FORMS, as_variant
 from catflap.exporting.judge import judge, seat_jury
 from catflap.exporting.quantise import quantise
@@ -147,6 +147,19 @@ def test_a_variant_that_differs_is_refused(
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
         judge(as_variant("int8", FORMS["int8"]), open_model(dark), jury, silent)
     assert judge(as_variant("fp32", FORMS["fp32"]), open_model(fp32), jury, silent)["fidelity"]["flips"] == 0
+
+
+def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
+    bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+) -> None:
+    source = source_of(drawn_checkpoint, drawn_dataset, 0, silent)
+    graph, told = bytes(bundle.members["int8.onnx"]), list[str]()
+    variant, model = as_variant("int8", FORMS["int8"]), open_model(graph)
+    heard = source.hear(graph)
+    assert source.hear(bytes(bytearray(graph))) is heard
+    entry = judge(variant, model, source.jury, lambda step, *_: told.append(step), heard)
+    assert entry == judge(variant, model, source.jury, silent)
+    assert set(told) == {"int8 on test"}
 
 
 def with_dark_calibration(dataset: Dataset, folder: Path) -> Dataset:

@@ -146,8 +146,11 @@ def written(
     model = open_variant(files, variant)
     logits = model(frames)
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames)
+    heard = None
+    if variant.runtime == "onnxruntime":
+        heard = source.hear(files[variant.file], f"{name} on calibration", progress)
     try:
-        entry = judge(variant, model, source.jury, progress)
+        entry = judge(variant, model, source.jury, progress, heard)
     except Refused as error:
         raise _with_layer(error, variant, files, source) from error
     return Judged({"tolerance": tolerance, **entry}, files, logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +15,13 @@ from catflap.artifacts.bundle import Variant
 from catflap.artifacts.bundle_zip import NAME
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.errors import CatflapError, missing_extra
-from catflap.exporting.judge import Jury
+from catflap.exporting.embedding import with_embedding
+from catflap.exporting.judge import Heard, Jury, hear
 from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions
-from catflap.runtime.scoring import frames_of, score
+from catflap.progress import Progress, silent
+from catflap.runtime.scoring import frames_of
 from catflap.runtime.session import Logits, open_model
 
 CALIBRATION_FRAMES = 48
@@ -52,6 +54,7 @@ class Source:
     checkpoint: Checkpoint
     onnx: bytes
     jury: Jury
+    _heard: dict[bytes, Heard] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def frames(self) -> Pixels:
@@ -68,7 +71,13 @@ class Source:
     @cached_property
     def answers(self) -> Logits:
         """What the float graph answers to the calibration photos, logits, float32 (n, labels)."""
-        return score(open_model(self.onnx), self.jury.calibration, self.jury.frame)
+        return self.hear(with_embedding(self.onnx)).logits
+
+    def hear(self, graph: bytes, step: str = "calibration", progress: Progress = silent) -> Heard:
+        """What an ONNX graph answers to the calibration photos; the same graph is asked once."""
+        if graph not in self._heard:
+            self._heard[graph] = hear(open_model(graph), self.jury, step, progress)
+        return self._heard[graph]
 
 
 def _two(place: str, suffix: str) -> tuple[str, str]:

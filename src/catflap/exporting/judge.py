@@ -18,7 +18,7 @@ from catflap.evaluation.drift import make_baseline
 from catflap.evaluation.gate import fidelity, furthest, gate
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame, Pixels
-from catflap.progress import Progress, told
+from catflap.progress import Progress, silent, told
 from catflap.runtime.decisions import softmax
 from catflap.runtime.looks import UNSEEN, look_of
 from catflap.runtime.scoring import BATCH, frames_of, score
@@ -73,6 +73,17 @@ class Jury:
     looks: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a model answers to the calibration photos: logits (n, labels), and embeddings where it has them.
+
+    These, (≤ 2,000, width), are of the first photos.
+    """
+
+    logits: Logits
+    embeddings: Embeddings | None
+
+
 def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Jury:
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
     calibration, test = (_sample(dataset.photos(role), seed) for role in ("calibration", "test"))
@@ -111,18 +122,28 @@ def golden_tolerance(
     return max(least, 2 * float(np.abs(logits - emulated).max()))
 
 
-def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dict[str, Any]:
-    """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much."""
-    name, kept = variant.name, list[Embeddings]()
-    calibration, test = (
-        score(asked, photos, jury.frame, f"{name} on {role}", progress, whole=variant.takes_photos)
-        for role, photos, asked in (
-            ("calibration", jury.calibration, _keeping(model, kept)),
-            ("test", jury.test, model),
-        )
-    )
-    temperature = fit_temperature(calibration, jury.calibration.labels)
-    probabilities = softmax(test, temperature)
+def hear(
+    model: Model, jury: Jury, step: str = "calibration", progress: Progress = silent, *, whole: bool = False
+) -> Heard:
+    """What a model answers to the calibration photos, read from their bytes; `whole` as `score` has it."""
+    kept = list[Embeddings]()
+    logits = score(_keeping(model, kept), jury.calibration, jury.frame, step, progress, whole=whole)
+    return Heard(logits, np.concatenate(kept) if kept else None)
+
+
+def judge(
+    variant: Variant, model: Model, jury: Jury, progress: Progress, heard: Heard | None = None
+) -> dict[str, Any]:
+    """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much.
+
+    `heard` is what it answers to the calibration photos, where it was asked before.
+    """
+    name, whole = variant.name, variant.takes_photos
+    if heard is None:
+        heard = hear(model, jury, f"{name} on calibration", progress, whole=whole)
+    test = score(model, jury.test, jury.frame, f"{name} on test", progress, whole=whole)
+    temperature = fit_temperature(heard.logits, jury.calibration.labels)
+    calibration, probabilities = softmax(heard.logits, temperature), softmax(test, temperature)
     compared = len(jury.reference)
     reference = softmax(jury.reference, temperature)
     lost = fidelity(
@@ -156,13 +177,9 @@ def judge(variant: Variant, model: Model, jury: Jury, progress: Progress) -> dic
         "temperature": temperature,
         "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
         "fidelity": lost,
-        "decision": _decision(softmax(calibration, temperature), jury.calibration),
+        "decision": _decision(calibration, jury.calibration),
         "baseline": make_baseline(
-            softmax(calibration, temperature),
-            jury.labels,
-            jury.calibration.groups,
-            jury.looks,
-            np.concatenate(kept) if kept else None,
+            calibration, jury.labels, jury.calibration.groups, jury.looks, heard.embeddings
         ),
     }
 

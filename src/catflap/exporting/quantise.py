@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import QDQQuantizer, QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from catflap.errors import CatflapError, why
 from catflap.exporting.compact import compact
 from catflap.exporting.forms import FLOAT_LAYERS
+from catflap.exporting.ranges import Range, activation_ranges
 from catflap.image import Pixels
-from catflap.training.onnx_graph import INPUT
 
-FRAMES_AT_ONCE = 4  # every activation of these is in memory at once
 PERCENTILE = 99.999
 
 
@@ -36,29 +30,29 @@ def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) 
     outputs keep their types, and the first two convolutions stay float. Raises CatflapError when the
     graph cannot be quantised.
     """
-    count = len(frames) // FRAMES_AT_ONCE * FRAMES_AT_ONCE or len(frames)
     with tempfile.TemporaryDirectory() as folder:
         given, prepared, written = (Path(folder) / f"{name}.onnx" for name in ("given", "prepared", "int8"))
         given.write_bytes(onnx_bytes)
         try:
             quant_pre_process(given, prepared, skip_symbolic_shape=True)
-            _without_chatter(
-                quantize_static,
-                prepared,
-                written,
-                _Reader(frames[:count]),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+            ranges = activation_ranges(prepared.read_bytes(), frames, percentile)
+            model = onnx.load(prepared)
+            quantizer = QDQQuantizer(
+                model,
                 per_channel=True,
-                nodes_to_exclude=_first_convolutions(prepared),
-                calibrate_method=CalibrationMethod.Percentile,
-                extra_options={
-                    "CalibPercentile": percentile,
-                    "CalibStridedMinMax": min(FRAMES_AT_ONCE, count),
-                    "OpTypesToExcludeOutputQuantization": ["Gemm"],
-                },
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=_told(ranges),
+                nodes_to_quantize=[],
+                nodes_to_exclude=_first_layers(model),
+                op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry}),
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
             )
+            quantizer.quantize_model()
+            quantizer.model.save_model_to_file(str(written))
+        except CatflapError:
+            raise
         except Exception as error:  # the quantiser raises many types for graphs that it does not know
             raise CatflapError(
                 f"The model cannot be quantised: {why(error)}.",
@@ -75,40 +69,16 @@ def halve(onnx_bytes: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _first_convolutions(path: Path) -> list[str]:
-    return [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"][:FLOAT_LAYERS]
+def _first_layers(model: onnx.ModelProto) -> list[str]:
+    """The nodes up to the last convolution that stays float: pixels are not rounded in front of it either."""
+    places = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
+    end = places[:FLOAT_LAYERS][-1] if places else -1
+    return [node.name for node in model.graph.node[: end + 1]]
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands calibration frames to the quantiser one at a time, in ranges that it asks for."""
-
-    def __init__(self, frames: Pixels) -> None:
-        self.frames = frames
-        self.set_range(0, len(frames))
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Start again, with some of the frames."""
-        self.rest = iter(range(start_index, end_index))
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next frame as the model's input, or None."""
-        position = next(self.rest, None)
-        return None if position is None else {INPUT: np.ascontiguousarray(self.frames[position][None])}
-
-
-def _without_chatter(step: Any, *arguments: Any, **named: Any) -> None:
-    """Run a step that logs to the root logger and prints, and keep both off the user's terminal."""
-    import contextlib
-    import io
-
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            step(*arguments, **named)
-    finally:
-        root.setLevel(level)
+def _told(ranges: Mapping[str, Range]) -> TensorsData:
+    """Ranges as the quantiser reads them."""
+    held = {
+        name: TensorData(lowest=np.array(low), highest=np.array(high)) for name, (low, high) in ranges.items()
+    }
+    return TensorsData(CalibrationMethod.MinMax, held)

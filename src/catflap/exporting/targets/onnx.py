@@ -11,8 +11,6 @@ from catflap.exporting.embedding import with_embedding
 from catflap.exporting.forms import Source
 from catflap.exporting.judge import PRECISIONS
 from catflap.exporting.quantise import PERCENTILE, halve, quantise
-from catflap.runtime.scoring import score
-from catflap.runtime.session import open_model
 
 PERCENTILES = (PERCENTILE, 100.0, 99.99)  # of activations; the first does where none flips
 
@@ -20,18 +18,17 @@ PERCENTILES = (PERCENTILE, 100.0, 99.99)  # of activations; the first does where
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The ONNX file of a precision: fp32, fp16 or int8."""
     if precision == "int8":
-        return (with_embedding(_int8(source)),)
+        return (_int8(source),)
     return (with_embedding(halve(source.onnx) if precision == "fp16" else source.onnx),)
 
 
 def _int8(source: Source) -> bytes:
     """The int8 graph, with the first ranges of activations that calibration photos approve, or the best."""
-    photos, frame = source.jury.calibration, source.jury.frame
     expected = source.answers.argmax(1)
     tried: list[tuple[float, bytes]] = []
     for percentile in PERCENTILES:
-        graph = quantise(source.rounded, source.frames, percentile)
-        flips = float(np.mean(score(open_model(graph), photos, frame).argmax(1) != expected))
+        graph = with_embedding(quantise(source.rounded, source.frames, percentile))
+        flips = float(np.mean(source.hear(graph).logits.argmax(1) != expected))
         tried.append((flips, graph))
         if flips <= PRECISIONS["int8"].max_flip_rate:
             break

@@ -16,16 +16,13 @@ from catflap.evaluation.calibration import fit_temperature
 from catflap.exporting.forms import Source
 from catflap.image import Frame
 from catflap.runtime.framed import PHOTO, PROBABILITIES
-from catflap.runtime.scoring import score
-from catflap.runtime.session import open_model
 from catflap.training.onnx_graph import INPUT, OUTPUT
 
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The float graph with the Frame before it and a softmax after it."""
-    photos, frame = source.jury.calibration, source.jury.frame
-    logits = score(open_model(source.onnx), photos, frame)
-    return (framed(source.onnx, frame, fit_temperature(logits, photos.labels)),)
+    temperature = fit_temperature(source.answers, source.jury.calibration.labels)
+    return (framed(source.onnx, source.jury.frame, temperature),)
 
 
 def framed(graph: bytes, frame: Frame, temperature: float = 1.0) -> bytes:

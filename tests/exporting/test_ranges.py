@@ -1,0 +1,88 @@
+"""Ranges of activations are what sorting every magnitude would give, however many cores look."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from catflap.artifacts.bundle import Bundle
+from catflap.errors import CatflapError
+from catflap.exporting import ranges as room
+from catflap.exporting.quantise import quantise
+from catflap.exporting.ranges import activation_ranges
+from catflap.image import Pixels
+from catflap.training.onnx_graph import INPUT, OUTPUT
+
+SIDE = 8
+
+
+@pytest.fixture
+def frames() -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def graph(scale: float = 0.25) -> bytes:
+    """Pixels less a half more than 127, times a scale, and the same cut off below."""
+    held = {"half": np.float32(127.5), "scale": np.float32(scale)}
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["values", "half"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
+        helper.make_node("Relu", ["scaled"], [OUTPUT]),
+    ]
+    shape = ["n", SIDE, SIDE, 3]
+    ends = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)]
+    answers = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)]
+    tensors = [numpy_helper.from_array(np.array(value), name) for name, value in held.items()]
+    made = helper.make_model(
+        helper.make_graph(nodes, "graph", ends, answers, tensors),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize("percentile", [100.0, 99.9, 90.0])
+def test_no_range_is_wider_than_the_percentile_of_all_magnitudes(frames: Pixels, percentile: float) -> None:
+    scaled = (frames.astype(np.float32) - 127.5) * 0.25
+    tensors = {"values": frames.astype(np.float32), "scaled": scaled, OUTPUT: np.maximum(scaled, 0)}
+    found = activation_ranges(graph(), frames, percentile)
+    for name, tensor in tensors.items():
+        magnitudes = np.sort(np.abs(tensor).ravel())
+        most = magnitudes[math.ceil(len(magnitudes) * percentile / 100) - 1]
+        assert found[name] == (max(tensor.min(), -most), min(tensor.max(), most))
+    assert found.keys() == {*tensors, "centred"}
+
+
+def test_how_many_cores_look_and_in_which_order_changes_nothing(
+    frames: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = activation_ranges(graph(), frames, 99.0)
+    monkeypatch.setattr(room, "FRAMES_AT_ONCE", 1)
+    assert activation_ranges(graph(), frames[::-1], 99.0) == together
+
+
+def test_a_tensor_that_is_not_finite_is_named(frames: Pixels) -> None:
+    with pytest.raises(CatflapError, match="scaled of the model is not finite"):
+        activation_ranges(graph(float("inf")), frames, 99.9)
+    with pytest.raises(CatflapError, match="not finite"):
+        quantise(graph(float("nan")), frames)
+
+
+def test_pixels_are_not_rounded_in_front_of_the_first_convolutions(bundle: Bundle) -> None:
+    """Halves between the 256 steps of pixels would all be rounded to the even one, and a bit be lost."""
+    graph = onnx.load_from_string(bytes(bundle.members["int8.onnx"])).graph
+    made = {name: node for node in graph.node for name in node.output}
+    waiting = [next(node for node in graph.node if node.op_type == "Conv").input[0]]
+    above = []
+    while waiting:
+        node = made.get(waiting.pop())
+        if node is not None:
+            above.append(node.op_type)
+            waiting.extend(node.input)
+    assert {"Cast", "Mul"} <= set(above)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(above)
