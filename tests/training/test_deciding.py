@@ -135,3 +135,23 @@ def test_two_processes_follow_the_first(drawn_dataset: Dataset, tmp_path: Path) 
     (line,) = made.stdout.splitlines()
     steps = {entry["step"] for entry in json.loads(line)["history"]}
     assert steps >= {"trial", "head", "finetune", "blend"}
+
+
+@pytest.mark.slow
+def test_two_processes_search_what_one_searches(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """With nothing cached they share the photos of every candidate, and fine-tune the last two together."""
+    small, made = ["-m", "tests.training.small_search"], dict[str, Checkpoint]()
+    for name, command in {"one": [sys.executable, *small], "two": [*TORCHRUN, *small]}.items():
+        words = ["train", str(drawn_dataset.path), "-o", str(tmp_path / name), "--budget", "3", "--json"]
+        run = subprocess.run(
+            [*command, *words, "--epochs", "1", "--precision", "fp32"], capture_output=True, text=True,
+            check=False, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CATFLAP_CACHE": str(tmp_path / f"cache of {name}")},
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        made[name] = load_checkpoint(tmp_path / name)
+    heads, tuned = losses(made["one"])[:3], losses(made["one"])[3:]
+    assert losses(made["two"])[:3] == heads
+    assert losses(made["two"])[3:] == pytest.approx(tuned, abs=1e-3)
+    assert len(tuned) == 2
+    assert made["one"].cost["photo_passes"] == made["two"].cost["photo_passes"]

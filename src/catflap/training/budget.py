@@ -15,7 +15,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.training.features import Extractor
 from catflap.training.folding import folded
 from catflap.training.network import Network
-from catflap.training.processes import Precision
+from catflap.training.processes import Precision, first_says
 from catflap.training.recipe import Recipe
 
 MOST_EPOCHS = 10
@@ -28,7 +28,8 @@ _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
 class Clock:
     """The minutes of a training: all of it ends at `until`, what is left of a search at `search_until`.
 
-    Both are seconds of perf_counter; `device` and `precision` are those of fine-tuning.
+    Both are seconds of perf_counter; `device` and `precision` are those of fine-tuning. Many processes ask
+    together, and go by the first one's clock.
     """
 
     until: float
@@ -38,11 +39,11 @@ class Clock:
 
     def left(self) -> float:
         """Seconds left."""
-        return self.until - perf_counter()
+        return first_says(self.until - perf_counter(), self.device)
 
     def search_left(self) -> float:
         """Seconds left for a search; below 0 when it should have ended."""
-        return self.search_until - perf_counter()
+        return first_says(self.search_until - perf_counter(), self.device)
 
     def epochs(self, network: Network, dataset: Dataset, *, before: float = 0.0) -> int:
         """Whole epochs of fine-tuning, 0 to 10, that will fit when `before` seconds more have gone.
@@ -52,7 +53,8 @@ class Clock:
         pace = seconds_a_photo(network, dataset, self.device, self.precision)
         judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
         epoch = len(dataset.photos("train")) * pace * _LOOP + judged
-        return max(0, min(MOST_EPOCHS, int((self.left() - before - 5 * judged) / epoch)))
+        fit = int((self.left() - before - 5 * judged) / epoch)
+        return first_says(max(0, min(MOST_EPOCHS, fit)), self.device)
 
 
 def clock_of(minutes: float, start: float, device: str, precision: Precision) -> Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from catflap.training.candidates import candidates
 from catflap.training.head import log_loss
 from catflap.training.network import Network
 from catflap.training.plan import Plan
-from catflap.training.processes import first_says, is_alone, is_first_process
+from catflap.training.processes import first_says, is_first_process
 from catflap.training.recipe import Recipe
 from catflap.training.recipes import Loop
 from catflap.training.search import Pick, Tune, search
@@ -27,16 +27,20 @@ from catflap.training.slim import fit
 
 @dataclass(frozen=True)
 class Decisions:
-    """A file beside the Checkpoint to be, with the decisions of the run that is made from `made_from`."""
+    """A file beside the Checkpoint to be, with the decisions of the run that is made from `made_from`.
+
+    Many processes on devices like `device` go by the first one's file, and decide together.
+    """
 
     path: Path
     made_from: str
+    device: str = "cpu"
 
     def keep(self, what: str, decide: Callable[[], Any]) -> Any:
         """A decision, a JSON value: what the stopped run decided, or else what is decided now."""
-        kept = self._kept()
+        kept = first_says(self._kept(), self.device)
         if what not in kept:
-            kept[what] = decide()
+            kept[what] = first_says(decide(), self.device)
             if is_first_process():
                 text = json.dumps({"made_from": self.made_from, "kept": kept}, allow_nan=False)
                 whole_file(self.path, text.encode())
@@ -67,18 +71,16 @@ def pick(
     found, made = candidates(dataset, plan.trials), list[Pick]()
 
     def decide() -> dict[str, Any]:
-        tune = _tuner(decisions, loop) if plan.explores and is_alone() else None
+        tune = _tuner(decisions, loop) if plan.explores else None
         made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune))
         return {name: getattr(made[0], name) for name in ("number", "recipe", "trials")}
 
     decided = decisions.keep("pick", decide)
-    number = first_says(decided["number"], device)
-    recipe = "finetune" if first_says(decided["recipe"] == "finetune", device) else "head"
-    if made and made[0].number == number:
-        return replace(made[0], recipe=recipe)
-    name, _, frame = found[number]
+    if made:
+        return made[0]
+    name, _, frame = found[decided["number"]]
     body = fit(load_backbone(name), photos, frame, device=device, progress=progress)
-    return Pick(number, body, frame, decided["trials"], recipe, sum(one.passes for one in made))
+    return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"])
 
 
 def _tuner(decisions: Decisions, loop: Loop) -> Tune:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +20,7 @@ from catflap.training.sharding import shard
 STRATEGIES = ("ddp", "fsdp")
 PATIENCE = timedelta(days=1)  # with a slower process, which may have millions of photos to go through
 Precision = Literal["32-true", "bf16-mixed"]
+Said = TypeVar("Said")
 
 
 def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "32-true") -> Fabric:
@@ -69,14 +69,18 @@ def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
         )
 
 
-def first_says(number: int, device: str) -> int:
-    """The first process's number, in every process: what each would find by a clock of its own may differ."""
-    return _agreed(number, device, lambda told: torch.distributed.broadcast(told, 0))
+def first_says(said: Said, device: str) -> Said:
+    """The first process's answer, in every process: what each would find by a clock of its own may differ."""
+    return said if is_alone() else open_fabric(device).broadcast(said)
 
 
 def all_say(number: int, device: str) -> int:
     """The sum of every process's number, in every process, when all have come here."""
-    return _agreed(number, device, torch.distributed.all_reduce)
+    if is_alone():
+        return number
+    told = torch.tensor([number], device=open_fabric(device).device)
+    torch.distributed.all_reduce(told)
+    return int(told)
 
 
 def which_process() -> tuple[int, int]:
@@ -111,14 +115,6 @@ def precision_on(device: str) -> Precision:
         quick = "bf16" if machine.processor.startswith("AMD") else "amx"
         gains = device.startswith("cpu") and quick in machine.instructions
     return "bf16-mixed" if gains else "32-true"
-
-
-def _agreed(number: int, device: str, agree: Callable[[torch.Tensor], object]) -> int:
-    if is_alone():
-        return number
-    told = torch.tensor([number], device=open_fabric(device).device)
-    agree(told)
-    return int(told)
 
 
 def _processes(where: str, alone: int = 1) -> int:

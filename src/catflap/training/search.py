@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from catflap.training.candidates import Candidate
 from catflap.training.features import Extractor, counting, feature_graph, features, open_extractor
 from catflap.training.head import MOST_COMPARED, Head, choose_head
 from catflap.training.network import Network
+from catflap.training.processes import all_say, first_says, wait_for_all_processes
 from catflap.training.recipe import GOOD_HEAD, Recipe, finetuning
 from catflap.training.recipes import assemble, side_of
 from catflap.training.slim import fit
@@ -118,6 +120,7 @@ def search(
     as many stand for all. Features are cached, so that nothing is worked out twice. A clock lets in as many
     candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
     epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor.
+    Many processes share the photos, and go by what the first one measures.
     Raises Refused, with the nearest, when nothing keeps the limits.
     """
     table, entered = _measured_all(dataset, found, limits, device, progress, clock)
@@ -128,13 +131,14 @@ def search(
         if len(going) == 1 and (clock or share < 1):
             continue  # it is the pick; its head comes next
         for one in going:
-            head, table[one.number] = _tried(table[one.number], one.extractor, dataset, share, progress)
-            heads[one.number] = head
+            head, trial = _tried(table[one.number], one.extractor, dataset, share, device, progress)
+            heads[one.number], table[one.number] = head, first_says(trial, device)
         going = _ranked(going, table, dataset, clock)
         least = TUNED if tune and _poor(going, table) else 1
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
-    left, passes = [(table[one.number], one) for one in going], sum(sum(one.looked_at) for one in entered)
+    left = [(table[one.number], one) for one in going]
+    passes = all_say(sum(sum(one.looked_at) for one in entered), device)
     if tune and least == TUNED:
         part = _share(dataset.photos("train"), 1.0)
         for one in going:
@@ -143,7 +147,7 @@ def search(
             table.append(trial)
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
-    frame, known = best.extractor.frame, sum(best.looked_at)
+    frame, known = best.extractor.frame, all_say(sum(best.looked_at), device)
     return Pick(best.number, best.backbone, frame, rows, picked.recipe, passes, known)
 
 
@@ -171,11 +175,11 @@ def _measured_all(
             break
         progress("trials measured", number, len(found))
         backbone = fit(load_backbone(name), train, frame, device=device, progress=progress)
-        table.append(_measured(backbone, frame, size, limits))
+        table.append(first_says(_measured(backbone, frame, size, limits), device))
         if not table[-1].fits:
             continue
         extractor = open_extractor(backbone, frame, device=device)
-        pace = seconds_of_features(extractor) if clock else 0.0
+        pace = first_says(seconds_of_features(extractor), device) if clock else 0.0
         one = _Contender(number, backbone, *counting(extractor), pace)
         if clock and one.pace * (len(train) + len(validation)) > clock.left() / 2:
             slow.append(one)
@@ -210,13 +214,14 @@ def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Tr
 
 
 def _tried(
-    trial: Trial, extractor: Extractor, dataset: Dataset, share: float, progress: Progress
+    trial: Trial, extractor: Extractor, dataset: Dataset, share: float, device: str, progress: Progress
 ) -> tuple[Head, Trial]:
     """A head that learns from a share of the train photos, and the trial with what it reaches."""
     train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
+    meet = partial(wait_for_all_processes, device)
     known = [
-        (features(extractor, photos, step=step, progress=progress), photos.labels)
+        (features(extractor, photos, step=step, progress=progress, meet=meet), photos.labels)
         for photos in (train, validation)
     ]
     choice = choose_head(known[0], known[1], len(dataset.labels), strengths=STRENGTHS)

@@ -69,7 +69,7 @@ def train(
     precision = _precision(plan, device)
     clock = clock_of(plan.minutes, start, device, precision) if plan.minutes else None
     resume, decided = (Path(out).with_name(f".{Path(out).name}.{kind}") for kind in ("resume", "decided"))
-    decisions = Decisions(decided, plan.fingerprint(dataset))
+    decisions = Decisions(decided, plan.fingerprint(dataset), device)
     torch.manual_seed(plan.seed)  # what a random start is drawn from
 
     def loop(network: Network, how: Recipe, seen: Dataset, part: Photos | None) -> tuple[Logits, History]:
@@ -86,7 +86,7 @@ def train(
     def epochs(network: Network) -> int:
         if clock is None:
             return plan.epochs if "finetune" in (plan.recipe, chosen.recipe) else 0
-        return first_says(decisions.keep("epochs", lambda: clock.epochs(network, seen)), device)
+        return int(decisions.keep("epochs", lambda: clock.epochs(network, seen)))
 
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
@@ -126,8 +126,7 @@ def _precision(plan: Plan, device: str) -> Precision:
     """What every weight is trained in: the first process's choice, where machines differ."""
     if plan.precision != "auto":
         return "32-true"
-    quick = int(precision_on(device) == "bf16-mixed")
-    return "bf16-mixed" if first_says(quick, device) else "32-true"
+    return first_says(precision_on(device), device)
 
 
 def _metered(progress: Progress, meter: EnergyMeter) -> Progress:
