@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +38,8 @@ def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) 
         try:
             quant_pre_process(given, prepared, skip_symbolic_shape=True)
             ranges = activation_ranges(prepared.read_bytes(), frames, percentile)
-            model = onnx.load(prepared)
-            quantizer = QDQQuantizer(
-                model,
-                per_channel=True,
-                reduce_range=False,
-                weight_qType=QuantType.QInt8,
-                activation_qType=QuantType.QUInt8,
-                tensors_range=_told(ranges),
-                nodes_to_quantize=[],
-                nodes_to_exclude=_first_layers(model),
-                op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry}),
-                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
-            )
-            quantizer.quantize_model()
-            quantizer.model.save_model_to_file(str(written))
+            with _quiet():
+                _write_int8(onnx.load(prepared), ranges, written)
         except CatflapError:
             raise
         except Exception as error:  # the quantiser raises many types for graphs that it does not know
@@ -69,6 +58,26 @@ def halve(onnx_bytes: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def _write_int8(model: onnx.ModelProto, ranges: Mapping[str, Range], path: Path) -> None:
+    held = {
+        name: TensorData(lowest=np.array(low), highest=np.array(high)) for name, (low, high) in ranges.items()
+    }
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, held),
+        nodes_to_quantize=[],
+        nodes_to_exclude=_first_layers(model),
+        op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry}),
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+    )
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(path))
+
+
 def _first_layers(model: onnx.ModelProto) -> list[str]:
     """The nodes up to the last convolution that stays float: pixels are not rounded in front of it either."""
     places = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
@@ -76,9 +85,13 @@ def _first_layers(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node[: end + 1]]
 
 
-def _told(ranges: Mapping[str, Range]) -> TensorsData:
-    """Ranges as the quantiser reads them."""
-    held = {
-        name: TensorData(lowest=np.array(low), highest=np.array(high)) for name, (low, high) in ranges.items()
-    }
-    return TensorsData(CalibrationMethod.MinMax, held)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the quantiser says to the root logger off the user's terminal."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

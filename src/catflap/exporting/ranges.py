@@ -67,9 +67,10 @@ def activation_ranges(graph: bytes, frames: Pixels, percentile: float) -> dict[s
 
 
 def _seen(tensor: Floats, floor: np.float32, keep: int) -> _Seen:
-    """What one frame shows; of the magnitudes those above the floor."""
-    above = np.concatenate([tensor[tensor > floor], -tensor[tensor < -floor]]) if floor >= 0 else abs(tensor)
-    return _Seen(tensor.min(), tensor.max(), _largest(above.ravel(), keep), keep)
+    """What one frame shows; of the magnitudes those above the floor. An empty tensor counts as a zero."""
+    values = tensor.ravel() if tensor.size else np.zeros(1, np.float32)
+    above = np.concatenate([values[values > floor], -values[values < -floor]]) if floor >= 0 else abs(values)
+    return _Seen(values.min(), values.max(), _largest(above, keep), keep)
 
 
 def _largest(values: Floats, count: int) -> Floats:
