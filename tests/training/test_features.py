@@ -54,6 +54,17 @@ def test_they_are_those_of_the_model_in_order(extractor: Extractor, dataset: Dat
     assert np.array_equal(features(extractor, photos.take(backwards)), found[::-1])
 
 
+def test_frames_of_one_size_share_a_graph_but_no_features(
+    backbone: Backbone, dataset: Dataset, tmp_path: Path
+) -> None:
+    """How a photo is made to fit is not in the graph, which takes seconds to write."""
+    squashed, cropped = (open_extractor(backbone, replace(FRAME, fit=fit)) for fit in ("squash", "crop"))
+    (graph,) = (tmp_path / "cache" / "backbones").iterdir()
+    wider = open_extractor(backbone, replace(FRAME, width=FRAME.width + 16))
+    assert len({path.read_bytes() for path in graph.parent.iterdir()}) == 2
+    assert len({squashed.key, cropped.key, wider.key}) == 3
+
+
 def test_many_threads_give_what_one_gives(
     extractor: Extractor, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
     cores that share one photo wait for each other at every layer, and take twice the processor's time.
     Before a GPU they only decode side by side; it takes their batches one after the other.
     """
-    key = _key(backbone, frame, device)
+    key = _key(backbone, frame.to_json(), device)
     if device == "cpu":
         model = open_model(feature_graph(backbone, frame), threads=1)
         return Extractor(model, frame, backbone.features, key, describe_machine().cores)
@@ -86,8 +86,11 @@ def counting(extractor: Extractor) -> tuple[Extractor, list[int]]:
 
 
 def feature_graph(backbone: Backbone, frame: Frame) -> bytes:
-    """The ONNX bytes of a frozen backbone at a frame; kept, because writing them takes seconds."""
-    path = cache_folder("backbones") / f"{_key(backbone, frame, 'cpu')}.onnx"
+    """The ONNX bytes of a frozen backbone at a frame; kept, because writing them takes seconds.
+
+    They know the size of a frame, and nothing of how a photo is made to fit it.
+    """
+    path = cache_folder("backbones") / f"{_key(backbone, [frame.width, frame.height], 'cpu')}.onnx"
     if not path.is_file():
         whole_file(path, to_onnx(FeatureNetwork(backbone).eval(), frame.height, frame.width))
     return path.read_bytes()
@@ -195,7 +198,7 @@ def _save(path: Path, known: dict[str, Features]) -> None:
     whole_file(path, buffer.getvalue(), durable=False)
 
 
-def _key(backbone: Backbone, frame: Frame, device: str) -> str:
+def _key(backbone: Backbone, seen: object, device: str) -> str:
     parts = versions(("pillow", "timm", "torch", "onnxruntime"))
     named = [backbone.name, backbone.sha256, backbone.mean, backbone.std]
-    return digest([*named, frame.to_json(), device, parts])
+    return digest([*named, seen, device, parts])
