@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
@@ -86,10 +87,11 @@ def test_a_killed_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", [(sys.executable,), TORCHRUN], ids=["one process", "two processes"])
 def test_a_search_that_is_killed_while_it_fine_tunes_picks_the_same(
-    drawn_dataset: Dataset, tmp_path: Path
+    command: tuple[str, ...], drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
-    words = [sys.executable, "-m", "tests.training.small_search", "train", str(drawn_dataset.path)]
+    words = [*command, "-m", "tests.training.small_search", "train", str(drawn_dataset.path)]
     words += ["--budget", "2", "--epochs", "1", "--json", "-o"]
     finish([*words, str(tmp_path / "undisturbed")])
     kill_when_there([*words, str(tmp_path / "killed")], tmp_path / ".killed.resume")
@@ -113,14 +115,15 @@ def finish(words: list[str]) -> None:
 
 
 def kill_when_there(words: list[str], path: Path) -> None:
-    """Start a command, and kill it as soon as there is a file."""
+    """Start a command, and kill it and all that it started as soon as there is a file."""
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         waited = time.monotonic()
         while not path.exists():
             assert process.poll() is None
             assert time.monotonic() - waited < 200
             time.sleep(0.01)
-        process.kill()
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+            one.kill()
 
 
 @pytest.mark.slow
