@@ -15,6 +15,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.exporting.export import export
 from catflap.progress import silent
+from catflap.training import budget
 from catflap.training import candidates as listed
 from catflap.training import search as room
 from catflap.training.budget import clock_of
@@ -75,6 +76,22 @@ def test_heads_that_are_poor_need_time_for_epochs() -> None:
 
     assert ranked(0.8) == [2, 1, 0, 3]
     assert ranked(0.96) == [3, 0, 2, 1]
+
+
+def test_many_processes_have_time_for_more_epochs(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share an epoch; the five blends at its end each of them judges alone."""
+    train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
+    pace = 120 / (train * 1.25 + validation / 2)  # an epoch of one process takes two minutes
+    monkeypatch.setattr(budget, "seconds_a_photo", lambda *_: pace)
+    spent = 5 * validation * pace / 2 + 10
+    clock = clock_of(10, time.perf_counter() + spent, "cpu", "32-true")
+    fitting = []
+    for count in (1, 2, 4):
+        monkeypatch.setattr(budget, "which_process", lambda count=count: (0, count))
+        fitting.append(clock.epochs(None, drawn_dataset))  # type: ignore[arg-type]
+    assert fitting == [5, 10, 10]
 
 
 def test_minutes_search_unless_a_backbone_is_named() -> None:

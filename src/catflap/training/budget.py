@@ -15,7 +15,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.training.features import Extractor
 from catflap.training.folding import folded
 from catflap.training.network import Network
-from catflap.training.processes import Precision, first_says
+from catflap.training.processes import Precision, add_up, first_says, which_process
 from catflap.training.recipe import Recipe
 
 MOST_EPOCHS = 10
@@ -48,11 +48,11 @@ class Clock:
     def epochs(self, network: Network, dataset: Dataset, *, before: float = 0.0) -> int:
         """Whole epochs of fine-tuning, 0 to 10, that will fit when `before` seconds more have gone.
 
-        Each is judged, and five blends at the end.
+        Each is judged, and five blends at the end. Many processes share an epoch, and each judges the blends.
         """
-        pace = seconds_a_photo(network, dataset, self.device, self.precision)
+        pace, (_, count) = seconds_a_photo(network, dataset, self.device, self.precision), which_process()
         judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
-        epoch = len(dataset.photos("train")) * pace * _LOOP + judged
+        epoch = (len(dataset.photos("train")) * pace * _LOOP + judged) / count
         fit = int((self.left() - before - 5 * judged) / epoch)
         return first_says(max(0, min(MOST_EPOCHS, fit)), self.device)
 
@@ -63,7 +63,10 @@ def clock_of(minutes: float, start: float, device: str, precision: Precision) ->
 
 
 def seconds_of_features(extractor: Extractor) -> float:
-    """What the features of a photo take when every worker is busy, measured on blank frames."""
+    """What the features of a photo take when every worker is busy, measured on blank frames.
+
+    Many processes measure together, and share the photos.
+    """
     frames = np.zeros((extractor.batch, extractor.frame.height, extractor.frame.width, 3), np.uint8)
     shared, taken = [frames] * extractor.workers, []
     with ThreadPoolExecutor(extractor.workers) as pool:
@@ -71,13 +74,17 @@ def seconds_of_features(extractor: Extractor) -> float:
             start = perf_counter()
             list(pool.map(extractor.model, shared))
             taken.append(perf_counter() - start)
-    return min(taken) / len(frames) / len(shared) * _LOOP
+    return min(taken) / len(frames) / len(shared) / which_process()[1] * _LOOP
 
 
 def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: Precision) -> float:
-    """What a photo takes forward and backward, measured as the loop runs it, on blank frames with a copy."""
+    """What a photo takes forward and backward, measured as the loop runs it, on blank frames with a copy.
+
+    Many processes measure together, each with its share of a batch, and add up their gradients.
+    """
     keep_memory()  # as the loop does
-    copy, batch = deepcopy(network).to(device), Recipe().batch
+    (_, count), copy = which_process(), deepcopy(network).to(device)
+    batch = max(1, Recipe().batch // count)
     frames = torch.zeros(
         batch, dataset.frame.height, dataset.frame.width, 3, dtype=torch.uint8, device=device
     )
@@ -88,6 +95,9 @@ def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: 
             with bf16:
                 answers = copy(frames)
             answers.sum().backward()
+            if count > 1:
+                slopes = [each.grad.flatten() for each in copy.parameters() if each.grad is not None]
+                add_up(torch.cat(slopes), device)
             copy.zero_grad()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()

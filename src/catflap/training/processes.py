@@ -79,8 +79,15 @@ def all_say(number: int, device: str) -> int:
     if is_alone():
         return number
     told = torch.tensor([number], device=open_fabric(device).device)
-    torch.distributed.all_reduce(told)
+    add_up(told, device)
     return int(told)
+
+
+def add_up(told: torch.Tensor, device: str) -> None:
+    """Put the sum of every process's tensor into each, when all have come here."""
+    if not is_alone():
+        open_fabric(device)
+        torch.distributed.all_reduce(told)
 
 
 def which_process() -> tuple[int, int]:
