@@ -67,9 +67,9 @@ def test_how_many_cores_look_and_in_which_order_changes_nothing(
 
 
 def test_a_tensor_that_is_not_finite_is_named(frames: Pixels) -> None:
-    with pytest.raises(CatflapError, match="scaled of the model is not finite"):
+    with pytest.raises(ValueError, match="scaled is not finite"):
         activation_ranges(graph(float("inf")), frames, 99.9)
-    with pytest.raises(CatflapError, match="not finite"):
+    with pytest.raises(CatflapError, match="cannot be quantised: the tensor scaled is not finite"):
         quantise(graph(float("nan")), frames)
 
 

@@ -40,8 +40,6 @@ def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) 
             ranges = activation_ranges(prepared.read_bytes(), frames, percentile)
             with _quiet():
                 _write_int8(onnx.load(prepared), ranges, written)
-        except CatflapError:
-            raise
         except Exception as error:  # the quantiser raises many types for graphs that it does not know
             raise CatflapError(
                 f"The model cannot be quantised: {why(error)}.",

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx
 
 from catflap.data.ahead import ahead
-from catflap.errors import CatflapError
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.machine import describe_machine
@@ -40,7 +39,7 @@ def activation_ranges(graph: bytes, frames: Pixels, percentile: float) -> dict[s
 
     They are those that it holds for frames, uint8 (n, height, width, 3), n ≥ 1, but in magnitude no more than
     the percentile of its magnitudes; 100 leaves nothing out. Every core looks at frames of its own.
-    Raises CatflapError for a tensor that is not finite.
+    Raises ValueError for a tensor that is not finite.
     """
     model = onnx.load_from_string(graph)
     outputs = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
@@ -79,8 +78,6 @@ def _largest(values: Floats, count: int) -> Floats:
 
 def _range(name: str, seen: _Seen) -> Range:
     if not np.isfinite((seen.low, seen.high)).all():
-        raise CatflapError(
-            f"The tensor {name} of the model is not finite.", "Train it again, or choose another backbone."
-        )
+        raise ValueError(f"the tensor {name} is not finite")
     most = seen.largest.min()
     return max(seen.low, -most), min(seen.high, most)
