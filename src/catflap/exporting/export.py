@@ -148,7 +148,7 @@ def written(
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames)
     heard = None
     if variant.runtime == "onnxruntime":
-        heard = source.hear(files[variant.file], f"{name} on calibration", progress)
+        heard = source.hear(files[variant.file], f"{name} on calibration", progress, model)
     try:
         entry = judge(variant, model, source.jury, progress, heard)
     except Refused as error:

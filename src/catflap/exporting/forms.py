@@ -22,7 +22,7 @@ from catflap.image import Pixels
 from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
-from catflap.runtime.session import Logits, open_model
+from catflap.runtime.session import Logits, Model, open_model
 
 CALIBRATION_FRAMES = 48
 FLOAT_LAYERS = 2  # of int8 forms; the second sees channels that nearly cancel: half of all that int8 loses
@@ -73,10 +73,19 @@ class Source:
         """What the float graph answers to the calibration photos, logits, float32 (n, labels)."""
         return self.hear(with_embedding(self.onnx)).logits
 
-    def hear(self, graph: bytes, step: str = "calibration", progress: Progress = silent) -> Heard:
-        """What an ONNX graph answers to the calibration photos; the same graph is asked once."""
+    def hear(
+        self,
+        graph: bytes,
+        step: str = "calibration",
+        progress: Progress = silent,
+        model: Model | None = None,
+    ) -> Heard:
+        """What an ONNX graph, or the model that was opened from it, answers to the calibration photos.
+
+        The same graph is asked once.
+        """
         if graph not in self._heard:
-            self._heard[graph] = hear(open_model(graph), self.jury, step, progress)
+            self._heard[graph] = hear(model or open_model(graph), self.jury, step, progress)
         return self._heard[graph]
 
 

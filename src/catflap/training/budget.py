@@ -50,9 +50,10 @@ class Clock:
 
         Each is judged, and five blends at the end. Many processes share an epoch, and each judges the blends.
         """
-        pace, (_, count) = seconds_a_photo(network, dataset, self.device, self.precision), which_process()
+        _, processes = which_process()
+        pace = seconds_a_photo(network, dataset, self.device, self.precision)
         judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
-        epoch = (len(dataset.photos("train")) * pace * _LOOP + judged) / count
+        epoch = (len(dataset.photos("train")) * pace * _LOOP + judged) / processes
         fit = int((self.left() - before - 5 * judged) / epoch)
         return first_says(max(0, min(MOST_EPOCHS, fit)), self.device)
 
@@ -69,12 +70,13 @@ def seconds_of_features(extractor: Extractor) -> float:
     """
     frames = np.zeros((extractor.batch, extractor.frame.height, extractor.frame.width, 3), np.uint8)
     shared, taken = [frames] * extractor.workers, []
+    _, processes = which_process()
     with ThreadPoolExecutor(extractor.workers) as pool:
         for _ in range(_TRIES):
             start = perf_counter()
             list(pool.map(extractor.model, shared))
             taken.append(perf_counter() - start)
-    return min(taken) / len(frames) / len(shared) / which_process()[1] * _LOOP
+    return min(taken) / len(frames) / len(shared) / processes * _LOOP
 
 
 def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: Precision) -> float:
@@ -83,8 +85,8 @@ def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: 
     Many processes measure together, each with its share of a batch, and add up their gradients.
     """
     keep_memory()  # as the loop does
-    (_, count), copy = which_process(), deepcopy(network).to(device)
-    batch = max(1, Recipe().batch // count)
+    _, processes = which_process()
+    copy, batch = deepcopy(network).to(device), max(1, Recipe().batch // processes)
     frames = torch.zeros(
         batch, dataset.frame.height, dataset.frame.width, 3, dtype=torch.uint8, device=device
     )
@@ -95,9 +97,9 @@ def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: 
             with bf16:
                 answers = copy(frames)
             answers.sum().backward()
-            if count > 1:
+            if processes > 1:
                 slopes = [each.grad.flatten() for each in copy.parameters() if each.grad is not None]
-                add_up(torch.cat(slopes), device)
+                add_up(torch.cat(slopes))
             copy.zero_grad()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()

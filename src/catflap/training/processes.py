@@ -79,14 +79,13 @@ def all_say(number: int, device: str) -> int:
     if is_alone():
         return number
     told = torch.tensor([number], device=open_fabric(device).device)
-    add_up(told, device)
+    add_up(told)
     return int(told)
 
 
-def add_up(told: torch.Tensor, device: str) -> None:
-    """Put the sum of every process's tensor into each, when all have come here."""
+def add_up(told: torch.Tensor) -> None:
+    """Put the sum of every process's tensor into each, when all have come here; they have met before."""
     if not is_alone():
-        open_fabric(device)
         torch.distributed.all_reduce(told)
 
 
