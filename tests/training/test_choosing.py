@@ -112,19 +112,6 @@ def test_few_photos_judge_by_turns_whole_groups_at_a_time(monkeypatch: pytest.Mo
         assert sorted(group for _, asked in setting for group in asked) == sorted(np.concatenate(groups))
 
 
-def test_of_many_labels_validation_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns would take five times as long, where a head takes long already."""
-    monkeypatch.setattr(room, "MOST_LABELS", 2)
-    train, validation = clouds(3, 20), clouds(3, 4, seed=9)
-    choice = chosen(train, validation, 3)
-    right = float((choice.validation_logits.argmax(1) == validation[1]).mean())
-    assert choice.chosen["validation_accuracy"] == right
-    loss = choice.chosen["validation_log_loss"]
-    assert log_loss(choice.validation_logits, validation[1]) == pytest.approx(loss)
-    monkeypatch.setattr(room, "MOST_LABELS", 3)
-    assert chosen(train, validation, 3).chosen["validation_log_loss"] != pytest.approx(loss)
-
-
 def test_a_label_of_one_photo_is_learnt_and_not_judged() -> None:
     train, validation = alike(20, 0), alike(4, 1)
     plain = chosen(train, validation, 2)

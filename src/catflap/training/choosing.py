@@ -20,7 +20,6 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 USUAL = (True, False, 3e-3)  # the setting that is left only for one that is better by more than chance
 MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all
 FEW = 1_500  # train and validation photos: up to so many each of them judges heads, by turns
-MOST_LABELS = 20  # of which that takes seconds, and not minutes
 FOLDS = 5
 UNEVEN = 3.0  # times as many photos of one label as of another: then nothing is usual
 _Setting: TypeAlias = tuple[bool, bool, float]  # balanced, standardise, strength
@@ -71,7 +70,7 @@ def choose_head(
 ) -> Choice:
     """The head with the usual strength and scaling, or with others that are better by more than chance.
 
-    Settings are compared by the log loss of validation photos, and where there are few photos and labels by
+    Settings are compared by the log loss of validation photos, and where there are few photos by
     cross-validation of train and validation photos; each at its own best temperature, for how sure a head
     is says nothing of how good it is. Labels weigh alike, however many photos they have; where one has
     three times as many as another, heads in which photos weigh alike are tried, too, and the best is taken.
@@ -81,7 +80,7 @@ def choose_head(
     counts = np.bincount(train[1])
     uneven = counts.max() >= UNEVEN * counts[counts > 0].min()
     settings = list(product((True, False) if uneven else (True,), (False, True), strengths))
-    rounds = _rounds(train, validation, groups, classes)
+    rounds = _rounds(train, validation, groups)
     judging = np.concatenate([each.groups for each in rounds])
     judged: list[_Judged] = []
     for number, setting in enumerate(settings):
@@ -132,9 +131,9 @@ def _entry(setting: _Setting, judged: _Judged, chosen: bool) -> dict[str, Any]:
     }
 
 
-def _rounds(train: Known, validation: Known, groups: tuple[Labels, Labels], classes: int) -> list[_Round]:
+def _rounds(train: Known, validation: Known, groups: tuple[Labels, Labels]) -> list[_Round]:
     """One round, judged by validation; where photos are few a round for each fifth of all of them."""
-    if len(train[1]) + len(validation[1]) <= FEW and classes <= MOST_LABELS:
+    if len(train[1]) + len(validation[1]) <= FEW:
         everything = (np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]]))
         rounds = list(_by_turns(everything, np.concatenate(groups)))
         if rounds:
