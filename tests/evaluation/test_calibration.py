@@ -50,31 +50,6 @@ def test_photos_without_a_mistake_do_not_ask_for_certainty(n):
     assert (1 - softmax(logits, temperature).max(axis=1)).mean() == pytest.approx(1 / (n + 2), rel=1e-6)
 
 
-def test_offsets_are_added_after_the_division():
-    offsets = np.log([0.7, 0.2, 0.1])
-    logits, _ = drawn(4000, 3, 1)
-    p = softmax(logits / 2.5 + offsets)
-    labels = (np.random.default_rng(1).random((4000, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
-
-    def loss(log):
-        stated = special.log_softmax(logits / np.exp(log) + offsets, axis=1)
-        return -stated[np.arange(4000), labels].mean()
-
-    fitted = fit_temperature(logits, labels, np.tile(offsets, (4000, 1)))
-    assert fitted == pytest.approx(np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4)).x), rel=1e-3)
-    assert fitted == pytest.approx(2.5, rel=0.1)
-    assert fitted != pytest.approx(fit_temperature(logits, labels), rel=0.1)
-
-
-def test_offsets_that_state_little_error_do_not_ask_for_less():
-    """One photo of a label that a thousandth of all have: no temperature states an error of a third."""
-    logits, offsets = np.array([[4.0, -4.0]]), np.log([[0.999, 0.001]])
-    temperature = fit_temperature(logits, [0], offsets)
-    stated, alone = (1 - softmax(logits / t + offsets).max() for t in (temperature, 20.0))
-    assert stated == pytest.approx(alone / 2, rel=1e-4)
-    assert temperature < 20
-
-
 def test_a_hopeless_or_empty_calibration_stays_within_bounds():
     logits = np.eye(3)[[0, 1, 2] * 5] * 10.0
     assert fit_temperature(logits, np.roll([0, 1, 2] * 5, 1)) == pytest.approx(20)

@@ -16,17 +16,13 @@ COLDEST, HOTTEST = 0.05, 20.0
 HALVINGS = 40
 
 
-def fit_temperature(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, offsets: npt.ArrayLike | None = None
-) -> float:
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The number that logits (n, classes) are divided by so that probabilities match what is observed.
 
     It minimises the negative log-likelihood of the labels (n,) between 0.05 and 20 (Guo et al.
     2017). That function is convex in 1 / temperature, so its slope is bisected. Photos without a
     mistake would ask for certainty; then the mean stated error stays at 1 / (n + 2), which is all
-    that n photos can show (Laplace's rule of succession). Without photos it is 1. `offsets` (n, classes),
-    such as logarithms of a prior, are added after the division; then half of what they state alone is
-    enough, for no temperature states more.
+    that n photos can show (Laplace's rule of succession). Without photos it is 1.
     """
     scores, truth = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     if not len(truth):
@@ -35,24 +31,13 @@ def fit_temperature(
         raise CatflapError("The model gave a value that is not a number.", "Train or export it again.")
     scores = scores - scores.max(axis=1, keepdims=True)
     of_truth = scores[np.arange(len(truth)), truth].mean()
-    added = 0.0 if offsets is None else np.asarray(offsets, np.float64)
-
-    def stated(temperature: float) -> Floats:
-        return softmax(scores / temperature + added, 1.0)
-
-    def stated_error(temperature: float) -> float:
-        return float((1 - stated(temperature).max(axis=1)).mean())
 
     def overconfident(temperature: float) -> bool:
         """The slope: the expected logit under the model is above the mean logit of the truth."""
-        return bool((stated(temperature) * scores).sum(axis=1).mean() > of_truth)
-
-    shown = 1 / (len(truth) + 2)
-    if offsets is not None:
-        shown = min(shown, stated_error(HOTTEST) / 2)
+        return bool((softmax(scores, temperature) * scores).sum(axis=1).mean() > of_truth)
 
     def too_sure(temperature: float) -> bool:
-        return stated_error(temperature) < shown
+        return bool((1 - softmax(scores, temperature).max(axis=1)).mean() < 1 / (len(truth) + 2))
 
     fitted = _bisect(overconfident)
     return _bisect(too_sure) if too_sure(fitted) else fitted

@@ -69,16 +69,17 @@ TRIAL_HEADS = (
 
 
 def _heads(paths: list[Columns]) -> str:
+    every = [loss for path in paths for loss in path["validation_log_loss"] if loss is not None]
+    least = min(every, default=None)
     drawn = []
     for path in paths:
+        losses = path["validation_log_loss"]
+        chosen = losses.index(least) if least in losses else None
         named = ("scaled one by one" if path["standardise"] else "scaled together") + (
             ", labels weighed alike" if path["balanced"] else ""
         )
-        drawn.append(Line(named, path["strength"], path["validation_log_loss"], path.get("chosen")))
-    said = (
-        "Log loss by the strength of the penalty, each at its own temperature; the large dot was chosen, "
-        "which is the usual one where no other is better by more than chance."
-    )
+        drawn.append(Line(named, path["strength"], losses, chosen))
+    said = "Log loss by the strength of the penalty; the large dot was chosen."
     return lines(said, ("C: larger is freer", LOSS), drawn, powers=True)
 
 
