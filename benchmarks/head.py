@@ -115,7 +115,8 @@ def theirs(features: np.memmap[Any, Any], labels: np.ndarray) -> Head:
     if len(model.classes_) == 2:
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     bias = bias - weights @ centre
-    return Head(weights.astype(np.float32), bias.astype(np.float32))
+    zero = np.zeros(len(bias), np.float32)
+    return Head(weights.astype(np.float32), bias.astype(np.float32), zero)
 
 
 def watch(most: list[float], ended: threading.Event) -> None:

@@ -50,6 +50,17 @@ def test_photos_without_a_mistake_do_not_ask_for_certainty(n):
     assert (1 - softmax(logits, temperature).max(axis=1)).mean() == pytest.approx(1 / (n + 2), rel=1e-6)
 
 
+def test_few_photos_without_a_mistake_do_not_make_calibrated_answers_less_sure():
+    logits = np.log([[0.99, 0.01], [0.98, 0.02]] * 3)
+    labels = np.zeros(6, int)
+    assert fit_temperature(logits, labels) > 2
+    assert fit_temperature(logits, labels, calibrated=True) == 1.0
+    unsure = np.log([[0.6, 0.4]] * 6)
+    assert fit_temperature(unsure, labels, calibrated=True) == fit_temperature(unsure, labels) < 1
+    mistaken = np.array([1, 0, 0, 0, 0, 0])
+    assert fit_temperature(logits, mistaken, calibrated=True) == fit_temperature(logits, mistaken) > 1
+
+
 def test_a_hopeless_or_empty_calibration_stays_within_bounds():
     logits = np.eye(3)[[0, 1, 2] * 5] * 10.0
     assert fit_temperature(logits, np.roll([0, 1, 2] * 5, 1)) == pytest.approx(20)

@@ -185,8 +185,9 @@ def test_a_photo_that_cannot_be_shown_says_so(tmp_path):
 
 def history(epochs=3, steps=40):
     entries = [
-        {"step": "head", "strength": c, "standardise": s, "balanced": False,
-         "validation_log_loss": 0.3 - abs(c - 0.01) - 0.1 * s, "validation_accuracy": 0.9}
+        {"step": "head", "strength": c, "standardise": s,
+         "validation_log_loss": 0.3 - abs(c - 0.01) - 0.1 * s, "validation_accuracy": 0.9,
+         "chosen": not s and c == 0.01}
         for s in (False, True) for c in (0.001, 0.01, 0.1)
     ]  # fmt: skip
     for epoch in range(1, epochs + 1):
@@ -221,6 +222,7 @@ def test_a_report_shows_how_it_was_learnt(tmp_path):
     assert load_report(report.path) == report
     learnt = report.learning
     assert [path["standardise"] for path in learnt["heads"]] == [False, True]
+    assert [path.get("chosen") for path in learnt["heads"]] == [1, None]
     assert learnt["heads"][1]["validation_log_loss"] == pytest.approx([0.191, 0.2, 0.11])
     assert learnt["steps"]["last"] == list(range(1, 121))
     assert learnt["epochs"]["validation_accuracy"] == [1 - 0.1 / epoch for epoch in (1, 2, 3)]

@@ -12,10 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
 from catflap.machine import describe_machine
-from catflap.training import head as room
 from catflap.training import logistic
-from catflap.training.head import STRENGTHS, Head, choose_head, fit_head, log_loss
-from catflap.training.logistic import Known
+from catflap.training.head import fit_head, log_loss
+from catflap.training.logistic import fit_scales
 
 
 def clouds(classes: int, count: int = 60, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -118,20 +117,6 @@ def test_features_that_never_change_do_no_harm() -> None:
     assert np.isfinite(flat.logits(features)).all()
 
 
-def test_the_choice_is_the_least_log_loss_on_validation() -> None:
-    train, validation = clouds(3), clouds(3, seed=9)
-    choice = choose_head(train, validation, 3)
-    losses = [entry["validation_log_loss"] for entry in choice.tried]
-    assert len(losses) == 2 * len(STRENGTHS)
-    best = choice.tried[int(np.argmin(losses))]
-    again = fit_head([train], 3, best["strength"], best["standardise"])
-    assert np.array_equal(again.weights, choice.head.weights)
-    np.testing.assert_array_equal(choice.validation_logits, choice.head.logits(validation[0]))
-    assert log_loss(choice.validation_logits, validation[1]) == min(losses)
-    refitted = fit_head([train, validation], 3, best["strength"], best["standardise"])
-    assert np.array_equal(refitted.weights, choice.refitted.weights)
-
-
 def uneven(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """600 photos of one label and 12 of the other."""
     features, labels = clouds(2, 600, seed=seed)
@@ -155,17 +140,37 @@ def test_balanced_answers_keep_the_prior_of_the_photos() -> None:
     assert softmax(undone)[:, 1].mean() > 3 * share
 
 
-def test_a_rare_label_is_also_tried_with_equal_weights() -> None:
-    choice = choose_head(uneven(0), uneven(9), 2)
-    assert [entry["balanced"] for entry in choice.tried] == [False] * 14 + [True] * 14
-    best = min(choice.tried, key=lambda entry: entry["validation_log_loss"])
-    again = fit_head([uneven(0)], 2, best["strength"], best["standardise"], best["balanced"])
-    assert np.array_equal(again.weights, choice.head.weights)
+def test_evidence_and_prior_are_scaled_apart() -> None:
+    features, labels = uneven(0)
+    numbers = np.array([0, 2])[labels]  # label 1 has no photos
+    head = fit_head([(features, numbers)], 3, 0.01, True, balanced=True)
+    known = head.logits(features)[:, [0, 2]] - head.prior[[0, 2]]
+    scaled = head.scaled(0.5, 3.0)
+    expected = 0.5 * known + 3 * head.prior[[0, 2]]
+    np.testing.assert_allclose(scaled.logits(features)[:, [0, 2]], expected, rtol=1e-4, atol=1e-4)
+    for one in (head, scaled, scaled.scaled(0.01, -1.0)):
+        assert np.isneginf(one.prior[1])
+        assert softmax(one.logits(features))[:, 1].max() < 1e-6
 
 
-def test_two_choices_are_bit_equal() -> None:
-    one, other = (choose_head(clouds(4), clouds(4, seed=9), 4) for _ in range(2))
-    assert one.refitted.weights.tobytes() == other.refitted.weights.tobytes()
+def test_scales_are_those_that_made_the_labels() -> None:
+    random = np.random.default_rng(0)
+    evidence, prior = random.normal(0, 2, (20_000, 3)), np.tile(np.log([0.7, 0.2, 0.1]), (20_000, 1))
+    stated = softmax(0.4 * evidence + 1.5 * prior)
+    labels = (random.random((20_000, 1)) > stated.cumsum(1)).sum(1).clip(max=2)
+    assert fit_scales(evidence, prior, labels, (0.05, 20)) == pytest.approx((0.4, 1.5), rel=0.05)
+    assert fit_scales(evidence, prior, labels, (0.5, 20))[0] == 0.5
+    impossible = np.column_stack([evidence, np.full(20_000, 9.0)])
+    never = np.column_stack([prior, np.full(20_000, -np.inf)])
+    assert fit_scales(impossible, never, labels, (0.05, 20)) == pytest.approx((0.4, 1.5), rel=0.05)
+
+
+def test_photos_without_a_mistake_scale_nothing_to_certainty() -> None:
+    labels = np.array([0, 1] * 5)
+    evidence = np.where(labels[:, None] == [0, 1], 1.0, -1.0)
+    evidence_scale, prior_scale = fit_scales(evidence, np.zeros((10, 2)), labels, (0.05, 20))
+    assert 1 / (1 + np.exp(2 * evidence_scale)) == pytest.approx(1 / 12, rel=1e-3)
+    assert prior_scale == 1.0, "nothing is known of it"
 
 
 def test_log_loss_is_scikit_learns() -> None:
@@ -175,26 +180,3 @@ def test_log_loss_is_scikit_learns() -> None:
         their_log_loss(labels, softmax(logits.astype(np.float64)))
     )
     assert np.isfinite(log_loss(np.array([[1e4, -1e4]], np.float32), np.array([1])))
-
-
-def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    train, validation = clouds(3, 100), clouds(3, 20, seed=1)
-    train = (train[0], np.where(np.arange(300) == 7, 3, train[1]))  # one photo of a fourth label
-    learnt: list[tuple[int, int]] = []
-
-    def counted(parts: list[Known], *rest: object) -> Head:
-        labels = np.concatenate([labels for _, labels in parts])
-        learnt.append((len(labels), len(np.unique(labels))))
-        return fit_head(parts, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(room, "fit_head", counted)
-    monkeypatch.setattr(room, "MOST_COMPARED", 50)
-    choice = choose_head(train, validation, 4)
-    assert set(learnt[:-2]) == {(50, 4)}
-    assert learnt[-2:] == [(300, 4), (360, 4)]
-    best = min(choice.tried, key=lambda entry: entry["validation_log_loss"])
-    whole = fit_head([train], 4, best["strength"], best["standardise"], best["balanced"])
-    np.testing.assert_array_equal(choice.head.weights, whole.weights)
-    np.testing.assert_array_equal(choice.validation_logits, whole.logits(validation[0]))

@@ -17,6 +17,7 @@ from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.metrics import measure
 from catflap.image import read_pixels
+from catflap.training import choosing
 from catflap.training.answer import open_checkpoint
 from catflap.training.network import load_network
 from catflap.training.plan import Plan
@@ -50,10 +51,14 @@ def test_the_cost_is_complete(drawn_checkpoint: Checkpoint, drawn_dataset: Datas
     assert cost["flops_backward"] == 0
 
 
-def test_the_history_lists_every_setting_and_the_metrics_the_best(drawn_checkpoint: Checkpoint) -> None:
-    losses = [entry["validation_log_loss"] for entry in drawn_checkpoint.history]
-    assert len(losses) == 14
-    assert drawn_checkpoint.metrics["log_loss"]["value"] == pytest.approx(min(losses), rel=1e-4)
+def test_the_history_lists_every_setting_and_the_metrics_the_chosen_one(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "FEW", 0)  # so that validation judges both
+    checkpoint = train(drawn_dataset, tmp_path / "checkpoint")
+    assert len(checkpoint.history) == 18
+    (chosen,) = (entry for entry in checkpoint.history if entry["chosen"])
+    assert checkpoint.metrics["log_loss"]["value"] == pytest.approx(chosen["validation_log_loss"], rel=1e-4)
 
 
 def test_the_network_comes_back_from_the_files(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:

@@ -48,6 +48,11 @@ class Checkpoint:
         """Where its Dataset lay when it was trained."""
         return self.path / self.dataset
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it is as sure as photos have shown that it has not learnt from: a head, made so."""
+        return self.recipe == "head" and any("evidence_scale" in entry for entry in self.history)
+
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap train`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}

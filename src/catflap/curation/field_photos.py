@@ -23,7 +23,7 @@ from catflap.image import Frame, Pixels, read_file, small_grey
 from catflap.progress import Progress, told
 
 NEWEST = 2000  # photos that are looked at for unusual ones
-UNSURE = 0.5  # between the two best probabilities; less is not sure
+UNSURE = 0.8  # between the two best probabilities: of those with less, one in ten or more are wrong
 ODD = 4.0  # robust standard deviations
 STRANGE = 1.0  # of the strangeness: 1 in 100 calibration photos is above
 ALIKE = 6  # bits of 64 in which the hashes of the same picture may differ

@@ -16,13 +16,14 @@ COLDEST, HOTTEST = 0.05, 20.0
 HALVINGS = 40
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, calibrated: bool = False) -> float:
     """The number that logits (n, classes) are divided by so that probabilities match what is observed.
 
     It minimises the negative log-likelihood of the labels (n,) between 0.05 and 20 (Guo et al.
     2017). That function is convex in 1 / temperature, so its slope is bisected. Photos without a
     mistake would ask for certainty; then the mean stated error stays at 1 / (n + 2), which is all
-    that n photos can show (Laplace's rule of succession). Without photos it is 1.
+    that n photos can show (Laplace's rule of succession). Without photos it is 1. `calibrated` logits are as
+    sure as other photos have shown before: those without a mistake do not make them less sure.
     """
     scores, truth = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     if not len(truth):
@@ -40,7 +41,10 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         return bool((1 - softmax(scores, temperature).max(axis=1)).mean() < 1 / (len(truth) + 2))
 
     fitted = _bisect(overconfident)
-    return _bisect(too_sure) if too_sure(fitted) else fitted
+    if not too_sure(fitted):
+        return fitted
+    cautious = _bisect(too_sure)
+    return max(fitted, min(cautious, 1.0)) if calibrated else cautious
 
 
 def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike, rounds: int = 1000) -> Floats:

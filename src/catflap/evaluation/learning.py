@@ -14,9 +14,9 @@ def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The parts of a Checkpoint's history that it has, each as columns of equal length.
 
     `trials` are those of a search; `heads` the paths of log loss over the strength of the penalty, one
-    for each way to scale and to weigh; `steps` loss and rate; `epochs` the mean loss of each epoch, and
-    log loss and accuracy on validation after it; `blends` the log loss of each share of what was learnt,
-    and the place of the one that was kept.
+    for each way to scale, with the place of the head that was chosen on its path; `steps` loss and rate;
+    `epochs` the mean loss of each epoch, and log loss and accuracy on validation after it; `blends` the log
+    loss of each share of what was learnt, and the place of the one that was kept.
     """
     kinds: dict[str, Entries] = {}
     for entry in history:
@@ -28,11 +28,9 @@ def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "epochs": _columns(
             kinds.get("finetune", []), ("epoch", "train_loss", "validation_log_loss", "validation_accuracy")
         ),
-        "blends": _columns(kinds.get("blend", []), ("share", "validation_log_loss")),
+        "blends": _columns(kinds.get("blend", []), ("share", "validation_log_loss"))
+        | _place(kinds.get("blend", []), "kept"),
     }
-    kept = [place for place, entry in enumerate(kinds.get("blend", [])) if entry.get("kept") is True]
-    if kept:
-        found["blends"]["kept"] = kept[0]
     return {name: part for name, part in found.items() if part}
 
 
@@ -43,14 +41,20 @@ def _trial(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _heads(entries: Entries) -> Entries:
-    paths: dict[tuple[bool, bool], Entries] = {}
+    paths: dict[bool, Entries] = {}
     for entry in entries:
-        way = (entry.get("standardise") is True, entry.get("balanced") is True)
-        paths.setdefault(way, []).append(entry)
+        paths.setdefault(entry.get("standardise") is True, []).append(entry)
     names = ("strength", "validation_log_loss", "validation_accuracy")
     return [
-        {"standardise": way[0], "balanced": way[1], **_columns(path, names)} for way, path in paths.items()
+        {"standardise": standardise, **_columns(path, names), **_place(path, "chosen")}
+        for standardise, path in paths.items()
     ]
+
+
+def _place(entries: Entries, mark: str) -> dict[str, int]:
+    """Where the entry with a mark stands, under the mark's name; nothing where none has it."""
+    places = [place for place, entry in enumerate(entries) if entry.get(mark) is True]
+    return {mark: places[0]} if places else {}
 
 
 def _columns(entries: Entries, names: Sequence[str]) -> dict[str, list[Any]]:

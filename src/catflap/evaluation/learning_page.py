@@ -69,17 +69,14 @@ TRIAL_HEADS = (
 
 
 def _heads(paths: list[Columns]) -> str:
-    every = [loss for path in paths for loss in path["validation_log_loss"] if loss is not None]
-    least = min(every, default=None)
     drawn = []
     for path in paths:
-        losses = path["validation_log_loss"]
-        chosen = losses.index(least) if least in losses else None
-        named = ("scaled one by one" if path["standardise"] else "scaled together") + (
-            ", labels weighed alike" if path["balanced"] else ""
-        )
-        drawn.append(Line(named, path["strength"], losses, chosen))
-    said = "Log loss by the strength of the penalty; the large dot was chosen."
+        named = "scaled one by one" if path["standardise"] else "scaled together"
+        drawn.append(Line(named, path["strength"], path["validation_log_loss"], path.get("chosen")))
+    said = (
+        "Log loss by the strength of the penalty, each head as sure as it may be; the large dot was chosen: "
+        "the middle of those that are not worse than the best by more than chance."
+    )
     return lines(said, ("C: larger is freer", LOSS), drawn, powers=True)
 
 

@@ -62,7 +62,8 @@ PRECISIONS: Mapping[str, Precision] = {
 class Jury:
     """The photos that judge a variant, and what the Checkpoint answers on the first of the test role.
 
-    `looks` are how the calibration photos look, (n, 3), not a number beyond the first 2,000.
+    `looks` are how the calibration photos look, (n, 3), not a number beyond the first 2,000. Whether the
+    Checkpoint's answers are as sure as other photos have shown is `calibrated`.
     """
 
     calibration: Photos
@@ -71,6 +72,11 @@ class Jury:
     labels: tuple[str, ...]
     reference: Logits
     looks: npt.NDArray[np.float64]
+    calibrated: bool
+
+    def temperature(self, answers: Logits) -> float:
+        """That of a model which answers this to the calibration photos."""
+        return fit_temperature(answers, self.calibration.labels, calibrated=self.calibrated)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,9 @@ def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Pro
     compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
     reference = score(open_checkpoint(checkpoint), compared, checkpoint.frame, "checkpoint on test", progress)
     looks = _looks(calibration, checkpoint.frame, progress)
-    return Jury(calibration, test, checkpoint.frame, dataset.labels, reference, looks)
+    return Jury(
+        calibration, test, checkpoint.frame, dataset.labels, reference, looks, checkpoint.is_calibrated
+    )
 
 
 def _looks(photos: Photos, frame: Frame, progress: Progress) -> npt.NDArray[np.float64]:
@@ -142,7 +150,7 @@ def judge(
     if heard is None:
         heard = hear(model, jury, f"{name} on calibration", progress, whole=whole)
     test = score(model, jury.test, jury.frame, f"{name} on test", progress, whole=whole)
-    temperature = fit_temperature(heard.logits, jury.calibration.labels)
+    temperature = jury.temperature(heard.logits)
     calibration, probabilities = softmax(heard.logits, temperature), softmax(test, temperature)
     compared = len(jury.reference)
     reference = softmax(jury.reference, temperature)

@@ -19,9 +19,10 @@ Known: TypeAlias = tuple[npt.NDArray[np.float32], Labels]  # features (n, width)
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 ROWS = 256  # at once, so that they stay in the processor's cache
-SHARES = 16  # of the photos; as many cores can work at a time
+SHARES = 16  # of the photos, at most; as many cores can work at a time
 STEPS = 500
 HALVES = np.array([[-0.5, 0.5]])  # from the difference of two logits to both
+IMPOSSIBLE = -1e3  # the evidence for a label that cannot be
 GRADIENT = 1e-4  # its largest entry at the end, as scikit-learn's
 
 
@@ -71,6 +72,34 @@ def fit(
     return weights[:, :-1], weights[:, -1]
 
 
+def fit_scales(
+    evidence: Floats, prior: Floats, labels: Labels, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """What evidence and prior (n, labels) are multiplied by so that their sum is good logits of labels (n,).
+
+    Platt's scaling (1999), with the logarithm of the labels' shares as a second feature. The log loss is
+    that of targets which leave 1 / (n + 2) to the other labels, so that photos without a mistake do not ask
+    for certainty. The first number keeps the bounds; the second one is drawn to 1, as a normal prior of
+    variance 1 does. A prior of minus infinity is that of a label that cannot be answered.
+    """
+    rows, known = np.arange(len(labels)), np.isfinite(prior)
+    features = np.stack([np.where(known, evidence, IMPOSSIBLE), np.where(known, prior, 0)])
+    left = 1 / (len(labels) + 2)
+    targets = known * (left / np.maximum(known.sum(1, keepdims=True) - 1, 1))
+    targets[rows, labels] = 1 - left
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        answers = np.tensordot(point, features, 1)
+        answers -= answers.max(1, keepdims=True)
+        logarithms = answers - np.log(np.exp(answers).sum(1, keepdims=True))
+        slope = (features * (np.exp(logarithms) - targets)).sum((1, 2))
+        pull = point[1] - 1
+        return float(pull**2 / 2 - (targets * logarithms).sum()), slope + np.array([0, pull])
+
+    found = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[bounds, (None, None)])
+    return float(found.x[0]), float(found.x[1])
+
+
 @dataclass(frozen=True)
 class _Problem:
     """What is fitted: a score for each label, but one for two labels, which HALVES makes their logits."""
@@ -85,18 +114,19 @@ def _loss(problem: _Problem, pool: ThreadPoolExecutor, point: Floats) -> tuple[f
     """What is minimised at a point, weights and bias of each score (scores, width + 1), and its slope."""
     weights, scaled = point[:, :-1], problem.scaled
     plain = np.column_stack(scaled.taken_in(weights, point[:, -1]))
-    shares = list(pool.map(lambda share: _share(problem, plain, share), range(SHARES)))
-    lost, slope = (sum(each) / _total(problem.parts) for each in zip(*shares, strict=True))
+    shares = min(SHARES, -(-_total(problem.parts) // ROWS))
+    each_share = pool.map(lambda share: _share(problem, plain, share, shares), range(shares))
+    lost, slope = (sum(each) / _total(problem.parts) for each in zip(*each_share, strict=True))
     slope[:, :-1] = (slope[:, :-1] - np.outer(slope[:, -1], scaled.centre)) / scaled.scale
     slope[:, :-1] += problem.penalty * weights
     return lost + problem.penalty / 2 * float(np.square(weights).sum()), slope
 
 
-def _share(problem: _Problem, plain: Floats, share: int) -> tuple[float, Floats]:
+def _share(problem: _Problem, plain: Floats, share: int, shares: int) -> tuple[float, Floats]:
     """The summed loss of a share of the photos, and its slope by weights and bias for plain features."""
     lost, slope = 0.0, np.zeros_like(plain)
     buffer = np.empty((ROWS, plain.shape[1] - 1))
-    for features, labels in _chunks(problem.parts, share, SHARES):
+    for features, labels in _chunks(problem.parts, share, shares):
         rows = buffer[: len(labels)]
         rows[:] = features
         scores = rows @ plain[:, :-1].T + plain[:, -1]

@@ -15,8 +15,9 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.progress import Progress
 from catflap.training.backbone import Backbone
 from catflap.training.candidates import photo_side
+from catflap.training.choosing import Choice, choose_head
 from catflap.training.features import counting, features, open_extractor
-from catflap.training.head import Choice, Head, choose_head
+from catflap.training.head import Head
 from catflap.training.network import Network
 from catflap.training.processes import all_say, wait_for_all_processes
 from catflap.training.recipe import Recipe, finetuning, scratch
@@ -68,8 +69,8 @@ def from_head(
     network = assemble(body, choice.head)
     epochs, history = tuning.epochs(network), choice.tried
     if epochs:
-        right = choice.validation_logits.argmax(1) == dataset.photos("validation").labels
-        settings = finetuning(epochs, body.rate, float(right.mean()), side_of(dataset))
+        accuracy = choice.chosen["validation_accuracy"]
+        settings = finetuning(epochs, body.rate, accuracy, side_of(dataset))
         logits, tuned = loop(network, replace(settings, careful=not tuning.surely), dataset, None)
         history, looked_at = [*history, *tuned], looked_at + epochs * train
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
@@ -98,15 +99,15 @@ def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -
     Many processes share the photos.
     """
     extractor, looked_at = counting(open_extractor(body, dataset.frame, device=device))
-    parts = []
-    for role in ("train", "validation"):
-        photos = dataset.needed(role)
+    parts, roles = [], (dataset.needed("train"), dataset.needed("validation"))
+    for role, photos in zip(("train", "validation"), roles, strict=True):
         known = features(
             extractor, photos, step=f"features of {role}", progress=progress,
             meet=partial(wait_for_all_processes, device),
         )  # fmt: skip
         parts.append((known, photos.labels))
-    choice = choose_head(parts[0], parts[1], len(dataset.labels), progress)
+    groups = (roles[0].groups, roles[1].groups)
+    choice = choose_head(parts[0], parts[1], groups, len(dataset.labels), progress)
     return choice, all_say(sum(looked_at), device)
 
 

@@ -20,8 +20,9 @@ from catflap.runtime.session import open_model
 from catflap.training.backbone import Backbone, load_backbone
 from catflap.training.budget import Clock, seconds_of_features
 from catflap.training.candidates import Candidate
+from catflap.training.choosing import MOST_COMPARED, Choice, choose_head
 from catflap.training.features import Extractor, counting, feature_graph, features, open_extractor
-from catflap.training.head import MOST_COMPARED, Head, choose_head
+from catflap.training.head import Head, log_loss
 from catflap.training.network import Network
 from catflap.training.processes import all_say, first_says, wait_for_all_processes
 from catflap.training.recipe import GOOD_HEAD, Recipe, finetuning
@@ -104,6 +105,9 @@ class _Contender:
     pace: float
 
 
+_Tried: TypeAlias = tuple[Trial, _Contender]
+
+
 def search(
     dataset: Dataset,
     found: list[Candidate],
@@ -119,32 +123,35 @@ def search(
     of it on a half, the better half of that on all (Jamieson & Talwalkar 2016); of more than 10,000 photos
     as many stand for all. Features are cached, so that nothing is worked out twice. A clock lets in as many
     candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
-    epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor.
+    epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor, and
+    compared with their heads on validation.
     Many processes share the photos, and go by what the first one measures.
     Raises Refused, with the nearest, when nothing keeps the limits.
     """
     table, entered = _measured_all(dataset, found, limits, device, progress, clock)
-    going, heads, least = entered, dict[int, Head](), 1
+    going, choices, least = entered, dict[int, Choice](), 1
     if not going:
         raise _nothing_fits(table, limits)
     for share in RUNGS:
         if len(going) == 1 and (clock or share < 1):
             continue  # it is the pick; its head comes next
         for one in going:
-            head, trial = _tried(table[one.number], one.extractor, dataset, share, device, progress)
-            heads[one.number], table[one.number] = head, first_says(trial, device)
+            choice, trial = _tried(table[one.number], one.extractor, dataset, share, device, progress)
+            choices[one.number], table[one.number] = choice, first_says(trial, device)
         going = _ranked(going, table, dataset, clock)
         least = TUNED if tune and _poor(going, table) else 1
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
-    left = [(table[one.number], one) for one in going]
-    passes = all_say(sum(sum(one.looked_at) for one in entered), device)
+    passes, tuned = all_say(sum(sum(one.looked_at) for one in entered), device), list[_Tried]()
     if tune and least == TUNED:
         part = _share(dataset.photos("train"), 1.0)
         for one in going:
-            trial = _tuned(table[one.number], one, heads[one.number], dataset, part, tune)
-            left, passes = [*left, (trial, one)], passes + len(part)
-            table.append(trial)
+            choice = choices[one.number]
+            table[one.number] = first_says(_on_validation(table[one.number], choice, dataset), device)
+            tuned.append((_tuned(table[one.number], one, choice.head, dataset, part, tune), one))
+            passes += len(part)
+        table += [trial for trial, _ in tuned]
+    left = [*((table[one.number], one) for one in going), *tuned]
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
     frame, known = best.extractor.frame, all_say(sum(best.looked_at), device)
@@ -215,7 +222,7 @@ def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Tr
 
 def _tried(
     trial: Trial, extractor: Extractor, dataset: Dataset, share: float, device: str, progress: Progress
-) -> tuple[Head, Trial]:
+) -> tuple[Choice, Trial]:
     """A head that learns from a share of the train photos, and the trial with what it reaches."""
     train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
@@ -224,14 +231,22 @@ def _tried(
         (features(extractor, photos, step=step, progress=progress, meet=meet), photos.labels)
         for photos in (train, validation)
     ]
-    choice = choose_head(known[0], known[1], len(dataset.labels), strengths=STRENGTHS)
-    best = min(choice.tried, key=lambda entry: float(entry["validation_log_loss"]))
-    return choice.head, replace(
+    groups = (train.groups, validation.groups)
+    choice = choose_head(known[0], known[1], groups, len(dataset.labels), strengths=STRENGTHS)
+    return choice, replace(
         trial,
         share=share,
-        validation_log_loss=best["validation_log_loss"],
-        validation_accuracy=best["validation_accuracy"],
+        validation_log_loss=choice.chosen["validation_log_loss"],
+        validation_accuracy=choice.chosen["validation_accuracy"],
     )
+
+
+def _on_validation(trial: Trial, choice: Choice, dataset: Dataset) -> Trial:
+    """The trial as validation alone judges its head, also where few photos have judged it by turns."""
+    labels = _share(dataset.photos("validation"), 1.0).labels
+    right = float((choice.validation_logits.argmax(1) == labels).mean())
+    loss = log_loss(choice.validation_logits, labels)
+    return replace(trial, validation_log_loss=loss, validation_accuracy=right)
 
 
 def _ranked(

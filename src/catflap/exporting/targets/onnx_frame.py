@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from catflap.evaluation.calibration import fit_temperature
 from catflap.exporting.forms import Source
 from catflap.image import Frame
 from catflap.runtime.framed import PHOTO, PROBABILITIES
@@ -21,8 +20,7 @@ from catflap.training.onnx_graph import INPUT, OUTPUT
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The float graph with the Frame before it and a softmax after it."""
-    temperature = fit_temperature(source.answers, source.jury.calibration.labels)
-    return (framed(source.onnx, source.jury.frame, temperature),)
+    return (framed(source.onnx, source.jury.frame, source.jury.temperature(source.answers)),)
 
 
 def framed(graph: bytes, frame: Frame, temperature: float = 1.0) -> bytes:
