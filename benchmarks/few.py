@@ -115,11 +115,10 @@ def judge(known: Any, drawn: Drawn) -> Iterator[tuple[str, tuple[float, ...]]]:
     roles = groups[drawn.roles["train"]], groups[drawn.roles["validation"]]
     features, truth = known[drawn.judges], labels[drawn.judges]
     weights = (np.array(drawn.counts) / np.bincount(truth, minlength=classes))[truth]
-    for name, head in (
-        ("by validation", by_validation(train, validation, classes)),
-        ("as trained", choose_head(train, validation, roles, classes).refitted),
+    for name, head, calibrated in (
+        ("by validation", by_validation(train, validation, classes), False),
+        ("as trained", choose_head(train, validation, roles, classes).refitted, True),
     ):
-        calibrated = name == "as trained"
         temperature = fit_temperature(head.logits(calibration[0]), calibration[1], calibrated=calibrated)
         logits = head.logits(features) / np.float32(temperature)
         right, losses = logits.argmax(1) == truth, losses_of(logits, truth)

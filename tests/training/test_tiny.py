@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.training import recipes
 from catflap.training.answer import open_checkpoint
@@ -51,10 +52,12 @@ def test_its_weights_learn_as_fast_as_the_head(
             return replace(finetuning(epochs, body, *rest), body=rate, blended=False)
 
         monkeypatch.setattr(recipes, "finetuning", unblended)
-        plan = Plan(backbone=TINY, recipe="finetune", epochs=2)
-        checkpoint = train(drawn_dataset, tmp_path / str(rate), plan)
+        steps: list[dict[str, Any]] = []
+        plan, out = Plan(backbone=TINY, recipe="finetune", epochs=2), tmp_path / str(rate)
+        checkpoint = train(drawn_dataset, out, plan, watch=lambda _, told, steps=steps: steps.append(told))
         assert checkpoint.recipe == "finetune"
-        network = load_network(checkpoint)
+        assert steps
+        network = load_network(load_checkpoint(out))
         moved[rate] = float((network.backbone.conv_stem.weight - start).detach().abs().mean())
     assert stated == [1.0, 1.0]
     assert moved[1.0] > 5 * moved[0.1] > 0
