@@ -102,8 +102,22 @@ def test_too_few_photos_say_how_many_are_needed(tmp_path: Path) -> None:
             encoded(Image.open(source / "cat" / "000.jpg").resize((80 + number, 60)), "PNG")
         )
     manifest = scan(source, tmp_path / "m", workers=1)
-    with pytest.raises(CatflapError, match=r"'cat' has 14 photos in 9 groups.*need 10"):
+    with pytest.raises(CatflapError, match=r"need photos of 10 groups.*'cat' has 14 photos in 9 groups"):
         prepare(manifest, tmp_path / "d")
+
+
+def test_labels_with_too_few_photos_are_told_at_once(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos", 12, ("ape", "bee", "cat", "dog", "eel", "fox"))
+    for label in ("ape", "bee", "cat", "eel", "fox"):
+        for path in sorted((source / label).iterdir())[1:]:
+            path.unlink()
+    manifest = scan(source, tmp_path / "m", workers=1)
+    with pytest.raises(CatflapError) as error:
+        prepare(manifest, tmp_path / "d")
+    told = error.value.what
+    assert all(f"{label!r} has 1 photo in 1 group" in told for label in ("ape", "bee", "cat"))
+    assert "and 2 more labels have too few" in told
+    assert "dog" not in told
 
 
 def test_links_that_go_round_in_circles(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from catflap.progress import Progress, silent
 DEFAULT_FRAME = Frame()
 RULES = 2  # raised when the same Manifest gives other roles or shards than before
 COLUMNS = ("id", "label", "bytes", "group", "status", "role", "user_group")
+NAMED = 3  # labels with too few photos that an error names
 
 
 def prepare(
@@ -217,15 +218,20 @@ def _sizes(manifest: Manifest, chosen: Chosen) -> Counter[tuple[int, int]]:
 
 
 def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> None:
-    for number, name in enumerate(names):
-        mine = groups[labels == number]
-        distinct = len(np.unique(mine)) if len(mine) < 1 << 16 else LEAST
+    counts = np.bincount(labels, minlength=len(names))
+    short = []
+    for number in np.flatnonzero(counts < 1 << 16):  # of so many photos, enough groups are taken for granted
+        distinct = len(np.unique(groups[labels == number]))
         if distinct < LEAST:
-            raise CatflapError(
-                f"The label {name!r} has {len(mine)} photos in {distinct} groups; "
-                f"train, validation, calibration and test need {LEAST} groups of every label.",
-                f"Add photos of {name!r} that are no copies of each other.",
-            )
+            photos = f"{counts[number]} photo{'s' if counts[number] != 1 else ''}"
+            short.append(f"{names[number]!r} has {photos} in {distinct} group{'s' if distinct != 1 else ''}")
+    if short:
+        more = f", and {len(short) - NAMED:,} more labels have too few" if len(short) > NAMED else ""
+        raise CatflapError(
+            f"Train, validation, calibration and test need photos of {LEAST} groups of every label, "
+            f"where copies of a photo are one group; {', '.join(short[:NAMED])}{more}.",
+            "Add photos that are no copies of each other, or leave these labels out.",
+        )
 
 
 def _check_roles(

@@ -27,7 +27,7 @@ def to_onnx(module: nn.Module, height: int, width: int) -> bytes:
     """
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("n")},)
-    with _quiet(), _quick(), torch.no_grad():
+    with _quiet(), _quick(), _out_of_place(module), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -67,6 +67,19 @@ def _quick() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+@contextlib.contextmanager
+def _out_of_place(module: nn.Module) -> Iterator[None]:
+    """Let activations give new tensors: the exporter takes longer over those that change their input."""
+    changing: list[Any] = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+    for part in changing:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in changing:
+            part.inplace = True
 
 
 @contextlib.contextmanager
