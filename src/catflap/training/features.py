@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
@@ -25,9 +26,10 @@ from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
 from catflap.runtime.session import Model, open_model
 from catflap.training.backbone import Backbone
+from catflap.training.logistic import Known
 from catflap.training.network import FeatureNetwork
 from catflap.training.onnx_graph import to_onnx
-from catflap.training.processes import which_process
+from catflap.training.processes import wait_for_all_processes, which_process
 
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
 GPU_BATCH = 64
@@ -140,6 +142,12 @@ def features(
         if meet and share is mine:
             meet()
     return answer
+
+
+def known_of(extractor: Extractor, photos: Photos, step: str, device: str, progress: Progress) -> Known:
+    """The features and labels of photos that all processes want, each of which works out a share."""
+    meet = partial(wait_for_all_processes, device)
+    return features(extractor, photos, step=step, progress=progress, meet=meet), photos.labels
 
 
 def _room(count: int, width: int) -> Features:

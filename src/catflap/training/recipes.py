@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,10 +15,10 @@ from catflap.progress import Progress
 from catflap.training.backbone import Backbone
 from catflap.training.candidates import photo_side
 from catflap.training.choosing import Choice, choose_head
-from catflap.training.features import counting, features, open_extractor
+from catflap.training.features import counting, known_of, open_extractor
 from catflap.training.head import Head
 from catflap.training.network import Network
-from catflap.training.processes import all_say, wait_for_all_processes
+from catflap.training.processes import all_say
 from catflap.training.recipe import Recipe, finetuning, scratch
 
 Logits = npt.NDArray[np.float32]
@@ -94,20 +93,19 @@ def side_of(dataset: Dataset) -> int:
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:
-    """The head for frozen features, chosen on validation; and how many photos were not in the cache.
+    """The head for frozen features, and how many photos were not in the cache.
 
     Many processes share the photos.
     """
     extractor, looked_at = counting(open_extractor(body, dataset.frame, device=device))
-    parts, roles = [], (dataset.needed("train"), dataset.needed("validation"))
-    for role, photos in zip(("train", "validation"), roles, strict=True):
-        known = features(
-            extractor, photos, step=f"features of {role}", progress=progress,
-            meet=partial(wait_for_all_processes, device),
-        )  # fmt: skip
-        parts.append((known, photos.labels))
-    groups = (roles[0].groups, roles[1].groups)
-    choice = choose_head(parts[0], parts[1], groups, len(dataset.labels), progress)
+    train, validation = dataset.needed("train"), dataset.needed("validation")
+    choice = choose_head(
+        known_of(extractor, train, "features of train", device, progress),
+        known_of(extractor, validation, "features of validation", device, progress),
+        (train.groups, validation.groups),
+        len(dataset.labels),
+        progress,
+    )
     return choice, all_say(sum(looked_at), device)
 
 

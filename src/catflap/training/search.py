@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -21,10 +20,10 @@ from catflap.training.backbone import Backbone, load_backbone
 from catflap.training.budget import Clock, seconds_of_features
 from catflap.training.candidates import Candidate
 from catflap.training.choosing import MOST_COMPARED, Choice, choose_head
-from catflap.training.features import Extractor, counting, feature_graph, features, open_extractor
+from catflap.training.features import Extractor, counting, feature_graph, known_of, open_extractor
 from catflap.training.head import Head, log_loss
 from catflap.training.network import Network
-from catflap.training.processes import all_say, first_says, wait_for_all_processes
+from catflap.training.processes import all_say, first_says
 from catflap.training.recipe import GOOD_HEAD, Recipe, finetuning
 from catflap.training.recipes import assemble, side_of
 from catflap.training.slim import fit
@@ -226,13 +225,13 @@ def _tried(
     """A head that learns from a share of the train photos, and the trial with what it reaches."""
     train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
-    meet = partial(wait_for_all_processes, device)
-    known = [
-        (features(extractor, photos, step=step, progress=progress, meet=meet), photos.labels)
-        for photos in (train, validation)
-    ]
-    groups = (train.groups, validation.groups)
-    choice = choose_head(known[0], known[1], groups, len(dataset.labels), strengths=STRENGTHS)
+    choice = choose_head(
+        known_of(extractor, train, step, device, progress),
+        known_of(extractor, validation, step, device, progress),
+        (train.groups, validation.groups),
+        len(dataset.labels),
+        strengths=STRENGTHS,
+    )
     return choice, replace(
         trial,
         share=share,
