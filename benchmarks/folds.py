@@ -139,11 +139,11 @@ def judge(fold: Fold, held: Photos, args: argparse.Namespace) -> dict[str, Logit
                 part=part, precision=precision_on("cpu"),
             )  # fmt: skip
 
-        trained = from_head(fold, body, Tuning(lambda _: 0), "cpu", loop, silent)
+        trained = from_head(fold, body, Tuning(lambda *_: 0), "cpu", loop, silent)
         graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
         answers = {"head": score(open_model(graph), held, fold.frame)}
         if args.finetune:
-            trained = from_head(fold, body, Tuning(lambda _: args.finetune), "cpu", loop, silent)
+            trained = from_head(fold, body, Tuning(lambda *_: args.finetune), "cpu", loop, silent)
             for entry in trained.history:
                 if "validation_log_loss" in entry and entry["step"] in ("finetune", "blend"):
                     print(json.dumps(entry), file=sys.stderr)

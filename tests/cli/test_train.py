@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from catflap.cli.build import build_text
 from catflap.cli.train import hint, plan_of, teaching
+
+TOLD_BY = """
+import sys
+from catflap.cli.main import main
+code = main(sys.argv[1:])
+sys.exit(code if "torch" not in sys.modules else 99)
+"""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +44,17 @@ def test_no_recipe_is_left_to_the_plan() -> None:
     teaching(parser)
     assert plan_of(parser.parse_args([])).recipe is None
     assert plan_of(parser.parse_args(["--recipe", "head"])).recipe == "head"
+
+
+@pytest.mark.parametrize("verb", ["build", "train", "export"])
+def test_a_wrong_path_is_told_before_torch_is_there(verb: str, tmp_path: Path) -> None:
+    """Its import takes seconds."""
+    words = [verb, str(tmp_path / "nowhere"), "-o", str(tmp_path / "made.catflap"), "--json"]
+    made = subprocess.run(
+        [sys.executable, "-c", TOLD_BY, *words], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 2, made.stderr
+    assert "nowhere" in json.loads(made.stdout)["error"]["what"]
 
 
 def test_a_build_tells_what_it_trained() -> None:

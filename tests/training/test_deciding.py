@@ -141,6 +141,23 @@ def test_two_processes_follow_the_first(drawn_dataset: Dataset, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_two_processes_begin_afresh_together(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """The drawn photos' heads are too good to be left, so that what was learnt stands in the history only."""
+    words = ["train", str(drawn_dataset.path), "-o", str(tmp_path / "made"), "--minutes", "2", "--json"]
+    finish([*TORCHRUN, "-m", "tests.training.small_search", *words])
+    made = load_checkpoint(tmp_path / "made")
+    (row,) = (entry for entry in made.history if entry.get("recipe") == "scratch")
+    (settings,) = (entry for entry in made.history if entry["step"] == "settings")
+    learnt = [entry for entry in made.history if entry["step"] == "finetune"]
+    assert row["fits"]
+    assert len(learnt) == settings["epochs"] > 0
+    assert settings["norm"], "from a random start"
+    kept = [(entry["share"], entry["kept"]) for entry in made.history if entry["step"] == "blend"]
+    assert (kept, made.recipe) == ([(0.0, True), (1.0, False)], "head")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.slow
 def test_two_processes_search_what_one_searches(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """With nothing cached they share the photos of every candidate, and fine-tune the last two together."""
     small, made = ["-m", "tests.training.small_search"], dict[str, Checkpoint]()

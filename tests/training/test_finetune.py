@@ -256,6 +256,27 @@ def test_a_curve_has_few_points_whose_mean_is_the_epochs_loss() -> None:
     assert epochs[1]["train_loss"] == pytest.approx(np.mean([1 / step for step in range(251, 501)]))
 
 
+def test_a_run_that_ends_within_an_epoch_tells_of_the_part() -> None:
+    history: list[dict[str, Any]] = []
+    for step in range(1, 26):
+        remember(history, step, (10, 25), {"loss": float(step), "rate": 1.0})
+    epochs = [(entry["epoch"], entry["train_loss"]) for entry in history if entry["step"] == "finetune"]
+    assert epochs == [(1, 5.5), (2, 15.5), (2.5, 23.0)]
+
+
+def test_a_part_of_an_epoch_is_learnt_judged_and_gone_on_from(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=0.4, save_every=1)
+    steps = -(-len(drawn_dataset.photos("train")) // recipe.batch)
+    network, _, history = run(drawn_dataset, tmp_path / "undisturbed", recipe)
+    assert [entry["last"] for entry in history if entry["step"] == "steps"][-1] == round(0.4 * steps)
+    (epoch,) = (entry for entry in history if entry["step"] == "finetune")
+    assert epoch["epoch"] == round(round(0.4 * steps) / steps, 2)
+    assert epoch["validation_log_loss"] > 0
+    with pytest.raises(Stop):
+        run(drawn_dataset, tmp_path / "stopped", recipe, stop=1)
+    assert weights(run(drawn_dataset, tmp_path / "stopped", recipe)[0]) == weights(network)
+
+
 def test_what_is_kept_is_one_file(drawn_dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / ".resume.partial-999999999").write_bytes(b"left by a kill")
     with pytest.raises(Stop):

@@ -134,7 +134,7 @@ def test_a_poor_head_lets_every_weight_change(
 
     monkeypatch.setattr("catflap.training.recipe.GOOD_HEAD", good)
     backbone = load_backbone(PACKAGED)
-    made = from_head(drawn_dataset, backbone, Tuning(lambda _: 2, surely=True), "cpu", loop, silent)
+    made = from_head(drawn_dataset, backbone, Tuning(lambda *_: 2, surely=True), "cpu", loop, silent)
     assert made.recipe == "finetune"
     assert [(one.optimiser, one.body, one.smoothing) for one in given] == [(optimiser, body, smoothing)]
     assert [(one.epochs, one.shift) for one in given] == [(2, shift)]

@@ -14,11 +14,13 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.exporting.export import export
+from catflap.image import Frame
 from catflap.progress import silent
 from catflap.training import budget
 from catflap.training import candidates as listed
 from catflap.training import search as room
-from catflap.training.budget import clock_of
+from catflap.training.backbone import RESNET8, Backbone
+from catflap.training.budget import Clock, clock_of
 from catflap.training.candidates import candidates
 from catflap.training.network import Network
 from catflap.training.plan import EDGE_MB, Plan
@@ -92,6 +94,22 @@ def test_many_processes_have_time_for_more_epochs(
         monkeypatch.setattr(budget, "which_process", lambda count=count: (0, count))
         fitting.append(clock.epochs(None, drawn_dataset))  # type: ignore[arg-type]
     assert fitting == [5, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "epochs"),
+    [(4.1, 2), (3.9, 1), (2.1, 1), (1.9, 0.9), (0.45, 0.2), (0.21, 0.1), (0.19, 0), (0, 0)],
+)
+def test_a_part_of_an_epoch_fits_where_none_does(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, minutes: float, epochs: float
+) -> None:
+    """An epoch takes two minutes, and what comes before it one."""
+    train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
+    pace = 120 / (train * 1.25 + validation / 2)
+    monkeypatch.setattr(budget, "seconds_a_photo", lambda *_: pace)
+    spent = 5 * validation * pace / 2 + 60
+    clock = clock_of(10, time.perf_counter() + spent - 60 * (10 - minutes), "cpu", "32-true")
+    assert clock.epochs(None, drawn_dataset, before=60) == epochs  # type: ignore[arg-type]
 
 
 def test_minutes_search_unless_a_backbone_is_named() -> None:
@@ -250,6 +268,63 @@ def test_with_time_candidates_are_compared(
     assert picked["size"] == pick.frame.width
     compared = len(_share(drawn_dataset.photos("train"), 0.25)) + drawn_dataset.roles["validation"]
     assert pick.passes == 2 * compared, "then one was left"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+@pytest.mark.parametrize(
+    ("poor", "small_side", "epochs", "afresh", "hurried"),
+    [
+        (1.1, 160, (0.3, 0.2, 0.9), False, True),
+        (1.1, 160, (1, 0, 0), False, True),
+        (1.1, 160, (1, 2, 0), False, False),
+        (1.1, 160, (1, 2, 0), True, True),
+        (1.1, 160, (0, 0, 0), False, False),
+        (1.1, 159, (0.3, 0.2, 0.9), False, False),  # large pictures
+        (0.0, 160, (0.3, 0.2, 0.9), True, False),  # no head is poor
+    ],
+)
+def test_small_pictures_and_little_time_end_the_search(
+    drawn_dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    poor: float,
+    small_side: int,
+    epochs: tuple[float, ...],
+    afresh: bool,
+    hurried: bool,
+) -> None:
+    """So many `epochs` of fine-tuning would fit for each candidate; the pictures are of 160 px."""
+    clock, found = clock_of(5, time.perf_counter(), "cpu", "32-true"), candidates(drawn_dataset, 3)
+    frames = [frame for _, _, frame in found]
+    monkeypatch.setattr(room, "GOOD_HEAD", poor)
+    monkeypatch.setattr(room, "SMALL_SIDE", small_side)
+    monkeypatch.setattr(Clock, "epochs", lambda _, __, seen, **___: epochs[frames.index(seen.frame)])
+    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock, afresh=afresh)
+    assert not hurried or pick.number == int(np.argmax(epochs))
+    (picked,) = (row for row in pick.trials if row["picked"])
+    assert picked["share"] == (0.25 if hurried else 0.5)
+    assert picked["epochs"] == (epochs[pick.number] if poor else None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_random_start_keeps_the_limits(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    """resnet8 is smaller than each candidate, so that it gets a limit of its own here."""
+    measured, narrow = room._measured, Limits(max_ms=1e-6)
+
+    def of_its_own(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Trial:
+        return measured(backbone, frame, size, limits if fits or backbone.name != RESNET8 else narrow)
+
+    monkeypatch.setattr(room, "_measured", of_its_own)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, afresh=True)
+    *_, row = pick.trials
+    assert (row["backbone"], row["recipe"], row["size"], row["fits"]) == (RESNET8, "scratch", 64, fits)
+    assert (row["share"], row["validation_log_loss"], row["picked"]) == (0, None, False)
+    assert pick.may_start_afresh == fits
+    json.dumps(pick.trials, allow_nan=False)
 
 
 @pytest.mark.slow

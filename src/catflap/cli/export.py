@@ -81,17 +81,20 @@ def answer(args: argparse.Namespace) -> int:
     """Export, verify and print each variant's size and metrics."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
-    from catflap.exporting.export import export
     from catflap.image import read_file
 
     checkpoint = load_checkpoint(args.checkpoint)
+    dataset = load_dataset(args.dataset or checkpoint.dataset_path)
+    golden = tuple(read_file(photo) for photo in args.golden)
+    from catflap.exporting.export import export  # torch takes seconds: by now every path is right
+
     with progress_bar(args) as progress:
         fields = export(
             checkpoint,
-            load_dataset(args.dataset or checkpoint.dataset_path),
+            dataset,
             args.out,
             variants=variants_of(args),
-            golden_photos=tuple(read_file(photo) for photo in args.golden),
+            golden_photos=golden,
             about=args.about,
             budget=budget_of(args),
             progress=progress,

@@ -51,8 +51,8 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="N",
         help="the best that validation finds in this time: backbone, frame and fit (unless --backbone names "
-        "one; a size other than 288 px stays), a head, and fine-tuning for what is left, kept where it is "
-        "better by more than chance",
+        "one; a size other than 288 px stays), a head, and fine-tuning for what is left (a random start for "
+        "many small pictures at 64 px or less), kept where it is better by more than chance",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=Path, metavar="CHECKPOINT",
@@ -101,11 +101,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
 def answer(args: argparse.Namespace) -> int:
     """Train and print the validation metrics and the history; under torchrun the first process prints."""
     from catflap.artifacts.dataset import load_dataset
+
+    dataset = load_dataset(args.dataset)  # before torch, which takes seconds: a path may be wrong
     from catflap.training.processes import is_first_process
     from catflap.training.train import train
     from catflap.training.watching import watching
 
-    dataset = load_dataset(args.dataset)
     if not is_first_process():
         train(dataset, args.out, plan_of(args), device=args.device, strategy=args.strategy)
         return 0

@@ -226,7 +226,8 @@ def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.N
             photos = f"{counts[number]} photo{'s' if counts[number] != 1 else ''}"
             short.append(f"{names[number]!r} has {photos} in {distinct} group{'s' if distinct != 1 else ''}")
     if short:
-        more = f", and {len(short) - NAMED:,} more labels have too few" if len(short) > NAMED else ""
+        left = len(short) - NAMED
+        more = f", and {left:,} more label{'s have' if left != 1 else ' has'} too few" if left > 0 else ""
         raise CatflapError(
             f"Train, validation, calibration and test need photos of {LEAST} groups of every label, "
             f"where copies of a photo are one group; {', '.join(short[:NAMED])}{more}.",

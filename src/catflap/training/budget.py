@@ -1,4 +1,4 @@
-"""How much fine-tuning fits into the minutes that a user gives."""
+"""How many epochs fit into the minutes that a user gives."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
+from catflap.training.convolution import QuickConvolution
 from catflap.training.features import Extractor
 from catflap.training.folding import folded
 from catflap.training.network import Network
 from catflap.training.processes import Precision, add_up, first_says, which_process
 from catflap.training.recipe import Recipe
 
-MOST_EPOCHS = 10
+FINETUNING = Recipe(epochs=10)  # at most
+PARTS, LEAST = 20, 0.1  # of an epoch
 _TRIES = 3
 _LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
 _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
@@ -28,7 +30,7 @@ _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
 class Clock:
     """The minutes of a training: all of it ends at `until`, what is left of a search at `search_until`.
 
-    Both are seconds of perf_counter; `device` and `precision` are those of fine-tuning. Many processes ask
+    Both are seconds of perf_counter; `device` and `precision` are those of the loop. Many processes ask
     together, and go by the first one's clock.
     """
 
@@ -45,17 +47,21 @@ class Clock:
         """Seconds left for a search; below 0 when it should have ended."""
         return first_says(self.search_until - perf_counter(), self.device)
 
-    def epochs(self, network: Network, dataset: Dataset, *, before: float = 0.0) -> int:
-        """Whole epochs of fine-tuning, 0 to 10, that will fit when `before` seconds more have gone.
+    def epochs(
+        self, network: Network, dataset: Dataset, how: Recipe = FINETUNING, *, before: float = 0.0
+    ) -> float:
+        """Epochs of a recipe, at most as many as it has, that will fit when `before` seconds more have gone.
 
+        They are whole; where not one fits, it is the part that does, in twentieths, from a tenth on.
         Each is judged, and five blends at the end. Many processes share an epoch, and each judges the blends.
         """
         _, processes = which_process()
-        pace = seconds_a_photo(network, dataset, self.device, self.precision)
+        pace = seconds_a_photo(network, dataset, how, self.device, self.precision)
         judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
         epoch = (len(dataset.photos("train")) * pace * _LOOP + judged) / processes
-        fit = int((self.left() - before - 5 * judged) / epoch)
-        return first_says(max(0, min(MOST_EPOCHS, fit)), self.device)
+        fit = min(how.epochs, (self.left() - before - (5 if how.blended else 1) * judged) / epoch)
+        whole = int(fit) if fit >= 1 else int(fit * PARTS) / PARTS
+        return first_says(whole if whole >= LEAST else 0, self.device)
 
 
 def clock_of(minutes: float, start: float, device: str, precision: Precision) -> Clock:
@@ -79,19 +85,21 @@ def seconds_of_features(extractor: Extractor) -> float:
     return min(taken) / len(frames) / len(shared) / processes * _LOOP
 
 
-def seconds_a_photo(network: Network, dataset: Dataset, device: str, precision: Precision) -> float:
+def seconds_a_photo(
+    network: Network, dataset: Dataset, how: Recipe, device: str, precision: Precision
+) -> float:
     """What a photo takes forward and backward, measured as the loop runs it, on blank frames with a copy.
 
     Many processes measure together, each with its share of a batch, and add up their gradients.
     """
     keep_memory()  # as the loop does
     _, processes = which_process()
-    copy, batch = deepcopy(network).to(device), max(1, Recipe().batch // processes)
+    copy, batch = deepcopy(network).to(device).train(how.norm), max(1, how.batch // processes)
     frames = torch.zeros(
         batch, dataset.frame.height, dataset.frame.width, 3, dtype=torch.uint8, device=device
     )
     taken, bf16 = [], torch.autocast(device.split(":")[0], torch.bfloat16, precision == "bf16-mixed")
-    with folded(copy, dataset.frame):
+    with QuickConvolution() if how.norm else folded(copy, dataset.frame):
         for _ in range(_TRIES):
             start = perf_counter()
             with bf16:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import whole_file
 from catflap.progress import Progress
+from catflap.training.afresh import epochs_afresh, or_afresh, suits_random_start
 from catflap.training.backbone import PACKAGED, load_backbone
 from catflap.training.budget import Clock
 from catflap.training.candidates import candidates
@@ -19,8 +20,8 @@ from catflap.training.head import log_loss
 from catflap.training.network import Network
 from catflap.training.plan import Plan
 from catflap.training.processes import first_says, is_first_process
-from catflap.training.recipe import Recipe
-from catflap.training.recipes import Loop
+from catflap.training.recipe import GOOD_HEAD, Recipe
+from catflap.training.recipes import Loop, Trained, Tuning
 from catflap.training.search import Pick, Tune, search
 from catflap.training.slim import fit
 
@@ -72,7 +73,8 @@ def pick(
 
     def decide() -> dict[str, Any]:
         tune = _tuner(decisions, loop) if plan.explores else None
-        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune))
+        afresh = clock is not None and plan.recipe is None and suits_random_start(dataset)
+        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune, afresh))
         return {name: getattr(made[0], name) for name in ("number", "recipe", "trials")}
 
     decided = decisions.keep("pick", decide)
@@ -81,6 +83,34 @@ def pick(
     name, _, frame = found[decided["number"]]
     body = fit(load_backbone(name), photos, frame, device=device, progress=progress)
     return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"])
+
+
+def tuning_of(
+    plan: Plan, chosen: Pick, dataset: Dataset, clock: Clock | None, decisions: Decisions
+) -> Tuning:
+    """What follows the head of a pick: the epochs of the plan, or those that fit, or did before a stop."""
+    seen = replace(dataset, frame=chosen.frame)
+
+    def epochs(network: Network, accuracy: float) -> float:
+        if clock is None:
+            return plan.epochs if "finetune" in (plan.recipe, chosen.recipe) else 0
+        if chosen.may_start_afresh and accuracy < GOOD_HEAD:
+            return 0  # a random start sees as much, and learns it sooner
+        fitting: float = decisions.keep("epochs", lambda: clock.epochs(network, seen))
+        return fitting if fitting >= 1 or accuracy < GOOD_HEAD else 0  # a good head gains nothing by a part
+
+    return Tuning(epochs, surely=plan.recipe == "finetune")
+
+
+def begin_afresh(
+    head: Trained, dataset: Dataset, seed: int, clock: Clock, decisions: Decisions, loop: Loop
+) -> Trained:
+    """The better of a poor head and as many epochs from a random start as fit, or did before a stop."""
+    right = head.logits.argmax(1) == dataset.photos("validation").labels
+    if right.mean() >= GOOD_HEAD:
+        return head
+    epochs: float = decisions.keep("epochs from a random start", lambda: epochs_afresh(clock, dataset))
+    return or_afresh(head, dataset, epochs, seed, loop)
 
 
 def _tuner(decisions: Decisions, loop: Loop) -> Tune:

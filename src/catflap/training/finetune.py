@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,23 +67,22 @@ def finetune(
     `save_every` steps; with it the run goes on mid-epoch and ends with the same weights. `watch` gets
     each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
     """
-    keep_memory()
     photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, world = state.optimiser, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
     steps = -(-(len(photos) // world) // share)
-    total = steps * recipe.epochs
+    total = max(1, round(steps * recipe.epochs))
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
     run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
     at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
 
-    coming = load_batches(
-        photos, dataset.frame, share, start=begin, epochs=recipe.epochs, rank=fabric.global_rank, world=world,
-        crops=recipe.crops, resize=resize, pixels=None if part else dataset.train_pixels(),
-    )  # fmt: skip
+    coming = islice(load_batches(
+        photos, dataset.frame, share, start=begin, epochs=ceil(recipe.epochs), rank=fabric.global_rank,
+        world=world, crops=recipe.crops, resize=resize, pixels=None if part else dataset.train_pixels(),
+    ), total - done)  # fmt: skip
     with QuickConvolution() if recipe.norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
             _set_rate(optimiser, _schedule(step, total, recipe))
@@ -91,10 +92,11 @@ def finetune(
             _move(state, recipe, step)
             figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
             remember(history, step + 1, (steps, total), figures)
-            if (step + 1) % steps == 0:
+            ended = step + 1 == total or (step + 1) % steps == 0
+            if ended:
                 figures |= _end_epoch(fabric, network, state, history, dataset)
             watch(step + 1, figures)
-            if (step + 1) % recipe.save_every == 0 or (step + 1) % steps == 0:
+            if ended or (step + 1) % recipe.save_every == 0:
                 save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
             progress("finetune", step + 1, total)
 
@@ -105,6 +107,7 @@ def finetune(
 
 def _ready(fabric: Fabric, network: Network, recipe: Recipe, strategy: str) -> tuple[Any, Tensors, State]:
     """The module that takes batches, the weights at the start, and what changes with each step."""
+    keep_memory()
     learner = learner_of(network, fabric.device, strategy)
     model = fabric.setup_module(learner.train(recipe.norm))
     optimiser: Any = fabric.setup_optimizers(_optimiser(learner, recipe))

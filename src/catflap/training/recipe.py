@@ -13,7 +13,7 @@ SMALL_SIDE = 64  # pixels; a part of such a picture, made larger, is blurred
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the loop; the backbone's rate is `body` × the head's.
+    """Settings of the loop; the backbone's rate is `body` × the head's, and `epochs` may be a part of one.
 
     `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
     processes together. `smallest_crop` and `shift` are those of data.loader's Crops. `norm` says that batch
@@ -22,7 +22,7 @@ class Recipe:
     better there by more than chance.
     """
 
-    epochs: int = 3
+    epochs: float = 3
     optimiser: str = "sgd"
     batch: int = 32
     rate: float = 0.02
@@ -45,7 +45,7 @@ class Recipe:
         return Crops(self.smallest_crop, shift=self.shift)
 
 
-def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Recipe:
+def finetuning(epochs: float, body: float, head_accuracy: float, side: int) -> Recipe:
     """For weights that start with a head on frozen features, of this accuracy on validation, 0 to 1.
 
     `body` is the rate that the backbone states; at 1 the features must change whatever the head. Else a good
@@ -61,7 +61,7 @@ def finetuning(epochs: int, body: float, head_accuracy: float, side: int) -> Rec
     return Recipe(epochs, optimiser="adamw", rate=1.5e-4, body=1.0, decay=0.01, shift=_shift(side))
 
 
-def scratch(epochs: int, photos: int, side: int) -> Recipe:
+def scratch(epochs: float, photos: int, side: int) -> Recipe:
     """For weights that start at random: one large rate for all of them, and batch norm that learns.
 
     Many photos are learnt from in larger batches. Small pictures, of `side` pixels, are moved by up to an

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from catflap.artifacts.dataset import Dataset, Photos
+from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.training.backbone import Backbone
 from catflap.training.candidates import photo_side
@@ -28,13 +29,14 @@ Loop: TypeAlias = Callable[[Network, Recipe, Dataset, Photos | None], tuple[Logi
 
 @dataclass(frozen=True)
 class Tuning:
-    """What follows the head: as many epochs of every weight as `epochs` tells for the network with its head.
+    """What follows the head: as many epochs of every weight as `epochs` tells.
 
+    It is asked with the network and how many of the validation photos its head is right on, 0 to 1.
     That is kept where validation likes it better by more than chance, and else the head; with `surely` it
     is kept anyway, blended with its start as validation likes best.
     """
 
-    epochs: Callable[[Network], int]
+    epochs: Callable[[Network, float], float]
     surely: bool = False
 
 
@@ -42,11 +44,13 @@ class Tuning:
 class Trained:
     """What a recipe gives: `recipe` is the one that was kept, `logits` those of the validation photos.
 
-    `passes` are the photos that went through the network, and those whose features an earlier run had
-    worked out, which took no time in this one.
+    `backbone` and `frame` are those of the network. `passes` are the photos that went through it, and those
+    whose features an earlier run had worked out, which took no time in this one.
     """
 
     recipe: str
+    backbone: Backbone
+    frame: Frame
     network: Network
     logits: Logits
     history: History
@@ -62,29 +66,30 @@ def from_head(
     progress: Progress,
 ) -> Trained:
     """A linear head on frozen features, and then what `tuning` says."""
+    used = (body, dataset.frame)
     choice, looked_at = _choose(dataset, body, device, progress)
     train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
     cached = train + validation - looked_at
     network = assemble(body, choice.head)
-    epochs, history = tuning.epochs(network), choice.tried
+    accuracy, history = choice.chosen["validation_accuracy"], choice.tried
+    epochs = tuning.epochs(network, accuracy)
     if epochs:
-        accuracy = choice.chosen["validation_accuracy"]
         settings = finetuning(epochs, body.rate, accuracy, side_of(dataset))
         logits, tuned = loop(network, replace(settings, careful=not tuning.surely), dataset, None)
-        history, looked_at = [*history, *tuned], looked_at + epochs * train
+        history, looked_at = [*history, *tuned], looked_at + round(epochs * train)
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if tuning.surely or kept:
-            return Trained("finetune", network, logits, history, (looked_at, cached))
+            return Trained("finetune", *used, network, logits, history, (looked_at, cached))
     network = assemble(body, choice.refitted)  # the backbone is as it was: its share of the blend is all
-    return Trained("head", network, choice.validation_logits, history, (looked_at, cached))
+    return Trained("head", *used, network, choice.validation_logits, history, (looked_at, cached))
 
 
-def from_scratch(dataset: Dataset, body: Backbone, epochs: int, loop: Loop) -> Trained:
+def from_scratch(dataset: Dataset, body: Backbone, epochs: float, loop: Loop) -> Trained:
     """Every weight from a random start, for users without a suitable backbone."""
     dataset.needed("validation")
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
     logits, history = loop(network, scratch(epochs, photos, side_of(dataset)), dataset, None)
-    return Trained("scratch", network, logits, history, (epochs * photos, 0))
+    return Trained("scratch", body, dataset.frame, network, logits, history, (round(epochs * photos), 0))
 
 
 def side_of(dataset: Dataset) -> int:

@@ -16,21 +16,23 @@ from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.session import open_model
+from catflap.training.afresh import new_backbone
 from catflap.training.backbone import Backbone, load_backbone
 from catflap.training.budget import Clock, seconds_of_features
-from catflap.training.candidates import Candidate
+from catflap.training.candidates import Candidate, photo_side
 from catflap.training.choosing import MOST_COMPARED, Choice, choose_head
 from catflap.training.features import Extractor, counting, feature_graph, known_of, open_extractor
 from catflap.training.head import Head, log_loss
 from catflap.training.network import Network
 from catflap.training.processes import all_say, first_says
-from catflap.training.recipe import GOOD_HEAD, Recipe, finetuning
+from catflap.training.recipe import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
 from catflap.training.recipes import assemble, side_of
 from catflap.training.slim import fit
 
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half goes on
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)  # enough to tell candidates apart; the pick's head is chosen from more
 TUNED = 2  # candidates that are fine-tuned, too, where every head is poor
+HURRIED = 1  # epoch of fine-tuning: after more of a search there would be less time for it
 ENOUGH_EPOCHS = 3  # of fine-tuning: where a poor head needs it, a better head is worth no fewer than these
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 _RUNS = 15
@@ -49,9 +51,10 @@ class Trial:
     """One backbone at one size and fit: what it costs, and what it reaches with a share of the train photos.
 
     `size` is the side in px of the square frame, or of a square with as many pixels. `int8_mb` is what its
-    weights will take in int8, about; `recipe` is head or, where an epoch of every weight followed it,
-    finetune; `epochs` of fine-tuning would fit the minutes, where that was asked; `pareto` says that no
-    other trial is at least as good in log loss, milliseconds and size, and better in one.
+    weights will take in int8, about; `recipe` is head, finetune where an epoch of every weight followed it,
+    or scratch for a random start, of which nothing is known yet; `epochs` of every weight would fit the
+    minutes, where that was asked; `pareto` says that no other trial is at least as good in log loss,
+    milliseconds and size, and better in one.
     """
 
     backbone: str
@@ -64,7 +67,7 @@ class Trial:
     validation_accuracy: float = 0.0
     fits: bool = True
     recipe: str = "head"
-    epochs: int | None = None
+    epochs: float | None = None
     pareto: bool = False
     picked: bool = False
 
@@ -84,6 +87,11 @@ class Pick:
     recipe: str = "head"
     passes: int = 0
     known: int = 0
+
+    @property
+    def may_start_afresh(self) -> bool:
+        """Whether a random start was among the trials, and keeps the limits."""
+        return any(row.get("recipe") == "scratch" and row["fits"] for row in self.trials)
 
 
 # trains a candidate's network, of this number, on some train photos: log loss and accuracy on validation
@@ -115,6 +123,7 @@ def search(
     progress: Progress,
     clock: Clock | None = None,
     tune: Tune | None = None,
+    afresh: bool = False,
 ) -> Pick:
     """Try the candidates, and pick one.
 
@@ -123,7 +132,8 @@ def search(
     as many stand for all. Features are cached, so that nothing is worked out twice. A clock lets in as many
     candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
     epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor, and
-    compared with their heads on validation.
+    compared with their heads on validation. Of small pictures, where every head is poor and there is
+    little time to fine-tune, the quickest is the pick at once. `afresh` measures a random start, too.
     Many processes share the photos, and go by what the first one measures.
     Raises Refused, with the nearest, when nothing keeps the limits.
     """
@@ -131,6 +141,8 @@ def search(
     going, choices, least = entered, dict[int, Choice](), 1
     if not going:
         raise _nothing_fits(table, limits)
+    if afresh:
+        table.append(first_says(_random_start(dataset, limits), device))
     for share in RUNGS:
         if len(going) == 1 and (clock or share < 1):
             continue  # it is the pick; its head comes next
@@ -138,6 +150,8 @@ def search(
             choice, trial = _tried(table[one.number], one.extractor, dataset, share, device, progress)
             choices[one.number], table[one.number] = choice, first_says(trial, device)
         going = _ranked(going, table, dataset, clock)
+        if clock and share == RUNGS[0] and _poor(going, table):
+            going = _hurried(going, table, dataset, afresh and table[-1].fits)
         least = TUNED if tune and _poor(going, table) else 1
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
@@ -148,8 +162,8 @@ def search(
             choice = choices[one.number]
             table[one.number] = first_says(_on_validation(table[one.number], choice, dataset), device)
             tuned.append((_tuned(table[one.number], one, choice.head, dataset, part, tune), one))
-            passes += len(part)
         table += [trial for trial, _ in tuned]
+        passes += len(part) * len(tuned)
     left = [*((table[one.number], one) for one in going), *tuned]
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
@@ -263,9 +277,31 @@ def _ranked(
 
     def key(one: _Contender) -> tuple[int, float]:
         trial = table[one.number]
-        return -min(ENOUGH_EPOCHS, trial.epochs or 0) if poor else 0, trial.validation_log_loss
+        return -min(ENOUGH_EPOCHS, int(trial.epochs or 0)) if poor else 0, trial.validation_log_loss
 
     return sorted(going, key=key)
+
+
+def _random_start(dataset: Dataset, limits: Limits) -> Trial:
+    """What the network of a random start costs; what it reaches only all of the photos can tell."""
+    frame = dataset.frame
+    side = round((frame.width * frame.height) ** 0.5)
+    return replace(_measured(new_backbone(), frame, side, limits), recipe="scratch")
+
+
+def _hurried(going: list[_Contender], table: list[Trial], dataset: Dataset, afresh: bool) -> list[_Contender]:
+    """Of small pictures the candidate alone for which most fine-tuning fits, where that is little.
+
+    It gains more than the rest of a search: frames that enlarge the pictures differ little. So does a random
+    start, where there may be one.
+    """
+
+    def epochs(one: _Contender) -> float:
+        return table[one.number].epochs or 0
+
+    most = max(going, key=epochs)
+    small = photo_side(dataset.photos("train")) <= SMALL_SIDE
+    return [most] if afresh or (small and 0 < epochs(most) <= HURRIED) else going
 
 
 def _poor(going: list[_Contender], table: list[Trial]) -> bool:

@@ -19,9 +19,8 @@ from catflap.evaluation.metrics import measure
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
 from catflap.runtime.energy import EnergyMeter
-from catflap.training.backbone import Backbone
 from catflap.training.budget import clock_of
-from catflap.training.deciding import Decisions, pick
+from catflap.training.deciding import Decisions, begin_afresh, pick, tuning_of
 from catflap.training.finetune import finetune
 from catflap.training.flops import count_flops
 from catflap.training.network import Network, save_weights
@@ -35,7 +34,7 @@ from catflap.training.processes import (
     wait_for_all_processes,
 )
 from catflap.training.recipe import Recipe
-from catflap.training.recipes import History, Logits, Trained, Tuning, from_head, from_scratch
+from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
 from catflap.training.search import Pick
 from catflap.training.teacher import teach
 from catflap.training.watching import Watch, unseen
@@ -82,24 +81,20 @@ def train(
 
     chosen = pick(plan, dataset, device, progress, clock, decisions, loop)
     body, seen = chosen.backbone, replace(dataset, frame=chosen.frame)
-
-    def epochs(network: Network) -> int:
-        if clock is None:
-            return plan.epochs if "finetune" in (plan.recipe, chosen.recipe) else 0
-        return int(decisions.keep("epochs", lambda: clock.epochs(network, seen)))
-
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
     else:
-        tuning = Tuning(epochs, surely=plan.recipe == "finetune")
+        tuning = tuning_of(plan, chosen, dataset, clock, decisions)
         trained = from_head(seen, body, tuning, device, loop, progress)
+    if clock and chosen.may_start_afresh:
+        trained = begin_afresh(trained, dataset, plan.seed, clock, decisions, loop)
     if is_first_process():
         described = {
-            "cost": {**_cost(trained, chosen, seen, start, device), "joules": meter.joules()},
+            "cost": {**_cost(trained, chosen, start, device), "joules": meter.joules()},
             "made_from": plan.fingerprint(dataset),
             "history": [*chosen.trials, *trained.history],
         }
-        _write(seen, Path(out), plan, body, trained, described)
+        _write(dataset, Path(out), plan, trained, described)
         for left in (resume, decided):
             left.unlink(missing_ok=True)
     wait_for_all_processes(device)
@@ -145,10 +140,8 @@ def _prior(dataset: Dataset) -> dict[str, float]:
     return {label: float(count / counts.sum()) for label, count in zip(dataset.labels, counts, strict=True)}
 
 
-def _write(
-    dataset: Dataset, out: Path, plan: Plan, body: Backbone, trained: Trained, described: dict[str, Any]
-) -> None:
-    validation = dataset.photos("validation")
+def _write(dataset: Dataset, out: Path, plan: Plan, trained: Trained, described: dict[str, Any]) -> None:
+    validation, body = dataset.photos("validation"), trained.backbone
     teacher = {"teacher": plan.teacher.sha256} if plan.teacher else {}
     with whole_folder(out, MARKER) as folder:
         save_weights(folder, trained.network)
@@ -156,7 +149,7 @@ def _write(
             **described,
             "backbone": body.name,
             "labels": list(dataset.labels),
-            "frame": dataset.frame.to_json(),
+            "frame": trained.frame.to_json(),
             "mean": list(body.mean),
             "std": list(body.std),
             "recipe": trained.recipe,
@@ -165,16 +158,16 @@ def _write(
             "metrics": measure(trained.logits, validation.labels, validation.groups, dataset.labels),
             "dataset": os.path.relpath(dataset.path, out),
             "ancestors": {**dataset.ancestors, "dataset": dataset.sha256, **teacher},
-            "licences": {"weights": body.licence} if plan.recipe != "scratch" else {},
+            "licences": {"weights": body.licence} if trained.recipe != "scratch" else {},
             "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
         }
         save_checkpoint(folder, fields)
 
 
-def _cost(trained: Trained, chosen: Pick, dataset: Dataset, start: float, device: str) -> dict[str, Any]:
+def _cost(trained: Trained, chosen: Pick, start: float, device: str) -> dict[str, Any]:
     """What training took, its search included: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
     seconds = perf_counter() - start
-    forward, backward = count_flops(trained.network, dataset.frame)
+    forward, backward = count_flops(trained.network, trained.frame)
     looked_at, cached = trained.passes[0] + chosen.passes, trained.passes[1] - chosen.known
     return {
         "seconds": seconds,
