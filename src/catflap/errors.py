@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import MappingProxyType
 
 EXTRAS: Mapping[str, str] = MappingProxyType(
@@ -81,12 +82,19 @@ class MissingExtra(CatflapError):
 def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     """Turn a failed import into the extra to install, or None when it is not one of ours."""
     module = (error.name or "").split(".")[0]
-    extra = EXTRAS.get(module)
-    if extra is None:
-        return None
+    return _missing(module) if module in EXTRAS else None
+
+
+def need(module: str) -> None:
+    """Raise MissingExtra where a module of an extra is not installed, without the time of its import."""
+    if find_spec(module) is None:
+        raise _missing(module)
+
+
+def _missing(module: str) -> MissingExtra:
     return MissingExtra(
         f"This step needs {module}, which is not installed.",
-        f"Run: pip install 'catflap[{extra}]'",
+        f"Run: pip install 'catflap[{EXTRAS[module]}]'",
     )
 
 

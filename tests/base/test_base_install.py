@@ -29,6 +29,7 @@ NEED_AN_EXTRA = {
     "scan": ("data", ["PHOTOS", "-o", "OUT"]),
     "build": ("data", ["PHOTOS", "-o", "OUT.catflap"]),
     "train": ("train", ["PHOTOS", "-o", "OUT"]),
+    "export": ("train", ["CHECKPOINT", "-o", "OUT.catflap"]),
 }
 
 

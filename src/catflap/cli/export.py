@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.cli.output import emit, listed, progress_bar, table
+from catflap.errors import need
 
 if TYPE_CHECKING:
     from catflap.exporting.budget import Budget
@@ -83,6 +84,7 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.artifacts.dataset import load_dataset
     from catflap.image import read_file
 
+    need("torch")
     checkpoint = load_checkpoint(args.checkpoint)
     dataset = load_dataset(args.dataset or checkpoint.dataset_path)
     golden = tuple(read_file(photo) for photo in args.golden)

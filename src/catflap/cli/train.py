@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.cli.output import emit, progress_bar
+from catflap.errors import need
 
 if TYPE_CHECKING:
     from catflap.training.plan import Plan
@@ -102,6 +103,7 @@ def answer(args: argparse.Namespace) -> int:
     """Train and print the validation metrics and the history; under torchrun the first process prints."""
     from catflap.artifacts.dataset import load_dataset
 
+    need("torch")
     dataset = load_dataset(args.dataset)  # before torch, which takes seconds: a path may be wrong
     from catflap.training.processes import is_first_process
     from catflap.training.train import train
