@@ -82,20 +82,20 @@ class MissingExtra(CatflapError):
 def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     """Turn a failed import into the extra to install, or None when it is not one of ours."""
     module = (error.name or "").split(".")[0]
-    return _missing(module) if module in EXTRAS else None
+    extra = EXTRAS.get(module)
+    if extra is None:
+        return None
+    return MissingExtra(
+        f"This step needs {module}, which is not installed.",
+        f"Run: pip install 'catflap[{extra}]'",
+    )
 
 
 def need(module: str) -> None:
     """Raise MissingExtra where a module of an extra is not installed, without the time of its import."""
     if find_spec(module) is None:
-        raise _missing(module)
-
-
-def _missing(module: str) -> MissingExtra:
-    return MissingExtra(
-        f"This step needs {module}, which is not installed.",
-        f"Run: pip install 'catflap[{EXTRAS[module]}]'",
-    )
+        error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+        raise missing_extra(error) or error
 
 
 def why(error: Exception) -> str:

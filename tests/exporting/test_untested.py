@@ -72,7 +72,7 @@ def test_it_is_never_the_only_one(
     out = tmp_path / "x.catflap"
     with pytest.raises(CatflapError, match="nothing would be tested"):
         export(drawn_checkpoint, drawn_dataset, out, variants=("coreml-fp32",))
-    monkeypatch.setattr("catflap.exporting.apart.find_spec", lambda name: None)
+    monkeypatch.setattr("catflap.errors.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"catflap\[coreml\]"):
         export(drawn_checkpoint, drawn_dataset, out, variants=("int8", "coreml-fp32"))
     assert list(tmp_path.iterdir()) == []

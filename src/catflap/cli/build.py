@@ -27,9 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Build and print the summary with the seconds of each step."""
-    from catflap.data.sources import DEFAULT_COLUMNS, open_source
+    from catflap.data.sources import check_there
 
-    open_source(args.source, DEFAULT_COLUMNS)  # before torch, which takes seconds: there may be no such place
+    check_there(args.source)  # before torch, which takes seconds
     from catflap.pipeline.build import build
 
     with progress_bar(args) as progress:

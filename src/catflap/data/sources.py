@@ -16,13 +16,11 @@ DEFAULT_COLUMNS = Columns()
 
 def open_source(source: str | Path, columns: Columns) -> Listing:
     """List the photos of a source, whatever it is: a folder, a list, an archive or an address."""
-    name = str(source)
-    suffix = Path(name).suffix.lower()
+    check_there(source)
+    name, path = str(source), Path(source)
+    suffix = path.suffix.lower()
     if is_url(name) and suffix not in (".zip", ".tar"):
         return list_store(name)
-    path = Path(name)
-    if not is_url(name) and not path.exists():
-        raise CatflapError(f"{name} does not exist.", "Name a folder, list, archive or address of photos.")
     if path.is_dir():
         return _open_folder(path, columns)
     if suffix == ".zip":
@@ -35,6 +33,12 @@ def open_source(source: str | Path, columns: Columns) -> Listing:
         f"{name} is no source of photos that is known here.",
         f"Name a folder, a .zip or .tar archive, or a list: {', '.join(SUFFIXES)}.",
     )
+
+
+def check_there(source: str | Path) -> None:
+    """Raise CatflapError for a path that does not exist; addresses are not looked up."""
+    if not is_url(str(source)) and not Path(source).exists():
+        raise CatflapError(f"{source} does not exist.", "Name a folder, list, archive or address of photos.")
 
 
 def _open_folder(path: Path, columns: Columns) -> Listing:

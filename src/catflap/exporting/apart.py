@@ -8,10 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
-from catflap.errors import CatflapError, missing_extra
+from catflap.errors import CatflapError, need
 
 RESULT = "result"
 MOST_SECONDS = 1200
@@ -25,10 +24,8 @@ def convert_apart(
     Raises MissingExtra when a module of `needs` is not installed, and CatflapError with the last line of
     what the converter said when it fails or crashes.
     """
-    for need in needs:
-        if find_spec(need) is None:
-            error = ModuleNotFoundError(f"No module named {need!r}", name=need)
-            raise missing_extra(error) or error
+    for tool in needs:
+        need(tool)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for argument, value in arguments.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,11 @@ def pick(
     return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"])
 
 
-def tuning_of(
-    plan: Plan, chosen: Pick, dataset: Dataset, clock: Clock | None, decisions: Decisions
-) -> Tuning:
-    """What follows the head of a pick: the epochs of the plan, or those that fit, or did before a stop."""
-    seen = replace(dataset, frame=chosen.frame)
+def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, decisions: Decisions) -> Tuning:
+    """What follows the head of a pick: the epochs of the plan, or those that fit, or did before a stop.
+
+    `seen` is the Dataset in the frame of the pick.
+    """
 
     def epochs(network: Network, accuracy: float) -> float:
         if clock is None:

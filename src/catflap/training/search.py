@@ -162,8 +162,8 @@ def search(
             choice = choices[one.number]
             table[one.number] = first_says(_on_validation(table[one.number], choice, dataset), device)
             tuned.append((_tuned(table[one.number], one, choice.head, dataset, part, tune), one))
+            passes += len(part)
         table += [trial for trial, _ in tuned]
-        passes += len(part) * len(tuned)
     left = [*((table[one.number], one) for one in going), *tuned]
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]

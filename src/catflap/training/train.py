@@ -84,7 +84,7 @@ def train(
     if plan.recipe == "scratch":
         trained = from_scratch(seen, body, plan.epochs, loop)
     else:
-        tuning = tuning_of(plan, chosen, dataset, clock, decisions)
+        tuning = tuning_of(plan, chosen, seen, clock, decisions)
         trained = from_head(seen, body, tuning, device, loop, progress)
     if clock and chosen.may_start_afresh:
         trained = begin_afresh(trained, dataset, plan.seed, clock, decisions, loop)
