@@ -32,12 +32,12 @@ from catflap.data.roles import SHARES
 from catflap.data.scan import scan
 from catflap.evaluation.calibration import fit_temperature
 from catflap.image import Frame
-from catflap.training.backbone import load_backbone
-from catflap.training.choosing import STRENGTHS, choose_head
-from catflap.training.features import features, open_extractor
-from catflap.training.head import Head, fit_head, log_loss, losses_of
-from catflap.training.logistic import Known
-from catflap.training.slim import fit
+from catflap.training.heads.choosing import STRENGTHS, choose_head
+from catflap.training.heads.features import features, open_extractor
+from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
+from catflap.training.heads.logistic import Known
+from catflap.training.networks.backbone import load_backbone
+from catflap.training.networks.slim import fit
 
 MOST = 12_000  # photos, and at most 4,000 of them judge
 JUDGES = 4_000

@@ -38,14 +38,14 @@ from catflap.progress import silent
 from catflap.runtime.decisions import softmax
 from catflap.runtime.scoring import frames_of, score
 from catflap.runtime.session import open_model
-from catflap.training.backbone import load_backbone
-from catflap.training.finetune import finetune
-from catflap.training.network import Network
-from catflap.training.onnx_graph import to_onnx
+from catflap.training.loop.finetune import finetune
+from catflap.training.loop.recipe import Recipe
+from catflap.training.networks.backbone import load_backbone
+from catflap.training.networks.network import Network
+from catflap.training.networks.onnx_graph import to_onnx
+from catflap.training.networks.slim import fit
 from catflap.training.processes import precision_on
-from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Tuning, from_head
-from catflap.training.slim import fit
 
 FOLDS = 5
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from catflap.allocator import keep_memory
 from catflap.image import Frame
-from catflap.training.backbone import PACKAGED, RESNET8, load_backbone
-from catflap.training.convolution import QuickConvolution
-from catflap.training.folding import folded
-from catflap.training.network import Network
+from catflap.training.networks.backbone import PACKAGED, RESNET8, load_backbone
+from catflap.training.networks.convolution import QuickConvolution
+from catflap.training.networks.folding import folded
+from catflap.training.networks.network import Network
 
 LABELS = 10
 SMALL, MANY = 32, 128  # px and photos of resnet8's steps

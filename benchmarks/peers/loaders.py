@@ -41,7 +41,7 @@ def catflap_loader(
     if "Pillow" not in name:
         import torch
 
-        from catflap.training.resizing import resize
+        from catflap.training.loop.resizing import resize
 
         torch.set_num_threads(1)
     pixels = dataset.train_pixels() if "map" in name else None

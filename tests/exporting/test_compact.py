@@ -15,8 +15,8 @@ from catflap.exporting.compact import compact
 from catflap.exporting.forms import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.session import open_model
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import to_onnx
+from catflap.training.networks.network import load_network
+from catflap.training.networks.onnx_graph import to_onnx
 from tests.drawn import Exported
 
 

@@ -13,8 +13,8 @@ from catflap.exporting.embedding import with_embedding
 from catflap.exporting.quantise import halve, quantise
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.session import EMBEDDING, embedded, open_model, open_session, run_session
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import OUTPUT, to_onnx
+from catflap.training.networks.network import load_network
+from catflap.training.networks.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models
 
 

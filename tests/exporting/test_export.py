@@ -30,7 +30,7 @@ from catflap.image import encode, read_pixels
 from catflap.progress import silent
 from catflap.runtime.decisions import decide, softmax
 from catflap.runtime.session import open_model
-from catflap.training.answer import open_checkpoint
+from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
 from tests.drawn import Exported, make_checkpoint, make_dataset
 

@@ -15,7 +15,7 @@ from catflap.exporting import ranges as room
 from catflap.exporting.quantise import quantise
 from catflap.exporting.ranges import activation_ranges
 from catflap.image import Pixels
-from catflap.training.onnx_graph import INPUT, OUTPUT
+from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 SIDE = 8
 

@@ -17,7 +17,7 @@ from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.export import export
 from catflap.exporting.targets.coreml import layer_by_layer
 from catflap.image import read_pixels
-from catflap.training.answer import open_checkpoint
+from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
 from tests.drawn import Exported
 

@@ -47,7 +47,7 @@ def test_public_names_come_in_any_order() -> None:
 
 
 def test_every_room_is_one_docstring(repo: Path) -> None:
-    for path in sorted((repo / "src" / "catflap").glob("*/__init__.py")):
+    for path in sorted((repo / "src" / "catflap").glob("*/**/__init__.py")):
         body = ast.parse(path.read_text("utf-8")).body
         assert len(body) == 1, f"{path} holds code"
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), f"{path} has no docstring"

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 from catflap.artifacts.dataset import load_dataset
-from catflap.training.finetune import finetune
+from catflap.training.loop.finetune import finetune
+from catflap.training.loop.recipe import Recipe
 from catflap.training.processes import is_first_process
-from catflap.training.recipe import Recipe
 from tests.training.small import small_network
 
 

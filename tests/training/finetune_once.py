@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from catflap.artifacts.dataset import load_dataset
-from catflap.training.backbone import PACKAGED, digest_tensors, load_backbone
-from catflap.training.finetune import finetune
-from catflap.training.network import Network
-from catflap.training.recipe import Recipe
+from catflap.training.loop.finetune import finetune
+from catflap.training.loop.recipe import Recipe
+from catflap.training.networks.backbone import PACKAGED, digest_tensors, load_backbone
+from catflap.training.networks.network import Network
 
 RECIPE = Recipe(epochs=3, batch=8, save_every=2)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from catflap.cli.main import run
-from catflap.training import afresh, candidates, deciding, search
+from catflap.training import deciding
+from catflap.training.search import afresh, candidates, search
 
 SMALL = (
     ("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True), ("efficientnet_lite1", 48, False),

@@ -14,16 +14,17 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress, silent
-from catflap.training import afresh, deciding
-from catflap.training.afresh import or_afresh, suits_random_start
-from catflap.training.backbone import RESNET8
-from catflap.training.budget import clock_of
+from catflap.training import deciding
 from catflap.training.deciding import Decisions, begin_afresh, tuning_of
-from catflap.training.network import Network
+from catflap.training.loop.recipe import Recipe
+from catflap.training.networks.backbone import RESNET8
+from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
-from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Trained
-from catflap.training.search import Pick
+from catflap.training.search import afresh
+from catflap.training.search.afresh import or_afresh, suits_random_start
+from catflap.training.search.budget import clock_of
+from catflap.training.search.search import Pick
 from catflap.training.train import train
 from tests.training.small_search import many_small
 

@@ -8,8 +8,9 @@ import pytest
 
 from catflap.artifacts.dataset import Dataset
 from catflap.image import Frame
-from catflap.training import candidates as room
-from catflap.training.candidates import MOST_TRIALS, candidates, photo_side, sized
+from catflap.training.search import candidates as room
+from catflap.training.search.candidates import MOST_TRIALS, candidates, sized
+from catflap.training.sizes import photo_side
 
 
 def test_frames_keep_their_shape() -> None:

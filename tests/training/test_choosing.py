@@ -7,10 +7,10 @@ import pytest
 
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import fit_temperature
-from catflap.training import choosing as room
-from catflap.training.choosing import STRENGTHS, Choice, choose_head
-from catflap.training.head import Head, fit_head, log_loss, losses_of
-from catflap.training.logistic import Known
+from catflap.training.heads import choosing as room
+from catflap.training.heads.choosing import STRENGTHS, Choice, choose_head
+from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
+from catflap.training.heads.logistic import Known
 from tests.training.test_head import clouds
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from catflap.training.convolution import QuickConvolution, limits_of
+from catflap.training.networks.convolution import QuickConvolution, limits_of
 from catflap.training.processes import precision_on
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 3, 16, 11, 13
@@ -93,7 +93,7 @@ def test_it_takes_the_place_of_what_it_makes_quicker_only() -> None:
 
 
 def test_without_onednn_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catflap.training.convolution._ONEDNN", None)
+    monkeypatch.setattr("catflap.training.networks.convolution._ONEDNN", None)
     convolution, limits = layer({"kernel_size": 5, "groups": CHANNELS}), (0.0, 6.0)
     with QuickConvolution(limits):
         seen = convolution(looked_at())

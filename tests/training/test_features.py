@@ -15,10 +15,10 @@ from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
-from catflap.training import features as room
-from catflap.training.backbone import PACKAGED, Backbone, load_backbone
-from catflap.training.features import Extractor, Features, features, open_extractor
-from catflap.training.head import fit_head
+from catflap.training.heads import features as room
+from catflap.training.heads.features import Extractor, Features, features, open_extractor
+from catflap.training.heads.head import fit_head
+from catflap.training.networks.backbone import PACKAGED, Backbone, load_backbone
 from tests.drawn import FRAME
 
 

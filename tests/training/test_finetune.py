@@ -23,13 +23,13 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import encode
 from catflap.machine import describe_machine
 from catflap.progress import silent
-from catflap.training.backbone import digest_tensors
-from catflap.training.curve import remember
-from catflap.training.finetune import _schedule, finetune
-from catflap.training.head import log_loss
-from catflap.training.network import Network
+from catflap.training.heads.head import log_loss
+from catflap.training.loop.curve import remember
+from catflap.training.loop.finetune import _schedule, finetune
+from catflap.training.loop.recipe import Recipe
+from catflap.training.networks.backbone import digest_tensors
+from catflap.training.networks.network import Network
 from catflap.training.processes import Precision, precision_on
-from catflap.training.recipe import Recipe
 from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
@@ -227,7 +227,7 @@ def test_the_best_epoch_is_kept_also_over_a_stop(
         after.append({name: tensor.clone() for name, tensor in given[2].items()})
         return {"validation_log_loss": (0.3, 0.1, 0.2)[len(after) - 1]}
 
-    monkeypatch.setattr("catflap.training.finetune._judged", judged)
+    monkeypatch.setattr("catflap.training.loop.finetune._judged", judged)
     unblended = replace(RECIPE, blended=False)
     if stop:
         with pytest.raises(Stop):

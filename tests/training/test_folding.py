@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from catflap.image import Frame
-from catflap.training.backbone import PACKAGED, SLIM, TINY, Backbone, load_backbone
-from catflap.training.folding import folded
-from catflap.training.network import Network
+from catflap.training.networks.backbone import PACKAGED, SLIM, TINY, Backbone, load_backbone
+from catflap.training.networks.folding import folded
+from catflap.training.networks.network import Network
 from tests.training.small import Small, small_network
 
 FRAME = Frame(48, 40)

@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
 from catflap.machine import describe_machine
-from catflap.training import logistic
-from catflap.training.head import fit_head, log_loss
-from catflap.training.logistic import fit_scales
+from catflap.training.heads import logistic
+from catflap.training.heads.head import fit_head, log_loss
+from catflap.training.heads.logistic import fit_scales
 
 
 def clouds(classes: int, count: int = 60, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -20,15 +20,16 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.backbone import PACKAGED, RESNET8, load_backbone
-from catflap.training.finetune import finetune
-from catflap.training.network import Network
+from catflap.training.loop.finetune import finetune
+from catflap.training.loop.recipe import Recipe, finetuning, scratch
+from catflap.training.loop.teacher import teach
+from catflap.training.loop.watching import watching
+from catflap.training.networks.backbone import PACKAGED, RESNET8, load_backbone
+from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
-from catflap.training.recipe import Recipe, finetuning, scratch
-from catflap.training.recipes import Tuning, from_head, from_scratch, side_of
-from catflap.training.teacher import teach
+from catflap.training.recipes import Tuning, from_head, from_scratch
+from catflap.training.sizes import side_of
 from catflap.training.train import train
-from catflap.training.watching import watching
 from tests.training.small import Small, small_network
 from tests.training.torchrun import CATFLAP, TORCHRUN
 
@@ -100,8 +101,8 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
         given.append(recipe)
         return np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32), []
 
-    monkeypatch.setattr("catflap.training.recipe.MANY_PHOTOS", many)
-    monkeypatch.setattr("catflap.training.recipe.SMALL_SIDE", small)
+    monkeypatch.setattr("catflap.training.loop.recipe.MANY_PHOTOS", many)
+    monkeypatch.setattr("catflap.training.loop.recipe.SMALL_SIDE", small)
     made = from_scratch(drawn_dataset, load_backbone(RESNET8, pretrained=False), 2, loop)
     assert made.passes == (2 * len(drawn_dataset.photos("train")), 0)
     assert [(one.epochs, one.batch, one.shift) for one in given] == [(2, batch, shift)]
@@ -132,7 +133,7 @@ def test_a_poor_head_lets_every_weight_change(
         logits = np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32)
         return logits, [{"step": "blend", "share": 1.0, "kept": True}]
 
-    monkeypatch.setattr("catflap.training.recipe.GOOD_HEAD", good)
+    monkeypatch.setattr("catflap.training.loop.recipe.GOOD_HEAD", good)
     backbone = load_backbone(PACKAGED)
     made = from_head(drawn_dataset, backbone, Tuning(lambda *_: 2, surely=True), "cpu", loop, silent)
     assert made.recipe == "finetune"

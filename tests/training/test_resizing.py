@@ -8,7 +8,7 @@ import pytest
 from catflap import image
 from catflap.exporting.drawings import scene
 from catflap.image import Frame
-from catflap.training.resizing import resize
+from catflap.training.loop.resizing import resize
 
 
 @pytest.mark.parametrize("filter", ["bilinear", "bicubic"])

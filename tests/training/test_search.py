@@ -16,16 +16,16 @@ from catflap.errors import Refused
 from catflap.exporting.export import export
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training import budget
-from catflap.training import candidates as listed
-from catflap.training import search as room
-from catflap.training.backbone import RESNET8, Backbone
-from catflap.training.budget import Clock, clock_of
-from catflap.training.candidates import candidates
-from catflap.training.network import Network
+from catflap.training.loop.recipe import Recipe
+from catflap.training.networks.backbone import RESNET8, Backbone
+from catflap.training.networks.network import Network
 from catflap.training.plan import EDGE_MB, Plan
-from catflap.training.recipe import Recipe
-from catflap.training.search import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
+from catflap.training.search import budget
+from catflap.training.search import candidates as listed
+from catflap.training.search import search as room
+from catflap.training.search.budget import Clock, clock_of
+from catflap.training.search.candidates import candidates
+from catflap.training.search.search import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
 from catflap.training.train import train
 from tests.training.small_search import SMALL
 

@@ -12,12 +12,12 @@ import torch
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
-from catflap.training.answer import open_checkpoint
-from catflap.training.backbone import SLIM, SLIM_RANK, Backbone, load_backbone
-from catflap.training.narrow import project
-from catflap.training.network import load_network
+from catflap.training.networks.answer import open_checkpoint
+from catflap.training.networks.backbone import SLIM, SLIM_RANK, Backbone, load_backbone
+from catflap.training.networks.narrow import project
+from catflap.training.networks.network import load_network
+from catflap.training.networks.slim import fit
 from catflap.training.plan import Plan
-from catflap.training.slim import fit
 from catflap.training.train import train
 from tests.drawn import FRAME
 

@@ -13,11 +13,11 @@ import torch
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.training import recipes
-from catflap.training.answer import open_checkpoint
-from catflap.training.backbone import PACKAGED, SLIM, TINY, load_backbone
-from catflap.training.network import Network, load_network
+from catflap.training.loop.recipe import Recipe, finetuning
+from catflap.training.networks.answer import open_checkpoint
+from catflap.training.networks.backbone import PACKAGED, SLIM, TINY, load_backbone
+from catflap.training.networks.network import Network, load_network
 from catflap.training.plan import Plan
-from catflap.training.recipe import Recipe, finetuning
 from catflap.training.train import train
 from tests.drawn import FRAME
 

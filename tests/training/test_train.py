@@ -17,9 +17,9 @@ from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.metrics import measure
 from catflap.image import read_pixels
-from catflap.training import choosing
-from catflap.training.answer import open_checkpoint
-from catflap.training.network import load_network
+from catflap.training.heads import choosing
+from catflap.training.networks.answer import open_checkpoint
+from catflap.training.networks.network import load_network
 from catflap.training.plan import Plan
 from catflap.training.processes import precision_on
 from catflap.training.train import train

@@ -84,7 +84,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """What was asked of the training."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.plan import Plan
-    from catflap.training.search import Limits
+    from catflap.training.search.search import Limits
 
     return Plan(
         backbone=args.backbone,
@@ -105,9 +105,9 @@ def answer(args: argparse.Namespace) -> int:
 
     need("torch")
     dataset = load_dataset(args.dataset)  # before torch, which takes seconds: a path may be wrong
+    from catflap.training.loop.watching import watching
     from catflap.training.processes import is_first_process
     from catflap.training.train import train
-    from catflap.training.watching import watching
 
     if not is_first_process():
         train(dataset, args.out, plan_of(args), device=args.device, strategy=args.strategy)
@@ -135,7 +135,7 @@ def checkpoint_text(fields: dict) -> str:  # type: ignore[type-arg]
 
 def hint(trained: dict, args: argparse.Namespace) -> str:  # type: ignore[type-arg]
     """A line more where the head is poor and nothing else was tried."""
-    from catflap.training.recipe import GOOD_HEAD
+    from catflap.training.loop.recipe import GOOD_HEAD
 
     tried = trained["recipe"] != "head" or args.minutes or args.budget
     if tried or trained["validation_accuracy"]["value"] >= GOOD_HEAD:

@@ -22,9 +22,9 @@ from catflap.curation.page import PAGE, write_page
 from catflap.curation.suspects import Suspect, write_suspects
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
-from catflap.training.backbone import PACKAGED, load_backbone
-from catflap.training.features import open_extractor
-from catflap.training.slim import fit
+from catflap.training.heads.features import open_extractor
+from catflap.training.networks.backbone import PACKAGED, load_backbone
+from catflap.training.networks.slim import fit
 from catflap.training.train import pick_device
 from catflap.version import VERSION
 

@@ -16,7 +16,7 @@ from catflap.curation.page import Beside, Card
 from catflap.curation.suspects import Suspect
 from catflap.data.reading import read_photo
 from catflap.image import Frame
-from catflap.training.features import Extractor, Features, features
+from catflap.training.heads.features import Extractor, Features, features
 
 LIKE = 3  # photos of a label to compare with
 TWINS = 4  # photos that show the same

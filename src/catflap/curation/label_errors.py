@@ -14,7 +14,7 @@ from cleanlab.count import compute_confident_joint
 from cleanlab.filter import find_label_issues
 
 from catflap.curation.learning import Probabilities
-from catflap.training.logistic import Labels
+from catflap.training.heads.logistic import Labels
 
 
 def wrong_labels(labels: Labels, probabilities: Probabilities) -> npt.NDArray[np.bool_]:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from catflap.artifacts.dataset import ROLES, Dataset, Photos
 from catflap.curation.outliers import distances, fit_space, strangeness
 from catflap.progress import Progress
-from catflap.training.features import Extractor, Features, features
-from catflap.training.head import Head, fit_head, log_loss
-from catflap.training.logistic import Labels
+from catflap.training.heads.features import Extractor, Features, features
+from catflap.training.heads.head import Head, fit_head, log_loss
+from catflap.training.heads.logistic import Labels
 
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 Positions: TypeAlias = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.curation.learning import Positions
-from catflap.training.features import Features
+from catflap.training.heads.features import Features
 
 POOL = 20_000  # photos that are looked among
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catflap.training.features import Features
-from catflap.training.logistic import Labels
+from catflap.training.heads.features import Features
+from catflap.training.heads.logistic import Labels
 
 COMPONENTS = 128
 PHOTOS_A_COMPONENT = 10

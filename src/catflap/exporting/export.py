@@ -29,8 +29,8 @@ from catflap.progress import Progress, silent
 from catflap.runtime.engines import open_variant
 from catflap.runtime.session import VERSION as ONNXRUNTIME
 from catflap.runtime.session import Logits
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import INPUT, OUTPUT, to_onnx
+from catflap.training.networks.network import load_network
+from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
 from catflap.version import VERSION
 
 PIXEL_TOLERANCE = 4  # what another decoder may differ by: docs/concepts/frame.md

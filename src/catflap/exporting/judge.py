@@ -23,7 +23,7 @@ from catflap.runtime.decisions import softmax
 from catflap.runtime.looks import UNSEEN, look_of
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.runtime.session import Embeddings, Logits, Model, embedded, open_model
-from catflap.training.answer import open_checkpoint
+from catflap.training.networks.answer import open_checkpoint
 
 MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed
 REFERENCE_PHOTOS = 2_000  # of the test role, that the Checkpoint itself answers: torch is slow on a CPU

@@ -17,7 +17,7 @@ from catflap.allocator import keep_memory
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.runtime.session import open_session, run_session
-from catflap.training.onnx_graph import INPUT
+from catflap.training.networks.onnx_graph import INPUT
 
 LARGEST = 127
 DAMPING = 0.01  # of the mean square of an input, added to each: what photos hardly show stays as it is

@@ -111,7 +111,7 @@ def evaluate(
 
 def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
     if model.is_dir():
-        from catflap.training.answer import open_checkpoint
+        from catflap.training.networks.answer import open_checkpoint
 
         checkpoint = load_checkpoint(model)
         return _Subject(

@@ -12,18 +12,18 @@ from typing import Any
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import whole_file
 from catflap.progress import Progress
-from catflap.training.afresh import epochs_afresh, or_afresh, suits_random_start
-from catflap.training.backbone import PACKAGED, load_backbone
-from catflap.training.budget import Clock
-from catflap.training.candidates import candidates
-from catflap.training.head import log_loss
-from catflap.training.network import Network
+from catflap.training.heads.head import log_loss
+from catflap.training.loop.recipe import GOOD_HEAD, Recipe
+from catflap.training.networks.backbone import PACKAGED, load_backbone
+from catflap.training.networks.network import Network
+from catflap.training.networks.slim import fit
 from catflap.training.plan import Plan
 from catflap.training.processes import first_says, is_first_process
-from catflap.training.recipe import GOOD_HEAD, Recipe
 from catflap.training.recipes import Loop, Trained, Tuning
-from catflap.training.search import Pick, Tune, search
-from catflap.training.slim import fit
+from catflap.training.search.afresh import epochs_afresh, or_afresh, suits_random_start
+from catflap.training.search.budget import Clock
+from catflap.training.search.candidates import candidates
+from catflap.training.search.search import Pick, Tune, search
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest
 from catflap.errors import CatflapError
-from catflap.training.backbone import PACKAGED
-from catflap.training.candidates import MOST_TRIALS
-from catflap.training.search import Limits
+from catflap.training.networks.backbone import PACKAGED
+from catflap.training.search.candidates import MOST_TRIALS
+from catflap.training.search.search import Limits
 from catflap.version import VERSION
 
 NO_LIMITS = Limits()

@@ -13,14 +13,14 @@ import torch
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress
-from catflap.training.backbone import Backbone
-from catflap.training.candidates import photo_side
-from catflap.training.choosing import Choice, choose_head
-from catflap.training.features import counting, known_of, open_extractor
-from catflap.training.head import Head
-from catflap.training.network import Network
+from catflap.training.heads.choosing import Choice, choose_head
+from catflap.training.heads.features import counting, known_of, open_extractor
+from catflap.training.heads.head import Head
+from catflap.training.loop.recipe import Recipe, finetuning, scratch
+from catflap.training.networks.backbone import Backbone
+from catflap.training.networks.network import Network
 from catflap.training.processes import all_say
-from catflap.training.recipe import Recipe, finetuning, scratch
+from catflap.training.sizes import side_of
 
 Logits = npt.NDArray[np.float32]
 History = list[dict[str, Any]]
@@ -90,11 +90,6 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: float, loop: Loop) ->
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
     logits, history = loop(network, scratch(epochs, photos, side_of(dataset)), dataset, None)
     return Trained("scratch", body, dataset.frame, network, logits, history, (round(epochs * photos), 0))
-
-
-def side_of(dataset: Dataset) -> int:
-    """The side in px of what is seen of most train photos: their own or, where it is less, the frame's."""
-    return min(photo_side(dataset.photos("train")), max(dataset.frame.width, dataset.frame.height))
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:

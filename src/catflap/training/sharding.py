@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from catflap.training.network import Network
+from catflap.training.networks.network import Network
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

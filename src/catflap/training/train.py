@@ -19,11 +19,13 @@ from catflap.evaluation.metrics import measure
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
 from catflap.runtime.energy import EnergyMeter
-from catflap.training.budget import clock_of
 from catflap.training.deciding import Decisions, begin_afresh, pick, tuning_of
-from catflap.training.finetune import finetune
-from catflap.training.flops import count_flops
-from catflap.training.network import Network, save_weights
+from catflap.training.loop.finetune import finetune
+from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.teacher import teach
+from catflap.training.loop.watching import Watch, unseen
+from catflap.training.networks.flops import count_flops
+from catflap.training.networks.network import Network, save_weights
 from catflap.training.plan import Plan
 from catflap.training.processes import (
     Precision,
@@ -33,11 +35,9 @@ from catflap.training.processes import (
     precision_on,
     wait_for_all_processes,
 )
-from catflap.training.recipe import Recipe
 from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
-from catflap.training.search import Pick
-from catflap.training.teacher import teach
-from catflap.training.watching import Watch, unseen
+from catflap.training.search.budget import clock_of
+from catflap.training.search.search import Pick
 from catflap.version import VERSION
 
 TEACHERS_SHARE = 0.7

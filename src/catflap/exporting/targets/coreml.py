@@ -17,7 +17,7 @@ import numpy as np
 
 from catflap.exporting.apart import convert_apart
 from catflap.exporting.forms import Source
-from catflap.training.onnx_graph import INPUT, OUTPUT
+from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 CHECKPOINT, FRAMES, WRITTEN = "checkpoint", "frames.npy", "written.mlmodel"
 CHECKED = 4  # frames
@@ -39,7 +39,7 @@ def work(folder: Path) -> None:
     import torch
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.network import load_network
+    from catflap.training.networks.network import load_network
 
     opened = load_checkpoint(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())))
     network = load_network(opened).eval()

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from catflap.exporting.forms import Source
 from catflap.image import Frame
 from catflap.runtime.framed import PHOTO, PROBABILITIES
-from catflap.training.onnx_graph import INPUT, OUTPUT
+from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:

@@ -12,8 +12,8 @@ from catflap.progress import Progress
 from catflap.runtime.decisions import softmax
 from catflap.runtime.scoring import score
 from catflap.runtime.session import open_model
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import to_onnx
+from catflap.training.networks.network import load_network
+from catflap.training.networks.onnx_graph import to_onnx
 
 
 def teach(teacher: Checkpoint, dataset: Dataset, share: float, progress: Progress) -> npt.NDArray[np.float32]:

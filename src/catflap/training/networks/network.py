@@ -11,7 +11,7 @@ from torch import nn
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
 from catflap.errors import BadArtifact
-from catflap.training.backbone import Backbone, load_backbone
+from catflap.training.networks.backbone import Backbone, load_backbone
 
 
 class Network(nn.Module):

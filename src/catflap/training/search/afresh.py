@@ -8,14 +8,14 @@ import torch
 
 from catflap.artifacts.dataset import Dataset
 from catflap.evaluation.intervals import beyond_chance
-from catflap.training.backbone import RESNET8, Backbone, load_backbone
-from catflap.training.budget import Clock
-from catflap.training.candidates import photo_side
-from catflap.training.head import losses_of
-from catflap.training.network import Network
-from catflap.training.recipe import MANY_PHOTOS, SMALL_SIDE, scratch
-from catflap.training.recipes import Loop, Trained, from_scratch, side_of
-from catflap.training.resnet8 import LEAST
+from catflap.training.heads.head import losses_of
+from catflap.training.loop.recipe import MANY_PHOTOS, SMALL_SIDE, scratch
+from catflap.training.networks.backbone import RESNET8, Backbone, load_backbone
+from catflap.training.networks.network import Network
+from catflap.training.networks.resnet8 import LEAST
+from catflap.training.recipes import Loop, Trained, from_scratch
+from catflap.training.search.budget import Clock
+from catflap.training.sizes import photo_side, side_of
 
 MOST_EPOCHS = 15  # then the photos are known by heart (docs/concepts/recipes.md)
 

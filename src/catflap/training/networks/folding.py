@@ -13,8 +13,8 @@ from torch import nn
 from torch.func import functional_call
 
 from catflap.image import Frame
-from catflap.training.convolution import QuickConvolution, limits_of
-from catflap.training.network import Network
+from catflap.training.networks.convolution import QuickConvolution, limits_of
+from catflap.training.networks.network import Network
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 

@@ -12,12 +12,12 @@ import torch
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
-from catflap.training.convolution import QuickConvolution
-from catflap.training.features import Extractor
-from catflap.training.folding import folded
-from catflap.training.network import Network
+from catflap.training.heads.features import Extractor
+from catflap.training.loop.recipe import Recipe
+from catflap.training.networks.convolution import QuickConvolution
+from catflap.training.networks.folding import folded
+from catflap.training.networks.network import Network
 from catflap.training.processes import Precision, add_up, first_says, which_process
-from catflap.training.recipe import Recipe
 
 FINETUNING = Recipe(epochs=10)  # at most
 PARTS, LEAST = 20, 0.1  # of an epoch

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from catflap.image import Frame
-from catflap.training.network import Network
+from catflap.training.networks.network import Network
 
 
 def count_flops(network: Network, frame: Frame) -> tuple[int, int]:

@@ -25,10 +25,10 @@ from catflap.machine import describe_machine, versions
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
 from catflap.runtime.session import Model, open_model
-from catflap.training.backbone import Backbone
-from catflap.training.logistic import Known
-from catflap.training.network import FeatureNetwork
-from catflap.training.onnx_graph import to_onnx
+from catflap.training.heads.logistic import Known
+from catflap.training.networks.backbone import Backbone
+from catflap.training.networks.network import FeatureNetwork
+from catflap.training.networks.onnx_graph import to_onnx
 from catflap.training.processes import wait_for_all_processes, which_process
 
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role

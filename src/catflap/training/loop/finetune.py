@@ -23,18 +23,18 @@ from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
-from catflap.training.backbone import digest_tensors
-from catflap.training.convolution import QuickConvolution
-from catflap.training.curve import remember
-from catflap.training.folding import folded
-from catflap.training.head import log_loss, losses_of
-from catflap.training.network import Network
+from catflap.training.heads.head import log_loss, losses_of
+from catflap.training.loop.curve import remember
+from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.resizing import resize
+from catflap.training.loop.resume import FORMAT, State, load_state, save_state
+from catflap.training.loop.watching import Watch, unseen
+from catflap.training.networks.backbone import digest_tensors
+from catflap.training.networks.convolution import QuickConvolution
+from catflap.training.networks.folding import folded
+from catflap.training.networks.network import Network
 from catflap.training.processes import Precision, open_fabric, refuse_other_steps
-from catflap.training.recipe import Recipe
-from catflap.training.resizing import resize
-from catflap.training.resume import FORMAT, State, load_state, save_state
 from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
-from catflap.training.watching import Watch, unseen
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

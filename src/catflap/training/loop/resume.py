@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from catflap.artifacts.folder import sweep, whole_file
-from catflap.training.network import Network
+from catflap.training.networks.network import Network
 from catflap.training.sharding import Tensors, spread_like, whole
 
 FORMAT = 2  # of the file; one of another format is of another run

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
-from statistics import median_low
 from typing import TypeAlias
 
-import numpy as np
-
-from catflap.artifacts.dataset import Dataset, Photos
-from catflap.errors import BadPhoto
-from catflap.image import Frame, inspect
-from catflap.training.backbone import LITES, SLIM
+from catflap.artifacts.dataset import Dataset
+from catflap.image import Frame
+from catflap.training.networks.backbone import LITES, SLIM
+from catflap.training.sizes import photo_side
 
 Candidate: TypeAlias = tuple[str, int, Frame]  # backbone, side in px of a square with as many pixels, frame
 LITE0, LITE1, LITE2 = LITES
@@ -29,7 +25,6 @@ OTHER_FIT = {"squash": "crop", "crop": "squash"}  # for those marked True; the r
 STEP = 16  # px to which the sides of a frame are rounded; the sizes above are whole steps
 MOST_TRIALS = len(ORDER)
 ENLARGED = 6  # times the side of a photo: more pixels show nothing more
-SAMPLE = 100  # photos, whose headers tell their size
 
 
 def candidates(dataset: Dataset, trials: int | None) -> list[Candidate]:
@@ -55,16 +50,6 @@ def sized(frame: Frame, size: int) -> Frame:
     longer = (frame.width / frame.height) ** 0.5
     width, height = (STEP * max(1, round(side / STEP)) for side in (size * longer, size / longer))
     return replace(frame, width=width, height=height)
-
-
-def photo_side(photos: Photos) -> int:
-    """The longer side in px of most photos; large where none can be read, which the loader tells."""
-    sides = []
-    for position in np.argsort(photos.ids)[:SAMPLE]:
-        with suppress(BadPhoto):
-            header = inspect(photos[int(position)])
-            sides.append(max(header.width, header.height))
-    return median_low(sides) if sides else 1 << 16
 
 
 def _fitted(frame: Frame, other: bool) -> Frame:

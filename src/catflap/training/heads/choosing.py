@@ -13,8 +13,8 @@ import numpy.typing as npt
 from catflap.evaluation.calibration import COLDEST, HOTTEST, fit_temperature
 from catflap.evaluation.intervals import beyond_chance
 from catflap.progress import Progress, silent
-from catflap.training.head import Head, fit_head, losses_of
-from catflap.training.logistic import Floats, Known, Labels, fit_scales, moments
+from catflap.training.heads.head import Head, fit_head, losses_of
+from catflap.training.heads.logistic import Floats, Known, Labels, fit_scales, moments
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all

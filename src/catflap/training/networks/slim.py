@@ -14,9 +14,9 @@ from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
-from catflap.training.backbone import Backbone, digest_tensors
-from catflap.training.narrow import Moments, neck, project
-from catflap.training.network import Network
+from catflap.training.networks.backbone import Backbone, digest_tensors
+from catflap.training.networks.narrow import Moments, neck, project
+from catflap.training.networks.network import Network
 
 SAMPLE = 400  # photos, each with a hundred positions; twice as many gave as many errors
 

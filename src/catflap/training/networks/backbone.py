@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from catflap.errors import CatflapError, why
-from catflap.training.narrow import cut, narrow, shorten
-from catflap.training.resnet8 import FEATURES, ResNet8
+from catflap.training.networks.narrow import cut, narrow, shorten
+from catflap.training.networks.resnet8 import FEATURES, ResNet8
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")

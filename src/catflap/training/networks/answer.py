@@ -8,7 +8,7 @@ from catflap.allocator import keep_memory
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.image import Pixels
 from catflap.runtime.session import Logits, Model
-from catflap.training.network import load_network
+from catflap.training.networks.network import load_network
 
 
 def open_checkpoint(checkpoint: Checkpoint, threads: int | None = None) -> Model:

@@ -16,18 +16,19 @@ from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.session import open_model
-from catflap.training.afresh import new_backbone
-from catflap.training.backbone import Backbone, load_backbone
-from catflap.training.budget import Clock, seconds_of_features
-from catflap.training.candidates import Candidate, photo_side
-from catflap.training.choosing import MOST_COMPARED, Choice, choose_head
-from catflap.training.features import Extractor, counting, feature_graph, known_of, open_extractor
-from catflap.training.head import Head, log_loss
-from catflap.training.network import Network
+from catflap.training.heads.choosing import MOST_COMPARED, Choice, choose_head
+from catflap.training.heads.features import Extractor, counting, feature_graph, known_of, open_extractor
+from catflap.training.heads.head import Head, log_loss
+from catflap.training.loop.recipe import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
+from catflap.training.networks.backbone import Backbone, load_backbone
+from catflap.training.networks.network import Network
+from catflap.training.networks.slim import fit
 from catflap.training.processes import all_say, first_says
-from catflap.training.recipe import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
-from catflap.training.recipes import assemble, side_of
-from catflap.training.slim import fit
+from catflap.training.recipes import assemble
+from catflap.training.search.afresh import new_backbone
+from catflap.training.search.budget import Clock, seconds_of_features
+from catflap.training.search.candidates import Candidate
+from catflap.training.sizes import photo_side, side_of
 
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half goes on
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)  # enough to tell candidates apart; the pick's head is chosen from more

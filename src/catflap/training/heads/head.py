@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.errors import CatflapError
-from catflap.training.features import Features
-from catflap.training.logistic import Floats, Known, Labels, Scaling, fit, moments
+from catflap.training.heads.features import Features
+from catflap.training.heads.logistic import Floats, Known, Labels, Scaling, fit, moments
 
 NEVER = 20.0  # nats by which a label that does not occur stays behind all others
 

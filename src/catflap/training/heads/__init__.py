@@ -1,0 +1,1 @@
+"""Frozen features of photos, and the linear head that is fitted on them."""

@@ -1,0 +1,1 @@
+"""The loop that trains every weight, and what a step of it needs."""
