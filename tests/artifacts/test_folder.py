@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -133,6 +134,8 @@ def foreign(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "manifest").mkdir()
     (tmp_path / "manifest" / "manifest.json").write_text("{}")
     yield tmp_path / "manifest"
+    os.mkfifo(tmp_path / "pipe")
+    yield tmp_path / "pipe"
 
 
 def test_what_is_not_ours_is_not_touched(tmp_path: Path) -> None:
@@ -148,6 +151,28 @@ def test_an_empty_folder_may_be_filled_and_parents_are_made(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     write_thing(tmp_path / "empty", 1)
     write_thing(tmp_path / "a" / "b" / "thing", 1)
+
+
+def test_a_file_does_not_take_the_place_of_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for target in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(CatflapError, match="a device or pipe"):
+            whole_file(target, b"x")
+        assert not target.is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    for data in (b"1", b"2"):  # where there is no file yet, and where there is
+        whole_file(tmp_path / "link", data)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real" / "file").read_bytes() == data
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(CatflapError, match="cannot be written"):
+        whole_file(tmp_path / "loop", b"x")
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b"])

@@ -12,7 +12,7 @@ from catflap.curation.learning import deal
 from catflap.curation.neighbours import make_pool, most_like
 from catflap.curation.outliers import distances, fit_space, strangeness
 from catflap.curation.pictures import mixed, same_picture, two_labels
-from catflap.data.phash import MIRROR
+from catflap.data.duplicates.phash import MIRROR
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from catflap.data import groups
-from catflap.data.batch import examine_one
-from catflap.data.duplicates import near_pairs
-from catflap.data.groups import Pairs, bounded_groups, confirmed_pairs, joined
-from catflap.data.listing import reference
-from catflap.data.lookalikes import alike_pairs, load_embeddings
-from catflap.data.phash import MIRROR, SIDE, signature
+from catflap.data.duplicates import groups
+from catflap.data.duplicates.groups import Pairs, bounded_groups, confirmed_pairs, joined
+from catflap.data.duplicates.lookalikes import alike_pairs, load_embeddings
+from catflap.data.duplicates.pairs import near_pairs
+from catflap.data.duplicates.phash import MIRROR, SIDE, signature
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
+from catflap.data.scanning.batch import examine_one
+from catflap.data.sources.listing import reference
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, draw, encoded
 

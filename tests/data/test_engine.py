@@ -14,20 +14,21 @@ import pyarrow as pa
 import pytest
 
 from catflap.artifacts.manifest import Manifest
-from catflap.data import local
-from catflap.data.batch import examine
-from catflap.data.parts import Parts, plan_parts
+from catflap.data.packing.shards import BLOCK
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
-from catflap.data.shards import BLOCK
-from catflap.data.sources import DEFAULT_COLUMNS, open_source
+from catflap.data.scanning import local
+from catflap.data.scanning.batch import examine
+from catflap.data.scanning.parts import Parts, plan_parts
+from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, tree
 
 SCAN = "import sys; from catflap.data.scan import scan; scan(sys.argv[1], sys.argv[2], workers=1)"
 LETHAL = """
 import os, sys
-from catflap.data import batch, worker
+from catflap.data.scanning import batch
+from catflap.data.scanning import worker
 def lethal(references):
     if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
         os.kill(os.getpid(), 11)
@@ -36,7 +37,8 @@ worker.serve(lethal)
 """
 DEAF = """
 import os, sys
-from catflap.data import batch, worker
+from catflap.data.scanning import batch
+from catflap.data.scanning import worker
 os.close(0)
 worker.send(sys.stdout.buffer, batch.PART_ROW.empty_table())
 """

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from catflap.data.batch import examine
-from catflap.data.parts import plan_parts
 from catflap.data.scan import scan
-from catflap.data.sources import DEFAULT_COLUMNS, open_source
+from catflap.data.scanning.batch import examine
+from catflap.data.scanning.parts import plan_parts
+from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, draw, encoded, tree
 
@@ -64,7 +64,7 @@ def test_a_cluster_at_an_address_gives_the_same_manifest(photos: Path, cluster: 
 
 
 def test_a_photo_that_kills_its_process_is_found_on_ray(photos: Path, tmp_path: Path) -> None:
-    from catflap.data import on_ray
+    from catflap.data.scanning import on_ray
 
     parts = plan_parts(tmp_path, open_source(photos, DEFAULT_COLUMNS).references, "test")
     found = dict(on_ray.run(parts.missing(), "ray", lethal))

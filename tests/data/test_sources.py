@@ -20,10 +20,10 @@ import pyarrow.parquet
 import pytest
 
 from catflap.artifacts.manifest import Manifest
-from catflap.data.lists import Columns
-from catflap.data.mapping import read_mapping
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
+from catflap.data.scanning.mapping import read_mapping
+from catflap.data.sources.lists import Columns
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, rows
 

@@ -81,7 +81,7 @@ def test_external_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             open_model(data)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, 10_000])
 def test_impossible_threads_are_refused(threads: int) -> None:
     with pytest.raises(CatflapError, match="threads are not possible"):
         open_model(models.colour_model(WEIGHTS), threads)

@@ -9,7 +9,7 @@ import pytest
 
 from catflap.cli.main import run
 from catflap.training import deciding
-from catflap.training.search import afresh, candidates, search
+from catflap.training.search import afresh, candidates, halving
 
 SMALL = (
     ("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True), ("efficientnet_lite1", 48, False),
@@ -19,7 +19,7 @@ SMALL = (
 def poor_heads(patch: pytest.MonkeyPatch) -> None:
     """Drawn photos need no more pixels, and their heads are too good for a search to go on from."""
     patch.setattr(candidates, "ORDER", SMALL)
-    for room in (search, deciding):
+    for room in (halving, deciding):
         patch.setattr(room, "GOOD_HEAD", 1.1)
 
 

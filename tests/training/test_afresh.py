@@ -24,7 +24,7 @@ from catflap.training.recipes import History, Logits, Trained
 from catflap.training.search import afresh
 from catflap.training.search.afresh import or_afresh, suits_random_start
 from catflap.training.search.budget import clock_of
-from catflap.training.search.search import Pick
+from catflap.training.search.halving import Pick
 from catflap.training.train import train
 from tests.training.small_search import many_small
 

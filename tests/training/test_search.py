@@ -22,10 +22,10 @@ from catflap.training.networks.network import Network
 from catflap.training.plan import EDGE_MB, Plan
 from catflap.training.search import budget
 from catflap.training.search import candidates as listed
-from catflap.training.search import search as room
+from catflap.training.search import halving as room
 from catflap.training.search.budget import Clock, clock_of
 from catflap.training.search.candidates import candidates
-from catflap.training.search.search import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
+from catflap.training.search.halving import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
 from catflap.training.train import train
 from tests.training.small_search import SMALL
 

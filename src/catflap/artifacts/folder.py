@@ -56,35 +56,52 @@ def whole_file(target: Path, data: bytes, *, durable: bool = True) -> None:
     `durable` waits until the disk has it; without, a power cut may leave a damaged file, which is
     enough for what can be worked out again.
     """
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    with replaced(target) as partial, open(partial, "wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """The temporary name of a file; it takes its real name only when the block ends well.
+
+    A link stays one. Raises CatflapError where no file can be, as in place of a device: everybody else
+    would lose that.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target)
-        with open(partial, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(target)
-    except (OSError, ValueError) as error:
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise CatflapError(f"{target} is a device or pipe, not a file.", "Choose another output name.")
+        place = target.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sweep(place)
+    except (OSError, ValueError, RuntimeError) as error:  # the last is a loop of links
+        raise unwritable(target, error) from error
+    partial = place.parent / f".{place.name}.partial-{os.getpid()}"
+    try:
+        yield partial
+        partial.replace(place)
+    except OSError as error:
         raise unwritable(target, error) from error
     finally:
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 def refuse_foreign(target: Path, marker: str) -> None:
-    """Raise when the target exists and is not an artefact of this kind."""
-    if target.is_symlink() or target.is_file() or (target.is_dir() and not (target / marker).exists()):
-        if target.is_dir() and not any(target.iterdir()):
-            return
+    """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind."""
+    if not os.path.lexists(target):
+        return
+    ours = target.is_dir() and not target.is_symlink() and (target / marker).exists()
+    if not ours and not (target.is_dir() and not any(target.iterdir())):
         raise CatflapError(
             f"{target} exists and is not a {marker.removesuffix('.json')} of Catflap.",
             "Choose another output name.",
         )
 
 
-def unwritable(target: Path, error: OSError | ValueError) -> CatflapError:
+def unwritable(target: Path, error: Exception) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
     why = getattr(error, "strerror", None) or str(error)
     elsewhere = getattr(error, "filename", None)

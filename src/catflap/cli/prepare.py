@@ -71,9 +71,9 @@ def sides(text: str) -> tuple[int, int]:
 def answer(args: argparse.Namespace) -> int:
     """Prepare and print the counts."""
     from catflap.artifacts.manifest import load_manifest
-    from catflap.data.lookalikes import load_embeddings
+    from catflap.data.duplicates.lookalikes import load_embeddings
+    from catflap.data.packing.roles import SHARES
     from catflap.data.prepare import prepare
-    from catflap.data.roles import SHARES
 
     manifest = load_manifest(args.manifest)
     stated = {role: getattr(args, role) for role in ROLES if getattr(args, role) is not None}

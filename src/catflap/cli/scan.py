@@ -30,9 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Scan and print the counts."""
-    from catflap.data.lists import Columns
-    from catflap.data.mapping import read_mapping
     from catflap.data.scan import scan
+    from catflap.data.scanning.mapping import read_mapping
+    from catflap.data.sources.lists import Columns
 
     with progress_bar(args) as progress:
         manifest = scan(

@@ -84,7 +84,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """What was asked of the training."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.plan import Plan
-    from catflap.training.search.search import Limits
+    from catflap.training.search.halving import Limits
 
     return Plan(
         backbone=args.backbone,

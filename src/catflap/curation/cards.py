@@ -14,7 +14,7 @@ from catflap.curation.lookup import Twice
 from catflap.curation.neighbours import Pool, make_pool, most_like
 from catflap.curation.page import Beside, Card
 from catflap.curation.suspects import Suspect
-from catflap.data.reading import read_photo
+from catflap.data.sources.reading import read_photo
 from catflap.image import Frame
 from catflap.training.heads.features import Extractor, Features, features
 

@@ -8,7 +8,7 @@ from typing import Any
 from catflap.curation.decisions import Decision, Decisions
 from catflap.curation.lookup import SETTLED, TWO_LABELS
 from catflap.curation.rows import Rows
-from catflap.data.judge import DROPPED, OK, QUARANTINED
+from catflap.data.scanning.judge import DROPPED, OK, QUARANTINED
 
 
 @dataclass

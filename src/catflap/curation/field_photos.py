@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.field_log import Seen, read_field_log, read_picture
-from catflap.data.phash import SIDE, signature
+from catflap.data.duplicates.phash import SIDE, signature
 from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_file, small_grey
 from catflap.progress import Progress, told

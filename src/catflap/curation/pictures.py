@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from catflap.data.duplicates import Hashes, Positions, near_pairs
-from catflap.data.groups import NEAR
-from catflap.data.phash import MIRROR
+from catflap.data.duplicates.groups import NEAR
+from catflap.data.duplicates.pairs import Hashes, Positions, near_pairs
+from catflap.data.duplicates.phash import MIRROR
 
 
 def mixed(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> Positions:

@@ -20,8 +20,8 @@ from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.curation.carrying import Outcome, carry_out
 from catflap.curation.decisions import Decisions, read_decisions
 from catflap.curation.rows import join_restored, load_rows, torn_rows, written
-from catflap.data.checks import findings, tally
 from catflap.data.profile import profile_manifest
+from catflap.data.scanning.checks import findings, tally
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 

@@ -16,9 +16,9 @@ from catflap.artifacts.dataset import ROLES, Dataset
 from catflap.artifacts.folder import whole_file
 from catflap.artifacts.manifest import TABLE, Manifest
 from catflap.artifacts.tables import iter_table
-from catflap.data.judge import leading_bits
 from catflap.data.page import bars, figure, findings, page, section, sheet, sizes, table, text
-from catflap.data.reading import read_photo
+from catflap.data.scanning.judge import leading_bits
+from catflap.data.sources.reading import read_photo
 from catflap.image import Frame
 
 Row: TypeAlias = dict[str, Any]

@@ -18,16 +18,16 @@ from catflap.artifacts.manifest import (
     save_manifest,
 )
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
-from catflap.data import local
-from catflap.data.checks import findings, tally
-from catflap.data.judge import Verdicts, judge, judged
-from catflap.data.listing import Reference, check_labels
-from catflap.data.lists import Columns
-from catflap.data.local import Batch
-from catflap.data.mapping import Labels, mapped
-from catflap.data.parts import Parts, plan_parts, working_folder, write_listing
 from catflap.data.profile import profile_manifest
-from catflap.data.sources import DEFAULT_COLUMNS, open_source
+from catflap.data.scanning import local
+from catflap.data.scanning.checks import findings, tally
+from catflap.data.scanning.judge import Verdicts, judge, judged
+from catflap.data.scanning.local import Batch
+from catflap.data.scanning.mapping import Labels, mapped
+from catflap.data.scanning.parts import Parts, plan_parts, working_folder, write_listing
+from catflap.data.sources.listing import Reference, check_labels
+from catflap.data.sources.lists import Columns
+from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
 from catflap.errors import missing_extra
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
@@ -123,7 +123,7 @@ def _engine(on: str | None, workers: int | None) -> Callable[[Iterable[Batch]], 
     if on is None:
         return lambda batches: local.run(batches, workers)
     try:
-        from catflap.data import on_ray
+        from catflap.data.scanning import on_ray
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error
     return lambda batches: on_ray.run(batches, on)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle import SUFFIX, read_bundle, refuse_foreign_file, write_bundle
-from catflap.artifacts.folder import sweep, unwritable
+from catflap.artifacts.folder import replaced
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
@@ -39,17 +38,9 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
     members = {**files, GOLDEN: encode_golden(golden)}
     if "training" in head:
         members[CARD] = card(head).encode("utf-8")
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sweep(out)
+    with replaced(out) as partial:
         sha256 = write_bundle(partial, head, members)
         failed = [check.name for check in check_bundle(read_bundle(partial)) if not check.passed]
         if failed:
             raise Refused(f"The new bundle does not pass: {', '.join(failed)}.", "Run: catflap doctor")
-        partial.replace(out)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return sha256

@@ -149,10 +149,15 @@ def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats, tuple[str, ...
     return np.array(answers), np.array(looks), np.array(strange), decisions
 
 
+def _is_page(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return KICKER in file.read(20_000).decode("utf-8", "replace")
+
+
 def write_drift_page(report: DriftReport, out: Path) -> None:
     """Write what a log saw as one HTML page, whole or not at all; another file is not replaced."""
     try:
-        if out.exists() and KICKER not in out.read_bytes()[:20_000].decode("utf-8", "replace"):
+        if out.exists() and not (out.is_file() and _is_page(out)):
             raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
         whole_file(out, field_page(report.to_json(), report.labels, WINDOW).encode("utf-8"))
     except OSError as error:

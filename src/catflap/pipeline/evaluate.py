@@ -15,8 +15,8 @@ from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.report import Report
-from catflap.data.reading import read_photo
 from catflap.data.scan import scan
+from catflap.data.sources.reading import read_photo
 from catflap.errors import CatflapError
 from catflap.evaluation.curves import curves
 from catflap.evaluation.learning import learning

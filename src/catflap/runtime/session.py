@@ -17,6 +17,7 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 Embeddings: TypeAlias = npt.NDArray[np.float32]
 Model: TypeAlias = Callable[[Pixels], Logits]
 EMBEDDING = "embedding"  # what the second output of a graph is called, where there is one
+MOST_THREADS = 1024  # each is started, and has a stack
 
 VERSION: str = ort.__version__
 # TensorProto.external_data, a tensor that lies outside the file: the key "location" of a protobuf map,
@@ -103,7 +104,7 @@ def run_session(
 
 
 def enough_threads(threads: int | None) -> int:
-    """The number of threads that was asked for, 0 for every core; CatflapError when it is none."""
-    if threads is not None and threads < 1:
-        raise CatflapError(f"{threads} threads are not possible.", "Use 1 or more.")
+    """The number of threads that was asked for, 0 for every core; CatflapError when it is none or absurd."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise CatflapError(f"{threads} threads are not possible.", f"Use 1 to {MOST_THREADS}.")
     return threads or 0

@@ -23,7 +23,7 @@ from catflap.training.recipes import Loop, Trained, Tuning
 from catflap.training.search.afresh import epochs_afresh, or_afresh, suits_random_start
 from catflap.training.search.budget import Clock
 from catflap.training.search.candidates import candidates
-from catflap.training.search.search import Pick, Tune, search
+from catflap.training.search.halving import Pick, Tune, search
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from catflap.artifacts.folder import digest
 from catflap.errors import CatflapError
 from catflap.training.networks.backbone import PACKAGED
 from catflap.training.search.candidates import MOST_TRIALS
-from catflap.training.search.search import Limits
+from catflap.training.search.halving import Limits
 from catflap.version import VERSION
 
 NO_LIMITS = Limits()

@@ -37,7 +37,7 @@ from catflap.training.processes import (
 )
 from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
 from catflap.training.search.budget import clock_of
-from catflap.training.search.search import Pick
+from catflap.training.search.halving import Pick
 from catflap.version import VERSION
 
 TEACHERS_SHARE = 0.7

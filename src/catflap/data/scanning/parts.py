@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from catflap.artifacts.folder import read_json, unwritable, write_json
 from catflap.artifacts.tables import joined_lines
-from catflap.data.batch import PART_ROW
-from catflap.data.listing import REFERENCE, Reference
+from catflap.data.scanning.batch import PART_ROW
+from catflap.data.sources.listing import REFERENCE, Reference
 from catflap.errors import BadArtifact, CatflapError
 
 PLAN = "scan.json"

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeAlias
 
-from catflap.data.listing import (
+from catflap.data.sources.listing import (
     PHOTO_SUFFIXES,
     ROLE_NAMES,
     Listing,
@@ -23,8 +23,8 @@ from catflap.data.listing import (
     printable,
     reference,
 )
-from catflap.data.sidecars import label_in
-from catflap.data.stores import is_url, open_object
+from catflap.data.sources.sidecars import label_in
+from catflap.data.sources.stores import is_url, open_object
 from catflap.errors import BadPhoto, CatflapError
 
 Member: TypeAlias = tuple[str, int, int, bytes]  # name, first byte, length, content of a label file

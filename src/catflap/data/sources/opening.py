@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catflap.data.archives import list_tars, list_zip
-from catflap.data.folders import child_folders, list_folders
-from catflap.data.listing import Listing
-from catflap.data.lists import SUFFIXES, Columns, list_metadata, list_table
-from catflap.data.stores import is_url, list_store
+from catflap.data.sources.archives import list_tars, list_zip
+from catflap.data.sources.folders import child_folders, list_folders
+from catflap.data.sources.listing import Listing
+from catflap.data.sources.lists import SUFFIXES, Columns, list_metadata, list_table
+from catflap.data.sources.stores import is_url, list_store
 from catflap.errors import CatflapError
 
 DEFAULT_COLUMNS = Columns()

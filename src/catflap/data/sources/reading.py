@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from catflap.data.archives import read_member
-from catflap.data.stores import is_url, read_object
+from catflap.data.sources.archives import read_member
+from catflap.data.sources.stores import is_url, read_object
 from catflap.image import read_file
 
 

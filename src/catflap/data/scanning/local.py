@@ -17,15 +17,15 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from catflap.data.batch import PART_ROW, crashed
-from catflap.data.worker import receive, send
+from catflap.data.scanning.batch import PART_ROW, crashed
+from catflap.data.scanning.worker import receive, send
 from catflap.errors import CatflapError
 from catflap.machine import describe_machine
 
 Batch: TypeAlias = tuple[int, pa.Table]
 
 STARTS = 3
-COMMAND = (sys.executable, "-c", "from catflap.data.worker import serve; serve()")
+COMMAND = (sys.executable, "-c", "from catflap.data.scanning.worker import serve; serve()")
 
 
 def run(
@@ -131,7 +131,10 @@ class Worker:
             if receive(process.stdout) is not None:
                 return process
             self.end()
-        raise CatflapError("A worker process does not start.", "Run: python -c 'import catflap.data.worker'")
+        raise CatflapError(
+            "A worker process does not start.",
+            "Run: python -c 'import catflap.data.scanning.worker'",
+        )
 
 
 def examine_surely(worker: Worker, references: pa.Table) -> pa.Table:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catflap.artifacts.tables import PHOTO_ROW
-from catflap.data.duplicates import Hashes, Positions
-from catflap.data.groups import Pairs, bounded_groups, confirmed_pairs, joined
-from catflap.data.parts import Parts
+from catflap.data.duplicates.groups import Pairs, bounded_groups, confirmed_pairs, joined
+from catflap.data.duplicates.pairs import Hashes, Positions
+from catflap.data.scanning.parts import Parts
 
 OK, QUARANTINED, DROPPED = 0, 1, 2
 STATUS = ("ok", "quarantined", "dropped")

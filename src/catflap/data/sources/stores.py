@@ -6,7 +6,7 @@ import hashlib
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
-from catflap.data.listing import Listing, Reference, by_folder, hidden, reference
+from catflap.data.sources.listing import Listing, Reference, by_folder, hidden, reference
 from catflap.errors import BadPhoto, CatflapError, why
 
 MAX_BYTES = 64 << 20

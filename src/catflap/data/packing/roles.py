@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.data.chance import mix, salt
-from catflap.data.duplicates import Hashes, Positions
+from catflap.data.duplicates.pairs import Hashes, Positions
 from catflap.errors import CatflapError
 
 SHARES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}

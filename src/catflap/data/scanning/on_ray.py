@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from catflap.data.batch import PART_ROW, crashed, examine
+from catflap.data.scanning.batch import PART_ROW, crashed, examine
 from catflap.errors import CatflapError, why
 
 Batch: TypeAlias = tuple[int, pa.Table]

@@ -20,10 +20,10 @@ from catflap.artifacts.dataset import SHARDS, Dataset
 from catflap.artifacts.folder import read_json, unwritable, write_json
 from catflap.artifacts.manifest import Manifest
 from catflap.data.ahead import ahead
-from catflap.data.batch import FRAME
-from catflap.data.listing import SUFFIXES
-from catflap.data.reading import read_photo
-from catflap.data.shards import Member, Plan, write_shard
+from catflap.data.packing.shards import Member, Plan, write_shard
+from catflap.data.scanning.batch import FRAME
+from catflap.data.sources.listing import SUFFIXES
+from catflap.data.sources.reading import read_photo
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.image import Frame, decode, encode, inspect, read_pixels
 from catflap.machine import describe_machine

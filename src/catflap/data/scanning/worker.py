@@ -15,7 +15,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from catflap.data.batch import PART_ROW, examine
+from catflap.data.scanning.batch import PART_ROW, examine
 
 LENGTH = struct.Struct(">Q")
 

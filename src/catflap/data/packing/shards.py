@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from catflap.data.duplicates import Positions
+from catflap.data.duplicates.pairs import Positions
 
 SHARD_BYTES = 256 << 20
 BLOCK = tarfile.BLOCKSIZE

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from catflap.data.folders import child_folders
-from catflap.data.listing import ROLE_NAMES, Listing, Reference, printable, reference
-from catflap.data.stores import is_url
+from catflap.data.sources.folders import child_folders
+from catflap.data.sources.listing import ROLE_NAMES, Listing, Reference, printable, reference
+from catflap.data.sources.stores import is_url
 from catflap.errors import CatflapError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")

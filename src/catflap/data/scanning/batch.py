@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from catflap.artifacts.tables import PHOTO_ROW
 from catflap.data import jpeg
-from catflap.data.listing import SUFFIXES
-from catflap.data.phash import SIDE, Signature, signature
-from catflap.data.reading import read_photo
+from catflap.data.duplicates.phash import SIDE, Signature, signature
+from catflap.data.sources.listing import SUFFIXES
+from catflap.data.sources.reading import read_photo
 from catflap.errors import BadPhoto
 from catflap.image import Frame, PhotoInfo, inspect, small_grey
 

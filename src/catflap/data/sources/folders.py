@@ -7,7 +7,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from catflap.data.listing import PHOTO_SUFFIXES, ROLE_NAMES, Listing, Reference, hidden, printable, reference
+from catflap.data.sources.listing import (
+    PHOTO_SUFFIXES,
+    ROLE_NAMES,
+    Listing,
+    Reference,
+    hidden,
+    printable,
+    reference,
+)
 from catflap.errors import CatflapError
 
 Entry = os.DirEntry[str]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from catflap.data.listing import Reference
+from catflap.data.sources.listing import Reference
 from catflap.errors import CatflapError
 
 Labels: TypeAlias = Mapping[str, str | None]

@@ -1,0 +1,1 @@
+"""Rows to a Dataset: a role for every photo, and shards."""

@@ -1,0 +1,1 @@
+"""Where photos come from: folders, lists, archives, stores; one reference a photo."""
