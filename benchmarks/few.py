@@ -37,7 +37,7 @@ from catflap.training.heads.features import features, open_extractor
 from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
 from catflap.training.heads.logistic import Known
 from catflap.training.networks.backbone import load_backbone
-from catflap.training.networks.slim import fit
+from catflap.training.networks.slim import slimmed
 
 MOST = 12_000  # photos, and at most 4,000 of them judge
 JUDGES = 4_000
@@ -65,7 +65,7 @@ def main() -> None:
         dataset = prepare(scan(args.photos, Path(folder) / "m"), Path(folder) / "d", frame=frame)
         photos = together([dataset.photos(role) for role in ROLES])
         photos = photos.take(np.argsort(photos.ids)[:MOST])
-        body = fit(load_backbone(args.backbone), photos, frame)
+        body = slimmed(load_backbone(args.backbone), photos, frame)
         known = np.asarray(features(open_extractor(body, frame), photos))
     header(n=len(photos), backbone=args.backbone, size=args.size, draws=args.draws)
     for each in args.each.split(","):

@@ -43,7 +43,7 @@ from catflap.training.loop.recipe import Recipe
 from catflap.training.networks.backbone import load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.onnx_graph import to_onnx
-from catflap.training.networks.slim import fit
+from catflap.training.networks.slim import slimmed
 from catflap.training.processes import precision_on
 from catflap.training.recipes import History, Logits, Tuning, from_head
 
@@ -128,7 +128,7 @@ def fold_of(dataset: Dataset, parts: dict[str, Photos]) -> Fold:
 
 def judge(fold: Fold, held: Photos, args: argparse.Namespace) -> dict[str, Logits]:
     """Logits of the photos that the fold has not seen: of the head, after fine-tuning, and in int8."""
-    body = fit(load_backbone(args.backbone), fold.photos("train"), fold.frame)
+    body = slimmed(load_backbone(args.backbone), fold.photos("train"), fold.frame)
     with tempfile.TemporaryDirectory() as folder:
 
         def loop(

@@ -9,7 +9,6 @@ from types import MappingProxyType
 EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "pyarrow": "data",
-        "duckdb": "data",
         "simplejpeg": "data",
         "rich": "data",
         "fsspec": "data",
@@ -54,9 +53,16 @@ class CatflapError(Exception):
     """An error that a person can act on: `what` happened and the one `fix`."""
 
     def __init__(self, what: str, fix: str) -> None:
-        super().__init__(f"{what} {fix}")
+        super().__init__(what, fix)  # the arguments, from which another process makes it again
         self.what = what
         self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.fix}"
+
+    def to_json(self) -> dict[str, str]:
+        """The error as it stands in every machine answer."""
+        return {"what": self.what, "fix": self.fix}
 
 
 class BadPhoto(CatflapError):
@@ -64,6 +70,7 @@ class BadPhoto(CatflapError):
 
     def __init__(self, reason: str, what: str, fix: str) -> None:
         super().__init__(what, fix)
+        self.args = (reason, what, fix)
         self.reason = reason
 
 

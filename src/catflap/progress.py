@@ -9,6 +9,10 @@ T = TypeVar("T")
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
+def nobody(told: object) -> None:
+    """Tell nobody: neither an answer nor a note."""
+
+
 def silent(step: str, done: int, total: int) -> None:
     """Tell nobody."""
 

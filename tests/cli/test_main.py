@@ -84,6 +84,9 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
         ("doctor", "--nonsense"),
         ("doctor", "surplus"),
         ("prepare", "m", "-o", "d", "--size", "9y"),
+        ("predict", "cat", "a.jpg", "--log", "l", "--log-mb", "nan"),
+        ("predict", "cat", "a.jpg", "--log-photos"),
+        ("watch", "cat", "v.mp4", "--save", "d", "--save-mb", "1e400"),
     ],
 )
 def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None:

@@ -246,6 +246,20 @@ def test_a_memory_map_is_left_alone_where_it_does_not_serve(dataset: Dataset) ->
     assert replace(dataset, pixels=False).train_pixels() is None
     assert replace(dataset, frame=Frame(56, 32)).train_pixels() is None
     assert replace(dataset, frame=Frame(55, 37)).train_pixels() is not None
+    assert replace(dataset, frame=Frame(49, 33, fit="crop")).train_pixels() is None, (
+        "it shows the whole photo"
+    )
+
+
+def test_a_memory_map_of_cropped_photos_serves_their_shape_alone(manifest: Manifest, tmp_path: Path) -> None:
+    cropped = prepare(manifest, tmp_path / "d", frame=Frame(48, 32, fit="crop"), pixels=True, profile=False)
+    assert cropped.train_pixels() is not None
+    for frame, serves in (
+        (Frame(24, 16, fit="crop"), True),
+        (Frame(32, 32, fit="crop"), False),
+        (Frame(48, 32), False),
+    ):
+        assert (replace(cropped, frame=frame).train_pixels() is not None) == serves
 
 
 def test_a_memory_map_of_other_photos_is_refused(manifest: Manifest, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from catflap.exporting.budget import Budget, Clock, choose
 from catflap.runtime.profile import Profile, load_profile, profile_device, scale, write_profile
 
 COSTS = {
-    "int8": {"mb": 3.8, "ms": 5.0, "accuracy": 0.990},
-    "fp32": {"mb": 13.4, "ms": 11.0, "accuracy": 0.992},
-    "fp16": {"mb": 6.9, "ms": 12.0, "accuracy": 0.992},
+    "int8": {"mb": 3.8, "ms": 5.0, "accuracy": 0.990, "calibration_accuracy": 0.990},
+    "fp32": {"mb": 13.4, "ms": 11.0, "accuracy": 0.992, "calibration_accuracy": 0.992},
+    "fp16": {"mb": 6.9, "ms": 12.0, "accuracy": 0.992, "calibration_accuracy": 0.992},
 }
 
 
@@ -31,6 +31,11 @@ def test_what_fits_is_kept_the_best_first() -> None:
     assert chosen(max_mb=7) == ["fp16", "int8"]
     assert chosen(max_ms=5.0) == ["int8"]
     assert chosen(min_accuracy=0.991, max_ms=11.5) == ["fp32"]
+
+
+def test_test_photos_choose_nothing() -> None:
+    lucky = {**COSTS["int8"], "accuracy": 0.999}
+    assert choose({**COSTS, "int8": lucky}, Clock(Budget(max_mb=20))) == ["fp32", "fp16", "int8"]
 
 
 def test_when_nothing_fits_the_nearest_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,20 @@ def package(requirement: str) -> str:
     return match[0]
 
 
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_every_module_names_an_extra_that_exists(project: dict[str, Any]) -> None:
     assert set(EXTRAS.values()) <= set(project["optional-dependencies"])
+
+
+def test_every_module_comes_with_its_extra(project: dict[str, Any]) -> None:
+    """Else the fix that an error tells would not help."""
+    optional, homes = project["optional-dependencies"], packages_distributions()
+    for module in set(EXTRAS) & set(homes):
+        asked = {normal(package(line)) for line in optional[EXTRAS[module]]}
+        assert asked & {normal(home) for home in homes[module]}, f"{EXTRAS[module]} does not bring {module}"
 
 
 def test_doctor_knows_every_extra_and_its_packages(project: dict[str, Any]) -> None:

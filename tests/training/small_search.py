@@ -9,7 +9,7 @@ import pytest
 
 from catflap.cli.main import run
 from catflap.training import deciding
-from catflap.training.search import afresh, candidates, halving
+from catflap.training.search import candidates, halving, random_start
 
 SMALL = (
     ("efficientnet_lite0", 32, False), ("efficientnet_lite0", 48, True), ("efficientnet_lite1", 48, False),
@@ -25,8 +25,8 @@ def poor_heads(patch: pytest.MonkeyPatch) -> None:
 
 def many_small(patch: pytest.MonkeyPatch) -> None:
     """What is many and small, moved to what the drawn photos are."""
-    patch.setattr(afresh, "MANY_PHOTOS", 10)
-    patch.setattr(afresh, "SMALL_SIDE", 160)
+    patch.setattr(random_start, "MANY_PHOTOS", 10)
+    patch.setattr(random_start, "SMALL_SIDE", 160)
 
 
 if __name__ == "__main__":

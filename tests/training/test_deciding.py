@@ -141,7 +141,7 @@ def test_two_processes_follow_the_first(drawn_dataset: Dataset, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_two_processes_begin_afresh_together(drawn_dataset: Dataset, tmp_path: Path) -> None:
+def test_two_processes_try_from_scratch_together(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """The drawn photos' heads are too good to be left, so that what was learnt stands in the history only."""
     words = ["train", str(drawn_dataset.path), "-o", str(tmp_path / "made"), "--minutes", "2", "--json"]
     finish([*TORCHRUN, "-m", "tests.training.small_search", *words])

@@ -104,7 +104,7 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
     monkeypatch.setattr("catflap.training.loop.recipe.MANY_PHOTOS", many)
     monkeypatch.setattr("catflap.training.loop.recipe.SMALL_SIDE", small)
     made = from_scratch(drawn_dataset, load_backbone(RESNET8, pretrained=False), 2, loop)
-    assert made.passes == (2 * len(drawn_dataset.photos("train")), 0)
+    assert made.passes == (0, 0), "no features were wanted"
     assert [(one.epochs, one.batch, one.shift) for one in given] == [(2, batch, shift)]
 
 
@@ -201,6 +201,24 @@ def test_a_teacher_of_other_labels_is_refused(drawn_dataset: Dataset, drawn_chec
         teach(drawn_checkpoint, other, 0.7, silent)
 
 
+@pytest.mark.parametrize("asked", [{}, {"recipe": "head"}, {"recipe": "head", "minutes": 5.0}])
+def test_a_head_learns_from_no_teacher(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    with pytest.raises(CatflapError, match="A head learns from no teacher"):
+        train(drawn_dataset, tmp_path / "out", Plan(teacher=drawn_checkpoint, **asked))
+
+
+def test_a_head_that_was_asked_for_stays_one(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """However many minutes there are."""
+    made = train(drawn_dataset, tmp_path / "made", Plan(minutes=60.0, backbone=PACKAGED, recipe="head"))
+    assert made.recipe == "head"
+    assert {entry["step"] for entry in made.history} == {"head"}
+    assert (made.path / WEIGHTS).read_bytes() == (drawn_checkpoint.path / WEIGHTS).read_bytes()
+
+
 def test_no_time_left_is_the_head(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -280,6 +298,17 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
     assert [event.step for event in board.Scalars("loss")] == list(range(1, 11))
     assert board.Scalars("rate")[-1].value < board.Scalars("rate")[1].value
     assert [event.step for event in board.Scalars("validation_log_loss")] == [5, 10]
+
+
+def test_a_place_that_takes_no_more_figures_is_told_and_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    notes: list[str] = []
+    with watching(tmp_path / "board", None, "run", notes.append) as watch:
+        watch(1, {"loss": 1.0})
+        watch(2, {"loss": object()})  # type: ignore[dict-item]
+        watch(3, {"loss": object()})  # type: ignore[dict-item]
+    (told,) = notes
+    assert told.startswith("Step 2 and those after it are not logged: ")
 
 
 def test_mlflow_gets_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,20 @@ def test_heads_that_are_poor_need_time_for_epochs() -> None:
     assert ranked(0.96) == [3, 0, 2, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_sizes")
+def test_a_search_of_heads_alone_times_no_epochs(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
+    found = candidates(drawn_dataset, 3)
+    clock = clock_of(60, time.perf_counter(), "cpu", "32-true", tunes=False)
+    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock)
+    assert [row["epochs"] for row in pick.trials] == [None] * 3
+    both = [row for row in pick.trials if row["share"] == pick.trials[pick.number]["share"]]
+    assert min(both, key=lambda row: row["validation_log_loss"])["picked"]
+
+
 def test_many_processes_have_time_for_more_epochs(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +205,7 @@ def test_where_heads_are_poor_the_last_two_are_fine_tuned(
     assert (picked["recipe"], picked["size"], picked["validation_log_loss"]) == ("finetune", 48, 1e-9)
     assert (pick.number, pick.recipe, pick.frame.width) == (1, "finetune", 48)
     looked_at = len(photos) + drawn_dataset.roles["validation"]
-    assert (pick.passes, pick.known) == (2 * looked_at + 2 * len(photos), looked_at)
+    assert (pick.passes, pick.known) == (2 * looked_at, looked_at)
     assert all(bool(weight.any()) for weight in pick.backbone.network.parameters())
     monkeypatch.setattr(room, "GOOD_HEAD", 0.0)
     good = found()
@@ -273,7 +287,7 @@ def test_with_time_candidates_are_compared(
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_sizes")
 @pytest.mark.parametrize(
-    ("poor", "small_side", "epochs", "afresh", "hurried"),
+    ("poor", "small_side", "epochs", "scratch", "hurried"),
     [
         (1.1, 160, (0.3, 0.2, 0.9), False, True),
         (1.1, 160, (1, 0, 0), False, True),
@@ -290,7 +304,7 @@ def test_small_pictures_and_little_time_end_the_search(
     poor: float,
     small_side: int,
     epochs: tuple[float, ...],
-    afresh: bool,
+    scratch: bool,
     hurried: bool,
 ) -> None:
     """So many `epochs` of fine-tuning would fit for each candidate; the pictures are of 160 px."""
@@ -299,7 +313,7 @@ def test_small_pictures_and_little_time_end_the_search(
     monkeypatch.setattr(room, "GOOD_HEAD", poor)
     monkeypatch.setattr(room, "SMALL_SIDE", small_side)
     monkeypatch.setattr(Clock, "epochs", lambda _, __, seen, **___: epochs[frames.index(seen.frame)])
-    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock, afresh=afresh)
+    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock, scratch=scratch)
     assert not hurried or pick.number == int(np.argmax(epochs))
     (picked,) = (row for row in pick.trials if row["picked"])
     assert picked["share"] == (0.25 if hurried else 0.5)
@@ -319,11 +333,11 @@ def test_a_random_start_keeps_the_limits(
         return measured(backbone, frame, size, limits if fits or backbone.name != RESNET8 else narrow)
 
     monkeypatch.setattr(room, "_measured", of_its_own)
-    pick = search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, afresh=True)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, scratch=True)
     *_, row = pick.trials
     assert (row["backbone"], row["recipe"], row["size"], row["fits"]) == (RESNET8, "scratch", 64, fits)
     assert (row["share"], row["validation_log_loss"], row["picked"]) == (0, None, False)
-    assert pick.may_start_afresh == fits
+    assert pick.may_start_from_scratch == fits
     json.dumps(pick.trials, allow_nan=False)
 
 

@@ -16,7 +16,7 @@ from catflap.training.networks.answer import open_checkpoint
 from catflap.training.networks.backbone import SLIM, SLIM_RANK, Backbone, load_backbone
 from catflap.training.networks.narrow import project
 from catflap.training.networks.network import load_network
-from catflap.training.networks.slim import fit
+from catflap.training.networks.slim import slimmed
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.drawn import FRAME
@@ -72,19 +72,19 @@ def test_the_photos_decide_what_is_kept(slim: Backbone, pixels: torch.Tensor) ->
 
 def test_it_is_smaller_and_always_the_same(slim: Backbone, drawn_dataset: Dataset) -> None:
     photos = drawn_dataset.photos("train")
-    fitted = [fit(load_backbone(SLIM), photos, FRAME) for _ in range(2)]
+    fitted = [slimmed(load_backbone(SLIM), photos, FRAME) for _ in range(2)]
     assert fitted[0].sha256 == fitted[1].sha256 != slim.sha256
     assert fitted[0].rank == 0
     assert slim.rank == SLIM_RANK
     sizes = [sum(weight.numel() for weight in one.network.parameters()) for one in (fitted[0], slim)]
     assert sizes[0] < 3.7e6 < sizes[1]
-    assert fit(fitted[0], photos, FRAME) is fitted[0]
+    assert slimmed(fitted[0], photos, FRAME) is fitted[0]
 
 
 def test_without_train_photos_it_cannot_be_fitted(slim: Backbone, drawn_dataset: Dataset) -> None:
     none = drawn_dataset.photos("train").take(np.arange(0))
     with pytest.raises(CatflapError, match="no train photos"):
-        fit(slim, none, FRAME)
+        slimmed(slim, none, FRAME)
 
 
 def test_a_checkpoint_of_it_answers(drawn_dataset: Dataset, tmp_path: Path) -> None:

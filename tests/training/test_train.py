@@ -16,12 +16,15 @@ from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_check
 from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.metrics import measure
-from catflap.image import read_pixels
+from catflap.image import Frame, read_pixels
 from catflap.training.heads import choosing
 from catflap.training.networks.answer import open_checkpoint
-from catflap.training.networks.network import load_network
+from catflap.training.networks.backbone import RESNET8, load_backbone
+from catflap.training.networks.flops import count_flops
+from catflap.training.networks.network import Network, load_network
 from catflap.training.plan import Plan
 from catflap.training.processes import precision_on
+from catflap.training.search.halving import Limits
 from catflap.training.train import train
 
 
@@ -113,6 +116,7 @@ def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) 
     assert tuned.metrics["log_loss"]["value"] == pytest.approx(min(losses.values()), rel=1e-4)
     assert min(losses.values()) <= losses[0.0]
     assert tuned.cost["flops_backward"] > tuned.cost["flops_forward"]
+    assert tuned.cost["learnt_photos"] == drawn_dataset.roles["train"]
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
 
 
@@ -124,6 +128,10 @@ def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) 
         ({"backbone": "catnet"}, "no backbone 'catnet'"),
         ({"epochs": 0}, "0 epochs"),
         ({"seed": -1}, "seed -1"),
+        ({"seed": 1 << 63}, "seed 9223372036854775808"),
+        ({"trials": 2, "limits": Limits(max_ms=0)}, "limit of 0"),
+        ({"minutes": 1.0, "limits": Limits(max_mb=float("nan"))}, "limit of nan"),
+        ({"backbone": "vit_tiny_patch16_224", "recipe": "scratch"}, "does not see frames of 64 x 64 px"),
         ({"trials": 1}, "search of 1 trials"),
     ],
 )
@@ -133,6 +141,41 @@ def test_what_cannot_be_trained_is_one_error(
     with pytest.raises(CatflapError, match=what):
         train(drawn_dataset, tmp_path / "out", Plan(**settings))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_nothing_is_trained(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catflap.training.train.pick", None)  # what comes next
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"precious")
+    for out, what in (("file", "is not a checkpoint"), ("file/out", "cannot be written"), (".", "no name")):
+        with pytest.raises(CatflapError, match=what):
+            train(drawn_dataset, Path(out))
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", RESNET8])
+def test_a_gradient_costs_about_twice_the_answer(name: str) -> None:
+    """Convolutions of groups, too: all of Lite0's larger ones are depthwise."""
+    forward, backward = count_flops(Network(load_backbone(name, pretrained=False), 2), Frame(64, 64))
+    assert 1.8 < backward / forward < 2.1
+
+
+def test_a_run_that_goes_on_counts_what_it_did_itself(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """In batches of a quarter, stopped after the first step that is kept."""
+    plan, photos = Plan(backbone=RESNET8, recipe="scratch", epochs=8), drawn_dataset.roles["train"]
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "finetune" and done == total // 2 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(drawn_dataset, tmp_path / "made", plan, progress=stop)
+    cost = train(drawn_dataset, tmp_path / "made", plan).cost
+    assert cost["learnt_photos"] == cost["photo_passes"] + cost["cached_photos"] == 8 * photos
+    assert 0 < cost["cached_photos"] < 8 * photos
+    assert cost["photos_per_second"] == pytest.approx(cost["photo_passes"] / cost["seconds"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

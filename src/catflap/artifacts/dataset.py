@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ class Dataset:
     def train_pixels(self) -> Pixels | None:
         """The memory map of the train photos, uint8 RGB (n, height, width, 3), rows as in photos("train").
 
-        None when prepare wrote none, or when the frame has become larger than its photos.
+        None when prepare wrote none, or when they are not what the frame shows of a photo: it has become
+        larger, or another part or shape of the photo was asked for.
         """
         path = self.path / PIXELS
         if not self.pixels:
@@ -120,7 +121,14 @@ class Dataset:
         ):  # fmt: skip
             raise BadArtifact(f"{path} holds other photos.", "Run catflap prepare --pixels again.")
         large = pixels.shape[1] >= self.frame.height and pixels.shape[2] >= self.frame.width
-        return pixels if large else None
+        return pixels if large and self._shows_the_same() else None
+
+    def _shows_the_same(self) -> bool:
+        """Whether the frame differs at most in size from the one that the photos were prepared with."""
+        frame, prepared = self.frame, load_dataset(self.path).frame
+        shape_is_kept = frame.width * prepared.height == frame.height * prepared.width
+        resized = replace(prepared, width=frame.width, height=frame.height)
+        return frame == resized and (frame.fit == "squash" or shape_is_kept)
 
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap prepare`."""

@@ -91,6 +91,8 @@ def replaced(target: Path) -> Iterator[Path]:
 
 def refuse_foreign(target: Path, marker: str) -> None:
     """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind."""
+    if not target.name:
+        raise CatflapError(f"{target} is no name for a folder to be made.", "Choose another output name.")
     if not os.path.lexists(target):
         return
     ours = target.is_dir() and not target.is_symlink() and (target / marker).exists()

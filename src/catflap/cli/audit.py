@@ -21,17 +21,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--manifest",
         metavar="MANIFEST",
         type=Path,
-        help="what the dataset was prepared from, if it was moved",
+        help="where the manifest that the dataset was made from lies now, if it was moved",
     )
     parser.add_argument(
-        "--shown", type=int, default=400, metavar="N", help="suspects on the page (default: 400)"
+        "--shown", type=int, default=400, metavar="N", help="suspects to show on the page (default: 400)"
     )
     parser.add_argument(
         "--backbone", default="efficientnet_lite0", metavar="NAME",
-        help="efficientnet_lite0 (installed) or any timm model (default: efficientnet_lite0)",
+        help="efficientnet_lite0, _lite1, _lite2, _lite2_slim or _lite0_tiny (installed), or any timm model "
+        "with pretrained weights (default: efficientnet_lite0)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="deals the folds (default: 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed that deals photos into folds (default: 0)"
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where to compute: auto, cpu, cuda, … (default: auto)",
+    )
 
 
 def answer(args: argparse.Namespace) -> int:

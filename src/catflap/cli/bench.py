@@ -16,18 +16,25 @@ EXAMPLE = "catflap bench cat --threads 1"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle and how to time it."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
-    parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
+    parser.add_argument(
+        "--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)"
+    )
     parser.add_argument(
         "--photo", type=Path, help="time on this photo (default: a drawn one of 500 × 375 px)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the network (default: one a core)"
+    )
     parser.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
-        help="also write what this device is worth, for export --device",
+        help="also write how fast this device is, with --threads or else 1, for `catflap export --device`",
     )
-    parser.add_argument("--seconds", type=float, default=3.0, help="to ask, one photo after another (3)")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="N",
+        help="seconds to ask for, one photo after another, at least 64 times (default: 3)",
+    )  # fmt: skip
 
 
 def answer(args: argparse.Namespace) -> int:

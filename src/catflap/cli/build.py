@@ -10,7 +10,10 @@ from catflap.cli.output import as_text, emit, progress_bar
 from catflap.cli.prepare import frame_of, framing
 from catflap.cli.train import hint, plan_of, teaching
 
-HELP = "Walk the whole line: scan, prepare, train, export, verify, evaluate. Run it again to go on."
+HELP = (
+    "Walk the whole line: scan, prepare, train, export, verify, evaluate. Run it again to go on.\n"
+    "A plain build, without frame, backbone, recipe, minutes and budget, chooses between two small networks."
+)
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
 
 
@@ -18,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The photos, where to write, and the options of the steps."""
     parser.add_argument("source", metavar="PHOTOS", help="a folder with one folder of photos a label")
     parser.add_argument(
-        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="NAME.catflap to write"
+        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="bundle to write, NAME.catflap"
     )
     framing(parser)
     teaching(parser)

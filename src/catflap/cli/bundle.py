@@ -15,36 +15,41 @@ EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with which Bundle."""
     verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip|sbom", required=True)
-    verbs.add_parser("inspect", help="say what is in it")
-    verbs.add_parser("sbom", help="its bill of materials: CycloneDX, JSON")
-    unpack = verbs.add_parser("unpack", help="write its files into a new folder")
+    verbs.add_parser("inspect", help="say what is in a bundle")
+    verbs.add_parser("sbom", help="print a bundle's bill of materials: CycloneDX, JSON")
+    unpack = verbs.add_parser("unpack", help="write a bundle's files into a new folder")
     strip = verbs.add_parser("strip", help="write a smaller bundle with only some variants")
     add = verbs.add_parser("add", help="write a bundle with more variants, each judged as export does")
     for verb in verbs.choices.values():
         verb.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one")
         verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
-    for verb in (unpack, strip, add):
-        verb.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="what to write")
+    for verb, what in ((unpack, "folder to write"), (strip, "bundle to write"), (add, "bundle to write")):
+        verb.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help=what)
     forms = unpack.add_mutually_exclusive_group()
     forms.add_argument(
         "--c",
         action="store_true",
-        help="the variant litert-micro as C++ sources with golden cases, for a microcontroller",
+        help="write the variant litert-micro as C++ sources with golden cases, for a microcontroller",
     )
     forms.add_argument(
         "--triton",
         action="store_true",
-        help="into OUT, a model repository of Triton: a model for each ONNX variant",
+        help="write a model repository of Triton: a model for each ONNX variant",
     )
-    strip.add_argument("--variants", required=True, metavar="LIST", help="which to keep, the default first")
-    add.add_argument("--checkpoint", type=Path, required=True, help="what the bundle was made from")
-    add.add_argument("--dataset", type=Path, help="where the dataset lies now, if it was moved")
+    strip.add_argument(
+        "--variants", required=True, metavar="LIST", help="variants to keep, the default one first"
+    )
+    add.add_argument("--checkpoint", type=Path, required=True, help="checkpoint the bundle was made from")
+    add.add_argument("--dataset", type=Path, help="where the checkpoint's dataset lies now, if it was moved")
     choosing(add)
     add.add_argument("--file", type=Path, metavar="MODEL", help="a model file that another toolchain wrote")
-    add.add_argument("--name", metavar="VARIANT", help="of that file (default: the file's name)")
     add.add_argument(
-        "--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="of that file (fp32)"
+        "--name", metavar="VARIANT", help="name of that file as a variant (default: MODEL without suffix)"
     )
+    add.add_argument(
+        "--precision", default="fp32", choices=("fp32", "fp16", "int8"),
+        help="precision of that file, which says what it may lose (default: fp32)",
+    )  # fmt: skip
 
 
 def answer(args: argparse.Namespace) -> int:

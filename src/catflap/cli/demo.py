@@ -16,7 +16,12 @@ EXAMPLE = "catflap demo -o demo"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write."""
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="to write (default: demo)"
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="FOLDER",
+        help="folder to write (default: demo)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`catflap drift`: does the field still look like what a Bundle was tested on?"""
+"""`catflap drift`: does the field still look like what a Bundle was calibrated on?"""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ LISTED = 10  # windows for people; --json prints all
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle and the log."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
-    parser.add_argument("log", metavar="LOG", type=Path, help="what --log of predict, watch or serve wrote")
     parser.add_argument(
-        "-o", "--out", metavar="PAGE", type=Path, help="write what the log saw as one HTML page"
+        "log", metavar="LOG", type=Path, help="field log: what --log of predict, watch or serve wrote"
     )
-    parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="PAGE",
+        type=Path,
+        help="write what the log saw as one HTML page, without photos",
+    )
+    parser.add_argument(
+        "--variant", metavar="NAME", help="variant that answered: int8, fp32, … (default: the bundle's own)"
+    )
 
 
 def answer(args: argparse.Namespace) -> int:

@@ -16,10 +16,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", type=Path, help="what is measured")
     parser.add_argument(
         "photos", metavar="DATASET|FOLDER", type=Path, nargs="?",
-        help="a dataset, or photos as `scan` reads them (default: the dataset of the checkpoint)",
+        help="a dataset, or photos as `catflap scan` reads them; needed for a bundle "
+        "(default: the dataset of the checkpoint)",
     )  # fmt: skip
     parser.add_argument("-o", "--out", metavar="REPORT", type=Path, required=True, help="folder to write")
-    parser.add_argument("--role", default="test", help="of the dataset (default: test)")
+    parser.add_argument(
+        "--role",
+        default="test",
+        help="photos of the dataset to measure on: those of this role (default: test)",
+    )
 
 
 def answer(args: argparse.Namespace) -> int:

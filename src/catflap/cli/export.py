@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.cli.output import emit, listed, progress_bar, table
-from catflap.errors import need
+from catflap.errors import CatflapError, need
 
 if TYPE_CHECKING:
     from catflap.exporting.budget import Budget
@@ -20,22 +20,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Checkpoint, where to write, and which variants."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="what `catflap train` wrote")
     parser.add_argument(
-        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="NAME.catflap to write"
+        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="bundle to write, NAME.catflap"
     )
-    parser.add_argument("--dataset", type=Path, help="where the dataset lies now, if it was moved")
+    parser.add_argument(
+        "--dataset", type=Path, help="where the checkpoint's dataset lies now, if it was moved"
+    )
     parser.add_argument(
         "--golden", type=Path, action="append", default=[], metavar="PHOTO",
         help="put this photo into the bundle as a golden case; may be repeated (default: drawn ones only)",
     )  # fmt: skip
     exporting(parser)
-    limits = parser.add_argument_group("budget, for each variant; only those that fit go in")
-    limits.add_argument("--max-mb", type=float, metavar="MB", help="of its files")
-    limits.add_argument("--max-ms", type=float, metavar="MS", help="of its network for one frame")
-    limits.add_argument("--min-accuracy", type=float, metavar="SHARE", help="on the test photos")
-    limits.add_argument("--threads", type=int, default=1, metavar="N", help="to measure --max-ms with (1)")
-    limits.add_argument(
-        "--device", type=Path, metavar="PROFILE", help="scale --max-ms to the device of `bench --profile`"
+    limits = parser.add_argument_group(
+        "budget of each variant; only those that keep it go in (default: no limits)"
     )
+    limits.add_argument("--max-mb", type=float, metavar="MB", help="megabytes that its files may have")
+    limits.add_argument(
+        "--max-ms", type=float, metavar="MS", help="milliseconds that its network may take for one frame"
+    )
+    limits.add_argument(
+        "--min-accuracy", type=float, metavar="SHARE", help="share of the test photos that it must get right"
+    )
+    limits.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads to measure --max-ms with (default: 1)"
+    )
+    limits.add_argument(
+        "--device", type=Path, metavar="PROFILE",
+        help="what `bench --profile` wrote on the device that --max-ms is for (default: this machine)",
+    )  # fmt: skip
 
 
 def budget_of(args: argparse.Namespace) -> Budget | None:
@@ -43,6 +54,8 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
     from catflap.exporting.budget import Budget
     from catflap.runtime.profile import load_profile
 
+    if args.device is not None and args.max_ms is None:
+        raise CatflapError("--device scales --max-ms, which was not given.", "Add --max-ms, such as 20.")
     if args.max_mb is None and args.max_ms is None and args.min_accuracy is None:
         return None
     device = None if args.device is None else load_profile(args.device)
@@ -61,12 +74,13 @@ def exporting(parser: argparse.ArgumentParser) -> None:
 def choosing(parser: argparse.ArgumentParser) -> None:
     """Which variants to write, by name or by target."""
     parser.add_argument(
-        "--variants", metavar="LIST", help="which to write, the default one first (default: int8,fp32)"
-    )
+        "--variants", metavar="LIST",
+        help="variants to write, the default one first (default: int8,fp32, or those of --targets)",
+    )  # fmt: skip
     parser.add_argument(
         "--targets", metavar="LIST",
-        help="write all variants of these too: onnx, onnx-frame, litert, litert-micro, openvino, ncnn, "
-        "executorch, coreml",
+        help="write all variants of these targets, too: onnx, onnx-frame, litert, litert-micro, openvino, "
+        "ncnn, executorch, coreml",
     )  # fmt: skip
 
 

@@ -22,10 +22,10 @@ from catflap.version import VERSION
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "build": "walk the whole line, from photos to a verified bundle; resumable",
-        "scan": "read a folder of labelled photos into a manifest",
-        "prepare": "turn a manifest into a dataset with disjoint roles",
+        "scan": "read labelled photos from folders, lists or archives into a manifest",
+        "prepare": "give every photo of a manifest a role, without leaks, and pack a dataset",
         "audit": "find photos whose label may be wrong, for a person to decide",
-        "review": "carry out what a person decided on a review page",
+        "review": "make pages of photos to decide on; carry out what was decided",
         "train": "train a classifier on a dataset",
         "evaluate": "measure a checkpoint or a bundle on photos it has not seen",
         "export": "turn a checkpoint into a bundle that a device can run",
@@ -35,11 +35,11 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "predict": "judge photos with a bundle",
         "watch": "judge a camera, a stream, a video or a folder, frame by frame, and tell events",
         "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
-        "drift": "say whether the field still looks like what a bundle was tested on",
+        "drift": "say whether the field still looks like what a bundle was calibrated on",
         "web": "write the camera page with a bundle in it into a folder",
         "bench": "time a bundle on this machine",
-        "compare": "set the training environment beside the device, measured",
-        "trace": "print the ancestors of an artefact, back to the photos",
+        "compare": "set what learning needs beside what answering needs, measured",
+        "trace": "print the ancestors of an artefact, back to the manifest of its photos",
         "demo": "show the whole line on small free data",
         "doctor": "say what is installed here and what to install",
     }

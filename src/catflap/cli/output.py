@@ -30,12 +30,23 @@ def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None =
     _print(_json(fields) if args.json else _printable(as_text(fields) if text is None else text))
 
 
+def megabytes(text: str) -> float:
+    """A size in megabytes as an option has it; ValueError for what is none."""
+    size = float(text)
+    if not math.isfinite(size):
+        raise ValueError(text)
+    return size
+
+
 def log_arguments(parser: argparse.ArgumentParser) -> None:
     """What predict, watch and serve take to record what they saw."""
     log = parser.add_argument_group("field log")
-    log.add_argument("--log", type=Path, metavar="FILE", help="record each answer in this field log")
-    log.add_argument("--log-photos", action="store_true", help="keep a picture of each photo in it, too")
-    log.add_argument("--log-mb", type=float, default=1000, metavar="MB", help="it may have (1000)")
+    log.add_argument("--log", type=Path, metavar="FILE", help="record each answer in this file")
+    log.add_argument("--log-photos", action="store_true", help="keep a picture of each photo in the log, too")
+    log.add_argument(
+        "--log-mb", type=megabytes, default=1000, metavar="MB",
+        help="megabytes that the log may take; the oldest rows go first (default: 1000)",
+    )  # fmt: skip
 
 
 def log_settings(args: argparse.Namespace) -> LogSettings | None:
@@ -43,6 +54,8 @@ def log_settings(args: argparse.Namespace) -> LogSettings | None:
     from catflap.runtime.recording import LogSettings
 
     if args.log is None:
+        if args.log_photos:
+            raise CatflapError("--log-photos belongs to --log, which was not given.", "Add --log field.log.")
         return None
     return LogSettings(args.log, args.log_photos, int(args.log_mb * 1e6))
 
@@ -50,10 +63,18 @@ def log_settings(args: argparse.Namespace) -> LogSettings | None:
 def signer_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verbs that can refuse what somebody else made."""
     group = parser.add_argument_group("refuse a bundle unless it was signed")
-    group.add_argument("--key", metavar="PUBLIC", type=Path, help="by the owner of this key, PEM")
-    group.add_argument("--root", metavar="ROOT", type=Path, help="with a certificate of this authority, PEM")
-    group.add_argument("--identity", default="", metavar="WHO", help="by WHO, such as an address (Sigstore)")
-    group.add_argument("--issuer", default="", metavar="URL", help="of that identity")
+    group.add_argument(
+        "--key", metavar="PUBLIC", type=Path, help="signed by the owner of this public key, PEM"
+    )
+    group.add_argument(
+        "--root", metavar="ROOT", type=Path, help="signed with a certificate of this authority, PEM"
+    )
+    group.add_argument(
+        "--identity", default="", metavar="WHO", help="signed by WHO through Sigstore, such as an address"
+    )
+    group.add_argument(
+        "--issuer", default="", metavar="URL", help="the service that told Sigstore who WHO is"
+    )
 
 
 def signer_of(args: argparse.Namespace) -> Signer | None:
@@ -74,7 +95,7 @@ def report(error: CatflapError, as_json: bool) -> None:
     """Print an error: what and fix on stderr, or one JSON object on stdout."""
     if as_json:
         with suppress(CatflapError, BrokenPipeError):
-            _print(_json({"error": {"what": error.what, "fix": error.fix}}))
+            _print(_json({"error": error.to_json()}))
             return
     _tell(f"{_over_progress()}{_red('error:')} {_printable(error.what)}\n  fix: {_printable(error.fix)}\n")
 

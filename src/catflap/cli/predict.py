@@ -14,11 +14,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle, the photos, and how to judge them."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="photos, or folders of photos")
-    parser.add_argument("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    parser.add_argument(
+        "--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the network (default: one a core)"
+    )
     parser.add_argument(
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
-        help="how common a label is where the photos come from, such as cat=0.001; may be repeated",
+        help="how common a label is where the photos come from, such as cat=0.001; may be repeated (default: "
+        "as in training)",
     )  # fmt: skip
     signer_arguments(parser)
     log_arguments(parser)
@@ -43,8 +48,7 @@ def answer(args: argparse.Namespace) -> int:
                 emit({"path": path, **result.to_json()}, args, _text(path, result))
             else:
                 unread += 1
-                error = {"what": result.what, "fix": result.fix}
-                emit({"path": path, "error": error}, args, f"{path}: {result.what} {result.fix}")
+                emit({"path": path, "error": result.to_json()}, args, f"{path}: {result.what} {result.fix}")
     return 1 if unread else 0
 
 

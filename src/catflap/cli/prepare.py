@@ -10,24 +10,30 @@ from catflap.image import Frame
 
 HELP = "Give every photo its role without leaks and pack the photos into a Dataset."
 EXAMPLE = "catflap prepare photos.manifest -o photos.dataset"
-ROLES = ("train", "validation", "calibration", "test")
+ROLES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}  # data.packing.roles.SHARES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The Manifest, where to write, the frame, and the roles."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="what `catflap scan` wrote")
     parser.add_argument("-o", "--out", metavar="DATASET", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the roles (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed that draws the roles (default: 0)"
+    )
     framing(parser)
-    for role in ROLES:
-        parser.add_argument(f"--{role}", type=float, metavar="SHARE", help=f"share of the {role} role")
+    shares = parser.add_argument_group("shares of the roles; they add up to 1, so state all that change")
+    for role, usual in ROLES.items():
+        shares.add_argument(
+            f"--{role}", type=float, metavar="SHARE", help=f"share of photos for {role} (default: {usual})"
+        )
     parser.add_argument(
         "--embeddings", metavar="FILE.npy", type=Path,
-        help="one row a photo of the Manifest: photos that look alike share a role too",
+        help="array with one row a photo of the Manifest: photos that look alike share a role, too",
     )  # fmt: skip
     parser.add_argument(
         "--shrink", type=int, default=0, metavar="PX",
-        help="store train photos as JPEGs with this short side (default: all photos keep their bytes)",
+        help="store train photos as JPEGs with this short side, 32 to 512 (default: they keep their "
+        "bytes)",
     )  # fmt: skip
     parser.add_argument(
         "--pixels", action="store_true", help="add a memory map of decoded train photos, for small sets"

@@ -13,18 +13,26 @@ EXAMPLE = "catflap scan PHOTOS -o photos.manifest"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to read, where to write, and where to run."""
-    sources = "class folders, a CSV or Parquet list, a .zip or .tar, WebDataset shards, or an address"
+    sources = (
+        "class folders, a CSV or Parquet list, a .zip or .tar, WebDataset shards, or the address of a store"
+    )
     parser.add_argument("source", metavar="PHOTOS", help=sources)
     parser.add_argument("-o", "--out", metavar="MANIFEST", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--labels", metavar="FILE", type=Path, help="JSON or CSV that renames, merges or leaves out labels"
     )
-    for field in ("path", "label", "group", "role"):
+    usual = {"path": "path, file, …", "label": "label, class, …", "group": "group", "role": "role, split"}
+    for field, names in usual.items():
         parser.add_argument(
-            f"--{field}-column", default="", metavar="NAME", help=f"a list's column with the {field}"
-        )
-    parser.add_argument("--on", metavar="ray[://HOST:PORT]", help="run on a Ray cluster (default: here)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes here (default: one a core)")
+            f"--{field}-column", default="", metavar="NAME",
+            help=f"column of a list that has the {field} (default: a usual name: {names})",
+        )  # fmt: skip
+    parser.add_argument(
+        "--on", metavar="ray[://HOST:PORT]", help="run on a Ray cluster (default: on this machine)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes on this machine (default: one a core)"
+    )
     parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
 
 

@@ -15,30 +15,67 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundles, the address, the limits and the keys."""
     add = parser.add_argument
     add("bundles", metavar="BUNDLE", nargs="+", help=".catflap files, or cat; the first answers /predict")
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=8000, help="0 picks a free one (default: 8000)")
-    add("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
-    add("--prior", action="append", default=[], metavar="LABEL=SHARE", help="as catflap predict takes it")
-    add("--threads", type=int, default=1, metavar="N", help="of the network for one photo (default: 1)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    add("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (default: 8000)")
+    add("--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)")
+    add(
+        "--prior", action="append", default=[], metavar="LABEL=SHARE",
+        help="how common a label is where the photos come from; may be repeated (default: as in training)",
+    )  # fmt: skip
+    add(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="threads of the network for one photo (default: 1)",
+    )
     rival = parser.add_mutually_exclusive_group()
-    rival.add_argument("--canary", metavar="BUNDLE", help="a version that answers a share of the requests")
-    rival.add_argument("--shadow", metavar="BUNDLE", help="a version that judges too and is only counted")
-    add("--share", type=float, default=0.05, metavar="SHARE", help="of the canary (default: 0.05)")
-    add("--reload", type=float, default=1.0, metavar="SECONDS", help="how often to look for new versions")
+    rival.add_argument(
+        "--canary", metavar="BUNDLE", help="another version that answers a share of the requests"
+    )
+    rival.add_argument(
+        "--shadow", metavar="BUNDLE", help="another version that judges, too, and is only counted"
+    )
+    add(
+        "--share",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the requests for the canary (default: 0.05)",
+    )
+    add(
+        "--reload", type=float, default=1.0, metavar="SECONDS",
+        help="seconds between two looks whether a bundle's file was replaced (default: 1)",
+    )  # fmt: skip
     add("--keys", type=Path, metavar="FILE", help="ask for an API key; the file has one a line")
     add("--tls-cert", type=Path, metavar="PEM", help="serve https with this certificate")
-    add("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
-    limits = parser.add_argument_group("limits")
-    limits.add_argument("--queue", type=int, default=64, metavar="N", help="photos that may wait (64)")
-    limits.add_argument("--deadline", type=float, default=10, metavar="SECONDS", help="for an answer (10)")
-    limits.add_argument("--upload", type=float, default=30, metavar="SECONDS", help="for a body to come (30)")
-    limits.add_argument("--max-mb", type=int, default=32, metavar="MB", help="of a body (32)")
-    limits.add_argument(
-        "--max-pixels", type=int, default=50_000_000, metavar="N", help="of a photo (50 million)"
-    )
-    limits.add_argument("--connections", type=int, default=1000, metavar="N", help="open at once (1000)")
+    add("--tls-key", type=Path, metavar="PEM", help="the certificate's key (default: in its file)")
+    _limits(parser)
     signer_arguments(parser)
     log_arguments(parser)
+
+
+def _limits(parser: argparse.ArgumentParser) -> None:
+    """What a request, and all of them together, may cost."""
+    add = parser.add_argument_group("limits").add_argument
+    add("--queue", type=int, default=64, metavar="N", help="photos that may wait for a core (default: 64)")
+    add(
+        "--deadline", type=float, default=10, metavar="SECONDS",
+        help="seconds from a whole request to its answer (default: 10)",
+    )  # fmt: skip
+    add(
+        "--upload", type=float, default=30, metavar="SECONDS",
+        help="seconds that the body of a request may take to come (default: 30)",
+    )  # fmt: skip
+    add("--max-mb", type=int, default=32, metavar="MB", help="megabytes of a request's body (default: 32)")
+    add(
+        "--max-pixels",
+        type=int,
+        default=50_000_000,
+        metavar="N",
+        help="pixels of a photo (default: 50 million)",
+    )
+    add("--connections", type=int, default=1000, metavar="N", help="connections open at once (default: 1000)")
 
 
 def answer(args: argparse.Namespace) -> int:

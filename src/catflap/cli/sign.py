@@ -15,12 +15,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle and what signs it."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a .catflap file")
     means = parser.add_mutually_exclusive_group(required=True)
-    means.add_argument("--key", metavar="PRIVATE", type=Path, help="private key, PEM")
-    means.add_argument("--sigstore", action="store_true", help="by Sigstore, as who you are in a browser")
-    parser.add_argument("--certificate", metavar="PEM", type=Path, help="of that key")
-    parser.add_argument("--chain", metavar="PEM", type=Path, help="certificates between it and the root")
+    means.add_argument("--key", metavar="PRIVATE", type=Path, help="private key of an elliptic curve, PEM")
+    means.add_argument(
+        "--sigstore", action="store_true", help="sign by Sigstore, as who you are in a browser or a CI job"
+    )
+    parser.add_argument("--certificate", metavar="PEM", type=Path, help="certificate of that key")
     parser.add_argument(
-        "-o", "--out", metavar="SIGNATURE", type=Path, help="what to write (default: BUNDLE.sig)"
+        "--chain", metavar="PEM", type=Path, help="certificates between that certificate and the root"
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="SIGNATURE", type=Path, help="signature to write (default: BUNDLE.sig)"
     )
 
 

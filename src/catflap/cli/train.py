@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catflap.cli.output import emit, progress_bar
+from catflap.cli.output import emit, note, progress_bar
 from catflap.errors import need
 
 if TYPE_CHECKING:
@@ -21,17 +22,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="what `catflap prepare` wrote")
     parser.add_argument("-o", "--out", metavar="CHECKPOINT", type=Path, required=True, help="folder to write")
     teaching(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where to compute: auto, cpu, cuda, … (default: auto)",
+    )
     parser.add_argument(
         "--strategy", default="ddp", choices=("ddp", "fsdp"),
-        help="of many processes: ddp shares each batch; fsdp the weights, too (default: ddp)",
+        help="what processes under torchrun share: ddp: each batch; fsdp: the weights, too (default: ddp)",
     )  # fmt: skip
     parser.add_argument(
-        "--tensorboard", metavar="FOLDER", type=Path, help="write loss and rate of each step for TensorBoard"
-    )
+        "--tensorboard", metavar="FOLDER", type=Path,
+        help="write the loss and rate of each step into FOLDER for TensorBoard",
+    )  # fmt: skip
     parser.add_argument(
-        "--mlflow", metavar="ADDRESS", help="and for MLflow: its tracking address, such as sqlite:///runs.db"
-    )
+        "--mlflow", metavar="ADDRESS",
+        help="write them to MLflow at this tracking address, such as sqlite:///runs.db",
+    )  # fmt: skip
 
 
 def teaching(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +47,7 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone", metavar="NAME",
         help="efficientnet_lite0, _lite1, _lite2, _lite2_slim, _lite0_tiny or resnet8 (installed), or any "
-        "timm model (default: efficientnet_lite0, or what --minutes choose)",
+        "timm model (default: efficientnet_lite0, or what --minutes, --budget or a plain build choose)",
     )  # fmt: skip
     parser.add_argument(
         "--recipe", choices=("head", "finetune", "scratch"),
@@ -47,37 +55,42 @@ def teaching(parser: argparse.ArgumentParser) -> None:
         "scratch: every weight from a random start (default: head, or what --minutes or --budget choose)",
     )  # fmt: skip
     parser.add_argument(
-        "--epochs", type=int, default=3, metavar="N", help="of finetune and scratch (default: 3)"
+        "--epochs", type=int, default=3, metavar="N", help="epochs of finetune and scratch (default: 3)"
     )
     parser.add_argument(
         "--minutes", type=float, metavar="N",
-        help="the best that validation finds in this time: backbone, frame and fit (unless --backbone names "
-        "one; a size other than 288 px stays), a head, and fine-tuning for what is left (a random start for "
-        "many small pictures at 64 px or less), kept where it is better by more than chance",
+        help="take the best that validation finds in N minutes: backbone, frame and fit (unless --backbone "
+        "names one; a size other than 288 px stays), a head, and fine-tuning for what is left (a random "
+        "start for many small pictures at 64 px or less), kept where it is better by more than chance",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=Path, metavar="CHECKPOINT",
-        help="a larger network whose opinion of the train photos is learnt beside their labels",
+        help="a larger network whose opinion of the train photos is learnt beside their labels, wherever "
+        "every weight is trained",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, metavar="N",
         help="try N backbones, frame sizes and fits first, by successive halving, where every head is poor "
         "fine-tune the best two for an epoch, and train the best (default: as many as half of --minutes "
-        "allow; 0: none)",
+        "allow, 2 in a plain build; 0: none)",
     )  # fmt: skip
     parser.add_argument(
-        "--search-ms",
-        type=float,
-        metavar="N",
-        help="of these only those within N ms a frame (fp32, one thread)",
-    )
-    parser.add_argument("--search-mb", type=float, metavar="N", help="and within N MB in int8")
+        "--search-ms", type=float, metavar="N",
+        help="try only what takes N milliseconds a frame or less (fp32, one thread; default: no limit)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--search-mb", type=float, metavar="N",
+        help="try only what has N megabytes in int8 or less (default: no limit; with --minutes alone 4)",
+    )  # fmt: skip
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32"),
-        help="of training every weight: auto is bf16 where it is faster, on GPUs, processors with AMX and "
-        "AMD's with bf16 (default: auto)",
+        help="numbers in which every weight is trained: auto is bf16 where it is faster, on GPUs, processors "
+        "with AMX and AMD's with bf16 (default: auto)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the order (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N",
+        help="seed that draws the order of photos, a random start, and in build the roles (default: 0)",
+    )  # fmt: skip
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -110,9 +123,13 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.training.train import train
 
     if not is_first_process():
+        sys.stdout = sys.stderr  # an error of this process, too: all of them share one answer
         train(dataset, args.out, plan_of(args), device=args.device, strategy=args.strategy)
         return 0
-    with progress_bar(args) as progress, watching(args.tensorboard, args.mlflow, args.out.name) as watch:
+    with (
+        progress_bar(args) as progress,
+        watching(args.tensorboard, args.mlflow, args.out.name, note) as watch,
+    ):
         checkpoint = train(
             dataset, args.out, plan_of(args),
             device=args.device, strategy=args.strategy, progress=progress, watch=watch,

@@ -15,11 +15,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle, and what of it."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument(
-        "--variants", default="", metavar="LIST", help="only these (default: all whose runtime is here)"
+        "--variants",
+        default="",
+        metavar="LIST",
+        help="check only these variants (default: all whose runtime is here)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: every core)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the network (default: one a core)"
+    )
     signer_arguments(parser)
-    parser.add_argument("--signature", metavar="FILE", type=Path, help="where it lies (default: BUNDLE.sig)")
+    parser.add_argument(
+        "--signature", metavar="FILE", type=Path, help="where the signature lies (default: BUNDLE.sig)"
+    )
 
 
 def answer(args: argparse.Namespace) -> int:

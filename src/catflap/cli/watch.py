@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, log_arguments, log_settings, note, signer_arguments, signer_of
+from catflap.cli.output import emit, log_arguments, log_settings, megabytes, note, signer_arguments, signer_of
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
 EXAMPLE = "catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh'"
@@ -19,39 +19,82 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="SOURCE",
         help="0 or /dev/video0, rtsp://… or http://…, a video, a folder of photos, or - for JPEGs on stdin",
     )  # fmt: skip
-    add("--variant", metavar="NAME", help="int8, fp32, … (default: the bundle's)")
-    add("--threads", type=int, metavar="N", help="of the network (default: every core)")
-    add("--prior", action="append", default=[], metavar="LABEL=SHARE", help="as catflap predict takes it")
+    add("--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)")
+    add("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
+    add(
+        "--prior", action="append", default=[], metavar="LABEL=SHARE",
+        help="how common a label is where the photos come from; may be repeated (default: as in training)",
+    )  # fmt: skip
     add(
         "--region", default="0,0,1,1", metavar="L,T,R,B",
-        help="judge this part: left,top,right,bottom as shares of the frame",
+        help="judge this part: left,top,right,bottom as shares of the frame (default: the whole frame)",
     )  # fmt: skip
-    add("--max-fps", type=float, default=1000.0, metavar="N", help="judge at most so many a second")
-    add("--fps", type=float, default=1.0, metavar="N", help="photos of a folder that make a second (1)")
-    add("--stalled", type=float, default=5.0, metavar="SECONDS", help="without a frame is frozen (5)")
-    add("--still", type=float, default=60.0, metavar="SECONDS", help="of one picture are frozen too (60)")
-    add("--frames", action="store_true", help="tell every judged frame too")
-    decide = parser.add_argument_group("deciding")
-    decide.add_argument("--enter", type=float, metavar="P", help="a label is entered at (0.8)")
-    decide.add_argument("--leave", type=float, metavar="P", help="and left below (0.5)")
-    decide.add_argument("--dwell", type=float, metavar="SECONDS", help="if that lasts so long (0.3)")
-    decide.add_argument("--least", type=int, metavar="N", help="and for so many frames (3)")
-    decide.add_argument("--memory", type=float, metavar="SECONDS", help="of the average (0.3)")
-    tell = parser.add_argument_group("telling")
-    tell.add_argument(
+    add(
+        "--max-fps", type=float, default=1000.0, metavar="N",
+        help="judge at most so many frames of a live source a second (default: 1000, the most)",
+    )  # fmt: skip
+    add(
+        "--fps", type=float, default=1.0, metavar="N",
+        help="photos of a folder that count as one second (default: 1)",
+    )  # fmt: skip
+    add(
+        "--stalled", type=float, default=5.0, metavar="SECONDS",
+        help="seconds without a frame after which a live source counts as frozen (default: 5)",
+    )  # fmt: skip
+    add(
+        "--still", type=float, default=60.0, metavar="SECONDS",
+        help="seconds of the very same picture after which it counts as frozen, too (default: 60)",
+    )  # fmt: skip
+    add("--frames", action="store_true", help="tell every judged frame, too")
+    _deciding(parser)
+    _telling(parser)
+    signer_arguments(parser)
+    log_arguments(parser)
+    add(
+        "--log-every", type=float, default=10.0, metavar="SECONDS",
+        help="seconds between two logged frames; those that decide are logged, too (default: 10)",
+    )  # fmt: skip
+
+
+def _deciding(parser: argparse.ArgumentParser) -> None:
+    """When a decision changes."""
+    add = parser.add_argument_group("deciding").add_argument
+    add("--enter", type=float, metavar="P", help="average from which a label is decided (default: 0.8)")
+    add("--leave", type=float, metavar="P", help="average below which it is given up again (default: 0.5)")
+    add(
+        "--dwell", type=float, metavar="SECONDS",
+        help="seconds that either must last before the decision changes (default: 0.3)",
+    )  # fmt: skip
+    add("--least", type=int, metavar="N", help="frames in a row that it must last for, too (default: 3)")
+    add(
+        "--memory", type=float, metavar="SECONDS",
+        help="seconds over which probabilities are averaged; 0: each frame alone (default: 0.3)",
+    )  # fmt: skip
+
+
+def _telling(parser: argparse.ArgumentParser) -> None:
+    """Whom to tell, and what to keep."""
+    add = parser.add_argument_group("telling").add_argument
+    add(
         "--on", nargs=2, action="append", default=[], metavar=("LABEL", "COMMAND"),
         help="run a command when LABEL, or unsure, is decided; may be repeated",
     )  # fmt: skip
-    tell.add_argument("--webhook", metavar="URL", help="POST each event as JSON")
-    tell.add_argument("--mqtt", metavar="URL", help="publish each event: mqtt://HOST/TOPIC, or mqtts://…")
-    tell.add_argument("--save", type=Path, metavar="FOLDER", help="save each frame that decided")
-    tell.add_argument("--clips", type=Path, metavar="FOLDER", help="save a film around each decision")
-    tell.add_argument("--clip-seconds", type=float, default=4.0, metavar="N", help="before, and after (4)")
-    tell.add_argument("--save-mb", type=float, default=500, metavar="MB", help="keep the newest (500)")
-    tell.add_argument("--preview", metavar="PORT", help="show it in a browser; or HOST:PORT")
-    signer_arguments(parser)
-    log_arguments(parser)
-    add("--log-every", type=float, default=10.0, metavar="SECONDS", help="log a frame that often (10)")
+    add("--webhook", metavar="URL", help="POST each event as JSON to URL")
+    add("--mqtt", metavar="URL", help="publish each event: mqtt://HOST/TOPIC, or mqtts://…")
+    add("--save", type=Path, metavar="FOLDER", help="save each frame that decided in FOLDER")
+    add("--clips", type=Path, metavar="FOLDER", help="save a film around each decision in FOLDER")
+    add(
+        "--clip-seconds", type=float, default=4.0, metavar="N",
+        help="seconds of a film before the decision, and as many after it (default: 4)",
+    )  # fmt: skip
+    add(
+        "--save-mb", type=megabytes, default=500, metavar="MB",
+        help="megabytes that each of these folders may take; the oldest files go first (default: 500)",
+    )  # fmt: skip
+    add(
+        "--preview", metavar="PORT",
+        help="show what is judged in a browser of this machine; HOST:PORT shows it to others, too",
+    )  # fmt: skip
 
 
 def answer(args: argparse.Namespace) -> int:

@@ -76,9 +76,10 @@ def _training_side(trained: Checkpoint, photo: Path) -> dict[str, Any]:
     cost = trained.cost
     packages = installed(("train",))
     forward, backward = cost["flops_forward"], cost["flops_backward"]
+    seen = cost["photo_passes"] + cost.get("cached_photos", 0)
     return {
         "flops_a_photo": forward + backward,
-        "flops_in_all": (forward + backward) * (cost["photo_passes"] + cost.get("cached_photos", 0)),
+        "flops_in_all": forward * seen + backward * cost.get("learnt_photos", seen),
         "seconds": cost["seconds"],
         "photos_a_second": cost["photos_per_second"],
         "peak_memory_mb": cost["peak_memory_mb"],
@@ -101,7 +102,7 @@ def _device_side(trained: Checkpoint, shipped: Bundle, variant: str, photo: Path
         **probed,
         "packages": len(packages),
         "packages_mb": sum(packages.values()),
-        "model_bytes": len(shipped.members[shipped.variant(variant).file]),
+        "model_bytes": shipped.size_of(shipped.variant(variant)),
     }
 
 

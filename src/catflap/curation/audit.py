@@ -24,7 +24,7 @@ from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.training.heads.features import open_extractor
 from catflap.training.networks.backbone import PACKAGED, load_backbone
-from catflap.training.networks.slim import fit
+from catflap.training.networks.slim import slimmed
 from catflap.training.train import pick_device
 from catflap.version import VERSION
 
@@ -76,7 +76,7 @@ def audit(
     if shown < 0 or seed < 0:
         raise CatflapError(f"{shown} suspects with the seed {seed} are not possible.", "Use 0 or more.")
     found, device = everyone(dataset), pick_device(device)
-    body = fit(load_backbone(backbone), found.photos, dataset.frame, device=device, progress=progress)
+    body = slimmed(load_backbone(backbone), found.photos, dataset.frame, device=device, progress=progress)
     extractor = open_extractor(body, dataset.frame, device=device)
     opinion = examine(extractor, found.photos, len(dataset.labels), seed, progress)
     findings = find(dataset.labels, found.photos, opinion, manifest)

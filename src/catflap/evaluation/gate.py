@@ -1,4 +1,4 @@
-"""Whether a variant still is the model that was tested: the release gate of export and verify."""
+"""Whether a variant still is the model that was tested: the gate of `export` and `bundle add`."""
 
 from __future__ import annotations
 

@@ -218,10 +218,12 @@ def _confusions(metrics: Metrics) -> str:
 
 
 def _learning(learnt: Mapping[str, Any]) -> str:
-    note = (
-        "Of the training itself: the train photos, and the validation photos that it was chosen by. "
-        "The loss of train photos is that of random parts, with smoothed labels."
-    )
+    note = "Of the training itself: the train photos, and the validation photos that it was chosen by."
+    if learnt.get("epochs"):
+        note += (
+            " Train photos are varied (mirrored, and cropped or moved), so their loss is not comparable"
+            " with that of validation."
+        )
     rows = trial_rows(learnt)
     table = _table("What the search tried.", TRIAL_HEADS, rows) + "<p></p>" if rows else ""
     return (
@@ -232,9 +234,7 @@ def _learning(learnt: Mapping[str, Any]) -> str:
 
 def _mistakes(mistakes: Sequence[Mistake], metrics: Metrics) -> str:
     if not mistakes:
-        none = metrics["accuracy"]["value"] == 1.0
-        said = nothing("There was no mistake to show." if none else "No pictures were asked for.")
-        return f"<section><h2>The worst mistakes</h2>{said}</section>"
+        return f"<section><h2>The worst mistakes</h2>{nothing('There was no mistake to show.')}</section>"
     figures = "".join(_figure(mistake) for mistake in mistakes)
     note = (
         "The photos that were most surely taken for another label. Look at their labels first: "

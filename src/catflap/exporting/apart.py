@@ -12,7 +12,6 @@ from pathlib import Path
 
 from catflap.errors import CatflapError, need
 
-RESULT = "result"
 MOST_SECONDS = 1200
 
 

@@ -14,7 +14,7 @@ from catflap.runtime.session import Model
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits for each variant: the MB of its files, the ms of its network for one frame, its accuracy.
+    """Limits for each variant: the MB of its files, the ms of its network for one frame, its test accuracy.
 
     ms are measured here with `threads`, or, when there is a device profile, scaled to that device with
     the threads that it was profiled with.
@@ -59,10 +59,11 @@ class Clock:
 
 
 def choose(costs: Mapping[str, Mapping[str, float]], clock: Clock) -> list[str]:
-    """The variants that fit, the most accurate first, and the fastest of equals.
+    """The variants that fit, the most accurate on calibration photos first, and the fastest of equals.
 
-    `costs` maps a variant to its mb, ms and accuracy. Raises Refused, which tells what was nearest
-    and by how much it misses, when none fits.
+    `costs` maps a variant to its mb, ms, accuracy (on test photos, which judge and do not choose) and
+    calibration_accuracy. Raises Refused, which tells what was nearest and by how much it misses, when none
+    fits.
     """
     over = {name: _overshoot(cost, clock.budget) for name, cost in costs.items()}
     fitting = [name for name in costs if over[name] <= 1]
@@ -72,7 +73,7 @@ def choose(costs: Mapping[str, Mapping[str, float]], clock: Clock) -> list[str]:
             f"No variant fits the budget. Nearest is {nearest}: {_told(costs[nearest], clock)}.",
             "Loosen the budget, add --targets, or train with a smaller --size or another backbone.",
         )
-    return sorted(fitting, key=lambda name: (-costs[name]["accuracy"], costs[name]["ms"]))
+    return sorted(fitting, key=lambda name: (-costs[name]["calibration_accuracy"], costs[name]["ms"]))
 
 
 def _overshoot(cost: Mapping[str, float], budget: Budget) -> float:

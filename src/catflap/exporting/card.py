@@ -40,9 +40,10 @@ def card(head: Mapping[str, Any]) -> str:
         "Ancestors (sha256): "
         + ", ".join(f"{kind} {sha[:12]}" for kind, sha in head["ancestors"].items())
         + ".",
-        "",
-        "Licences: " + ", ".join(f"{what}: {licence}" for what, licence in head["licences"].items()) + ".",
     ]
+    if head["licences"]:
+        licences = ", ".join(f"{what}: {licence}" for what, licence in head["licences"].items())
+        lines += ["", f"Licences: {licences}."]
     return "\n".join(lines) + "\n"
 
 

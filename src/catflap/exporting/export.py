@@ -20,7 +20,7 @@ from catflap.errors import CatflapError, Refused
 from catflap.exporting.budget import Budget, Clock, choose
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.forms import FORMS, Form, Source, as_variant, make, tools, variant_names
-from catflap.exporting.judge import PRECISIONS, golden_tolerance, judge, seat_jury
+from catflap.exporting.judge import PRECISIONS, golden_tolerance, hear, judge, seat_jury
 from catflap.exporting.layers import worst_layer
 from catflap.exporting.untested import untested_of, with_untested, write_untested
 from catflap.exporting.writing import check_out, name_of, write_verified
@@ -38,11 +38,15 @@ PIXEL_TOLERANCE = 4  # what another decoder may differ by: docs/concepts/frame.m
 
 @dataclass(frozen=True)
 class Judged:
-    """A variant that may go into a Bundle: its entry in bundle.json, files, and golden logits."""
+    """A variant that may go into a Bundle: its entry in bundle.json, files, and golden logits.
+
+    `calibration_accuracy` is how many of the calibration photos it is right on, 0 to 1.
+    """
 
     entry: dict[str, Any]
     files: dict[str, bytes]
     logits: Logits
+    calibration_accuracy: float
 
     def to_json(self) -> dict[str, Any]:
         """The variant as the machine answer of `catflap export` has it."""
@@ -65,8 +69,8 @@ def export(
 
     Golden cases are drawn; the user may add photos of his own. `about` is a sentence or two for the
     card: what the photos are and may be used for. With a `budget` only the variants that fit go in, the
-    most accurate as the default; Refused when none does. Raises Refused, and writes nothing, when
-    a variant differs from the Checkpoint by more than its Precision allows or a golden case fails.
+    most accurate on calibration photos as the default; Refused when none does. Raises Refused, and writes
+    nothing, when a variant differs from the Checkpoint by more than its Precision allows.
     """
     out, variants = Path(out), variant_names((), variants)
     check_out(out)
@@ -119,7 +123,12 @@ def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dic
         model = open_variant(one.files, as_variant(name, FORMS[name]), clock.threads)
         ms = clock.ms(model, frame)
         accuracy = one.entry["metrics"]["accuracy"]["value"]
-        costs[name] = {"mb": sum(map(len, one.files.values())) / 1e6, "ms": ms, "accuracy": accuracy}
+        costs[name] = {
+            "mb": sum(map(len, one.files.values())) / 1e6,
+            "ms": ms,
+            "accuracy": accuracy,
+            "calibration_accuracy": one.calibration_accuracy,
+        }
     return {name: costs[name] for name in choose(costs, clock)}
 
 
@@ -146,14 +155,17 @@ def written(
     model = open_variant(files, variant)
     logits = model(frames)
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames)
-    heard = None
     if variant.runtime == "onnxruntime":
         heard = source.hear(files[variant.file], f"{name} on calibration", progress, model)
+    else:
+        whole = variant.takes_photos
+        heard = hear(model, source.jury, f"{name} on calibration", progress, whole=whole)
     try:
         entry = judge(variant, model, source.jury, progress, heard)
     except Refused as error:
         raise _with_layer(error, variant, files, source) from error
-    return Judged({"tolerance": tolerance, **entry}, files, logits)
+    right = heard.logits.argmax(1) == source.jury.calibration.labels
+    return Judged({"tolerance": tolerance, **entry}, files, logits, float(right.mean()))
 
 
 def _with_layer(error: Refused, variant: Variant, files: Mapping[str, bytes], source: Source) -> Refused:

@@ -14,16 +14,16 @@ from catflap.artifacts.folder import whole_file
 from catflap.progress import Progress
 from catflap.training.heads.head import log_loss
 from catflap.training.loop.recipe import GOOD_HEAD, Recipe
-from catflap.training.networks.backbone import PACKAGED, load_backbone
+from catflap.training.networks.backbone import PACKAGED, check_sees, load_backbone
 from catflap.training.networks.network import Network
-from catflap.training.networks.slim import fit
+from catflap.training.networks.slim import slimmed
 from catflap.training.plan import Plan
 from catflap.training.processes import first_says, is_first_process
 from catflap.training.recipes import Loop, Trained, Tuning
-from catflap.training.search.afresh import epochs_afresh, or_afresh, suits_random_start
 from catflap.training.search.budget import Clock
 from catflap.training.search.candidates import candidates
 from catflap.training.search.halving import Pick, Tune, search
+from catflap.training.search.random_start import epochs_from_scratch, or_from_scratch, suits_random_start
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,23 @@ def pick(
     """The backbone and frame that a plan names, or that its search picks or has picked before a stop."""
     photos = dataset.photos("train")
     if not plan.searches:
-        body = load_backbone(plan.backbone or PACKAGED, pretrained=plan.recipe != "scratch")
-        return Pick(0, fit(body, photos, dataset.frame, device=device, progress=progress), dataset.frame, [])
+        named = load_backbone(plan.backbone or PACKAGED, pretrained=plan.recipe != "scratch")
+        check_sees(named, dataset.frame)
+        body = slimmed(named, photos, dataset.frame, device=device, progress=progress)
+        return Pick(0, body, dataset.frame, [])
     found, made = candidates(dataset, plan.trials), list[Pick]()
 
     def decide() -> dict[str, Any]:
         tune = _tuner(decisions, loop) if plan.explores else None
-        afresh = clock is not None and plan.recipe is None and suits_random_start(dataset)
-        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune, afresh))
+        scratch = clock is not None and plan.recipe is None and suits_random_start(dataset)
+        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune, scratch))
         return {name: getattr(made[0], name) for name in ("number", "recipe", "trials")}
 
     decided = decisions.keep("pick", decide)
     if made:
         return made[0]
     name, _, frame = found[decided["number"]]
-    body = fit(load_backbone(name), photos, frame, device=device, progress=progress)
+    body = slimmed(load_backbone(name), photos, frame, device=device, progress=progress)
     return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"])
 
 
@@ -92,9 +94,11 @@ def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, deci
     """
 
     def epochs(network: Network, accuracy: float) -> float:
+        if plan.recipe == "head":
+            return 0
         if clock is None:
             return plan.epochs if "finetune" in (plan.recipe, chosen.recipe) else 0
-        if chosen.may_start_afresh and accuracy < GOOD_HEAD:
+        if chosen.may_start_from_scratch and accuracy < GOOD_HEAD:
             return 0  # a random start sees as much, and learns it sooner
         fitting: float = decisions.keep("epochs", lambda: clock.epochs(network, seen))
         return fitting if fitting >= 1 or accuracy < GOOD_HEAD else 0  # a good head gains nothing by a part
@@ -102,15 +106,15 @@ def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, deci
     return Tuning(epochs, surely=plan.recipe == "finetune")
 
 
-def begin_afresh(
+def try_from_scratch(
     head: Trained, dataset: Dataset, seed: int, clock: Clock, decisions: Decisions, loop: Loop
 ) -> Trained:
     """The better of a poor head and as many epochs from a random start as fit, or did before a stop."""
     right = head.logits.argmax(1) == dataset.photos("validation").labels
     if right.mean() >= GOOD_HEAD:
         return head
-    epochs: float = decisions.keep("epochs from a random start", lambda: epochs_afresh(clock, dataset))
-    return or_afresh(head, dataset, epochs, seed, loop)
+    epochs: float = decisions.keep("epochs from a random start", lambda: epochs_from_scratch(clock, dataset))
+    return or_from_scratch(head, dataset, epochs, seed, loop)
 
 
 def _tuner(decisions: Decisions, loop: Loop) -> Tune:

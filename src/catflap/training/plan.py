@@ -28,8 +28,8 @@ class Plan:
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
     `epochs`; "scratch" trains every weight from a random start. None is "head", but "finetune" where
     `trials` were asked for, every head is poor and an epoch helps it. With `minutes` the head is followed by
-    as much fine-tuning as fits (for many small pictures in small frames by epochs from a random start),
-    kept if validation likes it better by more than chance.
+    as much fine-tuning as fits, unless "head" was asked for (for many small pictures in small frames by
+    epochs from a random start), kept if validation likes it better by more than chance.
     `teacher` is a Checkpoint whose opinion of the train photos is learnt beside their labels. With
     `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
     replaces `backbone` and frame. Without a `backbone` and `trials`, `minutes` try as many as half of
@@ -49,8 +49,9 @@ class Plan:
 
     @property
     def is_open(self) -> bool:
-        """Whether backbone, recipe, time and trials are all left to whoever follows this plan."""
-        return (self.backbone, self.recipe, self.minutes, self.trials) == (None, None, None, None)
+        """Whether backbone, recipe, time, teacher and trials are all left to whoever follows this plan."""
+        asked = (self.backbone, self.recipe, self.minutes, self.teacher, self.trials)
+        return all(one is None for one in asked)
 
     @property
     def searches(self) -> bool:
@@ -63,6 +64,12 @@ class Plan:
         return bool(self.trials) and self.recipe != "head" and not self.minutes
 
     @property
+    def may_tune(self) -> bool:
+        """Whether weights may learn beyond the head."""
+        asked = self.recipe in ("finetune", "scratch")
+        return asked or (self.recipe is None and bool(self.minutes or self.trials))
+
+    @property
     def kept_limits(self) -> Limits:
         """The limits of the search: those that were given, and 4 MB for one that nobody asked for."""
         return self.limits if self.trials else replace(self.limits, max_mb=self.limits.max_mb or EDGE_MB)
@@ -70,8 +77,8 @@ class Plan:
     def fingerprint(self, dataset: Dataset) -> str:
         """What a Checkpoint would be made from, without making it."""
         teacher = self.teacher.sha256 if self.teacher else ""
-        recipe = self.recipe or ("head" if not self.explores else "")
-        loop = [self.epochs, teacher, self.precision] if recipe != "head" or self.minutes else []
+        recipe = self.recipe or ("" if self.may_tune else "head")
+        loop = [self.epochs, teacher, self.precision] if recipe != "head" else []
         search = [self.trials, *astuple(self.kept_limits)] if self.searches else []
         backbone = self.backbone or PACKAGED
         settings = [dataset.sha256, backbone, recipe, self.minutes or 0, loop, search, self.seed]
@@ -85,11 +92,16 @@ class Plan:
             raise CatflapError(
                 f"There is no precision {self.precision!r}.", f"Use one of: {', '.join(PRECISIONS)}."
             )
-        if self.epochs < 1 or self.seed < 0:
+        if self.teacher and not self.may_tune:
+            raise CatflapError("A head learns from no teacher.", "Add --recipe finetune, or leave it out.")
+        if self.epochs < 1 or not 0 <= self.seed < 1 << 63:
             raise CatflapError(
                 f"{self.epochs} epochs with the seed {self.seed} are not possible.",
-                "Use 1 or more, and 0 or more.",
+                "Use 1 or more, and 0 to 2^63 - 1.",
             )
+        for limit in (self.limits.max_ms, self.limits.max_mb):
+            if limit is not None and not limit > 0:
+                raise CatflapError(f"A limit of {limit:g} is not possible.", "Use numbers above 0.")
         if self.minutes is not None and (not self.minutes > 0 or self.recipe == "scratch"):
             raise CatflapError(
                 f"{self.minutes} minutes of the recipe {self.recipe} are not possible.",

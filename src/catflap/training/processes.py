@@ -38,10 +38,12 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
         many = ModelParallelStrategy(
             shard, data_parallel_size=everywhere, tensor_parallel_size=1, timeout=PATIENCE
         )
+    kind, _, number = device.partition(":")
+    alone = everywhere == 1 and kind == "cuda" and number
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
-        accelerator=device.split(":")[0],
-        devices=here,
+        accelerator=kind,
+        devices=[int(number)] if alone else here,
         num_nodes=max(1, everywhere // here),
         strategy=many if everywhere > 1 else "auto",
         precision=precision,

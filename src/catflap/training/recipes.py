@@ -44,8 +44,8 @@ class Tuning:
 class Trained:
     """What a recipe gives: `recipe` is the one that was kept, `logits` those of the validation photos.
 
-    `backbone` and `frame` are those of the network. `passes` are the photos that went through it, and those
-    whose features an earlier run had worked out, which took no time in this one.
+    `backbone` and `frame` are those of the network. `passes` are the photos whose features were worked out,
+    and those whose features an earlier run had, which took no time in this one.
     """
 
     recipe: str
@@ -76,7 +76,7 @@ def from_head(
     if epochs:
         settings = finetuning(epochs, body.rate, accuracy, side_of(dataset))
         logits, tuned = loop(network, replace(settings, careful=not tuning.surely), dataset, None)
-        history, looked_at = [*history, *tuned], looked_at + round(epochs * train)
+        history = [*history, *tuned]
         kept = next(entry["share"] for entry in tuned if entry.get("kept"))
         if tuning.surely or kept:
             return Trained("finetune", *used, network, logits, history, (looked_at, cached))
@@ -89,7 +89,7 @@ def from_scratch(dataset: Dataset, body: Backbone, epochs: float, loop: Loop) ->
     dataset.needed("validation")
     network, photos = Network(body, len(dataset.labels)), len(dataset.photos("train"))
     logits, history = loop(network, scratch(epochs, photos, side_of(dataset)), dataset, None)
-    return Trained("scratch", body, dataset.frame, network, logits, history, (round(epochs * photos), 0))
+    return Trained("scratch", body, dataset.frame, network, logits, history, (0, 0))
 
 
 def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -> tuple[Choice, int]:

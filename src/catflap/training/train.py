@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,16 @@ import torch
 
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.folder import refuse_foreign, unwritable, whole_folder
 from catflap.errors import CatflapError, why
 from catflap.evaluation.metrics import measure
-from catflap.machine import peak_memory_mb
 from catflap.progress import Progress, silent
-from catflap.runtime.energy import EnergyMeter
-from catflap.training.deciding import Decisions, begin_afresh, pick, tuning_of
+from catflap.training.cost import Bill
+from catflap.training.deciding import Decisions, pick, try_from_scratch, tuning_of
 from catflap.training.loop.finetune import finetune
 from catflap.training.loop.recipe import Recipe
 from catflap.training.loop.teacher import teach
 from catflap.training.loop.watching import Watch, unseen
-from catflap.training.networks.flops import count_flops
 from catflap.training.networks.network import Network, save_weights
 from catflap.training.plan import Plan
 from catflap.training.processes import (
@@ -62,22 +60,27 @@ def train(
     """
     plan.check()
     check_strategy(strategy)
-    start, meter = perf_counter(), EnergyMeter()
-    progress = _metered(progress, meter)
+    check_out(out := Path(out))
+    bill = Bill()
+    progress = bill.metered(progress)
     device = pick_device(device)
     precision = _precision(plan, device)
-    clock = clock_of(plan.minutes, start, device, precision) if plan.minutes else None
-    resume, decided = (Path(out).with_name(f".{Path(out).name}.{kind}") for kind in ("resume", "decided"))
+    taught = teach(plan.teacher, dataset, TEACHERS_SHARE, progress) if plan.teacher else None
+    clock = None
+    if plan.minutes:
+        clock = clock_of(plan.minutes, bill.start, device, precision, tunes=plan.may_tune)
+    resume, decided = (out.with_name(f".{out.name}.{kind}") for kind in ("resume", "decided"))
     decisions = Decisions(decided, plan.fingerprint(dataset), device)
     torch.manual_seed(plan.seed)  # what a random start is drawn from
 
     def loop(network: Network, how: Recipe, seen: Dataset, part: Photos | None) -> tuple[Logits, History]:
-        targets = teach(plan.teacher, seen, TEACHERS_SHARE, progress) if plan.teacher and not part else None
-        told = unseen if part else watch  # a trial's steps are not the training's
-        return finetune(
-            network, seen, resume, how, plan.seed, device, progress,
-            part=part, targets=targets, watch=told, strategy=strategy, precision=precision,
-        )  # fmt: skip
+        told, targets = (unseen, None) if part else (watch, taught)  # a trial is not the training
+        photos = how.epochs * len(part or seen.photos("train"))
+        with bill.learning(photos, progress) as counted:
+            return finetune(
+                network, seen, resume, how, plan.seed, device, counted,
+                part=part, targets=targets, watch=told, strategy=strategy, precision=precision,
+            )  # fmt: skip
 
     chosen = pick(plan, dataset, device, progress, clock, decisions, loop)
     body, seen = chosen.backbone, replace(dataset, frame=chosen.frame)
@@ -86,19 +89,25 @@ def train(
     else:
         tuning = tuning_of(plan, chosen, seen, clock, decisions)
         trained = from_head(seen, body, tuning, device, loop, progress)
-    if clock and chosen.may_start_afresh:
-        trained = begin_afresh(trained, dataset, plan.seed, clock, decisions, loop)
+    if clock and chosen.may_start_from_scratch:
+        trained = try_from_scratch(trained, dataset, plan.seed, clock, decisions, loop)
     if is_first_process():
-        described = {
-            "cost": {**_cost(trained, chosen, start, device), "joules": meter.joules()},
-            "made_from": plan.fingerprint(dataset),
-            "history": [*chosen.trials, *trained.history],
-        }
-        _write(dataset, Path(out), plan, trained, described)
+        _write(dataset, out, plan, chosen, trained, bill.to_json(trained, chosen, device))
         for left in (resume, decided):
             left.unlink(missing_ok=True)
     wait_for_all_processes(device)
     return load_checkpoint(out)
+
+
+def check_out(out: Path) -> None:
+    """Raise CatflapError when a Checkpoint cannot be written there: before any work is done."""
+    refuse_foreign(out, MARKER)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except (OSError, ValueError) as error:
+        raise unwritable(out, error) from error
 
 
 def pick_device(device: str) -> str:
@@ -109,7 +118,7 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # which a device that only describes tensors cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise CatflapError(
             f"There is no device {device!r} here: {why(error)}.", "Use --device auto."
@@ -124,29 +133,24 @@ def _precision(plan: Plan, device: str) -> Precision:
     return first_says(precision_on(device), device)
 
 
-def _metered(progress: Progress, meter: EnergyMeter) -> Progress:
-    """The same progress, which also reads the meter before its counter wraps."""
-
-    def tell(step: str, done: int, total: int) -> None:
-        meter.joules()
-        progress(step, done, total)
-
-    return tell
-
-
 def _prior(dataset: Dataset) -> dict[str, float]:
     """The share of each label among the train photos, with one photo more for each, so never 0."""
     counts = np.bincount(dataset.photos("train").labels, minlength=len(dataset.labels)) + 1
     return {label: float(count / counts.sum()) for label, count in zip(dataset.labels, counts, strict=True)}
 
 
-def _write(dataset: Dataset, out: Path, plan: Plan, trained: Trained, described: dict[str, Any]) -> None:
+def _write(
+    dataset: Dataset, out: Path, plan: Plan, chosen: Pick, trained: Trained, cost: dict[str, Any]
+) -> None:
     validation, body = dataset.photos("validation"), trained.backbone
-    teacher = {"teacher": plan.teacher.sha256} if plan.teacher else {}
+    taught = plan.teacher if trained.recipe != "head" else None
+    teacher = {"teacher": taught.sha256} if taught else {}
     with whole_folder(out, MARKER) as folder:
         save_weights(folder, trained.network)
         fields = {
-            **described,
+            "cost": cost,
+            "made_from": plan.fingerprint(dataset),
+            "history": [*chosen.trials, *trained.history],
             "backbone": body.name,
             "labels": list(dataset.labels),
             "frame": trained.frame.to_json(),
@@ -162,21 +166,3 @@ def _write(dataset: Dataset, out: Path, plan: Plan, trained: Trained, described:
             "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
         }
         save_checkpoint(folder, fields)
-
-
-def _cost(trained: Trained, chosen: Pick, start: float, device: str) -> dict[str, Any]:
-    """What training took, its search included: seconds, photos/s, peak memory in MB, and FLOPs a photo."""
-    seconds = perf_counter() - start
-    forward, backward = count_flops(trained.network, trained.frame)
-    looked_at, cached = trained.passes[0] + chosen.passes, trained.passes[1] - chosen.known
-    return {
-        "seconds": seconds,
-        "photo_passes": looked_at,
-        "cached_photos": cached,
-        "photos_per_second": looked_at / seconds,
-        "peak_memory_mb": peak_memory_mb(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "flops_forward": forward,
-        "flops_backward": backward if trained.recipe != "head" else 0,
-    }

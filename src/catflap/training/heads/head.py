@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from catflap.errors import CatflapError
 from catflap.training.heads.features import Features
-from catflap.training.heads.logistic import Floats, Known, Labels, Scaling, fit, moments
+from catflap.training.heads.logistic import Floats, Known, Labels, Scaling, fit_weights, moments
 
 NEVER = 20.0  # nats by which a label that does not occur stays behind all others
 
@@ -69,7 +69,7 @@ def fit_head(
     importance = 1 / (len(there) * shares) if balanced else np.ones(len(there))
     numbered = [(features, np.searchsorted(there, labels)) for features, labels in parts]
     scaled = Scaling(centre, scale)
-    found, offset = fit(numbered, scaled, importance, strength)
+    found, offset = fit_weights(numbered, scaled, importance, strength)
     weights, evidence = np.zeros((classes, len(centre))), np.zeros(classes)
     weights[there], evidence[there] = scaled.taken_in(found, offset)
     known = np.log(shares) - np.log(shares).mean() if balanced else np.zeros(len(there))

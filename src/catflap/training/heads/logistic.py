@@ -46,7 +46,7 @@ def moments(parts: Sequence[Known]) -> tuple[Floats, Floats]:
     return mean, sum(np.square(features - mean).sum(0) for features, _ in _chunks(parts)) / total
 
 
-def fit(
+def fit_weights(
     parts: Sequence[Known], scaled: Scaling, importance: Floats, strength: float
 ) -> tuple[Floats, Floats]:
     """Weights, float64 (labels, width), and biases, float64 (labels,), for scaled features.

@@ -60,12 +60,12 @@ def finetune(
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
-    `part` are the train photos to learn from, where not all. `targets`, float32 (train photos, labels),
-    are probabilities to learn in place of the labels. The answer is the running average of the weights
-    after the epoch that validation likes best, blended with those it started from as it likes best
-    (Wortsman et al. 2022, WiSE-FT): never worse there than either. `resume` is a file, written every
-    `save_every` steps; with it the run goes on mid-epoch and ends with the same weights. `watch` gets
-    each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
+    `part` are the train photos to learn from, if not all. `targets`, float32 (train photos, labels), are
+    probabilities to learn instead. The answer is the running average of the weights after the epoch that
+    validation likes best, blended with the start as it likes best (Wortsman et al. 2022, WiSE-FT): never
+    worse there than the start; a careful recipe keeps it unless the gain is more than chance; a random start
+    is not blended. `resume` is a file, written every `save_every` steps, with which a run goes on mid-epoch.
+    `watch` gets each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
     """
     photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)

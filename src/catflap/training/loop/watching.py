@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from catflap.errors import CatflapError, why
+from catflap.progress import nobody
 
 Watch: TypeAlias = Callable[[int, dict[str, float]], None]
 
@@ -18,10 +19,13 @@ def unseen(step: int, figures: dict[str, float]) -> None:
 
 
 @contextmanager
-def watching(tensorboard: Path | None, mlflow: str | None, name: str) -> Iterator[Watch]:
+def watching(
+    tensorboard: Path | None, mlflow: str | None, name: str, note: Callable[[str], None] = nobody
+) -> Iterator[Watch]:
     """A Watch that writes each step's figures into a TensorBoard folder, an MLflow store, or both.
 
-    `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's.
+    `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's. A place that takes no more
+    figures is told to `note` and left alone: training goes on.
     Raises CatflapError when the package is not installed or the place cannot be written.
     """
     with ExitStack() as stack:
@@ -32,8 +36,12 @@ def watching(tensorboard: Path | None, mlflow: str | None, name: str) -> Iterato
             watches.append(stack.enter_context(_mlflow(mlflow, name)))
 
         def watch(step: int, figures: dict[str, float]) -> None:
-            for one in watches:
-                one(step, figures)
+            for one in tuple(watches):
+                try:
+                    one(step, figures)
+                except Exception as error:  # network, disk and database errors of several libraries
+                    watches.remove(one)
+                    note(f"Step {step} and those after it are not logged: {why(error)}.")
 
         yield watch if watches else unseen
 

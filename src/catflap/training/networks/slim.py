@@ -21,7 +21,7 @@ from catflap.training.networks.network import Network
 SAMPLE = 400  # photos, each with a hundred positions; twice as many gave as many errors
 
 
-def fit(
+def slimmed(
     backbone: Backbone, photos: Photos, frame: Frame, *, device: str = "cpu", progress: Progress = silent
 ) -> Backbone:
     """The backbone with its last two layers at its rank, as near to them on these photos as that can be.

@@ -24,20 +24,22 @@ PARTS, LEAST = 20, 0.1  # of an epoch
 _TRIES = 3
 _LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
 _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
+_SEARCH_OF_HEADS = 3 / 4  # where nothing but the head comes after it
 
 
 @dataclass(frozen=True)
 class Clock:
     """The minutes of a training: all of it ends at `until`, what is left of a search at `search_until`.
 
-    Both are seconds of perf_counter; `device` and `precision` are those of the loop. Many processes ask
-    together, and go by the first one's clock.
+    Both are seconds of perf_counter; `device` and `precision` are those of the loop, which follows the head
+    if it `tunes`. Many processes ask together, and go by the first one's clock.
     """
 
     until: float
     search_until: float
     device: str
     precision: Precision
+    tunes: bool = True
 
     def left(self) -> float:
         """Seconds left."""
@@ -64,9 +66,10 @@ class Clock:
         return first_says(whole if whole >= LEAST else 0, self.device)
 
 
-def clock_of(minutes: float, start: float, device: str, precision: Precision) -> Clock:
+def clock_of(minutes: float, start: float, device: str, precision: Precision, *, tunes: bool = True) -> Clock:
     """The clock that began to run at `start`, in seconds of perf_counter."""
-    return Clock(start + 60 * minutes, start + 60 * minutes * _SEARCH, device, precision)
+    search = _SEARCH if tunes else _SEARCH_OF_HEADS
+    return Clock(start + 60 * minutes, start + 60 * minutes * search, device, precision, tunes)
 
 
 def seconds_of_features(extractor: Extractor) -> float:

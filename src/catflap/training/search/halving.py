@@ -22,12 +22,12 @@ from catflap.training.heads.head import Head, log_loss
 from catflap.training.loop.recipe import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
 from catflap.training.networks.backbone import Backbone, load_backbone
 from catflap.training.networks.network import Network
-from catflap.training.networks.slim import fit
+from catflap.training.networks.slim import slimmed
 from catflap.training.processes import all_say, first_says
 from catflap.training.recipes import assemble
-from catflap.training.search.afresh import new_backbone
 from catflap.training.search.budget import Clock, seconds_of_features
 from catflap.training.search.candidates import Candidate
+from catflap.training.search.random_start import new_backbone
 from catflap.training.sizes import photo_side, side_of
 
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half goes on
@@ -78,7 +78,7 @@ class Pick:
     """The backbone and frame to train, its number among the candidates, and all trials as history entries.
 
     `recipe` is finetune where a trial that was fine-tuned is the best, and else head. `passes` are the
-    photos that went through a network to find it, `known` those whose features its own has worked out.
+    photos whose features were worked out to find it, `known` those whose features its own has.
     """
 
     number: int
@@ -90,7 +90,7 @@ class Pick:
     known: int = 0
 
     @property
-    def may_start_afresh(self) -> bool:
+    def may_start_from_scratch(self) -> bool:
         """Whether a random start was among the trials, and keeps the limits."""
         return any(row.get("recipe") == "scratch" and row["fits"] for row in self.trials)
 
@@ -124,7 +124,7 @@ def search(
     progress: Progress,
     clock: Clock | None = None,
     tune: Tune | None = None,
-    afresh: bool = False,
+    scratch: bool = False,
 ) -> Pick:
     """Try the candidates, and pick one.
 
@@ -134,7 +134,7 @@ def search(
     candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
     epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor, and
     compared with their heads on validation. Of small pictures, where every head is poor and there is
-    little time to fine-tune, the quickest is the pick at once. `afresh` measures a random start, too.
+    little time to fine-tune, the quickest is the pick at once. `scratch` measures a random start, too.
     Many processes share the photos, and go by what the first one measures.
     Raises Refused, with the nearest, when nothing keeps the limits.
     """
@@ -142,7 +142,7 @@ def search(
     going, choices, least = entered, dict[int, Choice](), 1
     if not going:
         raise _nothing_fits(table, limits)
-    if afresh:
+    if scratch:
         table.append(first_says(_random_start(dataset, limits), device))
     for share in RUNGS:
         if len(going) == 1 and (clock or share < 1):
@@ -151,8 +151,8 @@ def search(
             choice, trial = _tried(table[one.number], one.extractor, dataset, share, device, progress)
             choices[one.number], table[one.number] = choice, first_says(trial, device)
         going = _ranked(going, table, dataset, clock)
-        if clock and share == RUNGS[0] and _poor(going, table):
-            going = _hurried(going, table, dataset, afresh and table[-1].fits)
+        if clock and clock.tunes and share == RUNGS[0] and _poor(going, table):
+            going = _hurried(going, table, dataset, scratch and table[-1].fits)
         least = TUNED if tune and _poor(going, table) else 1
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
@@ -163,7 +163,6 @@ def search(
             choice = choices[one.number]
             table[one.number] = first_says(_on_validation(table[one.number], choice, dataset), device)
             tuned.append((_tuned(table[one.number], one, choice.head, dataset, part, tune), one))
-            passes += len(part)
         table += [trial for trial, _ in tuned]
     left = [*((table[one.number], one) for one in going), *tuned]
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
@@ -195,7 +194,7 @@ def _measured_all(
         if clock and (going or slow) and clock.search_left() < planned:
             break
         progress("trials measured", number, len(found))
-        backbone = fit(load_backbone(name), train, frame, device=device, progress=progress)
+        backbone = slimmed(load_backbone(name), train, frame, device=device, progress=progress)
         table.append(first_says(_measured(backbone, frame, size, limits), device))
         if not table[-1].fits:
             continue
@@ -266,10 +265,10 @@ def _on_validation(trial: Trial, choice: Choice, dataset: Dataset) -> Trial:
 def _ranked(
     going: list[_Contender], table: list[Trial], dataset: Dataset, clock: Clock | None
 ) -> list[_Contender]:
-    """Best first: by log loss, but where every head is poor and the clock runs, by epochs up to enough."""
+    """Best first: by log loss, but where every head is poor and the clock tunes, by epochs up to enough."""
     poor = _poor(going, table)
     for one in going:
-        if clock and poor and table[one.number].epochs is None:
+        if clock and clock.tunes and poor and table[one.number].epochs is None:
             seen = replace(dataset, frame=one.extractor.frame)
             whole = one.pace * sum(len(dataset.photos(role)) for role in ("train", "validation"))
             network = Network(one.backbone, len(dataset.labels))
@@ -290,7 +289,9 @@ def _random_start(dataset: Dataset, limits: Limits) -> Trial:
     return replace(_measured(new_backbone(), frame, side, limits), recipe="scratch")
 
 
-def _hurried(going: list[_Contender], table: list[Trial], dataset: Dataset, afresh: bool) -> list[_Contender]:
+def _hurried(
+    going: list[_Contender], table: list[Trial], dataset: Dataset, scratch: bool
+) -> list[_Contender]:
     """Of small pictures the candidate alone for which most fine-tuning fits, where that is little.
 
     It gains more than the rest of a search: frames that enlarge the pictures differ little. So does a random
@@ -302,7 +303,7 @@ def _hurried(going: list[_Contender], table: list[Trial], dataset: Dataset, afre
 
     most = max(going, key=epochs)
     small = photo_side(dataset.photos("train")) <= SMALL_SIDE
-    return [most] if afresh or (small and 0 < epochs(most) <= HURRIED) else going
+    return [most] if scratch or (small and 0 < epochs(most) <= HURRIED) else going
 
 
 def _poor(going: list[_Contender], table: list[Trial]) -> bool:
@@ -343,7 +344,7 @@ def _nothing_fits(trials: list[Trial], limits: Limits) -> Refused:
 
     def excess(trial: Trial) -> float:
         pairs = ((trial.fp32_ms, limits.max_ms), (trial.int8_mb, limits.max_mb))
-        return max(value / limit for value, limit in pairs if limit)
+        return max(value / limit for value, limit in pairs if limit is not None)
 
     near = min(trials, key=excess)
     return Refused(

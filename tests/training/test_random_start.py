@@ -15,16 +15,16 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.training import deciding
-from catflap.training.deciding import Decisions, begin_afresh, tuning_of
+from catflap.training.deciding import Decisions, try_from_scratch, tuning_of
 from catflap.training.loop.recipe import Recipe
 from catflap.training.networks.backbone import RESNET8
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
 from catflap.training.recipes import History, Logits, Trained
-from catflap.training.search import afresh
-from catflap.training.search.afresh import or_afresh, suits_random_start
+from catflap.training.search import random_start
 from catflap.training.search.budget import clock_of
 from catflap.training.search.halving import Pick
+from catflap.training.search.random_start import or_from_scratch, suits_random_start
 from catflap.training.train import train
 from tests.training.small_search import many_small
 
@@ -47,7 +47,7 @@ def test_many_small_pictures_in_small_frames_suit(
     assert not suits_random_start(replace(drawn_dataset, frame=Frame(32, 8))), "which resnet8 cannot see"
     for what, value in (("MANY_PHOTOS", 1000), ("SMALL_SIDE", 159)):
         with monkeypatch.context() as other:
-            other.setattr(afresh, what, value)
+            other.setattr(random_start, what, value)
             assert not suits_random_start(drawn_dataset)
 
 
@@ -59,7 +59,7 @@ def test_a_head_is_left_only_for_what_is_better_by_more_than_chance(drawn_datase
     for learnt, better in ((right, True), (unsure, False), (-right, False)):
         made, _ = tried(drawn_dataset, unsure, learnt)
         assert made.recipe == ("scratch" if better else "head")
-        assert made.passes == (7 + EPOCHS * len(drawn_dataset.photos("train")), 3)
+        assert made.passes == (7, 3), "the head's"
         steps = [(entry["step"], entry.get("share"), entry.get("kept")) for entry in made.history]
         assert steps[:3] == [("head", None, None), ("settings", None, None), ("finetune", None, None)]
         assert steps[3:] == [("blend", 0.0, not better), ("blend", 1.0, better)]
@@ -79,7 +79,7 @@ def test_a_random_start_follows_from_the_seed(drawn_dataset: Dataset) -> None:
 
 def test_no_epoch_is_the_head(drawn_dataset: Dataset) -> None:
     head = trained(drawn_dataset, np.zeros((1, 2), np.float32))
-    assert or_afresh(head, drawn_dataset, 0, 0, unused) is head
+    assert or_from_scratch(head, drawn_dataset, 0, 0, unused) is head
 
 
 def test_a_good_head_is_not_left(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_good_head_is_not_left(drawn_dataset: Dataset, tmp_path: Path) -> None
     labels = drawn_dataset.photos("validation").labels
     head = trained(drawn_dataset, np.eye(2, dtype=np.float32)[labels])
     decisions, clock = Decisions(tmp_path / "decided", "this"), clock_of(0.0, 0.0, "cpu", "32-true")
-    assert begin_afresh(head, drawn_dataset, 0, clock, decisions, unused) is head
+    assert try_from_scratch(head, drawn_dataset, 0, clock, decisions, unused) is head
     assert not list(tmp_path.iterdir())
 
 
@@ -106,7 +106,7 @@ def test_a_poor_head_leaves_the_time_to_a_random_start_or_a_part_of_an_epoch(
 ) -> None:
     decisions = Decisions(tmp_path / "decided", "this")
     decisions.keep("epochs", lambda: fitting)
-    backbone, row = afresh.new_backbone(), {"step": "trial", "recipe": "scratch", "fits": may_begin}
+    backbone, row = random_start.new_backbone(), {"step": "trial", "recipe": "scratch", "fits": may_begin}
     chosen, clock = Pick(0, backbone, Frame(32, 32), [row]), clock_of(1.0, 0.0, "cpu", "32-true")
     tuning = tuning_of(Plan(minutes=1.0), chosen, drawn_dataset, clock, decisions)
     assert tuning.epochs(Network(backbone, 2), accuracy) == epochs
@@ -117,7 +117,7 @@ def test_a_random_start_that_was_stopped_ends_with_the_same_bits(
     drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Checkpoint is of its own backbone; the drawn photos' heads are too good to be beaten but so."""
-    monkeypatch.setattr(afresh, "beyond_chance", lambda *_: True)
+    monkeypatch.setattr(random_start, "beyond_chance", lambda *_: True)
     monkeypatch.setattr(deciding, "GOOD_HEAD", 1.1)
     undisturbed = decided(drawn_dataset, tmp_path / "undisturbed")
 
@@ -162,7 +162,7 @@ def tried(
         blend: dict[str, Any] = {"step": "blend", "share": 1.0, "validation_log_loss": 0.5, "kept": True}
         return learnt, [{"step": "settings"}, {"step": "finetune"}, blend]
 
-    made = or_afresh(trained(dataset, head), dataset, EPOCHS, seed, loop)
+    made = or_from_scratch(trained(dataset, head), dataset, EPOCHS, seed, loop)
     return made, starts[0]
 
 
@@ -173,6 +173,6 @@ def unused(*_: object) -> tuple[Logits, History]:
 
 def trained(dataset: Dataset, logits: Logits) -> Trained:
     """A head with these logits on the validation photos; its network is nobody's concern here."""
-    backbone = afresh.new_backbone()
+    backbone = random_start.new_backbone()
     network = Network(backbone, 2)
     return Trained("head", backbone, dataset.frame, network, logits, [{"step": "head"}], (7, 3))

@@ -32,13 +32,13 @@ def new_backbone() -> Backbone:
     return load_backbone(RESNET8, pretrained=False)
 
 
-def epochs_afresh(clock: Clock, dataset: Dataset) -> float:
+def epochs_from_scratch(clock: Clock, dataset: Dataset) -> float:
     """Epochs from a random start that will fit."""
     how = scratch(MOST_EPOCHS, len(dataset.photos("train")), side_of(dataset))
     return clock.epochs(Network(new_backbone(), len(dataset.labels)), dataset, how)
 
 
-def or_afresh(head: Trained, dataset: Dataset, epochs: float, seed: int, loop: Loop) -> Trained:
+def or_from_scratch(head: Trained, dataset: Dataset, epochs: float, seed: int, loop: Loop) -> Trained:
     """What a random start learns in so many epochs, if validation likes it better by more than chance.
 
     Else it is the head. The history has both, as the shares 0 and 1 of what was learnt.
@@ -58,5 +58,5 @@ def or_afresh(head: Trained, dataset: Dataset, epochs: float, seed: int, loop: L
     return replace(
         learnt if better else head,
         history=[*head.history, *epochs_told, *compared],
-        passes=(head.passes[0] + learnt.passes[0], head.passes[1]),
+        passes=head.passes,
     )

@@ -1,0 +1,77 @@
+"""What a training costs: seconds, photos, FLOPs, memory and joules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from catflap.machine import peak_memory_mb
+from catflap.progress import Progress
+from catflap.runtime.energy import EnergyMeter
+from catflap.training.networks.flops import count_flops
+from catflap.training.recipes import Trained
+from catflap.training.search.halving import Pick
+
+
+class Bill:
+    """Counts from the moment it is made on; `learnt` are photos that every weight learnt from.
+
+    Those of steps that an earlier run did, before it was stopped, are `learnt_before`.
+    """
+
+    def __init__(self) -> None:
+        self.start = perf_counter()
+        self.learnt = self.learnt_before = 0.0
+        self._meter = EnergyMeter()
+
+    def metered(self, progress: Progress) -> Progress:
+        """The same progress, which also reads the meter before its counter wraps."""
+
+        def tell(step: str, done: int, total: int) -> None:
+            self._meter.joules()
+            progress(step, done, total)
+
+        return tell
+
+    @contextmanager
+    def learning(self, photos: float, progress: Progress) -> Iterator[Progress]:
+        """The same progress for one run of the loop, over so many photos: each word of it is a step."""
+        share = 0.0
+
+        def tell(step: str, done: int, total: int) -> None:
+            nonlocal share
+            share += 1 / total
+            progress(step, done, total)
+
+        yield tell
+        self.learnt += share * photos
+        self.learnt_before += (1 - share) * photos
+
+    def to_json(self, trained: Trained, chosen: Pick, device: str) -> dict[str, Any]:
+        """As `checkpoint.json` has it, the search included.
+
+        `photo_passes` are photos that went through a network in this run, `cached_photos` those that did in
+        an earlier one, and `learnt_photos` those of both that went backward, too. FLOPs are of one photo.
+        """
+        seconds = perf_counter() - self.start
+        forward, backward = count_flops(trained.network, trained.frame)
+        passes = trained.passes[0] + chosen.passes + round(self.learnt)
+        known = trained.passes[1] - chosen.known + round(self.learnt_before)
+        learnt = round(self.learnt + self.learnt_before)
+        return {
+            "seconds": seconds,
+            "photo_passes": passes,
+            "cached_photos": known,
+            "learnt_photos": learnt,
+            "photos_per_second": passes / seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "flops_forward": forward,
+            "flops_backward": backward if learnt else 0,
+            "joules": self._meter.joules(),
+        }
