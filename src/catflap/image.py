@@ -1,4 +1,5 @@
-"""Photo bytes to uint8 RGB at the frame size: the only file that decodes, orients, resizes or crops.
+"""Photo bytes to uint8 RGB at the frame size: the only file that decodes, orients, resizes or crops what a
+model is judged on; data/jpeg.py and training/loop/resizing.py are faster stand-ins for scans and training.
 
 The pixels are specified in docs/concepts/frame.md; Pillow is the reference implementation.
 """
@@ -137,13 +138,10 @@ def resize(part: Pixels, frame: Frame, *, mirror: bool = False) -> Pixels:
 def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) -> bytes:
     """The bytes of a photo file; BadPhoto when it is absent, no regular file or too large."""
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BadPhoto("unreadable", f"{_shown(path)} is not a file.", "Name a photo file.")
-        if status.st_size > max_bytes:
-            raise _too_many_bytes(status.st_size, max_bytes)
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)  # some files are longer than their size says
+        _check_regular(path, Path(path).stat(), max_bytes)  # before it is opened: a tape would wind
+        with open(path, "rb", 1 << 16, opener=_open_at_once) as file:  # a stated buffer saves a system call
+            _check_regular(path, os.fstat(file.fileno()), max_bytes)  # another may lie there by now
+            data = file.read(max_bytes + 1) or b""  # some files are longer than their size says, or not ready
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise BadPhoto(
@@ -158,6 +156,17 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) ->
     if len(data) > max_bytes:
         raise _too_many_bytes(len(data), max_bytes)
     return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for who writes
+
+
+def _check_regular(path: str | os.PathLike[str], status: os.stat_result, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BadPhoto("unreadable", f"{_shown(path)} is not a file.", "Name a photo file.")
+    if status.st_size > max_bytes:
+        raise _too_many_bytes(status.st_size, max_bytes)
 
 
 def inspect(data: bytes, frame: Frame | None = None) -> PhotoInfo:

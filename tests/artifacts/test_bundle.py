@@ -25,6 +25,11 @@ from tests.artifacts.samples import FILES, small_bundle, small_head
 NAMES = st.from_regex(bundle_zip.NAME, fullmatch=True)
 
 
+def fits_a_folder(names: Iterable[str]) -> bool:
+    """Whether no name is the folder of another."""
+    return not any(one != other and other.startswith(f"{one}/") for one in names for other in names)
+
+
 def refused(path: Path) -> str:
     """What the refusal of a file says; fails when the file is read."""
     try:
@@ -182,8 +187,24 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
         untested={"int8": {"file": "int8.onnx", "runtime": "coreml", "precision": "int8"}}
     ),
     "an untested form without a runtime": lambda head: head.update(untested={"x": {"file": "int8.onnx"}}),
+    "a share of a whole number that no double holds": lambda head: head["prior"].update(cat=10**400),
+    "such a number in a baseline": lambda head: head["variants"]["int8"].update(
+        baseline={"photos": 9, "labels": {"cat": {"share": 1, "groups": 1, "quantiles": [10**400]}}}
+    ),
+    "such a number in the metrics": lambda head: head["variants"]["int8"]["metrics"].update(f1=-(10**400)),
+    "such a number in an unknown field": lambda head: head.update(extra=[10**400]),
+    "an unknown field that is nested 900 deep": lambda head: head.update(extra=nested(900)),
+    "an unknown field that is nested too deep": lambda head: head.update(extra=nested(64)),
     "floats in the input": lambda head: head["input"].update(dtype="float32"),
 }
+
+
+def nested(depth: int) -> Any:
+    """Objects and lists in each other."""
+    value: Any = 1
+    for level in range(depth):
+        value = [value] if level % 2 else {"in": value}
+    return value
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -196,6 +217,8 @@ def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> No
         small_bundle(tmp_path), lambda head: head.update(catflap_bundle="1.7", targets={"phone": [1]})
     )
     assert read_bundle(path).head["targets"] == {"phone": [1]}
+    path = repacked(small_bundle(tmp_path), lambda head: head.update(extra=[nested(62), 10**300]))
+    assert read_bundle(path).head["extra"] == [nested(62), 10**300]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +271,7 @@ def test_bundle_json_comes_first(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=6))
+@given(st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=6).filter(fits_a_folder))
 def test_any_members_come_back(members: dict[str, bytes]) -> None:
     data = bundle_zip.encode_members(members)
     found = bundle_zip.decode_members(data)
@@ -290,6 +313,15 @@ def test_names_that_could_escape_are_not_written_and_not_read(name: str) -> None
     forged = bundle_zip._LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, zlib.crc32(b"x"), 1, 1, len(path), 0)
     with pytest.raises(BadArtifact):
         bundle_zip.decode_members(forged + path + b"x")
+
+
+@pytest.mark.parametrize("names", [("card.md", "card.md/x"), ("a/b/c/d", "other", "a/b")])
+def test_a_name_that_is_the_folder_of_another_is_not_written_and_not_read(names: tuple[str, ...]) -> None:
+    with pytest.raises(CatflapError, match="cannot hold"):
+        bundle_zip.encode_members(dict.fromkeys(names, b"x"))
+    forged = b"".join(map(bytes, bundle_zip._chunks(dict.fromkeys(names, b"x"))))
+    with pytest.raises(BadArtifact, match="is a folder of others too"):
+        bundle_zip.decode_members(forged)
 
 
 def test_too_many_members_are_refused() -> None:

@@ -106,3 +106,10 @@ def test_the_schemas_use_only_what_the_checker_knows() -> None:
         stack += [
             schema[name] for name in ("items", "additionalProperties") if isinstance(schema.get(name), dict)
         ]
+
+
+def test_a_whole_number_that_no_double_holds_is_a_fault() -> None:
+    """JSON Schema has no such limit, but wherever it meets a fraction it could not be one."""
+    changed = document()
+    changed["variants"]["int8"]["fidelity"]["photos"] = 10**400
+    assert faults(changed, SCHEMA) == ["$.variants.int8.fidelity.photos is out of range"]

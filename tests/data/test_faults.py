@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -186,6 +189,38 @@ def test_no_decoder_fails_on_noise_named_photo(tmp_path: Path) -> None:
     manifest = scan(root, tmp_path / "m", workers=1)
     assert manifest.photos == 6 + 35
     assert "decoder_crashed" not in manifest.reasons
+
+
+@pytest.mark.parametrize("year", [1600, 2400])
+def test_a_photo_from_a_year_that_has_no_nanoseconds(tmp_path: Path, year: int) -> None:
+    root = class_folders(tmp_path / "photos", 3)
+    seconds = (year - 1970) * 31_556_952
+    os.utime(root / "cat" / "000.jpg", (seconds, seconds))
+    if (root / "cat" / "000.jpg").stat().st_mtime_ns != seconds * 10**9:
+        pytest.skip("this file system has no such dates")
+    assert scan(root, tmp_path / "m", workers=1, profile=False).ok == 6
+
+
+@pytest.mark.parametrize("label", ["a\nb", "a\tb", "\x7f", "c" * 501], ids=ascii)
+@pytest.mark.parametrize("kind", ["folder", "list", "mapping"])
+def test_a_label_that_no_bundle_can_hold_is_refused_at_once(tmp_path: Path, label: str, kind: str) -> None:
+    labels, source = None, class_folders(tmp_path / "photos", 2)
+    if kind == "mapping":
+        labels = {"cat": label}
+    elif kind == "list":
+        paths = [str(path) for path in sorted(source.glob("*/*.jpg"))]
+        source = tmp_path / "list.parquet"
+        table = {"path": paths, "label": [f"x{label}x", "dog"] * 2}
+        pyarrow.parquet.write_table(pa.table(table), source)
+    elif len(label) > 255:
+        pytest.skip("no folder has such a long name")
+    else:
+        (source / "cat").rename(source / label)
+    with pytest.raises(CatflapError, match=r"control character|more than 500 characters") as error:
+        scan(source, tmp_path / "m", labels=labels, workers=1)
+    assert error.value.what.isprintable()
+    assert len(error.value.what) < 200
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:

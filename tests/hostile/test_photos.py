@@ -270,6 +270,24 @@ def test_what_is_no_regular_file_does_not_hang(tmp_path: Path) -> None:
         assert in_process(READ, str(tmp_path / name)).split()[0] == "unreadable", name
 
 
+SWAPPED = (
+    "import os, sys; from catflap.image import read_file; from catflap.errors import BadPhoto\n"
+    "class Swapped:\n"
+    "    asked = 0\n"
+    "    def __fspath__(self):\n"
+    "        Swapped.asked += 1\n"
+    "        if Swapped.asked == 2: os.unlink(sys.argv[1]); os.mkfifo(sys.argv[1])\n"
+    "        return sys.argv[1]\n"
+    "try: read_file(Swapped()); print('bytes')\n"
+    "except BadPhoto as error: print(error.reason)"
+)
+
+
+def test_a_file_that_becomes_a_pipe_before_it_is_opened_does_not_hang(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(KINDS["png"])
+    assert in_process(SWAPPED, str(tmp_path / "photo.png")).split() == ["unreadable"]
+
+
 def test_files_that_are_longer_than_they_say_are_not_read_for_ever() -> None:
     endless = Path("/proc/self/pagemap")
     if not endless.exists():

@@ -63,6 +63,22 @@ def two_outputs() -> bytes:
     )
 
 
+def with_embedding(first: str, second: str) -> bytes:
+    """The mean colour as logits and twice of it as the embedding, in either order."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["logits"], keepdims=0),
+        helper.make_node("Add", ["logits", "logits"], ["embedding"]),
+    ]
+    shape: tuple[int, list[str | int]] = (FLOAT, ["n", 3])
+    return model(
+        nodes,
+        {"pixels": (UINT8, ["n", 32, 32, 3])},
+        {first: shape, second: shape},
+        axes=np.array([1, 2]),
+    )
+
+
 def integer_output() -> bytes:
     nodes = [helper.make_node("Cast", ["pixels"], ["logits"], to=INT64)]
     return model(nodes, {"pixels": (UINT8, ["n", 2])}, {"logits": (INT64, ["n", 2])})

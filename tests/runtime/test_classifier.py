@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier, field_prior, parse_prior
+from catflap.runtime.engines import why_not_here
 from tests.drawn import Exported, drawn
 from tests.runtime.models import colour_model, reworked
 
@@ -74,11 +79,11 @@ def test_labels_that_are_not_stated_share_the_rest_as_in_training() -> None:
 @pytest.mark.parametrize(
     "stated",
     [{"dog": 0.5}, {"a": 0.0}, {"a": 1.0}, {"a": -0.1}, {"a": float("nan")}, {"a": 0.7, "b": 0.6},
-     {"a": 0.5, "b": 0.4, "c": 0.05}],
+     {"a": 0.5, "b": 0.4, "c": 0.05}, {"a": "0.2"}, [("a", 0.2)], 0.2],
 )  # fmt: skip
-def test_a_prior_that_cannot_be_is_refused(stated: dict[str, float]) -> None:
+def test_a_prior_that_cannot_be_is_refused(stated: object) -> None:
     with pytest.raises(CatflapError, match="prior"):
-        field_prior(stated, {"a": 0.5, "b": 0.3, "c": 0.2})
+        field_prior(stated, {"a": 0.5, "b": 0.3, "c": 0.2})  # type: ignore[arg-type]
 
 
 def test_a_prior_is_read_as_people_write_it() -> None:
@@ -88,6 +93,51 @@ def test_a_prior_is_read_as_people_write_it() -> None:
     for bad in ("cat", "cat=", "cat=much", ""):
         with pytest.raises(CatflapError, match="LABEL=SHARE"):
             parse_prior([bad])
+    for twice in (["cat=.5", "cat=.6"], ["cat=.5, cat =.5"]):
+        with pytest.raises(CatflapError, match="names 'cat' twice"):
+            parse_prior(twice)
+
+
+def rewritten(bundle: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The Bundle with another bundle.json, whose form and hashes are right."""
+    opened = read_bundle(bundle)
+    head = json.loads(json.dumps(opened.head))
+    change(head)
+    files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
+    write_bundle(out, {name: head[name] for name in head if name not in ("catflap_bundle", "files")}, files)
+    return out
+
+
+def test_a_prior_that_no_probability_can_follow_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    tiny = {"cold": 1e-320, "warm": 1.0}
+    path = rewritten(tiny_bundle, tmp_path / "tiny.catflap", lambda head: head.update(prior=tiny))
+    assert Classifier(path)(scene(1, 40, 40)).probability > 0
+    with pytest.raises(CatflapError, match="differ by more than"):
+        Classifier(path, prior={"cold": 0.5})
+    with pytest.raises(CatflapError, match=r"share of a label|differ by more than"):
+        Classifier(path, prior={"warm": 0.5})
+    with pytest.raises(CatflapError, match="differ by more than"):
+        Classifier(tiny_bundle, prior={"cold": 1e-320})
+
+
+FOREIGN: dict[str, Callable[[dict[str, Any]], object]] = {
+    "two files for ONNX Runtime": lambda head: head["variants"]["fp32"].update(weights="card.md"),
+    "one file for OpenVINO": lambda head: head["variants"]["fp32"].update(runtime="openvino"),
+    "one file for ncnn": lambda head: head["variants"]["fp32"].update(runtime="ncnn"),
+    "another name for the output": lambda head: head["output"].update(name="nope"),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN)
+def test_a_variant_that_is_not_what_its_runtime_needs_is_refused(
+    tiny_bundle: Path, tmp_path: Path, change: str
+) -> None:
+    path = rewritten(tiny_bundle, tmp_path / "odd.catflap", FOREIGN[change])
+    why = why_not_here(read_bundle(path).variant())
+    if why is not None:
+        pytest.skip(why.what)
+    with pytest.raises(BadArtifact, match=r"has [12] files|has no output"):
+        Classifier(path)
 
 
 def test_between_two_labels_it_is_unsure(tiny_bundle: Path) -> None:

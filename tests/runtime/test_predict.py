@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadPhoto
+from catflap.errors import BadPhoto, Refused
 from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.predict import list_photos, predict
+from catflap.serving.answers import Problem
 
 
 @pytest.fixture
@@ -33,6 +37,27 @@ def test_answers_come_in_the_order_of_the_paths(classifier: Classifier, tmp_path
     found = list(predict(classifier, paths))
     assert [path for path, _ in found] == [str(path) for path in paths]
     assert all(isinstance(answer, Prediction) for _, answer in found)
+
+
+def test_one_path_alone_is_one_path(classifier: Classifier, tmp_path: Path) -> None:
+    """Its letters are none."""
+    path = photo(tmp_path / "a.png")
+    assert [found for found, _ in predict(classifier, str(path))] == [str(path)]
+    assert [found for found, _ in predict(classifier, path)] == [str(path)]
+
+
+def _raised(path: str) -> str:
+    raise BadPhoto("unreadable", f"{path} cannot be read.", "Check it.")
+
+
+def test_errors_travel_between_processes() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        error = pool.submit(_raised, "x.jpg").exception(timeout=60)
+    assert isinstance(error, BadPhoto)
+    assert (error.reason, error.what, error.fix) == ("unreadable", "x.jpg cannot be read.", "Check it.")
+    for each in (Refused("No.", "Do."), Problem(413, "Large.", "Less.", {"a": "b"})):
+        again = pickle.loads(pickle.dumps(each))
+        assert (type(again), vars(again), str(again)) == (type(each), vars(each), str(each))
 
 
 def test_a_folder_stands_for_its_photos_in_order(classifier: Classifier, tmp_path: Path) -> None:

@@ -81,7 +81,21 @@ def test_external_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             open_model(data)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 10_000])
+@pytest.mark.parametrize("threads", [0, -1, 10_000, 1.5, "2"])
 def test_impossible_threads_are_refused(threads: int) -> None:
     with pytest.raises(CatflapError, match="threads are not possible"):
         open_model(models.colour_model(WEIGHTS), threads)
+
+
+@pytest.mark.parametrize("order", [("logits", "embedding"), ("embedding", "logits")])
+def test_an_output_is_asked_for_by_its_name(order: tuple[str, str]) -> None:
+    model = open_model(models.with_embedding(*order), output="logits")
+    logits, embedding = model.with_embedding(FRAMES)
+    np.testing.assert_allclose(logits, FRAMES.mean((1, 2)), atol=1e-4)
+    assert np.array_equal(model(FRAMES), logits)
+    assert np.array_equal(embedding, 2 * logits)
+
+
+def test_a_model_without_the_output_that_is_named_is_refused() -> None:
+    with pytest.raises(BadArtifact, match="has no output 'nope'"):
+        open_model(models.colour_model(WEIGHTS), output="nope")

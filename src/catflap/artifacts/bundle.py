@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from catflap.image import Frame
 FORMAT = "1.0"
 HEAD = "bundle.json"
 SUFFIX = ".catflap"
+DEEPEST = 64  # objects and lists in bundle.json within each other; ours have 8
 SHIPPED = Path(__file__).parent / "shipped"
 
 
@@ -167,7 +169,9 @@ def _parse_head(members: Mapping[str, memoryview], path: str) -> dict[str, Any]:
         raise BadArtifact(f"{path} does not begin with {HEAD}.", "Name a .catflap file.")
     try:
         text = bytes(members[HEAD]).decode("utf-8")
-        head = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        head = json.loads(
+            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise BadArtifact(f"{HEAD} in {path} is not JSON.", "Export it again.") from error
     _check_head(head, path)
@@ -182,7 +186,8 @@ def _check_head(head: Any, path: str) -> None:
             f"{path} is of bundle format {version!r}; this Catflap reads {FORMAT}.",
             "Update Catflap or export it again.",
         )
-    found = faults(head, load_schema("bundle"))
+    found = [] if _is_shallow(head) else [f"it is nested more than {DEEPEST} deep"]
+    found = found or faults(head, load_schema("bundle"))
     if not found:
         variants, untested = head["variants"].values(), head.get("untested", {})
         files = {head["golden"]["file"], *(entry["file"] for entry in (*variants, *untested.values()))}
@@ -227,6 +232,28 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    """Refuse 1e999, which would be infinite."""
+    return _no_constant(number) if math.isinf(value := float(number)) else value
+
+
+def _whole(number: str) -> int:
+    """Refuse a whole number that no double can hold, which is one wherever it meets a fraction."""
+    _finite(number)
+    return int(number)
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether every program can walk through it: some do so by calls within calls."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [one for items in inner for one in items if isinstance(one, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _sha256(data: bytes | memoryview) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from catflap.errors import BadArtifact, CatflapError
@@ -28,7 +28,7 @@ _DATE = (1 << 5) | 1  # 1980-01-01, 00:00
 
 def encode_members(members: Mapping[str, bytes | memoryview]) -> bytes:
     """The bytes of a Bundle that holds these members in this order; CatflapError when none can."""
-    bad = [name for name in members if not NAME.fullmatch(name)]
+    bad = [name for name in members if not NAME.fullmatch(name)] + _also_folders(members)
     if bad or not 0 < len(members) <= MAX_MEMBERS or sum(map(len, members.values())) > MAX_BYTES - (1 << 20):
         raise CatflapError(
             f"A bundle cannot hold these {len(members)} files{f': {bad[0]!r}' if bad else ''}.",
@@ -72,7 +72,16 @@ def _walk(view: memoryview) -> dict[str, memoryview]:
         position = start + size
     if not members:
         raise _damaged("it does not begin like one")
+    if both := _also_folders(members):
+        raise _damaged(f"the member {both[0]!r} is a folder of others too")
     return members
+
+
+def _also_folders(members: Iterable[str]) -> list[str]:
+    """The names under which other members lie, so that no folder can hold them all."""
+    parts = [name.split("/") for name in members]
+    folders = {"/".join(part[:depth]) for part in parts for depth in range(1, len(part))}
+    return [name for name in members if name in folders]
 
 
 def _chunks(members: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:

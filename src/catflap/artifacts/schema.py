@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def _is(value: Any, kind: str) -> bool:
 def _number_faults(value: float, schema: dict[str, Any], place: str) -> list[str]:
     outside = value < schema.get("minimum", -math.inf) or value > schema.get("maximum", math.inf)
     outside |= value <= schema.get("exclusiveMinimum", -math.inf)
-    return [f"{place} is out of range"] if outside or not math.isfinite(value) else []
+    double = abs(value) <= sys.float_info.max  # neither of infinity, NaN, and whole numbers of 309 digits
+    return [f"{place} is out of range"] if outside or not double else []
 
 
 def _array_faults(value: list[Any], schema: dict[str, Any], place: str) -> list[str]:

@@ -32,7 +32,7 @@ from catflap.errors import missing_extra
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
-RULES = 1  # raised when a photo gets another row than before
+RULES = 2  # raised when a photo gets another row than before
 
 
 def scan(

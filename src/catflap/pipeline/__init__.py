@@ -1,1 +1,1 @@
-"""The verbs that walk through several rooms: build, evaluate, demo, trace."""
+"""The verbs that walk through several rooms: build, evaluate, demo, drift, trace."""

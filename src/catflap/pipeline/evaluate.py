@@ -26,7 +26,7 @@ from catflap.evaluation.report import write_report
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
-from catflap.runtime.engines import open_variant, runnable
+from catflap.runtime.engines import open_in, runnable
 from catflap.runtime.scoring import PhotoBytes, score
 from catflap.runtime.session import Model
 
@@ -130,7 +130,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
         bundle.name,
         bundle.labels,
         bundle.frame,
-        {one.name: (open_variant(bundle.members, one), one.temperature, one.takes_photos) for one in chosen},
+        {one.name: (open_in(bundle, one), one.temperature, one.takes_photos) for one in chosen},
         {**bundle.head["ancestors"], "bundle": bundle.sha256},
         None,
         [],

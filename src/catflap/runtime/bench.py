@@ -135,7 +135,7 @@ def _single_stream(classifier: Classifier, data: bytes, seconds: float) -> tuple
         marks.append(perf_counter())
         pixels = read_pixels(photo, classifier.frame)
         marks.append(perf_counter())
-        logits = classifier.frames(pixels[None])
+        logits = classifier.model(pixels[None])
         marks.append(perf_counter())
         classifier.predict(classifier.probabilities(logits)[0], marks[0])
         marks.append(perf_counter())

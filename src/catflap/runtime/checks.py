@@ -10,7 +10,7 @@ from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import read_pixels
 from catflap.progress import Progress, silent, told
-from catflap.runtime.engines import open_variant, runnable
+from catflap.runtime.engines import open_in, runnable
 
 
 def check_bundle(
@@ -54,7 +54,7 @@ def check_answers(bundle: Bundle, golden: Golden, variant: Variant, threads: int
     name = f"golden:{variant.name}"
     expected = golden.logits[variant.name]
     try:
-        answers = open_variant(bundle.members, variant, threads)(golden.frames)
+        answers = open_in(bundle, variant, threads)(golden.frames)
     except BadArtifact as error:
         return Check(name, False, error.what, variant.tolerance)
     if answers.shape != expected.shape or not np.isfinite(answers).all():

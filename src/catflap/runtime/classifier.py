@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from time import perf_counter
 
 import numpy as np
@@ -12,8 +13,8 @@ from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
-from catflap.runtime.decisions import Probabilities, correct_prior, decide, softmax
-from catflap.runtime.engines import open_variant
+from catflap.runtime.decisions import Probabilities, correct_prior, decide, prior_weights, softmax
+from catflap.runtime.engines import open_in
 from catflap.runtime.looks import Look, look_of
 from catflap.runtime.session import Embeddings, Logits, embedded
 from catflap.runtime.strangeness import read_familiar, strangeness_of
@@ -41,12 +42,14 @@ class Classifier:
         self.variant = self.bundle.variant(variant)
         self.labels = self.bundle.labels
         self.frame = self.bundle.frame
-        self.model = open_variant(self.bundle.members, self.variant, threads)
+        self.model = open_in(self.bundle, self.variant, threads)
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._embed = embed
         self._familiar = read_familiar(self.variant.baseline if embed else None, self.labels)
         self._trained = np.array(list(trained.values()))
         self._field = None if prior is None else field_prior(prior, trained)
+        if self._field is not None:
+            prior_weights(self._trained, self._field)  # refused here, not at the first photo
         self.prior = (
             None if self._field is None else dict(zip(self.labels, self._field.tolist(), strict=True))
         )
@@ -80,10 +83,6 @@ class Classifier:
         if self._field is None:
             return probabilities
         return correct_prior(probabilities, self._field, self._trained)
-
-    def frames(self, frames: Pixels) -> Logits:
-        """Logits (n, labels), float32, of frames that are already pixels, uint8 (n, H, W, 3)."""
-        return self.model(frames)
 
     def predict(
         self,
@@ -126,6 +125,8 @@ def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:
     shares: dict[str, float] = {}
     for entry in ",".join(stated).split(",") if stated else []:
         label, _, share = entry.rpartition("=")
+        if label.strip() in shares:
+            raise CatflapError(f"The prior names {label.strip()!r} twice.", "Give each label one share.")
         try:
             shares[label.strip()] = float(share)
         except ValueError as error:
@@ -137,11 +138,11 @@ def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:
 
 def field_prior(stated: Mapping[str, float], trained: Mapping[str, float]) -> Probabilities:
     """The whole prior, shape (labels,) in the order of `trained`, from the shares stated for some labels."""
-    unknown = set(stated) - set(trained)
-    total = sum(stated.values())
-    if unknown or any(not 0 < share < 1 for share in stated.values()) or total > 1 + 1e-9:
+    fits = isinstance(stated, Mapping) and set(stated) <= set(trained)
+    fits = fits and all(isinstance(share, Real) and 0 < share < 1 for share in stated.values())
+    if not fits or (total := float(sum(stated.values()))) > 1 + 1e-9:
         raise CatflapError(
-            f"The prior {dict(stated)} does not fit the labels {', '.join(trained)}.",
+            f"The prior {stated!r} does not fit the labels {', '.join(trained)}.",
             "Give shares between 0 and 1, such as --prior cat=0.01.",
         )
     rest = {label: share for label, share in trained.items() if label not in stated}

@@ -12,6 +12,7 @@ from catflap.artifacts.results import UNSURE
 from catflap.errors import CatflapError
 
 Probabilities: TypeAlias = npt.NDArray[np.float64]
+MOST_APART = 1e200  # so that no product with a probability leaves the range of a double
 
 
 def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Probabilities:
@@ -33,14 +34,29 @@ def correct_prior(
     the model is used. Saerens, Latinne and Decaestecker 2002, equation 2.4. Raises CatflapError
     when a share is not above 0.
     """
+    weighted = np.asarray(probabilities, np.float64) * prior_weights(trained, field)
+    return np.asarray(weighted / weighted.sum(axis=-1, keepdims=True))
+
+
+def prior_weights(trained: npt.ArrayLike, field: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """How much more frequent each label is in the field than in training, shape (classes,).
+
+    Raises CatflapError when a share is not above 0, or too far from the other for probabilities.
+    """
     before, after = np.asarray(trained, np.float64), np.asarray(field, np.float64)
     if not all((shares > 0).all() and np.isfinite(shares).all() for shares in (before, after)):
         raise CatflapError(
             "The share of a label is not a number above 0.",
             "Give every label a share between 0 and 1, for example 0.001.",
         )
-    weighted = np.asarray(probabilities, np.float64) * (after / before)
-    return np.asarray(weighted / weighted.sum(axis=-1, keepdims=True))
+    with np.errstate(over="ignore", under="ignore"):
+        weights = np.asarray(after / before)
+    if not ((weights > 1 / MOST_APART) & (weights < MOST_APART)).all():
+        raise CatflapError(
+            f"The shares of a label in training and in the field differ by more than {MOST_APART:g} times.",
+            "Give every label a share between 0 and 1, for example 0.001; or export the bundle again.",
+        )
+    return weights
 
 
 def decide(probabilities: npt.ArrayLike, labels: Sequence[str], threshold: float) -> list[str]:

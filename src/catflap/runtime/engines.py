@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 
 from catflap.artifacts.bundle import Bundle, Variant
-from catflap.errors import CatflapError, missing_extra
+from catflap.errors import BadArtifact, CatflapError, missing_extra
 from catflap.runtime.session import Model
 
 # The runtime's name in bundle.json: the file here that owns it, and the module that it needs.
@@ -24,19 +24,38 @@ ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 
+IN_TWO_FILES = ("openvino", "ncnn")  # the graph and its weights
+
+
+def open_in(bundle: Bundle, variant: Variant, threads: int | None = None) -> Model:
+    """`open_variant` for a variant of a Bundle, whose output must have the name that bundle.json gives it."""
+    return open_variant(bundle.members, variant, threads, output=bundle.head["output"]["name"])
+
 
 def open_variant(
-    members: Mapping[str, bytes | memoryview], variant: Variant, threads: int | None = None
+    members: Mapping[str, bytes | memoryview],
+    variant: Variant,
+    threads: int | None = None,
+    *,
+    output: str | None = None,
 ) -> Model:
     """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), on its runtime.
 
-    Raises the error of `why_not_here`, and BadArtifact when the files are not what the runtime reads.
+    `output` names the logits where graphs have names for them; None takes the first output. Raises the
+    error of `why_not_here`, and BadArtifact when the files are not what the runtime reads.
     """
     why = why_not_here(variant)
     if why is not None:
         raise why
+    if len(variant.members) != 1 + (variant.runtime in IN_TWO_FILES):
+        raise BadArtifact(
+            f"The variant {variant.name} for {variant.runtime} has {len(variant.members)} files.",
+            "Export it again.",
+        )
     engine = import_module(f"catflap.runtime.{ENGINES[variant.runtime][0]}")
-    model: Model = engine.open_model(*(members[name] for name in variant.members), threads=threads)
+    named = {"output": output} if variant.runtime == "onnxruntime" else {}
+    files = (members[name] for name in variant.members)
+    model: Model = engine.open_model(*files, threads=threads, **named)
     return model
 
 

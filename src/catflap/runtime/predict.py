@@ -22,14 +22,16 @@ SUFFIXES = (
 
 
 def predict(
-    classifier: Classifier, paths: Iterable[str | os.PathLike[str]], recorder: Recorder | None = None
+    classifier: Classifier,
+    paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+    recorder: Recorder | None = None,
 ) -> Iterator[tuple[str, Prediction | BadPhoto]]:
     """Each photo's path with its Prediction, or with the BadPhoto that says why there is none.
 
     A folder stands for the photos under it, in the order of their names; one without photos, or
     one that cannot be listed, is answered with a BadPhoto too. `recorder` writes a FieldLog.
     """
-    for path in paths:
+    for path in (paths,) if isinstance(paths, str | os.PathLike) else paths:
         for photo, fault in list_photos(os.fspath(path)):
             try:
                 yield photo, fault or _answer(classifier, photo, recorder)

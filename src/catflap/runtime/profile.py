@@ -17,7 +17,7 @@ from catflap.artifacts.folder import read_json, whole_file
 from catflap.artifacts.golden import read_golden
 from catflap.errors import BadArtifact, CatflapError
 from catflap.machine import describe_machine
-from catflap.runtime.engines import open_variant
+from catflap.runtime.engines import open_in
 
 KIND, REFERENCE = "device-profile", "cat"
 ROUNDS, WARM_UP = 40, 5
@@ -88,5 +88,5 @@ def scale(profile: Profile) -> float:
 
 def _time(bundle: Bundle, threads: int) -> float:
     frame = read_golden(bundle).frames[:1]
-    model = open_variant(bundle.members, bundle.variant(), threads)
+    model = open_in(bundle, bundle.variant(), threads)
     return median_ms(lambda: model(frame))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,15 +29,19 @@ _EXTERNAL = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 class OnnxModel:
     """A model on ONNX Runtime: call it with frames, uint8 (n, height, width, 3), for logits (n, labels)."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
-        """Raises BadArtifact when the session does not take frames and give logits."""
+    def __init__(self, session: ort.InferenceSession, output: str | None = None) -> None:
+        """Raises BadArtifact when the session does not take frames and give logits, named `output`."""
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        self.has_embedding = [end.name for end in outputs[1:]] == [EMBEDDING]
+        names = [end.name for end in outputs]
+        self._target = output or names[0]
+        if self._target not in names:
+            raise BadArtifact(f"The model has no output {self._target!r:.100}.", "Export it again.")
+        self.has_embedding = [name for name in names if name != self._target] == [EMBEDDING]
         types = [end.type for end in (*inputs, *outputs)]
         if types != ["tensor(uint8)", *["tensor(float)"] * (1 + self.has_embedding)]:
             raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
         self._session = session
-        self._source, self._target = inputs[0].name, outputs[0].name
+        self._source = inputs[0].name
 
     def __call__(self, frames: Pixels) -> Logits:
         """Logits, float32 (n, labels)."""
@@ -55,14 +60,21 @@ class OnnxModel:
         return answers
 
 
-def open_model(onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True) -> OnnxModel:
+def open_model(
+    onnx: bytes | memoryview,
+    threads: int | None = None,
+    *,
+    optimise: bool = True,
+    output: str | None = None,
+) -> OnnxModel:
     """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels).
 
     `threads` None lets ONNX Runtime use every core. `optimise` False runs the graph as it is
     written: quantised layers are then emulated in float, as a processor without int8 would.
-    Raises BadArtifact when the bytes are no such model, or keep tensors elsewhere.
+    `output` names the logits; None takes the first output. Raises BadArtifact when the bytes
+    are no such model, or keep tensors elsewhere.
     """
-    return OnnxModel(open_session(onnx, threads, optimise=optimise))
+    return OnnxModel(open_session(onnx, threads, optimise=optimise), output)
 
 
 def embedded(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
@@ -105,6 +117,6 @@ def run_session(
 
 def enough_threads(threads: int | None) -> int:
     """The number of threads that was asked for, 0 for every core; CatflapError when it is none or absurd."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
+    if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS):
         raise CatflapError(f"{threads} threads are not possible.", f"Use 1 to {MOST_THREADS}.")
     return threads or 0

@@ -42,7 +42,9 @@ def examine_one(reference: dict[str, Any]) -> dict[str, Any]:
     try:
         if reference["fault"]:
             raise BadPhoto(reference["fault"], "", "")
-        data = read_photo(reference["uri"], reference["offset"], reference["bytes"], FRAME.max_bytes)
+        place = reference["uri"], reference["offset"], reference["bytes"]
+        crc = reference["modified"] if reference["uri"].startswith("zip://") else None
+        data = read_photo(*place, FRAME.max_bytes, crc)
         row |= {"id": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         info = inspect(data, FRAME)
         row |= {"width": info.width, "height": info.height, "format": info.format}

@@ -54,5 +54,6 @@ def mapped(references: Iterable[Reference], mapping: Labels, left_out: dict[str,
 
 def _checked(path: Path, mapping: object) -> dict[str, str | None]:
     if isinstance(mapping, dict) and all(new is None or isinstance(new, str) for new in mapping.values()):
+        "".join(filter(None, (*mapping, *mapping.values()))).encode()  # "\\ud800" in JSON is half a letter
         return {str(label): (new.strip() or None) if new else None for label, new in mapping.items()}
     raise ValueError("it is no object of label names")

@@ -9,9 +9,10 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 from catflap.data.sources.listing import (
     PHOTO_SUFFIXES,
@@ -27,12 +28,21 @@ from catflap.data.sources.sidecars import label_in
 from catflap.data.sources.stores import is_url, open_object
 from catflap.errors import BadPhoto, CatflapError
 
-Member: TypeAlias = tuple[str, int, int, bytes]  # name, first byte, length, content of a label file
-
 SIDECAR_BYTES = 1 << 16
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 ENCRYPTED, SIZES_FOLLOW = 1, 8
 COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZ": "bunzip2 -k", b"\xfd7": "unxz -k", b"\x28\xb5": "unzstd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar: its name, first byte, length, content if it may hold a label, and why it is no use."""
+
+    name: str
+    offset: int
+    length: int
+    content: bytes
+    fault: str
 
 
 def list_zip(path: str) -> Listing:
@@ -44,9 +54,9 @@ def list_zip(path: str) -> Listing:
         raise CatflapError(
             f"{path} is no whole zip archive: {error}.", "Copy or download the archive again."
         ) from error
-    files = [member for member in members if not member.is_dir() and not _hidden(member.filename)]
+    files = [one for one in members if not one.filename.endswith("/") and not _hidden(one.filename)]
     files.sort(key=lambda member: member.filename)
-    folders = by_folder([member.filename for member in files])
+    folders = _by_folder([member.filename for member in files])
     return Listing(
         _zip_reference(path, member, role, label)
         for member, (role, label) in zip(files, folders, strict=True)
@@ -58,15 +68,18 @@ def list_tars(paths: list[str]) -> Listing:
     return Listing(found for path in sorted(paths) for found in _list_tar(path))
 
 
-def read_member(uri: str, offset: int, length: int, max_bytes: int) -> bytes:
-    """The bytes of a member of an archive; BadPhoto when they are damaged, absent or too many."""
+def read_member(uri: str, offset: int, length: int, max_bytes: int, crc: int | None = None) -> bytes:
+    """The bytes of a member of an archive; BadPhoto when they are damaged, absent or too many.
+
+    `crc` is that of a zip's directory, where it is known: a streamed zip has none beside the member.
+    """
     if length > max_bytes:
         raise BadPhoto("too_many_bytes", f"{uri} has {length} bytes.", "Save a smaller copy.")
     kind, _, path = uri.partition("://")[0], *uri.rpartition("::")[1:]
     try:
         file = _opened(path, threading.get_ident())
         file.seek(offset)
-        data = file.read(length) if kind == "tar" else _read_zipped(file, length)
+        data = file.read(length) if kind == "tar" else _read_zipped(file, length, crc)
     except (OSError, struct.error, zlib.error, ValueError) as error:
         raise BadPhoto("unreadable", f"{uri} cannot be read: {error}.", "Copy the archive again.") from error
     if len(data) != length:
@@ -87,7 +100,9 @@ def _opened(path: str, thread: int) -> BinaryIO:
 
 def _zip_reference(path: str, member: zipfile.ZipInfo, role: str, label: str) -> Reference:
     fault = "" if label else "no_label"
-    if member.flag_bits & ENCRYPTED:
+    if _outside(member.filename):
+        fault = "outside_archive"
+    elif member.flag_bits & ENCRYPTED:
         fault = "encrypted"
     elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         fault = "unsupported_compression"
@@ -96,8 +111,8 @@ def _zip_reference(path: str, member: zipfile.ZipInfo, role: str, label: str) ->
     return reference(uri, printable(label), modified=member.CRC, **known)
 
 
-def _read_zipped(file: BinaryIO, length: int) -> bytes:
-    """A member from its local header on, checked against its CRC where the header has it."""
+def _read_zipped(file: BinaryIO, length: int, listed: int | None) -> bytes:
+    """A member from its local header on, checked against every CRC of it that is known."""
     fields = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
     signature, flags, method, crc = fields[0], fields[2], fields[3], fields[6]
     if signature != b"PK\x03\x04":
@@ -105,7 +120,8 @@ def _read_zipped(file: BinaryIO, length: int) -> bytes:
     file.seek(fields[9] + fields[10], 1)
     stored = method == zipfile.ZIP_STORED
     data = file.read(length) if stored else b"".join(_inflated(file, length))
-    if not flags & SIZES_FOLLOW and zlib.crc32(data) != crc:
+    known = ({listed} if listed is not None else set()) | (set() if flags & SIZES_FOLLOW else {crc})
+    if known - {zlib.crc32(data)}:
         raise ValueError("its checksum is wrong")
     return data
 
@@ -152,36 +168,45 @@ def _tar_members(file: BinaryIO) -> tuple[list[Member], bool]:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # else memory grows with the archive
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if not member.isreg() or _hidden(member.name):
-                    continue
-                content = b""
-                if member.name.endswith((".cls", ".json")) and member.size < SIDECAR_BYTES:
-                    content = archive.extractfile(member).read()  # type: ignore[union-attr]
-                members.append((member.name, member.offset_data, member.size, content))
-    except (tarfile.TarError, EOFError, ValueError):
+                if member.isreg() and not _hidden(member.name):
+                    members.append(_member(archive, member))
+                if archive.offset <= end:  # a size below 0 would lead in a circle
+                    return members, False
+                end = archive.offset
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError):  # a size may be anything
         return members, False
     file.seek(end)
     return members, file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
+def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Member:
+    fault, content = "", b""
+    if _outside(member.name):
+        fault = "outside_archive"
+    elif member.issparse():  # its bytes lie in pieces, of which only tar knows where they belong
+        fault = "sparse"
+    if member.name.endswith((".cls", ".json")) and 0 <= member.size < SIDECAR_BYTES:
+        content = archive.extractfile(member).read()  # type: ignore[union-attr]
+    return Member(member.name, member.offset_data, member.size, content, fault)
+
+
 def _sharded(path: str, members: list[Member], size: int) -> list[Reference]:
     """The photos of a WebDataset shard: files of one key lie together, and one of them has the label."""
-    labels = {_key(name): label_in(name, content) for name, _, _, content in members if content}
+    labels = {_key(one.name): label_in(one.name, one.content) for one in members if one.content}
     labels = {key: label for key, label in labels.items() if label}
     if not labels:
         return []
     prefix = re.split(r"[-_.\d]", Path(path).name.lower())[0]
     role = ROLE_NAMES.get(prefix, "")
     return [
-        _tar_reference(path, member, size, role, labels.get(_key(member[0]), ""))
+        _tar_reference(path, member, size, role, labels.get(_key(member.name), ""))
         for member in members
-        if PurePosixPath(member[0]).suffix.lower() in PHOTO_SUFFIXES
+        if PurePosixPath(member.name).suffix.lower() in PHOTO_SUFFIXES
     ]
 
 
 def _foldered(path: str, members: list[Member], size: int) -> list[Reference]:
-    folders = by_folder([member[0] for member in members])
+    folders = _by_folder([member.name for member in members])
     return [
         _tar_reference(path, member, size, role, label)
         for member, (role, label) in zip(members, folders, strict=True)
@@ -189,10 +214,11 @@ def _foldered(path: str, members: list[Member], size: int) -> list[Reference]:
 
 
 def _tar_reference(path: str, member: Member, size: int, role: str, label: str) -> Reference:
-    name, offset, length, _ = member
-    fault = "truncated" if offset + length > size else "" if label else "no_label"
-    known = {"role": role, "offset": offset, "bytes": length, "fault": fault, "modified": size}
-    return reference(f"tar://{printable(name)}::{path}", printable(label), **known)
+    fault = member.fault or ("" if label else "no_label")
+    if not member.fault and not 0 <= member.length <= size - member.offset:
+        fault = "truncated"
+    known = {"role": role, "offset": member.offset, "bytes": member.length, "fault": fault, "modified": size}
+    return reference(f"tar://{printable(member.name)}::{path}", printable(label), **known)
 
 
 def _key(name: str) -> str:
@@ -200,5 +226,17 @@ def _key(name: str) -> str:
     return f"{folder}/{base.split('.')[0]}"
 
 
+def _by_folder(names: list[str]) -> list[tuple[str, str]]:
+    """`by_folder` of the members; what lies outside the archive has no say in what the folders mean."""
+    inside = by_folder([name for name in names if not _outside(name)])
+    return [("", "") if _outside(name) else next(inside) for name in names]
+
+
+def _outside(name: str) -> bool:
+    """Whether a member's path leads out of the folder into which the archive would be unpacked."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
 def _hidden(name: str) -> bool:
-    return any(hidden(part) for part in PurePosixPath(name).parts if part != ".")
+    return any(hidden(part) for part in PurePosixPath(name).parts if part not in (".", ".."))

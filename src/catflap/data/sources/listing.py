@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ SUFFIXES = {
 }
 PHOTO_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 SKIPPED = ("thumbs.db", "desktop.ini")
+INT64 = 1 << 63
+LONGEST_LABEL = 500  # characters; bundle.schema.json allows no more
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Reference: TypeAlias = dict[str, Any]
 
@@ -60,7 +64,10 @@ class Listing:
 def reference(uri: str, label: str, **known: Any) -> Reference:
     """One row of a listing; what is not known is empty."""
     empty = {"role": "", "user_group": "", "offset": -1, "bytes": 0, "modified": 0, "fault": ""}
-    return {"uri": uri, "label": label, **empty, **known}
+    row = {"uri": uri, "label": label, **empty, **known}
+    for name in ("offset", "bytes", "modified"):  # a date after 2262, a size that an archive makes up
+        row[name] = max(-INT64, min(row[name], INT64 - 1))
+    return row
 
 
 def printable(name: str) -> str:
@@ -98,9 +105,15 @@ def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_labels(labels: Iterable[str]) -> None:
-    """Refuse label names that differ only by case or blanks, "unsure", and fewer than two labels."""
+    """Refuse label names that no Bundle can hold or that are too alike, "unsure", and fewer than two."""
     seen: dict[str, str] = {}
     for label in sorted(set(labels)):
+        if CONTROL.search(label) or len(label) > LONGEST_LABEL:
+            shown = ascii(label if len(label) <= 80 else f"{label[:80]}…")
+            what = "a control character" if CONTROL.search(label) else f"more than {LONGEST_LABEL} characters"
+            raise CatflapError(
+                f"The label {shown} has {what}.", "Rename it, or map it to another with --labels."
+            )
         key = "".join(unicodedata.normalize("NFKC", label).split()).casefold()
         if key in seen:
             raise CatflapError(

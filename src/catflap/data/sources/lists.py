@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from catflap.data.sources.folders import child_folders
 from catflap.data.sources.listing import ROLE_NAMES, Listing, Reference, printable, reference
 from catflap.data.sources.stores import is_url
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 METADATA = ("metadata.csv", "metadata.parquet")
@@ -66,7 +66,7 @@ def _metadata(folder: Path) -> Path | None:
 def _references(path: Path, columns: Columns, role: str) -> Iterator[Reference]:
     table = _read(path)
     names = {field: _column(table, path, field, getattr(columns, field)) for field in USUAL}
-    chosen = {field: _text(table[name]) for field, name in names.items() if name}
+    chosen = {field: _text(table, path, field, name) for field, name in names.items() if name}
     ordered = pa.table(chosen).sort_by([("path", "ascending"), ("label", "ascending")])
     root = path.parent.absolute()
     for batch in ordered.to_batches(max_chunksize=1 << 14):
@@ -95,34 +95,53 @@ def _reference(root: Path, row: dict[str, str], role: str) -> Reference:
 def _read(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
+            table = pq.read_table(path, partitioning=None)
+            _ = table.column_names  # not decoded before, and perhaps no UTF-8
+            return table
         options = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         with pyarrow.csv.open_csv(path, parse_options=options) as reader:
             text = {name: pa.string() for name in reader.schema.names}
         convert = pyarrow.csv.ConvertOptions(column_types=text, strings_can_be_null=False)
         return pyarrow.csv.read_csv(path, parse_options=options, convert_options=convert)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise CatflapError(
-            f"The list {path} cannot be read: {error}.", "Save it as UTF-8 CSV with a header, or as Parquet."
+            f"The list {path} cannot be read: {why(error)}.",
+            "Save it as UTF-8 CSV with a header, or as Parquet.",
         ) from error
 
 
 def _column(table: pa.Table, path: Path, field: str, wanted: str) -> str:
-    names: dict[str, str] = {name.strip().lower(): name for name in table.column_names}
+    there = [name.strip().lower() for name in table.column_names]
     for usual in [wanted.strip().lower()] if wanted else USUAL[field]:
-        if usual in names:
-            return names[usual]
+        if there.count(usual) > 1:
+            raise CatflapError(
+                f"{path} has {there.count(usual)} columns named {usual}.", "Rename or remove all but one."
+            )
+        if usual in there:
+            name: str = table.column_names[there.index(usual)]
+            return name
     if not wanted and field in ("group", "role"):
         return ""
-    looked_for, there = wanted or " or ".join(USUAL[field]), ", ".join(table.column_names)
+    looked_for = wanted or " or ".join(USUAL[field])
     raise CatflapError(
-        f"{path} has no column {looked_for}; it has {there}.",
+        f"{path} has no column {looked_for}; it has {', '.join(table.column_names)}.",
         f"Name the column that holds the {field}: --{field}-column NAME.",
     )
 
 
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _text(table: pa.Table, path: Path, field: str, name: str) -> pa.ChunkedArray:
     """A column as text, whole numbers without a point, missing values empty."""
-    if pa.types.is_floating(column.type) and pc.all(pc.equal(column, pc.floor(column))).as_py():
-        column = column.cast(pa.int64())
-    return pc.fill_null(column.cast(pa.string()), "")
+    column = table[name]
+    try:
+        if pa.types.is_floating(column.type):
+            column = column.cast(pa.float64())
+            if pc.all(pc.equal(column, pc.floor(column))).as_py():
+                column = column.cast(pa.int64())
+        text = pc.fill_null(column.cast(pa.string()), "")
+        text.validate(full=True)  # a Parquet file may hold bytes as text that are none
+    except pa.ArrowException as error:
+        raise CatflapError(
+            f"The column {name} of {path} cannot be read as text: {why(error)}.",
+            f"Save the photos as files, and write the {field} of each as text or a whole number.",
+        ) from error
+    return text

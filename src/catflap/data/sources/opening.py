@@ -37,6 +37,8 @@ def open_source(source: str | Path, columns: Columns) -> Listing:
 
 def check_there(source: str | Path) -> None:
     """Raise CatflapError for a path that does not exist; addresses are not looked up."""
+    if not str(source):  # an unset variable of a shell, which must not mean the folder one is in
+        raise CatflapError("The name of the source is empty.", 'Name it, or "." for the current folder.')
     if not is_url(str(source)) and not Path(source).exists():
         raise CatflapError(f"{source} does not exist.", "Name a folder, list, archive or address of photos.")
 

@@ -21,5 +21,5 @@ def label_in(name: str, content: bytes) -> str:
     for field in FIELDS:
         value = fields.get(field)
         if isinstance(value, str | int) and not isinstance(value, bool):
-            return str(value).strip()
+            return str(value).strip().encode("utf-8", "backslashreplace").decode()  # JSON has half letters
     return ""
