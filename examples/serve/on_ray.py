@@ -1,6 +1,6 @@
 """Bundles behind Ray Serve: each replica is a whole Catflap server, with the same routes.
 
-    pip install 'catflap[serve]' 'ray[serve]'
+    pip install '.[serve]' 'ray[serve]'    (in a clone)
     CATFLAP_BUNDLE=cat.catflap serve run on_ray:application
 
 Ray starts and replaces the replicas and balances between them. Give each as many cores as it may use:

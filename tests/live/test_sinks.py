@@ -23,15 +23,29 @@ class Hook:
 
     def __init__(self) -> None:
         self.status = 200
+        self.location = ""
+        self.held: threading.Event | None = None  # what it waits for before it answers
+        self.asked: list[tuple[str, str, str | None]] = []
         self.events: list[dict[str, Any]] = []
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                hook.asked.append((self.command, self.path, self.headers["Authorization"]))
+                if hook.held is not None:
+                    hook.held.wait(60)
                 if hook.status == 200:
                     hook.events.append(event)
                 self.send_response(hook.status)
+                if hook.location:
+                    self.send_header("Location", hook.location)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                hook.asked.append((self.command, self.path, self.headers["Authorization"]))
+                self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -67,6 +81,48 @@ def test_a_webhook_gets_every_event_in_order_also_after_it_failed(hook: Hook) ->
     assert "500" in notes[0]
     assert notes[-1].endswith("delivers again.")
     assert len(notes) == 2, "an outage is told once"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_webhook_that_redirects_took_nothing_and_where_it_leads_is_told(hook: Hook, status: int) -> None:
+    """urllib would follow with a GET, whose 200 says nothing of the event."""
+    hook.status, hook.location = status, "/elsewhere"
+    with pytest.raises(NotDelivered, match=rf"{status}.*/elsewhere"):
+        webhook(hook.url)({"number": 1})
+    assert [asked[:2] for asked in hook.asked] == [("POST", "/hook")]
+
+
+def test_a_webhook_with_a_password_and_any_letters_is_asked(hook: Hook) -> None:
+    address = hook.url.replace("http://", "http://me:se%3Acret@").replace("/hook", "/tür 1/%2F?an=ö&b=1#x")
+    webhook(address)({"number": 1})
+    assert hook.asked == [("POST", "/t%C3%BCr%201/%2F?an=%C3%B6&b=1", "Basic bWU6c2U6Y3JldA==")]
+    webhook(hook.url)({"number": 2})
+    assert hook.asked[1] == ("POST", "/hook", None)
+    assert [event["number"] for event in hook.events] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://me:secret@host/x", "http://", "http://me:secret@a b/", "http://a..b/", "http://a:99999/",
+     "http://a:0/", "http://[::1/x", "host/x", ""],
+)  # fmt: skip
+def test_a_webhook_that_can_never_be_reached_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(CatflapError, match="no proper URL") as caught:
+        webhook(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_event_that_is_in_hand_at_the_end_is_lost_and_counted_once(hook: Hook) -> None:
+    hook.held = threading.Event()
+    courier = Courier("webhook", webhook(hook.url), lambda _: None)
+    for number in range(3):
+        courier.send({"number": number})
+    eventually(lambda: len(hook.asked) == 1)
+    courier.close(patience=0)
+    assert (courier.delivered, courier.lost) == (0, 3)
+    hook.held.set()
+    courier._thread.join(60)
+    assert (courier.delivered, courier.lost) == (0, 3), "the summary was told by then"
 
 
 def test_what_waits_is_bounded_and_the_oldest_is_lost() -> None:

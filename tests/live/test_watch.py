@@ -161,6 +161,17 @@ def test_sigterm_ends_it_well_and_says_so(red: Path) -> None:
         assert watcher.await_event("ended")["why"] == "stopped"
 
 
+def test_sigterm_ends_a_watch_whose_camera_stalls(red: Path) -> None:
+    """The reader waits for the camera for 20 minutes; the end does not."""
+    with camera() as source, watching(red, source.url, "--stalled", "600", "--frames") as watcher:
+        watcher.await_event("frame")
+        source.mode = "frozen"
+        eventually(lambda: any(event.get("frame") == source.sent for event in watcher.events))
+        assert watcher.stop(signal.SIGTERM) == 0
+        assert watcher.await_event("ended")["why"] == "stopped"
+    assert watcher.stderr == ""
+
+
 def test_damaged_frames_are_told_once_and_the_watch_goes_on(red: Path, tmp_path: Path) -> None:
     good = jpeg("red")
     names = {"a": good, "b": good[:300], "c": b"<html>", "d": good, "e": b""}

@@ -51,6 +51,13 @@ ASKED = [
     ("/v2/models/{name}/ready", "/v2/models/cat/ready", None, {}),
     ("/v2/models/{name}/infer", "/v2/models/cat/infer", b"{}", {}),
     ("/v2/models/{name}/infer", "/v2/models/cow/infer", b"{}", {}),
+    ("/v2/models/{name}/infer", "/v2/models/cat/infer", b"{}", {"Content-Encoding": "gzip"}),
+    (
+        "/v2/models/{name}/versions/{version}/infer",
+        "/v2/models/cat/versions/0/infer",
+        b"{}",
+        {},
+    ),
     ("/predict", "/predict", RED, {}),
     ("/predict", "/predict", b"no photo", {}),
     ("/predict", "/predict", RED, BAD),
@@ -126,7 +133,7 @@ def test_every_metric_that_is_written_about_is_there(repo: Path, server: Server,
     assert set(re.findall(r"\bcatflap_[a-z_]+", (repo / path).read_text("utf-8"))) <= there
 
 
-def get(app: Any, path: str) -> tuple[int, dict[str, str], bytes]:
+def get(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     """Ask an application without a server."""
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": b"", "more_body": False}]
@@ -140,7 +147,7 @@ def get(app: Any, path: str) -> tuple[int, dict[str, str], bytes]:
         sent.append(message)
 
     scope = {
-        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "root_path": "",
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "",
         "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http", "server": ("a", 1),
     }  # fmt: skip
     asyncio.run(app(scope, receive, send))
@@ -168,3 +175,23 @@ def test_the_camera_page_is_served_isolated_where_it_was_built(quick: Path, tmp_
     assert get(app, "/")[2] == b"index.html"
     assert get(app, "/none.js")[0] == 404
     assert json.loads(get(app, "/healthz")[2])["status"] == "ok"
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+def test_a_method_or_path_that_is_not_there_says_so_with_and_without_the_camera_page(
+    quick: Path, tmp_path: Path, is_built: bool
+) -> None:
+    if is_built:
+        (tmp_path / "index.html").write_text("page")
+    app = create_app(open_service(Settings((quick,)), print), tmp_path)
+    wrong = [
+        ("PUT", "/predict", {"POST"}), ("OPTIONS", "/predict", {"POST"}), ("HEAD", "/predict", {"POST"}),
+        ("GET", "/v2/models/cat/infer", {"POST"}), ("POST", "/healthz", {"GET", "HEAD"}),
+        ("POST", "/", {"GET", "HEAD"}),
+    ]  # fmt: skip
+    for method, path, allowed in wrong:
+        status, headers, _ = get(app, path, method)
+        assert (status, set(headers["allow"].split(", "))) == (405, allowed), (method, path)
+    for method, path in (("POST", "/predict/"), ("POST", "/none"), ("GET", "/docs/"), ("HEAD", "/none")):
+        assert get(app, path, method)[0] == 404, (method, path)
+    assert get(app, "/", "HEAD")[::2] == (200, b"") or not is_built

@@ -50,6 +50,33 @@ def test_what_the_standard_library_writes() -> None:
     assert [(part.name, part.data) for part in parts] == [('a "b".jpg', b"bytes"), ("zö.jpg", b"bytes")]
 
 
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("name=photo; filename=a.jpg", "a.jpg"),
+        ("name=photo;FileName=a-b_c.jpg", "a-b_c.jpg"),
+        ('name="photo"; filename=""', ""),
+        ('name="x; filename=a.jpg"', None),
+    ],
+)
+def test_a_name_may_stand_without_quotes(disposition: str, name: str | None) -> None:
+    body = f"--a\r\nContent-Disposition: form-data; {disposition}\r\n\r\nbytes\r\n--a--".encode()
+    parts = read_parts(body, "multipart/form-data; boundary=a", 1)
+    assert [(part.name, part.data) for part in parts] == ([] if name is None else [(name, b"bytes")])
+
+
+FIELD = b'--xYz\r\nContent-Disposition: form-data; name="word"\r\n\r\nx\r\n'
+
+
+def test_a_form_may_have_a_hundred_fields_beside_its_photos() -> None:
+    body, headers = form(("a.jpg", b"a"), ("b.jpg", b"b"))
+    body = body.removesuffix(b"--xYz--\r\n") + FIELD * 100
+    assert len(read_parts(body + b"--xYz--", headers["Content-Type"], 2)) == 2
+    with pytest.raises(Problem, match="more than 102 parts") as caught:
+        read_parts(body + FIELD + b"--xYz--", headers["Content-Type"], 2)
+    assert caught.value.status == 413
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_any_bytes_are_parts_or_a_problem(body: bytes, kind: str) -> None:
@@ -83,6 +110,16 @@ def test_any_request_is_tensors_or_a_problem(request_fields: dict[str, object], 
     request, binary = read_request(body + rest, str(len(body)))
     assert status_of(lambda: read_inputs(request, binary)) in (None, 400)
     assert status_of(lambda: wanted_outputs(request, ("logits",))) in (None, 400)
+
+
+def test_json_of_many_values_is_413_and_a_long_text_is_not() -> None:
+    for heavy in ("0,", "[],", '{"a":0},'):
+        body = f'{{"inputs": [{heavy * 1001}0]}}'.encode()
+        assert status_of(lambda of=body: read_request(of, None, 1000)) == 413
+        assert status_of(lambda of=body: read_request(of + b",,,", str(len(of)), 4000)) is None
+    for texts, status in ((["A" * 9000], None), (["A" * 9] * 999, None), (["A" * 9] * 1001, 413)):
+        body = json.dumps({"inputs": texts}).encode()
+        assert status_of(lambda of=body: read_request(of, None, 1200)) == status
 
 
 @given(

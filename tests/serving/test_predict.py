@@ -149,6 +149,13 @@ def test_a_form_with_too_many_photos_is_413(server: Server) -> None:
     assert server.ask("/predict", body, headers).status == 413
 
 
+def test_a_form_of_countless_parts_is_413(server: Server) -> None:
+    body = b"--b\r\n\r\n\r\n" * 90_000 + b"--b--\r\n"
+    reply = server.ask("/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
+    assert (reply.status, reply.json()["error"]["fix"]) == (413, "Send only the photos.")
+    assert server.predict(RED).status == 200
+
+
 def test_an_oversized_body_is_refused_by_its_length(server: Server) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n"
     with server.raw(head) as connection:

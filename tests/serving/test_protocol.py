@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from catflap.image import Frame, read_pixels
 from tests.serving.bundles import BLUE, RED, SIDE
-from tests.serving.client import Server
+from tests.serving.client import Server, running
 
 PIXELS = np.stack([read_pixels(photo, Frame(SIDE, SIDE)) for photo in (RED, BLUE)])
 
@@ -135,6 +136,25 @@ def test_an_unknown_model_output_or_pair_of_inputs(client: Any) -> None:
         client.infer("cat", [photos(RED), frames(PIXELS, binary=True)])
 
 
+def test_many_frames_in_json_are_told_to_come_as_binary_data(quick: Path) -> None:
+    with running(quick) as server:
+        heavy = {"name": "pixels", "datatype": "UINT8", "shape": [400, SIDE, SIDE, 3]}
+        heavy["data"] = [0] * (400 * SIDE * SIDE * 3)
+        body = json.dumps({"inputs": [heavy]}).encode()
+        reply = server.ask("/v2/models/cat/infer", body)
+        assert reply.status == 413
+        assert "as binary data" in reply.json()["error"]
+        photo = base64.b64encode(RED + bytes(4_000_000)).decode()
+        tensor = {"name": "photo", "datatype": "BYTES", "shape": [1], "data": [photo]}
+        assert server.ask("/v2/models/cat/infer", json.dumps({"inputs": [tensor]}).encode()).status == 200
+
+
+def test_parameters_may_be_null(server: Server) -> None:
+    request = {"inputs": [{**GOOD, "parameters": None}], "parameters": None}
+    request["outputs"] = [{"name": "label", "parameters": None}]
+    assert server.ask("/v2/models/cat/infer", json.dumps(request).encode()).status == 200
+
+
 GOOD = {"name": "pixels", "datatype": "UINT8", "shape": [1, SIDE, SIDE, 3], "data": PIXELS[0].tolist()}
 TEXT = {"name": "photo", "datatype": "BYTES", "shape": [1], "data": ["!!"]}
 
@@ -184,7 +204,7 @@ def test_a_request_by_hand_that_is_none(server: Server, request_body: bytes) -> 
     assert isinstance(reply.json()["error"], str)
 
 
-@pytest.mark.parametrize("length", ["9999999", "-1", "x", ""])
+@pytest.mark.parametrize("length", ["9999999", "-1", "x", "", "9" * 5000])
 def test_a_wrong_length_of_the_json_part(server: Server, length: str) -> None:
     body = json.dumps({"inputs": [GOOD]}).encode()
     assert server.ask("/v2/models/cat/infer", body, {"Inference-Header-Content-Length": length}).status == 400

@@ -42,6 +42,7 @@ class Courier:
         self._again = again
         self._kept = kept
         self._waiting: deque[Event] = deque()
+        self._in_hand = 0  # events that the thread took and has not settled
         self._news = Condition()
         self._until: float | None = None  # when to give up, once there will be no more events
         self._failing = False
@@ -58,14 +59,15 @@ class Courier:
             self._news.notify()
 
     def close(self, patience: float = PARTING) -> None:
-        """Deliver what still waits, within some seconds; the rest is lost."""
+        """Deliver what still waits, within some seconds; the rest is lost, one in hand too."""
         with self._news:
             self._until = monotonic() + patience
             self._news.notify()
         self._thread.join(patience + 1)
         with self._news:
-            self.lost += len(self._waiting)
+            self.lost += len(self._waiting) + self._in_hand
             self._waiting.clear()
+            self._in_hand = 0
 
     def _run(self) -> None:
         wait = FIRST_WAIT
@@ -79,9 +81,9 @@ class Courier:
                         return
                     wait = min(2 * wait, LONGEST_WAIT)
                 else:
-                    self.lost += 1
+                    self._settle(delivered=0)
                 continue
-            self.delivered += 1
+            self._settle(delivered=1)
             wait = FIRST_WAIT
             if self._failing:
                 self._failing = False
@@ -94,11 +96,22 @@ class Courier:
                 if self._until is not None:
                     return None
                 self._news.wait()
+            self._in_hand = 1
             return self._waiting.popleft()
+
+    def _settle(self, delivered: int) -> None:
+        """Count the event in hand, unless the end came first and counted it."""
+        with self._news:
+            self.delivered += delivered * self._in_hand
+            self.lost += (1 - delivered) * self._in_hand
+            self._in_hand = 0
 
     def _return(self, event: Event, wait: float) -> bool:
         """Put an event back to the front and wait; False when the time is up."""
         with self._news:
+            if not self._in_hand:
+                return False  # the end came first
+            self._in_hand = 0
             if len(self._waiting) < self._kept:
                 self._waiting.appendleft(event)
             else:

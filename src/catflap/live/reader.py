@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from threading import Condition, Event, Thread
 from time import monotonic, time
 
@@ -25,7 +25,7 @@ def open_first(source: Source) -> Opened:
         ) from error
 
 
-def waiting_shots(opened: Opened, stop: Event) -> Iterator[Shot]:
+def waiting_shots(opened: Opened, stop: Event) -> Generator[Shot]:
     """Every frame of a source that waits, until it ends."""
     number, clock = 0, 0.0
     try:
@@ -45,7 +45,7 @@ def waiting_shots(opened: Opened, stop: Event) -> Iterator[Shot]:
 
 def latest_shots(
     source: Source, opened: Opened, stop: Event, stalled: float, still: float, pace: float = 0.0
-) -> Iterator[Shot | Trouble]:
+) -> Generator[Shot | Trouble]:
     """The latest frame of a live source, again and again; Trouble where there is none.
 
     A thread reads every frame into one slot, so a slow judge sees fewer frames and never old ones. A

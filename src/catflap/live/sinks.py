@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -11,38 +12,67 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
 from threading import Lock
-from urllib.parse import urlsplit
+from typing import IO
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from catflap.artifacts.folder import whole_file
 from catflap.errors import CatflapError
 from catflap.live.courier import Event, NotDelivered
 
 PATIENCE = 10.0  # seconds for a webhook or a command
+AS_IT_IS = "%/?:@!$&'()*+,;=~[]|"  # what quoting leaves alone in a path and a query
 SAVED = re.compile(r"\d{8}T\d{6}\.\d{3}-\d{6,}-[^/]*\.(jpg|mp4)")
 
 
 def webhook(url: str) -> Callable[[Event], None]:
-    """How to POST an event as JSON; any answer but 2xx is none."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        good = False
-    if not good:
-        raise CatflapError(f"The webhook {url!r} is no proper URL.", "Use http://… or https://…")
+    """How to POST an event as JSON; any answer but 2xx is none, a redirection neither."""
+    address, headers = _address(url)
+    headers["Content-Type"] = "application/json"
+    opener = urllib.request.build_opener(_Staying)
 
     def deliver(event: Event) -> None:
         data = json.dumps(event).encode()
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(address, data, headers)
         try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()
+            opener.open(request, timeout=PATIENCE).close()
         except (OSError, HTTPException) as error:
             raise NotDelivered(str(error) or type(error).__name__) from error
 
     return deliver
+
+
+def _address(url: str) -> tuple[str, dict[str, str]]:
+    """A URL as it is sent, in ASCII, and the header for the name and the password in it."""
+    user, _, named = url.rpartition("@")
+    try:
+        parts = urlsplit(url)
+        user, _, host = parts.netloc.rpartition("@")
+        host = host.encode("idna").decode()
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in host
+    except ValueError:
+        good = False
+    if not good:
+        raise CatflapError(f"The webhook {named!r} is no proper URL.", "Use http://… or https://…")
+    path, query = quote(parts.path, AS_IT_IS), quote(parts.query, AS_IT_IS)
+    name, _, password = user.partition(":")
+    key = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
+    headers = {"Authorization": f"Basic {key}"} if user else {}
+    return urlunsplit((parts.scheme, host, path, query, "")), headers
+
+
+class _Staying(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: urllib would ask the other place with a GET, without the event."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        """Where it leads is told, so that its operator can name it."""
+        raise HTTPError(req.full_url, code, f"{msg}, to {newurl[:200]}", headers, fp)
 
 
 def commands(of: Mapping[str, str]) -> Callable[[Event], None]:

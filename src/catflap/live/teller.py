@@ -151,7 +151,7 @@ class Teller:
         self._tally.unreadable += 1
         if not self._unreadable:
             self._unreadable = True
-            self._send({"event": "unreadable", **_when(shot), "what": error.what, "fix": error.fix})
+            self._send({"event": "unreadable", **_when(shot), **error.to_json()})
 
     def _decided(
         self, shot: Shot, photo: Photo, about: Event, before: str, average: dict[str, float]

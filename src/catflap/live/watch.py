@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from catflap.live.sinks import Album, commands, webhook
 from catflap.live.sources import find_source
 from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller, check_labels
+from catflap.progress import nobody
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
 from catflap.runtime.signature import read_signed
@@ -29,12 +30,8 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 
-def _nobody(told: object) -> None:
-    """Tell nobody."""
-
-
 def watch(
-    settings: Settings, tell: Callable[[Event], None] = _nobody, note: Callable[[str], None] = _nobody
+    settings: Settings, tell: Callable[[Event], None] = nobody, note: Callable[[str], None] = nobody
 ) -> Event:
     """Watch until the source ends or SIGTERM or Ctrl-C comes, and return the summary, the last event.
 
@@ -53,7 +50,8 @@ def watch(
     tally = Tally()
     with ExitStack() as parts, stopped_by_signals(partial(_end, stop)):
         opened = open_first(source)
-        parts.callback(opened.close)
+        starting = parts.enter_context(ExitStack())
+        starting.callback(opened.close)
         couriers = _couriers(settings, note, parts)
         album, clips = _folders(settings, note)
         preview = None if settings.preview is None else Preview(*settings.preview)
@@ -67,9 +65,11 @@ def watch(
         teller.started(source.name, source.live)
         if source.live:
             limits = (settings.stalled, settings.still, 1 / settings.max_fps)
-            shots: Iterator[Any] = latest_shots(source, opened, stop, *limits)
+            shots: Generator[Any] = latest_shots(source, opened, stop, *limits)
         else:
             shots = waiting_shots(opened, stop)
+        parts.callback(shots.close)
+        starting.pop_all()  # whoever reads lets go: to close what somebody waits in would wait, too
         for found in shots:
             if isinstance(found, Shot):
                 teller.shot(found)

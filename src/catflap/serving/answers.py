@@ -43,6 +43,7 @@ class Problem(CatflapError):
         super().__init__(what, fix)
         self.status = status
         self.headers = dict(headers or {})
+        self.args = (status, what, fix, self.headers)
 
 
 def answer_json(fields: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
@@ -52,10 +53,5 @@ def answer_json(fields: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 def answer_problem(problem: Problem, protocol: bool) -> Answer:
     """A Problem as JSON: one string where the Open Inference Protocol wants it, else what and fix."""
-    error: Any = f"{problem.what} {problem.fix}" if protocol else error_fields(problem)
+    error: Any = f"{problem.what} {problem.fix}" if protocol else problem.to_json()
     return answer_json({"error": error}, problem.status, problem.headers)
-
-
-def error_fields(error: CatflapError) -> dict[str, str]:
-    """An error as it stands in a line of `catflap predict --json`."""
-    return {"what": error.what, "fix": error.fix}

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +25,7 @@ from catflap.serving import pages, photos, protocol, status
 from catflap.serving.answers import Answer, Call, Problem, answer_problem
 from catflap.serving.keys import check_key
 from catflap.serving.service import Service, close_service
+from catflap.serving.site import PAGE
 from catflap.serving.workers import LEFT
 
 Handler: TypeAlias = Callable[[Service, Call], Awaitable[Answer]]
@@ -58,24 +59,29 @@ KINDS = {
 }  # fmt: skip
 
 
-def create_app(service: Service, camera: Path = pages.CAMERA) -> Starlette:
+def create_app(service: Service, camera: Path = PAGE) -> Starlette:
     """The application: every route, and the camera page at `/` when its folder is there."""
     routes: list[BaseRoute] = [
         Route(path, partial(_endpoint, service, path, handler), methods=[method])
         for method, path, handler in ROUTES
     ]
-    if (camera / "index.html").is_file():
+    is_built = (camera / "index.html").is_file()
+    if is_built:
         for suffix, kind in KINDS.items():
             mimetypes.add_type(kind, suffix)  # what the system thinks of .mjs or .wasm differs
-        routes.append(Mount("/", _Camera(service, camera)))
     else:
         routes.append(Route("/", partial(_endpoint, service, "/", pages.upload), methods=["GET"]))
     lost = partial(_lost, service)
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={HTTPException: lost},
         lifespan=partial(_lifespan, service),
     )
+    app.router.redirect_slashes = False
+    if is_built:
+        # not a route: one for every path would answer for those that take another method
+        app.router.default = _Camera(service, camera)
+    return app
 
 
 async def _endpoint(service: Service, route: str, handler: Handler, request: Request) -> Response:
@@ -169,12 +175,14 @@ class _Camera(StaticFiles):
         self._service = service
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """A file, with the headers of an isolated page."""
+        """A file, with the headers of an isolated page; 405 for another method, 404 where there is none."""
         try:
             check_key(Request(scope).headers, self._service.keys)
         except Problem as problem:
             raise HTTPException(problem.status, problem.what, problem.headers) from problem
-        response = await super().get_response(path, scope)
+        response = await super().get_response(path, {**scope, "method": "GET"})
+        if scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         hashed = path.startswith("assets/")
         response.headers.update(pages.ISOLATED)
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"

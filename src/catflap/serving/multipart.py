@@ -10,9 +10,10 @@ from catflap.serving.answers import Problem
 
 _BOUNDARY = re.compile(r"""boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
 _HEAD = 4096  # bytes that the head of a part may have
-_FILENAME = re.compile(rb';\s*filename="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
-_EXTENDED = re.compile(rb";\s*filename\*=utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
-_NAME = re.compile(rb';\s*name="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
+_FIELDS = 100  # parts that a form may have beside its photos
+# name="value", or a token as RFC 9110 section 5.6.2 has it
+_PARAMETER = re.compile(rb';\s*([\w*-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
+_EXTENDED = re.compile(rb"utf-8'[^']*'(.+)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Part:
 def read_parts(body: bytes, content_type: str, most: int) -> list[Part]:
     """The files of a form, in their order; fields that are no files are left out.
 
-    Raises Problem: 400 when the body is not such a form, 413 when it has more than `most` parts.
+    Raises Problem: 400 when the body is not such a form, 413 when it has more than `most` files, or more
+    than 100 parts besides: millions of tiny ones fit into one body, and each costs time.
     """
     found = _BOUNDARY.search(content_type)
     if found is None:
@@ -38,14 +40,18 @@ def read_parts(body: bytes, content_type: str, most: int) -> list[Part]:
     delimiter = b"\r\n" + delimiter
     parts: list[Part] = []
     position = start + len(delimiter) - 2
+    seen = 0
     while not body.startswith(b"--", position):
         end = body.find(delimiter, position)
         if end < 0:
             raise _malformed("it is cut short")
-        if len(parts) == most:
-            raise Problem(413, f"The form has more than {most} photos.", "Send fewer at once.")
+        seen += 1
+        if seen > most + _FIELDS:
+            raise Problem(413, f"The form has more than {most + _FIELDS} parts.", "Send only the photos.")
         part = _part(body, position, end)
         if part is not None:
+            if len(parts) == most:
+                raise Problem(413, f"The form has more than {most} photos.", "Send fewer at once.")
             parts.append(part)
         position = end + len(delimiter)
     return parts
@@ -58,13 +64,16 @@ def _part(body: bytes, start: int, end: int) -> Part | None:
     if line < 0 or gap < 0 or body[start:line].strip(b" \t"):
         raise _malformed("a part has no head")
     head = body[line:gap]
-    extended, plain, name = (pattern.search(head) for pattern in (_EXTENDED, _FILENAME, _NAME))
+    told: dict[bytes, bytes] = {}
+    for key, quoted, token in _PARAMETER.findall(head):
+        told.setdefault(key.lower(), quoted or token)
+    extended = _EXTENDED.fullmatch(told.get(b"filename*", b""))
     if extended:
         called = unquote_to_bytes(extended[1]).decode("utf-8", "replace")
-    elif plain:
-        called = plain[1].decode("utf-8", "replace").replace('\\"', '"').replace("%22", '"')
+    elif b"filename" in told:
+        called = told[b"filename"].decode("utf-8", "replace").replace('\\"', '"').replace("%22", '"')
     elif b"content-type:" in head.lower():
-        called = name[1].decode("utf-8", "replace") if name else ""
+        called = told.get(b"name", b"").decode("utf-8", "replace")
     else:
         return None
     return Part(called, body[gap + 4 : end])

@@ -14,7 +14,6 @@ from catflap.serving.service import Service
 from catflap.version import VERSION
 
 HERE = Path(__file__).parent
-CAMERA = HERE / "static"
 HTML = "text/html; charset=utf-8"
 KINDS = {".json": "application/json", ".md": "text/markdown; charset=utf-8"}
 # Threads in WebAssembly need a page that is isolated from other origins.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
-from catflap.serving.answers import Answer, Call, Problem, answer_json, error_fields
+from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.multipart import read_parts
 from catflap.serving.service import Service, judge
 
@@ -34,7 +35,8 @@ async def predict(service: Service, call: Call) -> Answer:
     if kind != FORM:
         result = (await judge(service, served, [body], call))[0]
         return answer_json({**_fields(result), **about}, _status(result))
-    parts = read_parts(body, content_type, service.settings.limits.queue)
+    # on a thread, for everybody else would wait while a large form is taken apart
+    parts = await asyncio.to_thread(read_parts, body, content_type, service.settings.limits.queue)
     if not parts:
         raise Problem(400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg")
     results = await judge(service, served, [part.data for part in parts], call)
@@ -44,7 +46,7 @@ async def predict(service: Service, call: Call) -> Answer:
 
 
 def _fields(result: Prediction | BadPhoto) -> dict[str, Any]:
-    return result.to_json() if isinstance(result, Prediction) else {"error": error_fields(result)}
+    return result.to_json() if isinstance(result, Prediction) else {"error": result.to_json()}
 
 
 def _status(result: Prediction | BadPhoto) -> int:

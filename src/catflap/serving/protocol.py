@@ -15,7 +15,7 @@ import numpy as np
 
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
-from catflap.image import Pixels, read_pixels
+from catflap.image import Frame, Pixels, read_pixels
 from catflap.runtime.looks import Look, look_of
 from catflap.runtime.session import Embeddings, Logits
 from catflap.serving.answers import Answer, Call, Problem, answer_json
@@ -23,6 +23,7 @@ from catflap.serving.service import Service, settle
 from catflap.serving.shelf import Served
 from catflap.serving.tensors import (
     HEADER,
+    MOST_VALUES,
     Array,
     Tensor,
     read_inputs,
@@ -35,6 +36,7 @@ from catflap.version import VERSION
 Signs: TypeAlias = tuple[Look, Embeddings | None]
 PHOTO = "photo"
 BINARY = "binary_tensor_data"
+JSON_FRAMES = 4  # that fit into the JSON of a request, however large they are
 
 
 async def server_metadata(service: Service, call: Call) -> Answer:
@@ -93,7 +95,7 @@ async def infer(service: Service, call: Call) -> Answer:
 
 def _infer(service: Service, served: Served, body: bytes, json_length: str | None, until: float) -> Answer:
     """Parse, judge and write, on a thread of its own, for tensors in JSON take their time."""
-    request, rest = read_request(body, json_length)
+    request, rest = read_request(body, json_length, _most_values(served.classifier.frame))
     names = (_graph_names(served)[1], "probabilities", "label", "decision")
     binary = wanted_outputs(request, names)
     tensor = _the_input(read_inputs(request, rest), served, service.settings.limits.queue)
@@ -111,6 +113,11 @@ def _infer(service: Service, served: Served, body: bytes, json_length: str | Non
     if length is None:
         return Answer(content)
     return Answer(content, kind="application/octet-stream", headers={HEADER: str(length)})
+
+
+def _most_values(frame: Frame) -> int:
+    """How many values the JSON of a request may have: three numbers a pixel, and the list around them."""
+    return max(MOST_VALUES, JSON_FRAMES * frame.height * frame.width * 4 + 4096)
 
 
 def _outputs(logits: Logits, rows: Logits, predictions: list[Prediction]) -> list[Array]:

@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from catflap.errors import CatflapError
+from catflap.progress import nobody
 from catflap.serving.app import create_app
 from catflap.serving.service import open_service
 from catflap.serving.settings import Settings
@@ -26,14 +27,10 @@ LONGEST = 320 << 10  # bytes of a head; asyncio reads 256 KiB at a time, of whic
 GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
 
 
-def _nobody(told: object) -> None:
-    """Tell nobody."""
-
-
 def serve(
     settings: Settings,
-    ready: Callable[[dict[str, Any]], None] = _nobody,
-    note: Callable[[str], None] = _nobody,
+    ready: Callable[[dict[str, Any]], None] = nobody,
+    note: Callable[[str], None] = nobody,
 ) -> None:
     """Serve bundles until SIGTERM or Ctrl-C, then answer what was asked and return.
 

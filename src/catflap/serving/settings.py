@@ -29,7 +29,7 @@ class Limits:
     queue: int = 64
     deadline: float = 10.0
     upload: float = 30.0
-    body: int = 32 << 20
+    body: int = 32_000_000
     pixels: int = 50_000_000
     connections: int = 1000
 

@@ -104,8 +104,8 @@ class Shelf:
         try:
             new = self._successor(place)
         except CatflapError as error:
-            self._metrics.reload(place.served.name, "refused")
             note(f"{place.path} was replaced, but the old version stays: {error.what} {error.fix}")
+            self._metrics.reload(place.served.name, "refused")
             return
         if new is not None:
             old, place.served = place.served.version, new
@@ -160,7 +160,7 @@ def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
     classifier = Classifier(
         limited, settings.variant, threads=settings.threads, prior=settings.prior, embed=True
     )
-    classifier.frames(read_golden(bundle).frames[:1])
+    classifier.model(read_golden(bundle).frames[:1])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
 
 

@@ -23,6 +23,9 @@ from catflap.serving.answers import Problem
 Array: TypeAlias = "npt.NDArray[np.float32] | list[str]"
 HEADER = "inference-header-content-length"
 KINDS = ("UINT8", "BYTES")
+MOST_VALUES = 1 << 20  # of JSON in one request
+NUMBER = 6  # bytes that a number needs in JSON, with what is around it
+MOST_TEXTS = 1000  # values of JSON that is longer than numbers are: photos in base64
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,28 @@ class Tensor:
     data: Pixels | list[bytes]
 
 
-def read_request(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """The JSON object of a request and the binary data behind it; Problem 400 when it is neither."""
+def read_request(
+    body: bytes, json_length: str | None, most: int = MOST_VALUES
+) -> tuple[dict[str, Any], memoryview]:
+    """The JSON object of a request and the binary data behind it.
+
+    Raises Problem: 400 when it is neither, 413 when the JSON has more than `most` values, or needs more
+    bytes than so many numbers do and is not a few long texts.
+    """
     length = len(body)
     if json_length is not None:
-        if not (json_length.isdecimal() and int(json_length) <= length):
+        # Python does not turn thousands of digits into a number, but raises
+        if not (json_length.isdecimal() and len(json_length) < 20 and int(json_length) <= length):
             raise _bad(f"{HEADER} is {json_length[:20]!r} in a body of {length} bytes")
         length = int(json_length)
+    allowed = most if length <= most * NUMBER else MOST_TEXTS
+    if _count_values(body, length) > allowed:
+        raise Problem(
+            413,
+            f"The JSON of the request, {length} bytes, has more than {allowed} values.",
+            "Send the tensor as binary data, with binary_data_size and the header "
+            "Inference-Header-Content-Length, or fewer frames at once.",
+        )
     try:
         request = json.loads(body[:length])
     except (ValueError, RecursionError) as error:
@@ -101,6 +119,15 @@ def wanted_outputs(request: Mapping[str, Any], names: tuple[str, ...]) -> dict[s
     if unknown:
         raise _bad(f"there is no output {str(unknown[0])[:40]!r}; there are {', '.join(names)}")
     return {entry["name"]: _parameters(entry).get("binary_data", default) is True for entry in entries}
+
+
+def _count_values(body: bytes, length: int) -> int:
+    """How many values the JSON has at most, beside the outermost one.
+
+    No other thread runs while JSON is read, and each value takes its time and memory; one long text, such
+    as a photo in base64, takes little.
+    """
+    return sum(body.count(mark, 0, length) for mark in (b",", b"[", b"{"))
 
 
 def _from_json(entry: Mapping[str, Any]) -> Tensor:
@@ -174,7 +201,9 @@ def _elements(texts: list[str]) -> bytes:
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = entry.get("parameters", {})
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
         raise _bad("parameters is not an object")
     return parameters
