@@ -39,7 +39,8 @@ export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; 
     threshold.value = String(Math.round(1000 * limit));
     tell("threshold", percent(limit));
     element("threshold-reset").hidden = adjustment.threshold === undefined;
-    if (label.options.length !== head.labels.length || label.options[0]?.value !== head.labels[0]) {
+    const listed = Array.from(label.options, ({ value }) => value);
+    if (JSON.stringify(listed) !== JSON.stringify(head.labels)) {
       label.replaceChildren(...head.labels.map((name) => new Option(shown(name), name)));
     }
     const chosen = adjustment.prior?.label ?? label.selectedIndex;

@@ -11,7 +11,8 @@ import { bindInput } from "./input";
 import type { Answer, CaseResult, Opened } from "./messages";
 import { latestPicture } from "./picture";
 import { text } from "./text";
-import { addEntry, clearEntries, element, showAnswer, showCases, showNotice, showTold, showUnchecked, showWaiting, shown, spoken } from "./view";
+import { addEntry, clearEntries, differs, element, removeEntries, showAnswer, showCases, showNotice, showTold } from "./view";
+import { showUnchecked, showWaiting, shown, spoken } from "./view";
 
 const BUNDLE = new URL("bundle/", document.baseURI).href;
 const STEADY = 600; // ms that a decision about the camera's picture must stand before it is noted
@@ -34,30 +35,36 @@ let photo: { file: Blob; image: HTMLImageElement } | undefined; // the one on th
 let noted = ""; // the last decision about the camera's picture that went into the history
 let since = { decision: "", time: 0 };
 let cases: CaseResult[] = [];
+let distrust = ""; // why nothing is decided: the network is not here what was tested
+let told = ""; // the notice beside that
+const early: File[] = []; // photos that came before there was a bundle
+let hands: Promise<void> = Promise.resolve(); // what a person handed over, one after the other
 let turn = 0; // counts what was opened, so that work for an earlier bundle stops
 
 const showAdjust = bindAdjust(
   adjustment,
   () => opened && { head: opened.head, threshold: opened.head.variants[variant].decision.threshold },
-  () => latest && showAnswer(judge(latest), limit()),
+  () => latest && render(latest),
 );
 
 /** Open a Bundle, from the server or a file; when it is not fit, the one before stays. */
 async function open(from: { folder: string } | { file: Blob }): Promise<void> {
   turn++;
-  showNotice("");
   if (!opened) showWaiting(text.loading);
   try {
     opened = await client.ask("open", { from, threads: THREADS });
   } catch (error) {
     if (opened) report(error);
     else showTold(reasonOf(error));
+    void check(); // of the one before, which was stopped
     return;
   }
   turn++;
   variant = opened.variants[0];
   latest = undefined;
   adjustment.threshold = adjustment.prior = undefined;
+  distrust = "";
+  tell(told);
   clearEntries();
   showFacts(opened);
   showAdjust();
@@ -69,10 +76,15 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
 
 async function changeVariant(name: string): Promise<void> {
   turn++;
+  tell("");
   try {
     await client.ask("load", { variant: name, threads: THREADS });
     variant = name;
     adjustment.threshold = undefined;
+    latest = undefined; // it was the other network's
+    distrust = "";
+    tell(told);
+    showWaiting(text.ready, opened?.head.labels);
   } catch (error) {
     report(error);
   }
@@ -85,7 +97,7 @@ async function changeVariant(name: string): Promise<void> {
 
 /** While the bundle loads: the camera where it is allowed already, else the welcome. */
 async function begin(): Promise<void> {
-  if (!navigator.mediaDevices) showNotice(isSecureContext ? text.errorAbsent : text.errorInsecure);
+  if (!navigator.mediaDevices) tell(isSecureContext ? text.errorAbsent : text.errorInsecure);
   element("start").hidden = !navigator.mediaDevices;
   if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) await live();
 }
@@ -93,11 +105,11 @@ async function begin(): Promise<void> {
 async function live(id?: string): Promise<void> {
   camera?.stop();
   camera = undefined;
-  showNotice("");
+  tell("");
   try {
     camera = await startCamera(video, id);
   } catch (error) {
-    showNotice(cameraReason(error as Error));
+    tell(cameraReason(error as Error));
     return;
   }
   setPaused(false);
@@ -129,16 +141,24 @@ async function watch(mine: Camera): Promise<void> {
   }
 }
 
-/** Photos of the user's: each is judged and noted; the last one stays on the screen. */
+/** Photos of the user's: each is judged and noted, once there is a bundle; the last one stays on the screen. */
 async function take(files: File[]): Promise<void> {
-  const bundle = files.find(({ name }) => name.endsWith(".catflap"));
-  if (bundle) return open({ file: bundle });
-  for (const file of files) await judgePhoto(file);
+  tell("");
+  const isBundle = ({ name }: File) => name.endsWith(".catflap");
+  const bundle = files.find(isBundle);
+  if (bundle) await open({ file: bundle });
+  early.push(...files.filter((file) => !isBundle(file)));
+  if (!opened) return;
+  for (const file of early.splice(0)) await judgePhoto(file);
+}
+
+/** Begin with what a person handed over once what came before it is done: the first bundle, too. */
+function inTurn(work: () => Promise<void>): Promise<void> {
+  return (hands = hands.then(work).catch(report));
 }
 
 async function judgePhoto(file: Blob): Promise<void> {
   if (!opened) return;
-  showNotice("");
   const start = performance.now();
   const isNew = photo?.file !== file;
   try {
@@ -153,7 +173,7 @@ async function judgePhoto(file: Blob): Promise<void> {
     const prediction = render(answer);
     showSpeed(start, answer, `${image.naturalWidth}×${image.naturalHeight}`);
     if (!isNew) return;
-    addEntry(prediction, image, image.naturalWidth, image.naturalHeight);
+    if (!distrust) addEntry(prediction, variant, image, image.naturalWidth, image.naturalHeight);
     say(prediction);
   } catch (error) {
     report(error);
@@ -171,7 +191,7 @@ async function decoded(file: Blob): Promise<HTMLImageElement> {
 function render(answer: Answer): Prediction {
   latest = answer;
   const prediction = judge(answer);
-  showAnswer(prediction, limit());
+  showAnswer(prediction, limit(), !distrust);
   return prediction;
 }
 
@@ -189,16 +209,17 @@ function limit(): number {
 
 /** Note a decision about the camera's picture once it has stood for a moment, and say it. */
 function note(prediction: Prediction): void {
+  if (distrust) return;
   const now = performance.now();
   if (since.decision !== prediction.decision) since = { decision: prediction.decision, time: now };
   if (prediction.decision === noted || now - since.time < STEADY) return;
   noted = prediction.decision;
-  addEntry(prediction, video, video.videoWidth, video.videoHeight);
+  addEntry(prediction, variant, video, video.videoWidth, video.videoHeight);
   say(prediction);
 }
 
 function say(prediction: Prediction): void {
-  element("spoken").textContent = spoken(prediction);
+  element("spoken").textContent = spoken(prediction, !distrust);
 }
 
 /** Run the golden cases, one at a time between pictures, and show the verdict. */
@@ -216,11 +237,31 @@ async function check(): Promise<void> {
       const result = await client.ask("golden", { index, variant });
       if (mine !== turn) return;
       cases.push(result);
+      if (differs(cases, tolerance)) trustNot(text.checkFailLong);
     }
     showCases(cases, golden.cases, golden.pixel_tolerance, tolerance);
+    if (!differs(cases, tolerance)) trustNot("");
   } catch (error) {
-    if (mine === turn) showUnchecked(reasonOf(error));
+    if (mine !== turn) return;
+    const why = text.checkUnrunLong(reasonOf(error));
+    showUnchecked(why);
+    trustNot(why);
   }
+}
+
+/** Decide nothing any more, and say why; "" decides again. What the variant decided before is taken back. */
+function trustNot(why: string): void {
+  if (distrust === why) return;
+  distrust = why;
+  noted = "";
+  tell(told);
+  if (why) {
+    removeEntries(variant);
+    element("spoken").textContent = "";
+  }
+  if (latest) render(latest);
+  else if (why) showTold(text.untrusted);
+  else showWaiting(text.ready, opened?.head.labels);
 }
 
 function show(what: "camera" | "photo"): void {
@@ -306,8 +347,14 @@ async function nextCamera(): Promise<void> {
   await live(found[(place + 1) % found.length]?.deviceId);
 }
 
+/** Show a notice; why nothing is decided stays before it. */
+function tell(sentence: string): void {
+  told = sentence;
+  showNotice([distrust, told].filter(Boolean).join(" "));
+}
+
 function report(error: unknown): void {
-  showNotice(reasonOf(error));
+  tell(reasonOf(error));
 }
 
 function reasonOf(error: unknown): string {
@@ -330,7 +377,7 @@ function cameraReason({ name, message }: Error): string {
   return known[name] ?? text.errorOther(message);
 }
 
-bindInput((files) => void take(files));
+bindInput((files) => void inTurn(() => take(files)));
 element("start").addEventListener("click", () => void live());
 element("live").addEventListener("click", () => (camera ? show("camera") : void live()));
 element("pause").addEventListener("click", () => setPaused(!paused));
@@ -341,12 +388,12 @@ element("check-again").addEventListener("click", () => {
   turn++;
   void check();
 });
-element("variant").addEventListener("change", ({ target }) => void changeVariant((target as HTMLSelectElement).value));
+element("variant").addEventListener("change", ({ target }) => void inTurn(() => changeVariant((target as HTMLSelectElement).value)));
 element("camera-choice").addEventListener("change", ({ target }) => void live((target as HTMLSelectElement).value));
 video.addEventListener("resize", showCrop);
 new ResizeObserver(showCrop).observe(element("stage"));
 void begin();
-void open({ folder: BUNDLE }).then(() => {
+void inTurn(() => open({ folder: BUNDLE })).then(() => {
   // What it fetches for the next visit must not be in the way of this one's first answer.
   if ("serviceWorker" in navigator && import.meta.env.PROD) void navigator.serviceWorker.register("./sw.js");
 });

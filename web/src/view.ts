@@ -28,26 +28,37 @@ export function shown(label: string): string {
 }
 
 /** A decision as a sentence. */
-export function spoken({ decision, label, probability }: Prediction): string {
-  const say = decision === UNSURE ? text.decidedUnsure : text.decided;
+export function spoken({ decision, label, probability }: Prediction, trusted: boolean): string {
+  const sure = decision === UNSURE ? text.decidedUnsure : text.decided;
+  const say = trusted ? sure : text.decidedUntrusted;
   return say(shown(label), percent(probability));
 }
 
-export function showAnswer(prediction: Prediction, threshold: number): void {
+/** An answer; one that is not `trusted` decides nothing, however sure the network is. */
+export function showAnswer(prediction: Prediction, threshold: number, trusted: boolean): void {
   const { decision, label, probability, probabilities } = prediction;
-  const unsure = decision === UNSURE;
+  const state = !trusted ? "untrusted" : decision === UNSURE ? "unsure" : "sure";
+  const [name, share] = [shown(label), percent(probability)];
+  const [words, detail] = {
+    sure: [shown(decision), text.sure(share)],
+    unsure: [text.unsure, text.mostLikely(name, share)],
+    untrusted: [text.untrusted, text.untrustedAnswer(name, share)],
+  }[state];
   // For tools that look at the page: the same answer in full digits.
-  Object.assign(element("answer").dataset, { state: unsure ? "unsure" : "sure", label, probability });
-  write(element("label"), unsure ? text.unsure : shown(decision));
-  const detail = unsure ? text.mostLikely(shown(label), percent(probability)) : text.sure(percent(probability));
+  Object.assign(element("answer").dataset, { state, label, probability });
+  write(element("label"), words);
   write(element("detail"), detail);
-  write(element("sheet-answer"), spoken(prediction));
+  write(element("sheet-answer"), spoken(prediction, trusted));
   let rows = Object.entries(probabilities);
   if (rows.length > MOST_BARS) rows = rows.sort((a, b) => b[1] - a[1]).slice(0, MOST_BARS);
   const list = element("bars");
   while (list.children.length > rows.length) list.lastElementChild?.remove();
   while (list.children.length < rows.length) list.append(makeBar());
-  rows.forEach(([name, share], index) => fillBar(list.children[index] as HTMLElement, name, share, threshold));
+  rows.forEach(([name, share], index) => {
+    const row = list.children[index] as HTMLElement;
+    fillBar(row, name, share, threshold);
+    row.classList.toggle("reached", trusted && share >= threshold);
+  });
 }
 
 /** One word instead of an answer, with the bars of the labels where they will be. */
@@ -78,9 +89,10 @@ export function showNotice(sentence: string): void {
   write(notice, sentence);
 }
 
-/** Put a decision at the top of the history, with a small picture of what was judged. */
-export function addEntry(prediction: Prediction, picture: CanvasImageSource, width: number, height: number): void {
+/** Put a variant's decision at the top of the history, with a small picture of what was judged. */
+export function addEntry(prediction: Prediction, variant: string, picture: CanvasImageSource, width: number, height: number): void {
   const row = document.createElement("li");
+  row.dataset.variant = variant;
   row.append(thumbnail(picture, width, height));
   const words = document.createElement("span");
   words.className = "what";
@@ -100,10 +112,23 @@ export function clearEntries(): void {
   showHistoryState();
 }
 
+/** Take a variant's decisions out of the history. */
+export function removeEntries(variant: string): void {
+  for (const row of Array.from(element("entries").children) as HTMLElement[]) {
+    if (row.dataset.variant === variant) row.remove();
+  }
+  showHistoryState();
+}
+
+/** Whether the network answered one of the golden cases otherwise than it was tested. */
+export function differs(results: CaseResult[], limit: number): boolean {
+  return results.some(({ logits }) => !(logits <= limit));
+}
+
 /** The golden cases so far, and what they say. */
 export function showCases(results: CaseResult[], total: number, pixelLimit: number, limit: number): void {
   const badPixels = results.filter(({ pixels }) => pixels === undefined || pixels > pixelLimit).length;
-  const badLogits = results.some(({ logits }) => !(logits <= limit));
+  const badLogits = differs(results, limit);
   const done = results.length === total;
   const verdict = element("verdict");
   verdict.dataset.state = badLogits ? "fail" : done ? (badPixels ? "part" : "pass") : "running";
@@ -157,7 +182,6 @@ function fillBar(row: HTMLElement, label: string, share: number, threshold: numb
   bar.setAttribute("aria-hidden", "true");
   (bar.children[0] as HTMLElement).style.transform = `scaleX(${share})`;
   (bar.children[1] as HTMLElement).style.left = `${100 * threshold}%`;
-  row.classList.toggle("reached", share >= threshold);
 }
 
 function thumbnail(picture: CanvasImageSource, width: number, height: number): HTMLCanvasElement {
