@@ -39,7 +39,7 @@ from catflap.runtime.decisions import softmax
 from catflap.runtime.scoring import frames_of, score
 from catflap.runtime.session import open_model
 from catflap.training.loop.finetune import finetune
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.onnx_graph import to_onnx

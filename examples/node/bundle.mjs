@@ -74,6 +74,9 @@ function exactZip(bytes) {
   end.writeUInt32LE(directory.length, 12);
   end.writeUInt32LE(at, 16);
   if (!members.size || !bytes.subarray(at).equals(Buffer.concat([directory, end]))) throw new Damaged("it is not whole");
+  const names = [...members.keys()];
+  const both = names.find((name) => names.some((other) => other.startsWith(`${name}/`)));
+  if (both) throw new Damaged(`the member ${both} is a folder of others too`);
   return members;
 }
 

@@ -129,6 +129,9 @@ def foreign(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "file"
     (tmp_path / "link").symlink_to(tmp_path / "photos")
     yield tmp_path / "link"
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "link to nothing").symlink_to(tmp_path / "nothing")
+    yield tmp_path / "link to nothing"
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     yield tmp_path / "dangling"
     (tmp_path / "manifest").mkdir()

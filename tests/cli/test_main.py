@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from catflap.cli import prepare
 from catflap.cli.main import COMMANDS
+from catflap.data.packing.roles import SHARES
 
 CATFLAP = Path(sys.executable).with_name("catflap")
 # A command that does what a test wants, in a process of its own; {} is its body.
@@ -220,3 +222,8 @@ def test_progress_shows_in_a_terminal_without_rich(base_python: Path) -> None:
     written = in_terminal([str(base_python), "-c", DRIVER.format(PROGRESS)])
     assert "reading photos: 0 of 50 (0 %)" in written
     assert written.replace("\r\n", "\n").endswith("\r\x1b[Kdone  yes\n"), "the line is gone at the end"
+
+
+def test_the_shares_that_help_tells_are_those_of_the_roles() -> None:
+    """The data room is not imported for a help text."""
+    assert prepare.ROLES == SHARES

@@ -203,7 +203,9 @@ def test_a_photo_from_a_year_that_has_no_nanoseconds(tmp_path: Path, year: int) 
 
 @pytest.mark.parametrize("label", ["a\nb", "a\tb", "\x7f", "c" * 501], ids=ascii)
 @pytest.mark.parametrize("kind", ["folder", "list", "mapping"])
-def test_a_label_that_no_bundle_can_hold_is_refused_at_once(tmp_path: Path, label: str, kind: str) -> None:
+def test_a_label_with_a_control_character_or_too_long_is_refused_at_once(
+    tmp_path: Path, label: str, kind: str
+) -> None:
     labels, source = None, class_folders(tmp_path / "photos", 2)
     if kind == "mapping":
         labels = {"cat": label}

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from catflap.artifacts.dataset import load_dataset
 from catflap.training.loop.finetune import finetune
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.processes import is_first_process
 from tests.training.small import small_network
 

@@ -9,7 +9,7 @@ import torch
 
 from catflap.artifacts.dataset import load_dataset
 from catflap.training.loop.finetune import finetune
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import PACKAGED, digest_tensors, load_backbone
 from catflap.training.networks.network import Network
 

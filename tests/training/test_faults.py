@@ -14,7 +14,7 @@ from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
 from catflap.errors import CatflapError
 from catflap.progress import silent
 from catflap.training.loop.finetune import finetune
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.training.small import small_network

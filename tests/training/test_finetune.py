@@ -26,7 +26,7 @@ from catflap.progress import silent
 from catflap.training.heads.head import log_loss
 from catflap.training.loop.curve import remember
 from catflap.training.loop.finetune import _schedule, finetune
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.network import Network
 from catflap.training.processes import Precision, precision_on

@@ -16,13 +16,13 @@ from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.training import deciding
 from catflap.training.deciding import Decisions, try_from_scratch, tuning_of
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import RESNET8
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
 from catflap.training.recipes import History, Logits, Trained
 from catflap.training.search import random_start
-from catflap.training.search.budget import clock_of
+from catflap.training.search.clock import clock_of
 from catflap.training.search.halving import Pick
 from catflap.training.search.random_start import or_from_scratch, suits_random_start
 from catflap.training.train import train

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
 from catflap.training.loop.finetune import finetune
-from catflap.training.loop.recipe import Recipe, finetuning, scratch
+from catflap.training.loop.settings import Recipe, finetuning, scratch
 from catflap.training.loop.teacher import teach
-from catflap.training.loop.watching import watching
+from catflap.training.loop.watching import Watch, _forgiving, unseen, watching
 from catflap.training.networks.backbone import PACKAGED, RESNET8, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
@@ -101,8 +103,8 @@ def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
         given.append(recipe)
         return np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32), []
 
-    monkeypatch.setattr("catflap.training.loop.recipe.MANY_PHOTOS", many)
-    monkeypatch.setattr("catflap.training.loop.recipe.SMALL_SIDE", small)
+    monkeypatch.setattr("catflap.training.loop.settings.MANY_PHOTOS", many)
+    monkeypatch.setattr("catflap.training.loop.settings.SMALL_SIDE", small)
     made = from_scratch(drawn_dataset, load_backbone(RESNET8, pretrained=False), 2, loop)
     assert made.passes == (0, 0), "no features were wanted"
     assert [(one.epochs, one.batch, one.shift) for one in given] == [(2, batch, shift)]
@@ -133,7 +135,7 @@ def test_a_poor_head_lets_every_weight_change(
         logits = np.zeros((len(drawn_dataset.photos("validation")), 2), np.float32)
         return logits, [{"step": "blend", "share": 1.0, "kept": True}]
 
-    monkeypatch.setattr("catflap.training.loop.recipe.GOOD_HEAD", good)
+    monkeypatch.setattr("catflap.training.loop.settings.GOOD_HEAD", good)
     backbone = load_backbone(PACKAGED)
     made = from_head(drawn_dataset, backbone, Tuning(lambda *_: 2, surely=True), "cpu", loop, silent)
     assert made.recipe == "finetune"
@@ -309,6 +311,22 @@ def test_a_place_that_takes_no_more_figures_is_told_and_left_alone(tmp_path: Pat
         watch(3, {"loss": object()})  # type: ignore[dict-item]
     (told,) = notes
     assert told.startswith("Step 2 and those after it are not logged: ")
+
+
+@contextmanager
+def cannot_be_closed() -> Iterator[Watch]:
+    yield unseen
+    raise OSError("the disk is full")
+
+
+def test_a_place_that_cannot_be_closed_is_told_and_hides_no_error() -> None:
+    """What was trained is whole by then."""
+    notes: list[str] = []
+    with _forgiving(cannot_be_closed(), notes.append) as watch:
+        watch(1, {"loss": 1.0})
+    assert notes == ["What was logged may be incomplete: the disk is full."]
+    with pytest.raises(ZeroDivisionError), _forgiving(cannot_be_closed(), notes.append):
+        raise ZeroDivisionError
 
 
 def test_mlflow_gets_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

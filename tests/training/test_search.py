@@ -16,15 +16,15 @@ from catflap.errors import Refused
 from catflap.exporting.export import export
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import RESNET8, Backbone
 from catflap.training.networks.network import Network
 from catflap.training.plan import EDGE_MB, Plan
-from catflap.training.search import budget
 from catflap.training.search import candidates as listed
+from catflap.training.search import clock as timing
 from catflap.training.search import halving as room
-from catflap.training.search.budget import Clock, clock_of
 from catflap.training.search.candidates import candidates
+from catflap.training.search.clock import Clock, clock_of
 from catflap.training.search.halving import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
 from catflap.training.train import train
 from tests.training.small_search import SMALL
@@ -100,12 +100,12 @@ def test_many_processes_have_time_for_more_epochs(
     """They share an epoch; the five blends at its end each of them judges alone."""
     train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
     pace = 120 / (train * 1.25 + validation / 2)  # an epoch of one process takes two minutes
-    monkeypatch.setattr(budget, "seconds_a_photo", lambda *_: pace)
+    monkeypatch.setattr(timing, "seconds_a_photo", lambda *_: pace)
     spent = 5 * validation * pace / 2 + 10
     clock = clock_of(10, time.perf_counter() + spent, "cpu", "32-true")
     fitting = []
     for count in (1, 2, 4):
-        monkeypatch.setattr(budget, "which_process", lambda count=count: (0, count))
+        monkeypatch.setattr(timing, "which_process", lambda count=count: (0, count))
         fitting.append(clock.epochs(None, drawn_dataset))  # type: ignore[arg-type]
     assert fitting == [5, 10, 10]
 
@@ -120,7 +120,7 @@ def test_a_part_of_an_epoch_fits_where_none_does(
     """An epoch takes two minutes, and what comes before it one."""
     train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
     pace = 120 / (train * 1.25 + validation / 2)
-    monkeypatch.setattr(budget, "seconds_a_photo", lambda *_: pace)
+    monkeypatch.setattr(timing, "seconds_a_photo", lambda *_: pace)
     spent = 5 * validation * pace / 2 + 60
     clock = clock_of(10, time.perf_counter() + spent - 60 * (10 - minutes), "cpu", "32-true")
     assert clock.epochs(None, drawn_dataset, before=60) == epochs  # type: ignore[arg-type]
@@ -313,7 +313,7 @@ def test_small_pictures_and_little_time_end_the_search(
     monkeypatch.setattr(room, "GOOD_HEAD", poor)
     monkeypatch.setattr(room, "SMALL_SIDE", small_side)
     monkeypatch.setattr(Clock, "epochs", lambda _, __, seen, **___: epochs[frames.index(seen.frame)])
-    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock, scratch=scratch)
+    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock, random_start=scratch)
     assert not hurried or pick.number == int(np.argmax(epochs))
     (picked,) = (row for row in pick.trials if row["picked"])
     assert picked["share"] == (0.25 if hurried else 0.5)
@@ -333,7 +333,7 @@ def test_a_random_start_keeps_the_limits(
         return measured(backbone, frame, size, limits if fits or backbone.name != RESNET8 else narrow)
 
     monkeypatch.setattr(room, "_measured", of_its_own)
-    pick = search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, scratch=True)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, random_start=True)
     *_, row = pick.trials
     assert (row["backbone"], row["recipe"], row["size"], row["fits"]) == (RESNET8, "scratch", 64, fits)
     assert (row["share"], row["validation_log_loss"], row["picked"]) == (0, None, False)

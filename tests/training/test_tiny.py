@@ -13,7 +13,7 @@ import torch
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.training import recipes
-from catflap.training.loop.recipe import Recipe, finetuning
+from catflap.training.loop.settings import Recipe, finetuning
 from catflap.training.networks.answer import open_checkpoint
 from catflap.training.networks.backbone import PACKAGED, SLIM, TINY, load_backbone
 from catflap.training.networks.network import Network, load_network

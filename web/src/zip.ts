@@ -76,6 +76,8 @@ function walk(table: DataView, length: number): Member[] {
     place += CENTRAL + nameLength;
   }
   if (!members.length) throw new Damaged("it has no members");
+  const both = members.find(({ name }) => members.some((other) => other.name.startsWith(`${name}/`)));
+  if (both) throw new Damaged(`the member ${both.name} is a folder of others too`);
   return members;
 }
 

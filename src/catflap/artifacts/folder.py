@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from catflap.artifacts.schema import faults, load_schema
@@ -95,12 +96,25 @@ def refuse_foreign(target: Path, marker: str) -> None:
         raise CatflapError(f"{target} is no name for a folder to be made.", "Choose another output name.")
     if not os.path.lexists(target):
         return
-    ours = target.is_dir() and not target.is_symlink() and (target / marker).exists()
-    if not ours and not (target.is_dir() and not any(target.iterdir())):
+    folder = target.is_dir() and not target.is_symlink()
+    if not (folder and ((target / marker).exists() or not any(target.iterdir()))):
         raise CatflapError(
             f"{target} exists and is not a {marker.removesuffix('.json')} of Catflap.",
             "Choose another output name.",
         )
+
+
+def check_place(target: Path) -> None:
+    """Raise CatflapError when nothing can be written beside a target: before any work is done.
+
+    Its parents are made.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(prefix=f".{target.name}.partial-", dir=target.parent):
+            pass
+    except (OSError, ValueError) as error:
+        raise unwritable(target, error) from error
 
 
 def unwritable(target: Path, error: Exception) -> CatflapError:

@@ -21,7 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", metavar="FILE", type=Path, help="JSON or CSV that renames, merges or leaves out labels"
     )
-    usual = {"path": "path, file, …", "label": "label, class, …", "group": "group", "role": "role, split"}
+    usual = {
+        "path": "path, file, …",
+        "label": "label, class, …",
+        "group": "group, group_id",
+        "role": "role, split",
+    }
     for field, names in usual.items():
         parser.add_argument(
             f"--{field}-column", default="", metavar="NAME",

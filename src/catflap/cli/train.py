@@ -65,8 +65,8 @@ def teaching(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=Path, metavar="CHECKPOINT",
-        help="a larger network whose opinion of the train photos is learnt beside their labels, wherever "
-        "every weight is trained",
+        help="a larger network whose opinion of the train photos is learnt beside their labels, by finetune "
+        "and scratch; a head learns from none",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, metavar="N",
@@ -152,7 +152,7 @@ def checkpoint_text(fields: dict) -> str:  # type: ignore[type-arg]
 
 def hint(trained: dict, args: argparse.Namespace) -> str:  # type: ignore[type-arg]
     """A line more where the head is poor and nothing else was tried."""
-    from catflap.training.loop.recipe import GOOD_HEAD
+    from catflap.training.loop.settings import GOOD_HEAD
 
     tried = trained["recipe"] != "head" or args.minutes or args.budget
     if tried or trained["validation_accuracy"]["value"] >= GOOD_HEAD:

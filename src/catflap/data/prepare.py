@@ -29,7 +29,7 @@ from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, write_tables
 from catflap.data.duplicates.groups import joined
 from catflap.data.duplicates.lookalikes import ALIKE, Vectors, alike_pairs
-from catflap.data.packing.chosen import Chosen, check_shrink, one_piece, write_pixels, write_shards
+from catflap.data.packing.photos import Chosen, check_shrink, one_piece, write_pixels, write_shards
 from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check_shares, draws
 from catflap.data.packing.shards import Plan, offsets, plan_shards
 from catflap.data.profile import PAGE, profile_dataset

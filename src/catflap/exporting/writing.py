@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle import SUFFIX, read_bundle, refuse_foreign_file, write_bundle
-from catflap.artifacts.folder import replaced
+from catflap.artifacts.folder import check_place, replaced
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
@@ -23,6 +23,7 @@ def check_out(out: Path) -> None:
     if not out.name.endswith(SUFFIX):
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
     refuse_foreign_file(out)
+    check_place(out)
 
 
 def name_of(out: Path) -> str:

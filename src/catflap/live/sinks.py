@@ -48,7 +48,7 @@ def webhook(url: str) -> Callable[[Event], None]:
 
 def _address(url: str) -> tuple[str, dict[str, str]]:
     """A URL as it is sent, in ASCII, and the header for the name and the password in it."""
-    user, _, named = url.rpartition("@")
+    named = url.rpartition("@")[2]  # without the password
     try:
         parts = urlsplit(url)
         user, _, host = parts.netloc.rpartition("@")

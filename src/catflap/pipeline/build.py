@@ -8,15 +8,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
-from catflap.artifacts.bundle import SUFFIX, Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact
 from catflap.exporting.export import export, export_fingerprint
+from catflap.exporting.writing import check_out
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
@@ -47,8 +48,7 @@ def build(
     slim Lite2 at 320 px.
     """
     out = Path(out)
-    if not out.name.endswith(SUFFIX):
-        raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
+    check_out(out)
     work = out.with_suffix(".build")
     if frame is None and plan.is_open:
         plan = replace(plan, trials=USUAL_TRIALS, recipe="head")

@@ -14,7 +14,8 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import load_dataset
-from catflap.artifacts.report import Report
+from catflap.artifacts.folder import check_place, refuse_foreign
+from catflap.artifacts.report import MARKER, Report
 from catflap.data.scan import scan
 from catflap.data.sources.reading import read_photo
 from catflap.errors import CatflapError
@@ -83,6 +84,8 @@ def evaluate(
     the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's. The Report of a
     Checkpoint also shows how it learnt.
     """
+    refuse_foreign(Path(out), MARKER)
+    check_place(Path(out))
     subject = _open(Path(model), variants)
     source = photos or subject.dataset
     if source is None:

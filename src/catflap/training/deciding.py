@@ -13,15 +13,15 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import whole_file
 from catflap.progress import Progress
 from catflap.training.heads.head import log_loss
-from catflap.training.loop.recipe import GOOD_HEAD, Recipe
+from catflap.training.loop.settings import GOOD_HEAD, Recipe
 from catflap.training.networks.backbone import PACKAGED, check_sees, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.slim import slimmed
 from catflap.training.plan import Plan
 from catflap.training.processes import first_says, is_first_process
 from catflap.training.recipes import Loop, Trained, Tuning
-from catflap.training.search.budget import Clock
 from catflap.training.search.candidates import candidates
+from catflap.training.search.clock import Clock
 from catflap.training.search.halving import Pick, Tune, search
 from catflap.training.search.random_start import epochs_from_scratch, or_from_scratch, suits_random_start
 
@@ -75,16 +75,18 @@ def pick(
 
     def decide() -> dict[str, Any]:
         tune = _tuner(decisions, loop) if plan.explores else None
-        scratch = clock is not None and plan.recipe is None and suits_random_start(dataset)
-        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune, scratch))
-        return {name: getattr(made[0], name) for name in ("number", "recipe", "trials")}
+        random_start = clock is not None and plan.recipe is None and suits_random_start(dataset)
+        made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune, random_start))
+        kept = ("number", "recipe", "trials", "passes", "known")
+        return {name: getattr(made[0], name) for name in kept}
 
     decided = decisions.keep("pick", decide)
     if made:
         return made[0]
     name, _, frame = found[decided["number"]]
     body = slimmed(load_backbone(name), photos, frame, device=device, progress=progress)
-    return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"])
+    before = decided.get("passes", 0) - decided.get("known", 0)  # of the candidates that lost
+    return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"], known=-before)
 
 
 def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, decisions: Decisions) -> Tuning:

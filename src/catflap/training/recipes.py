@@ -16,7 +16,7 @@ from catflap.progress import Progress
 from catflap.training.heads.choosing import Choice, choose_head
 from catflap.training.heads.features import counting, known_of, open_extractor
 from catflap.training.heads.head import Head
-from catflap.training.loop.recipe import Recipe, finetuning, scratch
+from catflap.training.loop.settings import Recipe, finetuning, scratch
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import Network
 from catflap.training.processes import all_say

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ import torch
 
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import refuse_foreign, unwritable, whole_folder
+from catflap.artifacts.folder import check_place, refuse_foreign, whole_folder
 from catflap.errors import CatflapError, why
 from catflap.evaluation.metrics import measure
 from catflap.progress import Progress, silent
 from catflap.training.cost import Bill
 from catflap.training.deciding import Decisions, pick, try_from_scratch, tuning_of
 from catflap.training.loop.finetune import finetune
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.loop.teacher import teach
 from catflap.training.loop.watching import Watch, unseen
 from catflap.training.networks.network import Network, save_weights
@@ -34,7 +33,7 @@ from catflap.training.processes import (
     wait_for_all_processes,
 )
 from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
-from catflap.training.search.budget import clock_of
+from catflap.training.search.clock import clock_of
 from catflap.training.search.halving import Pick
 from catflap.version import VERSION
 
@@ -60,7 +59,8 @@ def train(
     """
     plan.check()
     check_strategy(strategy)
-    check_out(out := Path(out))
+    refuse_foreign(out := Path(out), MARKER)
+    check_place(out)
     bill = Bill()
     progress = bill.metered(progress)
     device = pick_device(device)
@@ -97,17 +97,6 @@ def train(
             left.unlink(missing_ok=True)
     wait_for_all_processes(device)
     return load_checkpoint(out)
-
-
-def check_out(out: Path) -> None:
-    """Raise CatflapError when a Checkpoint cannot be written there: before any work is done."""
-    refuse_foreign(out, MARKER)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out.parent):
-            pass
-    except (OSError, ValueError) as error:
-        raise unwritable(out, error) from error
 
 
 def pick_device(device: str) -> str:

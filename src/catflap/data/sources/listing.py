@@ -105,7 +105,7 @@ def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_labels(labels: Iterable[str]) -> None:
-    """Refuse label names that no Bundle can hold or that are too alike, "unsure", and fewer than two."""
+    """Refuse label names with control characters, too long or too alike, "unsure", and fewer than two."""
     seen: dict[str, str] = {}
     for label in sorted(set(labels)):
         if CONTROL.search(label) or len(label) > LONGEST_LABEL:

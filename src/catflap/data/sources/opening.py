@@ -1,4 +1,4 @@
-"""Where photos come from: one door to all kinds of sources."""
+"""One door to all kinds of sources."""
 
 from __future__ import annotations
 

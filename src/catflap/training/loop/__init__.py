@@ -1,1 +1,1 @@
-"""The loop that trains every weight, and what a step of it needs."""
+"""The loop that trains every weight: its settings, teacher, curve, and what a stopped run goes on from."""

@@ -25,9 +25,9 @@ from catflap.progress import Progress
 from catflap.runtime.scoring import frames_of
 from catflap.training.heads.head import log_loss, losses_of
 from catflap.training.loop.curve import remember
-from catflap.training.loop.recipe import Recipe
 from catflap.training.loop.resizing import resize
 from catflap.training.loop.resume import FORMAT, State, load_state, save_state
+from catflap.training.loop.settings import Recipe
 from catflap.training.loop.watching import Watch, unseen
 from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.convolution import QuickConvolution

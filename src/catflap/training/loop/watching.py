@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,9 +32,9 @@ def watching(
     with ExitStack() as stack:
         watches = []
         if tensorboard is not None:
-            watches.append(stack.enter_context(_tensorboard(tensorboard)))
+            watches.append(stack.enter_context(_forgiving(_tensorboard(tensorboard), note)))
         if mlflow is not None:
-            watches.append(stack.enter_context(_mlflow(mlflow, name)))
+            watches.append(stack.enter_context(_forgiving(_mlflow(mlflow, name), note)))
 
         def watch(step: int, figures: dict[str, float]) -> None:
             for one in tuple(watches):
@@ -44,6 +45,19 @@ def watching(
                     note(f"Step {step} and those after it are not logged: {why(error)}.")
 
         yield watch if watches else unseen
+
+
+@contextmanager
+def _forgiving(place: AbstractContextManager[Watch], note: Callable[[str], None]) -> Iterator[Watch]:
+    """A place for figures; that it cannot be closed is told, and what was trained is not lost."""
+    watch = place.__enter__()
+    try:
+        yield watch
+    finally:
+        try:
+            place.__exit__(*sys.exc_info())
+        except Exception as error:  # as above
+            note(f"What was logged may be incomplete: {why(error)}.")
 
 
 @contextmanager

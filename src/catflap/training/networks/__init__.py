@@ -1,1 +1,1 @@
-"""What a network is: its backbone, its torch module, its folded and its exported forms."""
+"""What a network is: backbones, the torch module, its quick, folded and exported forms, and its FLOPs."""

@@ -19,14 +19,14 @@ from catflap.runtime.session import open_model
 from catflap.training.heads.choosing import MOST_COMPARED, Choice, choose_head
 from catflap.training.heads.features import Extractor, counting, feature_graph, known_of, open_extractor
 from catflap.training.heads.head import Head, log_loss
-from catflap.training.loop.recipe import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
+from catflap.training.loop.settings import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
 from catflap.training.networks.backbone import Backbone, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.slim import slimmed
 from catflap.training.processes import all_say, first_says
 from catflap.training.recipes import assemble
-from catflap.training.search.budget import Clock, seconds_of_features
 from catflap.training.search.candidates import Candidate
+from catflap.training.search.clock import Clock, seconds_of_features
 from catflap.training.search.random_start import new_backbone
 from catflap.training.sizes import photo_side, side_of
 
@@ -124,7 +124,7 @@ def search(
     progress: Progress,
     clock: Clock | None = None,
     tune: Tune | None = None,
-    scratch: bool = False,
+    random_start: bool = False,
 ) -> Pick:
     """Try the candidates, and pick one.
 
@@ -134,7 +134,7 @@ def search(
     candidates as it has time for, one at least, and where heads are poor ranks those lower for which few
     epochs of fine-tuning would fit. With `tune` the last two are fine-tuned where every head is poor, and
     compared with their heads on validation. Of small pictures, where every head is poor and there is
-    little time to fine-tune, the quickest is the pick at once. `scratch` measures a random start, too.
+    little time to fine-tune, the quickest is the pick at once. `random_start` measures one, too.
     Many processes share the photos, and go by what the first one measures.
     Raises Refused, with the nearest, when nothing keeps the limits.
     """
@@ -142,7 +142,7 @@ def search(
     going, choices, least = entered, dict[int, Choice](), 1
     if not going:
         raise _nothing_fits(table, limits)
-    if scratch:
+    if random_start:
         table.append(first_says(_random_start(dataset, limits), device))
     for share in RUNGS:
         if len(going) == 1 and (clock or share < 1):
@@ -152,7 +152,7 @@ def search(
             choices[one.number], table[one.number] = choice, first_says(trial, device)
         going = _ranked(going, table, dataset, clock)
         if clock and clock.tunes and share == RUNGS[0] and _poor(going, table):
-            going = _hurried(going, table, dataset, scratch and table[-1].fits)
+            going = _hurried(going, table, dataset, random_start and table[-1].fits)
         least = TUNED if tune and _poor(going, table) else 1
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
@@ -290,7 +290,7 @@ def _random_start(dataset: Dataset, limits: Limits) -> Trial:
 
 
 def _hurried(
-    going: list[_Contender], table: list[Trial], dataset: Dataset, scratch: bool
+    going: list[_Contender], table: list[Trial], dataset: Dataset, random_start: bool
 ) -> list[_Contender]:
     """Of small pictures the candidate alone for which most fine-tuning fits, where that is little.
 
@@ -303,7 +303,7 @@ def _hurried(
 
     most = max(going, key=epochs)
     small = photo_side(dataset.photos("train")) <= SMALL_SIDE
-    return [most] if scratch or (small and 0 < epochs(most) <= HURRIED) else going
+    return [most] if random_start or (small and 0 < epochs(most) <= HURRIED) else going
 
 
 def _poor(going: list[_Contender], table: list[Trial]) -> bool:

@@ -9,12 +9,12 @@ import torch
 from catflap.artifacts.dataset import Dataset
 from catflap.evaluation.intervals import beyond_chance
 from catflap.training.heads.head import losses_of
-from catflap.training.loop.recipe import MANY_PHOTOS, SMALL_SIDE, scratch
+from catflap.training.loop.settings import MANY_PHOTOS, SMALL_SIDE, scratch
 from catflap.training.networks.backbone import RESNET8, Backbone, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.resnet8 import LEAST
 from catflap.training.recipes import Loop, Trained, from_scratch
-from catflap.training.search.budget import Clock
+from catflap.training.search.clock import Clock
 from catflap.training.sizes import photo_side, side_of
 
 MOST_EPOCHS = 15  # then the photos are known by heart (docs/concepts/recipes.md)

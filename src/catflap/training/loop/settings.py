@@ -1,4 +1,4 @@
-"""What a training run of every weight is made from."""
+"""The settings of the loop, for each kind of start: what a training run of every weight is made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing: the chosen photos of a Manifest into shards, and decoded ones into a memory map."""
+"""The photos that were chosen: into shards, and decoded ones into a memory map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many epochs fit into the minutes that a user gives."""
+"""The clock of `--minutes`: what is left, and how many epochs fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
 from catflap.training.heads.features import Extractor
-from catflap.training.loop.recipe import Recipe
+from catflap.training.loop.settings import Recipe
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
@@ -113,6 +113,6 @@ def seconds_a_photo(
                 add_up(torch.cat(slopes))
             copy.zero_grad()
             if device.startswith("cuda"):
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             taken.append(perf_counter() - start)
     return min(taken) / batch
