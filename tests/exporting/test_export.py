@@ -23,7 +23,7 @@ from catflap.evaluation.metrics import measure
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.export import export, source_of
 from catflap.exporting.forms import FORMS, as_variant
-from catflap.exporting.judge import judge, seat_jury
+from catflap.exporting.judge import hear, judge, seat_jury
 from catflap.exporting.quantise import quantise
 from catflap.exporting.writing import name_of
 from catflap.image import encode, read_pixels
@@ -159,9 +159,14 @@ def test_a_variant_that_differs_is_refused(
     jury = seat_jury(drawn_checkpoint, drawn_dataset, 0, silent)
     fp32 = bytes(bundle.members["fp32.onnx"])
     dark = quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8))
+
+    def judged(name: str, graph: bytes) -> dict[str, Any]:
+        model = open_model(graph)
+        return judge(as_variant(name, FORMS[name]), model, jury, hear(model, jury), silent)
+
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
-        judge(as_variant("int8", FORMS["int8"]), open_model(dark), jury, silent)
-    assert judge(as_variant("fp32", FORMS["fp32"]), open_model(fp32), jury, silent)["fidelity"]["flips"] == 0
+        judged("int8", dark)
+    assert judged("fp32", fp32)["fidelity"]["flips"] == 0
 
 
 def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
@@ -172,8 +177,8 @@ def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
     variant, model = as_variant("int8", FORMS["int8"]), open_model(graph)
     heard = source.hear(graph)
     assert source.hear(bytes(bytearray(graph))) is heard
-    entry = judge(variant, model, source.jury, lambda step, *_: told.append(step), heard)
-    assert entry == judge(variant, model, source.jury, silent)
+    entry = judge(variant, model, source.jury, heard, lambda step, *_: told.append(step))
+    assert entry == judge(variant, model, source.jury, hear(model, source.jury), silent)
     assert set(told) == {"int8 on test"}
 
 

@@ -46,12 +46,15 @@ def test_a_stopped_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_
     plan = Plan(minutes=2.0)
     rows = [{"step": "trial", "backbone": "of the stopped run"}]
     decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
-    decided.keep("pick", lambda: {"number": 1, "recipe": "head", "trials": rows})
+    cost = {"passes": 1000, "known": 400}  # features of all candidates, and of the pick
+    decided.keep("pick", lambda: {"number": 1, "recipe": "head", "trials": rows, **cost})
     decided.keep("epochs", lambda: 1)
     made = train(drawn_dataset, tmp_path / "made", plan)
     assert [entry for entry in made.history if entry["step"] == "trial"] == rows
     assert [entry["epoch"] for entry in made.history if entry["step"] == "finetune"] == [1]
     assert made.backbone == "efficientnet_lite2_slim"
+    looked_at = 2 * drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]  # an epoch and features
+    assert made.cost["photo_passes"] + made.cost["cached_photos"] == looked_at + 600
     assert [path.name for path in tmp_path.iterdir()] == ["made"], "nothing is left beside it"
 
 

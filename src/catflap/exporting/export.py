@@ -161,7 +161,7 @@ def written(
         whole = variant.takes_photos
         heard = hear(model, source.jury, f"{name} on calibration", progress, whole=whole)
     try:
-        entry = judge(variant, model, source.jury, progress, heard)
+        entry = judge(variant, model, source.jury, heard, progress)
     except Refused as error:
         raise _with_layer(error, variant, files, source) from error
     right = heard.logits.argmax(1) == source.jury.calibration.labels

@@ -139,16 +139,12 @@ def hear(
     return Heard(logits, np.concatenate(kept) if kept else None)
 
 
-def judge(
-    variant: Variant, model: Model, jury: Jury, progress: Progress, heard: Heard | None = None
-) -> dict[str, Any]:
+def judge(variant: Variant, model: Model, jury: Jury, heard: Heard, progress: Progress) -> dict[str, Any]:
     """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much.
 
-    `heard` is what it answers to the calibration photos, where it was asked before.
+    `heard` is what it answers to the calibration photos.
     """
     name, whole = variant.name, variant.takes_photos
-    if heard is None:
-        heard = hear(model, jury, f"{name} on calibration", progress, whole=whole)
     test = score(model, jury.test, jury.frame, f"{name} on test", progress, whole=whole)
     temperature = jury.temperature(heard.logits)
     calibration, probabilities = softmax(heard.logits, temperature), softmax(test, temperature)

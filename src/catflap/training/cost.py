@@ -60,7 +60,7 @@ class Bill:
         seconds = perf_counter() - self.start
         forward, backward = count_flops(trained.network, trained.frame)
         passes = trained.passes[0] + chosen.passes + round(self.learnt)
-        known = trained.passes[1] - chosen.known + round(self.learnt_before)
+        known = trained.passes[1] - chosen.known + chosen.before + round(self.learnt_before)
         learnt = round(self.learnt + self.learnt_before)
         return {
             "seconds": seconds,

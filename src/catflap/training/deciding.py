@@ -85,8 +85,8 @@ def pick(
         return made[0]
     name, _, frame = found[decided["number"]]
     body = slimmed(load_backbone(name), photos, frame, device=device, progress=progress)
-    before = decided.get("passes", 0) - decided.get("known", 0)  # of the candidates that lost
-    return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"], known=-before)
+    before = decided.get("passes", 0) - decided.get("known", 0)
+    return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"], before=before)
 
 
 def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, decisions: Decisions) -> Tuning:

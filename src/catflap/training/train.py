@@ -59,7 +59,8 @@ def train(
     """
     plan.check()
     check_strategy(strategy)
-    refuse_foreign(out := Path(out), MARKER)
+    out = Path(out)
+    refuse_foreign(out, MARKER)
     check_place(out)
     bill = Bill()
     progress = bill.metered(progress)

@@ -78,7 +78,8 @@ class Pick:
     """The backbone and frame to train, its number among the candidates, and all trials as history entries.
 
     `recipe` is finetune where a trial that was fine-tuned is the best, and else head. `passes` are the
-    photos whose features were worked out to find it, `known` those whose features its own has.
+    photos whose features were worked out to find it, `known` those whose features its own has; `before` are
+    those of the others where an earlier run, which was stopped, has found it.
     """
 
     number: int
@@ -88,6 +89,7 @@ class Pick:
     recipe: str = "head"
     passes: int = 0
     known: int = 0
+    before: int = 0
 
     @property
     def may_start_from_scratch(self) -> bool:
