@@ -63,7 +63,8 @@ def main() -> None:
         show("scan", scanned, "photos", "quarantined", "near_duplicate_groups", "near_duplicates")
         prepared = step(cache, "prepare", manifest, "-o", dataset, "--size", str(args.size), *SHARES)
         show("prepare", prepared, "roles", "left_out")
-        chosen = ["--recipe", args.recipe, "--epochs", str(args.epochs), "--backbone", args.backbone]
+        chosen = ["--recipe", args.recipe, "--backbone", args.backbone]
+        chosen += [] if args.recipe == "head" else ["--epochs", str(args.epochs)]
         words = ["--minutes", str(args.minutes)] if args.minutes else chosen
         words += ["--precision", args.precision]
         trained = step(cache, "train", dataset, "-o", checkpoint, *words)

@@ -89,6 +89,14 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
         ("predict", "cat", "a.jpg", "--log", "l", "--log-mb", "nan"),
         ("predict", "cat", "a.jpg", "--log-photos"),
         ("watch", "cat", "v.mp4", "--save", "d", "--save-mb", "1e400"),
+        ("predict", "cat", "a.jpg", "--log-mb", "5"),
+        ("watch", "cat", "v.mp4", "--save-mb", "5"),
+        ("watch", "cat", "v.mp4", "--save", "d", "--clip-seconds", "5"),
+        ("watch", "cat", "v.mp4", "--log-every", "5"),
+        ("serve", "cat", "--share", "0.5"),
+        ("verify", "cat", "--signature", "cat.sig"),
+        ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--name", "n"),
+        ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--file", "m", "--variants", "fp32"),
     ],
 )
 def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None:

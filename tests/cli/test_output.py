@@ -48,6 +48,8 @@ def test_text_aligns_and_nests() -> None:
 def test_table_puts_numbers_to_the_right() -> None:
     rows = [{"name": "fp32", "size_mb": 13.5, "ok": True}, {"name": "int8", "size_mb": 3.9, "ok": False}]
     assert table(rows).splitlines() == ["name  size mb  ok", "fp32     13.5  yes", "int8      3.9  no"]
+    unknown = [{"what": "photos", "training": None}, {"what": "packages", "training": 44}]
+    assert table(unknown).splitlines() == ["what      training", "photos           -", "packages        44"]
     assert table([]) == ""
 
 

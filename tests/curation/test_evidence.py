@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from catflap.curation.label_errors import confusions, wrong_labels
 from catflap.curation.learning import deal
 from catflap.curation.neighbours import make_pool, most_like
-from catflap.curation.outliers import distances, fit_space, strangeness
+from catflap.curation.outliers import distances, fit_space, outlier_scores
 from catflap.curation.pictures import mixed, same_picture, two_labels
 from catflap.data.duplicates.phash import MIRROR
 
@@ -57,24 +57,24 @@ def test_planted_wrong_labels_are_found_and_counted(classes: int) -> None:
     assert 50 <= joint.sum() - np.trace(joint) <= 70
 
 
-def test_what_lies_far_from_its_label_is_strange() -> None:
+def test_what_lies_far_from_its_label_is_an_outlier() -> None:
     dice = np.random.default_rng(0)
     labels = np.arange(1000) % 2
     features = dice.normal(0, 1, (1000, 40)).astype(np.float32) + 3 * labels[:, None]
     features[:8] += dice.normal(0, 6, (8, 40))
     space = fit_space(features, labels, 2)
-    strange = strangeness(distances(space, features, labels))
-    assert (strange[:8] >= 0.5).all()
-    assert (strange[8:] >= 0.5).sum() == 0
-    assert strange.min() == 0
-    assert strange.max() < 1
+    score = outlier_scores(distances(space, features, labels))
+    assert (score[:8] >= 0.5).all()
+    assert (score[8:] >= 0.5).sum() == 0
+    assert score.min() == 0
+    assert score.max() < 1
 
 
 def test_photos_that_are_all_alike_have_no_outlier() -> None:
     features = np.ones((40, 16), np.float32)
     labels = np.arange(40) % 2
-    strange = strangeness(distances(fit_space(features, labels, 2), features, labels))
-    assert strange.tolist() == [0.0] * 40
+    score = outlier_scores(distances(fit_space(features, labels, 2), features, labels))
+    assert score.tolist() == [0.0] * 40
 
 
 def test_groups_of_two_labels_are_mixed() -> None:

@@ -153,4 +153,8 @@ def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:
         build(tmp_path / "none", tmp_path / "x.catflap")
     with pytest.raises(CatflapError, match="name ends with"):
         build(tmp_path / "empty", tmp_path / "x")
+    with pytest.raises(CatflapError, match="9 minutes of the recipe scratch"):  # before anything is scanned
+        build(tmp_path / "none", tmp_path / "x.catflap", plan=Plan(minutes=9, recipe="scratch"))
+    with pytest.raises(CatflapError, match="A head has no epochs"):
+        build(tmp_path / "none", tmp_path / "x.catflap", plan=Plan(epochs=9))
     assert not (tmp_path / "x.catflap").exists()

@@ -58,6 +58,8 @@ def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path:
     with pytest.raises(CatflapError, match="does not hold photos"):
         evaluate(drawn_bundle.path, None, tmp_path / "report")
     photos = draw_photos(tmp_path / "photos", ("cat", "third"), 2)
+    with pytest.raises(CatflapError, match="only these have roles"):
+        evaluate(drawn_bundle.path, photos, tmp_path / "report", role="test")
     with pytest.raises(CatflapError, match="'third'"):
         evaluate(drawn_bundle.path, photos, tmp_path / "report")
     bad = tmp_path / "bad"

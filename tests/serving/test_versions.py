@@ -129,7 +129,7 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat"),
         (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
         (["{quick}", "--port", "70000"], 2, "The port is 70000."),
-        (["{quick}", "--share", "0"], 2, "The share is 0.0."),
+        (["{quick}", "--canary", "{quick}", "--share", "0"], 2, "The share is 0.0."),
         (["{quick}", "--reload", "nan"], 2, "The reload is nan."),
         (["{quick}", "--deadline", "inf"], 2, "The limit deadline is inf."),
         (["{quick}", "--queue", "0"], 2, "The limit queue is 0"),

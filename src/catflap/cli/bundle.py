@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.export import choosing, export_text, variants_of
-from catflap.cli.output import emit, listed, progress_bar
+from catflap.cli.output import emit, listed, progress_bar, refuse_alone
+from catflap.errors import CatflapError
 
 HELP = "Look into a Bundle, unpack it, add variants that are judged first, or leave some out."
 EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
@@ -47,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--name", metavar="VARIANT", help="name of that file as a variant (default: MODEL without suffix)"
     )
     add.add_argument(
-        "--precision", default="fp32", choices=("fp32", "fp16", "int8"),
+        "--precision", choices=("fp32", "fp16", "int8"),
         help="precision of that file, which says what it may lose (default: fp32)",
     )  # fmt: skip
 
@@ -94,12 +95,17 @@ def _add(args: argparse.Namespace) -> None:
     from catflap.artifacts.dataset import load_dataset
     from catflap.exporting.adding import add_file, add_variants
 
+    refuse_alone(args, "--file MODEL", "--name", "--precision")
+    if args.file and (args.variants or args.targets):
+        raise CatflapError(
+            "A file and variants to convert were named.", "Run catflap bundle add once for each."
+        )
     bundle, checkpoint = read_bundle(args.bundle), load_checkpoint(args.checkpoint)
     parts = (bundle, checkpoint, load_dataset(args.dataset or checkpoint.dataset_path), args.out)
     with progress_bar(args) as progress:
         if args.file:
             name = args.name or args.file.stem
-            fields = add_file(*parts, args.file, name, precision=args.precision, progress=progress)
+            fields = add_file(*parts, args.file, name, precision=args.precision or "fp32", progress=progress)
         else:
             fields = add_variants(*parts, variants_of(args), progress=progress)
     emit(fields, args, export_text(fields))

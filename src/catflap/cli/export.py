@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catflap.cli.output import emit, listed, progress_bar, table
-from catflap.errors import CatflapError, need
+from catflap.cli.output import emit, listed, progress_bar, refuse_alone, table
+from catflap.errors import need
 
 if TYPE_CHECKING:
     from catflap.exporting.budget import Budget
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--min-accuracy", type=float, metavar="SHARE", help="share of the test photos that it must get right"
     )
     limits.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads to measure --max-ms with (default: 1)"
+        "--threads", type=int, metavar="N", help="threads to measure --max-ms with (default: 1)"
     )
     limits.add_argument(
         "--device", type=Path, metavar="PROFILE",
@@ -54,12 +54,11 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
     from catflap.exporting.budget import Budget
     from catflap.runtime.profile import load_profile
 
-    if args.device is not None and args.max_ms is None:
-        raise CatflapError("--device scales --max-ms, which was not given.", "Add --max-ms, such as 20.")
+    refuse_alone(args, "--max-ms 20", "--device", "--threads")
     if args.max_mb is None and args.max_ms is None and args.min_accuracy is None:
         return None
     device = None if args.device is None else load_profile(args.device)
-    return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads, device)
+    return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads or 1, device)
 
 
 def exporting(parser: argparse.ArgumentParser) -> None:

@@ -44,7 +44,7 @@ def log_arguments(parser: argparse.ArgumentParser) -> None:
     log.add_argument("--log", type=Path, metavar="FILE", help="record each answer in this file")
     log.add_argument("--log-photos", action="store_true", help="keep a picture of each photo in the log, too")
     log.add_argument(
-        "--log-mb", type=megabytes, default=1000, metavar="MB",
+        "--log-mb", type=megabytes, metavar="MB",
         help="megabytes that the log may take; the oldest rows go first (default: 1000)",
     )  # fmt: skip
 
@@ -53,11 +53,33 @@ def log_settings(args: argparse.Namespace) -> LogSettings | None:
     """The field log that was asked for."""
     from catflap.runtime.recording import LogSettings
 
+    refuse_alone(args, "--log field.log", "--log-photos", "--log-mb")
     if args.log is None:
-        if args.log_photos:
-            raise CatflapError("--log-photos belongs to --log, which was not given.", "Add --log field.log.")
         return None
-    return LogSettings(args.log, args.log_photos, int(args.log_mb * 1e6))
+    limit = None if args.log_mb is None else int(args.log_mb * 1e6)
+    return LogSettings(args.log, args.log_photos, **stated(limit=limit))
+
+
+def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
+    """Raise CatflapError for options that say more about `owner` where it was not given: they do nothing.
+
+    `owner` is an option with an example of its value, such as "--log field.log".
+    """
+    name = owner.split()[0]
+    if _given(args, name):
+        return
+    for option in options:
+        if _given(args, option):
+            raise CatflapError(f"{option} belongs to {name}, which was not given.", f"Add {owner}.")
+
+
+def _given(args: argparse.Namespace, option: str) -> bool:
+    return getattr(args, option[2:].replace("-", "_")) not in (None, False)
+
+
+def stated(**options: Any) -> dict[str, Any]:
+    """The options that were given; for the others the default of whoever takes them holds."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def signer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +177,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     widths = [
         max(len(_words(column)), *(len(row[place]) for row in cells)) for place, column in enumerate(columns)
     ]
-    right = [all(type(row.get(column)) in (int, float) for row in rows) for column in columns]
+    right = [all(type(row.get(column)) in (int, float, type(None)) for row in rows) for column in columns]
     lines = [[_words(column) for column in columns], *cells]
     return "\n".join(
         "  ".join(

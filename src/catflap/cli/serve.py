@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, log_arguments, log_settings, note, signer_arguments, signer_of
+from catflap.cli.output import (
+    emit,
+    log_arguments,
+    log_settings,
+    note,
+    refuse_alone,
+    signer_arguments,
+    signer_of,
+    stated,
+)
 
 HELP = "Answer over HTTP: /predict, the Open Inference Protocol at /v2, /metrics, and a page for people at /."
 EXAMPLE = "catflap serve cat.catflap --port 8000"
@@ -39,7 +48,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--share",
         type=float,
-        default=0.05,
         metavar="SHARE",
         help="share of the requests for the canary (default: 0.05)",
     )
@@ -84,6 +92,7 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.serving.serve import serve
     from catflap.serving.settings import Limits, Settings
 
+    refuse_alone(args, "--canary next.catflap", "--share")
     settings = Settings(
         bundles=tuple(args.bundles),
         host=args.host,
@@ -93,7 +102,7 @@ def answer(args: argparse.Namespace) -> int:
         threads=args.threads,
         canary=args.canary,
         shadow=args.shadow,
-        share=args.share,
+        **stated(share=args.share),
         reload=args.reload,
         keys=args.keys,
         signer=signer_of(args),

@@ -55,7 +55,10 @@ def teaching(parser: argparse.ArgumentParser) -> None:
         "scratch: every weight from a random start (default: head, or what --minutes or --budget choose)",
     )  # fmt: skip
     parser.add_argument(
-        "--epochs", type=int, default=3, metavar="N", help="epochs of finetune and scratch (default: 3)"
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="epochs of finetune and scratch; --minutes says itself how many fit (default: 3)",
     )
     parser.add_argument(
         "--minutes", type=float, metavar="N",

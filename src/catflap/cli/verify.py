@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, listed, note, progress_bar, signer_arguments, signer_of, table
+from catflap.cli.output import (
+    emit,
+    listed,
+    note,
+    progress_bar,
+    refuse_alone,
+    signer_arguments,
+    signer_of,
+    table,
+)
 
 HELP = "Check that a Bundle does on this machine what was tested: bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"
@@ -33,11 +42,14 @@ def answer(args: argparse.Namespace) -> int:
     """Verify and print the checks; 1 when the Verdict is no."""
     from catflap.verification.verify import verify
 
+    signer = signer_of(args)
+    if signer is None:
+        refuse_alone(args, "--key public.pem", "--signature")
     with progress_bar(args) as progress:
         verdict = verify(
             args.bundle,
             variants=listed(args.variants),
-            signer=signer_of(args),
+            signer=signer,
             signature=args.signature,
             threads=args.threads,
             progress=progress,

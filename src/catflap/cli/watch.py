@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, log_arguments, log_settings, megabytes, note, signer_arguments, signer_of
+from catflap.cli.output import (
+    emit,
+    log_arguments,
+    log_settings,
+    megabytes,
+    note,
+    refuse_alone,
+    signer_arguments,
+    signer_of,
+    stated,
+)
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
 EXAMPLE = "catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh'"
@@ -51,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     signer_arguments(parser)
     log_arguments(parser)
     add(
-        "--log-every", type=float, default=10.0, metavar="SECONDS",
+        "--log-every", type=float, metavar="SECONDS",
         help="seconds between two logged frames; those that decide are logged, too (default: 10)",
     )  # fmt: skip
 
@@ -84,11 +94,11 @@ def _telling(parser: argparse.ArgumentParser) -> None:
     add("--save", type=Path, metavar="FOLDER", help="save each frame that decided in FOLDER")
     add("--clips", type=Path, metavar="FOLDER", help="save a film around each decision in FOLDER")
     add(
-        "--clip-seconds", type=float, default=4.0, metavar="N",
+        "--clip-seconds", type=float, metavar="N",
         help="seconds of a film before the decision, and as many after it (default: 4)",
     )  # fmt: skip
     add(
-        "--save-mb", type=megabytes, default=500, metavar="MB",
+        "--save-mb", type=megabytes, metavar="MB",
         help="megabytes that each of these folders may take; the oldest files go first (default: 500)",
     )  # fmt: skip
     add(
@@ -104,8 +114,14 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.live.watch import watch
     from catflap.runtime.classifier import parse_prior
 
-    stated = {"enter": args.enter, "leave": args.leave, "dwell": args.dwell, "frames": args.least}
-    stated["memory"] = args.memory
+    refuse_alone(args, "--clips films", "--clip-seconds")
+    refuse_alone(args, "--log field.log", "--log-every")
+    if args.clips is None:
+        refuse_alone(args, "--save frames", "--save-mb")
+    rules = stated(
+        enter=args.enter, leave=args.leave, dwell=args.dwell, frames=args.least, memory=args.memory
+    )
+    save_bytes = None if args.save_mb is None else int(args.save_mb * 1e6)
     settings = Settings(
         bundle=args.bundle,
         signer=signer_of(args),
@@ -114,7 +130,7 @@ def answer(args: argparse.Namespace) -> int:
         threads=args.threads,
         prior=parse_prior(args.prior),
         region=parse_region(args.region),
-        rules=Rules(**{name: value for name, value in stated.items() if value is not None}),
+        rules=Rules(**rules),
         stalled=args.stalled,
         still=args.still,
         max_fps=args.max_fps,
@@ -123,13 +139,11 @@ def answer(args: argparse.Namespace) -> int:
         mqtt=args.mqtt,
         on=dict(args.on),
         save=args.save,
-        save_bytes=int(args.save_mb * 1e6),
         clips=args.clips,
-        clip_seconds=args.clip_seconds,
         preview=None if args.preview is None else parse_address(args.preview),
         every_frame=args.frames,
         log=log_settings(args),
-        log_every=args.log_every,
+        **stated(clip_seconds=args.clip_seconds, save_bytes=save_bytes, log_every=args.log_every),
     )
     watch(settings, lambda event: emit(event, args, _text(event)), note)
     return 0

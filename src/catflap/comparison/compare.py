@@ -41,7 +41,8 @@ def compare(
     """What learning needs beside what answering needs, each row measured here or by `train`.
 
     Rows: FLOPs a photo, seconds and photos/s, ms an answer on one thread, peak memory in MB,
-    seconds from process to first answer, packages and MB installed, bytes of the model.
+    seconds from process to first answer, packages and MB installed, bytes of the model. The photos/s of a
+    training whose features were all cached are None.
     """
     trained, shipped = load_checkpoint(checkpoint), read_bundle(bundle)
     name = shipped.variant(variant).name
@@ -65,10 +66,12 @@ def table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     learning, answering = comparison["training"], comparison["inference"]
     rows = []
     for field, (what, unit) in ROWS.items():
-        left, right = learning[field] / unit, answering[field] / unit
-        rows.append(
-            {"what": what, "training": round(left, 3), "inference": round(right, 3), "ratio": left / right}
-        )
+        right = answering[field] / unit
+        row = {"what": what, "training": None, "inference": round(right, 3), "ratio": None}
+        if learning[field] is not None:
+            left = learning[field] / unit
+            row |= {"training": round(left, 3), "ratio": left / right}
+        rows.append(row)
     return rows
 
 
@@ -81,7 +84,7 @@ def _training_side(trained: Checkpoint, photo: Path) -> dict[str, Any]:
         "flops_a_photo": forward + backward,
         "flops_in_all": forward * seen + backward * cost.get("learnt_photos", seen),
         "seconds": cost["seconds"],
-        "photos_a_second": cost["photos_per_second"],
+        "photos_a_second": cost["photos_per_second"] or None,
         "peak_memory_mb": cost["peak_memory_mb"],
         **_probed("training", trained.path, photo, ""),
         "packages": len(packages),

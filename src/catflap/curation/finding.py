@@ -16,7 +16,7 @@ from catflap.curation.lookup import Known, Twice, look_up
 from catflap.curation.pictures import mixed, same_picture, two_labels
 from catflap.curation.suspects import Suspect, ranked
 
-ODD = 0.5  # the strangeness of an outlier
+ODD = 0.5  # the score of an outlier
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def find(labels: Sequence[str], photos: Photos, opinion: Opinion, manifest: Mani
     said = opinion.probabilities
     wrong = wrong_labels(photos.labels, said)
     unsure = (said.argmax(axis=1) != photos.labels) & ~wrong
-    odd = opinion.strange >= ODD
+    odd = opinion.outlying >= ODD
     torn = mixed(photos.labels, photos.groups)
     asked = np.union1d(np.flatnonzero(wrong | unsure | odd), torn)
     known, twice = look_up(manifest, set(photos.ids[asked].tolist()))
@@ -64,7 +64,7 @@ def find(labels: Sequence[str], photos: Photos, opinion: Opinion, manifest: Mani
         for one in twice:
             yield Suspect(one.id, one.uri, one.labels[0], one.labels[1], 1.0, "two_labels")
         for position in np.flatnonzero(odd).tolist():
-            yield suspect(position, "outlier", float(opinion.strange[position]), None)
+            yield suspect(position, "outlier", float(opinion.outlying[position]), None)
 
     found = ranked(everything())
     open_ones = tuple(one for one in found if one.id not in known or not known[one.id].settled)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.dataset import ROLES, Dataset, Photos
-from catflap.curation.outliers import distances, fit_space, strangeness
+from catflap.curation.outliers import distances, fit_space, outlier_scores
 from catflap.progress import Progress
 from catflap.training.heads.features import Extractor, Features, features
 from catflap.training.heads.head import Head, fit_head, log_loss
@@ -50,11 +50,11 @@ class Learnt:
 class Opinion:
     """What the features tell of every photo: `probabilities` (n, labels) by heads that did not see it.
 
-    `strange` (n,) is how unlike the others of its label it is, 0 to 1; see outliers.strangeness.
+    `outlying` (n,) is how unlike the others of its label it is, 0 to 1; see outliers.outlier_scores.
     """
 
     probabilities: Probabilities
-    strange: npt.NDArray[np.float32]
+    outlying: npt.NDArray[np.float32]
     learnt: Learnt
 
 
@@ -83,7 +83,7 @@ def examine(extractor: Extractor, photos: Photos, classes: int, seed: int, progr
         known = features(extractor, photos.take(positions), progress=_further(positions, total, progress))
         probabilities[positions] = out_of_fold(learnt, known, positions, prior)
         far[positions] = distances(space, known, labels[positions])
-    return Opinion(probabilities, strangeness(far), learnt)
+    return Opinion(probabilities, outlier_scores(far), learnt)
 
 
 def learn(extractor: Extractor, photos: Photos, classes: int, seed: int, progress: Progress) -> Learnt:

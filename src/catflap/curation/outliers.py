@@ -56,7 +56,7 @@ def distances(space: Space, features: Features, labels: Labels) -> Floats:
     return found
 
 
-def strangeness(distance: Floats) -> Floats:
+def outlier_scores(distance: Floats) -> Floats:
     """Distances as scores: 0 for a usual one, 0.5 at the limit of what is usual, towards 1 beyond."""
     usual = np.median(distance)
     spread = max(1.4826 * float(np.median(np.abs(distance - usual))), 1e-12)

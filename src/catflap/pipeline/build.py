@@ -52,6 +52,7 @@ def build(
     work = out.with_suffix(".build")
     if frame is None and plan.is_open:
         plan = replace(plan, trials=USUAL_TRIALS, recipe="head")
+    plan.check()  # before scan and prepare, which may take hours
     frame = frame or Frame()
     steps: Steps = {}
 

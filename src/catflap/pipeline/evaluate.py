@@ -74,14 +74,14 @@ def evaluate(
     photos: Path | str | None,
     out: Path,
     *,
-    role: str = "test",
+    role: str | None = None,
     variants: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> Report:
     """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
 
-    `photos` is a Dataset, of which the `role` is used, or any source that `scan` reads; without it,
-    the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's. The Report of a
+    `photos` is a Dataset, of which the `role`, or test, is used, or any source that `scan` reads; without
+    it, the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's. The Report of a
     Checkpoint also shows how it learnt.
     """
     refuse_foreign(Path(out), MARKER)
@@ -91,7 +91,13 @@ def evaluate(
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
     is_dataset = (Path(source) / DATASET).is_file()
-    judged = _of_dataset(Path(source), role, subject) if is_dataset else _of_source(source, subject, progress)
+    if role and not is_dataset:
+        raise CatflapError(f"{source} is no dataset, and only these have roles.", "Leave the role out.")
+    judged = (
+        _of_dataset(Path(source), role or "test", subject)
+        if is_dataset
+        else _of_source(source, subject, progress)
+    )
     sections, drawn, first = {}, {}, None
     for name, (run, temperature, whole) in subject.models.items():
         logits = score(run, judged.bytes, subject.frame, f"evaluate {name}", progress, whole=whole)

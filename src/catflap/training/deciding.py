@@ -99,7 +99,7 @@ def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, deci
         if plan.recipe == "head":
             return 0
         if clock is None:
-            return plan.epochs if "finetune" in (plan.recipe, chosen.recipe) else 0
+            return plan.rounds if "finetune" in (plan.recipe, chosen.recipe) else 0
         if chosen.may_start_from_scratch and accuracy < GOOD_HEAD:
             return 0  # a random start sees as much, and learns it sooner
         fitting: float = decisions.keep("epochs", lambda: clock.epochs(network, seen))

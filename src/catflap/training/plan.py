@@ -19,6 +19,7 @@ NO_LIMITS = Limits()
 RECIPES = ("head", "finetune", "scratch")
 PRECISIONS = ("auto", "fp32")
 EDGE_MB = 4.0  # in int8
+EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Plan:
     """How to train.
 
     Recipe "head" learns a linear head on frozen features; "finetune" then trains every weight for
-    `epochs`; "scratch" trains every weight from a random start. None is "head", but "finetune" where
+    `epochs`, or 3; "scratch" trains every weight from a random start. None is "head", but "finetune" where
     `trials` were asked for, every head is poor and an epoch helps it. With `minutes` the head is followed,
     unless "head" was asked for, by as much fine-tuning as fits (for many small pictures in small frames,
     where no recipe was named, by epochs from a random start), kept if validation likes it better by more
@@ -40,7 +41,7 @@ class Plan:
 
     backbone: str | None = None
     recipe: str | None = None
-    epochs: int = 3
+    epochs: int | None = None
     minutes: float | None = None
     teacher: Checkpoint | None = None
     trials: int | None = None
@@ -71,6 +72,11 @@ class Plan:
         return asked or (self.recipe is None and bool(self.minutes or self.trials))
 
     @property
+    def rounds(self) -> int:
+        """Epochs of every weight, where no clock says how many."""
+        return EPOCHS if self.epochs is None else self.epochs
+
+    @property
     def kept_limits(self) -> Limits:
         """The limits of the search: those that were given, and 4 MB for one that nobody asked for."""
         return self.limits if self.trials else replace(self.limits, max_mb=self.limits.max_mb or EDGE_MB)
@@ -79,7 +85,7 @@ class Plan:
         """What a Checkpoint would be made from, without making it."""
         teacher = self.teacher.sha256 if self.teacher else ""
         recipe = self.recipe or ("" if self.may_tune else "head")
-        loop = [self.epochs, teacher, self.precision] if recipe != "head" else []
+        loop = [self.rounds, teacher, self.precision] if recipe != "head" else []
         search = [self.trials, *astuple(self.kept_limits)] if self.searches else []
         backbone = self.backbone or PACKAGED
         settings = [dataset.sha256, backbone, recipe, self.minutes or 0, loop, search, self.seed]
@@ -95,10 +101,18 @@ class Plan:
             )
         if self.teacher and not self.may_tune:
             raise CatflapError("A head learns from no teacher.", "Add --recipe finetune, or leave it out.")
-        if self.epochs < 1 or not 0 <= self.seed < 1 << 63:
+        if self.epochs is not None and (self.minutes or not self.may_tune):
+            who = "Minutes say how many epochs fit" if self.minutes else "A head has no epochs"
+            raise CatflapError(f"{who}.", "Leave --epochs out, or name --recipe finetune and no --minutes.")
+        if self.rounds < 1 or not 0 <= self.seed < 1 << 63:
             raise CatflapError(
-                f"{self.epochs} epochs with the seed {self.seed} are not possible.",
+                f"{self.rounds} epochs with the seed {self.seed} are not possible.",
                 "Use 1 or more, and 0 to 2^63 - 1.",
+            )
+        if self.limits != NO_LIMITS and not self.searches:
+            raise CatflapError(
+                "There are limits of a search and no search.",
+                "Add --budget 8 or --minutes 15, or leave --search-ms and --search-mb out.",
             )
         for limit in (self.limits.max_ms, self.limits.max_mb):
             if limit is not None and not limit > 0:

@@ -86,7 +86,7 @@ def train(
     chosen = pick(plan, dataset, device, progress, clock, decisions, loop)
     body, seen = chosen.backbone, replace(dataset, frame=chosen.frame)
     if plan.recipe == "scratch":
-        trained = from_scratch(seen, body, plan.epochs, loop)
+        trained = from_scratch(seen, body, plan.rounds, loop)
     else:
         tuning = tuning_of(plan, chosen, seen, clock, decisions)
         trained = from_head(seen, body, tuning, device, loop, progress)
