@@ -31,13 +31,13 @@ from catflap.data.scan import scan
 from catflap.evaluation.gate import fidelity
 from catflap.evaluation.metrics import measure
 from catflap.exporting.forms import CALIBRATION_FRAMES
-from catflap.exporting.quantise import quantise
-from catflap.exporting.rounding import round_weights
+from catflap.exporting.quantising.quantise import quantise
+from catflap.exporting.quantising.rounding import round_weights
 from catflap.image import Frame
 from catflap.progress import silent
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of, score
-from catflap.runtime.session import open_model
 from catflap.training.loop.finetune import finetune
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import load_backbone

@@ -23,7 +23,7 @@ from machine import header, in_turns
 from catflap.artifacts.bundle import Bundle, Variant, read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.machine import versions
-from catflap.runtime.engines import open_variant, why_not_here
+from catflap.runtime.engines.opening import open_variant, why_not_here
 
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "openvino", "ncnn", "executorch")
 

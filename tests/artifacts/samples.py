@@ -14,7 +14,7 @@ from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
-from catflap.runtime.session import open_model
+from catflap.runtime.engines.onnx import open_model
 
 FILES = {"int8.onnx": b"not a real model", "golden.npz": b"no cases", "card.md": b"# Card\n"}
 

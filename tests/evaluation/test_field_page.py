@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from catflap.evaluation.field_page import MOST, field_page
+from catflap.evaluation.pages.field_page import MOST, field_page
 from tests.evaluation.test_report import HOSTILE, TAGS, Page
 
 WINDOW = 200

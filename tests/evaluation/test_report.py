@@ -13,11 +13,11 @@ from sklearn import metrics as reference
 from catflap.artifacts.folder import digest
 from catflap.artifacts.report import load_report
 from catflap.errors import BadArtifact, CatflapError
-from catflap.evaluation.charts import percent
 from catflap.evaluation.curves import curves
 from catflap.evaluation.learning import learning
 from catflap.evaluation.metrics import measure
 from catflap.evaluation.mistakes import Mistake, worst_mistakes
+from catflap.evaluation.pages.charts import percent
 from catflap.evaluation.report import write_report
 from catflap.image import encode
 from catflap.runtime.decisions import softmax

@@ -13,7 +13,7 @@ import pytest
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
-from catflap.exporting.c_array import _string
+from catflap.exporting.unpacking.c_array import _string
 from catflap.runtime.decisions import decide, softmax
 from tests.artifacts.samples import with_litert
 from tests.drawn import Exported
@@ -44,7 +44,7 @@ FLAGS = ["-Wall", "-Wextra", "-Werror"]
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    from catflap.runtime.litert_micro import open_model
+    from catflap.runtime.engines.litert_micro import open_model
 
     logits = open_model(MICRO.read_bytes(), 1)(read_golden(read_bundle(tiny_bundle)).frames)
     about = {"runtime": "litert-micro", "precision": "int8", "temperature": 7.5, "tolerance": 2.0}

@@ -10,11 +10,11 @@ from onnx import numpy_helper
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting import quantise as room
-from catflap.exporting.compact import compact
-from catflap.exporting.forms import FLOAT_LAYERS
+from catflap.exporting.quantising import quantise as room
+from catflap.exporting.quantising.compact import compact
+from catflap.exporting.quantising.quantise import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
-from catflap.runtime.session import open_model
+from catflap.runtime.engines.onnx import open_model
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx
 from tests.drawn import Exported

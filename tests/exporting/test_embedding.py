@@ -10,9 +10,9 @@ from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting.embedding import with_embedding
-from catflap.exporting.quantise import halve, quantise
+from catflap.exporting.quantising.quantise import halve, quantise
 from catflap.image import Pixels, read_pixels
-from catflap.runtime.session import EMBEDDING, embedded, open_model, open_session, run_session
+from catflap.runtime.engines.onnx import EMBEDDING, embedded, open_model, open_session, run_session
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models

@@ -24,12 +24,12 @@ from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.export import export, source_of
 from catflap.exporting.forms import FORMS, as_variant
 from catflap.exporting.judge import hear, judge, seat_jury
-from catflap.exporting.quantise import quantise
+from catflap.exporting.quantising.quantise import quantise
 from catflap.exporting.writing import name_of
 from catflap.image import encode, read_pixels
 from catflap.progress import silent
 from catflap.runtime.decisions import decide, softmax
-from catflap.runtime.session import open_model
+from catflap.runtime.engines.onnx import open_model
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
 from tests.drawn import Exported, make_checkpoint, make_dataset

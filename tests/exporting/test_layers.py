@@ -15,7 +15,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
 from catflap.exporting.layers import worst_layer
-from catflap.exporting.quantise import halve
+from catflap.exporting.quantising.quantise import halve
 from catflap.image import Pixels, read_pixels
 
 

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.artifacts.bundle import Bundle
 from catflap.errors import CatflapError
-from catflap.exporting import ranges as room
-from catflap.exporting.quantise import quantise
-from catflap.exporting.ranges import activation_ranges
+from catflap.exporting.quantising import ranges as room
+from catflap.exporting.quantising.quantise import quantise
+from catflap.exporting.quantising.ranges import activation_ranges
 from catflap.image import Pixels
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 

@@ -13,7 +13,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.drawings import scene
-from catflap.exporting.quantise import quantise
+from catflap.exporting.quantising.quantise import quantise
 from catflap.image import encode
 from catflap.pipeline.trace import trace
 from catflap.runtime.classifier import Classifier

@@ -10,13 +10,12 @@ from onnx import helper, numpy_helper
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting import rounding as room
-from catflap.exporting.forms import FLOAT_LAYERS
-from catflap.exporting.quantise import quantise
-from catflap.exporting.rounding import LARGEST, Convolution, round_weights
+from catflap.exporting.quantising import rounding as room
+from catflap.exporting.quantising.quantise import FLOAT_LAYERS, quantise
+from catflap.exporting.quantising.rounding import LARGEST, Convolution, round_weights
 from catflap.image import Pixels
+from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.runtime.session import open_model
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
 

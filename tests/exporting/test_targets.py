@@ -15,11 +15,12 @@ from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.apart import convert_apart
 from catflap.exporting.export import export, source_of
-from catflap.exporting.forms import FLOAT_LAYERS, FORMS, PACKAGES, made_elsewhere, make, variant_names
-from catflap.exporting.rounding import convolution_weights
+from catflap.exporting.forms import FORMS, PACKAGES, made_elsewhere, make, variant_names
+from catflap.exporting.quantising.quantise import FLOAT_LAYERS
+from catflap.exporting.quantising.rounding import convolution_weights
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import silent
-from catflap.runtime.engines import open_variant
+from catflap.runtime.engines.opening import open_variant
 from catflap.verification.verify import verify
 
 TOOLS = {

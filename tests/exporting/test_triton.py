@@ -15,8 +15,8 @@ from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.targets.onnx_frame import framed
-from catflap.exporting.triton import config
-from catflap.runtime.session import open_model
+from catflap.exporting.unpacking.triton import config
+from catflap.runtime.engines.onnx import open_model
 from tests.drawn import Exported
 
 KINDS = {onnx.TensorProto.UINT8: 2, onnx.TensorProto.FLOAT: 11}  # to Triton's DataType

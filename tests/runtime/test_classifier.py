@@ -18,7 +18,7 @@ from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier, field_prior, parse_prior
-from catflap.runtime.engines import why_not_here
+from catflap.runtime.engines.opening import why_not_here
 from tests.drawn import Exported, drawn
 from tests.runtime.models import colour_model, reworked
 

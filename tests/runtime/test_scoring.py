@@ -10,8 +10,8 @@ import pytest
 from catflap.errors import BadPhoto, CatflapError
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
+from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of, score
-from catflap.runtime.session import open_model
 from tests.runtime.models import colour_model
 
 FRAME = Frame(32, 32)

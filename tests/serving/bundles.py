@@ -13,7 +13,7 @@ from catflap.artifacts.bundle import write_bundle
 from catflap.artifacts.golden import FILE, Golden, encode_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
-from catflap.runtime.session import open_model
+from catflap.runtime.engines.onnx import open_model
 from tests.artifacts.samples import small_head
 
 SIDE = 32

@@ -55,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Do it and print what came out."""
-    from catflap.exporting.repack import inspect_bundle, strip_bundle
+    from catflap.exporting.unpacking.repack import inspect_bundle, strip_bundle
 
     if args.verb == "inspect":
         emit(inspect_bundle(args.bundle), args)
@@ -71,9 +71,9 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _unpack(args: argparse.Namespace) -> None:
-    from catflap.exporting.c_array import unpack_as_c
-    from catflap.exporting.repack import unpack_bundle
-    from catflap.exporting.triton import unpack_for_triton
+    from catflap.exporting.unpacking.c_array import unpack_as_c
+    from catflap.exporting.unpacking.repack import unpack_bundle
+    from catflap.exporting.unpacking.triton import unpack_for_triton
 
     unpack = unpack_for_triton if args.triton else unpack_as_c if args.c else unpack_bundle
     emit(unpack(args.bundle, args.out), args)
@@ -83,7 +83,7 @@ def _sbom(args: argparse.Namespace) -> None:
     import json
 
     from catflap.artifacts.bundle import read_bundle
-    from catflap.exporting.sbom import bill_of_materials
+    from catflap.exporting.unpacking.sbom import bill_of_materials
 
     fields = bill_of_materials(read_bundle(args.bundle))
     emit(fields, args, json.dumps(fields, indent=2, ensure_ascii=False))

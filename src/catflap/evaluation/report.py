@@ -12,7 +12,7 @@ from catflap.artifacts.folder import whole_folder
 from catflap.artifacts.report import MARKER, Report, load_report, save_report
 from catflap.errors import CatflapError
 from catflap.evaluation.mistakes import Mistake
-from catflap.evaluation.page import page
+from catflap.evaluation.pages.report_page import page
 from catflap.version import VERSION
 
 

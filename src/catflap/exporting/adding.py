@@ -12,7 +12,7 @@ from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.export import Judged, all_files, check_roles, exported, source_of, written
 from catflap.exporting.forms import FORMS, Form, made_elsewhere, tools
-from catflap.exporting.repack import check_new, derived_head, other_files
+from catflap.exporting.unpacking.repack import check_new, derived_head, other_files
 from catflap.exporting.untested import untested_of, with_untested, write_untested
 from catflap.exporting.writing import write_verified
 from catflap.progress import Progress, silent

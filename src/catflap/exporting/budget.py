@@ -8,8 +8,8 @@ from typing import Any
 
 from catflap.errors import CatflapError, Refused
 from catflap.image import Pixels
+from catflap.runtime.engines.model import Model
 from catflap.runtime.profile import Profile, median_ms, scale
-from catflap.runtime.session import Model
 
 
 @dataclass(frozen=True)

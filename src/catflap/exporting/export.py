@@ -26,9 +26,9 @@ from catflap.exporting.untested import untested_of, with_untested, write_unteste
 from catflap.exporting.writing import check_out, name_of, write_verified
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
-from catflap.runtime.engines import open_variant
-from catflap.runtime.session import VERSION as ONNXRUNTIME
-from catflap.runtime.session import Logits
+from catflap.runtime.engines.model import Logits
+from catflap.runtime.engines.onnx import VERSION as ONNXRUNTIME
+from catflap.runtime.engines.opening import open_variant
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
 from catflap.version import VERSION

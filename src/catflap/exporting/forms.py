@@ -17,15 +17,15 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.errors import CatflapError, missing_extra
 from catflap.exporting.embedding import with_embedding
 from catflap.exporting.judge import Heard, Jury, hear
-from catflap.exporting.rounding import round_weights
+from catflap.exporting.quantising.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions
 from catflap.progress import Progress, silent
+from catflap.runtime.engines.model import Logits, Model
+from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.runtime.session import Logits, Model, open_model
 
 CALIBRATION_FRAMES = 48
-FLOAT_LAYERS = 2  # of int8 forms; the second sees channels that nearly cancel: half of all that int8 loses
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from catflap.evaluation.metrics import measure
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress, silent, told
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engines.model import Embeddings, Logits, Model
+from catflap.runtime.engines.onnx import embedded, open_model
 from catflap.runtime.looks import UNSEEN, look_of
 from catflap.runtime.scoring import BATCH, frames_of, score
-from catflap.runtime.session import Embeddings, Logits, Model, embedded, open_model
 from catflap.training.networks.answer import open_checkpoint
 
 MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed

@@ -7,7 +7,7 @@ from typing import Any
 
 from catflap.exporting.forms import FORMS, Source, make
 from catflap.progress import Progress
-from catflap.runtime.engines import ENGINES
+from catflap.runtime.engines.opening import ENGINES
 
 
 def untested_of(names: Iterable[str]) -> tuple[str, ...]:

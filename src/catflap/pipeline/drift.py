@@ -18,8 +18,8 @@ from catflap.artifacts.folder import whole_file
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import estimate_prior
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
-from catflap.evaluation.field_page import KICKER, field_page
 from catflap.evaluation.intervals import Floats
+from catflap.evaluation.pages.field_page import KICKER, field_page
 from catflap.runtime.decisions import correct_prior
 from catflap.runtime.looks import LOOKS, UNSEEN, Look
 

@@ -27,9 +27,9 @@ from catflap.evaluation.report import write_report
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
-from catflap.runtime.engines import open_in, runnable
+from catflap.runtime.engines.model import Model
+from catflap.runtime.engines.opening import open_in, runnable
 from catflap.runtime.scoring import PhotoBytes, score
-from catflap.runtime.session import Model
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Bundle and photo to Prediction; session.py owns onnxruntime."""
+"""Bundle and photo to Prediction; engines/ has a file for each runtime."""

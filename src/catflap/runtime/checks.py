@@ -10,7 +10,7 @@ from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import read_pixels
 from catflap.progress import Progress, silent, told
-from catflap.runtime.engines import open_in, runnable
+from catflap.runtime.engines.opening import open_in, runnable
 
 
 def check_bundle(

@@ -14,9 +14,10 @@ from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, prior_weights, softmax
-from catflap.runtime.engines import open_in
+from catflap.runtime.engines.model import Embeddings, Logits
+from catflap.runtime.engines.onnx import embedded
+from catflap.runtime.engines.opening import open_in
 from catflap.runtime.looks import Look, look_of
-from catflap.runtime.session import Embeddings, Logits, embedded
 from catflap.runtime.strangeness import read_familiar, strangeness_of
 
 

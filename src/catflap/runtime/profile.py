@@ -17,7 +17,7 @@ from catflap.artifacts.folder import read_json, whole_file
 from catflap.artifacts.golden import read_golden
 from catflap.errors import BadArtifact, CatflapError
 from catflap.machine import describe_machine
-from catflap.runtime.engines import open_in
+from catflap.runtime.engines.opening import open_in
 
 KIND, REFERENCE = "device-profile", "cat"
 ROUNDS, WARM_UP = 40, 5

@@ -12,7 +12,7 @@ import numpy as np
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, read_pixels
 from catflap.progress import Progress, silent, told
-from catflap.runtime.session import Logits, Model
+from catflap.runtime.engines.model import Logits, Model
 
 BATCH = 16
 Reader: TypeAlias = Callable[[bytes, Frame], Pixels]

@@ -16,8 +16,8 @@ import numpy as np
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_pixels
+from catflap.runtime.engines.model import Embeddings, Logits
 from catflap.runtime.looks import Look, look_of
-from catflap.runtime.session import Embeddings, Logits
 from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.service import Service, settle
 from catflap.serving.shelf import Served

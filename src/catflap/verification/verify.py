@@ -10,7 +10,7 @@ from catflap.artifacts.results import Check, Verdict
 from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.progress import Progress, silent
 from catflap.runtime.checks import check_bundle
-from catflap.runtime.engines import why_not_here
+from catflap.runtime.engines.opening import why_not_here
 from catflap.runtime.signature import Signer, check_signature
 
 

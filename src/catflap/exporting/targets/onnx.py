@@ -10,7 +10,7 @@ import numpy as np
 from catflap.exporting.embedding import with_embedding
 from catflap.exporting.forms import Source
 from catflap.exporting.judge import PRECISIONS
-from catflap.exporting.quantise import PERCENTILE, halve, quantise
+from catflap.exporting.quantising.quantise import PERCENTILE, halve, quantise
 
 PERCENTILES = (PERCENTILE, 100.0, 99.99)  # of activations; the first does where none flips
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.exporting.forms import Source
 from catflap.image import Frame
-from catflap.runtime.framed import PHOTO, PROBABILITIES
+from catflap.runtime.engines.onnx_frame import PHOTO, PROBABILITIES
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 

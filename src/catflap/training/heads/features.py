@@ -23,8 +23,9 @@ from catflap.errors import CatflapError, why
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions
 from catflap.progress import Progress, silent
+from catflap.runtime.engines.model import Model
+from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.runtime.session import Model, open_model
 from catflap.training.heads.logistic import Known
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import FeatureNetwork

@@ -10,8 +10,8 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.progress import Progress
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import score
-from catflap.runtime.session import open_model
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx
 

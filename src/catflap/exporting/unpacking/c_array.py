@@ -14,7 +14,7 @@ from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
 from catflap.artifacts.folder import whole_folder
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
-from catflap.runtime.engines import why_not_here
+from catflap.runtime.engines.opening import why_not_here
 
 RUNTIME = "litert-micro"
 CASES = 4  # golden frames of 27 kB each, at 96 px
@@ -132,7 +132,7 @@ def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
 
 def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
     """The texts of the four files by their names."""
-    from catflap.runtime.litert import as_levels, open_ends
+    from catflap.runtime.engines.litert import as_levels, open_ends
 
     model = bytes(bundle.members[variant.file])
     opened = open_ends(model, np.int8, threads=1)

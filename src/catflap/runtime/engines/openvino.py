@@ -9,7 +9,7 @@ import openvino
 
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
-from catflap.runtime.session import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, enough_threads
 
 
 def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:

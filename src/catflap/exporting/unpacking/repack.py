@@ -11,7 +11,7 @@ from catflap.artifacts.folder import digest, whole_folder
 from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.writing import CARD, check_out, write_verified
-from catflap.runtime.engines import why_not_here
+from catflap.runtime.engines.opening import why_not_here
 
 
 def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:

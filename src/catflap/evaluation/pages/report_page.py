@@ -10,9 +10,9 @@ from string import Template
 from typing import Any
 
 from catflap.errors import BadPhoto
-from catflap.evaluation.charts import card, histogram, nothing, percent, reliability, roc, text, whisker
-from catflap.evaluation.learning_page import TRIAL_HEADS, learning_cards, trial_rows
 from catflap.evaluation.mistakes import Mistake
+from catflap.evaluation.pages.charts import card, histogram, nothing, percent, reliability, roc, text, whisker
+from catflap.evaluation.pages.learning_page import TRIAL_HEADS, learning_cards, trial_rows
 from catflap.image import thumbnail
 
 THUMBNAIL = 260

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from catflap.evaluation.charts import Line, card, lines, percent, text
+from catflap.evaluation.pages.charts import Line, card, lines, percent, text
 
 Columns = Mapping[str, Any]
 LOSS = "log loss of the validation photos"

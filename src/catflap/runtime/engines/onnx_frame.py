@@ -6,7 +6,8 @@ import numpy as np
 
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
-from catflap.runtime.session import Logits, Model, open_session, run_session
+from catflap.runtime.engines.model import Logits, Model
+from catflap.runtime.engines.onnx import open_session, run_session
 
 PHOTO, LOGITS, PROBABILITIES = "photo", "logits", "probabilities"
 

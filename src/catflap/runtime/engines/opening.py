@@ -9,13 +9,13 @@ from types import MappingProxyType
 
 from catflap.artifacts.bundle import Bundle, Variant
 from catflap.errors import BadArtifact, CatflapError, missing_extra
-from catflap.runtime.session import Model
+from catflap.runtime.engines.model import Model
 
 # The runtime's name in bundle.json: the file here that owns it, and the module that it needs.
 ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "onnxruntime": ("session", "onnxruntime"),
-        "onnxruntime-frame": ("framed", "onnxruntime"),
+        "onnxruntime": ("onnx", "onnxruntime"),
+        "onnxruntime-frame": ("onnx_frame", "onnxruntime"),
         "litert": ("litert", "ai_edge_litert"),
         "litert-micro": ("litert_micro", "ai_edge_litert"),
         "openvino": ("openvino", "openvino"),
@@ -52,7 +52,7 @@ def open_variant(
             f"The variant {variant.name} for {variant.runtime} has {len(variant.members)} files.",
             "Export it again.",
         )
-    engine = import_module(f"catflap.runtime.{ENGINES[variant.runtime][0]}")
+    engine = import_module(f"catflap.runtime.engines.{ENGINES[variant.runtime][0]}")
     named = {"output": output} if variant.runtime == "onnxruntime" else {}
     files = (members[name] for name in variant.members)
     model: Model = engine.open_model(*files, threads=threads, **named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from catflap.evaluation.charts import (
+from catflap.evaluation.pages.charts import (
     LEFT,
     RIGHT,
     WIDTH,

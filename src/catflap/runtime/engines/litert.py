@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from catflap.errors import BadArtifact, why
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.session import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, enough_threads
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ import numpy as np
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.session import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, enough_threads
 
 
 def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from numbers import Integral
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from catflap.errors import BadArtifact, CatflapError, why
+from catflap.errors import BadArtifact, why
 from catflap.image import Pixels
+from catflap.runtime.engines.model import Embeddings, Logits, Model, enough_threads
 
-Logits: TypeAlias = npt.NDArray[np.float32]
-Embeddings: TypeAlias = npt.NDArray[np.float32]
-Model: TypeAlias = Callable[[Pixels], Logits]
 EMBEDDING = "embedding"  # what the second output of a graph is called, where there is one
-MOST_THREADS = 1024  # each is started, and has a stack
-
 VERSION: str = ort.__version__
 # TensorProto.external_data, a tensor that lies outside the file: the key "location" of a protobuf map,
 # its tag and its length also in the longer spellings that protobuf allows.
@@ -113,10 +108,3 @@ def run_session(
     except Exception as error:  # as above
         raise BadArtifact(f"The model cannot run: {why(error)}.", "Export it again.") from error
     return outputs
-
-
-def enough_threads(threads: int | None) -> int:
-    """The number of threads that was asked for, 0 for every core; CatflapError when it is none or absurd."""
-    if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS):
-        raise CatflapError(f"{threads} threads are not possible.", f"Use 1 to {MOST_THREADS}.")
-    return threads or 0

@@ -9,7 +9,7 @@ from typing import Any
 from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
 from catflap.artifacts.folder import whole_folder
 from catflap.errors import CatflapError
-from catflap.runtime.session import EMBEDDING, open_session
+from catflap.runtime.engines.onnx import EMBEDDING, open_session
 
 MOST_FRAMES = 64  # in one batch
 DELAY_US = 1000  # that a frame may wait for others
