@@ -73,6 +73,7 @@ def test_a_candidate_is_fine_tuned_once(
     (picked,) = (entry for entry in (first, second) if entry["picked"])
     assert (picked["size"], picked["validation_log_loss"]) == (32, 0.0)
     assert sum(entry["step"] == "finetune" for entry in made.history) == 1
+    assert made.cost["learnt_photos"] == 3 * drawn_dataset.roles["train"], "both trials and the pick"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 

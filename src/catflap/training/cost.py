@@ -20,12 +20,13 @@ from catflap.training.search.halving import Pick
 class Bill:
     """Counts from the moment it is made on; `learnt` are photos that every weight learnt from.
 
-    Those of steps that an earlier run did, before it was stopped, are `learnt_before`.
+    Those of steps that an earlier run did, before it was stopped, are `learnt_before`, and `tried` are those
+    of both whose runs were trials of a search.
     """
 
     def __init__(self) -> None:
         self.start = perf_counter()
-        self.learnt = self.learnt_before = 0.0
+        self.learnt = self.learnt_before = self.tried = 0.0
         self._meter = EnergyMeter()
 
     def metered(self, progress: Progress) -> Progress:
@@ -38,7 +39,7 @@ class Bill:
         return tell
 
     @contextmanager
-    def learning(self, photos: float, progress: Progress) -> Iterator[Progress]:
+    def learning(self, photos: float, trial: bool, progress: Progress) -> Iterator[Progress]:
         """The same progress for one run of the loop, over so many photos: each word of it is a step."""
         share = 0.0
 
@@ -50,6 +51,7 @@ class Bill:
         yield tell
         self.learnt += share * photos
         self.learnt_before += (1 - share) * photos
+        self.tried += trial * photos
 
     def to_json(self, trained: Trained, chosen: Pick, device: str) -> dict[str, Any]:
         """As `checkpoint.json` has it, the search included.
@@ -59,9 +61,10 @@ class Bill:
         """
         seconds = perf_counter() - self.start
         forward, backward = count_flops(trained.network, trained.frame)
+        learnt_before = self.learnt_before + chosen.learnt - self.tried  # trials that it had finished, too
         passes = trained.passes[0] + chosen.passes + round(self.learnt)
-        known = trained.passes[1] - chosen.known + chosen.before + round(self.learnt_before)
-        learnt = round(self.learnt + self.learnt_before)
+        known = trained.passes[1] - chosen.known + chosen.before + round(learnt_before)
+        learnt = round(self.learnt + learnt_before)
         return {
             "seconds": seconds,
             "photo_passes": passes,

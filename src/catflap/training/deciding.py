@@ -77,7 +77,7 @@ def pick(
         tune = _tuner(decisions, loop) if plan.explores else None
         random_start = clock is not None and plan.recipe is None and suits_random_start(dataset)
         made.append(search(dataset, found, plan.kept_limits, device, progress, clock, tune, random_start))
-        kept = ("number", "recipe", "trials", "passes", "known")
+        kept = ("number", "recipe", "trials", "passes", "known", "learnt")
         return {name: getattr(made[0], name) for name in kept}
 
     decided = decisions.keep("pick", decide)
@@ -85,8 +85,10 @@ def pick(
         return made[0]
     name, _, frame = found[decided["number"]]
     body = slimmed(load_backbone(name), photos, frame, device=device, progress=progress)
-    before = decided.get("passes", 0) - decided.get("known", 0)
-    return Pick(decided["number"], body, frame, decided["trials"], decided["recipe"], before=before)
+    before, learnt = decided.get("passes", 0) - decided.get("known", 0), decided.get("learnt", 0)
+    return Pick(
+        decided["number"], body, frame, decided["trials"], decided["recipe"], learnt=learnt, before=before
+    )
 
 
 def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, decisions: Decisions) -> Tuning:

@@ -77,7 +77,7 @@ def train(
     def loop(network: Network, how: Recipe, seen: Dataset, part: Photos | None) -> tuple[Logits, History]:
         told, targets = (unseen, None) if part else (watch, taught)  # a trial is not the training
         photos = how.epochs * len(part or seen.photos("train"))
-        with bill.learning(photos, progress) as counted:
+        with bill.learning(photos, part is not None, progress) as counted:
             return finetune(
                 network, seen, resume, how, plan.seed, device, counted,
                 part=part, targets=targets, watch=told, strategy=strategy, precision=precision,

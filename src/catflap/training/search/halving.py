@@ -78,8 +78,9 @@ class Pick:
     """The backbone and frame to train, its number among the candidates, and all trials as history entries.
 
     `recipe` is finetune where a trial that was fine-tuned is the best, and else head. `passes` are the
-    photos whose features were worked out to find it, `known` those whose features its own has; `before` are
-    those of the others where an earlier run, which was stopped, has found it.
+    photos whose features were worked out to find it, `known` those whose features its own has, and `learnt`
+    those that fine-tuned trials learnt from; `before` are the features of the others where an earlier run,
+    which was stopped, has found it.
     """
 
     number: int
@@ -89,6 +90,7 @@ class Pick:
     recipe: str = "head"
     passes: int = 0
     known: int = 0
+    learnt: int = 0
     before: int = 0
 
     @property
@@ -159,8 +161,8 @@ def search(
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
     passes, tuned = all_say(sum(sum(one.looked_at) for one in entered), device), list[_Tried]()
+    part = _share(dataset.photos("train"), 1.0)
     if tune and least == TUNED:
-        part = _share(dataset.photos("train"), 1.0)
         for one in going:
             choice = choices[one.number]
             table[one.number] = first_says(_on_validation(table[one.number], choice, dataset), device)
@@ -170,7 +172,8 @@ def search(
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
     frame, known = best.extractor.frame, all_say(sum(best.looked_at), device)
-    return Pick(best.number, best.backbone, frame, rows, picked.recipe, passes, known)
+    learnt = len(tuned) * len(part)
+    return Pick(best.number, best.backbone, frame, rows, picked.recipe, passes, known, learnt)
 
 
 def _measured_all(
