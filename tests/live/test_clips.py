@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from time import monotonic, time
 
@@ -91,6 +92,24 @@ def test_decisions_that_follow_each_other_prolong_a_film_but_not_for_ever(tmp_pa
     assert len(first) == LONGEST * RATE + 1
 
 
+def test_films_that_cannot_be_made_are_told_once_and_when_they_can_be_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    clips = Clips(Album(tmp_path / "clips", 10**9, pytest.fail), 1.0, notes.append)
+    for number, place in enumerate((tmp_path / "absent", tmp_path / "absent", tmp_path)):
+        monkeypatch.setattr(tempfile, "tempdir", str(place))  # where OpenCV writes
+        show(clips, number, float(number), flat("red", 32, 32))
+        path = clips.decided("cat")
+        clips.close()
+        assert path is not None
+        assert Path(path).is_file() == (place == tmp_path)
+    assert clips.written == 1
+    assert len(notes) == 2, notes
+    assert "No such file" in notes[0]
+    assert notes[1] == "Clips are made again."
+
+
 def test_a_film_runs_in_true_time_when_frames_come_slowly_or_fast(tmp_path: Path) -> None:
     assert list(on_the_beat([(5.0, b"a"), (5.25, b"b"), (5.5, b"c")], 10)) == [
         b"a", b"a", b"a", b"b", b"b", b"c",
@@ -116,8 +135,6 @@ def test_large_frames_are_filmed_small_and_an_unreadable_one_is_left_out() -> No
 
 
 def frames_of_bytes(data: bytes) -> tuple[list[Pixels], float]:
-    import tempfile
-
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(data)
         file.flush()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
-from threading import Event
 from time import sleep
 
 import numpy as np
 import pytest
 
 from catflap.image import Pixels
-from catflap.live.frames import Opened, Picture, Shot, Source, Trouble
+from catflap.live.frames import Opened, Picture, Shot, Source, Stop, Trouble
 from catflap.live.reader import latest_shots
 
 SCENE = np.full((200, 300, 3), 90, np.uint8)
@@ -34,7 +33,7 @@ class Sensor:
 
 def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Trouble]:
     sensor: Opened = Sensor(frames, raw_bytes)
-    shots = latest_shots(Source("sensor", True, lambda: sensor), sensor, Event(), stalled=60, still=0.3)
+    shots = latest_shots(Source("sensor", True, lambda: sensor), sensor, Stop(), stalled=60, still=0.3)
     try:
         return list(islice(shots, count))
     finally:
@@ -44,7 +43,7 @@ def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Trou
 @pytest.mark.parametrize("raw_bytes", [False, True])
 def test_the_same_picture_is_told_once_and_judged_no_more(raw_bytes: bool) -> None:
     shots = latest_shots(
-        Source("sensor", True, lambda: sensor), sensor := Sensor([SCENE], raw_bytes), stop := Event(), 60, 0.3
+        Source("sensor", True, lambda: sensor), sensor := Sensor([SCENE], raw_bytes), stop := Stop(), 60, 0.3
     )
     for one in shots:
         if isinstance(one, Trouble):
@@ -52,7 +51,7 @@ def test_the_same_picture_is_told_once_and_judged_no_more(raw_bytes: bool) -> No
     assert one == Trouble("frozen", "the same picture for 0.3 s")
     sensor._frames = [SCENE, SCENE + 1]
     assert isinstance(next(shots), Shot), "the first other picture ends it"
-    stop.set()
+    stop.asked = True
     assert [one for one in shots if isinstance(one, Trouble)] == []
 
 

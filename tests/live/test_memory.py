@@ -18,7 +18,7 @@ from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import LogSettings, Recorder
-from tests.live.cameras import flat
+from tests.live.cameras import eventually, flat
 
 
 @pytest.mark.slow
@@ -38,6 +38,7 @@ def test_ten_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> 
             teller.shot(Shot(Picture(lambda pixels=pixels: pixels), number, number / 10, monotonic(), time()))
             if number % 1000 == 0:
                 teller.trouble(Trouble("lost", "simulated"))
+        eventually(lambda: not recorder._log._waiting)  # rows on their way to the disk are none left behind
 
     run(1, 3000)
     gc.collect()

@@ -13,17 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from catflap.live.courier import Courier
 from tests.live.cameras import camera, eventually, watching, write_video
 
 pytest.importorskip("amqtt", reason="no broker is installed; pip install amqtt")
 paho = pytest.importorskip("paho.mqtt.client", reason="paho is not installed; pip install 'catflap[live]'")
 
+from catflap.live.mqtt import open_mqtt  # noqa: E402  which needs it
+
 
 class Broker:
     """A broker in a thread of its own."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, anonymous: bool = True) -> None:
         self.port = port
+        self._anonymous = anonymous
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
         self._ready = threading.Event()
@@ -36,7 +40,7 @@ class Broker:
         logging.getLogger("amqtt").setLevel(logging.CRITICAL)
         logging.getLogger("transitions").setLevel(logging.CRITICAL)
         asyncio.set_event_loop(self._loop)
-        plugins = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+        plugins = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": self._anonymous}}
         listeners = {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}}
         broker = Amqtt({"listeners": listeners, "plugins": plugins}, loop=self._loop)
         self._loop.run_until_complete(broker.start())
@@ -103,9 +107,29 @@ def test_events_reach_a_broker(red: Path, tmp_path: Path) -> None:
     ):
         assert watcher.end() == 0
         eventually(lambda: listener.status()[-1:] == ["offline"])
-        assert listener.events() == ["started", "decision", "decision", "decision"]
+        assert listener.events() == ["started", "decision", "decision", "decision", "ended"]
         assert listener.status()[0] == "online"
-    assert watcher.events[-1]["sinks"]["mqtt"] == {"delivered": 4, "lost": 0}
+    assert watcher.events[-1]["sinks"]["mqtt"] == {"delivered": 5, "lost": 0}
+
+
+def test_a_refused_login_is_told_and_leaves_nothing_behind() -> None:
+    port, notes = free_port(), list[str]()
+    refusing = Broker(port, anonymous=False)
+    try:
+        deliver, close = open_mqtt(f"mqtt://127.0.0.1:{port}/door/cat")
+        courier = Courier("mqtt", deliver, notes.append)
+        courier.send({"event": "started"})
+        eventually(lambda: bool(notes))
+    finally:
+        refusing.stop()
+    assert "the broker refuses us: Not authorized" in notes[0]
+    with broker(port) as listener:
+        eventually(lambda: listener.events() == ["started"])
+        courier.close()
+        close()
+        eventually(lambda: listener.status()[-1:] == ["offline"])
+        assert listener.status() == ["online", "offline"], "no refusal left a message that waits"
+    assert notes[1:] == ["mqtt: delivers again."]
 
 
 def test_a_broker_that_is_down_gets_the_events_later(red: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from catflap.errors import CatflapError
 from catflap.live.courier import Courier, NotDelivered
-from catflap.live.sinks import Album, commands, webhook
+from catflap.live.sinks import Album, commands, has_command, webhook
 from tests.live.cameras import eventually, jpeg, watching, write_video
 
 
@@ -168,6 +170,37 @@ def test_a_command_that_fails_is_told(command: str, said: str) -> None:
         deliver({"decision": "cat", "previous": "unsure", "probability": 0.9})
 
 
+def test_a_command_is_done_when_it_ends_whatever_it_leaves_running() -> None:
+    """Else the next one, which shuts the door, would run ten seconds late."""
+    event = {"decision": "cat", "previous": "unsure", "probability": 0.9}
+    commands({"cat": "sh -c 'sleep 12 & echo fine'"})(event)
+    with pytest.raises(NotDelivered, match=r"sh ended with 3: so it is$"):
+        commands({"cat": "sh -c 'sleep 12 & echo and >&2; echo so it is >&2; exit 3'"})(event)
+
+
+def test_a_command_runs_where_there_is_no_place_for_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(NotDelivered, match="sh ended with 4"):
+        commands({"cat": "sh -c 'echo no >&2; exit 4'"})(
+            {"decision": "cat", "previous": "unsure", "probability": 0.9}
+        )
+
+
+def test_events_that_nobody_wants_are_neither_delivered_nor_lost_and_say_nothing() -> None:
+    notes: list[str] = []
+    of = {"cat": "false"}
+    courier = Courier("command", commands(of), notes.append, again=False, wants=partial(has_command, of))
+    courier.send({"event": "started"})
+    for decision in ("cat", "unsure", "cat", "unsure"):
+        courier.send({"decision": decision, "previous": "unsure", "probability": 0.9})
+    eventually(lambda: courier.lost == 2)
+    courier.close()
+    assert (courier.delivered, courier.lost) == (0, 2)
+    assert len(notes) == 1, "it never delivered again"
+
+
 def test_a_watch_runs_commands_on_decisions(red: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.avi", ["blue"] * 10 + ["red"] * 10)
     words = (
@@ -181,7 +214,7 @@ def test_a_watch_runs_commands_on_decisions(red: Path, tmp_path: Path) -> None:
     with watching(red, video, *words) as watcher:
         assert watcher.end() == 0
     assert (tmp_path / "door").read_text() == "open\nshut\n", "the end of the watch shuts the door"
-    assert watcher.events[-1]["sinks"]["command"] == {"delivered": 3, "lost": 0}
+    assert watcher.events[-1]["sinks"]["command"] == {"delivered": 2, "lost": 0}
 
 
 def test_an_album_keeps_the_newest_within_its_limit(tmp_path: Path) -> None:
@@ -219,5 +252,5 @@ def test_a_webhook_that_is_away_does_not_stop_the_end(red: Path, tmp_path: Path)
     video = write_video(tmp_path / "a.avi", ["red"] * 10)
     with watching(red, video, "--webhook", "http://127.0.0.1:9/x") as watcher:
         assert watcher.end() == 0
-    assert watcher.events[-1]["sinks"]["webhook"] == {"delivered": 0, "lost": 3}
+    assert watcher.events[-1]["sinks"]["webhook"] == {"delivered": 0, "lost": 4}
     assert watcher.stderr.count("not delivered") == 1

@@ -62,6 +62,31 @@ def test_below_the_leave_threshold_it_becomes_unsure() -> None:
     assert states[-1] is None
 
 
+@pytest.mark.parametrize("fps", [1, 2, 3, 4, 30])
+def test_a_label_is_left_also_when_the_other_one_hovers_around_its_threshold(fps: int) -> None:
+    """What is wanted instead changes from frame to frame; that the label is too unlikely does not."""
+    inside = follow([CAT] * 20, Rules())[-1]
+    state = inside
+    for number in range(5 * fps):
+        state = step(state, OTHER if number % 2 else (0.34, 0.66), 2.0 + number / fps, Rules())
+    assert inside.current == 0
+    assert state.current != 0
+
+
+@pytest.mark.parametrize("between", [1, 2])
+def test_a_label_that_is_being_entered_follows_the_one_that_is_left_without_a_detour(between: int) -> None:
+    rules = Rules(memory=0, dwell=0, frames=3)
+    inside = follow([CAT] * 5, rules)[-1]
+    states = currents(follow([(0.4, 0.6)] * between + [OTHER] * 5, rules, inside, 2.0))
+    assert states == [0] * (between + 2) + [1] * 3
+
+
+def test_two_other_labels_that_take_turns_end_a_decision_too() -> None:
+    rules = Rules(memory=0, dwell=0, frames=3)
+    frames = [(0.9, 0.1, 0.0)] * 5 + [(0.0, 0.9, 0.1), (0.0, 0.1, 0.9)] * 3
+    assert currents(follow(frames, rules))[2:] == [0] * 5 + [None] * 4
+
+
 def test_one_label_can_follow_another() -> None:
     states = currents(follow([*[CAT] * 20, *[OTHER] * 20], Rules()))
     assert states[19] == 0
@@ -115,6 +140,27 @@ def test_whatever_comes_a_change_takes_its_frames(
         if after.current != state.current:
             assert since >= least
             since = 0
+        state = after
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2)), min_size=1, max_size=60), st.integers(1, 5))
+def test_whatever_comes_no_label_long_outlives_its_threshold(
+    frames: list[tuple[float, float]], least: int
+) -> None:
+    """Once it was too unlikely for long enough, another label may still have as long to be entered."""
+    rules = Rules(frames=least, dwell=0.5)
+    state, clock = UNKNOWN, 0.0
+    low: list[float] = []  # the times of frames in a row below the threshold
+    for share, pause in frames:
+        clock += pause
+        after = step(state, (share, 1 - share), clock, rules)
+        is_low = state.current is not None and after.average[state.current] < rules.leave
+        low = [*low, clock] if is_low else []
+        ripe = [time for count, time in enumerate(low, 1) if count >= least and time - low[0] > 0.51]
+        if len(ripe) >= least and ripe[-1] - ripe[0] > 0.51:
+            assert after.current != state.current
+        if after.current != state.current:
+            low = []
         state = after
 
 

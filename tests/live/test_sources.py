@@ -5,14 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
 
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame
-from catflap.live.frames import Shot, Source
+from catflap.live.frames import Shot, Source, Stop
 from catflap.live.reader import open_first, waiting_shots
 from catflap.live.sources import find_source
 from tests.live.cameras import flat, jpeg, write_video
@@ -23,7 +22,7 @@ def find(word: object, fps: float = 1.0) -> Source:
 
 
 def shots_of(source: Source) -> list[Shot]:
-    return list(waiting_shots(open_first(source), Event()))
+    return list(waiting_shots(open_first(source), Stop()))
 
 
 @pytest.mark.parametrize("name", ["video.avi", "video.mp4"])
@@ -83,12 +82,12 @@ def test_a_file_on_stdin_waits_and_a_pipe_does_not(tmp_path: Path) -> None:
 
 
 ON_STDIN = """
-from threading import Event
 from catflap.image import Frame
+from catflap.live.frames import Stop
 from catflap.live.reader import waiting_shots
 from catflap.live.sources import find_source
 source = find_source("-", Frame(), timeout=2.0, fps=10.0)
-print(source.live, [round(shot.clock, 3) for shot in waiting_shots(source.open(), Event())][-1])
+print(source.live, [round(shot.clock, 3) for shot in waiting_shots(source.open(), Stop())][-1])
 """
 
 

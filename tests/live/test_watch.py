@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 import time
 import urllib.request
 from hashlib import md5
@@ -255,7 +256,12 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
         (["VIDEO", "--on", "cat", "'"], "cannot be read"),
         (["VIDEO", "--webhook", "ftp://x"], "no proper URL"),
         (["VIDEO", "--mqtt", "mqtt://host"], "no host or no topic"),
+        (["VIDEO", "--on", "cat", "a", "--on", "not_cat", "b", "--on", "cat", "c"], "'cat' has 2 commands"),
         (["VIDEO", "--preview", "http"], "has no port"),
+        (["VIDEO", "--preview", "²"], "has no port"),
+        (["VIDEO", "--preview", "9" * 5000], "has no port"),
+        (["VIDEO", "--preview", "ü..x:0"], "Cannot listen"),
+        (["99999999999"], "There is no source"),
         (["VIDEO", "--stalled", "0"], "stalled is 0"),
         (["VIDEO", "--still", "0"], "still is 0"),
         (["VIDEO", "--prior", "cat"], "LABEL=SHARE"),
@@ -286,8 +292,21 @@ def test_a_watch_logs_frames_now_and_then_and_those_that_decided(red: Path, tmp_
     assert all(row.picture and row.verb == "watch" for row in rows)
 
 
+def test_a_frame_is_saved_as_what_its_name_says(red: Path, tmp_path: Path) -> None:
+    from catflap.image import encode, inspect
+    from tests.live.cameras import flat
+
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        (tmp_path / f"photos/{number}.png").write_bytes(encode(flat("red"), "PNG"))
+    with watching(red, tmp_path / "photos", "--save", tmp_path / "saved") as watcher:
+        assert watcher.end() == 0
+    (saved,) = (tmp_path / "saved").iterdir()
+    assert saved.suffix == ".jpg"
+    assert inspect(saved.read_bytes()).format == "JPEG"
+
+
 def test_any_other_video_over_http_is_a_live_source_too(red: Path, tmp_path: Path) -> None:
-    import threading
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 

@@ -87,10 +87,10 @@ def _telling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("telling").add_argument
     add(
         "--on", nargs=2, action="append", default=[], metavar=("LABEL", "COMMAND"),
-        help="run a command when LABEL, or unsure, is decided; may be repeated",
+        help="run a command when LABEL, or unsure, is decided; may be repeated, once a label",
     )  # fmt: skip
-    add("--webhook", metavar="URL", help="POST each event as JSON to URL")
-    add("--mqtt", metavar="URL", help="publish each event: mqtt://HOST/TOPIC, or mqtts://…")
+    add("--webhook", metavar="URL", help="POST each event but frames as JSON to URL")
+    add("--mqtt", metavar="URL", help="publish each event but frames: mqtt://HOST/TOPIC, or mqtts://…")
     add("--save", type=Path, metavar="FOLDER", help="save each frame that decided in FOLDER")
     add("--clips", type=Path, metavar="FOLDER", help="save a film around each decision in FOLDER")
     add(
@@ -109,7 +109,7 @@ def _telling(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Watch until the source ends or somebody stops it."""
-    from catflap.live.settings import Settings, parse_address, parse_region
+    from catflap.live.settings import Settings, parse_address, parse_commands, parse_region
     from catflap.live.smoothing import Rules
     from catflap.live.watch import watch
     from catflap.runtime.classifier import parse_prior
@@ -137,7 +137,7 @@ def answer(args: argparse.Namespace) -> int:
         fps=args.fps,
         webhook=args.webhook,
         mqtt=args.mqtt,
-        on=dict(args.on),
+        on=parse_commands(args.on),
         save=args.save,
         clips=args.clips,
         preview=None if args.preview is None else parse_address(args.preview),

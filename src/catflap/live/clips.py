@@ -40,6 +40,7 @@ class Clips:
         self._album = album
         self._seconds = seconds
         self._note = note
+        self._failing = False
         self._recent: deque[Kept] = deque()
         self._shot: Shot | None = None
         self._clip: _Clip | None = None
@@ -91,9 +92,15 @@ class Clips:
     def _write(self, clip: _Clip) -> None:
         try:
             data = film(on_the_beat(clip.frames, RATE), RATE)
-        except CatflapError as error:
-            self._note(f"A clip was not saved: {error.what} {error.fix}")
+        except Exception as error:  # whatever OpenCV or the disk is or does, the watch goes on
+            if not self._failing:
+                self._failing = True
+                why = str(error) if isinstance(error, CatflapError) else f"{type(error).__name__}: {error}."
+                self._note(f"The clip {clip.name} was not saved: {why} The watch goes on without clips.")
             return
+        if self._failing:
+            self._failing = False
+            self._note("Clips are made again.")
         self.written += self._album.put(clip.name, data)
 
 

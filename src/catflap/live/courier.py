@@ -22,7 +22,8 @@ class NotDelivered(Exception):
 class Courier:
     """A thread that hands events to `deliver`, one after the other; the judge never waits for it.
 
-    An event that is not delivered is tried again until it is, or, without `again`, given up.
+    An event that is not delivered is tried again until it is, or, without `again`, given up. With `wants`
+    it takes only the events that are wanted.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Courier:
         note: Callable[[str], None],
         *,
         again: bool = True,
+        wants: Callable[[Event], bool] | None = None,
         kept: int = KEPT,
     ) -> None:
         self.name = name
@@ -40,6 +42,7 @@ class Courier:
         self._deliver = deliver
         self._note = note
         self._again = again
+        self._wants = wants
         self._kept = kept
         self._waiting: deque[Event] = deque()
         self._in_hand = 0  # events that the thread took and has not settled
@@ -51,6 +54,8 @@ class Courier:
 
     def send(self, event: Event) -> None:
         """Take an event; it is delivered later. When too many wait the oldest is lost."""
+        if self._wants is not None and not self._wants(event):
+            return
         with self._news:
             if len(self._waiting) >= self._kept:
                 self._waiting.popleft()

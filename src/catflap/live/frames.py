@@ -80,3 +80,10 @@ class Trouble:
 
     kind: str
     why: str
+
+
+@dataclass
+class Stop:
+    """Whether somebody `asked` the watch to end; a plain field, for a signal handler may take no lock."""
+
+    asked: bool = False

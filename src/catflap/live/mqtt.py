@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
 from catflap.errors import CatflapError
 from catflap.live.courier import Event, NotDelivered
 
-PATIENCE = 5.0  # seconds in which the broker has to confirm
+PATIENCE = 5.0  # seconds in which the broker has to answer
+AWAY = "the broker is not there"
 FIX = "Use mqtt://HOST/TOPIC or mqtts://USER:PASSWORD@HOST:PORT/TOPIC."
 
 
@@ -41,14 +44,18 @@ class Mqtt:
             self._client.tls_set()
         self._client.will_set(self._status, "offline", qos=1, retain=True)
         self._client.reconnect_delay_set(1, 30)
+        self._answered = threading.Event()  # once the broker took us or did not, or could not be reached
+        self._why = AWAY
         self._client.on_connect = self._greet
+        self._client.on_connect_fail = self._missed
         self._client.connect_async(parts.hostname, port or (8883 if secure else 1883), keepalive=30)
         self._client.loop_start()
 
     def deliver(self, event: Event) -> None:
         """Publish an event and wait until the broker has it; NotDelivered."""
+        self._answered.wait(PATIENCE)  # the first time: what is told once is then the true reason
         if not self._client.is_connected():
-            raise NotDelivered("the broker is not there")
+            raise NotDelivered(self._why)
         message = self._client.publish(self._topic, json.dumps(event), qos=1)
         try:
             message.wait_for_publish(PATIENCE)
@@ -64,8 +71,17 @@ class Mqtt:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _greet(self, client: paho.Client, *_: object) -> None:
-        client.publish(self._status, "online", qos=1, retain=True)
+    def _greet(self, client: paho.Client, _: object, __: object, reason: ReasonCode, *___: object) -> None:
+        if reason.is_failure:  # whatever is published now waits for ever
+            self._why = f"the broker refuses us: {reason}"
+        else:
+            self._why = AWAY
+            client.publish(self._status, "online", qos=1, retain=True)
+        self._answered.set()
+
+    def _missed(self, *_: object) -> None:
+        self._why = AWAY
+        self._answered.set()
 
 
 def open_mqtt(url: str) -> tuple[Callable[[Event], None], Callable[[], None]]:

@@ -80,6 +80,11 @@ def annotated(pixels: Pixels, text: str, region: tuple[int, int, int, int] | Non
     return _jpeg(picture)
 
 
+def notice(text: str) -> bytes:
+    """A JPEG that shows no frame, only a line of text, for people."""
+    return annotated(np.zeros((360, 640, 3), np.uint8), text, None)
+
+
 def small_jpeg(photo: Photo) -> bytes | None:
     """A frame, RGB (H, W, 3) or a JPEG's bytes, as a JPEG for a clip; None when OpenCV cannot read it."""
     if isinstance(photo, bytes):

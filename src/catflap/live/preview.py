@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
+from urllib.parse import urlsplit
 
 from catflap.errors import CatflapError
 
@@ -24,7 +25,8 @@ BOUNDARY = "frame"
 class Preview:
     """A small server; `viewers` is how many look, so that nobody draws for nobody.
 
-    It is `private` when only this machine can reach it.
+    It is `private` when only this machine can reach it. Then it answers only to a name of this machine:
+    a page from elsewhere, whose own name somebody let lead here, would else see what the camera sees.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -35,12 +37,25 @@ class Preview:
         self._closed = False
         try:
             self._server = (_Server6 if ":" in host else _Server)((host, port), partial(_Viewer, self))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:  # the last two: it is no host name
             why = getattr(error, "strerror", None) or error
-            raise CatflapError(f"Cannot listen on {host} port {port}: {why}.", "Use another port.") from error
+            raise CatflapError(
+                f"Cannot listen on {host} port {port}: {why}.",
+                "Use another port, or an address of this machine.",
+            ) from error
+        self._host = host.lower()
         self.port = int(self._server.server_address[1])
         self.private = ipaddress.ip_address(str(self._server.server_address[0])).is_loopback
         Thread(target=self._server.serve_forever, args=(0.2,), name="preview", daemon=True).start()
+
+    def answers_to(self, host: str) -> bool:
+        """Whether it may be asked under the name in a Host header."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+            is_here = name in ("localhost", self._host) or ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            is_here = False
+        return is_here or not self.private
 
     def show(self, jpeg: bytes) -> None:
         """Show a frame to whoever looks."""
@@ -101,7 +116,9 @@ class _Viewer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The page, or the stream in it."""
         path = self.path.partition("?")[0]
-        if path == "/":
+        if not self._preview.answers_to(self.headers.get("Host", "")):
+            self._head(421, "text/plain", 0)  # Misdirected Request, RFC 9110
+        elif path == "/":
             self._head(200, "text/html; charset=utf-8", len(PAGE))
             self.wfile.write(PAGE)
         elif path != "/stream":

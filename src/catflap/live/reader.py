@@ -8,7 +8,7 @@ from time import monotonic, time
 
 from catflap.errors import CatflapError
 from catflap.image import Pixels
-from catflap.live.frames import Lost, Opened, Picture, Shot, Source, Trouble
+from catflap.live.frames import Lost, Opened, Picture, Shot, Source, Stop, Trouble
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a lost source is opened again; it doubles
 TICK = 0.2  # seconds after which a wait looks whether it should end
@@ -25,11 +25,11 @@ def open_first(source: Source) -> Opened:
         ) from error
 
 
-def waiting_shots(opened: Opened, stop: Event) -> Generator[Shot]:
+def waiting_shots(opened: Opened, stop: Stop) -> Generator[Shot]:
     """Every frame of a source that waits, until it ends."""
     number, clock = 0, 0.0
     try:
-        while not stop.is_set():
+        while not stop.asked:
             try:
                 picture = opened.read()
             except Lost as error:
@@ -44,7 +44,7 @@ def waiting_shots(opened: Opened, stop: Event) -> Generator[Shot]:
 
 
 def latest_shots(
-    source: Source, opened: Opened, stop: Event, stalled: float, still: float, pace: float = 0.0
+    source: Source, opened: Opened, stop: Stop, stalled: float, still: float, pace: float = 0.0
 ) -> Generator[Shot | Trouble]:
     """The latest frame of a live source, again and again; Trouble where there is none.
 
@@ -54,21 +54,19 @@ def latest_shots(
     least time between two frames in seconds.
     """
     slot = _Slot(source, opened, still)
-    told = False
+    told, due = False, 0.0
     try:
-        while not stop.is_set():
-            begun = monotonic()
-            found = slot.take(TICK)
+        while not stop.asked:
+            found = slot.take(due)
             if isinstance(found, Shot):
-                told = False
+                told, due = False, monotonic() + pace
                 yield found
-                stop.wait(max(0.0, pace - (monotonic() - begun)))
             elif isinstance(found, Trouble):
                 told = True
                 yield found
-            elif slot.ended:
+            elif slot.is_over:
                 return
-            elif not told and slot.silence > stalled:
+            elif not told and slot.is_silent(stalled):
                 told = True
                 yield Trouble("frozen", f"no frame for {stalled:g} s")
     finally:
@@ -76,33 +74,53 @@ def latest_shots(
 
 
 class _Slot:
-    """A thread that reads a live source, and the one frame that it last read."""
+    """A thread that reads a live source, the one frame that it last read, and trouble until it is told."""
 
     def __init__(self, source: Source, opened: Opened, still: float) -> None:
-        self.ended = False
+        self._ended = False
         self._source = source
         self._still = still
         self._raw: bytes | Pixels | None = None  # of the frame before
         self._frozen = False
         self._news = Condition()
         self._stop = Event()
-        self._found: Shot | Trouble | None = None
+        self._latest: Shot | None = None
+        self._trouble: Trouble | None = None
         self._number = 0
         self._start = self._last = self._changed = monotonic()
         self._thread = Thread(target=self._run, args=(opened,), name="reader", daemon=True)
         self._thread.start()
 
     @property
-    def silence(self) -> float:
-        """Seconds since the last frame."""
-        return monotonic() - self._last
-
-    def take(self, patience: float) -> Shot | Trouble | None:
-        """What is in the slot, which is empty then; None when nothing comes in time."""
+    def is_over(self) -> bool:
+        """Whether the source ended and all that it gave was taken."""
         with self._news:
-            if self._found is None and not self.ended:
-                self._news.wait(patience)
-            found, self._found = self._found, None
+            return self._ended and self._latest is None and self._trouble is None
+
+    def is_silent(self, seconds: float) -> bool:
+        """Whether no frame came for so long; one that still lies here is old then, and goes."""
+        with self._news:
+            silent = monotonic() - self._last > seconds
+            if silent:
+                self._latest = None
+            return silent
+
+    def take(self, due: float) -> Shot | Trouble | None:
+        """Trouble as soon as there is any, the latest frame from the time `due` on; None after a while."""
+
+        def is_ready() -> bool:
+            if self._trouble is None and self._latest is not None:
+                return monotonic() >= due
+            return self._trouble is not None or self._ended
+
+        with self._news:
+            early = due - monotonic()
+            self._news.wait_for(is_ready, min(TICK, early) if early > 0 else TICK)
+            found: Shot | Trouble | None = self._trouble
+            if found is not None:
+                self._trouble = None
+            elif monotonic() >= due:
+                found, self._latest = self._latest, None
             return found
 
     def close(self) -> None:
@@ -112,7 +130,10 @@ class _Slot:
 
     def _put(self, found: Shot | Trouble) -> None:
         with self._news:
-            self._found = found
+            if isinstance(found, Shot):
+                self._latest = found
+            else:
+                self._trouble, self._latest = found, None
             self._news.notify()
 
     def _run(self, opened: Opened | None) -> None:
@@ -133,7 +154,7 @@ class _Slot:
                     opened = None
             self._stop.wait(wait)
         with self._news:
-            self.ended = True
+            self._ended = True
             self._news.notify()
 
     def _read_all(self, opened: Opened) -> None:

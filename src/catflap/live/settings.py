@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +22,13 @@ class Settings:
     """What a watch may be asked to do.
 
     `region` is the part that is judged: left, top, right, bottom as shares of the frame. `stalled` is after
-    how many seconds without a frame a live source counts as frozen, `still` after how many with the very
-    same picture; `max_fps` how many frames of it are judged a second at most, and `fps` how many photos of a
-    folder make a second. `on` maps a label, or "unsure", to a command. `save` is a folder for the frames that
-    decided, `clips` one for films of `clip_seconds` before and after each decision, each of at most
-    `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every `log_every` seconds,
-    and each one that decided. A bundle that `signer` did not sign is refused.
+    how many seconds without a frame a live source counts as frozen, and without a readable one nothing is
+    believed any more, `still` after how many with the very same picture; `max_fps` how many frames of it are
+    judged a second at most, and `fps` how many photos of a folder make a second. `on` maps a label, or
+    "unsure", to a command. `save` is a folder for the frames that decided, `clips` one for films of
+    `clip_seconds` before and after each decision, each of at most `save_bytes`. `every_frame` tells each
+    judged frame too. `log` records a frame every `log_every` seconds, and each one that decided. A bundle
+    that `signer` did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]
@@ -80,9 +83,19 @@ def parse_region(word: str) -> Region:
     return left, top, right, bottom
 
 
+def parse_commands(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The command of each label, as a person names them: LABEL COMMAND, each label once."""
+    for label, times in Counter(label for label, _ in pairs).items():
+        if times > 1:
+            raise CatflapError(
+                f"{label!r} has {times} commands.", "Give it one, such as: --on cat 'sh -c \"first; second\"'"
+            )
+    return dict(pairs)
+
+
 def parse_address(word: str) -> tuple[str, int]:
     """PORT, or HOST:PORT, as a person writes it; a port alone is for this machine only."""
     host, _, port = word.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise CatflapError(f"The address {word!r} has no port.", "Use: --preview 8080")
     return host.strip("[]") or "127.0.0.1", int(port)

@@ -9,12 +9,13 @@ import re
 import shlex
 import subprocess
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import IO
 from urllib.error import HTTPError
@@ -95,18 +96,43 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
         names = ("decision", "previous", "probability")
         told = {f"CATFLAP_{name.upper()}": str(event[name]) for name in names}
         data = json.dumps(event).encode()
-        try:
-            done = subprocess.run(
-                command, input=data, env={**os.environ, **told}, capture_output=True, timeout=PATIENCE,
-                check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotDelivered(f"{command[0]}: {getattr(error, 'strerror', None) or error}") from error
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise NotDelivered(f"{command[0]} ended with {done.returncode}: {' '.join(said)[:200]}")
+        with _scrap() as errors:
+            try:
+                done = subprocess.run(
+                    command, input=data, env={**os.environ, **told}, stdout=subprocess.DEVNULL,
+                    stderr=errors or subprocess.DEVNULL, timeout=PATIENCE, check=False,
+                )  # fmt: skip
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise NotDelivered(f"{command[0]}: {getattr(error, 'strerror', None) or error}") from error
+            if done.returncode:
+                said = "" if errors is None else _last_line(errors)
+                raise NotDelivered(f"{command[0]} ended with {done.returncode}: {said}")
 
     return deliver
+
+
+def has_command(of: Mapping[str, str], event: Event) -> bool:
+    """Whether an event decides something that has a command."""
+    return event.get("decision") in of
+
+
+@contextmanager
+def _scrap() -> Iterator[IO[bytes] | None]:
+    """A file for what a command says, which a pipe is not: that ends only with all that the command left.
+
+    None where there is no place for one.
+    """
+    with ExitStack() as parts:
+        try:
+            file = parts.enter_context(TemporaryFile())
+        except OSError:
+            file = None
+        yield file
+
+
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
+    return " ".join(file.read().decode("utf-8", "replace").strip().splitlines()[-1:])[:200]
 
 
 class Album:

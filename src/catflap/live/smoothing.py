@@ -44,18 +44,27 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Frames in a row that agree, and the seconds from the first of them to the last."""
+
+    frames: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class State:
     """What is believed after some frames.
 
     `current` is the position of the decided label, None for unsure; `average` the averaged probabilities.
-    `wanted` is what the last `count` frames ask for instead, for `held` seconds; `clock` the last frame's.
+    `wanted` is another label that the last frames enter, `entering` how many; `leaving` says how many were
+    below the threshold of the current one, whatever they enter. `clock` is the last frame's.
     """
 
     current: int | None = None
     average: tuple[float, ...] = ()
     wanted: int | None = None
-    count: int = 0
-    held: float = 0.0
+    entering: Run = Run()
+    leaving: Run = Run()
     clock: float = 0.0
 
 
@@ -70,15 +79,19 @@ def step(state: State, probabilities: Sequence[float], clock: float, rules: Rule
     """
     passed = max(0.0, clock - state.clock) if state.average else 0.0
     average = _averaged(state.average, probabilities, passed, rules.memory)
-    wanted = _wanted(state.current, average, rules)
-    if wanted == state.current:
-        return State(state.current, average, clock=clock)
-    again = state.count > 0 and wanted == state.wanted
-    count = state.count + 1 if again else 1
-    held = state.held + passed if again else 0.0
-    if count >= rules.frames and held >= rules.dwell:
+    best = max(range(len(average)), key=average.__getitem__)
+    wanted = best if average[best] >= rules.enter and best != state.current else None
+    entering = leaving = Run()
+    if wanted is not None:
+        entering = _longer(state.entering if wanted == state.wanted else Run(), passed)
+    if state.current is not None and average[state.current] < rules.leave:
+        leaving = _longer(state.leaving, passed)
+    if _is_enough(entering, rules):
         return State(wanted, average, clock=clock)
-    return State(state.current, average, wanted, count, held, clock)
+    is_fickle = wanted is None or state.wanted not in (None, wanted)
+    if is_fickle and _is_enough(leaving, rules):  # else the run of `wanted` is seen to its end: no detour
+        return State(None, average, clock=clock)
+    return State(state.current, average, wanted, entering, leaving, clock)
 
 
 def _averaged(
@@ -90,11 +103,9 @@ def _averaged(
     return tuple(old + weight * (new - old) for old, new in zip(before, now, strict=True))
 
 
-def _wanted(current: int | None, average: Sequence[float], rules: Rules) -> int | None:
-    """What the average alone asks for: the likeliest label when it enters, the current one, or None."""
-    best = max(range(len(average)), key=average.__getitem__)
-    if average[best] >= rules.enter:
-        return best
-    if current is not None and average[current] >= rules.leave:
-        return current
-    return None
+def _longer(run: Run, passed: float) -> Run:
+    return Run(run.frames + 1, run.seconds + passed if run.frames else 0.0)
+
+
+def _is_enough(run: Run, rules: Rules) -> bool:
+    return run.frames >= rules.frames and run.seconds >= rules.dwell

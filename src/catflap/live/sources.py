@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import urllib.request
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
     if word == "-":
         waits = stat.S_ISREG(os.fstat(0).st_mode)
         return Source("stdin", not waits, lambda: _Pipe(0, limit, fps if waits else None))
-    if word.isascii() and word.isdigit():
+    if re.fullmatch("[0-9]{1,3}", word):
         return Source(f"camera {word}", True, lambda: _captured(int(word), True, timeout))
     if "://" in word:
         return _stream(word, limit, timeout)

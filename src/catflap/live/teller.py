@@ -69,21 +69,24 @@ class Teller:
         self._logged = -math.inf  # when the last frame was logged, on the source's clock
         self._trouble = False
         self._unreadable = False
+        self._readable = 0.0  # when the last frame came that could be read, on the source's clock
+        self._waiting = b""  # what the preview shows as long as nobody looks
 
     def started(self, source: str, live: bool) -> None:
         """The watch begins."""
         bundle = self._judge.classifier.bundle
         about = {"bundle": bundle.name, "version": bundle.sha256[:12], "source": source, "live": live}
         if self._preview is not None:
+            from catflap.live.opencv import notice
+
+            self._waiting = notice("waiting for a frame")
+            self._preview.show(self._waiting)
             about["preview"] = self._preview.port
         self._send({"event": "started", "time": time(), **about})
 
     def shot(self, shot: Shot) -> None:
         """Judge a frame."""
         self._tally.read = shot.number
-        if self._trouble:
-            self._trouble = False
-            self._send({"event": "back", **_when(shot)})
         before = self._judge.decision
         try:
             photo = shot.picture.photo()
@@ -92,6 +95,10 @@ class Teller:
             self._bad(shot, error)
             return
         self._unreadable = False
+        self._readable = shot.clock
+        if self._trouble:
+            self._trouble = False
+            self._send({"event": "back", **_when(shot)})
         self._tally.answer(age)
         after = self._judge.decision
         about = {**_when(shot), "frame_age_ms": round(age * 1e3, 3), "ms": round(prediction.ms, 3)}
@@ -103,8 +110,9 @@ class Teller:
             self._decided(shot, photo, about, before, self._judge.average)
         if self._recorder is not None:
             self._record(self._recorder, shot, photo, prediction, after != before)
-        if self._preview is not None and self._preview.viewers:
-            self._show(self._preview, photo, prediction)
+        if self._preview is not None:
+            looked_at = self._preview.viewers > 0
+            self._preview.show(self._picture(photo, prediction) if looked_at else self._waiting)
 
     def trouble(self, trouble: Trouble) -> None:
         """The source gives no frames: tell it once, and believe nothing any more."""
@@ -121,6 +129,10 @@ class Teller:
         """Believe nothing any more, and tell it: no door stays open for a camera that is off."""
         before = self._judge.decision
         self._judge.forget()
+        if self._preview is not None:
+            from catflap.live.opencv import notice
+
+            self._preview.show(notice(f"{UNSURE}  ({why})"))
         if before != UNSURE:
             self._tally.decisions += 1
             event = {
@@ -130,28 +142,43 @@ class Teller:
             self._send(event | (self._clip_of(UNSURE) if why != "ended" else {}))
 
     def ended(self, why: str) -> Event:
-        """The watch is over; the summary."""
-        if self._clips is not None:
-            self._clips.close()
-            self._tally.clips = self._clips.written
-        summary = {"event": "ended", "time": time(), "why": why, **self._tally.to_json()}
+        """The watch is over: every receiver hears it, and the summary says how many got what."""
+        try:
+            self.forget("ended")
+        finally:  # whoever reads stdout may be gone
+            if self._clips is not None:
+                self._clips.close()
+                self._tally.clips = self._clips.written
+            summary = {"event": "ended", "time": time(), "why": why, **self._tally.to_json()}
+            self._hand(summary)
+            for courier in self._couriers:
+                courier.close()
         sinks = {one.name: {"delivered": one.delivered, "lost": one.lost} for one in self._couriers}
         summary |= {"sinks": sinks} if sinks else {}
         self._tell(summary)
         return summary
 
     def _send(self, event: Event) -> None:
+        """Tell an event, first to those who act on it: stdout may be full, or its reader gone."""
+        self._hand(event)
         self._tell(event)
+
+    def _hand(self, event: Event) -> None:
         for courier in self._couriers:
-            if courier.name != "command" or event["event"] == "decision":
-                courier.send(event)
+            courier.send(event)
 
     def _bad(self, shot: Shot, error: BadPhoto) -> None:
-        """A frame that cannot be read: counted, and told when the one before could."""
+        """A frame that cannot be read: counted, and told when the one before could.
+
+        When all were so for as long as a source may be silent, nothing is believed any more.
+        """
         self._tally.unreadable += 1
         if not self._unreadable:
             self._unreadable = True
             self._send({"event": "unreadable", **_when(shot), **error.to_json()})
+        if shot.clock - self._readable >= self._settings.stalled:
+            self._readable = math.inf  # once is enough
+            self.forget("unreadable")
 
     def _decided(
         self, shot: Shot, photo: Photo, about: Event, before: str, average: dict[str, float]
@@ -163,12 +190,16 @@ class Teller:
             "label": label, "probability": average[label], "probabilities": average,
         }  # fmt: skip
         if self._album is not None:
-            jpeg = photo if isinstance(photo, bytes) else encode(self._judge.whole(photo), "JPEG", quality=90)
-            saved = self._album.save(jpeg, shot.time, shot.number, self._judge.decision)
+            saved = self._album.save(self._jpeg(photo), shot.time, shot.number, self._judge.decision)
             if saved is not None:
                 self._tally.saved += 1
                 event["saved"] = saved
         self._send(event | self._clip_of(self._judge.decision))
+
+    def _jpeg(self, photo: Photo) -> bytes:
+        if isinstance(photo, bytes) and photo.startswith(b"\xff\xd8"):
+            return photo
+        return encode(self._judge.whole(photo), "JPEG", quality=90)
 
     def _clip_of(self, decision: str) -> Event:
         """Where the clip of a decision will lie, once it is whole."""
@@ -186,13 +217,14 @@ class Teller:
             path = shot.picture.path or ""
             recorder(self._judge.classifier, photo, prediction, "watch", path=path, regular=due)
 
-    def _show(self, preview: Preview, photo: Photo, prediction: Prediction) -> None:
+    def _picture(self, photo: Photo, prediction: Prediction) -> bytes:
+        """What the preview shows of a frame: all of it, the decision, and the region that was judged."""
         from catflap.live.opencv import annotated
 
         pixels = self._judge.whole(photo)
         box = self._judge.box(pixels.shape[1], pixels.shape[0]) if self._judge.region != WHOLE else None
         decided = f"{self._judge.decision}  ({prediction.label} {prediction.probability:.2f})"
-        preview.show(annotated(pixels, decided, box))
+        return annotated(pixels, decided, box)
 
 
 def _when(shot: Shot) -> Event:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from catflap.live.courier import Courier
-from catflap.live.frames import Shot
+from catflap.live.frames import Shot, Stop, Trouble
 from catflap.live.judge import Judge
 from catflap.live.preview import Preview
 from catflap.live.reader import latest_shots, open_first, waiting_shots
 from catflap.live.settings import Settings
-from catflap.live.sinks import Album, commands, webhook
+from catflap.live.sinks import Album, commands, has_command, webhook
 from catflap.live.sources import find_source
 from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller, check_labels
@@ -46,8 +45,7 @@ def watch(
     check_labels(settings.on, classifier.labels)
     patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
     source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)
-    stop = threading.Event()
-    tally = Tally()
+    stop = Stop()
     with ExitStack() as parts, stopped_by_signals(partial(_end, stop)):
         opened = open_first(source)
         starting = parts.enter_context(ExitStack())
@@ -61,24 +59,31 @@ def watch(
                 note("Whoever reaches the address of the preview sees what the camera sees.")
         recorder = parts.enter_context(recording(settings.log, note))
         judge = Judge(classifier, settings.region, settings.rules)
-        teller = Teller(settings, judge, tally, tell, Outlets(couriers, album, clips, preview, recorder))
+        teller = Teller(settings, judge, Tally(), tell, Outlets(couriers, album, clips, preview, recorder))
         teller.started(source.name, source.live)
         if source.live:
             limits = (settings.stalled, settings.still, 1 / settings.max_fps)
-            shots: Generator[Any] = latest_shots(source, opened, stop, *limits)
+            shots: Generator[Shot | Trouble] = latest_shots(source, opened, stop, *limits)
         else:
             shots = waiting_shots(opened, stop)
         parts.callback(shots.close)
         starting.pop_all()  # whoever reads lets go: to close what somebody waits in would wait, too
+        return _follow(shots, teller, stop)
+
+
+def _follow(shots: Iterable[Shot | Trouble], teller: Teller, stop: Stop) -> Event:
+    """Tell all that comes until the end; however that comes, no door stays open."""
+    why = "an error"
+    try:
         for found in shots:
             if isinstance(found, Shot):
                 teller.shot(found)
             else:
                 teller.trouble(found)
-        teller.forget("ended")
-        for courier in couriers:
-            courier.close()
-        return teller.ended("stopped" if stop.is_set() else "the source ended")
+        why = "the source ended"
+    finally:
+        summary = teller.ended("stopped" if stop.asked else why)
+    return summary
 
 
 def _couriers(settings: Settings, note: Callable[[str], None], parts: ExitStack) -> list[Courier]:
@@ -93,7 +98,8 @@ def _couriers(settings: Settings, note: Callable[[str], None], parts: ExitStack)
         parts.callback(close)
         found.append(Courier("mqtt", deliver, note))
     if settings.on:
-        found.append(Courier("command", commands(settings.on), note, again=False))
+        wants = partial(has_command, settings.on)
+        found.append(Courier("command", commands(settings.on), note, again=False, wants=wants))
     return found
 
 
@@ -109,8 +115,8 @@ def _folders(settings: Settings, note: Callable[[str], None]) -> tuple[Album | N
     return album, Clips(films, settings.clip_seconds, note)
 
 
-def _end(stop: threading.Event) -> None:
-    """The first signal ends the watch well, a second one at once."""
-    if stop.is_set():
+def _end(stop: Stop) -> None:
+    """The first signal ends the watch well, a second one without waiting for the frame in hand."""
+    if stop.asked:
         raise KeyboardInterrupt
-    stop.set()
+    stop.asked = True

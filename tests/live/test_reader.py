@@ -1,0 +1,54 @@
+"""Frames of a live source, no more than are wanted, and trouble at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import sleep
+
+import numpy as np
+
+from catflap.live.frames import Lost, Picture, Shot, Source, Stop
+from catflap.live.reader import latest_shots
+
+
+class Script:
+    """Gives what a test says: a number is a frame of that grey, "lost" an outage, "silence" a second long."""
+
+    def __init__(self, *words: int | str) -> None:
+        self._words: Iterator[int | str] = iter(words)
+
+    def read(self) -> Picture | None:
+        sleep(0.1)  # until the frame before was taken
+        word = next(self._words, None)
+        if word == "lost":
+            raise Lost("it was unplugged")
+        if word == "silence":
+            sleep(1)
+            return self.read()
+        if word is None:
+            return None
+        pixels = np.full((8, 8, 3), word, np.uint8)
+        return Picture(lambda: pixels, raw=pixels)
+
+    def close(self) -> None:
+        pass
+
+
+def found(*words: int | str, pace: float) -> list[int | str]:
+    """The numbers of the frames that came, and the kinds of trouble."""
+    script = Script(*words)
+    shots = latest_shots(Source("script", True, lambda: script), script, Stop(), 0.4, 60.0, pace)
+    return [one.number if isinstance(one, Shot) else one.kind for one in shots]
+
+
+def test_a_loss_is_told_also_when_newer_frames_came_before_the_next_was_wanted() -> None:
+    assert found(1, "lost", 2, 3, 4, pace=2.0) == [1, "lost", 4]
+
+
+def test_silence_is_told_while_the_next_frame_is_not_wanted_yet_and_no_old_one_follows() -> None:
+    assert found(1, 2, "silence", 3, pace=0.8) == [1, "frozen", 3]
+
+
+def test_the_last_frame_of_a_pipe_comes_also_when_it_has_to_wait() -> None:
+    assert found(1, "silence", 2, 3, pace=0.1)[-1] == 3
+    assert found(1, 2, 3, pace=0.3)[-1] == 3
