@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -75,20 +77,6 @@ def test_an_embedding_is_kept_to_a_254th_of_its_greatest(values: list[float], tm
     assert np.abs(row.embedding - embedding).max() <= np.abs(embedding).max() / 250
     with closing(sqlite3.connect(tmp_path / "field.log")) as database:
         assert database.execute("SELECT length(embedding) FROM seen").fetchone()[0] == 4 + len(values)
-
-
-def test_embeddings_count_for_the_limit(tmp_path: Path) -> None:
-    path, random = tmp_path / "field.log", np.random.default_rng(0)
-    for start in range(0, 3000, 300):
-        rows = [
-            replace(seen(number), embedding=random.random(1280, np.float32))
-            for number in range(start, start + 300)
-        ]
-        write(path, rows, 2 * MB)
-    kept = numbers(path)
-    assert kept == list(range(kept[0], 3000))
-    assert 2 * MB / len(kept) < 2500, "bytes a row: two fit a page"
-    assert path.stat().st_size < 3.5 * MB
 
 
 def numbers(path: Path, **which: object) -> list[int]:
@@ -175,15 +163,18 @@ def test_a_kill_leaves_it_whole(tmp_path: Path, repo: Path) -> None:
     assert len(numbers(path)) == last + 1
 
 
-def test_it_does_not_grow_beyond_its_limit(tmp_path: Path) -> None:
-    path = tmp_path / "field.log"
-    for start in range(0, 2000, 100):
-        write(path, [seen(number, picture=bytes(10_000)) for number in range(start, start + 100)], 2 * MB)
-    kept = numbers(path)
-    assert kept[-1] == 1999
-    assert kept == list(range(kept[0], 2000)), "the newest are kept"
-    assert 100 <= len(kept) <= 200
-    assert path.stat().st_size < 3.5 * MB
+def test_rows_that_are_lost_are_counted_and_those_before_are_kept(tmp_path: Path) -> None:
+    notes: list[str] = []
+    log = FieldLog(tmp_path / "field.log", limit=MB, note=notes.append)
+    for number in range(6):
+        row = seen(number, picture=bytes(10_000))
+        log.add(replace(row, path="\udcff") if number == 3 else row)
+    log.close()
+    kept = numbers(log.path)
+    assert kept[:3] == [0, 1, 2]
+    assert 3 not in kept
+    assert log.lost == 6 - len(kept)
+    assert "cannot be written" in notes[0]
 
 
 def test_a_full_disk_is_told_once_and_nothing_else_happens(mount_small: Callable[[str], Path]) -> None:
@@ -262,6 +253,9 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
         "UPDATE seen SET probabilities = 'text'",
         "UPDATE seen SET probabilities = x'0000c07f0000c07f'",
         "UPDATE seen SET time = 'noon'",
+        "UPDATE seen SET time = 1e15",
+        "UPDATE seen SET time = -1e15",
+        "UPDATE seen SET time = 9e999",
         "UPDATE seen SET embedding = x'0000803f'",
         "UPDATE seen SET embedding = x'0000c07f01'",
         "UPDATE seen SET embedding = 'text'",
@@ -279,6 +273,88 @@ def test_a_damaged_log_is_refused(damage: str, tmp_path: Path) -> None:
         database.execute(damage)
     with pytest.raises(BadArtifact):
         list(read_field_log(path, embeddings=True))
+
+
+def as_nobody(path: Path) -> int:
+    """How many rows a user reads who may write neither a log nor its folder; -1 when that fails."""
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            os._exit(len(numbers(path)))
+        finally:
+            os._exit(255)
+    found = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return -1 if found == 255 else found
+
+
+def test_a_log_that_may_not_be_written_is_read_at_rest_in_use_and_after_a_kill(repo: Path) -> None:
+    folder = Path(tempfile.mkdtemp())
+    path = folder / "läg 100%?mode=x#.log"
+    try:
+        folder.chmod(0o755)
+        write(path, [seen(number) for number in range(7)])
+        shut(folder)
+        assert as_nobody(path) == 7
+        assert list(folder.iterdir()) == [path], "nothing was left beside it"
+        folder.chmod(0o755)
+        path.chmod(0o644)
+        environment = {**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        command = [sys.executable, "-c", HELD, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout
+            process.stdout.readline()
+            shut(folder)
+            assert as_nobody(path) == 9, "what is in the write-ahead log counts"
+            process.kill()
+        assert as_nobody(path) == 9
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+HELD = """
+import sys, time
+from tests.artifacts.test_field_log import FieldLog, numbers, seen
+from pathlib import Path
+log = FieldLog(Path(sys.argv[1]), limit=10**6, note=print)
+log.add(seen(7))
+log.add(seen(8))
+while len(numbers(log.path)) < 9:
+    time.sleep(0.01)
+print("written", flush=True)
+time.sleep(600)
+"""
+
+
+def shut(folder: Path) -> None:
+    """Nobody but root may write in a folder or its files."""
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+
+
+def test_many_processes_may_begin_a_log_at_once(tmp_path: Path) -> None:
+    for turn in range(20):
+        start = time.monotonic() + 0.05
+        children = [begin(tmp_path / f"{turn}.log", start) for _ in range(8)]
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+
+
+def begin(path: Path, start: float) -> int:
+    """A process that opens a log at a moment."""
+    child = os.fork()
+    if not child:
+        try:
+            while time.monotonic() < start:
+                pass
+            FieldLog(path, limit=MB, note=print)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:

@@ -11,34 +11,28 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition, Thread
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from catflap.errors import BadArtifact, CatflapError
+from catflap.artifacts.field_file import PATIENCE, lacking, open_log, pragma
+from catflap.errors import BadArtifact
 
-APPLICATION = 0x43415446  # "CATF", which SQLite keeps in the head of the file
-VERSION = 1
 BATCH = 0.5  # seconds between two commits
 WAITING = 500  # rows that may wait for the disk; then the newest are lost
-TABLES = """
-CREATE TABLE IF NOT EXISTS judge (
-  id INTEGER PRIMARY KEY, bundle TEXT NOT NULL, version TEXT NOT NULL, variant TEXT NOT NULL,
-  labels TEXT NOT NULL, prior TEXT NOT NULL, UNIQUE (version, variant, prior)
-);
-CREATE TABLE IF NOT EXISTS seen (
-  id INTEGER PRIMARY KEY, time REAL NOT NULL, photo TEXT NOT NULL, judge INTEGER NOT NULL,
-  probabilities BLOB NOT NULL, decision TEXT NOT NULL, verb TEXT NOT NULL, regular INTEGER NOT NULL,
-  path TEXT NOT NULL, picture BLOB, look BLOB, embedding BLOB, strangeness REAL
-);
-CREATE INDEX IF NOT EXISTS seen_photo ON seen (photo);
-"""
+STEP = 800_000  # bytes that a transaction writes, at most; a small log has less
+FOLDED = 5  # steps that wait in the write-ahead log
+LARGEST = 5  # steps that a single row may take
+EXTRA = 16_384  # bytes that a row changes besides its own, at most: in the tree, the index, the free pages
+SHARED = 32_768  # bytes of the file that SQLite's processes share
+READERS = 0.5  # seconds to wait for those who read
+LAST = 1e11  # seconds since 1970, in the year 5138; what is later is no time
 ROW = "time, photo, probabilities, decision, verb, regular, path, picture, look, embedding, strangeness"
-LATER = {"look": "BLOB", "embedding": "BLOB", "strangeness": "REAL"}  # columns that the first logs lack
 
 
 @dataclass(frozen=True)
@@ -80,14 +74,17 @@ class Seen:
 class FieldLog:
     """A log that is written to: `add` never waits, and a disk that is full stops nobody.
 
-    The file does not grow beyond `limit` bytes, the oldest rows go first. `note` is told when
-    rows are lost, once, and when they no longer are.
+    The file and the two that SQLite keeps beside it have at most `limit` bytes, 1,000,000 or more; the
+    oldest rows go first. For that a transaction writes a step or one row, the write-ahead log (-wal) is
+    folded in when it has five, and the pages in use leave room for both. It cannot be folded in while
+    somebody reads. `note` is told when rows are lost, once, and when they no longer are.
     """
 
     def __init__(self, path: Path, *, limit: int, note: Callable[[str], None]) -> None:
         self.path = path
         self.lost = 0
-        self._limit = limit
+        self._step = min(limit // 100, STEP)
+        self._room = limit - (FOLDED + LARGEST) * self._step - SHARED
         self._note = note
         self._failing = False
         self._told = 0  # how many of the lost rows a note has told of
@@ -95,7 +92,14 @@ class FieldLog:
         self._news = Condition()
         self._closed = False
         self._judges: dict[By, int] = {}
-        self._database = _open(path)
+        self._reading = 0.0  # until when somebody is taken to read it, on the monotonic clock
+        self._database = open_log(path)
+        self._wal = Path(f"{path.resolve()}-wal")
+        for setting in (
+            "wal_autocheckpoint = 0",  # two busy writers would put it off for ever
+            "secure_delete = FAST",  # else what is deleted is written again, as zeros
+        ):
+            self._database.execute(f"PRAGMA {setting}")
         self._thread = Thread(target=self._run, name="field log", daemon=True)
         self._thread.start()
 
@@ -120,6 +124,7 @@ class FieldLog:
 
     def _run(self) -> None:
         with closing(self._database):
+            self._shrink()
             while True:
                 with self._news:
                     self._news.wait_for(lambda: self._closed or len(self._waiting) >= WAITING // 2, BATCH)
@@ -130,13 +135,33 @@ class FieldLog:
                 if closed:
                     return
 
-    def _write(self, rows: list[Seen]) -> None:
+    def _shrink(self) -> None:
+        """Make the file shorter where it is longer than it may be: an earlier limit was greater."""
         try:
-            with self._database:
-                self._insert(rows)
-            self._trim()
+            if self._pragma("page_count") * self._pragma("page_size") > self._room:
+                while self._used() > self._room:
+                    with self._database:
+                        if not self._trim():
+                            break
+                    self._fold()
+                self._database.execute("VACUUM")
+                self._fold()
+        except sqlite3.Error as error:
+            self._database.rollback()
+            self._note(f"{self.path} is longer than it may be and cannot be made shorter: {error}.")
+
+    def _write(self, rows: list[Seen]) -> None:
+        left = len(rows)
+        try:
+            for chunk, size in self._chunks(rows):
+                inserted = False
+                while not inserted:
+                    inserted = self._insert(chunk, size)
+                    left -= len(chunk) * inserted
+                    self._fold()
         except (sqlite3.Error, OSError, ValueError) as error:
-            self.lost += len(rows)
+            with self._news:
+                self.lost += left
             self._judges.clear()  # what was rolled back has no number
             if not self._failing:
                 self._failing = True
@@ -146,16 +171,35 @@ class FieldLog:
             self._failing, self._told = False, self.lost
             self._note(f"{self.path} is written again; {self.lost} rows are lost.")
 
-    def _insert(self, rows: list[Seen]) -> None:
+    def _chunks(self, rows: list[Seen]) -> Iterator[tuple[list[Seen], int]]:
+        """Rows of about a step together, without a picture that is too large; how many bytes they write."""
+        chunk: list[Seen] = []
+        size = 0
         for row in rows:
-            values = (
-                row.time, row.photo, row.probabilities.astype("<f4").tobytes(), row.decision, row.verb,
-                row.regular, row.path, row.picture, _packed(row.look), _rounded(row.embedding),
-                row.strangeness, self._judge(row.by),
-            )  # fmt: skip
-            self._database.execute(
-                f"INSERT INTO seen ({ROW}, judge) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", values
-            )
+            kept = row if _cost(row) <= LARGEST * self._step else replace(row, picture=None)
+            if chunk and size + _cost(kept) > self._step:
+                yield chunk, size
+                chunk, size = [], 0
+            chunk.append(kept)
+            size += _cost(kept)
+        yield chunk, size
+
+    def _insert(self, rows: list[Seen], size: int) -> bool:
+        """Insert rows; where they have no room delete some of the oldest instead, and say False."""
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            if self._used() + size > self._room and self._trim():
+                return False
+            for row in rows:
+                values = (
+                    row.time, row.photo, row.probabilities.astype("<f4").tobytes(), row.decision, row.verb,
+                    row.regular, row.path, row.picture, _packed(row.look), _rounded(row.embedding),
+                    row.strangeness, self._judge(row.by),
+                )  # fmt: skip
+                self._database.execute(
+                    f"INSERT INTO seen ({ROW}, judge) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", values
+                )
+        return True
 
     def _judge(self, by: By) -> int:
         if by not in self._judges:
@@ -171,21 +215,34 @@ class FieldLog:
             self._judges[by] = int(found.fetchone()[0])
         return self._judges[by]
 
-    def _trim(self) -> None:
-        """Delete the oldest tenth until the pages in use are within the limit; they are used again."""
-        while self._used() > self._limit:
-            first, last = self._database.execute("SELECT min(id), max(id) FROM seen").fetchone()
-            if first is None:
-                return
-            with self._database:
-                self._database.execute("DELETE FROM seen WHERE id <= ?", (first + (last - first) // 10,))
+    def _trim(self) -> bool:
+        """Delete some of the oldest rows, whose pages are used again; False when there are none."""
+        query = "DELETE FROM seen WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?)"
+        return self._database.execute(query, (max(1, self._step // EXTRA),)).rowcount > 0
+
+    def _fold(self) -> None:
+        """Empty the write-ahead log into the file once it is long; those who read are waited for a moment."""
+        if monotonic() < self._reading:
+            return
+        end = monotonic() + READERS
+        with suppress(FileNotFoundError):
+            while self._wal.stat().st_size > FOLDED * self._step:
+                self._database.execute(f"PRAGMA busy_timeout = {READERS * 1e3:.0f}")
+                busy = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                self._database.execute(f"PRAGMA busy_timeout = {PATIENCE * 1e3:.0f}")
+                if not busy:
+                    return
+                if monotonic() > end:
+                    self._reading = monotonic() + 4 * READERS  # the rows that come have to be written, too
+                    return
+                sleep(0.005)
 
     def _used(self) -> int:
-        pages, free, size = (
-            int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
-            for name in ("page_count", "freelist_count", "page_size")
-        )
+        pages, free, size = map(self._pragma, ("page_count", "freelist_count", "page_size"))
         return (pages - free) * size
+
+    def _pragma(self, name: str) -> int:
+        return pragma(self._database, name)
 
 
 def read_field_log(
@@ -204,8 +261,8 @@ def read_field_log(
     unread = {name for name, asked in (("picture", pictures), ("embedding", embeddings)) if not asked}
     wanted = "WHERE (? = '' OR version = ?) AND (regular OR NOT ?)"
     try:
-        with closing(_open(path, new=False)) as database:
-            unread |= _lacking(database)
+        with closing(open_log(path, new=False)) as database:
+            unread |= lacking(database)
             columns = ", ".join("NULL" if name in unread else name for name in ROW.split(", "))
             query = (
                 f"SELECT {columns}, bundle, version, variant, labels, prior "
@@ -220,7 +277,7 @@ def read_field_log(
 def read_picture(path: Path, photo: str) -> bytes | None:
     """The picture that was kept of a photo, by the sha256 of the photo; None when there is none."""
     try:
-        with closing(_open(path, new=False)) as database:
+        with closing(open_log(path, new=False)) as database:
             query = "SELECT picture FROM seen WHERE photo = ? AND picture IS NOT NULL LIMIT 1"
             found = database.execute(query, (photo,)).fetchone()
     except sqlite3.Error as error:
@@ -240,6 +297,8 @@ def _seen(row: tuple[Any, ...]) -> Seen:
         raise ValueError("an answer has not one number a label")
     if picture is not None and not isinstance(picture, bytes):
         raise ValueError("a picture is no bytes")
+    if not 0 <= float(time) < LAST:
+        raise ValueError("a time is none")
     return Seen(
         float(time),
         str(photo),
@@ -254,6 +313,13 @@ def _seen(row: tuple[Any, ...]) -> Seen:
         None if embedding is None else _restored(embedding),
         None if strangeness is None else float(strangeness),
     )
+
+
+def _cost(row: Seen) -> int:
+    """How many bytes of the write-ahead log a row takes at most; each page there has 24 more."""
+    embedding = 0 if row.embedding is None else row.embedding.size
+    data = len(row.picture or b"") + embedding + row.probabilities.nbytes + len(row.path)
+    return data + data // 100 + EXTRA
 
 
 def _packed(look: tuple[float, ...] | None) -> bytes | None:
@@ -275,56 +341,3 @@ def _restored(blob: bytes) -> npt.NDArray[np.float32]:
         raise ValueError("an embedding has no numbers")
     found: npt.NDArray[np.float32] = steps * scale
     return found
-
-
-def _lacking(database: sqlite3.Connection) -> set[str]:
-    """The columns that a log from before them does not have."""
-    return set(LATER) - {row[1] for row in database.execute("PRAGMA table_info(seen)")}
-
-
-def _open(path: Path, *, new: bool = True) -> sqlite3.Connection:
-    """The database; a new one is made where there is none, unless `new` is False."""
-    try:
-        if not new and not path.is_file():
-            raise BadArtifact(f"There is no field log at {path}.", "Write one: catflap watch … --log FILE")
-        if new:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(path, timeout=10, check_same_thread=False)
-    except (OSError, ValueError, sqlite3.Error) as error:
-        raise _unusable(path, error) from error
-    try:
-        database.execute("PRAGMA trusted_schema = OFF")
-        if _is_empty(database) and new:
-            database.execute("PRAGMA journal_mode = WAL")
-            with database:
-                database.executescript(f"BEGIN IMMEDIATE; {TABLES}")
-                database.execute(f"PRAGMA application_id = {APPLICATION}")
-                database.execute(f"PRAGMA user_version = {VERSION}")
-        if _pragma(database, "application_id") != APPLICATION:
-            raise BadArtifact(f"{path} is not a field log.", "Choose another name.")
-        if _pragma(database, "user_version") != VERSION:
-            raise BadArtifact(f"{path} is a field log of another version.", "Choose another name.")
-        for column in _lacking(database) if new else ():
-            with suppress(sqlite3.OperationalError), database:  # another process was as quick
-                database.execute(f"ALTER TABLE seen ADD COLUMN {column} {LATER[column]}")
-        database.execute("PRAGMA synchronous = NORMAL")
-    except (sqlite3.Error, BadArtifact) as error:
-        with suppress(sqlite3.Error):
-            database.close()
-        raise error if isinstance(error, BadArtifact) else _unusable(path, error) from error
-    return database
-
-
-def _is_empty(database: sqlite3.Connection) -> bool:
-    return not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-
-
-def _pragma(database: sqlite3.Connection, name: str) -> int:
-    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _unusable(path: Path, error: Exception) -> CatflapError:
-    why = getattr(error, "strerror", None) or str(error)
-    return CatflapError(
-        f"The field log {path} cannot be opened: {why}.", "Check its path, or choose another."
-    )
