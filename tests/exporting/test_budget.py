@@ -46,7 +46,8 @@ def test_when_nothing_fits_the_nearest_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_mb": 0}, {"max_ms": -1}, {"min_accuracy": 98}, {"max_ms": float("nan")}]
+    "limits",
+    [{"max_mb": 0}, {"max_ms": -1}, {"min_accuracy": 98}, {"max_ms": float("nan")}, {"threads": 0}],
 )
 def test_limits_that_are_none_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(CatflapError):
@@ -66,9 +67,20 @@ def test_a_profile_of_a_slower_device_scales(tmp_path: Path) -> None:
         scale(replace(loaded, reference="0" * 64))
 
 
+def test_threads_are_those_that_were_stated_or_those_of_the_profile() -> None:
+    profile = Profile({}, 4, "0" * 64, 1.0)
+    assert Clock(Budget(max_ms=1)).threads == 1
+    assert Clock(Budget(max_ms=1, threads=2)).threads == 2
+    with pytest.raises(CatflapError, match="profiled with its own number of threads, 4"):
+        Budget(max_ms=1, threads=2, device=profile)
+
+
 def test_what_is_no_profile_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "note.json"
-    for text in ("{}", "not json", '{"catflap": "device-profile", "version": 1}', "[]"):
+    whole = {"catflap": "device-profile", "version": 1, **vars(profile_device(1))}
+    wrong = [{"machine": []}, {"threads": 2.5}, {"threads": True}, {"ms": True}, {"ms": 0}, {"reference": 1}]
+    odd = [json.dumps({**whole, **fields}) for fields in wrong]
+    for text in (*odd, "{}", "not json", '{"catflap": "device-profile", "version": 1}', "[]"):
         path.write_text(text)
         with pytest.raises(BadArtifact):
             load_profile(path)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
 from catflap.exporting.drawings import scene
-from catflap.exporting.targets.onnx_frame import framed
+from catflap.exporting.export import source_of, written
+from catflap.exporting.forms import FORMS
+from catflap.exporting.targets.onnx_frame import TEMPERATURE, framed, with_temperature
 from catflap.image import Frame, read_pixels
+from catflap.progress import silent
 from tests.runtime.models import model
 
 FRAMES = (
@@ -47,7 +55,20 @@ def test_it_makes_the_pixels_of_the_frame(frame: Frame) -> None:
 
 def test_its_probabilities_are_calibrated() -> None:
     frame = Frame(8, 8)
-    session = ort.InferenceSession(framed(pixels_model(frame), frame, temperature=50.0))
+    session = ort.InferenceSession(with_temperature(framed(pixels_model(frame), frame), 50.0))
     logits, probabilities = session.run(["logits", "probabilities"], {"photo": scene(0, 30, 20)})
     powers = np.exp((logits - logits.max()) / 50.0)
     np.testing.assert_allclose(probabilities, powers / powers.sum(), rtol=1e-4)
+
+
+def test_its_temperature_is_that_of_its_own_answers(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+) -> None:
+    """Its pixels are a level off, so the answers of the float graph have another."""
+    source = source_of(replace(drawn_checkpoint, history=[]), drawn_dataset, 0, silent)
+    form, frames = FORMS["onnx-frame"], np.stack([scene(n, 64, 64) for n in range(3)])
+    judged = written("onnx-frame", form, source, frames, silent)
+    held = onnx.load_from_string(judged.files[form.file]).graph.initializer
+    (baked,) = (numpy_helper.to_array(tensor) for tensor in held if tensor.name == TEMPERATURE)
+    assert baked == np.float32(judged.entry["temperature"])
+    assert baked != np.float32(source.jury.temperature(source.answers))

@@ -16,6 +16,7 @@ from catflap.exporting.quantising.quantise import quantise
 from catflap.exporting.quantising.ranges import activation_ranges
 from catflap.image import Pixels
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+from tests.runtime.models import model
 
 SIDE = 8
 
@@ -71,6 +72,21 @@ def test_a_tensor_that_is_not_finite_is_named(frames: Pixels) -> None:
         activation_ranges(graph(float("inf")), frames, 99.9)
     with pytest.raises(CatflapError, match="cannot be quantised: the tensor scaled is not finite"):
         quantise(graph(float("nan")), frames)
+
+
+def test_what_is_not_a_number_in_a_later_frame_only_is_seen() -> None:
+    """A quotient of nothing and nothing, where pixels are black."""
+    shape = ["n", SIDE, SIDE, 3]
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["values", "values"], [OUTPUT]),
+    ]
+    made = model(nodes, {INPUT: (TensorProto.UINT8, shape)}, {OUTPUT: (TensorProto.FLOAT, shape)})
+    bright = np.full((2, SIDE, SIDE, 3), 255, np.uint8)
+    assert activation_ranges(made, bright, 100.0)[OUTPUT] == (1, 1)
+    for percentile in (100.0, 50.0):
+        with pytest.raises(ValueError, match=f"{OUTPUT} is not finite"):
+            activation_ranges(made, np.concatenate([bright, np.zeros_like(bright)]), percentile)
 
 
 def test_pixels_are_not_rounded_in_front_of_the_first_convolutions(bundle: Bundle) -> None:

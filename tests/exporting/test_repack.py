@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
@@ -124,11 +126,95 @@ def test_a_file_that_differs_is_not_added(
     told = answered(capsys, *words, "--file", tmp_path / "dark.onnx", "--precision", "int8", code=1)
     assert "dark differs too much from the checkpoint" in told["error"]["what"]
     assert not (tmp_path / "new.catflap").exists()
-    (tmp_path / "other.onnx").write_bytes(fp32)
+    graph = onnx.load_from_string(fp32)
+    graph.graph.output.extend([graph.graph.output.pop(0)])  # another tool may name the embedding first
+    (tmp_path / "other.onnx").write_bytes(graph.SerializeToString())
     answered(capsys, *words, "--file", tmp_path / "other.onnx", "--name", "again")
     bundle = read_bundle(tmp_path / "new.catflap")
     assert bundle.variant("again").fidelity["flips"] == 0
     assert set(bundle.variants) == {"int8", "fp32", "again"}
+
+
+def rewritten(bundle: Path, out: Path, head: dict[str, Any], files: dict[str, bytes]) -> Path:
+    """The Bundle with some fields of its head and some files changed or added."""
+    opened = read_bundle(bundle)
+    fields = {name: value for name, value in opened.head.items() if name != "files"}
+    members = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
+    write_bundle(out, {**fields, **head}, {**members, **files})
+    return out
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("targets/other/mine.onnx", ["--file", "fp32.onnx", "--name", "mine"]),
+        ("targets/openvino/fp16.bin", ["--variants", "openvino-fp16"]),
+        ("targets/coreml/fp32.mlmodel", ["--variants", "coreml-fp32"]),
+    ],
+)
+def test_no_variant_takes_the_file_of_another(
+    drawn_bundle: Exported,
+    drawn_checkpoint: Checkpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = read_bundle(drawn_bundle.path)
+    fp32 = bytes(bundle.members["fp32.onnx"])
+    (tmp_path / "fp32.onnx").write_bytes(fp32)
+    variants = {**bundle.head["variants"], "fp32": {**bundle.head["variants"]["fp32"], "file": file}}
+    path = rewritten(drawn_bundle.path, tmp_path / "x.catflap", {"variants": variants}, {file: fp32})
+    told = answered(
+        capsys, "add", path, "-o", "new.catflap", "--checkpoint", drawn_checkpoint.path, *words, code=2
+    )
+    assert f"has a file {file} of another variant" in told["error"]["what"]
+    assert not (tmp_path / "new.catflap").exists()
+
+
+@pytest.mark.parametrize(("end", "other"), [("pixels", "input"), ("logits", "output")])
+def test_a_graph_whose_ends_are_called_otherwise_is_not_added(
+    drawn_bundle: Exported,
+    drawn_checkpoint: Checkpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+    other: str,
+) -> None:
+    graph = onnx.load_from_string(bytes(read_bundle(drawn_bundle.path).members["fp32.onnx"])).graph
+    for names in (each for node in graph.node for each in (node.input, node.output)):
+        names[:] = [other if name == end else name for name in names]
+    for value in (*graph.input, *graph.output):
+        value.name = other if value.name == end else value.name
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "mine.onnx").write_bytes(made.SerializeToString())
+    words = ["-o", tmp_path / "new.catflap", "--checkpoint", drawn_checkpoint.path]
+    told = answered(capsys, "add", drawn_bundle.path, *words, "--file", tmp_path / "mine.onnx", code=2)
+    assert told["error"]["what"].startswith("The graph of mine takes ")
+    assert other in told["error"]["what"]
+    assert "take 'pixels' and give 'logits'" in told["error"]["what"]
+    assert not (tmp_path / "new.catflap").exists()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"training": {"epochs": 3}},
+        {"training": "long", "about": 5, "versions": {}},
+        {"training": {"backbone": ["x"], "recipe": None, "roles": {"train": "many"}}, "about": "Mine."},
+    ],
+)
+def test_the_card_of_another_writers_bundle_tells_what_is_there(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], head: dict[str, Any]
+) -> None:
+    path = rewritten(tiny_bundle, tmp_path / "x.catflap", head, {})
+    answered(capsys, "strip", path, "-o", tmp_path / "y.catflap", "--variants", "fp32")
+    card = bytes(read_bundle(tmp_path / "y.catflap").members["card.md"]).decode()
+    assert card.startswith("# warmth\n")
+    assert "| fp32 | not told | 1 of 100 |" in card
+    assert ("Mine." in card) == (head.get("about") == "Mine.")
 
 
 def test_a_variant_that_cannot_run_here_is_told_and_not_judged(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
-from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, MissingExtra
@@ -53,15 +55,28 @@ def test_a_file_made_elsewhere_brings_its_weights(tmp_path: Path) -> None:
     (tmp_path / "mine.bin").write_bytes(b"weights")
     form, files = made_elsewhere(tmp_path / "mine.param", "mine", "fp32")
     assert form.runtime == "ncnn"
-    assert files == {"targets/ncnn/mine.param": b"graph", "targets/ncnn/mine.bin": b"weights"}
+    assert files == {"targets/other/mine.param": b"graph", "targets/other/mine.bin": b"weights"}
     with pytest.raises(CatflapError, match="no runtime that Catflap knows"):
         made_elsewhere(tmp_path / "mine.h5", "mine", "fp32")
-    with pytest.raises(CatflapError, match="cannot be named"):
-        made_elsewhere(tmp_path / "mine.param", "../mine", "fp32")
+    for name in ("../mine", "", "-mine", "m" * 95):
+        with pytest.raises(CatflapError, match="cannot be named"):
+            made_elsewhere(tmp_path / "mine.param", name, "fp32")
 
 
-def test_a_converter_that_fails_or_crashes_is_one_sentence() -> None:
+def test_a_file_made_elsewhere_never_lies_where_one_of_ours_does(tmp_path: Path) -> None:
+    ours = {member for form in FORMS.values() for member in form.members}
+    for file in {form.file for form in FORMS.values()} - {FORMS["coreml-fp32"].file}:
+        path = tmp_path / Path(file).name
+        for part in (path, path.with_suffix(".bin")):
+            part.write_bytes(b"")
+        form, _ = made_elsewhere(path, path.stem, "fp32")
+        assert not ours & set(form.members)
+
+
+def test_a_converter_that_fails_or_crashes_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """`work` of these modules of the standard library does not exist, or is killed by the system."""
+    home = Path(__file__).parents[2]  # the new process looks in no folder that it was not told of
+    monkeypatch.setenv("PYTHONPATH", str(home), prepend=os.pathsep)
     with pytest.raises(CatflapError, match="cannot be converted for antigravity_no: ModuleNotFoundError"):
         convert_apart("antigravity_no", {}, (), ())
     with pytest.raises(CatflapError, match=r"cannot be converted for crashing: it crashed \(SIGSEGV\)"):
@@ -111,6 +126,22 @@ def test_a_target_whose_tools_are_absent_names_the_extra(
     with pytest.raises(MissingExtra, match=r"catflap\[targets\]"):
         export(drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap", variants=("openvino-fp16",))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["litert-fp32", "ncnn-fp32", "executorch-fp32"])
+def test_a_checkpoint_may_lie_in_a_folder_that_is_not_utf8(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, name: str
+) -> None:
+    tool = TOOLS[FORMS[name].target]
+    pytest.importorskip(tool, reason=f"{tool} is not installed: docs/reference/targets.md")
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        shutil.copytree(drawn_checkpoint.path, folder)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    source = source_of(load_checkpoint(folder), drawn_dataset, 0, silent)
+    assert all(make(FORMS[name], source).values())
 
 
 @pytest.mark.slow

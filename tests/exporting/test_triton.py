@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
 from catflap.artifacts.golden import read_golden
@@ -18,6 +19,7 @@ from catflap.exporting.targets.onnx_frame import framed
 from catflap.exporting.unpacking.triton import config
 from catflap.runtime.engines.onnx import open_model
 from tests.drawn import Exported
+from tests.runtime.models import model, reworked
 
 KINDS = {onnx.TensorProto.UINT8: 2, onnx.TensorProto.FLOAT: 11}  # to Triton's DataType
 
@@ -110,6 +112,38 @@ def test_other_models_of_the_repository_stay(
     assert told["models"] == ["tiny-fp32", "tiny-int8"]
     assert all((tmp_path / "models" / file).is_file() for file in told["files"])
     assert (mine / "config.pbtxt").read_text() == "mine"
+
+
+HOSTILE = 'x" data_type: TYPE_UINT8 dims: [1] } ] model_operations { op_library_filename: "/tmp/x.so" } #'
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape"),
+    [
+        (HOSTILE, onnx.TensorProto.FLOAT, ["n", 32, 32, 3]),
+        ("pixels", onnx.TensorProto.FLOAT16, ["n", 32, 32, 3]),
+        ("pixels", onnx.TensorProto.FLOAT, None),
+    ],
+    ids=["name", "type", "shape"],
+)
+def test_a_graph_with_odd_ends_gets_a_sentence(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    kind: int,
+    shape: list[str | int] | None,
+) -> None:
+    nodes = [
+        helper.make_node("Cast", [name], ["cast"], to=kind),
+        helper.make_node("Squeeze", ["cast"], ["logits"]),  # of which nobody can tell the shape beforehand
+    ]
+    source = {name: (onnx.TensorProto.UINT8, ["n", 32, 32, 3])}
+    path = reworked(tiny_bundle, tmp_path / "x.catflap", model(nodes, source, {"logits": (kind, shape)}))
+    assert main(["bundle", "unpack", str(path), "--triton", "-o", str(tmp_path / "m"), "--json"]) == 2
+    what = json.loads(capsys.readouterr().out)["error"]["what"]
+    assert "no plain name" in what or "does not map uint8 frames" in what
+    assert not list(tmp_path.glob("m/*"))
 
 
 def test_a_bundle_without_a_graph_for_it_gets_a_sentence(drawn_bundle: Exported, tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--min-accuracy", type=float, metavar="SHARE", help="share of the test photos that it must get right"
     )
     limits.add_argument(
-        "--threads", type=int, metavar="N", help="threads to measure --max-ms with (default: 1)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads to measure --max-ms with (default: 1; with --device its own)",
     )
     limits.add_argument(
         "--device", type=Path, metavar="PROFILE",
@@ -58,7 +61,7 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
     if args.max_mb is None and args.max_ms is None and args.min_accuracy is None:
         return None
     device = None if args.device is None else load_profile(args.device)
-    return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads or 1, device)
+    return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads, device)
 
 
 def exporting(parser: argparse.ArgumentParser) -> None:

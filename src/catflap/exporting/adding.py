@@ -16,6 +16,8 @@ from catflap.exporting.unpacking.repack import check_new, derived_head, other_fi
 from catflap.exporting.untested import untested_of, with_untested, write_untested
 from catflap.exporting.writing import write_verified
 from catflap.progress import Progress, silent
+from catflap.runtime.engines.onnx import open_session
+from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 Forms: TypeAlias = dict[str, tuple[Form, dict[str, bytes] | None]]  # None: still to be written
 
@@ -75,17 +77,14 @@ def _added(
             f"{bundle.path.name} was not made from {checkpoint.path}.",
             "Name the checkpoint it was made from.",
         )
-    taken = [name for name in forms if name in bundle.variants or name in bundle.untested]
-    if taken:
-        raise CatflapError(
-            f"{bundle.path.name} has a variant {taken[0]!r}.", "Add another one, or strip it first."
-        )
+    for name, (form, files) in forms.items():
+        _check_form(bundle, name, form, files)
     check_roles(checkpoint, dataset)
     golden = read_golden(bundle)
     unrun = untested_of(name for name, (_, given) in forms.items() if given is None)
     source = source_of(checkpoint, dataset, seed, progress)
     judged: dict[str, Judged] = {
-        name: written(name, form, source, golden.frames, progress, files)
+        name: written(name, form, source, golden.frames, progress, files, bundle.head["output"]["name"])
         for name, (form, files) in forms.items()
         if name not in unrun
     }
@@ -98,3 +97,33 @@ def _added(
     whole = Golden(golden.photos, golden.frames, logits)
     sha256 = write_verified(out, with_untested(head, untested), files, whole)
     return exported(out, sha256, bundle.default_variant, judged, unrun)
+
+
+def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] | None) -> None:
+    """Raise CatflapError when a Bundle has such a variant or file, or calls the ends of graphs otherwise."""
+    if name in bundle.variants or name in bundle.untested:
+        raise CatflapError(
+            f"{bundle.path.name} has a variant {name!r}.", "Add another one, or strip it first."
+        )
+    taken = [member for member in form.members if member in bundle.members]
+    if taken:
+        raise CatflapError(
+            f"{bundle.path.name} has a file {taken[0]} of another variant, which {name} would replace.",
+            "Strip that variant first.",
+        )
+    if form.runtime != "onnxruntime":
+        return
+    inputs, outputs = ([INPUT], [OUTPUT]) if files is None else _ends(files[form.file])
+    source, target = bundle.head["input"]["name"], bundle.head["output"]["name"]
+    if inputs != [source] or target not in outputs:
+        raise CatflapError(
+            f"The graph of {name} takes {', '.join(inputs)!r:.100} and gives {', '.join(outputs)!r:.100}; "
+            f"the graphs of {bundle.path.name} take {source!r:.100} and give {target!r:.100}.",
+            "Rename the input and the output of the graph, and add it again.",
+        )
+
+
+def _ends(graph: bytes) -> tuple[list[str], list[str]]:
+    """The names of an ONNX graph's inputs and of its outputs."""
+    session = open_session(graph, threads=1)
+    return [end.name for end in session.get_inputs()], [end.name for end in session.get_outputs()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from catflap.errors import CatflapError, Refused
 from catflap.image import Pixels
-from catflap.runtime.engines.model import Model
+from catflap.runtime.engines.model import Model, enough_threads
 from catflap.runtime.profile import Profile, median_ms, scale
 
 
@@ -16,14 +16,14 @@ from catflap.runtime.profile import Profile, median_ms, scale
 class Budget:
     """Limits for each variant: the MB of its files, the ms of its network for one frame, its test accuracy.
 
-    ms are measured here with `threads`, or, when there is a device profile, scaled to that device with
-    the threads that it was profiled with.
+    ms are measured here with `threads`, one by default, or, when there is a device profile, scaled to that
+    device with the threads that it was profiled with; who states both gets a CatflapError.
     """
 
     max_mb: float | None = None
     max_ms: float | None = None
     min_accuracy: float | None = None
-    threads: int = 1
+    threads: int | None = None
     device: Profile | None = None
 
     def __post_init__(self) -> None:
@@ -33,6 +33,12 @@ class Budget:
                 raise CatflapError(f"A budget of {limit:g} is not possible.", "Use numbers above 0.")
         if self.min_accuracy is not None and self.min_accuracy > 1:
             raise CatflapError("No accuracy is above 1.", "Use a share, such as 0.98.")
+        enough_threads(self.threads)
+        if self.threads is not None and self.device is not None:
+            raise CatflapError(
+                f"The device was profiled with its own number of threads, {self.device.threads}.",
+                "Leave out --threads, or profile it with others.",
+            )
 
 
 class Clock:
@@ -49,7 +55,8 @@ class Clock:
     @property
     def threads(self) -> int:
         """With how many threads a model has to be opened."""
-        return self.budget.threads if self.budget.device is None else self.budget.device.threads
+        device = self.budget.device
+        return self.budget.threads or 1 if device is None else device.threads
 
     @property
     def place(self) -> str:

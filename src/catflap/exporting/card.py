@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+
+from catflap.artifacts.schema import faults
+
+# What the format leaves open and the card tells: a bundle of another writer may hold something else there.
+_NUMBER, _WHOLE, _TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
+_SHARES = ("value", "low", "high")
+_PARTS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "about": {"type": "string", "pattern": "."},
+        "training": {
+            "type": "object",
+            "required": ["backbone", "recipe"],
+            "properties": {"backbone": _TEXT, "recipe": _TEXT},
+        },
+        "roles": {"type": "object", "minProperties": 1, "additionalProperties": _WHOLE},
+        "metrics": {
+            "type": "object",
+            "required": ["accuracy", "photos"],
+            "properties": {
+                "photos": _WHOLE,
+                "accuracy": {
+                    "type": "object",
+                    "required": list(_SHARES),
+                    "properties": dict.fromkeys(_SHARES, _NUMBER),
+                },
+            },
+        },
+    }
+)
 
 
 def card(head: Mapping[str, Any]) -> str:
-    """The card of a Bundle, in Markdown, from its bundle.json."""
-    frame, training = head["frame"], head["training"]
-    roles = ", ".join(f"{count:,} {role}" for role, count in training["roles"].items())
+    """The card of a Bundle, in Markdown, from its bundle.json; what that does not tell is left out."""
+    frame = head["frame"]
     lines = [
         f"# {head['name']}",
         "",
         f"Decides between: {', '.join(head['labels'][:20])}{' …' if len(head['labels']) > 20 else ''}.",
         "",
-        *([head["about"], ""] if head["about"] else []),
-        f"- Backbone {training['backbone']}, recipe {training['recipe']}, trained with Catflap "
-        f"{head['versions']['catflap']}.",
-        f"- Photos: {roles}. Near-duplicates share a role; no test photo was used for any choice.",
+        *([head["about"], ""] if _tells(head, "about") else []),
+        *_training(head),
         f"- Frame: {frame['width']} × {frame['height']} px, {frame['fit']}, {frame['filter']}, "
         f"{frame['decode']} decode.",
         f"- Golden cases: {head['golden']['cases']}. `catflap verify` runs them on your device.",
@@ -47,11 +74,32 @@ def card(head: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _tells(part: Any, name: str) -> bool:
+    """Whether something of this name is there, and is what the card can tell."""
+    return isinstance(part, Mapping) and name in part and not faults(part[name], _PARTS[name])
+
+
+def _training(head: Mapping[str, Any]) -> list[str]:
+    training, catflap = head["training"], head["versions"].get("catflap")
+    lines = []
+    if _tells(head, "training"):
+        by = "" if catflap is None else f", trained with Catflap {catflap}"
+        lines.append(f"- Backbone {training['backbone']}, recipe {training['recipe']}{by}.")
+    if _tells(training, "roles"):
+        roles = ", ".join(f"{count:,} {role}" for role, count in training["roles"].items())
+        lines.append(
+            f"- Photos: {roles}. Near-duplicates share a role; no test photo was used for any choice."
+        )
+    return lines
+
+
 def _row(name: str, variant: Mapping[str, Any]) -> str:
-    accuracy, lost = variant["metrics"]["accuracy"], variant["fidelity"]
+    lost, right = variant["fidelity"], "not told"
+    if _tells(variant, "metrics"):
+        value, low, high = (variant["metrics"]["accuracy"][share] for share in _SHARES)
+        right = f"{value:.4f} ({low:.4f} to {high:.4f}), n = {variant['metrics']['photos']}"
     return (
-        f"| {name} | {accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}), "
-        f"n = {variant['metrics']['photos']} | {lost['flips']} of {lost['photos']} "
+        f"| {name} | {right} | {lost['flips']} of {lost['photos']} "
         f"| {lost['max_probability_difference']:.4f} |"
     )
 

@@ -22,6 +22,7 @@ from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.forms import FORMS, Form, Source, as_variant, make, tools, variant_names
 from catflap.exporting.judge import PRECISIONS, golden_tolerance, hear, judge, seat_jury
 from catflap.exporting.layers import worst_layer
+from catflap.exporting.targets.onnx_frame import with_temperature
 from catflap.exporting.untested import untested_of, with_untested, write_untested
 from catflap.exporting.writing import check_out, name_of, write_verified
 from catflap.image import Pixels, read_pixels
@@ -146,20 +147,27 @@ def written(
     frames: Pixels,
     progress: Progress,
     files: dict[str, bytes] | None = None,
+    output: str = OUTPUT,
 ) -> Judged:
-    """Write a variant, or take its files, run it on its real runtime, and judge it; Refused when it lost."""
+    """Write a variant, or take its files, run it on its real runtime, and judge it; Refused when it lost.
+
+    `output` names the logits of an ONNX graph.
+    """
     progress(f"write {name}", 0, 1)
     files = make(form, source) if files is None else files
     progress(f"write {name}", 1, 1)
     variant = as_variant(name, form)
-    model = open_variant(files, variant)
+    model = open_variant(files, variant, output=output)
     logits = model(frames)
-    tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames)
+    tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames, output)
     if variant.runtime == "onnxruntime":
         heard = source.hear(files[variant.file], f"{name} on calibration", progress, model)
     else:
         whole = variant.takes_photos
         heard = hear(model, source.jury, f"{name} on calibration", progress, whole=whole)
+    if variant.takes_photos:  # its probabilities are calibrated by what it answered itself
+        temperature = source.jury.temperature(heard.logits)
+        files = {variant.file: with_temperature(files[variant.file], temperature)}
     try:
         entry = judge(variant, model, source.jury, heard, progress)
     except Refused as error:

@@ -161,13 +161,13 @@ def make(form: Form, source: Source) -> dict[str, bytes]:
 
 def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[str, bytes]]:
     """The form and the bytes of a model file that another toolchain wrote; its suffix tells the runtime."""
-    if not NAME.fullmatch(name) or "/" in name:
-        raise CatflapError(f"A variant cannot be named {name!r}.", "Use letters, digits, - and _.")
     runtime = _RUNTIMES.get(path.suffix)
     if runtime is None:
         raise CatflapError(
             f"{path.name} is of no runtime that Catflap knows.", f"Use: {', '.join(_RUNTIMES)}."
         )
+    if not NAME.fullmatch(name + path.suffix) or "/" in name:
+        raise CatflapError(f"A variant cannot be named {name!r}.", "Use up to 90 letters, digits, - and _.")
     parts = [path, path.with_suffix(".bin")] if path.suffix in _TWO_FILES else [path]
     try:
         data = [part.read_bytes() for part in parts]
@@ -175,7 +175,7 @@ def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[st
         raise CatflapError(
             f"{error.filename} cannot be read: {error.strerror}.", "Name a model file."
         ) from error
-    form = Form("", runtime, precision, *(f"targets/{runtime}/{name}{part.suffix}" for part in parts))
+    form = Form("", runtime, precision, *(f"targets/other/{name}{part.suffix}" for part in parts))
     return form, dict(zip(form.members, data, strict=True))
 
 

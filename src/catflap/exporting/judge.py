@@ -117,17 +117,22 @@ def _sample(photos: Photos, seed: int) -> Photos:
 
 
 def golden_tolerance(
-    precision: Precision, variant: Variant, files: Mapping[str, bytes], logits: Logits, frames: Pixels
+    precision: Precision,
+    variant: Variant,
+    files: Mapping[str, bytes],
+    logits: Logits,
+    frames: Pixels,
+    output: str,
 ) -> float:
     """By how much a golden logit may differ elsewhere: a share, or twice what plain arithmetic changes here.
 
     Processors without int8 instructions emulate them in float, and then round otherwise; only ONNX
-    Runtime can be told to do so here.
+    Runtime can be told to do so here, whose graphs call their logits `output`.
     """
     least = precision.spread * float(np.abs(logits).max())
     if variant.runtime != "onnxruntime":
         return least
-    emulated = open_model(files[variant.file], optimise=False)(frames)
+    emulated = open_model(files[variant.file], optimise=False, output=output)(frames)
     return max(least, 2 * float(np.abs(logits - emulated).max()))
 
 

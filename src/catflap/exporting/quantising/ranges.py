@@ -31,7 +31,8 @@ class _Seen:
 
     def joined(self, other: _Seen) -> _Seen:
         largest = _largest(np.concatenate([self.largest, other.largest]), self.keep)
-        return _Seen(min(self.low, other.low), max(self.high, other.high), largest, self.keep)
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)  # which keep a NaN
+        return _Seen(low, high, largest, self.keep)
 
 
 def activation_ranges(graph: bytes, frames: Pixels, percentile: float) -> dict[str, Range]:

@@ -7,6 +7,7 @@ inside: LiteRT.js refuses 8-bit ends, and an 8-bit answer would clip what calibr
 from __future__ import annotations
 
 import io
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -44,11 +45,11 @@ def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...
 
 
 def _float_of(source: Source) -> bytes:
-    return _float(str(source.checkpoint.path.resolve()), source.checkpoint.sha256)
+    return _float(bytes(source.checkpoint.path.resolve()), source.checkpoint.sha256)
 
 
 @lru_cache(maxsize=1)
-def _float(checkpoint: str, sha256: str) -> bytes:
+def _float(checkpoint: bytes, sha256: str) -> bytes:
     """The float model of a Checkpoint, of which int8 is made as well."""
     return convert_apart(__name__, {CHECKPOINT: checkpoint}, (WRITTEN,), ("litert_torch",))[0]
 
@@ -56,7 +57,7 @@ def _float(checkpoint: str, sha256: str) -> bytes:
 def work(folder: Path) -> None:
     """In the other process: a float model from a Checkpoint, or an int8 model from a float one."""
     if (folder / CHECKPOINT).exists():
-        _write_float(Path((folder / CHECKPOINT).read_text("utf-8")), folder / WRITTEN)
+        _write_float(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())), folder / WRITTEN)
     else:
         largest = float((folder / LARGEST).read_text()) if (folder / LARGEST).exists() else None
         _write_int8(folder / FLOAT, np.load(folder / FRAMES), largest, folder / WRITTEN)

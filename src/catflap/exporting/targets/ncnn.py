@@ -18,7 +18,8 @@ CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.para
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The .param and the .bin of a precision: fp32 or fp16 (weights; sums are float32)."""
-    arguments = {CHECKPOINT: str(source.checkpoint.path.resolve()), PRECISION: precision}
+    checkpoint = bytes(source.checkpoint.path.resolve())
+    arguments: dict[str, bytes | str] = {CHECKPOINT: checkpoint, PRECISION: precision}
     return convert_apart(__name__, arguments, (GRAPH, WEIGHTS), ("pnnx",))
 
 
@@ -43,7 +44,7 @@ def work(folder: Path) -> None:
             logits: torch.Tensor = network.head(network.backbone((planes - network.mean) * network.scale))
             return logits
 
-    opened = load_checkpoint(Path((folder / CHECKPOINT).read_text("utf-8")))
+    opened = load_checkpoint(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())))
     example = torch.zeros(1, 3, opened.frame.height, opened.frame.width)
     os.chdir(folder)  # pnnx writes beside its input and speaks on stdout
     with contextlib.redirect_stdout(io.StringIO()):

@@ -17,17 +17,20 @@ from catflap.image import Frame
 from catflap.runtime.engines.onnx_frame import PHOTO, PROBABILITIES
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
+TEMPERATURE = "frame.temperature"  # the number in the graph that divides its logits
+
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The float graph with the Frame before it and a softmax after it."""
-    return (framed(source.onnx, source.jury.frame, source.jury.temperature(source.answers)),)
+    return (framed(source.onnx, source.jury.frame),)
 
 
-def framed(graph: bytes, frame: Frame, temperature: float = 1.0) -> bytes:
+def framed(graph: bytes, frame: Frame) -> bytes:
     """The ONNX bytes of a graph that takes uint8 frames, for whole photos, uint8 (H, W, 3), of any size.
 
     The size to resize to is whole numbers that stand in the graph, and the resize works on uint8 in two
-    rounded passes, as Pillow does: float pixels or a scale would give others. ONNX Resize, opset 18.
+    rounded passes, as Pillow does: float pixels or a scale would give others. ONNX Resize, opset 18. The
+    temperature of its probabilities is 1.
     """
     model = onnx.load_from_string(graph)
     part, nodes, constants = _crop(frame) if frame.fit == "crop" else (PHOTO, [], {})
@@ -46,7 +49,7 @@ def framed(graph: bytes, frame: Frame, temperature: float = 1.0) -> bytes:
     ]  # fmt: skip
     constants |= {"frame.first": [0], "frame.sizes": [1, 3, frame.height, frame.width]}
     answer = [
-        helper.make_node("Div", [OUTPUT, "frame.temperature"], ["frame.calibrated"]),
+        helper.make_node("Div", [OUTPUT, TEMPERATURE], ["frame.calibrated"]),
         helper.make_node("Softmax", ["frame.calibrated"], [PROBABILITIES], axis=1),
     ]
     whole, labels = model.graph, model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
@@ -59,8 +62,17 @@ def framed(graph: bytes, frame: Frame, temperature: float = 1.0) -> bytes:
     whole.initializer.extend(
         numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()
     )
-    whole.initializer.append(numpy_helper.from_array(np.array(temperature, np.float32), "frame.temperature"))
+    whole.initializer.append(numpy_helper.from_array(np.array(1, np.float32), TEMPERATURE))
     onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def with_temperature(graph: bytes, temperature: float) -> bytes:
+    """The ONNX bytes of a graph of `framed` whose probabilities are calibrated by a temperature."""
+    model = onnx.load_from_string(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name == TEMPERATURE:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(temperature, np.float32), TEMPERATURE))
     return bytes(model.SerializeToString())
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
 from catflap.artifacts.folder import whole_folder
-from catflap.errors import CatflapError
+from catflap.errors import BadArtifact, CatflapError
 from catflap.runtime.engines.onnx import EMBEDDING, open_session
+from catflap.runtime.engines.opening import open_in
 
 MOST_FRAMES = 64  # in one batch
 DELAY_US = 1000  # that a frame may wait for others
 TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
+NAME = re.compile(r"[A-Za-z0-9_.:/-]+")  # of an end: nothing that protobuf text would read as its own
 RUNTIMES = ("onnxruntime", "onnxruntime-frame")
 TENSORRT = """
 # On an NVIDIA card: TensorRT builds an engine when the model is loaded, which takes minutes. Its sums are
@@ -58,9 +61,16 @@ def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]
 
 
 def config(bundle: Bundle, variant: Variant) -> str:
-    """A variant's config.pbtxt: a ModelConfig of Triton as protobuf text."""
+    """A variant's config.pbtxt: a ModelConfig of Triton as protobuf text; BadArtifact for an odd graph."""
+    open_in(bundle, variant, threads=1)  # which refuses other types, and an output of another name
     session = open_session(bundle.members[variant.file], threads=1)
     inputs, outputs = session.get_inputs(), session.get_outputs()
+    odd = [end.name for end in (*inputs, *outputs) if not NAME.fullmatch(end.name) or not end.shape]
+    if odd:
+        raise BadArtifact(
+            f"An end of the graph of {variant.name} has no plain name and shape: {odd[0]!r:.100}.",
+            "Export it again.",
+        )
     batched = not any(isinstance(end.shape[0], int) for end in (*inputs, *outputs))
     told = {
         "catflap_sha256": bundle.sha256,
