@@ -100,17 +100,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has had at once, in MiB.
+    """The most memory that this process has had at once, in MB of 10^6 bytes, as files are told.
 
     Not getrusage's figure where the kernel has a better one: that also counts the parent's, before exec.
     """
     peak = re.search(r"^VmHWM:\s*(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
     if peak is not None:
-        return int(peak[1]) / 1024
+        return int(peak[1]) * 1024 / 1e6
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1 << 20 if sys.platform == "darwin" else 1 << 10
+    return (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     )
 
 
@@ -127,10 +127,10 @@ def _cores() -> int:
 
 
 def _memory_mb() -> int:
-    """Memory that this process may use, in MiB."""
+    """Memory that this process may use, in MB of 10^6 bytes."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     limit = _read("/sys/fs/cgroup/memory.max").strip()
-    return (min(total, int(limit)) if limit.isdigit() else total) >> 20
+    return (min(total, int(limit)) if limit.isdigit() else total) // 1_000_000
 
 
 def _read(path: str) -> str:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catflap.artifacts import bundle as bundle_room
 from catflap.artifacts import bundle_zip
 from catflap.artifacts.bundle import read_bundle, write_bundle
 from catflap.errors import BadArtifact, CatflapError
@@ -347,6 +348,17 @@ def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, change: 
     with pytest.raises(BadArtifact):
         write_bundle(tmp_path / "bad.catflap", head, FILES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_that_is_too_large_is_not_written_and_not_read(tmp_path: Path) -> None:
+    head = small_head()
+    head["extra"] = "x" * bundle_room.MAX_HEAD
+    with pytest.raises(CatflapError, match=r"bundle\.json of 16\.0 MiB, 16 at most"):
+        write_bundle(tmp_path / "large.catflap", head, FILES)
+    assert list(tmp_path.iterdir()) == []
+    text = json.dumps(head).encode()
+    (tmp_path / "large.catflap").write_bytes(bundle_zip.encode_members({"bundle.json": text, **FILES}))
+    assert refused(tmp_path / "large.catflap").endswith("has more than 16 MiB.")
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:

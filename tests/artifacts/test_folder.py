@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.folder import digest, read_json, whole_file, whole_folder, write_json
+from catflap.artifacts.folder import (
+    OURS,
+    check_place,
+    digest,
+    read_json,
+    refuse_foreign,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 from catflap.errors import BadArtifact, CatflapError
 
 # Writes version after version of a folder: files that name the version, then the marker.
@@ -71,6 +80,8 @@ def test_kill_at_any_moment_leaves_whole_or_absent(tmp_path: Path) -> None:
             text = file.read_text()
             assert text == text[:8] * 5000
     assert seen > 5
+    for number in range(FILES):
+        (target / f"{number}.txt").unlink()  # the next one does not have them
     write_thing(target, last + 1)
     whole_file(file, b"x")
     assert {path.name for path in tmp_path.iterdir()} == {target.name, file.name}, "leftovers were swept"
@@ -113,6 +124,28 @@ def test_a_run_that_is_alive_is_not_swept(tmp_path: Path) -> None:
     assert not theirs.exists()
 
 
+def test_leftovers_of_our_own_number_are_swept(tmp_path: Path) -> None:
+    """In a container each run is process 1: what has our number was left by an earlier one."""
+    target = tmp_path / "thing"
+    (tmp_path / f".thing.partial-{os.getpid()}").mkdir()
+    write_thing(target, 1)
+    target.rename(tmp_path / f".thing.old-{os.getpid()}")
+    with pytest.raises(RuntimeError), whole_folder(target, "thing.json"):
+        raise RuntimeError("this run fails")
+    assert read_json(target / "thing.json", "thing")["number"] == 1
+    (tmp_path / f".file.partial-{os.getpid()}").mkdir()
+    whole_file(tmp_path / "file", b"x")
+    assert {path.name for path in tmp_path.iterdir()} == {"thing", "file"}
+
+
+def test_what_this_process_is_writing_elsewhere_is_not_swept(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "thing", "thing.json") as folder:
+        write_thing(tmp_path / "other", 1)
+        write_thing(folder / "thing", 2)
+        write_json(folder / "thing.json", {})
+    assert read_json(tmp_path / "thing" / "thing" / "thing.json", "thing")["number"] == 2
+
+
 def test_names_that_only_look_like_leftovers_stay(tmp_path: Path) -> None:
     names = [".thing.partial-x", ".thing.partial-", ".thing.backup-1", ".other.partial-1", ".thing.old-1-2"]
     for name in names:
@@ -148,6 +181,62 @@ def test_what_is_not_ours_is_not_touched(tmp_path: Path) -> None:
             write_thing(target, 1)
         assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("marker", OURS)
+def test_an_artefact_with_a_file_of_the_user_is_not_replaced(tmp_path: Path, marker: str) -> None:
+    """It is told before any work is done; what such an artefact has itself is replaced."""
+    target = tmp_path / "made"
+    for name in (marker, ".DS_Store", *(pattern.replace("*", "0123") for pattern in OURS[marker])):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text("ours")
+    refuse_foreign(target, marker)
+    for name in ("decisions.json", "more/notes.txt"):
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_text("precious")
+        with pytest.raises(CatflapError, match=f"holds {name}, which would be lost. Choose another"):
+            refuse_foreign(target, marker)
+        with pytest.raises(CatflapError, match="would be lost"), whole_folder(target, marker):
+            raise AssertionError("it was begun")
+        assert (target / name).read_text() == "precious"
+        (target / name).unlink()
+    with whole_folder(target, marker) as folder:
+        (folder / marker).write_text("new")
+    assert [path.name for path in target.iterdir()] == [marker]
+
+
+def test_a_folder_of_another_kind_is_replaced_where_the_new_one_has_all_its_files(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    write_thing(target, 1)
+    write_thing(target, 2)
+    (target / "CMakeLists.txt").write_text("precious")
+    (target / "a").symlink_to(tmp_path)
+    for name in ("CMakeLists.txt", "a"):
+        with pytest.raises(CatflapError, match=f"holds {name}, which would be lost"):
+            write_thing(target, 3)
+        assert version_of_thing(target) == "2"
+        (target / name).unlink()
+    (target / "data.txt").write_text("edited")
+    with pytest.raises(CatflapError, match=r"data\.txt in .* was changed"):
+        write_thing(target, 2)
+    assert version_of_thing(target) == "edited"
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def version_of_thing(target: Path) -> str:
+    return (target / "data.txt").read_text()
+
+
+def test_a_place_is_tried_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "thing")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("link", "loop"):
+        with pytest.raises(CatflapError, match="cannot be written"):
+            check_place(tmp_path / name)
+    with pytest.raises(CatflapError, match="Choose a shorter name"):
+        check_place(tmp_path / ("a" * 250))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link", "loop"}
 
 
 def test_an_empty_folder_may_be_filled_and_parents_are_made(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
-from catflap.comparison.compare import compare, table
+from catflap.comparison.compare import _probed, compare, table
 from catflap.comparison.packages import _needed, installed
 from catflap.comparison.probe import probe
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.drawings import drawn_photos
+from catflap.machine import peak_memory_mb
+from tests.artifacts.samples import runnable_bundle
 from tests.drawn import Exported
 
 
@@ -63,6 +66,31 @@ def test_both_sides_answer_the_same_photo(
         assert 0 < answer["milliseconds"] < 5e3
         assert answer["timed_seconds"] > 0
         assert answer["memory_mb"] > 20
+
+
+def test_what_lies_where_somebody_works_is_not_run(
+    photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = runnable_bundle(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("numpy", "random"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')\nraise SystemExit('ran')\n")
+    assert _probed("inference", bundle, Path(photo), "fp32")["answering_memory_mb"] > 10
+    assert not (tmp_path / "ran").exists()
+
+
+def test_memory_is_told_in_the_unit_of_files() -> None:
+    """In MB of 10^6 bytes, between what the kernel has before and after."""
+
+    def told_by_the_kernel() -> float:
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        assert peak is not None
+        return int(peak[1]) * 1024 / 1e6
+
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc here")
+    before = told_by_the_kernel()
+    assert before <= peak_memory_mb() <= told_by_the_kernel()
 
 
 @pytest.mark.slow

@@ -7,17 +7,21 @@ import random
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
+from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.cli.prepare import frame_of, framing
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, MissingExtra, Refused
+from catflap.exporting.forms import FORMS
 from catflap.image import Frame, encode
 from catflap.pipeline.build import build
+from catflap.runtime.engines.opening import ENGINES
 from catflap.training.plan import Plan
 from catflap.verification.verify import verify
 from tests.drawn import FRAME, Exported, drawn
@@ -43,12 +47,24 @@ def made(summary: dict[str, Any]) -> list[str]:
 def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     photos, before = drawn_bundle.path.with_name("photos"), built.read_bytes()
     first = build(photos, built, frame=FRAME)
-    assert made(first) == ["evaluate"]
+    assert (made(first), first["verdict"]) == (["evaluate"], "pass")
     assert made(build(photos, built, frame=FRAME)) == []
     assert built.read_bytes() == before
     assert Path(first["report"]).read_text("utf-8").startswith("<!doctype html>")
     assert first["photos"]["found"] == 60
     assert first["variants"]["int8"]["flips"] == drawn_bundle.answer["variants"]["int8"]["fidelity"]["flips"]
+
+
+def test_a_kept_bundle_that_does_not_pass_here_is_refused(built: Path, drawn_bundle: Exported) -> None:
+    """As on a machine on which its variants answer otherwise than where it was exported."""
+    kept = read_bundle(built)
+    golden = read_golden(kept)
+    logits = {name: rows + 9 for name, rows in golden.logits.items()}
+    files = {name: bytes(data) for name, data in kept.members.items() if name != HEAD}
+    files[kept.head["golden"]["file"]] = encode_golden(Golden(golden.photos, golden.frames, logits))
+    write_bundle(built, {name: value for name, value in kept.head.items() if name != "files"}, files)
+    with pytest.raises(Refused, match="does not pass here: "):
+        build(drawn_bundle.path.with_name("photos"), built, frame=FRAME)
 
 
 @pytest.mark.slow
@@ -143,6 +159,20 @@ def test_what_was_said_is_left_alone() -> None:
     assert Plan(seed=3, epochs=2).is_open
     said = [{"backbone": "efficientnet_lite0"}, {"recipe": "finetune"}, {"minutes": 1.0}, {"trials": 0}]
     assert not any(Plan(**one).is_open for one in said)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_exported_is_told_before_anything_is_scanned(tmp_path: Path) -> None:
+    for variants, what in (
+        (("int8", "int9"), "no variant 'int9'"),
+        (("coreml-fp32",), "nothing would be tested"),
+    ):
+        with pytest.raises(CatflapError, match=what):
+            build(tmp_path / "none", tmp_path / "x.catflap", variants=variants)
+    for name, form in FORMS.items():
+        if form.runtime in ENGINES and find_spec(ENGINES[form.runtime][1]) is None:
+            with pytest.raises(MissingExtra, match=ENGINES[form.runtime][1]):
+                build(tmp_path / "none", tmp_path / "x.catflap", variants=("int8", name))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from catflap.image import Frame
 FORMAT = "1.0"
 HEAD = "bundle.json"
 SUFFIX = ".catflap"
+MAX_HEAD = 16 << 20  # bytes of bundle.json
 DEEPEST = 64  # objects and lists in bundle.json within each other; ours have 8
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -97,14 +98,25 @@ class Bundle:
 
 def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> str:
     """Write a Bundle whole or not at all and return its sha256; `files` of the head is filled here."""
+    data = encode_bundle(path, head, files)
+    refuse_foreign_file(path)
+    whole_file(path, data)
+    return _sha256(data)
+
+
+def encode_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """The bytes of a Bundle that will be written to `path`; CatflapError where it could not be read."""
     listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
     head = {"catflap_bundle": FORMAT, **head, "files": listed}
     _check_head(head, str(path))
-    refuse_foreign_file(path)
     text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    data = encode_members({HEAD: text.encode("utf-8"), **files})
-    whole_file(path, data)
-    return _sha256(data)
+    first = text.encode("utf-8")
+    if len(first) > MAX_HEAD:
+        raise CatflapError(
+            f"{path} would have a {HEAD} of {len(first) / 2**20:.1f} MiB, {MAX_HEAD >> 20} at most.",
+            "Export it with fewer variants or labels.",
+        )
+    return encode_members({HEAD: first, **files})
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -165,8 +177,13 @@ def refuse_foreign_file(path: Path) -> None:
 
 
 def _parse_head(members: Mapping[str, memoryview], path: str) -> dict[str, Any]:
-    if next(iter(members)) != HEAD or len(members[HEAD]) > 16 << 20:
+    if next(iter(members)) != HEAD:
         raise BadArtifact(f"{path} does not begin with {HEAD}.", "Name a .catflap file.")
+    if len(members[HEAD]) > MAX_HEAD:
+        raise BadArtifact(
+            f"{HEAD} in {path} has more than {MAX_HEAD >> 20} MiB.",
+            "Export it with fewer variants or labels.",
+        )
     try:
         text = bytes(members[HEAD]).decode("utf-8")
         head = json.loads(

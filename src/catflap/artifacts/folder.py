@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from types import MappingProxyType
 from typing import Any
 
 from catflap.artifacts.schema import faults, load_schema
@@ -18,6 +22,19 @@ from catflap.errors import BadArtifact, CatflapError
 
 Json = dict[str, Any]
 SCHEMAS = ("manifest", "dataset", "checkpoint")
+# What a folder may hold beside its marker; of another kind, as an unpacked Bundle is, what the new one holds.
+OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "manifest.json": ("photos.parquet", "profile.html", "suspects.jsonl", "review.html"),
+        "dataset.json": ("index.parquet", "shards/*.tar", "pixels.npy", "profile.html"),
+        "checkpoint.json": ("weights.safetensors",),
+        "report.json": ("report.html",),
+        "queue.json": ("photos/*", "review.html"),
+        "field-photos.json": ("*/field-*",),
+        "site.json": ("index.html", "sw.js", "manifest.webmanifest", "icon*", "assets/*", "bundle/*"),
+    }
+)
+JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave where somebody looked
 
 
 @contextmanager
@@ -25,7 +42,8 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
     """Fill a folder under a temporary name; it takes its real name only when the block ends well.
 
     `marker` is the file that tells this kind of artefact; a target that exists without it is
-    somebody else's and is refused. Leftovers of killed runs are swept.
+    somebody else's and is refused, and so is one that holds somebody else's files. Leftovers of killed
+    runs are swept.
     """
     try:
         refuse_foreign(target, marker)
@@ -39,6 +57,8 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         yield partial
         if not (partial / marker).is_file():
             raise FileNotFoundError(f"{marker} was not written")
+        if marker not in OURS:
+            _refuse_others(target, partial, marker)
         sync(partial)
         old = target.parent / f".{target.name}.old-{os.getpid()}"
         if target.exists():
@@ -57,7 +77,13 @@ def whole_file(target: Path, data: bytes, *, durable: bool = True) -> None:
     `durable` waits until the disk has it; without, a power cut may leave a damaged file, which is
     enough for what can be worked out again.
     """
-    with replaced(target) as partial, open(partial, "wb") as file:
+    with replaced(target) as partial:
+        write_bytes(partial, data, durable=durable)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file as it is, under its own name; `durable` as `whole_file` has it."""
+    with open(path, "wb") as file:
         file.write(data)
         if durable:
             file.flush()
@@ -91,7 +117,10 @@ def replaced(target: Path) -> Iterator[Path]:
 
 
 def refuse_foreign(target: Path, marker: str) -> None:
-    """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind."""
+    """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind.
+
+    And when it holds a file that no such artefact has, for that would be lost.
+    """
     if not target.name:
         raise CatflapError(f"{target} is no name for a folder to be made.", "Choose another output name.")
     if not os.path.lexists(target):
@@ -102,18 +131,52 @@ def refuse_foreign(target: Path, marker: str) -> None:
             f"{target} exists and is not a {marker.removesuffix('.json')} of Catflap.",
             "Choose another output name.",
         )
+    if marker in OURS:
+        _refuse_strangers(target, (marker,), OURS[marker])
+
+
+def _refuse_strangers(target: Path, names: Collection[str], patterns: Collection[str] = ()) -> None:
+    """Raise when a folder holds a file that has none of these names."""
+    for name in _files(target):
+        known = name in names or any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not known and name.rpartition("/")[2] not in JUNK:
+            raise CatflapError(
+                f"{target} holds {name}, which would be lost.", "Choose another output folder."
+            )
+
+
+def _refuse_others(target: Path, new: Path, marker: str) -> None:
+    """Raise when a folder holds a file that the new one does not have, or one that a person has changed.
+
+    That it was changed is known where both are made from the same, by the marker.
+    """
+    names = _files(new)
+    _refuse_strangers(target, names)
+    if (target / marker).is_file() and filecmp.cmp(target / marker, new / marker, shallow=False):
+        for name in names:
+            if (target / name).is_file() and not filecmp.cmp(target / name, new / name, shallow=False):
+                raise CatflapError(
+                    f"{name} in {target} was changed, which would be lost.", "Choose another output folder."
+                )
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of all files and links in a folder, seen from it."""
+    paths = sorted(folder.rglob("*"))
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir()]
 
 
 def check_place(target: Path) -> None:
     """Raise CatflapError when nothing can be written beside a target: before any work is done.
 
-    Its parents are made.
+    Its parents are made; a link is followed.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(prefix=f".{target.name}.partial-", dir=target.parent):
+        place = target.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(prefix=f".{place.name}.partial-", dir=place.parent):
             pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last is a loop of links
         raise unwritable(target, error) from error
 
 
@@ -122,17 +185,22 @@ def unwritable(target: Path, error: Exception) -> CatflapError:
     why = getattr(error, "strerror", None) or str(error)
     elsewhere = getattr(error, "filename", None)
     place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
+    too_long = getattr(error, "errno", None) == errno.ENAMETOOLONG
     return CatflapError(
         f"{target} cannot be written: {why}{place}.",
-        "Free some space or choose another output folder.",
+        "Choose a shorter name." if too_long else "Free some space or choose another output folder.",
     )
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed runs left beside the target; put back a target that was half replaced."""
+    """Remove what killed runs left beside the target; put back a target that was half replaced.
+
+    What has our own number was left by an earlier process that had it, as in a container, where each run is
+    number 1: to be called before anything is begun.
+    """
     for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
         kind, _, pid = left.name.removeprefix(f".{target.name}.").partition("-")
-        if kind not in ("partial", "old") or not pid.isdigit() or _alive(int(pid)):
+        if kind not in ("partial", "old") or not pid.isdigit() or _is_another(int(pid)):
             continue
         if kind == "old" and not target.exists():
             left.rename(target)
@@ -189,7 +257,10 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _alive(pid: int) -> bool:
+def _is_another(pid: int) -> bool:
+    """Whether a process of this number runs and is not this one."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -111,7 +111,8 @@ def _device_side(trained: Checkpoint, shipped: Bundle, variant: str, photo: Path
 
 def _probed(side: str, model: Path, photo: Path, variant: str) -> dict[str, float]:
     """Let fresh processes answer; the cold start is a process's whole life but for the timed runs."""
-    command = [sys.executable, "-m", "catflap.comparison.probe", side, str(model), str(photo), variant]
+    probe = "catflap.comparison.probe"  # -P: not what happens to lie in the folder where somebody works
+    command = [sys.executable, "-P", "-m", probe, side, str(model), str(photo), variant]
     starts, answers = [], []
     for _ in range(STARTS):
         start = perf_counter()

@@ -29,7 +29,8 @@ def convert_apart(
         folder = Path(name)
         for argument, value in arguments.items():
             (folder / argument).write_bytes(value if isinstance(value, bytes) else value.encode("utf-8"))
-        command = [sys.executable, "-m", "catflap.exporting.apart", module, name]
+        # -P: a random.py or numpy.py in the folder where somebody works is not ours to import
+        command = [sys.executable, "-P", "-m", "catflap.exporting.apart", module, name]
         try:
             ended = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:

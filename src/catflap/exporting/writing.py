@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import SUFFIX, read_bundle, refuse_foreign_file, write_bundle
-from catflap.artifacts.folder import check_place, replaced
+from catflap.artifacts.bundle import SUFFIX, encode_bundle, read_bundle, refuse_foreign_file
+from catflap.artifacts.folder import check_place, replaced, write_bytes
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
@@ -22,8 +23,8 @@ def check_out(out: Path) -> None:
     """Raise CatflapError when a Bundle may not be written there: before any work is done."""
     if not out.name.endswith(SUFFIX):
         raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
-    refuse_foreign_file(out)
     check_place(out)
+    refuse_foreign_file(out)
 
 
 def name_of(out: Path) -> str:
@@ -39,9 +40,10 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
     members = {**files, GOLDEN: encode_golden(golden)}
     if "training" in head:
         members[CARD] = card(head).encode("utf-8")
+    data = encode_bundle(out, head, members)
     with replaced(out) as partial:
-        sha256 = write_bundle(partial, head, members)
+        write_bytes(partial, data)
         failed = [check.name for check in check_bundle(read_bundle(partial)) if not check.passed]
         if failed:
             raise Refused(f"The new bundle does not pass: {', '.join(failed)}.", "Run: catflap doctor")
-    return sha256
+    return hashlib.sha256(data).hexdigest()

@@ -15,14 +15,18 @@ from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
-from catflap.errors import BadArtifact
+from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.exporting.export import export, export_fingerprint
+from catflap.exporting.forms import FORMS, as_variant, variant_names
+from catflap.exporting.untested import untested_of
 from catflap.exporting.writing import check_out
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
+from catflap.runtime.engines.opening import why_not_here
 from catflap.training.plan import Plan
 from catflap.training.train import USUAL, train
+from catflap.verification.verify import verify
 
 T = TypeVar("T")
 Steps: TypeAlias = dict[str, dict[str, Any]]
@@ -45,7 +49,7 @@ def build(
     The artefacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is
     skipped, so that a stopped build goes on where it was. Where neither a frame is given nor anything that
     a plan says about backbone, recipe, time or trials, validation chooses between Lite0 at 288 px and the
-    slim Lite2 at 320 px.
+    slim Lite2 at 320 px. Raises Refused when the Bundle does not pass here, be it an earlier run's.
     """
     out = Path(out)
     check_out(out)
@@ -53,6 +57,7 @@ def build(
     if frame is None and plan.is_open:
         plan = replace(plan, trials=USUAL_TRIALS, recipe="head")
     plan.check()  # before scan and prepare, which may take hours
+    check_variants(variants)
     frame = frame or Frame()
     steps: Steps = {}
 
@@ -79,6 +84,8 @@ def build(
             export(checkpoint, dataset, out, variants=variants, about=about, progress=progress)["bundle"]
         ),
     )  # fmt: skip
+    if steps["export"]["skipped"]:  # else export has
+        _verify(out, progress)
     report = _step(
         steps, "evaluate", lambda: load_report(work / "report"),
         lambda found: found.ancestors.get("bundle") == bundle.sha256,
@@ -86,6 +93,25 @@ def build(
     )  # fmt: skip
     photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
     return _summary(bundle, photos, checkpoint, report.page, steps)
+
+
+def check_variants(variants: tuple[str, ...]) -> None:
+    """Raise CatflapError for variants that cannot be tested here, before there is anything to export."""
+    names = variant_names((), variants)
+    unrun = untested_of(names)
+    if unrun == names:
+        raise CatflapError(f"{unrun[0]} cannot run here: nothing would be tested.", "Add --variants int8.")
+    for name in names:
+        why = None if name in unrun else why_not_here(as_variant(name, FORMS[name]))
+        if why is not None:
+            raise why
+
+
+def _verify(out: Path, progress: Progress) -> None:
+    """Raise Refused when a Bundle of an earlier run does not pass on this machine."""
+    failed = [check.name for check in verify(out, progress=progress).checks if not check.passed]
+    if failed:
+        raise Refused(f"{out} does not pass here: {', '.join(failed)}.", "Run: catflap doctor")
 
 
 def _summary(

@@ -14,7 +14,7 @@ from catflap.artifacts.manifest import MARKER as MANIFEST
 from catflap.artifacts.manifest import load_manifest
 from catflap.errors import BadArtifact
 
-ORDER = ("bundle", "checkpoint", "decisions", "dataset", "manifest")
+ORDER = ("bundle", "checkpoint", "teacher", "decisions", "dataset", "manifest")
 
 
 def trace(artefact: Path | str) -> list[dict[str, Any]]:
@@ -61,4 +61,5 @@ def _chain(kind: str, sha256: str, about: dict[str, Any], ancestors: dict[str, s
 
 
 def _links(ancestors: dict[str, str]) -> list[dict[str, Any]]:
-    return [{"kind": name, "sha256": ancestors[name]} for name in ORDER if name in ancestors]
+    names = dict.fromkeys((*ORDER, *sorted(ancestors)))  # all of them, also kinds that a later Catflap has
+    return [{"kind": name, "sha256": ancestors[name]} for name in names if name in ancestors]

@@ -195,7 +195,7 @@ def _cold_start(path: Path, variant: str, threads: int | None, photo: bytes) -> 
         "classifier(sys.stdin.buffer.read())\n"
         "print(peak_memory_mb())\n"
     )
-    command = [sys.executable, "-c", program, str(path), variant, str(threads or 0)]
+    command = [sys.executable, "-P", "-c", program, str(path), variant, str(threads or 0)]
     taken: list[float] = []
     memory = 0.0
     for _ in range(COLD_STARTS):

@@ -25,7 +25,7 @@ from catflap.machine import describe_machine
 Batch: TypeAlias = tuple[int, pa.Table]
 
 STARTS = 3
-COMMAND = (sys.executable, "-c", "from catflap.data.scanning.worker import serve; serve()")
+COMMAND = (sys.executable, "-P", "-c", "from catflap.data.scanning.worker import serve; serve()")
 
 
 def run(

@@ -157,7 +157,7 @@ def _room(count: int, width: int) -> Features:
     Raises CatflapError when the cache's disk has no room for it.
     """
     size, folder = 4 * count * width, cache_folder("features")
-    if size <= IN_MEMORY * describe_machine().memory_mb * 2**20:
+    if size <= IN_MEMORY * describe_machine().memory_mb * 1e6:
         return np.empty((count, width), np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder) as file:
