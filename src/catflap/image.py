@@ -34,6 +34,7 @@ WHITE = (255, 255, 255)
 MAX_SIDE = 65_535  # px; the resize tables of a longer side would need gigabytes
 MAX_PROFILE = 4 << 20  # bytes of an ICC profile
 MAX_SCANS = 256  # of a progressive JPEG; each costs a pass over all the pixels
+SCANS = tuple(bytes((0xFF, 0xDA, 0, 6 + 2 * parts, parts)) for parts in range(1, 5))  # how one begins
 SLOW_BYTES = 4 << 20  # of a photo that Pillow decodes in Python
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -191,7 +192,7 @@ def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
     if isinstance(photo, np.ndarray):
         image = _from_array(photo)
     elif isinstance(photo, Image.Image):
-        image = _guarded(lambda: _upright(photo).copy())
+        image = _guarded(lambda: _upright(_small_enough(photo, reach)).copy())
     else:
         data = photo if isinstance(photo, bytes) else read_file(photo)
         image = _guarded(lambda: _decode(data, reach))
@@ -227,6 +228,8 @@ def _open(data: bytes, frame: Frame) -> Image.Image:
 
 
 def _small_enough(image: Image.Image, frame: Frame) -> Image.Image:
+    if 0 in image.size:
+        raise BadPhoto("empty", "The photo has no pixels.", "Copy the file again.")
     if image.width * image.height > frame.max_pixels:
         raise _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
     if max(image.size) > MAX_SIDE:
@@ -246,14 +249,12 @@ def _decode(data: bytes, frame: Frame) -> Image.Image:
 
 def _refuse_slow(image: Image.Image, data: bytes) -> None:
     """Refuse what would keep a decoder busy for minutes, though its pixels and bytes are within limits."""
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda\x00\x08\x01") > MAX_SCANS:
+    if image.format in ("JPEG", "MPO") and sum(map(data.count, SCANS)) > MAX_SCANS:
         raise BadPhoto("too_slow", f"The JPEG has more than {MAX_SCANS} scans.", "Save it again.")
     in_python = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
     if in_python and len(data) > SLOW_BYTES:
         raise BadPhoto(
-            "too_slow",
-            f"A {image.format} of this kind with {len(data)} bytes takes too long to decode.",
-            "Save it as PNG.",
+            "too_slow", f"A {image.format} of this kind and size takes too long to decode.", "Save it as PNG."
         )
 
 
@@ -386,9 +387,7 @@ def _unknown_format(data: bytes) -> BadPhoto:
 
 
 def _too_many_bytes(count: int, limit: int) -> BadPhoto:
-    return BadPhoto(
-        "too_many_bytes", f"The photo has {count} bytes, more than {limit}.", "Save a smaller copy."
-    )
+    return BadPhoto("too_many_bytes", f"The photo has {count} bytes, more than {limit}.", "Save it smaller.")
 
 
 def _too_many_pixels(how_many: str, limit: int) -> BadPhoto:

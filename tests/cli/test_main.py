@@ -90,6 +90,8 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
         ("predict", "cat", "a.jpg", "--log-photos"),
         ("watch", "cat", "v.mp4", "--save", "d", "--save-mb", "1e400"),
         ("predict", "cat", "a.jpg", "--log-mb", "5"),
+        ("predict", "cat", "a.jpg", "--log-mb", "0"),
+        ("scan", "photos", "-o", "m", "--on", "ray", "--workers", "2"),
         ("watch", "cat", "v.mp4", "--save-mb", "5"),
         ("watch", "cat", "v.mp4", "--save", "d", "--clip-seconds", "5"),
         ("watch", "cat", "v.mp4", "--log-every", "5"),

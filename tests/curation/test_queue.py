@@ -102,6 +102,30 @@ def test_photos_that_are_strange_to_the_network_are_unusual(tmp_path: Path) -> N
     assert digest_photo(photo(600)) not in strange
 
 
+def test_a_shadow_may_know_a_label_that_is_new(tmp_path: Path) -> None:
+    more = By("cat", "c" * 64, "int8", ("cat", "dog", "other"))
+    dog = np.array([0.1, 0.8, 0.1], np.float32)
+    data = photo(7)
+    rows = [seen(data, 0.95), Seen(1e9, digest_photo(data), more, dog, "dog", "shadow")]
+    assert review_queue(write(tmp_path / "field.log", rows), tmp_path / "queue").kinds == {"disagreement": 1}
+    page = data_of(tmp_path / "queue")
+    assert page["labels"] == ["cat", "dog", "other"]
+    assert page["labels"][page["cards"][0]["suggested"]] == "dog"
+
+
+def test_the_dark_is_shown_once(tmp_path: Path) -> None:
+    """Frames without anything on them have no hash, and those of one shade are the same picture."""
+    random, rows = np.random.default_rng(1), []
+    for number in range(12):
+        level = 4 if number < 10 else 200
+        noise = random.integers(0, 3, (150, 200, 3)) + level
+        rows.append(seen(encode(noise.astype(np.uint8), "JPEG"), 0.5 + 0.01 * (number % 2)))
+    queue = review_queue(write(tmp_path / "field.log", rows), tmp_path / "queue")
+    assert queue.photos == 2
+    ids = [card["id"] for card in data_of(tmp_path / "queue")["cards"]]
+    assert len(set(ids)) == 2
+
+
 def test_a_queue_has_a_length(log: Path, tmp_path: Path) -> None:
     assert review_queue(log, tmp_path / "queue", shown=2).photos == 2
     with pytest.raises(CatflapError, match="no queue"):

@@ -81,6 +81,35 @@ def test_photos_in_groups_count_once() -> None:
     assert alone.p < grouped.p
 
 
+@pytest.mark.parametrize(("alone", "bursts"), [(500, (60,)), (300, (40, 40, 20)), (300, (100,))])
+def test_one_long_burst_among_the_calibration_photos_is_no_drift(alone: int, bursts: tuple[int, ...]) -> None:
+    """All its photos are alike, so that the quantiles lean to them; they count as the few that they are."""
+    random, found = np.random.default_rng(9), 0
+    groups = np.concatenate([np.arange(alone), np.repeat(alone + np.arange(len(bursts)), bursts)])
+    for _ in range(300):
+        given = np.concatenate(
+            [answers(random, alone), *(np.tile(answers(random, 1), (size, 1)) for size in bursts)]
+        )
+        baseline = make_baseline(given, LABELS, groups)
+        found += measure_drift(answers(random, WINDOW), LABELS, baseline).alarm
+    assert found / 300 <= 0.02
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_answers_as_sure_as_can_be_are_no_drift(share: float) -> None:
+    """They are all equal, in the baseline and in the field."""
+    random, found = np.random.default_rng(12), 0
+
+    def given(count: int) -> Floats:
+        made = answers(random, count)
+        made[random.random(count) < share] = (1.0, 0.0, 0.0)
+        return made
+
+    for _ in range(300):
+        found += measure_drift(given(WINDOW), LABELS, baseline_of(given(600))).alarm
+    assert found / 300 <= 0.01
+
+
 def test_the_score_is_one_where_the_alarm_begins() -> None:
     random = np.random.default_rng(1)
     baseline = baseline_of(answers(random, 400))

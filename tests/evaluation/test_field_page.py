@@ -103,6 +103,15 @@ def test_many_labels_are_the_most_common_and_others() -> None:
     assert f"{sum(range(5, 12))} of {sum(range(5, 17))} others" in words
 
 
+def test_a_label_may_be_called_as_the_rest_is() -> None:
+    labels = ("a", "b", "c", "d", "others", "f", "g")
+    fields = report(1, labels)
+    fields["windows"][0]["decisions"] = dict(zip(labels, (50, 40, 30, 30, 30, 10, 10), strict=True))
+    words = " ".join(parsed(fields, labels).words)
+    assert "30 of 200 others" in words
+    assert "20 of 200 all others" in words
+
+
 @pytest.mark.parametrize("label", HOSTILE)
 def test_no_label_becomes_markup(label: str) -> None:
     page = parsed(report(3, (label, "other"), alarms=(1,)), (label, "other"))

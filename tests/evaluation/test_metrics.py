@@ -252,6 +252,16 @@ def test_student_table_is_that_of_scipy():
         assert reach == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-5)
 
 
+@pytest.mark.parametrize("groups", [[0] * 10, [0] * 5 + [1] * 5])
+def test_photos_that_are_all_alike_leave_the_interval_open(groups):
+    """What rounding leaves of a variance that is zero is no certainty."""
+    scores = np.tile(np.random.default_rng(1).dirichlet([1, 1], 5), (2, 1))
+    found = measure(scores, np.array([0, 1, 1, 0, 1] * 2), np.array(groups), ("cat", "other"))
+    for name in ("macro_f1", "log_loss"):
+        low, high = found[name]["low"], found[name]["high"]
+        assert low is None or high - low > 0.1, name
+
+
 def test_effective_photos_of_equal_groups_are_the_groups():
     keys, groups = np.array([0] * 6 + [1] * 4), np.array([0, 0, 1, 1, 2, 2, 7, 7, 7, 7])
     assert effective_photos(keys, groups, 3).tolist() == [3.0, 1.0, 0.0]

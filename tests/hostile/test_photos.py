@@ -180,6 +180,20 @@ def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     assert outcome(photo[:start] + photo[start:-2] * 9 + photo[-2:]) == "pixels"
 
 
+def test_so_is_one_of_scans_of_all_colours() -> None:
+    """A refinement of the first value of every block: of three components at once, and empty."""
+    photo = encode(scene(1, 90, 70), "JPEG", progressive=True)
+    scan = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x00\x10"
+    assert outcome(photo[:-2] + scan * (MAX_SCANS + 1) + photo[-2:]) == "too_slow"
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    nothing = Image.new("RGB", (0, 5))
+    for read in (lambda: read_pixels(nothing, FRAME), lambda: thumbnail(nothing)):
+        with pytest.raises(BadPhoto, match="no pixels"):
+            read()
+
+
 @pytest.mark.parametrize(
     "photo",
     [

@@ -94,6 +94,14 @@ def test_a_field_like_the_calibration_raises_no_alarm(drawn_bundle: Exported, tm
     assert sum(report.prior.values()) == pytest.approx(1, abs=0.01)
 
 
+def test_the_prior_of_a_field_without_a_label_can_be_stated(drawn_bundle: Exported, tmp_path: Path) -> None:
+    log, rows = tmp_path / "field.log", np.tile([1e-6, 1 - 1e-6], (WINDOW, 1))
+    write_log(log, drawn_bundle.path, rows)
+    prior = drift(drawn_bundle.path, log).prior
+    assert 0 < min(prior.values()) < 0.01
+    assert sum(Classifier(drawn_bundle.path, prior=prior).prior.values()) == pytest.approx(1)
+
+
 def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) -> None:
     log = tmp_path / "field.log"
     rows = np.concatenate([field(drawn_bundle.path, 400), field(drawn_bundle.path, 200, shift=4.0)])

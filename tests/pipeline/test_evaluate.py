@@ -73,6 +73,19 @@ def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path:
     assert not (tmp_path / "report").exists()
 
 
+def test_photos_that_were_prepared_anew_judge_no_model_that_learnt_from_them(
+    drawn_checkpoint: Checkpoint, drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
+    again = prepare(manifest, tmp_path / "again", frame=drawn_dataset.frame, seed=9)
+    for model in (drawn_checkpoint.path, drawn_bundle.path):
+        with pytest.raises(CatflapError, match="prepared anew"):
+            evaluate(model, again.path, tmp_path / "report")
+    with pytest.raises(CatflapError, match=r"cannot|not exist"):
+        evaluate(drawn_bundle.path, tmp_path / "nowhere", tmp_path / "report", role="validation")
+    assert not (tmp_path / "report").exists()
+
+
 def test_trace_prints_the_chain(
     drawn_bundle: Exported, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:

@@ -59,8 +59,11 @@ def test_joules_are_counted_over_a_wrap_and_only_where_they_can_be_read(tmp_path
     zone("intel-rapl:0", "1000000")
     zone("intel-rapl:1", "9000000")
     zone("intel-rapl:0:0", "5")  # a part of the first
+    zone("intel-rapl:2", "7")  # the whole machine, its processors again
+    (tmp_path / "intel-rapl:2" / "name").write_text("psys\n")
     meter = EnergyMeter(tmp_path)
     zone("intel-rapl:0", "3000000")
+    zone("intel-rapl:2", "9000000")
     zone("intel-rapl:1", "1000000")
     assert meter.joules() == pytest.approx(2 + 2)
     zone("intel-rapl:1", "500000")  # once more round

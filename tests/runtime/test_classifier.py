@@ -201,3 +201,18 @@ def test_answers_that_are_none_are_refused(
     path = reworked(tiny_bundle, tmp_path / "odd.catflap", colour_model(weights, scale=scale))
     with pytest.raises(BadArtifact, match="does not answer with a number for each label"):
         Classifier(path)(scene(1, 40, 40))
+
+
+def test_without_the_runtime_of_the_default_variant_another_one_answers(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    def foreign(head: dict[str, Any]) -> None:
+        head["variants"]["tpu"] = {**head["variants"]["fp32"], "runtime": "tpu9"}
+        head["default_variant"] = "tpu"
+
+    path = rewritten(tiny_bundle, tmp_path / "tpu.catflap", foreign)
+    photo = scene(2, 50, 40)
+    assert Classifier(path).variant.name == "fp32"
+    assert answers(Classifier(path), photo) == answers(Classifier(tiny_bundle, "fp32"), photo)
+    with pytest.raises(CatflapError, match="tpu9"):
+        Classifier(path, "tpu")

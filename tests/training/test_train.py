@@ -130,6 +130,7 @@ def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) 
         ({"epochs": 9}, "A head has no epochs"),
         ({"recipe": "finetune", "epochs": 9, "minutes": 1.0}, "Minutes say how many epochs fit"),
         ({"limits": Limits(max_ms=5.0)}, "limits of a search and no search"),
+        ({"backbone": "efficientnet_lite1", "trials": 3}, "backbone efficientnet_lite1 and a search"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 1 << 63}, "seed 9223372036854775808"),
         ({"trials": 2, "limits": Limits(max_ms=0)}, "limit of 0"),

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+MOST_FAULTS = 100  # of an array; a hostile one could have millions
+
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
@@ -67,11 +69,11 @@ def _number_faults(value: float, schema: dict[str, Any], place: str) -> list[str
 
 
 def _array_faults(value: list[Any], schema: dict[str, Any], place: str) -> list[str]:
-    found = [
-        fault
-        for position, item in enumerate(value)
-        for fault in faults(item, schema.get("items", {}), f"{place}[{position}]")
-    ]
+    found: list[str] = []
+    for position, item in enumerate(value):
+        found += faults(item, schema.get("items", {}), f"{place}[{position}]")
+        if len(found) >= MOST_FAULTS:
+            return found
     if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
         found.append(f"{place} has {len(value)} items")
     if schema.get("uniqueItems") and len({json.dumps(item) for item in value}) < len(value):

@@ -74,7 +74,8 @@ def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
 
 
 def _given(args: argparse.Namespace, option: str) -> bool:
-    return getattr(args, option[2:].replace("-", "_")) not in (None, False)
+    value = getattr(args, option[2:].replace("-", "_"))
+    return value is not None and value is not False
 
 
 def stated(**options: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.output import emit, note, progress_bar
+from catflap.errors import CatflapError
 
 HELP = "Read, check and hash photos, find duplicates, and write a Manifest."
 EXAMPLE = "catflap scan PHOTOS -o photos.manifest"
@@ -47,6 +48,10 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.data.scanning.mapping import read_mapping
     from catflap.data.sources.lists import Columns
 
+    if args.on is not None and args.workers is not None:
+        raise CatflapError(
+            "--workers are of this machine, and --on names a cluster.", "Leave one of them out."
+        )
     with progress_bar(args) as progress:
         manifest = scan(
             args.source,

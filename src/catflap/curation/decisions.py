@@ -12,7 +12,7 @@ from typing import Any
 from catflap.artifacts.schema import faults
 from catflap.errors import BadArtifact
 
-MAX_BYTES = 256 << 20
+MAX_BYTES = 64 << 20  # some 300,000 decisions
 MAX_REASON = 200
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 DECISION = {

@@ -27,6 +27,7 @@ UNSURE = 0.8  # between the two best probabilities: of those with less, one in t
 ODD = 4.0  # robust standard deviations
 STRANGE = 1.0  # of the strangeness: 1 in 100 calibration photos is above
 ALIKE = 6  # bits of 64 in which the hashes of the same picture may differ
+SHADE = 16  # grey levels between flat pictures that are the same
 KINDS = ("disagreement", "uncertain", "unusual")
 
 Floats = npt.NDArray[np.float64]
@@ -79,7 +80,7 @@ def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[Field
     }
     found: list[FieldPhoto] = []
     chosen: set[str] = set()
-    hashes: list[int] = []
+    shown = _Shown()
     gone = 0
     for kind, score, one in _in_turn(ranked):
         if len(found) == count:
@@ -90,7 +91,7 @@ def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[Field
         data = _bytes_of(log, one.row)
         if data is None:
             gone += 1
-        elif not _seen_before(data, hashes):
+        elif not shown.before(data):
             found.append(_field_photo(one, kind, score, data))
     return found, gone
 
@@ -170,18 +171,32 @@ def _grey(data: bytes) -> Pixels | None:
         return None
 
 
-def _seen_before(data: bytes, hashes: list[int]) -> bool:
-    """Whether an earlier photo shows the same; the hash is added where it does not."""
-    grey = _grey(data)
-    if grey is None:
-        return True  # what cannot be shown cannot be decided about
-    phash = signature(grey, (SIDE, SIDE)).phash
-    if phash is None:
+class _Shown:
+    """What the photos of a queue show, so that none of them shows what an earlier one does."""
+
+    def __init__(self) -> None:
+        self._ids: set[bytes] = set()
+        self._hashes: list[int] = []
+        self._flat: list[float] = []  # how bright photos are that have nothing on them
+
+    def before(self, data: bytes) -> bool:
+        """Whether an earlier photo shows the same, or nobody could see this one; else it is remembered."""
+        grey, id = _grey(data), hashlib.sha256(data).digest()
+        if grey is None or id in self._ids:
+            return True  # what cannot be shown cannot be decided about
+        phash, level = signature(grey, (SIDE, SIDE)).phash, float(grey.mean())
+        if phash is None:
+            alike = any(abs(level - other) <= SHADE for other in self._flat)
+        else:
+            alike = any((phash ^ other).bit_count() <= ALIKE for other in self._hashes)
+        if alike:
+            return True
+        self._ids.add(id)
+        if phash is None:
+            self._flat.append(level)
+        else:
+            self._hashes.append(phash)
         return False
-    if any((phash ^ other).bit_count() <= ALIKE for other in hashes):
-        return True
-    hashes.append(phash)
-    return False
 
 
 def _in_turn(ranked: dict[str, list[tuple[float, _Answered]]]) -> Iterator[tuple[str, float, _Answered]]:

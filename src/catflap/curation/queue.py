@@ -77,7 +77,8 @@ def review_queue(log: Path, out: Path, *, shown: int = SHOWN, progress: Progress
     if shown < 1:
         raise CatflapError(f"{shown} photos are no queue.", "Use 1 or more.")
     photos, gone = useful_photos(Path(log), shown, progress)
-    labels = sorted({label for photo in photos for label in photo.probabilities})
+    answered = {label for photo in photos for label in photo.probabilities}
+    labels = sorted(answered | {photo.suggested for photo in photos if photo.suggested})
     rows = [
         {"id": photo.id, "label": photo.label, "kind": photo.kind, "score": photo.score, "time": photo.time}
         for photo in photos

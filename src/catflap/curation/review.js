@@ -15,7 +15,7 @@ const KINDS = {
 const FIELD = {
   disagreement: "Two bundles judged it and disagree.",
   uncertain: "The bundle was not sure.",
-  unusual: "It is much darker, brighter, flatter or less sharp than the others.",
+  unusual: "It is strange to the network, or much darker, brighter, flatter or less sharp than the others.",
 };
 const REASONS = ["shows none of the labels", "shows several of the labels", "too poor to tell", "no photo: a drawing, a page or a screen"];
 const KEYS = [

@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.evaluation.intervals import Floats, Ints
+from catflap.evaluation.intervals import Floats, Ints, independent
 from catflap.evaluation.unusual import STRANGENESS, embedding_entry
 from catflap.runtime.looks import LOOKS
 
 WINDOW = 200  # photos
 ALARM = 0.002  # a p-value below it; a fifth of 1 in 100, since photos in bursts are fewer than they seem
 KNOTS = 101  # quantiles that are kept of a label
+DIGITS = 4  # of a quantile, and so of what is compared with it
 FEWEST = 5  # photos of a predicted label that can tell how sure answers are
 FARTHEST = 1e-9  # of a probability from 0 or 1
 SURENESS = "sureness"
@@ -80,7 +81,7 @@ def make_baseline(
         mine = predicted == place
         entry: dict[str, Any] = {"share": round(float(mine.mean()), 6)}
         if mine.sum() >= FEWEST:
-            entry |= {"groups": _count(groups[mine]), "quantiles": _quantiles(sure[mine])}
+            entry |= {"groups": independent(groups[mine]), "quantiles": _quantiles(sure[mine])}
         if embeddings is not None and len(labels) <= MOST:
             first = np.flatnonzero(mine[: len(embeddings)])
             described = embedding_entry(embeddings[first], groups[first])
@@ -89,7 +90,9 @@ def make_baseline(
         mine = mine & np.isfinite(seen).all(axis=1)
         if mine.sum() >= FEWEST:
             columns = zip(LOOKS, seen[mine].T, strict=True)
-            entry["looks"] = {"groups": _count(groups[mine])} | {name: _quantiles(of) for name, of in columns}
+            entry["looks"] = {"groups": independent(groups[mine])} | {
+                name: _quantiles(of) for name, of in columns
+            }
         found[label] = entry
     return {"photos": len(given), "labels": found}
 
@@ -148,17 +151,18 @@ def _known(entry: Mapping[str, Any], name: str) -> Known | None:
 def _compared(values: Floats, predicted: Ints, known: Sequence[Known | None]) -> tuple[int, float, float]:
     """How many values (m,) could be compared, the distance, and the size of a sample that it counts for."""
     able = np.array([one is not None for one in known])[predicted] & np.isfinite(values)
-    values, predicted = np.sort(values[able]), predicted[able]
+    values, predicted = np.sort(np.round(values[able], DIGITS)), predicted[able]
     if not len(values):
         return 0, 0.0, 1.0
     shares = np.bincount(predicted, minlength=len(known)) / len(values)
-    below, spread = np.zeros(len(values)), 0.0
+    less, at_most, spread = np.zeros(len(values)), np.zeros(len(values)), 0.0
     for one, share in zip(known, shares.tolist(), strict=True):
         if one is not None and share:
-            below += share * _cumulative(values, one[1])
+            found = _cumulative(values, one[1])
+            less, at_most = less + share * found[0], at_most + share * found[1]
             spread += share**2 / one[0]
-    steps = np.arange(len(values) + 1) / len(values)
-    distance = float(max((steps[1:] - below).max(), (below - steps[:-1]).max(), 0.0))
+    first, last = (np.searchsorted(values, values, side) / len(values) for side in ("left", "right"))
+    distance = float(max((last - at_most).max(), (less - first).max(), 0.0))
     return len(values), distance, 1 / (1 / len(values) + spread)
 
 
@@ -177,21 +181,17 @@ def _rows(looks: npt.ArrayLike | None, count: int) -> Floats:
     return np.full((count, len(LOOKS)), np.nan) if looks is None else np.asarray(looks, np.float64)
 
 
-def _count(groups: Ints) -> int:
-    return len(np.unique(groups))
-
-
 def _quantiles(values: Floats) -> list[float]:
     shares = np.linspace(0, 1, min(KNOTS, len(values)))
-    return [round(float(value), 4) for value in np.quantile(values, shares)]
+    return [round(float(value), DIGITS) for value in np.quantile(values, shares)]
 
 
-def _cumulative(sure: Floats, quantiles: Sequence[float]) -> Floats:
-    """The share of the baseline that is at most so large."""
+def _cumulative(values: Floats, quantiles: Sequence[float]) -> tuple[Floats, Floats]:
+    """The shares of the baseline that are less than each value, and at most as large; ties part them."""
     knots = np.maximum.accumulate(np.asarray(quantiles, np.float64))
     shares = np.linspace(0, 1, len(knots))
-    found: Floats = np.interp(sure, knots, shares, left=0.0, right=1.0)
-    return found
+    more = np.interp(-values, -knots[::-1], shares, left=0.0, right=1.0)
+    return 1 - more, np.interp(values, knots, shares, left=0.0, right=1.0)
 
 
 def _p(distance: float, size: float) -> float:

@@ -34,6 +34,7 @@ STUDENT = {
     10**9: Z,
 }
 DRAWS_AT_ONCE = 4_000_000
+NOISE = 1e-20  # of the square of all that moves a number: what rounding leaves of sums that are zero
 ALIKE = "there are not two independent photos that differ"
 
 
@@ -65,6 +66,11 @@ def effective_photos(keys: Ints, groups: Ints, count: int) -> Floats:
     return np.asarray(total**2 / np.maximum(squares, 1.0))
 
 
+def independent(groups: Ints) -> int:
+    """How many independent photos these are, by the groups (n,) they are of, n ≥ 1; 1 at least."""
+    return int(effective_photos(np.zeros(len(groups), np.int64), groups, 1)[0])
+
+
 def wilson(share: npt.ArrayLike, photos: npt.ArrayLike, z: float = Z) -> tuple[Floats, Floats]:
     """The low and high end of a share among so many independent photos (Wilson 1927)."""
     p, n = np.asarray(share, np.float64), np.maximum(np.asarray(photos, np.float64), 1e-9)
@@ -91,7 +97,7 @@ def spread(pull: Floats, groups: Ints) -> tuple[float, float]:
     """
     sums = np.bincount(groups, pull) ** 2
     total = float(sums.sum())
-    if not total:
+    if total <= NOISE * float(np.abs(pull).sum()) ** 2:
         return 0.0, Z
     carriers = max(2.0, total**2 / float((sums**2).sum()))
     reach = np.interp(1 / carriers, [1 / k for k in reversed(STUDENT)], list(reversed(STUDENT.values())))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from catflap.evaluation.intervals import Ints
+from catflap.evaluation.intervals import Ints, independent
 from catflap.runtime.strangeness import Vectors, pack, residuals, unit, unpack
 
 STRANGENESS = "strangeness"
@@ -35,7 +35,7 @@ def embedding_entry(embeddings: Vectors, groups: Ints) -> dict[str, Any] | None:
         away[mine] = residuals(embeddings[mine], *unpack(_fit(embeddings[~mine], len(names))))
     limit = round(max(float(np.quantile(away, LIMIT)), 1e-6), 6)
     return {
-        "groups": len(names),
+        "groups": independent(groups),
         **_fit(embeddings, len(names)),
         "limit": limit,
         STRANGENESS: away.astype(np.float64) / limit,

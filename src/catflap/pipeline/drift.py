@@ -21,6 +21,7 @@ from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.intervals import Floats
 from catflap.evaluation.pages.field_page import KICKER, field_page
 from catflap.runtime.decisions import correct_prior
+from catflap.runtime.engines.opening import choose
 from catflap.runtime.looks import LOOKS, UNSEEN, Look
 
 Row: TypeAlias = tuple[float, Floats, Look, float, str]
@@ -89,7 +90,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
     Only rows of this very bundle and variant count, and only those that were logged regularly.
     """
     opened = read_bundle(bundle)
-    chosen = opened.variant(variant)
+    chosen = choose(opened, variant)
     labels, rows = opened.labels, _answers(opened, chosen.name, Path(log))
     baseline, source, photos = chosen.baseline, "bundle", 0
     if baseline is None:
@@ -113,8 +114,18 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
     latest = _window(newest, opened, baseline)
     trained = [opened.prior[label] for label in opened.labels]
     estimated = estimate_prior(_arrays(newest)[0], trained)
-    prior = {label: round(float(share), 4) for label, share in zip(opened.labels, estimated, strict=True)}
+    prior = dict(zip(opened.labels, _stated(estimated, len(newest)), strict=True))
     return DriftReport(opened.name, chosen.name, source, photos, tuple(windows), latest, prior, labels)
+
+
+def _stated(shares: Floats, photos: int) -> list[float]:
+    """Shares as `--prior` takes them, to six digits: none is 0, which no photos can show; they add up to 1."""
+    floored = np.maximum(shares, 1 / (photos + 2))
+    rounded = np.round(floored / floored.sum(), 6)
+    largest = int(rounded.argmax())
+    rounded[largest] = 0
+    rounded[largest] = round(1 - float(rounded.sum()), 6)
+    return [float(share) for share in rounded]
 
 
 def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:

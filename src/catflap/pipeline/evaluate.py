@@ -13,7 +13,7 @@ import numpy.typing as npt
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
-from catflap.artifacts.dataset import load_dataset
+from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.folder import check_place, refuse_foreign
 from catflap.artifacts.report import MARKER, Report
 from catflap.data.scan import scan
@@ -91,7 +91,7 @@ def evaluate(
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
     is_dataset = (Path(source) / DATASET).is_file()
-    if role and not is_dataset:
+    if role and not is_dataset and Path(source).exists():  # else scan says that it is not there
         raise CatflapError(f"{source} is no dataset, and only these have roles.", "Leave the role out.")
     judged = (
         _of_dataset(Path(source), role or "test", subject)
@@ -148,10 +148,23 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
 
 def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
     dataset = load_dataset(path)
+    _refuse_other_roles(dataset, subject)
     photos = dataset.photos(role)
     numbers = _numbers(dataset.labels, subject)
     names = [photo[:12] for photo in photos.ids.tolist()]
     return _Photos(photos, numbers[photos.labels], photos.groups, names, {"dataset": dataset.sha256})
+
+
+def _refuse_other_roles(dataset: Dataset, subject: _Subject) -> None:
+    """Raise CatflapError for the photos that the subject learnt from, when they have other roles now."""
+    known, given = subject.ancestors, {**dataset.ancestors, "dataset": dataset.sha256}
+    if known.get("dataset") == given["dataset"]:
+        return
+    if dataset.path == subject.dataset or known.get("manifest") == given.get("manifest"):
+        raise CatflapError(
+            f"{subject.name} learnt from these photos before they were prepared anew, with other roles.",
+            "Name photos that it has not seen, or the dataset that it was trained on.",
+        )
 
 
 def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:

@@ -22,8 +22,8 @@ def check_bundle(
 ) -> tuple[Check, ...]:
     """The golden cases of an opened Bundle, run on this machine: its pixels, then each variant's answers.
 
-    Without `variants` all that can run here, which the default one must. Raises BadArtifact when the
-    golden cases themselves are damaged, and MissingExtra when a variant that must run cannot.
+    Without `variants` all that can run here. Raises BadArtifact when the golden cases themselves are
+    damaged, and MissingExtra when a named variant cannot run, or none can.
     """
     golden = read_golden(bundle)
     run = [bundle.variant(name) for name in variants or runnable(bundle)]

@@ -16,7 +16,7 @@ from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, prior_weights, softmax
 from catflap.runtime.engines.model import Embeddings, Logits
 from catflap.runtime.engines.onnx import embedded
-from catflap.runtime.engines.opening import open_in
+from catflap.runtime.engines.opening import choose, open_in
 from catflap.runtime.looks import Look, look_of
 from catflap.runtime.strangeness import read_familiar, strangeness_of
 
@@ -40,7 +40,7 @@ class Classifier:
         embed: bool = False,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
-        self.variant = self.bundle.variant(variant)
+        self.variant = choose(self.bundle, variant)
         self.labels = self.bundle.labels
         self.frame = self.bundle.frame
         self.model = open_in(self.bundle, self.variant, threads)

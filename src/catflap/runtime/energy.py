@@ -12,7 +12,8 @@ class EnergyMeter:
     """Counts the energy of the whole machine's processors since it was made, other programs' included."""
 
     def __init__(self, root: Path = POWERCAP) -> None:
-        self._zones = sorted(root.glob("intel-rapl:?"))  # packages; their parts are counted in them
+        zones = (zone for zone in root.glob("intel-rapl:*") if zone.name.count(":") == 1)
+        self._zones = sorted(zone for zone in zones if not _is_platform(zone))
         self._before = [_counter(zone) for zone in self._zones]
         self._total = 0
 
@@ -29,6 +30,16 @@ class EnergyMeter:
             self._total += now - before if now >= before else now - before + reach
             self._before[number] = now
         return self._total / 1e6 if self._zones else None
+
+
+def _is_platform(zone: Path) -> bool:
+    """Whether a zone is the whole machine, screen and memory included: it counts its processors again.
+
+    The others are packages; the zones of their parts have a second colon in their names.
+    """
+    with suppress(OSError, ValueError):
+        return (zone / "name").read_text().strip() == "psys"
+    return False
 
 
 def _counter(zone: Path) -> int | None:

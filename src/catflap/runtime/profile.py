@@ -65,10 +65,10 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
     """A profile that `catflap bench --profile` wrote; BadArtifact when the file is none."""
     fields = read_json(Path(path), KIND)
     names = set(Profile.__dataclass_fields__)
-    times = [fields.get(name) for name in ("ms", "threads")]
-    if set(fields) != names | {"catflap", "version"} or not all(
-        isinstance(value, int | float) and 0 < value < 1e9 for value in times
-    ):
+    kinds = {"machine": (dict,), "threads": (int,), "reference": (str,), "ms": (int, float)}
+    whole = set(fields) == names | {"catflap", "version"}
+    whole = whole and all(type(fields[name]) in allowed for name, allowed in kinds.items())
+    if not whole or not (0 < fields["ms"] < 1e9 and 0 < fields["threads"] < 1e9):
         raise BadArtifact(f"{path} is not a whole device profile.", "Write it with: catflap bench --profile")
     return Profile(**{name: fields[name] for name in names})
 

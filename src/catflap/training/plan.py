@@ -109,6 +109,11 @@ class Plan:
                 f"{self.rounds} epochs with the seed {self.seed} are not possible.",
                 "Use 1 or more, and 0 to 2^63 - 1.",
             )
+        if self.trials and self.backbone:
+            raise CatflapError(
+                f"The backbone {self.backbone} and a search for one were asked for.",
+                "Leave out --backbone, or --budget.",
+            )
         if self.limits != NO_LIMITS and not self.searches:
             raise CatflapError(
                 "There are limits of a search and no search.",

@@ -27,7 +27,7 @@ def verify(
 
     With a `signer` also that it was signed by that one. Without `variants` all whose runtime is here.
     A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge, and
-    MissingExtra when a named or the default variant cannot run.
+    MissingExtra when a named variant cannot run, or none can.
     """
     if not _is_there(path):
         raise CatflapError(f"There is no bundle {os.fspath(path)!r}.", "Name a .catflap file.")

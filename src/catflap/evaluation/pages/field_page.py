@@ -112,6 +112,8 @@ def _ranked(
         common = sorted(known, key=lambda name: -total[name])[:TONES]
         shown = [name for name in known if name in common]
     rest = "others"
+    while rest in known:
+        rest = f"all {rest}"
     reduced = [{name: stretch.get(name, 0) for name in shown} for stretch in counts]
     if len(shown) < len(known):
         for stretch, row in zip(counts, reduced, strict=True):

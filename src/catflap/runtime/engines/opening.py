@@ -73,9 +73,13 @@ def why_not_here(variant: Variant) -> CatflapError | None:
 
 
 def runnable(bundle: Bundle) -> list[str]:
-    """The variants whose runtime is here; always with the default one, whose absence is an error."""
-    return [
-        name
-        for name, variant in bundle.variants.items()
-        if name == bundle.default_variant or why_not_here(variant) is None
-    ]
+    """The variants whose runtime is here; where none is, the default one, whose absence is the error."""
+    here = [name for name, variant in bundle.variants.items() if why_not_here(variant) is None]
+    return here or [bundle.default_variant]
+
+
+def choose(bundle: Bundle, name: str | None = None) -> Variant:
+    """The variant of this name; without one the default, or the first that can run here where it cannot."""
+    here = runnable(bundle)
+    default = bundle.default_variant
+    return bundle.variant(name or (default if default in here else here[0]))
