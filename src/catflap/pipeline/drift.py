@@ -119,7 +119,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
 
 
 def _stated(shares: Floats, photos: int) -> list[float]:
-    """Shares as `--prior` takes them, to six digits: none is 0, which no photos can show; they add up to 1."""
+    """Shares as `--prior` takes them, to six digits: none is 0, which no photos can show; their sum is 1."""
     floored = np.maximum(shares, 1 / (photos + 2))
     rounded = np.round(floored / floored.sum(), 6)
     largest = int(rounded.argmax())
