@@ -138,6 +138,15 @@ def test_leftovers_of_our_own_number_are_swept(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"thing", "file"}
 
 
+def test_what_a_process_of_our_number_is_writing_is_not_swept(tmp_path: Path) -> None:
+    """Two containers on one volume, each with a process 1: the second one says that it cannot."""
+    with whole_folder(tmp_path / "thing", "thing.json") as folder:
+        with pytest.raises(CatflapError, match="File exists"):
+            write_thing(tmp_path / "thing", 2)
+        write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": 1})
+    assert read_json(tmp_path / "thing" / "thing.json", "thing")["number"] == 1
+
+
 def test_what_this_process_is_writing_elsewhere_is_not_swept(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "thing", "thing.json") as folder:
         write_thing(tmp_path / "other", 1)

@@ -12,7 +12,7 @@ from catflap.live.reader import latest_shots
 
 
 class Script:
-    """Gives what a test says: a number is a frame of that grey, "lost" an outage, "silence" a second long."""
+    """Gives what a test says: a number is a frame of that grey, "lost" an outage, "silence" three seconds."""
 
     def __init__(self, *words: int | str) -> None:
         self._words: Iterator[int | str] = iter(words)
@@ -23,7 +23,7 @@ class Script:
         if word == "lost":
             raise Lost("it was unplugged")
         if word == "silence":
-            sleep(1)
+            sleep(3)
             return self.read()
         if word is None:
             return None
@@ -34,10 +34,10 @@ class Script:
         pass
 
 
-def found(*words: int | str, pace: float) -> list[int | str]:
+def found(*words: int | str, pace: float, stalled: float = 0.4) -> list[int | str]:
     """The numbers of the frames that came, and the kinds of trouble."""
     script = Script(*words)
-    shots = latest_shots(Source("script", True, lambda: script), script, Stop(), 0.4, 60.0, pace)
+    shots = latest_shots(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
     return [one.number if isinstance(one, Shot) else one.kind for one in shots]
 
 
@@ -46,7 +46,7 @@ def test_a_loss_is_told_also_when_newer_frames_came_before_the_next_was_wanted()
 
 
 def test_silence_is_told_while_the_next_frame_is_not_wanted_yet_and_no_old_one_follows() -> None:
-    assert found(1, 2, "silence", 3, pace=0.8) == [1, "frozen", 3]
+    assert found(1, 2, "silence", 3, pace=2.5, stalled=1.0) == [1, "frozen", 3]
 
 
 def test_the_last_frame_of_a_pipe_comes_also_when_it_has_to_wait() -> None:

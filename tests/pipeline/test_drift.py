@@ -21,7 +21,7 @@ from catflap.errors import BadArtifact
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.drawings import scene
 from catflap.image import encode
-from catflap.pipeline.drift import drift
+from catflap.pipeline.drift import _stated, drift
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import correct_prior, softmax
 from catflap.runtime.looks import LOOKS, look_of
@@ -100,6 +100,15 @@ def test_the_prior_of_a_field_without_a_label_can_be_stated(drawn_bundle: Export
     prior = drift(drawn_bundle.path, log).prior
     assert 0 < min(prior.values()) < 0.01
     assert sum(Classifier(drawn_bundle.path, prior=prior).prior.values()) == pytest.approx(1)
+
+
+def test_a_prior_of_many_labels_is_still_theirs() -> None:
+    shares = np.zeros(1000)
+    shares[:2] = 0.7, 0.3
+    stated = _stated(shares, WINDOW)
+    assert stated[:2] == pytest.approx([0.7, 0.3], abs=0.01)
+    assert min(stated) > 0
+    assert sum(stated) == pytest.approx(1, abs=1e-9)
 
 
 def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) -> None:

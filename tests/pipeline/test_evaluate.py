@@ -16,9 +16,10 @@ from catflap.artifacts.report import load_report
 from catflap.curation.review import apply_review
 from catflap.data.prepare import prepare
 from catflap.errors import BadArtifact, CatflapError
+from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.trace import trace
-from tests.drawn import Exported, draw_photos
+from tests.drawn import Exported, draw_photos, make_checkpoint
 
 
 def test_a_bundle_on_its_dataset_gives_what_export_measured(
@@ -73,17 +74,32 @@ def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path:
     assert not (tmp_path / "report").exists()
 
 
-def test_photos_that_were_prepared_anew_judge_no_model_that_learnt_from_them(
-    drawn_checkpoint: Checkpoint, drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
+def test_photos_that_a_checkpoint_learnt_from_do_not_judge_it(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
     manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
-    again = prepare(manifest, tmp_path / "again", frame=drawn_dataset.frame, seed=9)
-    for model in (drawn_checkpoint.path, drawn_bundle.path):
-        with pytest.raises(CatflapError, match="prepared anew"):
-            evaluate(model, again.path, tmp_path / "report")
-    with pytest.raises(CatflapError, match=r"cannot|not exist"):
-        evaluate(drawn_bundle.path, tmp_path / "nowhere", tmp_path / "report", role="validation")
+    larger = prepare(manifest, tmp_path / "larger", frame=Frame(80, 80))
+    assert evaluate(drawn_checkpoint.path, larger.path, tmp_path / "report").variants, "of the same roles"
+    others = prepare(manifest, tmp_path / "others", frame=drawn_dataset.frame, seed=9)
+    with pytest.raises(CatflapError, match=r"has learnt from \d+ of these photos"):
+        evaluate(drawn_checkpoint.path, others.path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_dataset_that_was_prepared_anew_in_its_place_does_not_judge_it(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
+    checkpoint = make_checkpoint(prepare(manifest, tmp_path / "dataset", frame=drawn_dataset.frame))
+    prepare(manifest, tmp_path / "dataset", frame=drawn_dataset.frame, seed=9)
+    with pytest.raises(CatflapError, match="prepared anew"):
+        evaluate(checkpoint.path, None, tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_a_place_without_photos_is_named_whatever_role_is(drawn_bundle: Exported, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="does not exist"):
+        evaluate(drawn_bundle.path, tmp_path / "nowhere", tmp_path / "report", role="validation")
 
 
 def test_trace_prints_the_chain(

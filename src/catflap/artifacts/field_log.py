@@ -154,11 +154,10 @@ class FieldLog:
         left = len(rows)
         try:
             for chunk, size in self._chunks(rows):
-                inserted = False
-                while not inserted:
-                    inserted = self._insert(chunk, size)
-                    left -= len(chunk) * inserted
+                while not self._insert(chunk, size):
                     self._fold()
+                left -= len(chunk)
+                self._fold()
         except (sqlite3.Error, OSError, ValueError) as error:
             with self._news:
                 self.lost += left
@@ -228,8 +227,10 @@ class FieldLog:
         with suppress(FileNotFoundError):
             while self._wal.stat().st_size > FOLDED * self._step:
                 self._database.execute(f"PRAGMA busy_timeout = {READERS * 1e3:.0f}")
-                busy = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-                self._database.execute(f"PRAGMA busy_timeout = {PATIENCE * 1e3:.0f}")
+                try:
+                    busy = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                finally:
+                    self._database.execute(f"PRAGMA busy_timeout = {PATIENCE * 1e3:.0f}")
                 if not busy:
                     return
                 if monotonic() > end:

@@ -51,6 +51,7 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         sweep(target)
         partial = target.parent / f".{target.name}.partial-{os.getpid()}"
         partial.mkdir()
+        held = _hold(partial)
     except (OSError, ValueError) as error:
         raise unwritable(target, error) from error
     try:
@@ -68,6 +69,7 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
+        os.close(held)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -196,11 +198,11 @@ def sweep(target: Path) -> None:
     """Remove what killed runs left beside the target; put back a target that was half replaced.
 
     What has our own number was left by an earlier process that had it, as in a container, where each run is
-    number 1: to be called before anything is begun.
+    number 1; a folder that somebody in another container fills just now is held, and stays.
     """
     for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
         kind, _, pid = left.name.removeprefix(f".{target.name}.").partition("-")
-        if kind not in ("partial", "old") or not pid.isdigit() or _is_another(int(pid)):
+        if kind not in ("partial", "old") or not pid.isdigit() or _is_another(int(pid)) or _is_held(left):
             continue
         if kind == "old" and not target.exists():
             left.rename(target)
@@ -255,6 +257,37 @@ def digest_file(path: Path) -> str:
     """The sha256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hold(folder: Path) -> int:
+    """Lock a folder as long as the descriptor is open: until it is closed, or the process is killed."""
+    import fcntl  # which Windows lacks, where a Bundle can be read
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # some file systems lock nothing
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _is_held(path: Path) -> bool:
+    """Whether somebody has locked a folder."""
+    import fcntl
+
+    if not path.is_dir():
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _is_another(pid: int) -> bool:

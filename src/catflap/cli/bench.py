@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundle and how to time it."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument(
-        "--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)"
+        "--variant",
+        metavar="NAME",
+        help="variant to run: int8, fp32, … (default: the bundle's own, if it can run here)",
     )
     parser.add_argument(
         "--photo", type=Path, help="time on this photo (default: a drawn one of 500 × 375 px)"

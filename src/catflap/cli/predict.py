@@ -15,7 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="photos, or folders of photos")
     parser.add_argument(
-        "--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)"
+        "--variant",
+        metavar="NAME",
+        help="variant to run: int8, fp32, … (default: the bundle's own, if it can run here)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads of the network (default: one a core)"
@@ -41,6 +43,9 @@ def answer(args: argparse.Namespace) -> int:
     log = log_settings(args)
     prior = parse_prior(args.prior)
     classifier = Classifier(bundle, args.variant, threads=args.threads, prior=prior, embed=log is not None)
+    default = bundle.default_variant
+    if args.variant is None and classifier.variant.name != default:
+        note(f"{default} cannot run here, so {classifier.variant.name} answers.")
     unread = 0
     with recording(log, note) as recorder:
         for path, result in predict(classifier, args.paths, recorder):

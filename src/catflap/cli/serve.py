@@ -26,7 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("bundles", metavar="BUNDLE", nargs="+", help=".catflap files, or cat; the first answers /predict")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     add("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (default: 8000)")
-    add("--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)")
+    add(
+        "--variant",
+        metavar="NAME",
+        help="variant to run: int8, fp32, … (default: the bundle's own, if it can run here)",
+    )
     add(
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from; may be repeated (default: as in training)",

@@ -29,7 +29,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="SOURCE",
         help="0 or /dev/video0, rtsp://… or http://…, a video, a folder of photos, or - for JPEGs on stdin",
     )  # fmt: skip
-    add("--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)")
+    add(
+        "--variant",
+        metavar="NAME",
+        help="variant to run: int8, fp32, … (default: the bundle's own, if it can run here)",
+    )
     add("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
     add(
         "--prior", action="append", default=[], metavar="LABEL=SHARE",

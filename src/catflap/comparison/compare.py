@@ -18,6 +18,7 @@ from catflap.comparison.packages import installed
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.runtime.bench import machine
+from catflap.runtime.engines.opening import choose
 
 STARTS = 3
 ROWS = {  # field -> what it is called for people, and the unit it is divided by
@@ -45,7 +46,7 @@ def compare(
     training whose features were all cached are None.
     """
     trained, shipped = load_checkpoint(checkpoint), read_bundle(bundle)
-    name = shipped.variant(variant).name
+    name = choose(shipped, variant).name
     if shipped.head["ancestors"].get("checkpoint") not in (None, trained.sha256):
         raise CatflapError(
             f"{shipped.path} was not exported from {trained.path}.", "Name the checkpoint it came from."

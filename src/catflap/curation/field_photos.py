@@ -175,28 +175,22 @@ class _Shown:
     """What the photos of a queue show, so that none of them shows what an earlier one does."""
 
     def __init__(self) -> None:
-        self._ids: set[bytes] = set()
         self._hashes: list[int] = []
-        self._flat: list[float] = []  # how bright photos are that have nothing on them
+        self._shades: list[float] = []  # how bright photos are that have nothing on them, and so no hash
 
     def before(self, data: bytes) -> bool:
         """Whether an earlier photo shows the same, or nobody could see this one; else it is remembered."""
-        grey, id = _grey(data), hashlib.sha256(data).digest()
-        if grey is None or id in self._ids:
+        grey = _grey(data)
+        if grey is None:
             return True  # what cannot be shown cannot be decided about
-        phash, level = signature(grey, (SIDE, SIDE)).phash, float(grey.mean())
+        phash, shade = signature(grey, (SIDE, SIDE)).phash, float(grey.mean())
         if phash is None:
-            alike = any(abs(level - other) <= SHADE for other in self._flat)
+            alike = any(abs(shade - other) <= SHADE for other in self._shades)
+            self._shades += [] if alike else [shade]
         else:
             alike = any((phash ^ other).bit_count() <= ALIKE for other in self._hashes)
-        if alike:
-            return True
-        self._ids.add(id)
-        if phash is None:
-            self._flat.append(level)
-        else:
-            self._hashes.append(phash)
-        return False
+            self._hashes += [] if alike else [phash]
+        return alike
 
 
 def _in_turn(ranked: dict[str, list[tuple[float, _Answered]]]) -> Iterator[tuple[str, float, _Answered]]:

@@ -57,6 +57,9 @@ def latest_shots(
     told, due = False, 0.0
     try:
         while not stop.asked:
+            if not told and slot.is_silent(stalled):
+                told = True
+                yield Trouble("frozen", f"no frame for {stalled:g} s")
             found = slot.take(due)
             if isinstance(found, Shot):
                 told, due = False, monotonic() + pace
@@ -66,9 +69,6 @@ def latest_shots(
                 yield found
             elif slot.is_over:
                 return
-            elif not told and slot.is_silent(stalled):
-                told = True
-                yield Trouble("frozen", f"no frame for {stalled:g} s")
     finally:
         slot.close()
 
@@ -100,7 +100,7 @@ class _Slot:
     def is_silent(self, seconds: float) -> bool:
         """Whether no frame came for so long; one that still lies here is old then, and goes."""
         with self._news:
-            silent = monotonic() - self._last > seconds
+            silent = not self._ended and monotonic() - self._last > seconds
             if silent:
                 self._latest = None
             return silent

@@ -9,14 +9,13 @@ import re
 import shlex
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryFile
-from threading import Lock
+from threading import Lock, Thread
 from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -96,17 +95,12 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
         names = ("decision", "previous", "probability")
         told = {f"CATFLAP_{name.upper()}": str(event[name]) for name in names}
         data = json.dumps(event).encode()
-        with _scrap() as errors:
-            try:
-                done = subprocess.run(
-                    command, input=data, env={**os.environ, **told}, stdout=subprocess.DEVNULL,
-                    stderr=errors or subprocess.DEVNULL, timeout=PATIENCE, check=False,
-                )  # fmt: skip
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise NotDelivered(f"{command[0]}: {getattr(error, 'strerror', None) or error}") from error
-            if done.returncode:
-                said = "" if errors is None else _last_line(errors)
-                raise NotDelivered(f"{command[0]} ended with {done.returncode}: {said}")
+        try:
+            code, said = _run(command, data, {**os.environ, **told})
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NotDelivered(f"{command[0]}: {getattr(error, 'strerror', None) or error}") from error
+        if code:
+            raise NotDelivered(f"{command[0]} ended with {code}: {said}")
 
     return deliver
 
@@ -116,23 +110,37 @@ def has_command(of: Mapping[str, str], event: Event) -> bool:
     return event.get("decision") in of
 
 
-@contextmanager
-def _scrap() -> Iterator[IO[bytes] | None]:
-    """A file for what a command says, which a pipe is not: that ends only with all that the command left.
+def _run(command: list[str], data: bytes, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command to its end, and what it said last on stderr; OSError, or TimeoutExpired.
 
-    None where there is no place for one.
+    What it leaves running is not waited for, and may go on talking: somebody listens as long as it does.
     """
-    with ExitStack() as parts:
-        try:
-            file = parts.enter_context(TemporaryFile())
-        except OSError:
-            file = None
-        yield file
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    said = bytearray()
+    listener = Thread(target=_listen, args=(process.stderr, said), name="command", daemon=True)
+    listener.start()
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it need not read
+        pipe.write(data)
+    try:
+        code = process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    listener.join(0.2)
+    return code, " ".join(bytes(said).decode("utf-8", "replace").strip().splitlines()[-1:])[:200]
 
 
-def _last_line(file: IO[bytes]) -> str:
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
-    return " ".join(file.read().decode("utf-8", "replace").strip().splitlines()[-1:])[:200]
+def _listen(pipe: IO[bytes], said: bytearray) -> None:
+    """Read to the end, and keep the last of it."""
+    with pipe:
+        while part := os.read(pipe.fileno(), 4096):
+            said += part
+            del said[:-1000]
 
 
 class Album:

@@ -21,7 +21,6 @@ from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.intervals import Floats
 from catflap.evaluation.pages.field_page import KICKER, field_page
 from catflap.runtime.decisions import correct_prior
-from catflap.runtime.engines.opening import choose
 from catflap.runtime.looks import LOOKS, UNSEEN, Look
 
 Row: TypeAlias = tuple[float, Floats, Look, float, str]
@@ -90,7 +89,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
     Only rows of this very bundle and variant count, and only those that were logged regularly.
     """
     opened = read_bundle(bundle)
-    chosen = choose(opened, variant)
+    chosen = opened.variant(variant)
     labels, rows = opened.labels, _answers(opened, chosen.name, Path(log))
     baseline, source, photos = chosen.baseline, "bundle", 0
     if baseline is None:
@@ -120,7 +119,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
 
 def _stated(shares: Floats, photos: int) -> list[float]:
     """Shares as `--prior` takes them, to six digits: none is 0, which no photos can show; their sum is 1."""
-    floored = np.maximum(shares, 1 / (photos + 2))
+    floored = np.maximum(shares, max(1e-6, 1 / (photos + 2) / len(shares)))
     rounded = np.round(floored / floored.sum(), 6)
     largest = int(rounded.argmax())
     rounded[largest] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from catflap.artifacts.folder import check_place, refuse_foreign
 from catflap.artifacts.report import MARKER, Report
 from catflap.data.scan import scan
 from catflap.data.sources.reading import read_photo
-from catflap.errors import CatflapError
+from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.curves import curves
 from catflap.evaluation.learning import learning
 from catflap.evaluation.metrics import measure
@@ -148,23 +149,36 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
 
 def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
     dataset = load_dataset(path)
-    _refuse_other_roles(dataset, subject)
+    _refuse_learnt(dataset, role, subject)
     photos = dataset.photos(role)
     numbers = _numbers(dataset.labels, subject)
     names = [photo[:12] for photo in photos.ids.tolist()]
     return _Photos(photos, numbers[photos.labels], photos.groups, names, {"dataset": dataset.sha256})
 
 
-def _refuse_other_roles(dataset: Dataset, subject: _Subject) -> None:
-    """Raise CatflapError for the photos that the subject learnt from, when they have other roles now."""
-    known, given = subject.ancestors, {**dataset.ancestors, "dataset": dataset.sha256}
-    if known.get("dataset") == given["dataset"]:
+def _refuse_learnt(dataset: Dataset, role: str, subject: _Subject) -> None:
+    """Raise CatflapError for photos that a Checkpoint learnt from, in another Dataset than its own.
+
+    Of a Bundle, and of a Checkpoint whose Dataset is gone, nobody can tell.
+    """
+    if subject.dataset is None or dataset.sha256 == subject.ancestors.get("dataset"):
         return
-    if dataset.path == subject.dataset or known.get("manifest") == given.get("manifest"):
-        raise CatflapError(
-            f"{subject.name} learnt from these photos before they were prepared anew, with other roles.",
-            "Name photos that it has not seen, or the dataset that it was trained on.",
-        )
+    fix = "Name photos that it has not seen, or the dataset that it was trained on."
+    if dataset.path.resolve() == subject.dataset.resolve():
+        if dataset.ancestors.get("manifest") == subject.ancestors.get("manifest"):
+            raise CatflapError(
+                f"{dataset.path} was prepared anew since {subject.name} learnt from it, "
+                "and its photos may have other roles.",
+                fix,
+            )
+        return
+    with suppress(BadArtifact):
+        own = load_dataset(subject.dataset)
+        if own.sha256 == subject.ancestors.get("dataset"):
+            seen = np.concatenate([own.photos(learnt).ids for learnt in ("train", "validation")])
+            known = int(np.isin(dataset.photos(role).ids, seen).sum())
+            if known:
+                raise CatflapError(f"{subject.name} has learnt from {known:,} of these photos.", fix)
 
 
 def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:

@@ -80,6 +80,7 @@ def runnable(bundle: Bundle) -> list[str]:
 
 def choose(bundle: Bundle, name: str | None = None) -> Variant:
     """The variant of this name; without one the default, or the first that can run here where it cannot."""
-    here = runnable(bundle)
-    default = bundle.default_variant
-    return bundle.variant(name or (default if default in here else here[0]))
+    wanted = bundle.variant(name)
+    if name or why_not_here(wanted) is None:
+        return wanted
+    return bundle.variant(runnable(bundle)[0])
