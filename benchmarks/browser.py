@@ -181,9 +181,12 @@ def downloads(site: Path) -> dict[str, int]:
 
     page = [path for path in PAGE.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg")]
     own = [path for path in page if "litert_wasm" not in path.name]
-    (litert,) = PAGE.rglob("litert_wasm*.wasm")
+    (litert,) = PAGE.rglob("litert_wasm_internal*.wasm")
     (onnx,) = PAGE.rglob("ort-wasm*.wasm")
-    glue = {"litert": list(PAGE.rglob("litert_wasm*.js")), "onnxruntime": list(PAGE.rglob("ort-wasm*.mjs"))}
+    glue = {
+        "litert": list(PAGE.rglob("litert_wasm_internal*.js")),
+        "onnxruntime": list(PAGE.rglob("ort-wasm*.mjs")),
+    }
     runtimes = {"litert": packed(litert, *glue["litert"]), "onnxruntime": packed(onnx, *glue["onnxruntime"])}
     common = packed(*own, site / "bundle" / "bundle.json", site / "bundle" / "golden.npz")
     scripts = packed(*[path for path in own if path.suffix == ".js"])

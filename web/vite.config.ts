@@ -22,7 +22,10 @@ function words(): Plugin {
   };
 }
 
-/** Tell the service worker which files the page is made of, and a version that changes with them. */
+/**
+ * Tell the service worker which files the page is made of, a version that changes with them, and which files
+ * come only where they are needed: of each runtime, and of LiteRT's two builds, a browser uses one.
+ */
 function precache(): Plugin {
   return {
     name: "precache",
@@ -32,7 +35,8 @@ function precache(): Plugin {
       handler(_, bundle) {
         const worker = bundle["sw.js"];
         if (worker?.type !== "chunk") throw new Error("there is no sw.js");
-        const files = Object.keys(bundle).filter((name) => name !== "sw.js" && !/\.wasm$|litert_wasm/.test(name));
+        const isLater = (name: string) => /\.wasm$|litert_wasm/.test(name);
+        const files = Object.keys(bundle).filter((name) => name !== "sw.js" && !isLater(name));
         const version = createHash("sha256");
         for (const name of files.sort()) {
           const file = bundle[name];
@@ -41,6 +45,7 @@ function precache(): Plugin {
         const list = [...files.map((name) => `./${name.replace(/^index\.html$/, "")}`), "./icon.svg", "./icon-192.png"];
         worker.code = worker.code
           .replace("__FILES__", JSON.stringify(list))
+          .replace("__LATER__", JSON.stringify(Object.keys(bundle).filter(isLater)))
           .replace("__VERSION__", JSON.stringify(version.digest("hex").slice(0, 12)));
       },
     },

@@ -252,6 +252,32 @@ def test_every_control_has_a_name(open_page: Open, address: str) -> None:
     assert page.get_attribute("#spoken", "role") == "status"
 
 
+def test_the_history_can_be_scrolled_with_the_keyboard(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    assert page.is_hidden("#entries")  # nothing to stop at
+    page.locator("#entries li").wait_for()
+    page.focus("#open-adjust")
+    for _ in range(2):  # past the button that clears it
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "entries"
+    assert page.get_attribute("#entries", "aria-label") == "Decisions, the latest first"
+
+
+def test_without_a_service_worker_the_page_works_all_the_same(
+    context: BrowserContext, open_page: Open, address: str
+) -> None:
+    context.add_init_script(
+        """ServiceWorkerContainer.prototype.register = async () => {
+          window.tried = true;
+          throw new Error('no');
+        }"""
+    )
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    wait_for(page, lambda: bool(page.evaluate("window.tried")))
+    page.wait_for_timeout(200)  # open_page fails when an error stays unheard
+
+
 @pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844), (844, 390), (1280, 800)])
 def test_one_screen_is_enough(
     open_page: Open, context: BrowserContext, address: str, width: int, height: int

@@ -59,6 +59,7 @@ def test_without_the_page_the_command_says_what_to_do(
     with pytest.raises(CatflapError) as caught:
         write_site(tiny_bundle, tmp_path / "site")
     assert "npm --prefix web ci" in caught.value.fix
+    assert "Node 20.19 or newer" in caught.value.fix  # as web/package.json says
 
 
 def test_the_page_is_small(page_built: Path) -> None:

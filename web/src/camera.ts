@@ -1,33 +1,38 @@
-// The camera: which one, its light, and its latest picture.
+// A camera: which one, its light, and its latest picture.
+
+import { NoPicture } from "./errors";
 
 export interface Camera {
-  readonly stream: MediaStream;
+  readonly track: MediaStreamTrack;
   readonly id: string;
   /** Whether there is a light that can be switched. */
   readonly hasLight: boolean;
   setLight(on: boolean): Promise<void>;
+  /** Show its picture; NoPicture where the browser does not. */
+  show(video: HTMLVideoElement): Promise<void>;
   stop(): void;
 }
 
 const WANTED = { width: { ideal: 1280 }, height: { ideal: 720 } };
 
-/** Start a camera, the one at the back unless one is named, and show it in `video`. */
-export async function startCamera(video: HTMLVideoElement, id?: string): Promise<Camera> {
+/** Open a camera, the one at the back unless one is named. */
+export async function openCamera(id?: string): Promise<Camera> {
   const which = id ? { deviceId: { exact: id } } : { facingMode: { ideal: "environment" } };
   const stream = await navigator.mediaDevices.getUserMedia({ audio: false, video: { ...WANTED, ...which } });
   const [track] = stream.getVideoTracks();
   const capabilities = (track.getCapabilities?.() ?? {}) as { torch?: boolean };
-  video.srcObject = stream;
-  await video.play();
   return {
-    stream,
+    track,
     id: track.getSettings().deviceId ?? "",
     hasLight: capabilities.torch === true,
     setLight: (on) => track.applyConstraints({ advanced: [{ torch: on } as MediaTrackConstraintSet] }),
-    stop() {
-      track.stop();
-      video.srcObject = null;
+    async show(video) {
+      video.srcObject = stream;
+      await video.play().catch(({ message }: Error) => {
+        throw new NoPicture(message); // not a NotAllowedError: the camera was allowed
+      });
     },
+    stop: () => track.stop(),
   };
 }
 

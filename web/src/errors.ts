@@ -16,6 +16,14 @@ export class BadPhoto extends Error {
   }
 }
 
+/** The browser has a camera but does not show its picture; `why` is a clause. */
+export class NoPicture extends Error {
+  constructor(readonly why: string) {
+    super(why);
+    this.name = "NoPicture";
+  }
+}
+
 /** The server offers no bundle, or there is no network and none was kept. */
 export class NoBundle extends Error {
   constructor(readonly why: string) {

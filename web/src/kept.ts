@@ -19,7 +19,7 @@ export function webFiles(folder: string): Files {
       const url = folder + name;
       const cache = name === HEAD ? await open() : undefined;
       const response = await fetch(url, { cache: "no-cache" }).catch(() => undefined);
-      if (response?.ok) await cache?.put(url, response.clone());
+      if (response?.ok) await cache?.put(url, response.clone()).catch(() => undefined); // a full disk
       const found = response?.ok ? response : await cache?.match(url);
       if (!found) throw new NoBundle(`${url}: ${response?.status ?? "no network"}`);
       return new Uint8Array(await found.arrayBuffer());
@@ -29,7 +29,6 @@ export function webFiles(folder: string): Files {
 
 /** Members of Bundles by their hash. */
 export function shelf(): Shelf {
-  const key = (sha256: string) => new URL(`kept/${sha256}`, self.location.href).href;
   return {
     async get(sha256) {
       const found = await (await open())?.match(key(sha256));
@@ -40,6 +39,20 @@ export function shelf(): Shelf {
       await (await open())?.put(key(sha256), new Response(data as BodyInit)).catch(() => undefined);
     },
   };
+}
+
+/** Let go of the members of the Bundles that this server offered before. */
+export async function keepOnly(hashes: string[]): Promise<void> {
+  const cache = await open();
+  const named = new Set(hashes.map(key));
+  for (const { url } of (await cache?.keys().catch(() => undefined)) ?? []) {
+    if (url.startsWith(key("")) && !named.has(url)) await cache?.delete(url).catch(() => undefined);
+  }
+}
+
+/** Where a member is kept: below the page's own folder, for another page may share its origin. */
+function key(sha256: string): string {
+  return new URL(`kept/${sha256}`, self.location.href).href;
 }
 
 async function open(): Promise<Cache | undefined> {

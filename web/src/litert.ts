@@ -1,7 +1,9 @@
 // Variants that run on LiteRT's WebAssembly; the one file that owns @litertjs/core.
 // Such a model takes float32 pixels, 0 to 255, 1 × height × width × 3: LiteRT.js refuses 8-bit ends.
 
-import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
+import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
+import compatGlue from "@litertjs/core/wasm/litert_wasm_compat_internal.js?url";
+import compatWasm from "@litertjs/core/wasm/litert_wasm_compat_internal.wasm?url";
 import glue from "@litertjs/core/wasm/litert_wasm_internal.js?url";
 import wasm from "@litertjs/core/wasm/litert_wasm_internal.wasm?url";
 import { Damaged } from "./errors";
@@ -10,10 +12,20 @@ import type { Model, Network } from "./model";
 
 type Instantiation = [imports: WebAssembly.Imports, done: (...made: unknown[]) => void];
 
-let ready: Promise<unknown> | undefined;
+/** Emscripten's glue: it asks for its WebAssembly, and waits for that also through downloads that fail. */
+interface Glue {
+  readonly asked: Promise<Instantiation>;
+  readonly loaded: Promise<unknown>;
+}
+
+let begun: Glue | undefined;
+let ready: Promise<void> | undefined;
 
 export async function open({ bytes, head }: Network): Promise<Model> {
-  ready ??= load();
+  ready ??= load().catch((error: unknown) => {
+    ready = undefined; // so that the next one tries again
+    throw error;
+  });
   const [data] = await Promise.all([bytes, ready]);
   const model = await loadAndCompile(data, { accelerator: "wasm" }).catch((error: unknown) => {
     throw new Damaged(`LiteRT refuses the model (${String(error)})`);
@@ -37,17 +49,26 @@ export async function open({ bytes, head }: Network): Promise<Model> {
 }
 
 async function load(): Promise<void> {
-  const at = (url: string) => new URL(url, self.location.href).href;
+  const isRelaxed = await supportsFeature("relaxedSimd"); // Safari got it late
+  const pair = isRelaxed ? [glue, wasm] : [compatGlue, compatWasm];
+  const [script, code] = pair.map((url) => new URL(url, self.location.href).href);
+  begun ??= begin(script);
+  const made = Promise.all([compile(code), begun.asked]).then(async ([module, [imports, done]]) => {
+    done(await WebAssembly.instantiate(module, imports), module);
+  });
+  await Promise.all([made, begun.loaded]);
+  void Promise.all([script, code].map(keep));
+}
+
+function begin(script: string): Glue {
   // Emscripten would ask for the WebAssembly only when its glue has come, and by a name without a hash.
   const asked = new Promise<Instantiation>((resolve) => {
     const instantiateWasm = (...args: Instantiation) => (resolve(args), {});
     Object.assign(self, { Module: { instantiateWasm } });
   });
-  const made = Promise.all([compile(at(wasm)), asked]).then(async ([module, [imports, done]]) => {
-    done(await WebAssembly.instantiate(module, imports), module);
-  });
-  await Promise.all([made, loadLiteRt(at(glue))]);
-  void Promise.all([at(glue), at(wasm)].map(keep));
+  const loaded = loadLiteRt(script);
+  loaded.catch(() => (begun = undefined));
+  return { asked, loaded };
 }
 
 async function compile(url: string): Promise<WebAssembly.Module> {

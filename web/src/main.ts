@@ -2,14 +2,15 @@
 
 import "./style/index.css";
 import { bindAdjust, priorOf, trainedPrior, type Adjustment } from "./adjust";
-import { isAllowed, listCameras, nextPicture, startCamera, type Camera } from "./camera";
+import { isAllowed, listCameras, nextPicture, type Camera } from "./camera";
 import { startWorker } from "./client";
 import { correctPrior, predict, softmax, type Prediction } from "./decisions";
-import { BadPhoto, Damaged, NoBundle } from "./errors";
 import { keptPart } from "./frame";
 import { bindInput } from "./input";
+import { bindCamera } from "./live";
 import type { Answer, CaseResult, Opened } from "./messages";
 import { latestPicture } from "./picture";
+import { cameraReason, reasonOf } from "./reasons";
 import { text } from "./text";
 import { addEntry, clearEntries, differs, element, removeEntries, showAnswer, showCases, showNotice, showTold } from "./view";
 import { showUnchecked, showWaiting, shown, spoken } from "./view";
@@ -23,13 +24,12 @@ const THREADS = crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardware
 const client = startWorker();
 const video = element<HTMLVideoElement>("video");
 const still = element<HTMLImageElement>("still");
+const live = bindCamera(video, { began, lost, muted });
 const adjustment: Adjustment = { threshold: undefined, prior: undefined };
 
 let opened: Opened | undefined;
 let variant = "";
-let camera: Camera | undefined;
 let showing: "nothing" | "camera" | "photo" = "nothing";
-let paused = false;
 let latest: Answer | undefined;
 let photo: { file: Blob; image: HTMLImageElement } | undefined; // the one on the screen
 let noted = ""; // the last decision about the camera's picture that went into the history
@@ -60,16 +60,15 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
     return;
   }
   turn++;
-  variant = opened.variants[0];
-  latest = undefined;
+  variant = opened.variant;
   adjustment.threshold = adjustment.prior = undefined;
   distrust = "";
-  tell(told);
+  tell([told, opened.why && text.otherVariant(opened.variants[0], variant, opened.why)].filter(Boolean).join(" "));
   clearEntries();
   showFacts(opened);
   showAdjust();
   showCrop();
-  showWaiting(text.ready, opened.head.labels);
+  forget();
   if (showing === "photo" && photo) await judgePhoto(photo.file);
   void check();
 }
@@ -81,10 +80,9 @@ async function changeVariant(name: string): Promise<void> {
     await client.ask("load", { variant: name, threads: THREADS });
     variant = name;
     adjustment.threshold = undefined;
-    latest = undefined; // it was the other network's
     distrust = "";
     tell(told);
-    showWaiting(text.ready, opened?.head.labels);
+    forget(); // it was the other network's answer
   } catch (error) {
     report(error);
   }
@@ -99,42 +97,62 @@ async function changeVariant(name: string): Promise<void> {
 async function begin(): Promise<void> {
   if (!navigator.mediaDevices) tell(isSecureContext ? text.errorAbsent : text.errorInsecure);
   element("start").hidden = !navigator.mediaDevices;
-  if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) await live();
+  if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) startCamera();
 }
 
-async function live(id?: string): Promise<void> {
-  camera?.stop();
-  camera = undefined;
+function startCamera(id?: string): void {
   tell("");
-  try {
-    camera = await startCamera(video, id);
-  } catch (error) {
-    tell(cameraReason(error as Error));
-    return;
-  }
+  if (showing === "camera") forget();
+  live.start(id);
+}
+
+function began(camera: Camera): void {
   setPaused(false);
+  element("light").setAttribute("aria-pressed", "false");
   show("camera");
-  await showCameras();
+  showCameras().catch(report);
   void watch(camera);
+}
+
+function lost(error?: Error): void {
+  if (showing === "camera") {
+    show("nothing");
+    forget();
+  }
+  tell(error ? cameraReason(error) : text.cameraLost);
+}
+
+function muted(on: boolean): void {
+  if (on) forget();
+  if (on || told === text.cameraMuted) tell(on ? text.cameraMuted : "");
+}
+
+/** Take the answer off the screen, for what it was about is gone. */
+function forget(): void {
+  latest = undefined;
+  element("spoken").textContent = "";
+  if (opened && distrust) showTold(text.untrusted);
+  else if (opened) showWaiting(text.ready, opened.head.labels);
 }
 
 /** Judge the camera's pictures, always the latest one, until another camera or a photo takes over. */
 async function watch(mine: Camera): Promise<void> {
+  const isBlind = () => live.camera !== mine || live.paused || mine.track.muted;
   let next = nextPicture(video);
-  while (camera === mine) {
+  while (live.camera === mine) {
     await next;
     next = nextPicture(video); // one that comes while this one is judged needs not be waited for
-    if (camera !== mine) return;
-    if (!opened || paused || showing !== "camera" || !video.videoWidth) continue;
+    if (!opened || isBlind() || !video.videoWidth) continue;
     const bundle = turn;
     try {
       const start = performance.now();
       const picture = await latestPicture(video);
       const answer = await client.ask("picture", { picture }, [picture]);
-      if (camera !== mine || showing !== "camera" || paused || bundle !== turn) continue;
+      if (isBlind() || bundle !== turn) continue;
       note(render(answer));
       showSpeed(start, answer, `${video.videoWidth}×${video.videoHeight}`);
     } catch (error) {
+      if (live.camera !== mine) return; // its picture went with it
       report(error);
       await new Promise((resolve) => setTimeout(resolve, 1000)); // and then look again
     }
@@ -168,8 +186,8 @@ async function judgePhoto(file: Blob): Promise<void> {
       URL.revokeObjectURL(still.src);
       still.src = image.src;
       photo = { file, image };
-    }
-    show("photo");
+      show("photo");
+    } else if (showing !== "photo") return; // but the camera again
     const prediction = render(answer);
     showSpeed(start, answer, `${image.naturalWidth}×${image.naturalHeight}`);
     if (!isNew) return;
@@ -260,20 +278,20 @@ function trustNot(why: string): void {
     element("spoken").textContent = "";
   }
   if (latest) render(latest);
-  else if (why) showTold(text.untrusted);
-  else showWaiting(text.ready, opened?.head.labels);
+  else forget();
 }
 
-function show(what: "camera" | "photo"): void {
+function show(what: typeof showing): void {
+  if (what === "photo") live.stop();
   showing = what;
   noted = "";
   since = { decision: "", time: 0 };
-  element("welcome").hidden = true;
+  element("welcome").hidden = what !== "nothing";
   video.hidden = what !== "camera";
   still.hidden = what !== "photo";
-  element("live").hidden = what === "camera" || !navigator.mediaDevices;
+  element("live").hidden = what !== "photo" || !navigator.mediaDevices;
   element("pause").hidden = what !== "camera";
-  element("light").hidden = what !== "camera" || !camera?.hasLight;
+  element("light").hidden = what !== "camera" || !live.camera?.hasLight;
   showCrop();
 }
 
@@ -301,7 +319,7 @@ async function showCameras(): Promise<void> {
   element("camera-field").hidden = found.length < 2;
   const options = found.map((device, index) => new Option(device.label || text.cameraNumber(index + 1), device.deviceId));
   element("camera-choice").replaceChildren(...options);
-  element<HTMLSelectElement>("camera-choice").value = camera?.id ?? "";
+  element<HTMLSelectElement>("camera-choice").value = live.id ?? "";
 }
 
 function showFacts({ head, variants }: Opened): void {
@@ -327,24 +345,22 @@ function showSpeed(start: number, { pixelsMs, networkMs }: Answer, size: string)
 }
 
 function setPaused(on: boolean): void {
-  paused = on;
+  live.pause(on);
   const button = element("pause");
-  button.setAttribute("aria-pressed", String(on));
+  button.classList.toggle("on", on);
   (button.querySelector("span") as HTMLElement).textContent = on ? text.resume : text.pause;
-  if (on) video.pause();
-  else if (camera) void video.play();
 }
 
 async function switchLight(): Promise<void> {
   const button = element("light");
   const on = button.getAttribute("aria-pressed") !== "true";
-  await camera?.setLight(on).then(() => button.setAttribute("aria-pressed", String(on)), report);
+  await live.camera?.setLight(on).then(() => button.setAttribute("aria-pressed", String(on)), report);
 }
 
 async function nextCamera(): Promise<void> {
   const found = await listCameras();
-  const place = found.findIndex(({ deviceId }) => deviceId === camera?.id);
-  await live(found[(place + 1) % found.length]?.deviceId);
+  const place = found.findIndex(({ deviceId }) => deviceId === live.id);
+  startCamera(found[(place + 1) % found.length]?.deviceId);
 }
 
 /** Show a notice; why nothing is decided stays before it. */
@@ -357,30 +373,10 @@ function report(error: unknown): void {
   tell(reasonOf(error));
 }
 
-function reasonOf(error: unknown): string {
-  if (error instanceof BadPhoto) {
-    if (error.why === "too_many_bytes") return text.errorPhotoBytes;
-    return error.why === "too_many_pixels" ? text.errorPhotoPixels : text.errorPhoto;
-  }
-  if (error instanceof NoBundle) return text.noBundle;
-  if (error instanceof Damaged) return text.errorBundle(error.why);
-  return text.errorOther(error instanceof Error ? error.message : String(error));
-}
-
-function cameraReason({ name, message }: Error): string {
-  const known: Record<string, string> = {
-    NotAllowedError: text.errorDenied,
-    NotFoundError: text.errorAbsent,
-    OverconstrainedError: text.errorAbsent,
-    NotReadableError: text.errorBusy,
-  };
-  return known[name] ?? text.errorOther(message);
-}
-
 bindInput((files) => void inTurn(() => take(files)));
-element("start").addEventListener("click", () => void live());
-element("live").addEventListener("click", () => (camera ? show("camera") : void live()));
-element("pause").addEventListener("click", () => setPaused(!paused));
+element("start").addEventListener("click", () => startCamera());
+element("live").addEventListener("click", () => startCamera(live.id));
+element("pause").addEventListener("click", () => setPaused(!live.paused));
 element("next").addEventListener("click", () => void nextCamera());
 element("light").addEventListener("click", () => void switchLight());
 element("clear").addEventListener("click", clearEntries);
@@ -389,11 +385,12 @@ element("check-again").addEventListener("click", () => {
   void check();
 });
 element("variant").addEventListener("change", ({ target }) => void inTurn(() => changeVariant((target as HTMLSelectElement).value)));
-element("camera-choice").addEventListener("change", ({ target }) => void live((target as HTMLSelectElement).value));
+element("camera-choice").addEventListener("change", ({ target }) => startCamera((target as HTMLSelectElement).value));
 video.addEventListener("resize", showCrop);
 new ResizeObserver(showCrop).observe(element("stage"));
 void begin();
 void inTurn(() => open({ folder: BUNDLE })).then(() => {
   // What it fetches for the next visit must not be in the way of this one's first answer.
-  if ("serviceWorker" in navigator && import.meta.env.PROD) void navigator.serviceWorker.register("./sw.js");
+  if (!("serviceWorker" in navigator) || !import.meta.env.PROD) return;
+  navigator.serviceWorker.register("./sw.js").catch(() => undefined); // as behind a certificate that is not trusted
 });

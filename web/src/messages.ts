@@ -4,7 +4,9 @@ import type { Head } from "./bundle";
 
 export interface Opened {
   readonly head: Head;
-  readonly variants: string[]; // that can run here; the first one is loaded
+  readonly variants: string[]; // that can run here, the fastest first
+  readonly variant: string; // the one that is loaded
+  readonly why: string; // why that is not the first; empty where it is
 }
 
 /** The logits of one picture and where its time went. */

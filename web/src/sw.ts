@@ -3,10 +3,12 @@
 
 declare const self: ServiceWorkerGlobalScope;
 declare const __FILES__: string[];
+declare const __LATER__: string[];
 declare const __VERSION__: string;
 
 const PREFIX = "catflap-page-";
 const CACHE = PREFIX + __VERSION__;
+const KEPT = "catflap-kept"; // the one of kept.ts
 
 self.addEventListener("install", (event) => {
   event.waitUntil(fill().then(() => self.skipWaiting()));
@@ -29,9 +31,15 @@ async function fill(): Promise<void> {
   await cache.addAll(__FILES__.map((file) => new Request(file, { cache: "reload" })));
 }
 
+/** Delete the files of earlier versions of the page, and those that the worker kept for them. */
 async function sweep(): Promise<void> {
   const names = await caches.keys();
   await Promise.all(names.filter((name) => name.startsWith(PREFIX) && name !== CACHE).map((name) => caches.delete(name)));
+  const kept = await caches.open(KEPT);
+  for (const { url } of await kept.keys()) {
+    const path = url.replace(self.registration.scope, "");
+    if (/^assets\/[^/]+$/.test(path) && !__LATER__.includes(path)) await kept.delete(url);
+  }
 }
 
 async function page(request: Request): Promise<Response> {

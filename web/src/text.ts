@@ -30,6 +30,7 @@ export const text = {
   close: "Close",
   history: "History",
   historyEmpty: "Decisions appear here.",
+  entries: "Decisions, the latest first",
   clearHistory: "Clear",
 
   threshold: "Threshold",
@@ -54,6 +55,8 @@ export const text = {
   unsure: "Unsure",
   untrusted: "Not to be trusted",
   noBundle: "There is no bundle here. Drop or choose a .catflap file.",
+  otherVariant: (first: string, used: string, why: string) =>
+    `The network ${first} could not be loaded here, so ${used} answers: ${why}.`,
   mostLikely: (label: string, percent: string) => `most likely ${label}, ${percent}`,
   sure: (percent: string) => `${percent} sure`,
   decided: (label: string, percent: string) => `${label}, ${percent} sure`,
@@ -94,5 +97,8 @@ export const text = {
   errorDenied: "The camera was not allowed. Allow it in the browser's address bar, then start it again.",
   errorAbsent: "There is no camera here. Photos work.",
   errorBusy: "Another program is using the camera.",
+  errorPlay: "The browser does not show the camera's picture. Start it once more.",
+  cameraLost: "The camera has stopped. Start it again.",
+  cameraMuted: "The camera gives no picture at the moment.",
   errorOther: (why: string) => `Something went wrong: ${why}`,
 } as const;

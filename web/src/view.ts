@@ -69,6 +69,7 @@ export function showWaiting(word: string, labels: string[] = []): void {
   delete answer.dataset.probability;
   write(element("label"), word);
   write(element("detail"), "\u00a0");
+  write(element("sheet-answer"), "");
   const bars = labels.slice(0, MOST_BARS).map((label) => {
     const row = makeBar();
     write(row.children[0] as HTMLElement, shown(label));
@@ -197,6 +198,7 @@ function thumbnail(picture: CanvasImageSource, width: number, height: number): H
 function showHistoryState(): void {
   const empty = element("entries").children.length === 0;
   element("history-empty").hidden = !empty;
+  element("entries").hidden = empty;
   element("clear").hidden = empty;
 }
 

@@ -3,7 +3,7 @@
 import { openBundle, zipFiles, type Bundle } from "./bundle";
 import { Damaged } from "./errors";
 import { largestDifference, readGolden, type Golden } from "./golden";
-import { shelf, webFiles } from "./kept";
+import { keepOnly, shelf, webFiles } from "./kept";
 import type { Answer, CaseResult, Op, Opened, Reply, Request, Requests } from "./messages";
 import { openModel, usableVariants, type Model } from "./model";
 import { readPhoto, readPicture } from "./photo";
@@ -12,24 +12,41 @@ let bundle: Bundle | undefined;
 let model: Model | undefined;
 let golden: Promise<Golden> | undefined;
 
-/** Open a Bundle with its first variant; the one before stays until the new one is ready. */
+/** Open a Bundle with the first variant that loads; the one before stays until the new one is ready. */
 async function open({ from, threads }: Requests["open"]["args"]): Promise<Opened> {
   const files = "file" in from ? await zipFiles(fromBlob(from.file)) : webFiles(from.folder);
   const opened = await openBundle(files, "file" in from ? undefined : shelf());
   const variants = usableVariants(opened.head);
   if (!variants.length) throw new Damaged("no variant of it can run in a browser");
-  await use(opened, variants[0], threads);
+  const loaded = await useFirst(opened, variants, threads);
   bundle = opened;
   golden = undefined;
-  return { head: opened.head, variants };
+  if (!("file" in from)) void keepOnly(Object.values(opened.head.files).map(({ sha256 }) => sha256));
+  return { head: opened.head, variants, ...loaded };
+}
+
+/** Load the first variant that this browser can; `why` says what is wrong with the first of all. */
+async function useFirst(opened: Bundle, variants: string[], threads: number): Promise<{ variant: string; why: string }> {
+  const errors: Error[] = [];
+  for (const variant of variants) {
+    const bytes = opened.member(opened.head.variants[variant].file);
+    try {
+      await use(opened, variant, bytes, threads);
+      return { variant, why: errors[0]?.message ?? "" };
+    } catch (error) {
+      await bytes; // a bundle that is not whole is refused, whatever else it holds
+      errors.push(error as Error);
+    }
+  }
+  throw errors[0];
 }
 
 async function load({ variant, threads }: Requests["load"]["args"]): Promise<void> {
-  await use(theBundle(), variant, threads);
+  const { head, member } = theBundle();
+  await use(theBundle(), variant, member(head.variants[variant].file), threads);
 }
 
-async function use({ head, member }: Bundle, variant: string, threads: number): Promise<void> {
-  const bytes = member(head.variants[variant].file);
+async function use({ head }: Bundle, variant: string, bytes: Promise<Uint8Array>, threads: number): Promise<void> {
   const next = await openModel(head.variants[variant], { bytes, head, threads });
   await model?.close();
   model = next;

@@ -25,7 +25,7 @@ def write_site(bundle: str | os.PathLike[str], out: str | os.PathLike[str]) -> d
     if not (PAGE / "index.html").is_file():
         raise CatflapError(
             "The camera page is not part of this installation, because Node was missing when it was made.",
-            "Install Node 20 or newer and run: npm --prefix web ci && npm --prefix web run build",
+            "Install Node 20.19 or newer and run: npm --prefix web ci && npm --prefix web run build",
         )
     opened = read_bundle(bundle)
     target = Path(out)
