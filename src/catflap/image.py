@@ -177,10 +177,9 @@ def inspect(data: bytes, frame: Frame | None = None) -> PhotoInfo:
 
 def small_grey(data: bytes, frame: Frame, width: int, height: int) -> Pixels:
     """The whole photo as luma, squashed to (height, width), decoded as the frame decodes."""
-    small = Frame(frame.width, frame.height, "squash", frame.filter, frame.decode, frame.max_pixels)
 
     def grey() -> Pixels:
-        image = _decode(data, small).convert("L")
+        image = _decode(data, frame).convert("L")
         return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
     return _guarded(grey)

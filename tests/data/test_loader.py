@@ -125,6 +125,8 @@ def test_ranks_share_an_epoch_without_overlap(dataset: Dataset, world: int) -> N
     assert {len(mine) for mine in ids} == {total // world}
     assert len(set().union(*ids)) == total // world * world
     assert len({tuple(len(batch.ids) for batch in share) for share in shares}) == 1
+    least = {"batch": total // world - 1, "epochs": 1, "world": world, "merge": True}
+    assert {len(loaded(dataset, rank=rank, **least)) for rank in range(world)} == {1}, "none is alone"
 
 
 def test_an_epoch_can_go_on_with_another_number_of_ranks(dataset: Dataset) -> None:

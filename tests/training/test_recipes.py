@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
+from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
@@ -86,6 +87,18 @@ def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: 
     losses = [entry["validation_log_loss"] for entry in history if entry["step"] == "finetune"]
     assert (len(losses), blend["share"]) == (12, 1.0)
     assert blend["validation_log_loss"] == pytest.approx(min(losses), abs=1e-6), "the best epoch is kept"
+
+
+def test_batch_norm_never_learns_from_one_photo(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """Where nothing but one value a channel is left of a photo its variance is none, and torch refuses it."""
+    dataset = replace(drawn_dataset, frame=Frame(16, 16))
+    recipe = Recipe(**{**vars(scratch(2, photos=36, side=16)), "batch": 35})
+    network = Network(load_backbone(RESNET8, pretrained=False), 2)
+    _, history = finetune(network, dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
+    assert [entry["epoch"] for entry in history if entry["step"] == "finetune"] == [1, 2]
+    alone = Recipe(**{**vars(recipe), "batch": 1})
+    with pytest.raises(CatflapError, match="one photo of a batch"):
+        finetune(network, dataset, tmp_path / "resume", alone, 0, "cpu", silent)
 
 
 @pytest.mark.parametrize(("many", "batch"), [(10_000, 32), (1, 128)])
@@ -300,6 +313,16 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
     assert [event.step for event in board.Scalars("loss")] == list(range(1, 11))
     assert board.Scalars("rate")[-1].value < board.Scalars("rate")[1].value
     assert [event.step for event in board.Scalars("validation_log_loss")] == [5, 10]
+
+
+@pytest.mark.parametrize("option", ["--tensorboard", "--mlflow"])
+def test_a_head_has_no_steps_to_log(
+    drawn_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    out = tmp_path / "head"
+    assert main(["train", str(drawn_dataset.path), "-o", str(out), option, str(tmp_path / "board")]) == 2
+    assert "no steps to write" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_takes_no_more_figures_is_told_and_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.cli.output import emit, note, progress_bar
-from catflap.errors import need
+from catflap.errors import CatflapError, need
 
 if TYPE_CHECKING:
     from catflap.training.plan import Plan
@@ -125,16 +125,24 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.training.processes import is_first_process
     from catflap.training.train import train
 
-    if not is_first_process():
+    is_first = is_first_process()
+    if not is_first:
         sys.stdout = sys.stderr  # an error of this process, too: all of them share one answer
-        train(dataset, args.out, plan_of(args), device=args.device, strategy=args.strategy)
+    plan = plan_of(args)
+    if not plan.may_tune and (args.tensorboard or args.mlflow):
+        raise CatflapError(
+            "A head is fitted at once: it has no steps to write for --tensorboard or --mlflow.",
+            "Add --recipe finetune, or leave them out.",
+        )
+    if not is_first:
+        train(dataset, args.out, plan, device=args.device, strategy=args.strategy)
         return 0
     with (
         progress_bar(args) as progress,
         watching(args.tensorboard, args.mlflow, args.out.name, note) as watch,
     ):
         checkpoint = train(
-            dataset, args.out, plan_of(args),
+            dataset, args.out, plan,
             device=args.device, strategy=args.strategy, progress=progress, watch=watch,
         )  # fmt: skip
     trained = {"recipe": checkpoint.recipe, "validation_accuracy": checkpoint.metrics["accuracy"]}

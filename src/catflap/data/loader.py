@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from catflap.ahead import ahead
 from catflap.artifacts.dataset import Photos
-from catflap.data.ahead import ahead
 from catflap.data.chance import shares
 from catflap.data.jpeg import plain_rgb
 from catflap.errors import BadPhoto, CatflapError
@@ -80,6 +80,7 @@ def load_batches(
     world: int = 1,
     workers: int | None = None,
     resize: Resize = resize,
+    merge: bool = False,
 ) -> Iterator[Batch]:
     """Batches of `batch` photos, shuffled anew each epoch, from `start` to the end of `epochs` (or for ever).
 
@@ -87,8 +88,8 @@ def load_batches(
     fewer than `world` photos an epoch come to none. `pixels` is the Dataset's memory map and stands in
     for the photos' bytes. `workers` threads (one a core, 16 at most) work ahead; `resize` turns a part
     of a photo into the frame, like image.resize. Started at the place `after` a batch it goes on exactly
-    behind it, also when `world` has changed. Raises BadPhoto, which names the photo that cannot be
-    decoded, and BadArtifact.
+    behind it, also when `world` has changed. `merge` puts a photo that would be alone in an epoch's last
+    batch into the one before. Raises BadPhoto, which names the photo that cannot be decoded, and BadArtifact.
     """
     least = min(start.seed, start.epoch, start.position)
     if batch < 1 or not 0 <= rank < world or least < 0 or start.position > len(photos):
@@ -111,20 +112,22 @@ def load_batches(
             frames[row] = resize(part, frame, mirror=bool(chances[row, 4] < 0.5))
         return Batch(frames, photos.labels[chosen], ids, after)
 
-    steps = _steps(len(photos), batch, start, epochs, rank, world)
+    steps = _steps(len(photos), batch, start, epochs, rank, world, merge)
     return ahead(load, steps, workers or min(THREADS, describe_machine().cores))
 
 
 def _steps(
-    total: int, batch: int, start: Place, epochs: int | None, rank: int, world: int
+    total: int, batch: int, start: Place, epochs: int | None, rank: int, world: int, merge: bool
 ) -> Iterator[tuple[Positions, Place, Place]]:
     """The positions of each batch, its place and the place after it."""
     place = start
     for epoch in count(start.epoch) if epochs is None else range(start.epoch, epochs):
         order = np.random.default_rng([start.seed, epoch]).permutation(total)
         end = total - (total - place.position) % world
-        for position in range(place.position, end, batch * world):
-            stop = min(position + batch * world, end)
+        starts = range(place.position, end, batch * world)
+        if merge and len(starts) > 1 and end - starts[-1] == world:
+            starts = starts[:-1]
+        for position, stop in pairwise((*starts, end)):
             after = Place(start.seed, epoch, stop) if stop < end else Place(start.seed, epoch + 1)
             yield order[position:stop][rank::world], place, after
             place = after

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from catflap.ahead import ahead
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, read_pixels
 from catflap.progress import Progress, silent, told
@@ -37,15 +37,8 @@ def frames_of(
     Raises BadPhoto that tells which photo cannot be decoded.
     """
     batch, read = (1, decode) if whole else (batch, read_pixels)
-    with ThreadPoolExecutor(workers) as pool:
-        starts = range(0, len(photos), batch)
-        pending = [pool.submit(_batch, photos, frame, start, batch, read) for start in starts[: workers + 1]]
-        for start in starts:
-            frames = pending.pop(0).result()
-            ahead = start + (workers + 1) * batch
-            if ahead < len(photos):
-                pending.append(pool.submit(_batch, photos, frame, ahead, batch, read))
-            yield frames
+    starts = range(0, len(photos), batch)
+    return ahead(lambda start: _batch(photos, frame, start, batch, read), starts, workers)
 
 
 def score(

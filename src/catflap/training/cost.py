@@ -56,8 +56,9 @@ class Bill:
     def to_json(self, trained: Trained, chosen: Pick, device: str) -> dict[str, Any]:
         """As `checkpoint.json` has it, the search included.
 
-        `photo_passes` are photos that went through a network in this run, `cached_photos` those that did in
-        an earlier one, and `learnt_photos` those of both that went backward, too. FLOPs are of one photo.
+        `photo_passes` are photos that went through a network in this run, a teacher's left out;
+        `cached_photos` those that did in an earlier one, and `learnt_photos` those of both that went
+        backward, too. FLOPs are of one photo.
         """
         seconds = perf_counter() - self.start
         forward, backward = count_flops(trained.network, trained.frame)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from catflap.data.ahead import ahead
+from catflap.ahead import ahead
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.machine import describe_machine

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from catflap.ahead import ahead
 from catflap.artifacts.dataset import Photos
 from catflap.artifacts.folder import cache_folder, digest, whole_file
-from catflap.data.ahead import ahead
 from catflap.errors import CatflapError, why
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions

@@ -33,7 +33,7 @@ from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
-from catflap.training.processes import Precision, open_fabric, refuse_other_steps
+from catflap.training.processes import Precision, add_up, open_fabric, refuse_other_steps
 from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
 
 if TYPE_CHECKING:
@@ -71,17 +71,17 @@ def finetune(
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, world = state.optimiser, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
-    steps = -(-(len(photos) // world) // share)
-    total = max(1, round(steps * recipe.epochs))
+    steps, total = _steps_of(len(photos) // world, share, recipe)
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
     run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
-    at_once, begin = share, Place(seed, done // steps, done % steps * share * world)
+    at_once, begin = share + 1, Place(seed, done // steps, done % steps * share * world)
 
     coming = islice(load_batches(
         photos, dataset.frame, share, start=begin, epochs=ceil(recipe.epochs), rank=fabric.global_rank,
         world=world, crops=recipe.crops, resize=resize, pixels=None if part else dataset.train_pixels(),
+        merge=recipe.norm,
     ), total - done)  # fmt: skip
     with QuickConvolution() if recipe.norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
@@ -103,6 +103,19 @@ def finetune(
     fabric.barrier()
     logits, blends = _blend(network.eval(), start, whole(state.best), recipe, dataset)
     return logits, [{"step": "settings", **vars(recipe), "precision": precision}, *history, *blends]
+
+
+def _steps_of(photos: int, share: int, recipe: Recipe) -> tuple[int, int]:
+    """Steps of an epoch and of all; where batch norm learns, no photo is alone in the last of an epoch.
+
+    Raises CatflapError when each would be alone: all its variances would be 0.
+    """
+    if recipe.norm and share < 2:
+        raise CatflapError("Each process would get one photo of a batch.", "Use fewer processes.")
+    full, rest = divmod(photos, share)
+    joins = recipe.norm and full > 0 and rest == 1
+    steps = full + (rest > 0 and not joins)
+    return steps, max(1, round(steps * recipe.epochs))
 
 
 def _ready(fabric: Fabric, network: Network, recipe: Recipe, strategy: str) -> tuple[Any, Tensors, State]:
@@ -276,9 +289,8 @@ def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset
         right = int((logits.argmax(1) == mine.labels).sum())
         sums += torch.tensor([log_loss(logits, mine.labels) * len(mine), right])
         network.train(mode)
-    if fabric.world_size > 1:
-        sums = sums.to(fabric.device)
-        torch.distributed.all_reduce(sums)
+    sums = sums.to(fabric.device)
+    add_up(sums)
     loss, accuracy = (sums / len(photos)).tolist()
     return {"validation_log_loss": loss, "validation_accuracy": accuracy}
 
