@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +23,7 @@ from catflap.data.scanning import local
 from catflap.data.scanning.batch import examine
 from catflap.data.scanning.parts import Parts, plan_parts
 from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, MissingExtra
 from tests.data.photos import class_folders, tree
 
 SCAN = "import sys; from catflap.data.scan import scan; scan(sys.argv[1], sys.argv[2], workers=1)"
@@ -41,6 +43,16 @@ from catflap.data.scanning import batch
 from catflap.data.scanning import worker
 os.close(0)
 worker.send(sys.stdout.buffer, batch.PART_ROW.empty_table())
+"""
+SYNCED = """
+import os, sys
+from pathlib import Path
+from catflap.artifacts import folder
+from catflap.artifacts.manifest import load_manifest
+from catflap.data.prepare import prepare
+plain = folder.sync
+folder.sync = lambda place: os.kill(os.getpid(), int(sys.argv[3])) if place.is_dir() else plain(place)
+prepare(load_manifest(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
@@ -131,6 +143,13 @@ def test_a_worker_that_is_gone_before_its_batch_arrives_is_an_answer(photos: Pat
         worker.end()
 
 
+def test_a_cluster_without_ray_is_told_before_the_source_is_listed(tmp_path: Path) -> None:
+    if find_spec("ray"):
+        pytest.skip("Ray is installed")
+    with pytest.raises(MissingExtra, match="needs ray"):
+        scan(tmp_path / "nothing", tmp_path / "m", on="ray")
+
+
 def planned(photos: Path, folder: Path) -> Parts:
     folder.mkdir()
     return plan_parts(folder, open_source(photos, DEFAULT_COLUMNS).references, "test")
@@ -193,6 +212,75 @@ def test_a_killed_prepare_keeps_its_whole_shards(whole: Manifest, tmp_path: Path
         assert (dataset.path / "shards" / name).stat().st_mtime_ns == time_written
     assert tree(dataset.path) == tree(prepare(whole, tmp_path / "again").path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "d"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_prepare_that_ends_while_the_disk_is_written_keeps_its_shards(
+    how: signal.Signals, whole: Manifest, tmp_path: Path
+) -> None:
+    """Its last step, which takes long where the disk is slow: no shard is written again."""
+    out = tmp_path / "d"
+    done = subprocess.run([sys.executable, "-c", SYNCED, str(whole.path), str(out), str(int(how))])
+    assert done.returncode == -how
+    assert not out.exists()
+    kept = {path.name: path.stat() for path in (tmp_path / ".d.prepare" / "shards").iterdir()}
+    assert len(kept) == 4
+    dataset = prepare(whole, out)
+    for name, status in kept.items():
+        now = (dataset.path / "shards" / name).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
+    assert tree(dataset.path) == tree(prepare(whole, tmp_path / "again").path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "d"]
+
+
+def test_shards_are_moved_where_there_are_no_links(
+    whole: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = prepare(whole, tmp_path / "plain")
+
+    def refuse(*paths: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as exFAT says
+
+    monkeypatch.setattr("os.link", refuse)
+    assert tree(prepare(whole, tmp_path / "d").path) == tree(plain.path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "plain"]
+
+
+@pytest.mark.parametrize(
+    "note", [b"", bytes(500), b"\x93NUMPY\1\0", None], ids=["empty", "0", "half", "none"]
+)
+def test_a_shard_whose_note_a_power_cut_spoilt_is_written_again(
+    note: bytes | None, whole: Manifest, tmp_path: Path
+) -> None:
+    def stop(step: str, done: int, total: int) -> None:
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(whole, tmp_path / "d", progress=stop)
+    notes = list((tmp_path / ".d.prepare" / "lengths").iterdir())
+    assert notes
+    for path in notes:
+        path.unlink() if note is None else path.write_bytes(note)
+    assert tree(prepare(whole, tmp_path / "d").path) == tree(prepare(whole, tmp_path / "again").path)
+
+
+@pytest.mark.parametrize("how", ["a shard that fails", "Ctrl-C"])
+def test_what_ends_one_shard_ends_the_others(
+    how: str, whole: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(step: str, done: int, total: int) -> None:
+        if (step, done) == ("prepare", 80):
+            if how == "Ctrl-C":
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise CatflapError("It fails.", "Do not.")
+
+    monkeypatch.setattr("catflap.data.packing.shards.SHARD_BYTES", 20_000)
+    with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else CatflapError):
+        prepare(whole, tmp_path / "d", progress=end)
+    written = list((tmp_path / ".d.prepare" / "shards").glob("*.tar"))
+    assert len(written) < prepare(whole, tmp_path / "d").shards / 2
 
 
 def limited(*arguments: str, most: int = 64_000) -> subprocess.CompletedProcess[str]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from catflap.artifacts.manifest import Manifest
+from catflap.artifacts.tables import PHOTO_ROW, write_table
 from catflap.data.prepare import prepare
+from catflap.data.profile import profile_manifest
 from catflap.data.scan import scan
 from tests.data.photos import class_folders, encoded, rows
 
@@ -51,6 +57,48 @@ def test_the_page_of_a_dataset_counts_labels_by_role(manifest: Manifest, tmp_pat
         assert f"<span>{role}</span><b>{count}</b>" in page
     assert "No group lies in two roles." in page
     assert page.count("<img ") > 20
+
+
+def many(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Rows of so many photos that are gone, in pairs of copies; of every 25th pair the labels differ."""
+    folder.mkdir()
+    known = {"bytes": 9, "width": 8, "height": 8, "orientation": 1, "offset": -1, "status": "ok"}
+    table: list[dict[str, Any]] = []
+    for number in range(count):
+        kind = "near_duplicate_two_labels: shows it" if number // 2 % 25 == 7 else "near_duplicate: shows it"
+        row = {"id": hashlib.sha256(b"%d" % number).hexdigest(), "uri": f"/gone/{number}.jpg"}
+        row |= {"label": "abc"[number % 3], "group": number // 2, "reason": kind if number % 2 else ""}
+        table.append({**dict.fromkeys(PHOTO_ROW.names), **known, **row})
+    write_table(folder / "photos.parquet", pa.Table.from_pylist(table, schema=PHOTO_ROW))
+    return table
+
+
+def test_of_many_photos_the_page_shows_the_smallest_ids_and_the_first_groups(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catflap.artifacts.tables.STREAMED", 128)
+    table = many(tmp_path / "many", 5000)
+    profile_manifest(tmp_path / "many", manifest)
+    page = (tmp_path / "many" / "profile.html").read_text("utf-8").partition("<h2>Samples")[2]
+    samples, groups = (re.findall(r"<span>(/gone/\d+\.jpg)", part) for part in page.split("<h2>Near-dup")[:2])
+    table.sort(key=lambda row: str(row["id"]))
+    of_label = [[row["uri"] for row in table if row["label"] == label][:12] for label in "abc"]
+    assert samples == [uri for uris in of_label for uri in uris]
+    assert groups == [f"/gone/{2 * pair + one}.jpg" for pair in range(7, 600, 25) for one in (0, 1)]
+
+
+def test_the_memory_of_the_page_does_not_grow_with_the_photos(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catflap.artifacts.tables.STREAMED", 128)
+    peaks = []
+    for count in (4000, 16_000):
+        many(tmp_path / str(count), count)
+        tracemalloc.start()
+        profile_manifest(tmp_path / str(count), manifest)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_the_page_can_be_left_off(manifest: Manifest, tmp_path: Path) -> None:

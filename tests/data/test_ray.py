@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +14,12 @@ import pyarrow.compute as pc
 import pytest
 
 from catflap.data.scan import scan
+from catflap.data.scanning import on_ray
 from catflap.data.scanning.batch import examine
 from catflap.data.scanning.parts import plan_parts
 from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
 from catflap.errors import CatflapError
+from catflap.version import VERSION
 from tests.data.photos import class_folders, draw, encoded, tree
 
 pytest.importorskip("ray")
@@ -64,14 +67,27 @@ def test_a_cluster_at_an_address_gives_the_same_manifest(photos: Path, cluster: 
 
 
 def test_a_photo_that_kills_its_process_is_found_on_ray(photos: Path, tmp_path: Path) -> None:
-    from catflap.data.scanning import on_ray
-
     parts = plan_parts(tmp_path, open_source(photos, DEFAULT_COLUMNS).references, "test")
     found = dict(on_ray.run(parts.missing(), "ray", lethal))
     table = pa.concat_tables([found[number] for number in sorted(found)])
     crashed = table.filter(pc.equal(table["reason"], "decoder_crashed"))
     assert [Path(uri).name for uri in crashed["uri"].to_pylist()] == ["007.jpg"]
     assert table.num_rows == 202
+
+
+def test_nodes_without_this_catflap_are_one_error(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that no node can import says nothing about the photos."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "only_here.py").write_text("def examine(references):\n    return references\n")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    parts = plan_parts(tmp_path, open_source(photos, DEFAULT_COLUMNS).references, "test")
+    with pytest.raises(
+        CatflapError, match=r"cannot run this Catflap: .*No module named 'only_here'"
+    ) as error:
+        list(on_ray.run(parts.missing(), "ray", import_module("only_here").examine))
+    assert f"Install Catflap {VERSION} there" in error.value.fix
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "ray://192.0.2.1:10001", "http://127.0.0.1"])

@@ -133,6 +133,7 @@ KINDS: dict[str, Callable[[Path, Path], Path | str]] = {
     "parquet": lambda photos, root: listed(photos, root / "photos.parquet"),
     "metadata": lambda photos, root: described(photos, root / "described"),
     "address": lambda photos, root: photos.as_uri(),
+    "tar at an address": lambda photos, root: tarred(photos, root / "photos.tar").as_uri(),
     "zip at an address": lambda photos, root: zipped(photos, root / "photos.zip").as_uri(),
 }
 
@@ -239,6 +240,22 @@ def test_a_list_without_the_column_says_which_it_has(numbered_list: Path, tmp_pa
     with pytest.raises(CatflapError, match=r"no column label.*kind") as error:
         scan(numbered_list, tmp_path / "m", workers=1)
     assert "--label-column" in error.value.fix
+
+
+@pytest.mark.parametrize("kind", ["folders", "zip", "tar", "shards", "address"])
+def test_columns_that_are_named_for_a_source_without_are_refused(
+    kind: str, photos: Path, tmp_path: Path
+) -> None:
+    source, columns = KINDS[kind](photos, tmp_path), Columns(group="animal", role="split")
+    with pytest.raises(CatflapError, match="is no list") as error:
+        scan(source, tmp_path / "m", columns=columns, workers=1)
+    assert error.value.fix == "Leave out --group-column, --role-column."
+    assert not (tmp_path / ".m.scan").exists()
+
+
+def test_columns_of_metadata_can_be_named(photos: Path, plain: set[tuple[str, str]], tmp_path: Path) -> None:
+    source, columns = described(photos, tmp_path / "described"), Columns("file_name", "label")
+    assert found(scan(source, tmp_path / "m", columns=columns, workers=1, profile=False)) == plain
 
 
 def test_labels_can_be_renamed_merged_and_left_out(tmp_path: Path) -> None:

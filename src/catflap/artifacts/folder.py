@@ -212,9 +212,9 @@ def sweep(target: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def sync(folder: Path) -> None:
-    """Ask the kernel to put a folder and all that is in it on disk, so that a power cut finds it whole."""
-    for path in (*folder.rglob("*"), folder):
+def sync(place: Path) -> None:
+    """Put a file, or a folder and all that is in it, on disk, so that a power cut finds it whole."""
+    for path in (*place.rglob("*"), place):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

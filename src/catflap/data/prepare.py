@@ -55,7 +55,6 @@ def prepare(
     seed: int = 0,
     shares: Mapping[str, float] = SHARES,
     embeddings: Vectors | None = None,
-    alike: float = ALIKE,
     shrink: int = 0,
     pixels: bool = False,
     profile: bool = True,
@@ -64,20 +63,19 @@ def prepare(
     """Give every photo of a Manifest that is ok its role and write the Dataset folder `out`.
 
     `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` says how
-    large they are. With `embeddings`, one row a photo of the Manifest, photos whose cosine is at least
-    `alike` share a role too. Photos keep their bytes, but with `shrink` train photos are stored as JPEGs
-    with that short side in px. `pixels` adds a memory map of decoded train photos, `profile` writes
-    profile.html. A run that was killed goes on with the first shard that is not whole.
+    large they are. With `embeddings`, one row a photo of the Manifest, photos that look alike share a role
+    too. Photos keep their bytes, but with `shrink` train photos are stored as JPEGs with that short side
+    in px. `pixels` adds a memory map of decoded train photos, `profile` writes profile.html. A run that
+    was killed goes on with the first shard that is not whole.
     """
     out = Path(out)
     check_shares(shares)
     check_shrink(shrink)
     refuse_foreign(out, MARKER)
-    chosen, lengths = choose(manifest, seed, shares, embeddings, alike)
+    chosen, lengths = choose(manifest, seed, shares, embeddings)
     plan = plan_shards(lengths, chosen.roles)
     made_from = prepare_fingerprint(
-        manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, alike=alike,
-        shrink=shrink, pixels=pixels,
+        manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, shrink=shrink, pixels=pixels
     )  # fmt: skip
     with working_folder(out, "prepare") as work:
         lengths = write_shards(work, manifest, chosen, plan, shrink, made_from, progress)
@@ -98,7 +96,8 @@ def prepare(
             progress("profile", 0, 0)
             profile_dataset(work, written, _sizes(manifest, chosen))
         with whole_folder(out, MARKER) as folder:
-            for name in (SHARDS, INDEX, MARKER, *[PIXELS] * pixels, *[PAGE] * profile):
+            _keep_shards(work / SHARDS, folder / SHARDS, plan)
+            for name in (INDEX, MARKER, *[PIXELS] * pixels, *[PAGE] * profile):
                 (work / name).rename(folder / name)
     return load_dataset(out)
 
@@ -110,13 +109,12 @@ def prepare_fingerprint(
     seed: int = 0,
     shares: Mapping[str, float] = SHARES,
     embeddings: Vectors | None = None,
-    alike: float = ALIKE,
     shrink: int = 0,
     pixels: bool = False,
 ) -> str:
     """What a Dataset of this Manifest would be made from, without making it."""
     vectors = "" if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest()
-    settings = [frame.to_json(), seed, dict(shares), [vectors, alike], shrink, pixels]
+    settings = [frame.to_json(), seed, dict(shares), [vectors, ALIKE], shrink, pixels]
     return digest([RULES, manifest.sha256, *settings, versions()])
 
 
@@ -125,7 +123,6 @@ def choose(
     seed: int,
     shares: Mapping[str, float],
     embeddings: Vectors | None = None,
-    alike: float = ALIKE,
 ) -> tuple[Chosen, npt.NDArray[np.int64]]:
     """The photos of a Dataset with their roles, sorted by role and id, and their lengths in bytes."""
     table = manifest.rows(COLUMNS)
@@ -136,7 +133,7 @@ def choose(
     labels = numbered(table["label"], {name: number for number, name in enumerate(names)})
     groups = table["group"].to_numpy()
     if embeddings is not None:
-        groups = _with_lookalikes(groups, rows, embeddings, manifest.photos, alike)
+        groups = _with_lookalikes(groups, rows, embeddings, manifest.photos)
     _check_counts(names, labels, groups)
     ids = leading_bits(table["id"])[:, 0]
     users: dict[str, int] = {}
@@ -174,6 +171,19 @@ def index_rows(
         yield pa.table(columns).cast(INDEX_ROW)
 
 
+def _keep_shards(work: Path, folder: Path, plan: Plan) -> None:
+    """Link the shards into the folder that takes its name later: a run that ends before still has them.
+
+    Where there are no links they are moved.
+    """
+    folder.mkdir()
+    for name in plan.names:
+        try:
+            os.link(work / name, folder / name)
+        except OSError:
+            (work / name).rename(folder / name)
+
+
 def _fields(manifest: Manifest, chosen: Chosen) -> dict[str, Any]:
     return {
         "labels": chosen.names,
@@ -199,7 +209,6 @@ def _with_lookalikes(
     rows: npt.NDArray[np.int64],
     embeddings: Vectors,
     photos: int,
-    alike: float,
 ) -> npt.NDArray[np.int64]:
     """Groups joined with those of photos whose embeddings nearly coincide."""
     if len(embeddings) != photos:
@@ -207,7 +216,7 @@ def _with_lookalikes(
             f"There are {len(embeddings)} embeddings for {photos} photos.",
             "Give one row for each row of the Manifest.",
         )
-    first, second = alike_pairs(embeddings[rows], alike)
+    first, second = alike_pairs(embeddings[rows])
     firsts = np.concatenate([groups, groups[first]])
     return joined(photos, firsts, np.concatenate([groups, groups[second]]))[groups]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,7 +37,7 @@ COLUMNS = ("id", "uri", "label", "status", "reason", "width", "height", "bytes",
 def profile_manifest(folder: Path, manifest: Manifest) -> None:
     """Write profile.html into a Manifest folder: counts, sizes, samples, duplicates, and what is wrong."""
     path = folder / TABLE
-    pixels, samples, copies, bad = _gather(path)
+    pixels, samples, groups, bad = _gather(path)
     counts = {"photos": manifest.photos, "ok": manifest.ok, "quarantined": manifest.quarantined}
     more = {"dropped copies": manifest.dropped, "near-duplicates": manifest.near_duplicates}
     others = manifest.quarantined + manifest.dropped
@@ -46,7 +48,7 @@ def profile_manifest(folder: Path, manifest: Manifest) -> None:
         section("Sizes", sizes(pixels)),
         section("Remarks", bars("photos that are ok", manifest.remarks)),
         section("Samples", _samples(samples)),
-        section("Near-duplicates", _groups(path, copies), _how_many(manifest.near_duplicate_groups)),
+        section("Near-duplicates", _groups(path, groups), _how_many(manifest.near_duplicate_groups)),
         section("Not used", bars("reason", manifest.reasons) + _bad(bad), shown),
     ]
     footer = f"Manifest {manifest.sha256[:16]}, made by Catflap {manifest.versions['catflap']}."
@@ -83,27 +85,30 @@ def profile_dataset(folder: Path, dataset: Dataset, pixels: Counter[tuple[int, i
     whole_file(folder / PAGE, page("Catflap dataset", title, tiles, sections, footer).encode())
 
 
-def _gather(path: Path) -> tuple[Counter[tuple[int, int]], dict[str, list[Row]], list[Row], list[Row]]:
-    """One pass: sizes in px, some photos a label, some near-duplicates, and the photos that are not ok."""
+def _gather(path: Path) -> tuple[Counter[tuple[int, int]], dict[str, list[Row]], list[int], list[Row]]:
+    """One pass: sizes in px, some photos a label, some groups of near-duplicates, and photos not ok.
+
+    Only what is shown is held, however many photos there are.
+    """
     pixels: Counter[tuple[int, int]] = Counter()
     samples: dict[str, list[Row]] = {}
-    copies: list[Row] = []
+    groups: dict[str, list[int]] = {"near_duplicate_two_labels:": [], "near_duplicate:": []}
     bad: list[Row] = []
     for rows in iter_table(path, COLUMNS):
         fine = rows.filter(pc.equal(rows["status"], "ok"))
         pixels.update(zip(fine["width"].to_pylist(), fine["height"].to_pylist(), strict=True))
-        for row in _first_of_each_label(fine):
-            samples.setdefault(row["label"], []).append(row)
-        two = fine.filter(pc.match_substring(fine["reason"], "near_duplicate_two_labels:"))
-        one = fine.filter(pc.match_substring(fine["reason"], "near_duplicate:"))
-        copies += [*two.slice(0, GROUPS).to_pylist(), *one.slice(0, GROUPS).to_pylist()]
+        for label, found in groupby(_first_of_each_label(fine), key=itemgetter("label")):
+            samples[label] = sorted([*samples.get(label, []), *found], key=itemgetter("id"))[:PHOTOS]
+        for remark, chosen in groups.items():
+            copies = fine.filter(pc.match_substring(fine["reason"], remark)).slice(0, GROUPS)
+            chosen[:] = _first([*chosen, *copies["group"].to_pylist()])
         if len(bad) < LISTED:
             bad += rows.filter(pc.not_equal(rows["status"], "ok")).slice(0, LISTED - len(bad)).to_pylist()
-    chosen = {
-        label: sorted(samples[label], key=lambda row: str(row["id"]))[:PHOTOS] for label in sorted(samples)
-    }
-    copies.sort(key=lambda row: "near_duplicate_two_labels" not in row["reason"])
-    return pixels, chosen, copies, bad
+    return pixels, dict(sorted(samples.items())), _first(chain(*groups.values())), bad
+
+
+def _first(groups: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(groups))[:GROUPS]
 
 
 def _first_of_each_label(rows: pa.Table) -> Iterator[Row]:
@@ -126,9 +131,8 @@ def _samples(samples: dict[str, list[Row]]) -> str:
     return "".join(sheets) + (f'<p class="note">… and {more:,} more labels</p>' if more > 0 else "")
 
 
-def _groups(path: Path, copies: list[Row]) -> str:
+def _groups(path: Path, wanted: list[int]) -> str:
     """Groups side by side, those under two labels first."""
-    wanted = list(dict.fromkeys(row["group"] for row in copies))[:GROUPS]
     members: dict[int, list[Row]] = {group: [] for group in wanted}
     if not wanted:
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,15 @@ from catflap.artifacts.manifest import (
 )
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.data.profile import profile_manifest
-from catflap.data.scanning import local
+from catflap.data.scanning import local, on_ray
 from catflap.data.scanning.checks import findings, tally
 from catflap.data.scanning.judge import Verdicts, judge, judged
-from catflap.data.scanning.local import Batch
 from catflap.data.scanning.mapping import Labels, mapped
 from catflap.data.scanning.parts import Parts, plan_parts, working_folder, write_listing
 from catflap.data.sources.listing import Reference, check_labels
 from catflap.data.sources.lists import Columns
 from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
-from catflap.errors import missing_extra
+from catflap.errors import need
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
@@ -54,6 +53,8 @@ def scan(
     """
     out = Path(out)
     refuse_foreign(out, MARKER)
+    if on is not None:
+        need("ray")
     listed = _Listed(source, labels, columns)
     with working_folder(out, "scan") as folder:
         parts = plan_parts(folder, listed, listed.rules())
@@ -113,20 +114,11 @@ def _examine(parts: Parts, on: str | None, workers: int | None, progress: Progre
     progress("scan", done, parts.total)
     if done == parts.total:
         return
-    for number, rows in _engine(on, workers)(parts.missing()):
+    missing = parts.missing()
+    for number, rows in local.run(missing, workers) if on is None else on_ray.run(missing, on):
         parts.commit(number, rows)
         done += rows.num_rows
         progress("scan", done, parts.total)
-
-
-def _engine(on: str | None, workers: int | None) -> Callable[[Iterable[Batch]], Iterator[Batch]]:
-    if on is None:
-        return lambda batches: local.run(batches, workers)
-    try:
-        from catflap.data.scanning import on_ray
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from error
-    return lambda batches: on_ray.run(batches, on)
 
 
 def _fields(

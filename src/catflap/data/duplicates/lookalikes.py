@@ -29,8 +29,8 @@ def load_embeddings(path: Path) -> Vectors:
     return found
 
 
-def alike_pairs(embeddings: Vectors, alike: float = ALIKE) -> tuple[Positions, Positions]:
-    """Pairs of rows (first < second) whose cosine is at least `alike`; takes (n, d) of any float type.
+def alike_pairs(embeddings: Vectors) -> tuple[Positions, Positions]:
+    """Pairs of rows (first < second) whose cosine is at least ALIKE; takes (n, d) of any float type.
 
     Up to 20,000 rows all pairs are compared; above, each row's 8 nearest by usearch's HNSW index
     (Malkov and Yashunin, 2016), which misses a few. Raises CatflapError for rows without length.
@@ -44,20 +44,20 @@ def alike_pairs(embeddings: Vectors, alike: float = ALIKE) -> tuple[Positions, P
     if (lengths == 0).any():
         raise CatflapError("Some embeddings are all zero.", "Compute the embeddings again.")
     unit = embeddings.astype(np.float32) / lengths
-    return _all_pairs(unit, alike) if len(unit) <= EXACT else _nearest_pairs(unit, alike)
+    return _all_pairs(unit) if len(unit) <= EXACT else _nearest_pairs(unit)
 
 
-def _all_pairs(unit: npt.NDArray[np.float32], alike: float) -> tuple[Positions, Positions]:
+def _all_pairs(unit: npt.NDArray[np.float32]) -> tuple[Positions, Positions]:
     found = []
     for start in range(0, len(unit), BLOCK):
-        one, other = np.nonzero(unit[start : start + BLOCK] @ unit[start:].T >= alike)
+        one, other = np.nonzero(unit[start : start + BLOCK] @ unit[start:].T >= ALIKE)
         ahead = one < other
         found.append(np.stack([one[ahead], other[ahead]]) + start)
     pairs = np.concatenate([np.empty((2, 0), np.int64), *found], axis=1)
     return pairs[0], pairs[1]
 
 
-def _nearest_pairs(unit: npt.NDArray[np.float32], alike: float) -> tuple[Positions, Positions]:
+def _nearest_pairs(unit: npt.NDArray[np.float32]) -> tuple[Positions, Positions]:
     try:
         from usearch.index import Index
     except ModuleNotFoundError as error:
@@ -67,7 +67,7 @@ def _nearest_pairs(unit: npt.NDArray[np.float32], alike: float) -> tuple[Positio
     matches = index.search(unit, NEIGHBOURS + 1)
     first = np.repeat(np.arange(len(unit)), matches.keys.shape[1])
     second = matches.keys.ravel().astype(np.int64)
-    near = (matches.distances.ravel() <= 1 - alike) & (first != second)
+    near = (matches.distances.ravel() <= 1 - ALIKE) & (first != second)
     low, high = np.minimum(first, second)[near], np.maximum(first, second)[near]
     pairs = np.unique(np.stack([low, high]), axis=1)
     return pairs[0], pairs[1]

@@ -25,6 +25,7 @@ Block: TypeAlias = tuple[int, int]  # lowest bit and width
 
 CHUNK = 1 << 16  # hashes; what fits into the cache while bits are moved
 MANY = 1 << 20  # hashes; fewer are searched by one thread
+THREADS = 2
 SURE = 4  # bits
 SPARE = 2  # blocks of a key; three are more sorts, one is more comparisons
 WIDEST = 1 << 12  # hashes under one key; each is compared with that many neighbours at most
@@ -32,7 +33,7 @@ EQUAL = 8  # photos of one hash that stand for all of them
 
 
 def near_pairs(
-    hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0, threads: int = 2
+    hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0
 ) -> tuple[Positions, Positions, npt.NDArray[np.bool_]]:
     """Pairs of positions whose hashes differ in at most `distance` bits, and which pairs are mirrored.
 
@@ -45,7 +46,7 @@ def near_pairs(
     order, values, starts, runs = _runs(_scatter(hashes))
     blocks = [*_equal_pairs(starts, runs)]
     flip = int(_scatter(np.array([mirror], dtype=np.uint64))[0])
-    for one, other, mirrored in _value_pairs(values, (distance, sure), flip, threads):
+    for one, other, mirrored in _value_pairs(values, (distance, sure), flip):
         blocks += _row_pairs(starts, runs, one, other, mirrored)
     first, second, flags = (np.concatenate(part) for part in zip(*blocks, strict=True))
     first, second = order[first], order[second]
@@ -60,7 +61,7 @@ def _runs(hashes: Hashes) -> tuple[Positions, Hashes, Positions, Positions]:
     return order, ordered[starts], starts, np.diff(np.append(starts, len(order)))
 
 
-def near_values(values: Hashes, distance: int, sure: int, threads: int = 2) -> tuple[Hashes, Hashes]:
+def near_values(values: Hashes, distance: int, sure: int) -> tuple[Hashes, Hashes]:
     """Pairs of different hashes within `distance` bits, as near_pairs finds them; takes each hash once."""
     blocks = _blocks(sure + SPARE)
     choices = list(combinations(range(len(blocks)), SPARE))
@@ -69,7 +70,7 @@ def near_values(values: Hashes, distance: int, sure: int, threads: int = 2) -> t
     def search(number: int) -> tuple[Hashes, Hashes]:
         return _search(values, distance, blocks, choices[number], number, first_choice)
 
-    with ThreadPoolExecutor(threads if len(values) > MANY else 1) as pool:
+    with ThreadPoolExecutor(THREADS if len(values) > MANY else 1) as pool:
         found = list(pool.map(search, range(len(choices))))
     return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
 
@@ -170,14 +171,14 @@ def _scatter(hashes: Hashes) -> Hashes:
 
 
 def _value_pairs(
-    values: Hashes, within: tuple[int, int], flip: int, threads: int
+    values: Hashes, within: tuple[int, int], flip: int
 ) -> Iterator[tuple[Positions, Positions, bool]]:
     """Pairs of places in the sorted array of hashes, plain ones and then mirrored ones."""
     if not flip:
-        one, other = near_values(values, *within, threads)
+        one, other = near_values(values, *within)
         yield np.searchsorted(values, one), np.searchsorted(values, other), False
         return
-    one, other = near_values(_with_mirrored(values, flip), *within, threads)
+    one, other = near_values(_with_mirrored(values, flip), *within)
     yield *_both_in(values, one, other), False
     one, other = np.concatenate([one, other]), np.concatenate([other, one])
     one, other = np.concatenate([one, values]), np.concatenate([other, values])  # exact mirror images

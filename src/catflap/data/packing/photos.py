@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from catflap.ahead import ahead
 from catflap.artifacts.dataset import SHARDS, Dataset
 from catflap.artifacts.folder import read_json, unwritable, write_json
 from catflap.artifacts.manifest import Manifest
-from catflap.data.ahead import ahead
-from catflap.data.packing.shards import Member, Plan, write_shard
+from catflap.data.packing.shards import Member, Plan, read_note, write_shard
 from catflap.data.scanning.batch import FRAME
 from catflap.data.sources.listing import SUFFIXES
 from catflap.data.sources.reading import read_photo
@@ -69,7 +69,7 @@ def write_shards(
     """Write the shards that are not there yet, several at a time; returns the length of each photo, (n,)."""
     _keep_or_clear(work, made_from)
     table = one_piece(manifest.rows(READ))
-    total, done, lock = len(chosen.rows), 0, threading.Lock()
+    total, done, lock, stopped = len(chosen.rows), 0, threading.Lock(), threading.Event()
     progress("prepare", 0, total)
 
     def members(number: int) -> Iterator[Member]:
@@ -80,6 +80,8 @@ def write_shards(
         labelled = zip(rows, chosen.labels[part].tolist(), strict=True)
         pack = partial(_packed, side)
         for member in ahead(pack, labelled, readers) if side else map(pack, labelled):
+            if stopped.is_set():
+                raise CatflapError("prepare was stopped.", "Start it again; it goes on where it stopped.")
             yield member
             with lock:
                 done += 1
@@ -88,18 +90,20 @@ def write_shards(
     def write(number: int) -> npt.NDArray[np.int64]:
         path = work / SHARDS / plan.names[number]
         note = work / LENGTHS / f"{plan.names[number]}.npy"
-        if path.exists():
-            kept: npt.NDArray[np.int64] = np.load(note, allow_pickle=False)
-            return kept
-        return write_shard(path, members(number), note)
+        kept = read_note(note) if path.exists() else None
+        return write_shard(path, members(number), note) if kept is None else kept
 
-    readers = describe_machine().cores
+    readers, pool = describe_machine().cores, ThreadPoolExecutor(WRITERS)
     try:
-        with ThreadPoolExecutor(WRITERS) as pool:
-            futures = [pool.submit(write, number) for number in range(len(plan))]
-            return np.concatenate([future.result() for future in futures])
+        futures = [pool.submit(write, number) for number in range(len(plan))]
+        for ready in as_completed(futures):
+            ready.result()  # the first that fails ends the others
+        return np.concatenate([future.result() for future in futures])
     except OSError as error:
         raise unwritable(work, error) from error
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def one_piece(table: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.folder import sync
 from catflap.data.duplicates.pairs import Positions
 
 SHARD_BYTES = 256 << 20
@@ -78,7 +79,7 @@ def _entries(lengths: Positions) -> Positions:
 def write_shard(path: Path, members: Iterable[Member], note: Path) -> Positions:
     """Write one shard and return the lengths of its photos, which are also noted for a run that goes on.
 
-    The shard gets its name when both files are whole.
+    The shard gets its name when both files are whole, and on disk, where a power cut finds them.
     """
     partial, lengths = path.with_suffix(".partial"), []
     with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -88,8 +89,19 @@ def write_shard(path: Path, members: Iterable[Member], note: Path) -> Positions:
             lengths.append(len(member.data))
     written = np.array(lengths, np.int64)
     np.save(note, written)
+    for file in (partial, note):
+        sync(file)
     partial.replace(path)
     return written
+
+
+def read_note(note: Path) -> Positions | None:
+    """The lengths that were noted of a shard's photos, or None when the note is absent or damaged."""
+    try:
+        lengths: Positions = np.load(note, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return lengths
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from catflap.data.scanning.batch import PART_ROW, crashed, examine
 from catflap.errors import CatflapError, why
+from catflap.version import VERSION
 
 Batch: TypeAlias = tuple[int, pa.Table]
 Examine: TypeAlias = Callable[[pa.Table], pa.Table]
@@ -74,11 +75,16 @@ def _one_by_one(ray: Any, examine: Examine, references: pa.Table) -> pa.Table:
 
 
 def _rows(ray: Any, ready: Any) -> pa.Table | None:
-    """The rows of a task, or None when it failed, which is nearly always the death of its process."""
+    """The rows of a task, or None when its process died."""
     try:
         return ray.get(ready)
     except ray.exceptions.RaySystemError:
         raise
+    except ray.exceptions.RayTaskError as error:  # the function ended, or is not there
+        raise CatflapError(
+            f"The nodes of the Ray cluster cannot run this Catflap: {str(error).splitlines()[-1][:200]}.",
+            f"Install Catflap {VERSION} there, as it is here.",
+        ) from error
     except ray.exceptions.RayError:
         return None
 

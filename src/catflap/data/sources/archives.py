@@ -20,9 +20,9 @@ from catflap.data.sources.listing import (
     Listing,
     Reference,
     by_folder,
-    hidden,
     printable,
     reference,
+    within_hidden,
 )
 from catflap.data.sources.sidecars import label_in
 from catflap.data.sources.stores import is_url, open_object
@@ -54,7 +54,7 @@ def list_zip(path: str) -> Listing:
         raise CatflapError(
             f"{path} is no whole zip archive: {error}.", "Copy or download the archive again."
         ) from error
-    files = [one for one in members if not one.filename.endswith("/") and not _hidden(one.filename)]
+    files = [one for one in members if not one.filename.endswith("/") and not within_hidden(one.filename)]
     files.sort(key=lambda member: member.filename)
     folders = _by_folder([member.filename for member in files])
     return Listing(
@@ -80,6 +80,8 @@ def read_member(uri: str, offset: int, length: int, max_bytes: int, crc: int | N
         file = _opened(path, threading.get_ident())
         file.seek(offset)
         data = file.read(length) if kind == "tar" else _read_zipped(file, length, crc)
+    except CatflapError as error:  # the store's
+        raise BadPhoto("unreadable", error.what, error.fix) from error
     except (OSError, struct.error, zlib.error, ValueError) as error:
         raise BadPhoto("unreadable", f"{uri} cannot be read: {error}.", "Copy the archive again.") from error
     if len(data) != length:
@@ -168,7 +170,7 @@ def _tar_members(file: BinaryIO) -> tuple[list[Member], bool]:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # else memory grows with the archive
-                if member.isreg() and not _hidden(member.name):
+                if member.isreg() and not within_hidden(member.name):
                     members.append(_member(archive, member))
                 if archive.offset <= end:  # a size below 0 would lead in a circle
                     return members, False
@@ -236,7 +238,3 @@ def _outside(name: str) -> bool:
     """Whether a member's path leads out of the folder into which the archive would be unpacked."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
-
-
-def _hidden(name: str) -> bool:
-    return any(hidden(part) for part in PurePosixPath(name).parts if part not in (".", ".."))

@@ -80,6 +80,11 @@ def hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX")) or name.lower() in SKIPPED
 
 
+def within_hidden(path: str) -> bool:
+    """Whether a path below a source has such a name, or leads through a folder that has."""
+    return any(hidden(part) for part in PurePosixPath(path).parts if part not in (".", ".."))
+
+
 def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The role and label of each path by its folders, ("", "") for one outside class folders.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
-from catflap.data.sources.listing import Listing, Reference, by_folder, hidden, reference
+from catflap.data.sources.listing import Listing, Reference, by_folder, reference, within_hidden
 from catflap.errors import BadPhoto, CatflapError, why
 
 MAX_BYTES = 64 << 20
@@ -26,11 +27,11 @@ def list_store(url: str) -> Listing:
         raise CatflapError(
             f"{url} cannot be listed: {why(error)}.", "Check the address and credentials."
         ) from error
-    kept = {name: info for name, info in sorted(found.items()) if not hidden(name.rsplit("/", 1)[-1])}
-    inside = [name.removeprefix(root).lstrip("/") for name in kept]
+    inside = {name: name.removeprefix(root).lstrip("/") for name in sorted(found)}
+    kept = [name for name, path in inside.items() if not within_hidden(path)]
     return Listing(
-        _reference(fs, name, info, role, label)
-        for (name, info), (role, label) in zip(kept.items(), by_folder(inside), strict=True)
+        _reference(fs, name, found[name], role, label)
+        for name, (role, label) in zip(kept, by_folder([inside[name] for name in kept]), strict=True)
     )
 
 
@@ -50,9 +51,56 @@ def read_object(url: str, max_bytes: int) -> bytes:
 
 
 def open_object(url: str) -> BinaryIO:
-    """An object as a file that can seek."""
+    """An archive in a store as a file that can seek; CatflapError when it cannot be opened or read."""
     fs, path = _store(url)
-    return cast("BinaryIO", fs.open(path, "rb"))
+    try:
+        file = fs.open(path, "rb")
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 1))
+        file.read(1)  # which a server that only hands out whole files refuses
+        file.seek(0)
+    except Exception as error:  # each store has its own errors
+        raise _unreachable(url, error) from error
+    return cast("BinaryIO", _Object(file, url))
+
+
+class _Object(io.RawIOBase):
+    """An open object whose store may refuse a read at any time: readers of archives have no word for that."""
+
+    def __init__(self, file: Any, url: str) -> None:
+        self._file = file
+        self._url = url
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return cast("bytes", self._file.read(size))
+        except (OverflowError, MemoryError):  # a damaged archive makes up sizes
+            raise
+        except Exception as error:  # each store has its own errors
+            raise _unreachable(self._url, error) from error
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._file.seek(offset, whence)
+        return self.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return cast("int", self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _unreachable(url: str, error: Exception) -> CatflapError:
+    return CatflapError(
+        f"{url} cannot be read: {why(error)}.", "Check the address and credentials, or download the archive."
+    )
 
 
 def _reference(fs: Any, name: str, info: dict[str, Any], role: str, label: str) -> Reference:

@@ -1,0 +1,135 @@
+"""Stores: what one refuses is told in its words, and what systems leave there is passed over."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from catflap.data.scan import scan
+from catflap.data.scanning.batch import examine
+from catflap.data.sources.archives import list_tars
+from catflap.data.sources.listing import REFERENCE
+from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
+from catflap.errors import CatflapError
+from tests.data.photos import class_folders, draw, encoded
+from tests.data.test_odd_sources import SIZES, sized
+from tests.data.test_sources import found, served, sharded, tarred, zipped
+
+ARCHIVES = {"zip": zipped, "tar": tarred}
+
+
+class NoCredentialsError(Exception):
+    """An error of a store's own, as botocore has them."""
+
+
+class Store(fsspec.AbstractFileSystem):
+    """A store over the files of this machine, which refuses after `patience` reads."""
+
+    protocol = "moody"
+    patience = 0
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "size": Path(path).stat().st_size, "type": "file"}
+
+    def _open(self, path: str, *_: Any, **__: Any) -> io.FileIO:
+        return File(path)
+
+
+class File(io.FileIO):
+    def read(self, size: int | None = -1) -> bytes:
+        Store.patience -= 1
+        if Store.patience < 0:
+            raise NoCredentialsError("Unable to locate credentials")
+        return super().read(-1 if size is None else size) or b""
+
+
+@pytest.fixture
+def store() -> Iterator[type[Store]]:
+    fsspec.register_implementation("moody", Store, clobber=True)
+    yield Store
+    Store.patience = 0
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("photos") / "photos", 6)
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("patience", [0, 1, 2, 3])
+def test_a_store_that_refuses_an_archive_is_one_error(
+    kind: str, patience: int, photos: Path, store: type[Store], tmp_path: Path
+) -> None:
+    path = ARCHIVES[kind](photos, tmp_path / f"photos.{kind}")
+    store.patience = patience
+    with pytest.raises(CatflapError, match=r"cannot be read: Unable to locate credentials\.") as error:
+        scan(f"moody://{path}", tmp_path / "m", workers=1)
+    assert "credentials" in error.value.fix
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_photos_that_a_store_refuses_are_unreadable(
+    kind: str, photos: Path, store: type[Store], tmp_path: Path
+) -> None:
+    path = ARCHIVES[kind](photos, tmp_path / f"photos.{kind}")
+    store.patience = 1000
+    listing = list(open_source(f"moody://{path}", DEFAULT_COLUMNS).references)
+    references = pa.Table.from_pylist(listing, schema=REFERENCE)
+    for store.patience, reason in ((0, "unreadable"), (1, "unreadable"), (1000, "")):
+        assert examine(references)["reason"].to_pylist() == [reason] * 12
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("more", [0, 6 << 20], ids=["small", "large"])
+def test_an_archive_on_a_server_that_hands_out_whole_files_is_one_error(
+    kind: str, more: int, tmp_path: Path
+) -> None:
+    """Python's own is one. Nothing is listed, rather than what lies in the first megabytes."""
+    photos = class_folders(tmp_path / "photos", 3)
+    (photos / "cat" / "more.jpg").write_bytes(encoded(draw(7)) + bytes(more))
+    path = ARCHIVES[kind](photos, tmp_path / f"photos.{kind}")
+    with served(tmp_path) as address, pytest.raises(CatflapError, match=r"cannot be read: .* range") as error:
+        scan(f"{address}/{path.name}", tmp_path / "m", workers=1)
+    assert "download the archive" in error.value.fix
+
+
+def test_an_archive_that_a_server_does_not_have_is_one_error(tmp_path: Path) -> None:
+    with served(tmp_path) as address, pytest.raises(CatflapError, match=r"none\.tar cannot be read"):
+        scan(f"{address}/none.tar", tmp_path / "m", workers=1)
+
+
+@pytest.mark.parametrize("kind", ["shard", "damaged"])
+def test_a_tar_at_an_address_is_listed_as_on_disk(kind: str, photos: Path, tmp_path: Path) -> None:
+    if kind == "shard":
+        path = sharded(photos, tmp_path / "shards") / "shard-000001.tar"
+    else:
+        path = tmp_path / "photos.tar"
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(photos / "cat", "x" * 120)
+        sized(path, 3, SIZES["2 to the 88th"])
+    there, here = (
+        [{**row, "uri": ""} for row in list_tars([name]).references] for name in (path.as_uri(), str(path))
+    )
+    assert there == here
+    faults = {(row["label"], row["fault"]) for row in here}
+    assert faults == ({("dog", "")} if kind == "shard" else {("x" * 120, ""), ("", "archive_truncated")})
+
+
+def test_hidden_folders_of_a_store_are_no_labels(tmp_path: Path) -> None:
+    """The same are passed over as on disk; above the source a folder may have any name."""
+    root = class_folders(tmp_path / ".data" / "photos", 3)
+    for name in (".thumbs", "__MACOSX/dog", "cat/.thumbs", "cat/deep"):
+        (root / name).mkdir(parents=True)
+        (root / name / "one.jpg").write_bytes(encoded(draw(len(name))))
+    (root / "cat" / "._000.jpg").write_bytes(b"left here")
+    manifest = scan(root.as_uri(), tmp_path / "m", workers=1, profile=False)
+    assert manifest.labels == {"cat": 4, "dog": 3}
+    assert manifest.photos == 7
+    assert found(manifest) == found(scan(root, tmp_path / "plain", workers=1, profile=False))
