@@ -253,6 +253,29 @@ def test_what_cannot_be_exported_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
+    ("count", "size", "what"),
+    [
+        (991, 0, "There would be 1001 golden cases with the drawn ones, 1000 at most. .*--golden"),
+        (300, 1 << 20, "their frames would have 30[0-9.]* MiB, 256 at most. .*--golden"),
+    ],
+)
+def test_golden_photos_that_no_bundle_may_hold_are_refused_before_any_work(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, count: int, size: int, what: str
+) -> None:
+    photo, told = drawn_dataset.photos("test")[0] + bytes(size), list[str]()
+    with pytest.raises(CatflapError, match=what):
+        export(
+            drawn_checkpoint,
+            drawn_dataset,
+            tmp_path / "x.catflap",
+            golden_photos=(photo,) * count,
+            progress=lambda step, *_: told.append(step),
+        )
+    assert told == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("file", "name"),
     [("cat", "cat"), ("my cat", "my-cat"), ("Kätzchen", "K-tzchen"), ("猫", "bundle"), ("-x.1-", "x.1")],
 )

@@ -10,16 +10,20 @@ import numpy as np
 import onnx
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
+from catflap.errors import MissingExtra
+from catflap.exporting.adding import add_file, add_variants
 from catflap.exporting.drawings import scene
 from catflap.exporting.quantising.quantise import quantise
 from catflap.image import encode
 from catflap.pipeline.trace import trace
 from catflap.runtime.classifier import Classifier
 from catflap.verification.verify import verify
+from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported
 
 
@@ -215,6 +219,47 @@ def test_the_card_of_another_writers_bundle_tells_what_is_there(
     assert card.startswith("# warmth\n")
     assert "| fp32 | not told | 1 of 100 |" in card
     assert ("Mine." in card) == (head.get("about") == "Mine.")
+
+
+def test_golden_cases_may_have_another_name(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = read_bundle(tiny_bundle)
+    files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
+    files["cases.npz"] = files.pop("golden.npz")
+    head = {name: value for name, value in opened.head.items() if name != "files"}
+    head["golden"] = {**head["golden"], "file": "cases.npz"}
+    write_bundle(tmp_path / "x.catflap", head, files)
+    answered(capsys, "strip", tmp_path / "x.catflap", "-o", tmp_path / "y.catflap", "--variants", "fp32")
+    stripped = read_bundle(tmp_path / "y.catflap")
+    assert set(stripped.members) == {HEAD, "fp32.onnx", "cases.npz", "card.md"}
+    assert read_golden(stripped).photos == read_golden(opened).photos
+    assert verify(stripped.path).passed
+
+
+def test_what_is_absent_is_told_before_photos_are_scored(
+    drawn_bundle: Exported,
+    drawn_checkpoint: Checkpoint,
+    drawn_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = (read_bundle(drawn_bundle.path), drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap")
+    (tmp_path / "mine.pte").write_bytes(b"a program")
+    for place in ("catflap.errors", "catflap.runtime.engines.opening"):
+        monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
+    told: list[str] = []
+
+    def progress(step: str, *_: int) -> None:
+        told.append(step)
+
+    for name, needed in (("openvino-fp16", "openvino"), ("coreml-fp32", "coremltools")):
+        with pytest.raises(MissingExtra, match=f"needs {needed}, which is not installed"):
+            add_variants(*given, (name,), progress=progress)
+    with pytest.raises(MissingExtra, match="needs executorch, which is not installed"):
+        add_file(*given, tmp_path / "mine.pte", "mine", progress=progress)
+    assert told == []
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.pte"]
 
 
 def test_a_variant_that_cannot_run_here_is_told_and_not_judged(

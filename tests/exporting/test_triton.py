@@ -12,12 +12,13 @@ import onnx
 import pytest
 from onnx import helper
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.targets.onnx_frame import framed
 from catflap.exporting.unpacking.triton import config
 from catflap.runtime.engines.onnx import open_model
+from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported
 from tests.runtime.models import model, reworked
 

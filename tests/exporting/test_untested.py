@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
@@ -19,6 +19,7 @@ from catflap.exporting.targets.coreml import layer_by_layer
 from catflap.image import read_pixels
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
+from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported
 
 FILE = "targets/coreml/fp32.mlmodel"

@@ -7,23 +7,22 @@ import random
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.cli.prepare import frame_of, framing
 from catflap.errors import CatflapError, MissingExtra, Refused
-from catflap.exporting.forms import FORMS
+from catflap.exporting.forms import FORMS, PACKAGES
 from catflap.image import Frame, encode
 from catflap.pipeline.build import build
-from catflap.runtime.engines.opening import ENGINES
 from catflap.training.plan import Plan
 from catflap.verification.verify import verify
+from tests.artifacts.samples import write_bundle
 from tests.drawn import FRAME, Exported, drawn
 
 STEPS = ["scan", "prepare", "train", "export", "evaluate"]
@@ -168,10 +167,21 @@ def test_what_cannot_be_exported_is_told_before_anything_is_scanned(tmp_path: Pa
     ):
         with pytest.raises(CatflapError, match=what):
             build(tmp_path / "none", tmp_path / "x.catflap", variants=variants)
-    for name, form in FORMS.items():
-        if form.runtime in ENGINES and find_spec(ENGINES[form.runtime][1]) is None:
-            with pytest.raises(MissingExtra, match=ENGINES[form.runtime][1]):
-                build(tmp_path / "none", tmp_path / "x.catflap", variants=("int8", name))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [target for target, packages in PACKAGES.items() if packages])
+def test_each_package_that_a_target_needs_is_asked_for_before_anything_is_scanned(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(name for name, form in FORMS.items() if form.target == target)
+    for package in PACKAGES[target]:
+        absent = package.replace("-", "_")
+        monkeypatch.setattr(
+            "catflap.errors.find_spec", lambda module, absent=absent: module != absent or None
+        )
+        with pytest.raises(MissingExtra, match=f"needs {absent},"):
+            build(tmp_path / "none", tmp_path / "x.catflap", variants=("int8", name))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catflap.artifacts.bundle import write_bundle
 from catflap.pipeline.trace import trace
-from tests.artifacts.samples import FILES, small_head
+from tests.artifacts.samples import FILES, small_head, write_bundle
 
 
 def test_a_teacher_and_kinds_of_a_later_catflap_are_named(tmp_path: Path) -> None:

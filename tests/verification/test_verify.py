@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.artifacts.results import Verdict
 from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.verification.verify import verify
+from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported
 from tests.runtime import models
 from tests.runtime.models import reworked

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.serving.site import write_site
-from tests.artifacts.samples import with_litert
+from tests.artifacts.samples import with_litert, write_bundle
 from tests.web.conftest import file_server
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
 

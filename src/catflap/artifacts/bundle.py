@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle_zip import MAGIC, MAX_BYTES, NAME, decode_members, encode_members
-from catflap.artifacts.folder import whole_file
 from catflap.artifacts.schema import faults, load_schema
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
@@ -96,16 +95,11 @@ class Bundle:
         return sum(len(self.members[name]) for name in variant.members)
 
 
-def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> str:
-    """Write a Bundle whole or not at all and return its sha256; `files` of the head is filled here."""
-    data = encode_bundle(path, head, files)
-    refuse_foreign_file(path)
-    whole_file(path, data)
-    return _sha256(data)
-
-
 def encode_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> bytes:
-    """The bytes of a Bundle that will be written to `path`; CatflapError where it could not be read."""
+    """The bytes of a Bundle that will be written to `path`; `files` of the head is filled here.
+
+    Raises CatflapError where it could not be read again.
+    """
     listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
     head = {"catflap_bundle": FORMAT, **head, "files": listed}
     _check_head(head, str(path))

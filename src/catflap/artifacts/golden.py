@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.bundle import Bundle
-from catflap.errors import BadArtifact
-from catflap.image import Pixels
+from catflap.artifacts.schema import load_schema
+from catflap.errors import BadArtifact, CatflapError
+from catflap.image import Frame, Pixels
 
 FILE = "golden.npz"
-MAX_BYTES = 256 << 20
+MAX_BYTES = 256 << 20  # unpacked
+HEADERS = 1 << 16  # bytes of these that those of the arrays may have
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,26 @@ class Golden:
     photos: tuple[bytes, ...]
     frames: Pixels
     logits: Mapping[str, npt.NDArray[np.float32]]
+
+
+def check_golden(photos: Sequence[bytes], frame: Frame, logits: int) -> None:
+    """Raise CatflapError when these photos, each with so many logits, are more than a Bundle may hold.
+
+    It is asked before there are frames or answers.
+    """
+    most = load_schema("bundle")["properties"]["golden"]["properties"]["cases"]["maximum"]
+    if len(photos) > most:
+        raise CatflapError(
+            f"There would be {len(photos)} golden cases with the drawn ones, {most} at most.",
+            "Name fewer photos with --golden.",
+        )
+    case = 3 * frame.width * frame.height + 4 * logits + 8  # 8: where its photo ends
+    size = sum(map(len, photos)) + len(photos) * case
+    if size > MAX_BYTES - HEADERS:
+        raise CatflapError(
+            f"Golden cases and their frames would have {size / 2**20:.1f} MiB, {MAX_BYTES >> 20} at most.",
+            "Name fewer or smaller photos with --golden.",
+        )
 
 
 def encode_golden(golden: Golden) -> bytes:

@@ -39,7 +39,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was verified: `value` must not exceed `limit`."""
+    """One thing that was verified: a number must not exceed `limit`; a text says what was found."""
 
     name: str
     passed: bool

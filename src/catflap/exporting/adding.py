@@ -11,12 +11,13 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.export import Judged, all_files, check_roles, exported, source_of, written
-from catflap.exporting.forms import FORMS, Form, made_elsewhere, tools
+from catflap.exporting.forms import FORMS, Form, as_variant, check_tools, made_elsewhere, tools, untested_of
 from catflap.exporting.unpacking.repack import check_new, derived_head, other_files
-from catflap.exporting.untested import untested_of, with_untested, write_untested
+from catflap.exporting.untested import with_untested, write_untested
 from catflap.exporting.writing import write_verified
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.onnx import open_session
+from catflap.runtime.engines.opening import why_not_here
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 Forms: TypeAlias = dict[str, tuple[Form, dict[str, bytes] | None]]  # None: still to be written
@@ -100,7 +101,10 @@ def _added(
 
 
 def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] | None) -> None:
-    """Raise CatflapError when a Bundle has such a variant or file, or calls the ends of graphs otherwise."""
+    """Raise CatflapError when a Bundle has such a variant or file, or calls the ends of graphs otherwise.
+
+    MissingExtra when what writes it, or runs its files, is not here.
+    """
     if name in bundle.variants or name in bundle.untested:
         raise CatflapError(
             f"{bundle.path.name} has a variant {name!r}.", "Add another one, or strip it first."
@@ -111,6 +115,10 @@ def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] |
             f"{bundle.path.name} has a file {taken[0]} of another variant, which {name} would replace.",
             "Strip that variant first.",
         )
+    if files is None:
+        check_tools(form)
+    elif (why := why_not_here(as_variant(name, form))) is not None:
+        raise why
     if form.runtime != "onnxruntime":
         return
     inputs, outputs = ([INPUT], [OUTPUT]) if files is None else _ends(files[form.file])

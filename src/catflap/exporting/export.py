@@ -15,15 +15,25 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest
 from catflap.artifacts.golden import FILE as GOLDEN
-from catflap.artifacts.golden import Golden
+from catflap.artifacts.golden import Golden, check_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.budget import Budget, Clock, choose
 from catflap.exporting.drawings import drawn_photos
-from catflap.exporting.forms import FORMS, Form, Source, as_variant, make, tools, variant_names
+from catflap.exporting.forms import (
+    FORMS,
+    Form,
+    Source,
+    as_variant,
+    check_variants,
+    make,
+    tools,
+    untested_of,
+    variant_names,
+)
 from catflap.exporting.judge import PRECISIONS, golden_tolerance, hear, judge, seat_jury
 from catflap.exporting.layers import worst_layer
 from catflap.exporting.targets.onnx_frame import with_temperature
-from catflap.exporting.untested import untested_of, with_untested, write_untested
+from catflap.exporting.untested import with_untested, write_untested
 from catflap.exporting.writing import check_out, name_of, write_verified
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
@@ -76,10 +86,10 @@ def export(
     out, variants = Path(out), variant_names((), variants)
     check_out(out)
     check_roles(checkpoint, dataset)
+    check_variants(variants)
     unrun = untested_of(variants)
-    if unrun == variants:
-        raise CatflapError(f"{unrun[0]} cannot run here: nothing would be tested.", "Add --variants int8.")
     photos = (*drawn_photos(), *golden_photos)
+    check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(unrun)))
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
     source = source_of(checkpoint, dataset, seed, progress)
     untested, unrun_files = write_untested(unrun, source, progress)

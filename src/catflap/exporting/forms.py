@@ -14,7 +14,7 @@ import numpy as np
 from catflap.artifacts.bundle import Variant
 from catflap.artifacts.bundle_zip import NAME
 from catflap.artifacts.checkpoint import Checkpoint
-from catflap.errors import CatflapError, missing_extra
+from catflap.errors import CatflapError, need
 from catflap.exporting.embedding import with_embedding
 from catflap.exporting.judge import Heard, Jury, hear
 from catflap.exporting.quantising.rounding import round_weights
@@ -23,6 +23,7 @@ from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits, Model
 from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engines.opening import ENGINES, IN_TWO_FILES
 from catflap.runtime.scoring import frames_of
 
 CALIBRATION_FRAMES = 48
@@ -44,7 +45,7 @@ class Form:
     @property
     def members(self) -> tuple[str, ...]:
         """The names of its files in the Bundle: one, or the graph and its weights."""
-        return (self.file, self.weights) if self.weights else (self.file,)
+        return as_variant("", self).members
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "coreml-fp32": Form("coreml", "coreml", "fp32", "targets/coreml/fp32.mlmodel"),
     }
 )
-PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # what wrote it, for the record
+PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # of PyPI, that write it and run it
     {
         "onnx": (),
         "onnx-frame": (),
@@ -132,7 +133,6 @@ _RUNTIMES = MappingProxyType(
         ".pte": "executorch",
     }
 )
-_TWO_FILES = (".xml", ".param")  # and NAME.bin beside
 
 
 def variant_names(targets: Iterable[str], variants: Iterable[str] = ()) -> tuple[str, ...]:
@@ -149,14 +149,33 @@ def variant_names(targets: Iterable[str], variants: Iterable[str] = ()) -> tuple
     return tuple(found)
 
 
+def untested_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the named forms whose runtime Catflap has no engine for, on any machine."""
+    return tuple(name for name in names if FORMS[name].runtime not in ENGINES)
+
+
+def check_variants(names: tuple[str, ...]) -> None:
+    """Raise CatflapError when the variants of a new Bundle cannot be written here, or none of them can run.
+
+    It is asked before any work, which may take hours.
+    """
+    if untested_of(names) == names:
+        raise CatflapError(f"{names[0]} cannot run here: nothing would be tested.", "Add --variants int8.")
+    for name in names:
+        check_tools(FORMS[name])
+
+
+def check_tools(form: Form) -> None:
+    """Raise MissingExtra when a package that writes or runs the forms of this target is not here."""
+    for package in PACKAGES[form.target]:
+        need(package.replace("-", "_"))
+
+
 def make(form: Form, source: Source) -> dict[str, bytes]:
     """The files of a form by their names in the Bundle; MissingExtra when its toolchain is not here."""
-    try:
-        target = import_module(f"catflap.exporting.targets.{form.target.replace('-', '_')}")
-        made = target.convert(form.precision, source)
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from error
-    return dict(zip(form.members, made, strict=True))
+    check_tools(form)
+    target = import_module(f"catflap.exporting.targets.{form.target.replace('-', '_')}")
+    return dict(zip(form.members, target.convert(form.precision, source), strict=True))
 
 
 def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[str, bytes]]:
@@ -168,7 +187,7 @@ def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[st
         )
     if not NAME.fullmatch(name + path.suffix) or "/" in name:
         raise CatflapError(f"A variant cannot be named {name!r}.", "Use up to 90 letters, digits, - and _.")
-    parts = [path, path.with_suffix(".bin")] if path.suffix in _TWO_FILES else [path]
+    parts = [path, path.with_suffix(".bin")] if runtime in IN_TWO_FILES else [path]
     try:
         data = [part.read_bytes() for part in parts]
     except OSError as error:

@@ -7,12 +7,6 @@ from typing import Any
 
 from catflap.exporting.forms import FORMS, Source, make
 from catflap.progress import Progress
-from catflap.runtime.engines.opening import ENGINES
-
-
-def untested_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the named forms whose runtime Catflap has no engine for, on any machine."""
-    return tuple(name for name in names if name in FORMS and FORMS[name].runtime not in ENGINES)
 
 
 def write_untested(

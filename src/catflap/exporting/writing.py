@@ -10,7 +10,6 @@ from typing import Any
 
 from catflap.artifacts.bundle import SUFFIX, encode_bundle, read_bundle, refuse_foreign_file
 from catflap.artifacts.folder import check_place, replaced, write_bytes
-from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.card import card
@@ -37,7 +36,7 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
 
     Raises Refused, and leaves nothing behind, when a golden case fails on this machine.
     """
-    members = {**files, GOLDEN: encode_golden(golden)}
+    members = {**files, head["golden"]["file"]: encode_golden(golden)}
     if "training" in head:
         members[CARD] = card(head).encode("utf-8")
     data = encode_bundle(out, head, members)

@@ -15,15 +15,13 @@ from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
-from catflap.errors import BadArtifact, CatflapError, Refused
+from catflap.errors import BadArtifact, Refused
 from catflap.exporting.export import export, export_fingerprint
-from catflap.exporting.forms import FORMS, as_variant, variant_names
-from catflap.exporting.untested import untested_of
+from catflap.exporting.forms import check_variants, variant_names
 from catflap.exporting.writing import check_out
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.opening import why_not_here
 from catflap.training.plan import Plan
 from catflap.training.train import USUAL, train
 from catflap.verification.verify import verify
@@ -57,7 +55,7 @@ def build(
     if frame is None and plan.is_open:
         plan = replace(plan, trials=USUAL_TRIALS, recipe="head")
     plan.check()  # before scan and prepare, which may take hours
-    check_variants(variants)
+    check_variants(variant_names((), variants))
     frame = frame or Frame()
     steps: Steps = {}
 
@@ -93,18 +91,6 @@ def build(
     )  # fmt: skip
     photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
     return _summary(bundle, photos, checkpoint, report.page, steps)
-
-
-def check_variants(variants: tuple[str, ...]) -> None:
-    """Raise CatflapError for variants that cannot be tested here, before there is anything to export."""
-    names = variant_names((), variants)
-    unrun = untested_of(names)
-    if unrun == names:
-        raise CatflapError(f"{unrun[0]} cannot run here: nothing would be tested.", "Add --variants int8.")
-    for name in names:
-        why = None if name in unrun else why_not_here(as_variant(name, FORMS[name]))
-        if why is not None:
-            raise why
 
 
 def _verify(out: Path, progress: Progress) -> None:

@@ -7,15 +7,13 @@ torch computes the layers that the file states, one by one, and they must give t
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from catflap.exporting.apart import convert_apart
+from catflap.exporting.apart import Argument, convert_apart
 from catflap.exporting.forms import Source
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
@@ -26,11 +24,8 @@ LIMIT = 1e-3  # of a logit
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The .mlmodel file of the only precision that is written: fp32."""
-    frames = io.BytesIO()
-    np.save(frames, source.frames[:CHECKED])
-    checkpoint = bytes(source.checkpoint.path.resolve())
-    given = {CHECKPOINT: checkpoint, FRAMES: frames.getvalue()}
-    return convert_apart(__name__, given, (WRITTEN,), ("coremltools",))
+    given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, FRAMES: source.frames[:CHECKED]}
+    return convert_apart(__name__, given, (WRITTEN,))
 
 
 def work(folder: Path) -> None:
@@ -41,7 +36,7 @@ def work(folder: Path) -> None:
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.networks.network import load_network
 
-    opened = load_checkpoint(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())))
+    opened = load_checkpoint(folder / CHECKPOINT)
     network = load_network(opened).eval()
     shape = (1, opened.frame.height, opened.frame.width, 3)
     program = torch.export.export(network, (torch.zeros(shape),)).run_decompositions({})

@@ -5,7 +5,6 @@ The model takes one frame as float32, 0 to 255, and answers with float32 logits.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from catflap.exporting.apart import convert_apart
@@ -16,8 +15,7 @@ CHECKPOINT, WRITTEN = "checkpoint", "written.pte"
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The .pte file of the only precision that is written: fp32."""
-    checkpoint = bytes(source.checkpoint.path.resolve())
-    return convert_apart(__name__, {CHECKPOINT: checkpoint}, (WRITTEN,), ("executorch",))
+    return convert_apart(__name__, {CHECKPOINT: source.checkpoint.path}, (WRITTEN,))
 
 
 def work(folder: Path) -> None:
@@ -29,7 +27,7 @@ def work(folder: Path) -> None:
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.networks.network import load_network
 
-    opened = load_checkpoint(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())))
+    opened = load_checkpoint(folder / CHECKPOINT)
     example = torch.zeros(1, opened.frame.height, opened.frame.width, 3)
     program = torch.export.export(load_network(opened).eval(), (example,))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])

@@ -6,8 +6,6 @@ inside: LiteRT.js refuses 8-bit ends, and an 8-bit answer would clip what calibr
 
 from __future__ import annotations
 
-import io
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -31,36 +29,32 @@ def convert(precision: str, source: Source) -> tuple[bytes, ...]:
 
 def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...]:
     """The int8 file; with `largest` its ends are int8 too, and answers hold logits from -largest to it."""
-    written = _float_of(source)  # first: it names the extra that is missing
+    written = _float_of(source)
     from catflap.exporting.targets.litert_file import with_weights
 
     before, after = convolution_weights(source.onnx), convolution_weights(source.rounded)
     rounded = with_weights(written, [(before[name], after[name]) for name in before])
-    frames = io.BytesIO()
-    np.save(frames, source.frames)
-    arguments: dict[str, bytes | str] = {FRAMES: frames.getvalue(), FLOAT: rounded}
-    if largest is not None:
-        arguments[LARGEST] = repr(largest)
-    return convert_apart(__name__, arguments, (WRITTEN,), ("ai_edge_quantizer", "ai_edge_litert"))
+    ends = {} if largest is None else {LARGEST: repr(largest)}
+    return convert_apart(__name__, {FRAMES: source.frames, FLOAT: rounded, **ends}, (WRITTEN,))
 
 
 def _float_of(source: Source) -> bytes:
-    return _float(bytes(source.checkpoint.path.resolve()), source.checkpoint.sha256)
+    return _float(source.checkpoint.path, source.checkpoint.sha256)
 
 
 @lru_cache(maxsize=1)
-def _float(checkpoint: bytes, sha256: str) -> bytes:
+def _float(checkpoint: Path, sha256: str) -> bytes:
     """The float model of a Checkpoint, of which int8 is made as well."""
-    return convert_apart(__name__, {CHECKPOINT: checkpoint}, (WRITTEN,), ("litert_torch",))[0]
+    return convert_apart(__name__, {CHECKPOINT: checkpoint}, (WRITTEN,))[0]
 
 
 def work(folder: Path) -> None:
     """In the other process: a float model from a Checkpoint, or an int8 model from a float one."""
-    if (folder / CHECKPOINT).exists():
-        _write_float(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())), folder / WRITTEN)
-    else:
+    if (folder / FLOAT).exists():
         largest = float((folder / LARGEST).read_text()) if (folder / LARGEST).exists() else None
         _write_int8(folder / FLOAT, np.load(folder / FRAMES), largest, folder / WRITTEN)
+    else:
+        _write_float(folder / CHECKPOINT, folder / WRITTEN)
 
 
 def _write_float(checkpoint: Path, out: Path) -> None:

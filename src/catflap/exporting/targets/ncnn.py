@@ -10,7 +10,7 @@ import io
 import os
 from pathlib import Path
 
-from catflap.exporting.apart import convert_apart
+from catflap.exporting.apart import Argument, convert_apart
 from catflap.exporting.forms import Source
 
 CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.param", "written.bin"
@@ -18,9 +18,8 @@ CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.para
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The .param and the .bin of a precision: fp32 or fp16 (weights; sums are float32)."""
-    checkpoint = bytes(source.checkpoint.path.resolve())
-    arguments: dict[str, bytes | str] = {CHECKPOINT: checkpoint, PRECISION: precision}
-    return convert_apart(__name__, arguments, (GRAPH, WEIGHTS), ("pnnx",))
+    given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, PRECISION: precision}
+    return convert_apart(__name__, given, (GRAPH, WEIGHTS))
 
 
 def work(folder: Path) -> None:
@@ -44,7 +43,7 @@ def work(folder: Path) -> None:
             logits: torch.Tensor = network.head(network.backbone((planes - network.mean) * network.scale))
             return logits
 
-    opened = load_checkpoint(Path(os.fsdecode((folder / CHECKPOINT).read_bytes())))
+    opened = load_checkpoint(folder / CHECKPOINT)
     example = torch.zeros(1, 3, opened.frame.height, opened.frame.width)
     os.chdir(folder)  # pnnx writes beside its input and speaks on stdout
     with contextlib.redirect_stdout(io.StringIO()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,8 @@ ONNX, FRAMES, GRAPH, WEIGHTS = "model.onnx", "frames.npy", "written.xml", "writt
 
 def convert(precision: str, source: Source) -> tuple[bytes, ...]:
     """The graph and the weights of a precision: fp16 (weights; sums may be float32) or int8."""
-    if precision == "fp16":
-        return convert_apart(__name__, {ONNX: source.onnx}, (GRAPH, WEIGHTS), ("openvino",))
-    frames = io.BytesIO()
-    np.save(frames, source.frames)
-    arguments = {ONNX: source.onnx, FRAMES: frames.getvalue()}
-    return convert_apart(__name__, arguments, (GRAPH, WEIGHTS), ("openvino", "nncf"))
+    frames = {FRAMES: source.frames} if precision == "int8" else {}
+    return convert_apart(__name__, {ONNX: source.onnx, **frames}, (GRAPH, WEIGHTS))
 
 
 def work(folder: Path) -> None:

@@ -81,8 +81,8 @@ def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, .
     head["variants"] = {name: bundle.head["variants"][name] for name in variants}
     kept = {member for name in variants for member in bundle.variants[name].members}
     head.pop("untested", None)
-    dropped = {member for one in bundle.variants.values() for member in one.members} - kept
-    dropped |= {entry["file"] for entry in bundle.untested.values()}
+    every = {member for one in bundle.variants.values() for member in one.members}
+    dropped = (every | {entry["file"] for entry in bundle.untested.values()}) - kept
     files = {name: data for name, data in other_files(bundle).items() if name not in dropped}
     logits = {name: golden.logits[name] for name in variants}
     sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
