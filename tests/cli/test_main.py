@@ -197,6 +197,14 @@ def test_an_error_without_stderr_does_not_go_to_stdout() -> None:
     assert answer.returncode == 2
 
 
+def test_an_error_in_json_without_stdout_is_told_on_stderr() -> None:
+    answer = subprocess.run(
+        ["sh", "-c", '"$0" scna --json >&-', CATFLAP], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: There is no command 'scna'.")
+
+
 def test_colour_is_for_terminals_that_want_it() -> None:
     assert "\x1b[31merror:" in in_terminal([str(CATFLAP), "scna"])
     assert "\x1b[31m" not in in_terminal([str(CATFLAP), "scna"], NO_COLOR="1")

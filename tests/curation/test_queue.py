@@ -183,6 +183,14 @@ def test_decisions_become_class_folders(log: Path, tmp_path: Path) -> None:
     assert found == {one, two}
 
 
+def test_where_nothing_can_be_written_is_told_before_the_log_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for out, said in ((tmp_path / "mine", "is not a queue"), (tmp_path / "mine/notes.txt/a", "cannot be")):
+        with pytest.raises(CatflapError, match=said):
+            review_queue(tmp_path / "absent.log", out)
+
+
 def test_decisions_that_do_not_fit_are_refused(log: Path, tmp_path: Path) -> None:
     queue = review_queue(log, tmp_path / "queue").path
     path = decisions(tmp_path / "decisions.json", queue, **{"f" * 64: {"decision": "keep"}})

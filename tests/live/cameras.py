@@ -48,6 +48,7 @@ class Camera:
     """A stream over HTTP; `mode` is a colour, "frozen" or "gone"; every 20th frame may `flash`.
 
     Its frames carry their number in a comment, so that no two are the same; with `hung` they do not.
+    `single` answers with one of them, and says with "sized" how long it is.
     """
 
     def __init__(self, fps: float = 30.0) -> None:
@@ -55,6 +56,7 @@ class Camera:
         self.flash: str | None = None
         self.hung = False
         self.challenge = ""
+        self.single = ""
         self.sent = 0
         self.visits = 0
         self.asked: list[str | None] = []
@@ -76,6 +78,14 @@ class Camera:
                     self.send_error(503)
                     return
                 self.send_response(200)
+                if camera.single:
+                    data = camera.frame()
+                    self.send_header("Content-Type", "image/jpeg")
+                    if camera.single == "sized":
+                        self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                    return
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=cut")
                 self.end_headers()
                 with suppress(OSError):
@@ -89,15 +99,20 @@ class Camera:
         self.url = f"http://127.0.0.1:{self._server.server_port}/video"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
+    def frame(self) -> bytes:
+        """The next frame, a JPEG."""
+        data = self._jpegs[self.flash if self.flash and self.sent % 20 == 0 else self.mode]
+        if not self.hung:
+            data = data[:2] + b"\xff\xfe\x00\x0a" + self.sent.to_bytes(8) + data[2:]
+        self.sent += 1
+        return data
+
     def stream(self, write: Callable[[bytes], Any]) -> None:
         while self.mode != "gone":
             if self.mode != "frozen":
-                data = self._jpegs[self.flash if self.flash and self.sent % 20 == 0 else self.mode]
-                if not self.hung:
-                    data = data[:2] + b"\xff\xfe\x00\x0a" + self.sent.to_bytes(8) + data[2:]
+                data = self.frame()
                 head = f"--cut\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 write(head.encode() + data + b"\r\n")
-                self.sent += 1
             time.sleep(self._pause)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -290,6 +291,22 @@ def test_a_watch_logs_frames_now_and_then_and_those_that_decided(red: Path, tmp_
     assert sum(row.regular for row in rows) == 5, "at 0, 1, 2, 3 and 4 s"
     assert [row.decision for row in rows if not row.regular] == ["not_cat", "cat"]
     assert all(row.picture and row.verb == "watch" for row in rows)
+
+
+def test_photos_of_a_folder_are_found_again_from_elsewhere(red: Path, tmp_path: Path) -> None:
+    from catflap.artifacts.field_log import read_field_log
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(jpeg("grey"))
+    words = [CATFLAP, "watch", red, "photos", "--log", tmp_path / "field.log"]
+    subprocess.run(words, cwd=tmp_path, capture_output=True, check=True)
+    assert [row.path for row in read_field_log(tmp_path / "field.log")] == [str(tmp_path / "photos/a.jpg")]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    words = [CATFLAP, "review", "queue", "../field.log", "-o", "queue", "--json"]
+    answer = subprocess.run(words, cwd=elsewhere, capture_output=True, check=True)
+    queue = json.loads(answer.stdout)
+    assert (queue["photos"], queue["gone"]) == (1, 0)
 
 
 def test_a_frame_is_saved_as_what_its_name_says(red: Path, tmp_path: Path) -> None:

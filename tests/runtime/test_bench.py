@@ -14,6 +14,8 @@ from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.runtime.bench import bench, rules
 from catflap.runtime.energy import EnergyMeter
 
+CATFLAP = Path(sys.executable).with_name("catflap")
+
 
 def test_it_measures_every_stage(tiny_bundle: Path) -> None:
     fields = bench(tiny_bundle, seconds=0.02, threads=1)
@@ -83,6 +85,21 @@ def test_it_refuses_what_it_cannot_time(tiny_bundle: Path, tmp_path: Path) -> No
         bench(tiny_bundle, photo=tmp_path / "none.jpg")
     with pytest.raises(BadArtifact):
         bench(tiny_bundle, variant="int4")
+
+
+def test_a_file_that_is_no_profile_is_told_of_before_anything_is_timed(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "notes.json"
+    foreign.write_text("mine")
+    for target in (foreign, foreign / "profile.json"):
+        words = [CATFLAP, "bench", tiny_bundle, "--seconds", "3600"]
+        answer = subprocess.run(
+            [*words, "--profile", target], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert str(target) in answer.stderr
+    assert foreign.read_text() == "mine"
 
 
 def test_the_peak_memory_is_that_of_the_process_and_not_of_its_parent() -> None:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catflap.artifacts.bundle import HEAD, read_bundle, write_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier, field_prior, parse_prior
 from catflap.runtime.engines.opening import why_not_here
+from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported, drawn
 from tests.runtime.models import colour_model, reworked
 
@@ -213,6 +214,8 @@ def test_without_the_runtime_of_the_default_variant_another_one_answers(
     path = rewritten(tiny_bundle, tmp_path / "tpu.catflap", foreign)
     photo = scene(2, 50, 40)
     assert Classifier(path).variant.name == "fp32"
+    assert Classifier(path).notice == "tpu cannot run here, so fp32 answers."
+    assert Classifier(path, "fp32").notice == Classifier(tiny_bundle).notice == ""
     assert answers(Classifier(path), photo) == answers(Classifier(tiny_bundle, "fp32"), photo)
     with pytest.raises(CatflapError, match="tpu9"):
         Classifier(path, "tpu")

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from catflap.serving.serve import serve
 from catflap.serving.settings import Settings
 from catflap.verification.verify import verify
 from tests.artifacts.samples import small_bundle
+from tests.serving.bundles import make_bundle
+from tests.serving.client import eventually, running
 
 pytest.importorskip("model_signing", reason="model-signing is not installed: pip install 'catflap[sign]'")
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
@@ -86,6 +89,34 @@ def test_whatever_is_not_the_owners_is_refused(
     with pytest.raises(Refused, match="is not signed"):
         serve(Settings((path,), port=0, signer=Signer(public)), lambda fields: None, lambda text: None)
     capsys.readouterr()
+
+
+def test_the_signature_of_a_served_version_may_come_before_it_or_after_it(tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "mine")
+    served, *new = (make_bundle(tmp_path / f"{place}.catflap", sharpness=place / 50) for place in (1, 2, 3))
+    for path in (served, *new):
+        sign_bundle(path, private)
+
+    def put(path: Path, suffix: str = "") -> None:
+        Path(f"{path}{suffix}").rename(f"{served}{suffix}")
+
+    with running(served, "--key", public, "--reload", "0.05") as server:
+
+        def counted(result: str) -> float:
+            return server.metric("catflap_reloads_total", model="cat", result=result)
+
+        first = server.models["cat"]
+        put(new[0])
+        eventually(lambda: counted("refused") == 1)
+        assert server.ask("/readyz").json()["models"] == {"cat": [first]}
+        put(new[0], ".sig")
+        eventually(lambda: counted("loaded") == 1)
+        put(new[1], ".sig")
+        time.sleep(0.5)  # some looks at a bundle that has not changed
+        put(new[1])
+        eventually(lambda: counted("loaded") == 2)
+        assert server.ask("/readyz").json()["models"] == {"cat": [read_bundle(served).sha256[:12]]}
+        assert counted("refused") == 1
 
 
 def test_keys_that_are_none_get_a_sentence(signed: tuple[Path, Path], tmp_path: Path) -> None:

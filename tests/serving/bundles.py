@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from catflap.artifacts.bundle import write_bundle
-from catflap.artifacts.golden import FILE, Golden, encode_golden
+from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.golden import FILE, Golden, encode_golden, read_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
 from catflap.runtime.engines.onnx import open_model
-from tests.artifacts.samples import small_head
+from tests.artifacts.samples import small_head, write_bundle
 
 SIDE = 32
 RED = encode(np.full((60, 80, 3), (250, 10, 10), np.uint8), "JPEG", quality=95)
@@ -29,6 +29,7 @@ def make_bundle(
     sharpness: float = 0.05,
     effort: int = 0,
     golden_shift: float = 0.0,
+    side: int = SIDE,
     baseline: dict[str, Any] | None = None,
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
@@ -36,8 +37,8 @@ def make_bundle(
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `baseline` is for drift.
     """
-    graph = _graph(sharpness, effort)
-    frame = Frame(SIDE, SIDE)
+    graph = _graph(sharpness, effort, side)
+    frame = Frame(side, side)
     photos = tuple(encode(scene(seed, 50, 40), "PNG") for seed in range(2))
     frames = np.stack([read_pixels(photo, frame) for photo in photos])
     logits = {"fp32": open_model(graph, 1)(frames) + np.float32(golden_shift)}
@@ -53,7 +54,20 @@ def make_bundle(
     return path
 
 
-def _graph(sharpness: float, effort: int) -> bytes:
+def with_foreign_default(path: Path, out: Path) -> Path:
+    """A bundle whose default variant is for a runtime that nobody has here; its fp32 answers instead."""
+    bundle = read_bundle(path)
+    head = {name: bundle.head[name] for name in bundle.head if name not in ("catflap_bundle", "files")}
+    foreign = {**head["variants"]["fp32"], "runtime": "tpu9"}
+    head |= {"variants": {**head["variants"], "tpu": foreign}, "default_variant": "tpu"}
+    golden = read_golden(bundle)
+    told = Golden(golden.photos, golden.frames, {**golden.logits, "tpu": golden.logits["fp32"]})
+    files = {name: bytes(data) for name, data in bundle.members.items() if name != HEAD}
+    write_bundle(out, head, {**files, FILE: encode_golden(told)})
+    return out
+
+
+def _graph(sharpness: float, effort: int, side: int) -> bytes:
     """uint8 frames to two logits, by the mean of red less that of blue; then work that changes nothing."""
     constants = {
         "weights": np.array([[1, -1], [0, 0], [-1, 1]], np.float32) * np.float32(sharpness),
@@ -81,7 +95,7 @@ def _graph(sharpness: float, effort: int) -> bytes:
         helper.make_node("Reshape", ["nothing", "row"], ["nothings"]),
         helper.make_node("Add", ["plain", "nothings"], ["logits"]),
     ]
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", SIDE, SIDE, 3])
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", side, side, 3])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
     tensors = [numpy_helper.from_array(array, tensor) for tensor, array in constants.items()]
     graph = helper.make_graph(nodes, "red", [pixels], [logits], tensors)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from catflap.image import Frame, read_pixels
-from tests.serving.bundles import BLUE, RED, SIDE
-from tests.serving.client import Server, running
+from tests.artifacts.samples import with_litert
+from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
+from tests.serving.client import Server, eventually, running
 
 PIXELS = np.stack([read_pixels(photo, Frame(SIDE, SIDE)) for photo in (RED, BLUE)])
 
@@ -52,6 +55,40 @@ def test_health_and_metadata(server: Server, client: Any) -> None:
         "photo": [-1],
         "pixels": [-1, SIDE, SIDE, 3],
     }
+
+
+@pytest.mark.parametrize(
+    ("variant", "platform"), [("fp32", "onnxruntime_onnx"), ("litert-fp32", "litert_tflite")]
+)
+def test_the_platform_is_what_runs_the_variant(
+    tiny_bundle: Path, tmp_path: Path, variant: str, platform: str
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'")
+    tflite = Path(__file__).parents[1] / "runtime" / "colour.tflite"
+    both = with_litert(tiny_bundle, tmp_path / "both.catflap", tflite.read_bytes())
+    with running(both, "--variant", variant) as server:
+        assert server.ask("/v2/models/warmth").json()["platform"] == platform
+
+
+def test_a_shadow_judges_photos_and_frames_that_fit_its_own(quick: Path, tmp_path: Path) -> None:
+    opposite = make_bundle(tmp_path / "opposite.catflap", sharpness=-0.05)
+    larger = make_bundle(tmp_path / "larger.catflap", sharpness=-0.05, side=2 * SIDE)
+    for shadow, of_frames in ((opposite, "other"), (larger, "skipped")):
+        with running(quick, "--shadow", shadow) as server:
+            one = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+            counts = Counter[str]()
+            for result, tensor in (("other", photos(RED)), (of_frames, frames(PIXELS[:1], binary=True))):
+                assert one.infer("cat", [tensor]).as_numpy("label").tolist() == [b"cat"]
+                counts[result] += 1
+                for name, count in counts.items():
+                    eventually(partial(is_counted, server, name, count))
+            one.close()
+
+
+def is_counted(server: Server, result: str, count: int) -> bool:
+    """Whether the shadow has judged so often, and does not any more."""
+    told = server.metric("catflap_shadow_total", result=result) == count
+    return told and server.metric("catflap_running") == 0
 
 
 def test_jpegs_as_bytes(client: Any) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
 from catflap.cli.main import main
-from tests.serving.bundles import BLUE, RED, make_bundle
-from tests.serving.client import Server, eventually, running
+from catflap.runtime.recording import LogSettings
+from catflap.serving.serve import serve
+from catflap.serving.settings import Settings
+from tests.serving.bundles import BLUE, RED, make_bundle, with_foreign_default
+from tests.serving.client import Server, eventually, form, running
 
 
 def version(bundle: Path) -> str:
@@ -85,6 +92,19 @@ def test_unfit_versions_leave_the_old_one_in_place(tmp_path: Path, quick: Path) 
         eventually(lambda: server.predict(RED).json()["version"] == version(good))
 
 
+def test_an_operator_learns_that_another_variant_than_the_default_one_answers(
+    tmp_path: Path, quick: Path
+) -> None:
+    served, told = tmp_path / "cat.catflap", "tpu cannot run here, so fp32 answers."
+    with_foreign_default(quick, served)
+    new = with_foreign_default(make_bundle(tmp_path / "a.catflap", sharpness=0.07), tmp_path / "b.catflap")
+    with running(served, "--reload", "0.05") as server:
+        assert f"cat {version(served)}: {told}" in server.log()
+        assert server.predict(RED).json()["decision"] == "cat"
+        replace(served, new)
+        eventually(lambda: f"cat {version(new)}: {told}" in server.log())
+
+
 def test_the_same_bytes_again_are_no_new_version(tmp_path: Path, quick: Path) -> None:
     served = tmp_path / "cat.catflap"
     shutil.copy(quick, served)
@@ -103,6 +123,18 @@ def test_a_canary_answers_its_share(tmp_path: Path, quick: Path) -> None:
         stated = f"/predict?version={version(new)}"
         assert server.ask(stated, RED, {"Content-Type": "image/jpeg"}).json()["version"] == version(new)
         assert server.ask("/v2/models/next").status == 404
+
+
+def test_only_requests_with_photos_are_turns_of_the_canary(tmp_path: Path, quick: Path) -> None:
+    new = make_bundle(tmp_path / "new.catflap", sharpness=0.07)
+    told = []
+    with running(quick, "--canary", new, "--share", "0.25") as server:
+        for _ in range(20):
+            assert server.ask("/v2/models/cat/ready").status == 200
+            assert server.ask("/v2/models/cat").status == 200
+            assert server.ask("/predict", *form()).status == 400
+            told.append(server.predict(RED).json()["version"])
+    assert told.count(version(new)) == 5
 
 
 def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
@@ -163,6 +195,39 @@ def test_a_port_that_is_taken_is_one_sentence(
     assert main(["serve", str(quick), "--port", str(server.port)]) == 2
     told = capsys.readouterr().err
     assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use." in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "{port}"], "Cannot listen on 127.0.0.1 port"),
+        (["--port", "0", "--tls-cert", "{unfit}"], "TLS certificate or key cannot be used"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_before_a_bundle_is_verified(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    unfit = make_bundle(tmp_path / "unfit.catflap", golden_shift=1.0)
+    filled = [word.format(port=server.port, unfit=unfit) for word in words]
+    assert main(["serve", str(unfit), *filled, "--log", str(tmp_path / "field.log")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "field.log").exists()
+
+
+def test_a_server_whose_address_nobody_takes_lets_go_of_all(tmp_path: Path, quick: Path) -> None:
+    addresses = []
+
+    def gone(fields: dict[str, Any]) -> None:
+        addresses.append(fields["url"])
+        raise BrokenPipeError
+
+    log = LogSettings(tmp_path / "field.log")
+    with pytest.raises(BrokenPipeError) as caught:  # whose traceback would keep a socket that is left open
+        serve(Settings((quick,), port=0, log=log), gone)
+    with pytest.raises(URLError, match="refused"):
+        urlopen(f"{addresses[0]}/healthz", timeout=10)
+    assert "field log" not in {thread.name for thread in threading.enumerate()}
+    assert caught.tb is not None
 
 
 def test_an_address_for_everybody_without_keys_is_pointed_out(quick: Path) -> None:

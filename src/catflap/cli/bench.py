@@ -41,8 +41,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Time and print."""
+    from catflap.artifacts.folder import check_place
     from catflap.runtime.bench import bench
+    from catflap.runtime.profile import load_profile, profile_device, write_profile
 
+    if args.profile is not None:
+        check_place(args.profile)
+        if args.profile.exists():
+            load_profile(args.profile)
     with progress_bar(args) as progress:
         fields = bench(
             args.bundle,
@@ -53,8 +59,6 @@ def answer(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if args.profile is not None:
-        from catflap.runtime.profile import profile_device, write_profile
-
         write_profile(args.profile, profile_device(args.threads or 1))
     emit(fields, args, _text(fields))
     return 0

@@ -115,8 +115,8 @@ def note(text: str) -> None:
 
 
 def report(error: CatflapError, as_json: bool) -> None:
-    """Print an error: what and fix on stderr, or one JSON object on stdout."""
-    if as_json:
+    """Print an error: what and fix on stderr, or one JSON object on stdout unless that is closed."""
+    if as_json and sys.stdout is not None:
         with suppress(CatflapError, BrokenPipeError):
             _print(_json({"error": error.to_json()}))
             return

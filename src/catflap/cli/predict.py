@@ -43,9 +43,8 @@ def answer(args: argparse.Namespace) -> int:
     log = log_settings(args)
     prior = parse_prior(args.prior)
     classifier = Classifier(bundle, args.variant, threads=args.threads, prior=prior, embed=log is not None)
-    default = bundle.default_variant
-    if args.variant is None and classifier.variant.name != default:
-        note(f"{default} cannot run here, so {classifier.variant.name} answers.")
+    if classifier.notice:
+        note(classifier.notice)
     unread = 0
     with recording(log, note) as recorder:
         for path, result in predict(classifier, args.paths, recorder):

@@ -70,7 +70,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _limits(parser: argparse.ArgumentParser) -> None:
     """What a request, and all of them together, may cost."""
     add = parser.add_argument_group("limits").add_argument
-    add("--queue", type=int, default=64, metavar="N", help="photos that may wait for a core (default: 64)")
+    add(
+        "--queue", type=int, default=64, metavar="N",
+        help="photos that may wait for a core; an infer request at /v2 counts as one (default: 64)",
+    )  # fmt: skip
     add(
         "--deadline", type=float, default=10, metavar="SECONDS",
         help="seconds from a whole request to its answer (default: 10)",

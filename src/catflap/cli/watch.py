@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--fps", type=float, default=1.0, metavar="N",
-        help="photos of a folder that count as one second (default: 1)",
+        help="photos of a folder, or of an address that gives one photo, a second (default: 1)",
     )  # fmt: skip
     add(
         "--stalled", type=float, default=5.0, metavar="SECONDS",

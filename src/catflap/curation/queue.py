@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.folder import digest, read_json, whole_folder, write_json
+from catflap.artifacts.folder import check_place, digest, read_json, refuse_foreign, whole_folder, write_json
 from catflap.curation.decisions import Decision, read_decisions
 from catflap.curation.field_photos import FieldPhoto, useful_photos
 from catflap.curation.page import PAGE, Card, write_page
@@ -76,6 +76,8 @@ def review_queue(log: Path, out: Path, *, shown: int = SHOWN, progress: Progress
     """
     if shown < 1:
         raise CatflapError(f"{shown} photos are no queue.", "Use 1 or more.")
+    refuse_foreign(Path(out), QUEUE)
+    check_place(Path(out))
     photos, gone = useful_photos(Path(log), shown, progress)
     answered = {label for photo in photos for label in photo.probabilities}
     labels = sorted(answered | {photo.suggested for photo in photos if photo.suggested})

@@ -24,11 +24,11 @@ class Settings:
     `region` is the part that is judged: left, top, right, bottom as shares of the frame. `stalled` is after
     how many seconds without a frame a live source counts as frozen, and without a readable one nothing is
     believed any more, `still` after how many with the very same picture; `max_fps` how many frames of it are
-    judged a second at most, and `fps` how many photos of a folder make a second. `on` maps a label, or
-    "unsure", to a command. `save` is a folder for the frames that decided, `clips` one for films of
-    `clip_seconds` before and after each decision, each of at most `save_bytes`. `every_frame` tells each
-    judged frame too. `log` records a frame every `log_every` seconds, and each one that decided. A bundle
-    that `signer` did not sign is refused.
+    judged a second at most, and `fps` how many photos of a folder make a second, or are fetched a second at
+    most from an address that gives one. `on` maps a label, or "unsure", to a command. `save` is a folder for
+    the frames that decided, `clips` one for films of `clip_seconds` before and after each decision, each of
+    at most `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every `log_every`
+    seconds, and each one that decided. A bundle that `signer` did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]

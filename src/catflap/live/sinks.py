@@ -76,7 +76,7 @@ class _Staying(urllib.request.HTTPRedirectHandler):
 
 
 def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
-    """How to run the command of the label that was decided.
+    """How to run the command of the label that was decided, for events that `has_command` wants.
 
     It runs without a shell, with the event as JSON on its stdin and CATFLAP_DECISION, CATFLAP_PREVIOUS
     and CATFLAP_PROBABILITY in its environment.
@@ -89,9 +89,7 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
         raise CatflapError("A command is empty.", "Use: --on cat 'pinctrl set 17 op dh'")
 
     def deliver(event: Event) -> None:
-        command = words.get(event["decision"])
-        if command is None:
-            return
+        command = words[event["decision"]]
         names = ("decision", "previous", "probability")
         told = {f"CATFLAP_{name.upper()}": str(event[name]) for name in names}
         data = json.dumps(event).encode()

@@ -6,10 +6,11 @@ import os
 import re
 import stat
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from catflap.errors import BadPhoto, CatflapError
@@ -19,6 +20,9 @@ from catflap.live.mjpeg import Splitter
 from catflap.runtime.predict import SUFFIXES, list_photos
 
 CHUNK = 1 << 16
+STREAMS = ("multipart/x-mixed-replace", "video/x-motion-jpeg")
+PHOTOS = ("image/jpeg", "image/jpg")  # or a stream that says no more of itself
+Response: TypeAlias = HTTPResponse | Any
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 FIX = "Name a camera (0 or /dev/video0), a stream (rtsp://…, http://…), a video, a folder, or - for stdin."
 
@@ -27,7 +31,8 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
     """The Source that a word names; CatflapError when it names none.
 
     `timeout` is how many seconds a stream may give nothing. Photos of a folder, and JPEGs of a file on
-    stdin, have no clock: `fps` says how many make a second.
+    stdin, have no clock: `fps` says how many make a second. An address that gives one photo is asked for it
+    again, at most `fps` times a second.
     """
     limit = frame.max_bytes
     if word == "-":
@@ -36,7 +41,7 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
     if re.fullmatch("[0-9]{1,3}", word):
         return Source(f"camera {word}", True, lambda: _captured(int(word), True, timeout))
     if "://" in word:
-        return _stream(word, limit, timeout)
+        return _stream(word, limit, timeout, fps)
     path = Path(word)
     try:
         if path.is_char_device():
@@ -53,7 +58,7 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
     return Source(word, False, lambda: _captured(str(path.resolve()), False, timeout))
 
 
-def _stream(url: str, limit: int, timeout: float) -> Source:
+def _stream(url: str, limit: int, timeout: float, fps: float) -> Source:
     try:
         parts = urlsplit(url)
         address = (parts.scheme.lower(), parts.hostname, parts.port)
@@ -65,7 +70,7 @@ def _stream(url: str, limit: int, timeout: float) -> Source:
     name = urlunsplit((parts.scheme, host, parts.path, "", ""))
     if address[0].startswith("rtsp"):
         return Source(name, True, lambda: _captured(url, True, timeout))
-    return Source(name, True, lambda: _http(url, limit, timeout))
+    return Source(name, True, lambda: _http(url, limit, timeout, fps))
 
 
 def _captured(target: int | str, live: bool, timeout: float) -> Opened:
@@ -74,8 +79,8 @@ def _captured(target: int | str, live: bool, timeout: float) -> Opened:
     return Capture(target, live=live, timeout=timeout)
 
 
-def _http(url: str, limit: int, timeout: float) -> Opened:
-    """Motion JPEG, split here, so that frames which nobody judges are never decoded; or else a video."""
+def _http(url: str, limit: int, timeout: float, fps: float) -> Opened:
+    """JPEGs, split here, so that frames which nobody judges are never decoded; or else a video."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     address = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
@@ -85,24 +90,38 @@ def _http(url: str, limit: int, timeout: float) -> Opened:
     opener = urllib.request.build_opener(
         urllib.request.HTTPDigestAuthHandler(keys), urllib.request.HTTPBasicAuthHandler(keys)
     )
-    try:
-        response = opener.open(address, timeout=timeout)
-    except (OSError, HTTPException, ValueError) as error:
-        raise Lost(f"it cannot be opened: {getattr(error, 'reason', error)}") from error
+
+    def ask() -> Response:
+        try:
+            return opener.open(address, timeout=timeout)
+        except (OSError, HTTPException, ValueError) as error:
+            raise Lost(f"it cannot be opened: {getattr(error, 'reason', error)}") from error
+
+    response = ask()
     kind = response.headers.get_content_type()
-    if kind in ("multipart/x-mixed-replace", "video/x-motion-jpeg", "image/jpeg", "image/jpg"):
+    if kind in STREAMS:
         return _HttpJpegs(response, limit)
+    if kind in PHOTOS:
+        return _HttpJpegs(response, limit, ask, 1 / fps)
     response.close()
     return _captured(url, True, timeout)
 
 
 class _HttpJpegs:
-    """JPEGs of an HTTP response that does not end."""
+    """JPEGs of an HTTP response that does not end.
 
-    def __init__(self, response: HTTPResponse | Any, limit: int) -> None:
-        self._response = response
-        self._splitter = Splitter(limit)
+    With `ask`, a response that ends after one JPEG is a photo: it is asked for again, every `pause` seconds.
+    """
+
+    def __init__(
+        self, response: Response, limit: int, ask: Callable[[], Response] | None = None, pause: float = 0.0
+    ) -> None:
+        self._limit = limit
+        self._ask = ask
+        self._pause = pause
+        self._due = monotonic() + pause
         self._ready: list[bytes] = []
+        self._begin(response)
 
     def read(self) -> Picture:
         """The next JPEG."""
@@ -112,14 +131,28 @@ class _HttpJpegs:
             except (OSError, HTTPException, ValueError) as error:
                 raise Lost(f"the stream broke: {error or type(error).__name__}") from error
             if not chunk:
-                raise Lost("the stream ended")
+                self._ask_again()
             self._ready = self._splitter.feed(chunk)
+            self._found += len(self._ready)
         jpeg = self._ready.pop(0)
         return Picture(lambda: jpeg, raw=jpeg)
 
     def close(self) -> None:
         """Hang up."""
         self._response.close()
+
+    def _begin(self, response: Response) -> None:
+        self._response = response
+        self._splitter = Splitter(self._limit)
+        self._found = 0  # JPEGs in this response
+
+    def _ask_again(self) -> None:
+        if self._ask is None or self._found != 1:
+            raise Lost("the stream ended")
+        self.close()
+        sleep(max(0.0, self._due - monotonic()))
+        self._due = monotonic() + self._pause
+        self._begin(self._ask())
 
 
 class _Pipe:

@@ -42,8 +42,8 @@ def watch(
     classifier = Classifier(
         bundle, settings.variant, threads=settings.threads, prior=settings.prior, embed=is_logged
     )
-    if settings.variant is None and classifier.variant.name != bundle.default_variant:
-        note(f"{bundle.default_variant} cannot run here, so {classifier.variant.name} answers.")
+    if classifier.notice:
+        note(classifier.notice)
     check_labels(settings.on, classifier.labels)
     patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
     source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)

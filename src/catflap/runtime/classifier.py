@@ -28,6 +28,7 @@ class Classifier:
     name in it; `threads` None means every core. `prior` gives the share of each label where
     the photos will come from; labels that it leaves out share the rest as they did in training.
     `embed` gives each Prediction the embedding too, where the variant has one, for a field log.
+    `notice` is what a person should be told of it: that another variant than the default one answers; "".
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Classifier:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self.variant = choose(self.bundle, variant)
+        self.notice = self._notice(variant)
         self.labels = self.bundle.labels
         self.frame = self.bundle.frame
         self.model = open_in(self.bundle, self.variant, threads)
@@ -109,6 +111,12 @@ class Classifier:
             embedding=embedding,
             strangeness=None if embedding is None else self._strangeness(embedding, probabilities),
         )
+
+    def _notice(self, asked: str | None) -> str:
+        default = self.bundle.default_variant
+        if asked or self.variant.name == default:
+            return ""
+        return f"{default} cannot run here, so {self.variant.name} answers."
 
     def _strangeness(self, embedding: Embeddings, probabilities: Probabilities) -> float | None:
         """How strange a photo is for its likeliest label under the prior of training; None when not known."""

@@ -44,7 +44,7 @@ def _answer(classifier: Classifier, path: str, recorder: Recorder | None) -> Pre
         return classifier(path)
     data = read_file(path, classifier.frame.max_bytes)
     prediction = classifier(data)
-    recorder(classifier, data, prediction, "predict", path=str(Path(path).resolve()))
+    recorder(classifier, data, prediction, "predict", path=path)
     return prediction
 
 

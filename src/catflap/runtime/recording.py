@@ -53,7 +53,7 @@ class Recorder:
         path: str = "",
         regular: bool = True,
     ) -> None:
-        """Record an answer about a photo, which is the bytes of a file or pixels."""
+        """Record an answer about a photo, which is the bytes of a file, with its `path`, or pixels."""
         picture = None
         if self._pictures:
             try:
@@ -66,7 +66,8 @@ class Recorder:
         by = By(bundle.name, bundle.sha256, classifier.variant.name, classifier.labels, prior)
         probabilities = np.array(list(prediction.probabilities.values()), np.float32)
         answer = (probabilities, prediction.decision, verb, regular)
-        where = path.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 is no text
+        found = str(Path(path).resolve()) if path else ""  # whoever reads the log may be somewhere else
+        where = found.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 is no text
         signs = (prediction.look, prediction.embedding, prediction.strangeness)
         self._log.add(Seen(time(), digest_photo(photo), by, *answer, where, picture, *signs))
 

@@ -193,9 +193,11 @@ class _Camera(StaticFiles):
 async def _lifespan(service: Service, app: Starlette) -> AsyncIterator[None]:
     """While the server runs, look for replaced bundles on a thread of its own."""
     watching = asyncio.create_task(_watch(service))
-    yield
-    watching.cancel()
-    close_service(service)
+    try:
+        yield
+    finally:
+        watching.cancel()
+        close_service(service)
 
 
 async def _watch(service: Service) -> None:

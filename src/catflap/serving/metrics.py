@@ -56,9 +56,12 @@ class Metrics:
             "catflap_drift_score", "The last 200 photos against the bundle's baseline; above 1 they differ.",
             ["model", "version"], registry=self._registry,
         )  # fmt: skip
-        Gauge("catflap_queue", "Photos that wait for a core.", registry=self._registry).set_function(waiting)
-        Gauge("catflap_running", "Photos being judged.", registry=self._registry).set_function(running)
-        Gauge("catflap_held_bytes", "Bytes of request bodies.", registry=self._registry).set_function(held)
+        for name, what, value in (
+            ("catflap_queue", "Photos that wait for a core; an infer request at /v2 counts as one.", waiting),
+            ("catflap_running", "Photos being judged; an infer request at /v2 counts as one.", running),
+            ("catflap_held_bytes", "Bytes of request bodies.", held),
+        ):
+            Gauge(name, what, registry=self._registry).set_function(value)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer."""

@@ -10,6 +10,7 @@ from catflap.errors import BadPhoto
 from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.multipart import read_parts
 from catflap.serving.service import Service, judge
+from catflap.serving.shelf import Served
 
 FORM = "multipart/form-data"
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
@@ -29,20 +30,25 @@ async def predict(service: Service, call: Call) -> Answer:
         raise Problem(
             415, f"The body is {kind[:80]!r}, not a photo.", f"Send the photo's bytes as image/*, or {FORM}."
         )
-    served = service.shelf.find(call.query.get("model"), call.query.get("version"))
-    about = {"model": served.name, "version": served.version}
+    found = service.shelf.find(call.query.get("model"), call.query.get("version"))
     body = await call.read()
     if kind != FORM:
+        served = service.shelf.choose(found)
         result = (await judge(service, served, [body], call))[0]
-        return answer_json({**_fields(result), **about}, _status(result))
+        return answer_json({**_fields(result), **_about(served)}, _status(result))
     # on a thread, for everybody else would wait while a large form is taken apart
     parts = await asyncio.to_thread(read_parts, body, content_type, service.settings.limits.queue)
     if not parts:
         raise Problem(400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg")
+    served = service.shelf.choose(found)
     results = await judge(service, served, [part.data for part in parts], call)
     lines = [{"path": part.name, **_fields(result)} for part, result in zip(parts, results, strict=True)]
     any_read = any(isinstance(result, Prediction) for result in results)
-    return answer_json({"predictions": lines, **about}, 200 if any_read else 422)
+    return answer_json({"predictions": lines, **_about(served)}, 200 if any_read else 422)
+
+
+def _about(served: Served) -> dict[str, str]:
+    return {"model": served.name, "version": served.version}
 
 
 def _fields(result: Prediction | BadPhoto) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from catflap.artifacts.bundle import Variant
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.runtime.engines.model import Embeddings, Logits
 from catflap.runtime.looks import Look, look_of
 from catflap.serving.answers import Answer, Call, Problem, answer_json
-from catflap.serving.service import Service, settle
+from catflap.serving.service import Service, compare, settle
 from catflap.serving.shelf import Served
 from catflap.serving.tensors import (
     HEADER,
@@ -34,6 +35,7 @@ from catflap.serving.tensors import (
 from catflap.version import VERSION
 
 Signs: TypeAlias = tuple[Look, Embeddings | None]
+Inferred: TypeAlias = tuple[Answer, Pixels | list[bytes], list[Prediction]]
 PHOTO = "photo"
 BINARY = "binary_tensor_data"
 JSON_FRAMES = 4  # that fit into the JSON of a request, however large they are
@@ -62,14 +64,14 @@ async def model_ready(service: Service, call: Call) -> Answer:
 
 async def model_metadata(service: Service, call: Call) -> Answer:
     """`GET /v2/models/NAME[/versions/VERSION]`: inputs and outputs."""
-    served = _find(service, call)
+    served = _find(service, call)[0]
     frame, labels = served.classifier.frame, len(served.classifier.labels)
     frames, logits = _graph_names(served)
     return answer_json(
         {
             "name": served.name,
             "versions": [version.version for version in service.shelf.versions(served.name)],
-            "platform": "onnxruntime_onnx",
+            "platform": _platform(served.classifier.variant),
             "inputs": [
                 {"name": PHOTO, "datatype": "BYTES", "shape": [-1]},
                 {"name": frames, "datatype": "UINT8", "shape": [-1, frame.height, frame.width, 3]},
@@ -86,14 +88,17 @@ async def model_metadata(service: Service, call: Call) -> Answer:
 
 async def infer(service: Service, call: Call) -> Answer:
     """`POST /v2/models/NAME[/versions/VERSION]/infer`: tensors in, tensors out."""
-    served = _find(service, call)
+    found = _find(service, call)
     body = await call.read()
+    served = service.shelf.choose(found)
     until = monotonic() + service.settings.limits.deadline
     job = partial(_infer, service, served, body, call.headers.get(HEADER), until)
-    return (await service.workers.run([job], until, call.gone))[0]
+    [(answer, photos, predictions)] = await service.workers.run([job], until, call.gone)
+    compare(service, served, photos, predictions)
+    return answer
 
 
-def _infer(service: Service, served: Served, body: bytes, json_length: str | None, until: float) -> Answer:
+def _infer(service: Service, served: Served, body: bytes, json_length: str | None, until: float) -> Inferred:
     """Parse, judge and write, on a thread of its own, for tensors in JSON take their time."""
     request, rest = read_request(body, json_length, _most_values(served.classifier.frame))
     names = (_graph_names(served)[1], "probabilities", "label", "decision")
@@ -110,9 +115,10 @@ def _infer(service: Service, served: Served, body: bytes, json_length: str | Non
     if isinstance(request.get("id"), str):
         head["id"] = request["id"]
     content, length = write_response(head, {name: outputs[name] for name in binary}, binary)
-    if length is None:
-        return Answer(content)
-    return Answer(content, kind="application/octet-stream", headers={HEADER: str(length)})
+    answer = Answer(content)
+    if length is not None:
+        answer = Answer(content, kind="application/octet-stream", headers={HEADER: str(length)})
+    return answer, tensor.data, predictions
 
 
 def _most_values(frame: Frame) -> int:
@@ -168,8 +174,13 @@ def _the_input(tensors: list[Tensor], served: Served, most: int) -> Tensor:
     return tensor
 
 
-def _find(service: Service, call: Call) -> Served:
+def _find(service: Service, call: Call) -> list[Served]:
     return service.shelf.find(call.places["name"], call.places.get("version"))
+
+
+def _platform(variant: Variant) -> str:
+    """PROJECT_FORMAT, as the protocol has it: what runs the variant, and the suffix of its file."""
+    return f"{variant.runtime.partition('-')[0]}_{variant.file.rpartition('.')[2]}"
 
 
 def _graph_names(served: Served) -> tuple[str, str]:

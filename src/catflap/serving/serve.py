@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any
 
@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from catflap.errors import CatflapError
 from catflap.progress import nobody
 from catflap.serving.app import create_app
-from catflap.serving.service import open_service
+from catflap.serving.service import Service, close_service, open_service
 from catflap.serving.settings import Settings
 from catflap.stopping import stopped_by_signals
 
@@ -37,8 +37,31 @@ def serve(
     `ready` is told the address and the versions once the server listens; `note` what the operator
     should know. Raises Refused when a bundle fails its verification here.
     """
-    service = open_service(settings, note)
-    listener = _listen(settings)
+    with _bind(settings) as listener, ExitStack() as starting:
+        certificate = _certificate(settings)  # as the address before bundles, which take their time
+        service = open_service(settings, note)
+        starting.callback(close_service, service)
+        server = _server(service, certificate)
+        _quiet(note)
+        _listen(listener, settings)
+        host, port = listener.getsockname()[:2]
+        if not service.keys and not ipaddress.ip_address(host).is_loopback:
+            note("Whoever reaches this address can ask; --keys asks for a key.")
+        url = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        models = {name: service.shelf.versions(name)[0].version for name in service.shelf.names()}
+
+        def end() -> None:
+            server.should_exit = True
+
+        with stopped_by_signals(end):  # uvicorn raises the signal again when it is done
+            ready({"url": url, "models": models})
+            starting.pop_all()  # from here on the application closes the service
+            asyncio.run(_serve(server, listener))
+
+
+def _server(service: Service, certificate: ssl.SSLContext | None) -> uvicorn.Server:
+    """What answers, with our limits."""
+    limits = service.settings.limits
     config = uvicorn.Config(
         create_app(service),
         lifespan="on",
@@ -47,32 +70,12 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.limits.connections,
-        timeout_graceful_shutdown=int(settings.limits.deadline) + GRACE,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=int(limits.deadline) + GRACE,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        listener.close()
-        raise CatflapError(
-            f"The TLS certificate or key cannot be used: {error}.", "Give both as PEM files that fit."
-        ) from error
-    _quiet(note)
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if settings.tls_certificate else "http"
-    models = {name: service.shelf.versions(name)[0].version for name in service.shelf.names()}
-    if not service.keys and not ipaddress.ip_address(host).is_loopback:
-        note("Whoever reaches this address can ask; --keys asks for a key.")
-    server = uvicorn.Server(config)
-
-    def end() -> None:
-        server.should_exit = True
-
-    with stopped_by_signals(end):  # uvicorn raises the signal again when it is done
-        ready({"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", "models": models})
-        asyncio.run(_serve(server, listener))
+    config.load()
+    config.ssl = certificate
+    return uvicorn.Server(config)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -121,22 +124,47 @@ class _Connection(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too long.")
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _bind(settings: Settings) -> socket.socket:
+    """A socket with our address, at which nobody is answered before `_listen`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio switches Nagle's algorithm off only where the protocol is stated; with it, answers wait 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
-        listener.listen(2048)
     except (OSError, UnicodeError) as error:
         listener.close()
-        why = getattr(error, "strerror", None) or error
-        raise CatflapError(
-            f"Cannot listen on {settings.host} port {settings.port}: {why}.",
-            "Use another --port, or 0 for a free one.",
-        ) from error
+        raise _taken(settings, error) from error
     return listener
+
+
+def _listen(listener: socket.socket, settings: Settings) -> None:
+    try:
+        listener.listen(2048)
+    except OSError as error:  # somebody else was faster
+        raise _taken(settings, error) from error
+
+
+def _taken(settings: Settings, error: Exception) -> CatflapError:
+    why = getattr(error, "strerror", None) or error
+    return CatflapError(
+        f"Cannot listen on {settings.host} port {settings.port}: {why}.",
+        "Use another --port, or 0 for a free one.",
+    )
+
+
+def _certificate(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS certificate with its key; None where neither was named."""
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # ssl.SSLError, too
+        raise CatflapError(
+            f"The TLS certificate or key cannot be used: {error}.", "Give both as PEM files that fit."
+        ) from error
+    return context
 
 
 class _Notes(logging.Handler):

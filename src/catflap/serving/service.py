@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
-from catflap.image import Photo
+from catflap.image import Photo, Pixels
 from catflap.machine import describe_machine
 from catflap.runtime.recording import Recorder
 from catflap.serving.answers import Call
@@ -45,6 +45,8 @@ def open_service(settings: Settings, note: Callable[[str], None]) -> Service:
     intake = Intake(settings.limits)
     metrics = Metrics(lambda: workers.waiting, lambda: workers.running, lambda: intake.held)
     shelf = Shelf(settings, metrics)
+    for notice in shelf.notices():
+        note(notice)
     recorder = None if settings.log is None else Recorder(settings.log, note)
     return Service(settings, shelf, workers, intake, metrics, keys, recorder, DriftMeter(metrics, note), note)
 
@@ -63,15 +65,25 @@ async def judge(
     until = monotonic() + service.settings.limits.deadline
     jobs = [partial(judge_one, service, served, photo) for photo in photos]
     results = await service.workers.run(jobs, until, call.gone)
-    shadow = service.shelf.shadow
-    if shadow is not None and served.name == shadow.name and served.version != shadow.version:
-        for photo, result in zip(photos, results, strict=True):
-            if not service.workers.spare(partial(_compare, service, shadow, photo, result)):
-                service.metrics.shadow("skipped")
+    compare(service, served, photos, results)
     return results
 
 
-def judge_one(service: Service, served: Served, photo: bytes, verb: str = "serve") -> Prediction | BadPhoto:
+def compare(
+    service: Service, served: Served, photos: Pixels | list[bytes], heard: Sequence[Prediction | BadPhoto]
+) -> None:
+    """Let the shadow judge, where a core is free, what was answered; frames only where they fit its own."""
+    shadow = service.shelf.shadow
+    if shadow is None or served.name != shadow.name or served.version == shadow.version:
+        return
+    frame = shadow.classifier.frame
+    for photo, result in zip(photos, heard, strict=True):
+        fits = isinstance(photo, bytes) or photo.shape == (frame.height, frame.width, 3)
+        if not (fits and service.workers.spare(partial(_compare, service, shadow, photo, result))):
+            service.metrics.shadow("skipped")
+
+
+def judge_one(service: Service, served: Served, photo: Photo, verb: str = "serve") -> Prediction | BadPhoto:
     """What a bundle says of one photo, counted."""
     try:
         prediction = served.classifier(photo)
@@ -92,7 +104,7 @@ def settle(
         service.recorder(served.classifier, photo, prediction, verb)
 
 
-def _compare(service: Service, shadow: Served, photo: bytes, heard: Prediction | BadPhoto) -> None:
+def _compare(service: Service, shadow: Served, photo: Photo, heard: Prediction | BadPhoto) -> None:
     """Count whether the shadow decides like the bundle that was heard."""
     said = judge_one(service, shadow, photo, "shadow")
     decisions = [result.decision if isinstance(result, Prediction) else None for result in (heard, said)]

@@ -21,9 +21,10 @@ MOST = 10**9  # of any limit
 class Limits:
     """What one request, and all of them together, may cost.
 
-    `queue` is how many photos may wait for a core, and so how many one request may bring; `deadline`
-    and `upload` are seconds, from the whole request to its answer and from its first byte to its last;
-    `body` is bytes, `pixels` those of one photo, `connections` the open ones.
+    `queue` is how many photos may wait for a core, where an infer request of the Open Inference Protocol
+    counts as one, and also how many one request may bring; `deadline` and `upload` are seconds, from the
+    whole request to its answer and from its first byte to its last; `body` is bytes, `pixels` those of one
+    photo, `connections` the open ones.
     """
 
     queue: int = 64

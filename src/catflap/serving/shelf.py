@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.signature import read_signed
+from catflap.runtime.signature import SUFFIX, read_signed
 from catflap.serving.answers import Problem
 from catflap.serving.metrics import Metrics
 from catflap.serving.settings import BundlePath, Settings
@@ -33,12 +33,17 @@ class Served:
 
 @dataclass
 class _Place:
-    """A file that is served, what it was when it was last looked at, and its role."""
+    """A file that is served, its role, what it was when it was last looked at, and whether that was refused.
+
+    `signature` is what the signature beside it was then; it may come after the file.
+    """
 
     path: Path
     role: str
     served: Served
     stamp: Stamp
+    signature: Stamp = None
+    refused: bool = False
 
 
 class Shelf:
@@ -68,6 +73,10 @@ class Shelf:
         """The bundle that judges beside the default one without being heard."""
         return self._rival.served if self._rival is not None and self._settings.shadow is not None else None
 
+    def notices(self) -> list[str]:
+        """What the operator should know of what is served, canary and shadow, too."""
+        return [_notice(place.served) for place in self._all() if place.served.classifier.notice]
+
     def names(self) -> list[str]:
         """The names that are served."""
         return [place.served.name for place in self._places]
@@ -79,31 +88,40 @@ class Shelf:
             raise Problem(404, f"There is no model {name!r}.", f"Use one of: {', '.join(self.names())}.")
         return found
 
-    def find(self, name: str | None = None, version: str | None = None) -> Served:
-        """The bundle that answers a request; the canary gets its share of those that name no version."""
+    def find(self, name: str | None = None, version: str | None = None) -> list[Served]:
+        """The versions that may answer a request, the usual one first; Problem 404 when there is none."""
         found = self.versions(name or self.default.name)
-        if version is not None:
-            for served in found:
-                if served.version == version:
-                    return served
+        fitting = [served for served in found if version in (None, served.version)]
+        if not fitting:
             known = ", ".join(served.version for served in found)
             raise Problem(404, f"{found[0].name} has no version {version!r}.", f"Use one of: {known}.")
+        return fitting
+
+    def choose(self, found: Sequence[Served]) -> Served:
+        """The one of them that judges the photos which are here now: each call is a turn of the canary's."""
         return found[-1] if len(found) > 1 and self._is_canary_due() else found[0]
 
     def refresh(self, note: Callable[[str], None]) -> None:
         """Load every file that was replaced; where the new one is not fit, the old one stays."""
         for place in self._all():
-            stamp = _stamp(place.path)
-            if stamp is None or stamp == place.stamp:
+            stamp, signature = _stamp(place.path), self._signature(place.path)
+            is_signed_anew = place.refused and signature != place.signature
+            if stamp is None or (stamp == place.stamp and not is_signed_anew):
                 continue
-            place.stamp = stamp
+            place.stamp, place.signature = stamp, signature
             self._replace(place, note)
             give_back_memory()
 
+    def _signature(self, path: Path) -> Stamp:
+        """What changes when a bundle is signed anew; None where nobody looks at signatures."""
+        return None if self._settings.signer is None else _stamp(f"{path}{SUFFIX}")
+
     def _replace(self, place: _Place, note: Callable[[str], None]) -> None:
+        place.refused = False
         try:
             new = self._successor(place)
         except CatflapError as error:
+            place.refused = True
             note(f"{place.path} was replaced, but the old version stays: {error.what} {error.fix}")
             self._metrics.reload(place.served.name, "refused")
             return
@@ -112,6 +130,8 @@ class Shelf:
             self._metrics.reload(new.name, "loaded")
             self._metrics.serving(new.name, new.version, place.role, old)
             note(f"{new.name}: version {new.version} replaces {old}.")
+            if new.classifier.notice:
+                note(_notice(new))
 
     def _all(self) -> list[_Place]:
         return [*self._places, *([self._rival] if self._rival else [])]
@@ -162,6 +182,10 @@ def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
     )
     classifier.model(read_golden(bundle).frames[:1])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
+
+
+def _notice(served: Served) -> str:
+    return f"{served.name} {served.version}: {served.classifier.notice}"
 
 
 def _same_labels(old: Served, new: Served) -> None:

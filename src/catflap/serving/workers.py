@@ -78,7 +78,7 @@ class Workers:
             if self._pending + len(jobs) > self.threads + self.queue:
                 raise Problem(
                     429,
-                    f"{self._pending} photos are before this one.",
+                    f"{self._pending} others are before this one.",
                     "Try again later.",
                     {"Retry-After": "1"},
                 )

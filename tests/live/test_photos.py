@@ -1,0 +1,94 @@
+"""A camera that answers each request with one photo: it is asked again and again."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from catflap.image import Frame
+from catflap.live.sources import find_source
+from tests.live.cameras import Camera, camera, jpeg, watching
+
+QUICK = ("--fps", "20", "--dwell", "0.1", "--memory", "0.1")
+
+
+@pytest.mark.parametrize("single", ["sized", "unsized"])
+def test_its_photos_are_judged_it_vanishes_and_comes_back(red: Path, single: str) -> None:
+    with camera() as source:
+        source.single, source.mode = single, "red"
+        with watching(red, source.url, *QUICK) as watcher:
+            assert watcher.await_event("started")["live"] is True
+            assert watcher.await_event("decision")["decision"] == "cat"
+            source.mode = "blue"
+            assert watcher.await_event("decision", previous="cat")["decision"] in ("not_cat", "unsure")
+            source.mode = "gone"
+            assert "Service Unavailable" in watcher.await_event("lost")["why"]
+            assert watcher.await_event("decision")["why"] == "lost"
+            source.mode = "red"
+            watcher.await_event("back")
+            watcher.await_event("decision", decision="cat")
+            assert watcher.stop() == 0
+            assert watcher.await_event("ended")["outages"] == 1
+        assert watcher.stderr == ""
+
+
+def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
+    with camera() as source:
+        source.single, source.mode = "sized", "red"
+        with watching(red, source.url, "--fps", "5", "--frames") as watcher:
+            for _ in range(8):
+                watcher.await_event("frame")
+            assert watcher.stop() == 0
+            summary = watcher.await_event("ended")
+        assert source.visits <= 5 * summary["seconds"] + 1
+        assert (summary["outages"], summary["dropped"]) == (0, 0)
+
+
+def test_the_same_photo_again_and_again_is_frozen(red: Path) -> None:
+    with camera() as source:
+        source.single, source.mode, source.hung = "sized", "red", True
+        with watching(red, source.url, *QUICK, "--still", "1") as watcher:
+            assert "same picture for 1 s" in watcher.await_event("frozen")["why"]
+            assert watcher.stop() == 0
+
+
+def test_a_signal_ends_it_between_two_photos(red: Path) -> None:
+    with camera() as source:
+        source.single, source.mode = "sized", "red"
+        with watching(red, source.url, "--fps", "0.01", "--frames") as watcher:
+            watcher.await_event("frame")
+            begun = monotonic()
+            assert watcher.stop(signal.SIGTERM) == 0
+            assert monotonic() - begun < 20
+            assert watcher.await_event("ended")["why"] == "stopped"
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Digest"])
+def test_each_request_has_the_password_and_no_event_shows_it(red: Path, scheme: str) -> None:
+    with camera() as source:
+        source.single, source.mode = "sized", "red"
+        source.challenge = f'{scheme} realm="camera", nonce="abc", qop="auth"'
+        url = source.url.replace("http://", "http://me:secret@")
+        with watching(red, url, *QUICK, "--frames") as watcher:
+            assert watcher.await_event("started")["source"] == source.url
+            for _ in range(12):
+                watcher.await_event("frame")
+            assert watcher.stop() == 0
+            assert watcher.await_event("ended")["outages"] == 0
+        assert str(source.asked[-1]).startswith(scheme)
+        assert "secret" not in str(watcher.events) + watcher.stderr
+
+
+def test_a_stream_that_calls_itself_a_photo_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with camera() as source:
+        source.single, source.mode = "unsized", "red"
+        monkeypatch.setattr(Camera, "frame", lambda _: jpeg("red") * 3)
+        opened = find_source(source.url, Frame(), timeout=5.0, fps=20.0).open()
+        assert [opened.read() is not None for _ in range(3)] == [True] * 3
+        with pytest.raises(Exception, match="the stream ended"):
+            opened.read()
+        opened.close()
+        assert source.visits == 1
