@@ -32,6 +32,8 @@ from catflap.runtime.engines.model import Model
 from catflap.runtime.engines.opening import open_in, runnable
 from catflap.runtime.scoring import PhotoBytes, score
 
+UNSEEN = "Name photos that it has not seen, or the dataset that it was trained on."
+
 
 @dataclass(frozen=True)
 class _Subject:
@@ -76,18 +78,17 @@ def evaluate(
     out: Path,
     *,
     role: str | None = None,
-    variants: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> Report:
     """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
 
     `photos` is a Dataset, of which the `role`, or test, is used, or any source that `scan` reads; without
-    it, the Dataset that a Checkpoint was trained on. `variants` picks some of a Bundle's. The Report of a
-    Checkpoint also shows how it learnt.
+    it, the Dataset that a Checkpoint was trained on. The Report of a Checkpoint also shows how it learnt.
+    Raises CatflapError for photos that a Checkpoint is known to have learnt from.
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
-    subject = _open(Path(model), variants)
+    subject = _open(Path(model))
     source = photos or subject.dataset
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
@@ -119,7 +120,7 @@ def evaluate(
     )
 
 
-def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
+def _open(model: Path) -> _Subject:
     if model.is_dir():
         from catflap.training.networks.answer import open_checkpoint
 
@@ -134,7 +135,7 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
             checkpoint.history,
         )
     bundle = read_bundle(model)
-    chosen = [bundle.variant(name) for name in variants or runnable(bundle)]
+    chosen = [bundle.variant(name) for name in runnable(bundle)]
     chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
     return _Subject(
         bundle.name,
@@ -149,42 +150,47 @@ def _open(model: Path, variants: tuple[str, ...]) -> _Subject:
 
 def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
     dataset = load_dataset(path)
-    _refuse_learnt(dataset, role, subject)
     photos = dataset.photos(role)
+    if dataset.sha256 != subject.ancestors.get("dataset"):
+        _refuse_prepared_anew(dataset, subject)
+        _refuse_learnt(photos.ids, subject)
     numbers = _numbers(dataset.labels, subject)
     names = [photo[:12] for photo in photos.ids.tolist()]
     return _Photos(photos, numbers[photos.labels], photos.groups, names, {"dataset": dataset.sha256})
 
 
-def _refuse_learnt(dataset: Dataset, role: str, subject: _Subject) -> None:
-    """Raise CatflapError for photos that a Checkpoint learnt from, in another Dataset than its own.
+def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
+    """Raise CatflapError for the Dataset that a Checkpoint learnt from, whose photos have new roles."""
+    is_place = subject.dataset is not None and dataset.path.resolve() == subject.dataset.resolve()
+    if is_place and dataset.ancestors.get("manifest") == subject.ancestors.get("manifest"):
+        raise CatflapError(
+            f"{dataset.path} was prepared anew since {subject.name} learnt from it, "
+            "and its photos may have other roles.",
+            UNSEEN,
+        )
+
+
+def _refuse_learnt(ids: npt.NDArray[np.str_], subject: _Subject) -> None:
+    """Raise CatflapError for photos that a Checkpoint learnt from.
 
     Of a Bundle, and of a Checkpoint whose Dataset is gone, nobody can tell.
     """
-    if subject.dataset is None or dataset.sha256 == subject.ancestors.get("dataset"):
-        return
-    fix = "Name photos that it has not seen, or the dataset that it was trained on."
-    if dataset.path.resolve() == subject.dataset.resolve():
-        if dataset.ancestors.get("manifest") == subject.ancestors.get("manifest"):
-            raise CatflapError(
-                f"{dataset.path} was prepared anew since {subject.name} learnt from it, "
-                "and its photos may have other roles.",
-                fix,
-            )
+    if subject.dataset is None:
         return
     with suppress(BadArtifact):
         own = load_dataset(subject.dataset)
         if own.sha256 == subject.ancestors.get("dataset"):
             seen = np.concatenate([own.photos(learnt).ids for learnt in ("train", "validation")])
-            known = int(np.isin(dataset.photos(role).ids, seen).sum())
+            known = int(np.isin(ids, seen).sum())
             if known:
-                raise CatflapError(f"{subject.name} has learnt from {known:,} of these photos.", fix)
+                raise CatflapError(f"{subject.name} has learnt from {known:,} of these photos.", UNSEEN)
 
 
 def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(source, Path(folder) / "manifest", progress=progress)
         rows = [row for row in manifest.rows().to_pylist() if row["status"] == "ok"]
+    _refuse_learnt(np.array([row["id"] for row in rows]), subject)
     labels = sorted({row["label"] for row in rows})
     numbers = dict(zip(labels, _numbers(tuple(labels), subject).tolist(), strict=True))
     return _Photos(
