@@ -67,6 +67,19 @@ def test_it_is_shown_carried_and_left_out(
     assert FILE not in read_bundle(small).members
 
 
+def test_a_file_that_a_tested_variant_runs_stays(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = read_bundle(drawn_bundle.path)
+    head = {name: value for name, value in bundle.head.items() if name != "files"}
+    head["untested"] = {"tpu": {"file": "int8.onnx", "runtime": "tpu9", "precision": "int8"}}
+    files = {name: bytes(data) for name, data in bundle.members.items() if name != HEAD}
+    write_bundle(tmp_path / "shared.catflap", head, files)
+    out = tmp_path / "small.catflap"
+    answered(capsys, "bundle", "strip", tmp_path / "shared.catflap", "-o", out, "--variants", "int8")
+    assert "int8.onnx" in read_bundle(out).members
+
+
 def test_it_is_never_the_only_one(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
