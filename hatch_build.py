@@ -34,19 +34,24 @@ def build_page(root: Path) -> str | None:
     stamp = digest(root)
     if (out / STAMP).is_file() and (out / STAMP).read_text() == stamp:
         return None
+    instead = (
+        "the one that is there, which may be of other sources, is packed"
+        if (out / "index.html").is_file()
+        else "`catflap serve` offers its simple upload page instead"
+    )
     npm = shutil.which("npm")
     if npm is None:
         return (
-            "Node was not found, so the camera page is not built and `catflap serve` offers its simple "
-            f"upload page instead. To have it, install Node 20.19 or newer and run: {BY_HAND}"
+            f"Node was not found, so the camera page is not built and {instead}. "
+            f"To have it, install Node 20.19 or newer and run: {BY_HAND}"
         )
     for command in (["ci", "--no-audit", "--no-fund", "--ignore-scripts"], ["run", "build"]):
         done = subprocess.run([npm, *command], cwd=web, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             return (
-                f"`npm {command[0]}` failed ({' '.join(last)}), so the camera page is not built; without "
-                f"one, `catflap serve` offers its simple upload page. To see why, run: {BY_HAND}"
+                f"`npm {command[0]}` failed ({' '.join(last)}), so the camera page is not built and "
+                f"{instead}. To see why, run: {BY_HAND}"
             )
     (out / STAMP).write_text(stamp)
     return None

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from cleanlab.filter import find_label_issues
+from machine import header, need_photos
 
 from catflap.artifacts.dataset import Dataset
 from catflap.curation.audit import audit
@@ -31,7 +32,7 @@ from catflap.curation.learning import everyone, examine
 from catflap.data.prepare import DEFAULT_FRAME, prepare
 from catflap.data.scan import scan
 from catflap.image import Frame, encode
-from catflap.machine import describe_machine, versions
+from catflap.machine import versions
 from catflap.progress import silent
 from catflap.training.heads.features import open_extractor
 from catflap.training.networks.backbone import PACKAGED, load_backbone
@@ -60,11 +61,9 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
+    need_photos(args.photos)
     photos = sorted(path for path in args.photos.glob("*/*") if path.is_file())
-    print(json.dumps({
-        "machine": describe_machine().to_json(), "photos": len(photos), "flips": args.flips,
-        "versions": versions(("cleanlab", "scikit-learn", "numpy", "onnxruntime", "torch")),
-    }))  # fmt: skip
+    header(photos=len(photos), flips=args.flips, judges=versions(("cleanlab", "scikit-learn")))
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as folder:
             planted = plant(photos, args.flips, seed, Path(folder))

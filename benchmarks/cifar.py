@@ -29,7 +29,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from machine import header
+from machine import header, need_photos
 from PIL import Image
 
 CATFLAP = "from catflap.cli.main import run; run()"
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32"))
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="features of an earlier run")
     args = parser.parse_args()
+    need_photos(args.originals or args.photos)
     how = {"minutes": args.minutes} if args.minutes else {"recipe": args.recipe}
     header(photos=str(args.originals or args.photos), **how, size=args.size)
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from machine import header
+from machine import header, need_photos
 from PIL import Image, ImageFilter
 
 from catflap.artifacts.dataset import Photos
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--unknown", type=Path, action="append", default=[], help="a folder of photos")
     parser.add_argument("--deals", type=int, default=300, help="into two halves, five windows each")
     args = parser.parse_args()
+    need_photos(args.photos)
     classifier = Classifier(args.bundle, embed=True)
 
     def judged(photos: PhotoBytes) -> Judged:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from folds import together
-from machine import header
+from machine import header, need_photos
 
 from catflap.artifacts.dataset import ROLES, Photos
 from catflap.cli.prepare import sides
@@ -60,6 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=10)
     args = parser.parse_args()
+    need_photos(args.photos)
     with tempfile.TemporaryDirectory() as folder:
         frame = Frame(*args.size)
         dataset = prepare(scan(args.photos, Path(folder) / "m"), Path(folder) / "d", frame=frame)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import header
+from machine import header, need_photos
 
 from catflap.artifacts.dataset import ROLES, Dataset, Photos
 from catflap.artifacts.folder import digest
@@ -69,6 +69,7 @@ def main() -> None:
         "than chance",
     )  # fmt: skip
     args = parser.parse_args()
+    need_photos(args.photos)
     width, height = args.size
     frame = Frame(width, height, fit=args.fit)
     with tempfile.TemporaryDirectory() as folder:

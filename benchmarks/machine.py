@@ -27,6 +27,13 @@ def header(**facts: Any) -> None:
     print(json.dumps({"machine": machine, "versions": versions(PACKAGES), "command": command, **facts}))
 
 
+def need_photos(place: Path) -> None:
+    """End here, and say so, where the photos of a benchmark are not: not every clone has them."""
+    if not place.exists():
+        print(json.dumps({"skipped": f"There are no photos at {place}: name some with --photos."}))
+        sys.exit(0)
+
+
 def in_turns(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of each step, p50, p10, p90 and n: one of each a round; the first does not count."""
     taken: dict[str, list[float]] = {name: [] for name in steps}

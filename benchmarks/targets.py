@@ -67,7 +67,7 @@ def measure(
     """Milliseconds of each variant through Catflap and through its runtime alone, in turns."""
     steps: dict[str, Callable[[], object]] = {}
     for name, variant in bundle.variants.items():
-        if why_not_here(variant) is None:
+        if variant.runtime in BARE and why_not_here(variant) is None:
             model = open_variant(bundle.members, variant, threads)
             steps[name] = partial(model, frame)
             steps[f"bare {name}"] = BARE[variant.runtime](bundle.members, variant, frame, threads)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import header
+from machine import header, need_photos
 
 from catflap.artifacts.dataset import Dataset
 from catflap.data.prepare import prepare
@@ -52,6 +52,7 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=PYTHON", help="fastai, timm, torchvision"
     )
     args = parser.parse_args()
+    need_photos(args.photos)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CATFLAP_CACHE"] = f"{folder}/cache"
         photos = some(args.photos, Path(folder) / "some", args.count) if args.count else args.photos

@@ -35,6 +35,13 @@ def lethal(references: pa.Table) -> pa.Table:
     return examine(references)
 
 
+def greedy(references: pa.Table) -> pa.Table:
+    """Examine a batch, or have too little memory for it."""
+    if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
+        raise MemoryError
+    return examine(references)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = class_folders(tmp_path_factory.mktemp("ray") / "photos", 100)
@@ -66,9 +73,12 @@ def test_a_cluster_at_an_address_gives_the_same_manifest(photos: Path, cluster: 
     assert tree(scan(photos, tmp_path / "ray", on=cluster).path) == tree(scan(photos, tmp_path / "m").path)
 
 
-def test_a_photo_that_kills_its_process_is_found_on_ray(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examine", [lethal, greedy])
+def test_a_photo_that_kills_its_process_is_found_on_ray(
+    examine: on_ray.Examine, photos: Path, tmp_path: Path
+) -> None:
     parts = plan_parts(tmp_path, open_source(photos, DEFAULT_COLUMNS).references, "test")
-    found = dict(on_ray.run(parts.missing(), "ray", lethal))
+    found = dict(on_ray.run(parts.missing(), "ray", examine))
     table = pa.concat_tables([found[number] for number in sorted(found)])
     crashed = table.filter(pc.equal(table["reason"], "decoder_crashed"))
     assert [Path(uri).name for uri in crashed["uri"].to_pylist()] == ["007.jpg"]

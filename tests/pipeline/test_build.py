@@ -17,7 +17,7 @@ from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.cli.prepare import frame_of, framing
 from catflap.errors import CatflapError, MissingExtra, Refused
-from catflap.exporting.forms import FORMS, PACKAGES
+from catflap.exporting.forms import FORMS, PACKAGES, QUANTISERS, check_tools
 from catflap.image import Frame, encode
 from catflap.pipeline.build import build
 from catflap.training.plan import Plan
@@ -174,7 +174,8 @@ def test_what_cannot_be_exported_is_told_before_anything_is_scanned(tmp_path: Pa
 def test_each_package_that_a_target_needs_is_asked_for_before_anything_is_scanned(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = next(name for name, form in FORMS.items() if form.target == target)
+    of_target = {form.precision: name for name, form in FORMS.items() if form.target == target}
+    name = of_target.get("int8") or next(iter(of_target.values()))
     for package in PACKAGES[target]:
         absent = package.replace("-", "_")
         monkeypatch.setattr(
@@ -182,6 +183,8 @@ def test_each_package_that_a_target_needs_is_asked_for_before_anything_is_scanne
         )
         with pytest.raises(MissingExtra, match=f"needs {absent},"):
             build(tmp_path / "none", tmp_path / "x.catflap", variants=("int8", name))
+        for other in {*of_target.values()} - {name} if package in QUANTISERS else ():
+            check_tools(FORMS[other])
     assert list(tmp_path.iterdir()) == []
 
 

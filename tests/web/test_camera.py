@@ -99,13 +99,26 @@ def test_a_page_that_is_seen_again_goes_on(page: Page) -> None:
     page.evaluate("document.getElementById('video').pause()")  # as phones do
     hide_page(page, False)
     wait_for(page, lambda: not page.evaluate("document.getElementById('video').paused"))
+    mute_camera(page, True)
     hide_page(page, True)
     end_camera(page)
     assert cameras_on(page) == 0
+    page.evaluate("delay = 3000")
     hide_page(page, False)
-    wait_for(page, lambda: cameras_on(page) == 1)
+    assert_nothing_is_decided(page)
     page.locator(ANSWERED).wait_for()
+    assert cameras_on(page) == 1
     assert page.is_hidden("#notice")
+
+
+def test_an_answer_about_a_camera_that_ended_unseen_goes(page: Page) -> None:
+    hide_page(page, True)
+    end_camera(page)
+    page.locator(ANSWERED).wait_for()
+    page.evaluate("delay = 3000")
+    hide_page(page, False)
+    assert_nothing_is_decided(page)
+    page.locator(ANSWERED).wait_for()
 
 
 def test_a_camera_that_was_paused_and_ended_unseen_is_not_started(page: Page) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_the_command_writes_a_whole_site(
     assert {name: (out / "bundle" / name).read_bytes() for name in bundle.members} == dict(bundle.members)
     assert (out / "index.html").is_file()
     assert list((out / "assets").glob("*.wasm"))
+    assert "Microsoft" in (out / "third-party.txt").read_text("utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
@@ -78,8 +80,8 @@ def test_the_words_stand_in_one_file(page_built: Path, repo: Path) -> None:
     assert [words for words in between if words and not words.startswith("{{") and words != "&nbsp;"] == []
 
 
-def wheel_of(repo: Path, tmp_path: Path, path: str) -> tuple[str, list[str]]:
-    """Pack a copy of the checkout with a PATH; what was said, and the names in the wheel."""
+def packed(repo: Path, tmp_path: Path, page: str, kind: str = "wheel") -> tuple[str, list[str]]:
+    """Pack a copy of the checkout without npm; what was said, and the names in the wheel or archive."""
     pytest.importorskip("hatchling")
     tree = tmp_path / "tree"
     for name in BUILT:
@@ -91,30 +93,56 @@ def wheel_of(repo: Path, tmp_path: Path, path: str) -> tuple[str, list[str]]:
         )
         shutil.copytree(repo / name, tree / name, ignore=left_out, dirs_exist_ok=True)
     (tree / ".gitignore").write_text((repo / ".gitignore").read_text())
-    if path == "built":
+    if page != "absent":
         shutil.copytree(repo / site.PAGE.relative_to(repo), tree / site.PAGE.relative_to(repo))
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "out")]
+    if page == "old":
+        (tree / "web" / "index.html").write_text("anew")
+    (tree / "private.pem").write_text("a key that somebody keeps in the clone")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(tmp_path / "out")]
     environment = {**os.environ, "PATH": str(tmp_path)}  # no npm there
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (wheel,) = (tmp_path / "out").glob("*.whl")
-    return done.stdout + done.stderr, zipfile.ZipFile(wheel).namelist()
+    (made,) = (tmp_path / "out").iterdir()
+    opened = zipfile.ZipFile(made) if kind == "wheel" else tarfile.open(made)
+    with opened as archive:
+        names = archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
+    return done.stdout + done.stderr, names
 
 
 def test_a_wheel_has_the_page(page_built: Path, repo: Path, tmp_path: Path) -> None:
-    said, names = wheel_of(repo, tmp_path, "built")
+    said, names = packed(repo, tmp_path, "built")
     assert "Node" not in said
+    assert "catflap/serving/static/third-party.txt" in names
+    licences = [name.partition(".dist-info/licenses/")[2] for name in names if "/licenses/" in name]
+    assert sorted(licences) == ["LICENSE", "web/public/third-party.txt"]
     assert "catflap/serving/static/index.html" in names
     assert any(name.endswith(".wasm") for name in names)
     assert not any("node_modules" in name for name in names)
 
 
 def test_without_node_the_package_is_made_all_the_same(repo: Path, tmp_path: Path) -> None:
-    said, names = wheel_of(repo, tmp_path, "absent")
+    said, names = packed(repo, tmp_path, "absent")
     assert "Node was not found" in said
+    assert "simple upload page" in said
     assert "npm --prefix web ci" in said
     assert "catflap/cli/main.py" in names
     assert not any("serving/static" in name for name in names)
+
+
+def test_a_page_of_other_sources_is_packed_and_told(page_built: Path, repo: Path, tmp_path: Path) -> None:
+    said, names = packed(repo, tmp_path, "old")
+    assert "may be of other sources" in said
+    assert "catflap/serving/static/index.html" in names
+
+
+def test_a_source_archive_has_what_a_build_needs_and_nobodys_keys(
+    page_built: Path, repo: Path, tmp_path: Path
+) -> None:
+    _, names = packed(repo, tmp_path, "built", "sdist")
+    inside = {name.partition("/")[2] for name in names}
+    assert {*BUILT, "src/catflap/cli/main.py", "web/package.json", "web/public/third-party.txt"} <= inside
+    assert "src/catflap/serving/static/index.html" in inside
+    assert "private.pem" not in inside
 
 
 def test_the_unit_tests_of_the_page_pass(repo: Path, npm: Path) -> None:

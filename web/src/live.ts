@@ -4,6 +4,8 @@ import { openCamera, type Camera } from "./camera";
 
 /** What the page hears of its camera. */
 export interface Heard {
+  /** It is asked for: what was said of the one before is past. */
+  starting(): void;
   /** It shows its picture. */
   began(camera: Camera): void;
   /** It is gone or could not be started; then there is an error. */
@@ -28,6 +30,7 @@ export function bindCamera(video: HTMLVideoElement, heard: Heard): Live {
 
   function start(id?: string): void {
     stop();
+    heard.starting();
     const mine = wish;
     last = last.then(() => (mine === wish ? begin(mine, id) : undefined));
   }

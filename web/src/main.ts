@@ -24,7 +24,7 @@ const THREADS = crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardware
 const client = startWorker();
 const video = element<HTMLVideoElement>("video");
 const still = element<HTMLImageElement>("still");
-const live = bindCamera(video, { began, lost, muted });
+const live = bindCamera(video, { starting, began, lost, muted });
 const adjustment: Adjustment = { threshold: undefined, prior: undefined };
 
 let opened: Opened | undefined;
@@ -97,13 +97,12 @@ async function changeVariant(name: string): Promise<void> {
 async function begin(): Promise<void> {
   if (!navigator.mediaDevices) tell(isSecureContext ? text.errorAbsent : text.errorInsecure);
   element("start").hidden = !navigator.mediaDevices;
-  if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) startCamera();
+  if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) live.start();
 }
 
-function startCamera(id?: string): void {
+function starting(): void {
   tell("");
   if (showing === "camera") forget();
-  live.start(id);
 }
 
 function began(camera: Camera): void {
@@ -360,7 +359,7 @@ async function switchLight(): Promise<void> {
 async function nextCamera(): Promise<void> {
   const found = await listCameras();
   const place = found.findIndex(({ deviceId }) => deviceId === live.id);
-  startCamera(found[(place + 1) % found.length]?.deviceId);
+  live.start(found[(place + 1) % found.length]?.deviceId);
 }
 
 /** Show a notice; why nothing is decided stays before it. */
@@ -374,8 +373,8 @@ function report(error: unknown): void {
 }
 
 bindInput((files) => void inTurn(() => take(files)));
-element("start").addEventListener("click", () => startCamera());
-element("live").addEventListener("click", () => startCamera(live.id));
+element("start").addEventListener("click", () => live.start());
+element("live").addEventListener("click", () => live.start(live.id));
 element("pause").addEventListener("click", () => setPaused(!live.paused));
 element("next").addEventListener("click", () => void nextCamera());
 element("light").addEventListener("click", () => void switchLight());
@@ -385,7 +384,7 @@ element("check-again").addEventListener("click", () => {
   void check();
 });
 element("variant").addEventListener("change", ({ target }) => void inTurn(() => changeVariant((target as HTMLSelectElement).value)));
-element("camera-choice").addEventListener("change", ({ target }) => startCamera((target as HTMLSelectElement).value));
+element("camera-choice").addEventListener("change", ({ target }) => live.start((target as HTMLSelectElement).value));
 video.addEventListener("resize", showCrop);
 new ResizeObserver(showCrop).observe(element("stage"));
 void begin();

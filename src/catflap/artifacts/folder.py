@@ -31,7 +31,15 @@ OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "report.json": ("report.html",),
         "queue.json": ("photos/*", "review.html"),
         "field-photos.json": ("*/field-*",),
-        "site.json": ("index.html", "sw.js", "manifest.webmanifest", "icon*", "assets/*", "bundle/*"),
+        "site.json": (
+            "index.html",
+            "sw.js",
+            "manifest.webmanifest",
+            "icon*",
+            "third-party.txt",
+            "assets/*",
+            "bundle/*",
+        ),
     }
 )
 JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave where somebody looked

@@ -124,6 +124,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # of PyPI, that wri
         "coreml": ("coremltools",),
     }
 )
+QUANTISERS = ("nncf", "ai-edge-quantizer")  # of these packages, which int8 alone needs
 _RUNTIMES = MappingProxyType(
     {
         ".onnx": "onnxruntime",
@@ -166,9 +167,10 @@ def check_variants(names: tuple[str, ...]) -> None:
 
 
 def check_tools(form: Form) -> None:
-    """Raise MissingExtra when a package that writes or runs the forms of this target is not here."""
+    """Raise MissingExtra when a package that writes or runs this form is not here."""
     for package in PACKAGES[form.target]:
-        need(package.replace("-", "_"))
+        if form.precision == "int8" or package not in QUANTISERS:
+            need(package.replace("-", "_"))
 
 
 def make(form: Form, source: Source) -> dict[str, bytes]:

@@ -151,11 +151,11 @@ def _open(model: Path) -> _Subject:
 def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
     dataset = load_dataset(path)
     photos = dataset.photos(role)
+    names = [photo[:12] for photo in photos.ids.tolist()]
     if dataset.sha256 != subject.ancestors.get("dataset"):
         _refuse_prepared_anew(dataset, subject)
-        _refuse_learnt(photos.ids, subject)
+        _refuse_learnt(photos.ids, names, subject)
     numbers = _numbers(dataset.labels, subject)
-    names = [photo[:12] for photo in photos.ids.tolist()]
     return _Photos(photos, numbers[photos.labels], photos.groups, names, {"dataset": dataset.sha256})
 
 
@@ -170,8 +170,8 @@ def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
         )
 
 
-def _refuse_learnt(ids: npt.NDArray[np.str_], subject: _Subject) -> None:
-    """Raise CatflapError for photos that a Checkpoint learnt from.
+def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subject) -> None:
+    """Raise CatflapError for photos that a Checkpoint learnt from, and name some.
 
     Of a Bundle, and of a Checkpoint whose Dataset is gone, nobody can tell.
     """
@@ -181,23 +181,27 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], subject: _Subject) -> None:
         own = load_dataset(subject.dataset)
         if own.sha256 == subject.ancestors.get("dataset"):
             seen = np.concatenate([own.photos(learnt).ids for learnt in ("train", "validation")])
-            known = int(np.isin(ids, seen).sum())
-            if known:
-                raise CatflapError(f"{subject.name} has learnt from {known:,} of these photos.", UNSEEN)
+            known = np.flatnonzero(np.isin(ids, seen))
+            if len(known):
+                some = ", ".join(names[place] for place in known[:3]) + (" …" if len(known) > 3 else "")
+                raise CatflapError(
+                    f"{subject.name} has learnt from {len(known):,} of these photos: {some}.", UNSEEN
+                )
 
 
 def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(source, Path(folder) / "manifest", progress=progress)
         rows = [row for row in manifest.rows().to_pylist() if row["status"] == "ok"]
-    _refuse_learnt(np.array([row["id"] for row in rows]), subject)
+    names = [row["uri"] for row in rows]
+    _refuse_learnt(np.array([row["id"] for row in rows]), names, subject)
     labels = sorted({row["label"] for row in rows})
     numbers = dict(zip(labels, _numbers(tuple(labels), subject).tolist(), strict=True))
     return _Photos(
         _Files([(row["uri"], row["offset"], row["bytes"]) for row in rows]),
         np.array([numbers[row["label"]] for row in rows], np.int64),
         np.array([row["group"] for row in rows], np.int64),
-        [row["uri"] for row in rows],
+        names,
         {"manifest": manifest.sha256},
     )
 

@@ -75,12 +75,14 @@ def _one_by_one(ray: Any, examine: Examine, references: pa.Table) -> pa.Table:
 
 
 def _rows(ray: Any, ready: Any) -> pa.Table | None:
-    """The rows of a task, or None when its process died."""
+    """The rows of a task, or None when its process died or the memory was not enough."""
     try:
         return ray.get(ready)
     except ray.exceptions.RaySystemError:
         raise
-    except ray.exceptions.RayTaskError as error:  # the function ended, or is not there
+    except ray.exceptions.RayTaskError as error:
+        if not (isinstance(error.cause, ImportError) or "failed to import" in str(error.cause)):
+            return None
         raise CatflapError(
             f"The nodes of the Ray cluster cannot run this Catflap: {str(error).splitlines()[-1][:200]}.",
             f"Install Catflap {VERSION} there, as it is here.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,9 +160,10 @@ def _backward(
     while True:
         try:
             losses = []
-            for begin in range(0, len(frames), at_once):
-                part = slice(begin, begin + at_once)
-                with fabric.no_backward_sync(model, enabled=begin + at_once < len(frames)):
+            edges = np.linspace(0, len(frames), -(-len(frames) // at_once) + 1).astype(int).tolist()
+            for begin, end in pairwise(edges):  # as large as each other: none is a photo alone
+                part = slice(begin, end)
+                with fabric.no_backward_sync(model, enabled=end < len(frames)):
                     logits = model(torch.from_numpy(frames[part]).to(fabric.device))
                     wanted = targets[part].to(fabric.device)
                     loss = nn.functional.cross_entropy(

@@ -16,7 +16,7 @@ from catflap.artifacts.folder import sweep, whole_file
 from catflap.training.networks.network import Network
 from catflap.training.sharding import Tensors, spread_like, whole
 
-FORMAT = 2  # of the file; one of another format is of another run
+FORMAT = 3  # of the file; one of another format is of another run
 
 
 @dataclass(frozen=True)
