@@ -41,14 +41,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Time and print."""
-    from catflap.artifacts.folder import check_place
     from catflap.runtime.bench import bench
-    from catflap.runtime.profile import load_profile, profile_device, write_profile
+    from catflap.runtime.profile import check_profile, profile_device, write_profile
 
     if args.profile is not None:
-        check_place(args.profile)
-        if args.profile.exists():
-            load_profile(args.profile)
+        check_profile(args.profile)
     with progress_bar(args) as progress:
         fields = bench(
             args.bundle,

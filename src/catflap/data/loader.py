@@ -116,6 +116,11 @@ def load_batches(
     return ahead(load, steps, workers or min(THREADS, describe_machine().cores))
 
 
+def batches_an_epoch(photos: int, batch: int, *, world: int = 1, merge: bool = False) -> int:
+    """How many batches of an epoch `load_batches` gives each of `world` processes."""
+    return len(_starts(0, photos - photos % world, batch, world, merge))
+
+
 def _steps(
     total: int, batch: int, start: Place, epochs: int | None, rank: int, world: int, merge: bool
 ) -> Iterator[tuple[Positions, Place, Place]]:
@@ -124,14 +129,19 @@ def _steps(
     for epoch in count(start.epoch) if epochs is None else range(start.epoch, epochs):
         order = np.random.default_rng([start.seed, epoch]).permutation(total)
         end = total - (total - place.position) % world
-        starts = range(place.position, end, batch * world)
-        if merge and len(starts) > 1 and end - starts[-1] == world:
-            starts = starts[:-1]
+        starts = _starts(place.position, end, batch, world, merge)
         for position, stop in pairwise((*starts, end)):
             after = Place(start.seed, epoch, stop) if stop < end else Place(start.seed, epoch + 1)
             yield order[position:stop][rank::world], place, after
             place = after
         place = Place(start.seed, epoch + 1)
+
+
+def _starts(begin: int, end: int, batch: int, world: int, merge: bool) -> range:
+    """Where the batches of all ranks begin in an epoch's order, from `begin` to `end`."""
+    starts = range(begin, end, batch * world)
+    is_alone = len(starts) > 1 and end - starts[-1] == world  # the last photo of each rank
+    return starts[:-1] if merge and is_alone else starts
 
 
 def cut(whole: Pixels, frame: Frame, crops: Crops, chance: npt.NDArray[np.float64]) -> Pixels:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.bundle import Bundle, read_bundle
-from catflap.artifacts.folder import read_json, whole_file
+from catflap.artifacts.folder import check_place, read_json, whole_file
 from catflap.artifacts.golden import read_golden
 from catflap.errors import BadArtifact, CatflapError
 from catflap.machine import describe_machine
@@ -53,10 +53,16 @@ def profile_device(threads: int) -> Profile:
     return Profile(describe_machine().to_json(), threads, bundle.sha256, _time(bundle, threads))
 
 
-def write_profile(path: Path, profile: Profile) -> None:
-    """Write a profile for `catflap export --device`; never over a file that is none."""
+def check_profile(path: Path) -> None:
+    """Raise CatflapError where no profile may be written: never over a file that is none."""
+    check_place(path)
     if path.exists():
         load_profile(path)
+
+
+def write_profile(path: Path, profile: Profile) -> None:
+    """Write a profile for `catflap export --device`, where `check_profile` has nothing against it."""
+    check_profile(path)
     fields = {"catflap": KIND, "version": 1, **vars(profile)}
     whole_file(path, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("utf-8"))
 

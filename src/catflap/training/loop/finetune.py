@@ -17,7 +17,7 @@ from torch.func import functional_call
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest
-from catflap.data.loader import Place, load_batches
+from catflap.data.loader import Place, batches_an_epoch, load_batches
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
@@ -71,7 +71,7 @@ def finetune(
     model, start, state = _ready(fabric, network, recipe, strategy)
     optimiser, world = state.optimiser, fabric.world_size
     share = max(1, recipe.batch // world)  # photos of a batch for each process
-    steps, total = _steps_of(len(photos) // world, share, recipe)
+    steps, total = _steps_of(len(photos), share, world, recipe)
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
     run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
@@ -105,16 +105,14 @@ def finetune(
     return logits, [{"step": "settings", **vars(recipe), "precision": precision}, *history, *blends]
 
 
-def _steps_of(photos: int, share: int, recipe: Recipe) -> tuple[int, int]:
-    """Steps of an epoch and of all; where batch norm learns, no photo is alone in the last of an epoch.
+def _steps_of(photos: int, share: int, world: int, recipe: Recipe) -> tuple[int, int]:
+    """Steps of an epoch and of all.
 
-    Raises CatflapError when each would be alone: all its variances would be 0.
+    Raises CatflapError where batch norm would learn from one photo at a time: all its variances would be 0.
     """
     if recipe.norm and share < 2:
         raise CatflapError("Each process would get one photo of a batch.", "Use fewer processes.")
-    full, rest = divmod(photos, share)
-    joins = recipe.norm and full > 0 and rest == 1
-    steps = full + (rest > 0 and not joins)
+    steps = batches_an_epoch(photos, share, world=world, merge=recipe.norm)
     return steps, max(1, round(steps * recipe.epochs))
 
 
