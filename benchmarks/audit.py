@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from cleanlab.filter import find_label_issues
-from machine import header, need_photos
 
 from catflap.artifacts.dataset import Dataset
 from catflap.curation.audit import audit
@@ -53,6 +52,8 @@ class Planted:
 
 def main() -> None:
     """Flip, audit, count and print."""
+    from machine import header, need_photos  # beside this script; a test imports the rest of it
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.audit import measure, plant
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.curation.audit import Audit, audit
@@ -118,8 +119,6 @@ def test_the_manifest_itself_is_never_written_over(collection: Collection) -> No
 @pytest.mark.slow
 def test_90_of_100_flipped_labels_are_among_the_first_200_suspects(photos_root: Path, tmp_path: Path) -> None:
     """At a small frame, which is quicker and harder; benchmarks/audit.py takes the usual one."""
-    from benchmarks.audit import measure, plant
-
     photos = sorted(path for path in photos_root.glob("*/*") if path.is_file())
     planted = plant(photos, 100, 0, tmp_path, Frame(160, 160))
     assert measure(planted, tmp_path)["found_in_first"]["200"] >= 90
