@@ -40,7 +40,7 @@ clean:  ## remove the environments and every cache
 	rm -rf .venv .venv-base .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What developers use: every extra that has tests, and the tools.
+# What developers use: the extras that install side by side, and the tools.
 .venv/ready: pyproject.toml constraints.txt
 	$(if $(PYTHON),,$(error Catflap needs Python 3.11 or newer; name one with PYTHON=…))
 	@echo "Installing Catflap with its training environment into .venv; the first time takes minutes."

@@ -15,7 +15,8 @@ from catflap.artifacts.dataset import load_dataset, save_dataset
 from catflap.artifacts.folder import SCHEMAS
 from catflap.artifacts.manifest import load_manifest, save_manifest
 from catflap.artifacts.schema import load_schema
-from catflap.errors import CatflapError
+from catflap.artifacts.tables import iter_table, read_table
+from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
 
 HASH = "0123456789abcdef" * 4
@@ -84,3 +85,12 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(CatflapError, match="missing"):
         load_checkpoint(tmp_path)
+
+
+def test_a_damaged_table_says_what_writes_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "photos.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    for read in (read_table, lambda path: list(iter_table(path, ["id"]))):
+        with pytest.raises(BadArtifact) as error:
+            read(path)
+        assert error.value.fix == "Run the catflap command that wrote this folder again."

@@ -110,6 +110,34 @@ def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None
     assert "Traceback" not in answer.stderr
 
 
+def test_options_of_a_part_of_a_command_are_not_abbreviated_either(tmp_path: Path) -> None:
+    answer = catflap("bundle", "unpack", "cat", "--ou", str(tmp_path / "files"))
+    assert (answer.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "-o/--out" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("bundle", part) for part in ("inspect", "unpack", "add", "strip", "sbom")),
+        *(("review", part) for part in ("apply", "queue", "take")),
+    ],
+)
+def test_a_part_of_a_command_tells_what_it_does_and_its_example(words: tuple[str, str]) -> None:
+    whole, part = catflap(words[0], "--help").stdout, catflap(*words, "--help").stdout
+    assert f"\n\nexample:\n  catflap {' '.join(words)} " in part
+    about = part.split("\n\n")[1]
+    assert about[0].isupper()
+    assert about[-1] == "."
+    for page in (whole, part):
+        assert " print the answer as JSON\n" in page
+
+
+def test_json_may_stand_before_or_after_the_part_of_a_command(tmp_path: Path) -> None:
+    for words in (("bundle", "--json", "inspect"), ("bundle", "inspect", "--json")):
+        assert json.loads(catflap(*words, "cat").stdout)["name"] == "cat"
+
+
 def test_json_may_stand_before_or_after_the_command() -> None:
     for words in (("doctor", "--json"), ("--json", "doctor")):
         fields = json.loads(catflap(*words).stdout)

@@ -68,6 +68,9 @@ def test_a_build_tells_what_it_trained() -> None:
         "steps": {},
         "verdict": "pass",
         "bundle": "x.catflap",
-        "report": "x.html",
+        "report": "x",
+        "page": "x.html",
     }
-    assert build_text(fields).splitlines()[0] == "efficientnet_lite0 at 96 × 64 px, crop, recipe head"
+    lines = build_text(fields).splitlines()
+    assert lines[0] == "efficientnet_lite0 at 96 × 64 px, crop, recipe head"
+    assert lines[-1].endswith("report: x.html")

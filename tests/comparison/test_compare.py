@@ -100,6 +100,7 @@ def test_the_comparison_is_whole_and_sane(drawn_checkpoint: Checkpoint, drawn_bu
     assert set(learning) == set(answering)
     assert learning["flops_a_photo"] == answering["flops_a_photo"]  # a frozen head has no backward pass
     assert learning["flops_in_all"] > answering["flops_in_all"]
+    assert answering["photos_per_second"] == 1e3 / answering["milliseconds_an_answer"]
     for what in ("answering_memory_mb", "packages", "packages_mb", "model_bytes"):
         assert learning[what] > answering[what] > 0, what
     assert answering["model_bytes"] == len(read_bundle(drawn_bundle.path).members["int8.onnx"])

@@ -122,6 +122,18 @@ def test_a_tar_at_an_address_is_listed_as_on_disk(kind: str, photos: Path, tmp_p
     assert faults == ({("dog", "")} if kind == "shard" else {("x" * 120, ""), ("", "archive_truncated")})
 
 
+def test_a_store_whose_package_is_not_here_says_which_package_reads_it(tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match=r"^nosuch:// is not read here: ") as error:
+        scan("nosuch://photos", tmp_path / "m", workers=1)
+    assert error.value.fix == "Install fsspec's package for nosuch, such as s3fs for s3."
+
+
+def test_a_tar_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="cannot be read") as error:
+        list(list_tars([str(tmp_path)]).references)
+    assert error.value.fix == "Check its path and permissions."
+
+
 def test_hidden_folders_of_a_store_are_no_labels(tmp_path: Path) -> None:
     """The same are passed over as on disk; above the source a folder may have any name."""
     root = class_folders(tmp_path / ".data" / "photos", 3)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from time import sleep
 
 import numpy as np
+import pytest
 
+from catflap.errors import CatflapError
 from catflap.live.frames import Lost, Picture, Shot, Source, Stop
-from catflap.live.reader import latest_shots
+from catflap.live.reader import latest_shots, waiting_shots
 
 
 class Script:
@@ -39,6 +41,11 @@ def found(*words: int | str, pace: float, stalled: float = 0.4) -> list[int | st
     script = Script(*words)
     shots = latest_shots(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
     return [one.number if isinstance(one, Shot) else one.kind for one in shots]
+
+
+def test_a_video_that_cannot_be_read_on_says_what_to_check() -> None:
+    with pytest.raises(CatflapError, match=r"it was unplugged\. Check the file, and watch it again\."):
+        list(waiting_shots(Script(1, "lost"), Stop()))
 
 
 def test_a_loss_is_told_also_when_newer_frames_came_before_the_next_was_wanted() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catflap.errors import CatflapError
+from catflap.live.settings import Settings
 from catflap.live.smoothing import UNKNOWN, Rules, State, step
 
 CAT, OTHER, HALF = (0.99, 0.01), (0.01, 0.99), (0.6, 0.4)
@@ -174,3 +175,36 @@ def test_whatever_comes_no_label_long_outlives_its_threshold(
 def test_rules_that_make_no_sense_are_refused(stated: dict[str, float]) -> None:
     with pytest.raises(CatflapError):
         Rules(**stated)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"dwell": 4000}, "--dwell is 4000 seconds. Use 0 to 3,600 seconds."),
+        ({"memory": -0.5}, "--memory is -0.5 seconds. Use 0 to 3,600 seconds."),
+        ({"frames": 0, "dwell": 0.3}, "--least is 0 frames. Use 1 to 10,000 frames."),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], said: str) -> None:
+    with pytest.raises(CatflapError) as error:
+        Rules(**stated)  # type: ignore[arg-type]
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"save_bytes": 0}, "--save-mb is 0 megabytes. Use more than 0 and at most 1,000,000,000 megabytes."),
+        ({"save_bytes": -2_500_000}, "--save-mb is -2.5 megabytes."),
+        ({"clip_seconds": 60.0}, "--clip-seconds is 60 seconds. Use more than 0 and at most 30 seconds."),
+        (
+            {"max_fps": 0},
+            "--max-fps is 0 frames a second. Use more than 0 and at most 1,000 frames a second.",
+        ),
+        ({"still": float("nan")}, "--still is nan seconds. Use more than 0 and at most 86,400 seconds."),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], said: str) -> None:
+    with pytest.raises(CatflapError) as error:
+        Settings("cat", "0", **stated)  # type: ignore[arg-type]
+    assert str(error.value).startswith(said)

@@ -15,6 +15,7 @@ import pytest
 from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
+from catflap.artifacts.report import load_report
 from catflap.cli.prepare import frame_of, framing
 from catflap.errors import CatflapError, MissingExtra, Refused
 from catflap.exporting.forms import FORMS, PACKAGES, QUANTISERS, check_tools
@@ -49,7 +50,8 @@ def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     assert (made(first), first["verdict"]) == (["evaluate"], "pass")
     assert made(build(photos, built, frame=FRAME)) == []
     assert built.read_bytes() == before
-    assert Path(first["report"]).read_text("utf-8").startswith("<!doctype html>")
+    assert Path(first["page"]).read_text("utf-8").startswith("<!doctype html>")
+    assert load_report(first["report"]).page == Path(first["page"])  # as `evaluate` has it
     assert first["photos"]["found"] == 60
     assert first["variants"]["int8"]["flips"] == drawn_bundle.answer["variants"]["int8"]["fidelity"]["flips"]
 

@@ -256,8 +256,9 @@ def read_field_log(
 ) -> Iterator[Seen]:
     """The rows of a FieldLog, the oldest first; BadArtifact when the file is none or is damaged.
 
-    `version` leaves the rows of one bundle, by its sha256; `regular` those that were not chosen for
-    what they show. Pictures and embeddings, most of the bytes, are read only when they are asked for.
+    `version` keeps only the rows of the bundle with this sha256; `regular` only those logged because their
+    time had come, not for what they show. Pictures and embeddings, most of the bytes, are read only when they
+    are asked for.
     """
     unread = {name for name, asked in (("picture", pictures), ("embedding", embeddings)) if not asked}
     wanted = "WHERE (? = '' OR version = ?) AND (regular OR NOT ?)"

@@ -46,6 +46,7 @@ INDEX_ROW = pa.schema(
 )
 
 
+REMAKE = "Run the catflap command that wrote this folder again."
 ROW_GROUP = 1 << 13  # rows
 STREAMED = 1 << 11  # rows in memory at once when a table is streamed
 
@@ -75,7 +76,7 @@ def iter_table(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
             for batch in file.iter_batches(STREAMED, columns=list(columns), use_threads=False):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
-        raise BadArtifact(f"{path} cannot be read: {error}.", "Make it again.") from error
+        raise BadArtifact(f"{path} cannot be read: {error}.", REMAKE) from error
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -100,4 +101,4 @@ def read_table(path: Path, columns: Sequence[str] | None = None, role: str | Non
         chosen = None if role is None else [("role", "=", role)]
         return pq.read_table(path, columns=None if columns is None else list(columns), filters=chosen)
     except (OSError, pa.ArrowException) as error:
-        raise BadArtifact(f"{path} cannot be read: {error}.", "Make it again.") from error
+        raise BadArtifact(f"{path} cannot be read: {error}.", REMAKE) from error

@@ -65,6 +65,6 @@ def build_text(fields: dict) -> str:  # type: ignore[type-arg]
     }
     lines += [
         as_text(seconds),
-        f"verdict: {fields['verdict']}   {fields['bundle']}   report: {fields['report']}",
+        f"verdict: {fields['verdict']}   {fields['bundle']}   report: {fields['page']}",
     ]
     return "\n".join(lines)

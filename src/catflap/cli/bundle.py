@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.export import choosing, export_text, variants_of
-from catflap.cli.output import emit, listed, progress_bar, refuse_alone
+from catflap.cli.output import emit, listed, part_of, progress_bar, refuse_alone
 from catflap.errors import CatflapError
 
 HELP = "Look into a Bundle, unpack it, add variants that are judged first, or leave some out."
@@ -16,14 +16,23 @@ EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with which Bundle."""
     verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip|sbom", required=True)
-    verbs.add_parser("inspect", help="say what is in a bundle")
-    verbs.add_parser("sbom", help="print a bundle's bill of materials: CycloneDX, JSON")
-    unpack = verbs.add_parser("unpack", help="write a bundle's files into a new folder")
-    strip = verbs.add_parser("strip", help="write a smaller bundle with only some variants")
-    add = verbs.add_parser("add", help="write a bundle with more variants, each judged as export does")
+    part_of(verbs, "inspect", "say what is in a bundle", "catflap bundle inspect cat")
+    part_of(
+        verbs,
+        "sbom",
+        "print a bundle's bill of materials: CycloneDX, JSON",
+        "catflap bundle sbom cat > cat.json",
+    )
+    unpack = part_of(
+        verbs, "unpack", "write a bundle's files into a new folder", "catflap bundle unpack cat -o files"
+    )
+    strip = part_of(verbs, "strip", "write a smaller bundle with only some variants", EXAMPLE)
+    add = part_of(
+        verbs, "add", "write a bundle with more variants, each judged as export does",
+        "catflap bundle add small.catflap -o new.catflap --checkpoint cat.checkpoint --variants fp32",
+    )  # fmt: skip
     for verb in verbs.choices.values():
         verb.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one")
-        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
     for verb, what in ((unpack, "folder to write"), (strip, "bundle to write"), (add, "bundle to write")):
         verb.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help=what)
     forms = unpack.add_mutually_exclusive_group()

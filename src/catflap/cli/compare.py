@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="what `catflap train` wrote")
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="what was exported from it")
     parser.add_argument(
-        "--variant", metavar="NAME", help="variant to run: int8, fp32, … (default: the bundle's own)"
+        "--variant",
+        metavar="NAME",
+        help="variant to run: int8, fp32, … (default: the bundle's own, if it can run here)",
     )
 
 

@@ -44,7 +44,7 @@ def answer(args: argparse.Namespace) -> int:
         "What learning needed beside what answering needs, measured here:",
         as_table(table(fields["comparison"])),
         "",
-        f"Open the report: {fields['digits']['report']}",
+        f"Open the report: {fields['digits']['page']}",
     ]
     emit(fields, args, "\n".join(lines))
     return 0

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from catflap.cli import output
 from catflap.errors import CatflapError, Refused, missing_extra
@@ -84,7 +84,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose usage errors are ours: what, then the fix."""
+    """A parser of a command or of a part of one; its usage errors are ours: what, then the fix."""
+
+    def __init__(self, **options: Any) -> None:
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
+        super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
         raise CatflapError(f"{message[:1].upper()}{message[1:]}.", f"Run: {self.prog} --help")
@@ -106,12 +110,10 @@ def _answer(argv: list[str]) -> int:
     parser = _Parser(
         prog=f"catflap {words[0]}",
         description=command.HELP,
-        epilog=f"example:\n  {command.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=output.example(command.EXAMPLE),
     )
     command.arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    output.json_argument(parser)
     argv.remove(words[0])
     return int(command.answer(parser.parse_args(argv)))
 

@@ -30,6 +30,28 @@ def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None =
     _print(_json(fields) if args.json else _printable(as_text(fields) if text is None else text))
 
 
+def example(words: str) -> str:
+    """What stands at the end of a help page."""
+    return f"example:\n  {words}"
+
+
+def json_argument(parser: argparse.ArgumentParser, default: bool | str = False) -> None:
+    """The option that every command has."""
+    parser.add_argument("--json", action="store_true", default=default, help="print the answer as JSON")
+
+
+def part_of(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, words: str
+) -> argparse.ArgumentParser:
+    """The parser of a part of a command, such as `review apply`, which tells what it does and an example."""
+    import argparse
+
+    about = f"{what[0].upper()}{what[1:]}."
+    parser = verbs.add_parser(name, help=what, description=about, epilog=example(words))
+    json_argument(parser, argparse.SUPPRESS)  # else it would undo one that stands before the part's name
+    return parser
+
+
 def megabytes(text: str) -> float:
     """A size in megabytes as an option has it; ValueError for what is none."""
     size = float(text)

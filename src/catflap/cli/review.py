@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, note, progress_bar
+from catflap.cli.output import emit, note, part_of, progress_bar
 
 HELP = (
     "Make a page of photos from the field, and carry out what a person decided on such a page or an audit's."
@@ -16,28 +16,30 @@ EXAMPLE = "catflap review apply audited.manifest decisions.json -o reviewed.mani
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with decisions."""
     verbs = parser.add_subparsers(dest="verb", metavar="apply|queue|take", required=True)
-    apply = verbs.add_parser(
-        "apply", help="make a new manifest of an audited one and what was decided on its page"
+    apply = part_of(
+        verbs, "apply", "make a new manifest of an audited one and what was decided on its page", EXAMPLE
     )
     apply.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest that was reviewed")
     apply.add_argument("decisions", metavar="DECISIONS", type=Path, help="what the review page downloaded")
     apply.add_argument(
         "-o", "--out", metavar="NEW_MANIFEST", type=Path, required=True, help="folder to write"
     )
-    queue = verbs.add_parser("queue", help="make a page to decide on the most useful photos of a field log")
+    queue = part_of(
+        verbs, "queue", "make a page to decide on the most useful photos of a field log",
+        "catflap review queue field.log -o queue",
+    )  # fmt: skip
     queue.add_argument(
         "log", metavar="LOG", type=Path, help="field log: what --log of predict, watch or serve wrote"
     )
     queue.add_argument("-o", "--out", metavar="QUEUE", type=Path, required=True, help="folder to write")
     queue.add_argument("--shown", type=int, default=200, metavar="N", help="photos to show (default: 200)")
-    take = verbs.add_parser("take", help="make class folders of a queue and what was decided on its page")
+    take = part_of(
+        verbs, "take", "make class folders of a queue and what was decided on its page",
+        "catflap review take queue decisions.json -o field-photos",
+    )  # fmt: skip
     take.add_argument("queue", metavar="QUEUE", type=Path, help="what `catflap review queue` wrote")
     take.add_argument("decisions", metavar="DECISIONS", type=Path, help="what the review page downloaded")
     take.add_argument("-o", "--out", metavar="PHOTOS", type=Path, required=True, help="folder to write")
-    for verb in (apply, queue, take):
-        verb.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="print the answer as JSON"
-        )
 
 
 def answer(args: argparse.Namespace) -> int:

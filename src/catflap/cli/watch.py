@@ -18,7 +18,8 @@ from catflap.cli.output import (
 )
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
-EXAMPLE = "catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh'"
+EXAMPLE = """catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh' \\
+    --on not_cat 'pinctrl set 17 op dl' --on unsure 'pinctrl set 17 op dl'"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--still", type=float, default=60.0, metavar="SECONDS",
-        help="seconds of the very same picture after which it counts as frozen, too (default: 60)",
+        help="seconds of the very same picture after which a live source counts as frozen (default: 60)",
     )  # fmt: skip
     add("--frames", action="store_true", help="tell every judged frame, too")
     _deciding(parser)
@@ -73,13 +74,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _deciding(parser: argparse.ArgumentParser) -> None:
     """When a decision changes."""
     add = parser.add_argument_group("deciding").add_argument
-    add("--enter", type=float, metavar="P", help="average from which a label is decided (default: 0.8)")
-    add("--leave", type=float, metavar="P", help="average below which it is given up again (default: 0.5)")
+    add(
+        "--enter", type=float, metavar="P",
+        help="average probability at which a label is decided (default: 0.8)",
+    )  # fmt: skip
+    add(
+        "--leave", type=float, metavar="P",
+        help="average probability below which the decided label is given up (default: 0.5)",
+    )  # fmt: skip
     add(
         "--dwell", type=float, metavar="SECONDS",
-        help="seconds that either must last before the decision changes (default: 0.3)",
+        help="seconds that the average must stay beyond --enter or --leave before the decision changes "
+        "(default: 0.3)",
     )  # fmt: skip
-    add("--least", type=int, metavar="N", help="frames in a row that it must last for, too (default: 3)")
+    add("--least", type=int, metavar="N", help="frames in a row for which it must, too (default: 3)")
     add(
         "--memory", type=float, metavar="SECONDS",
         help="seconds over which probabilities are averaged; 0: each frame alone (default: 0.3)",

@@ -38,7 +38,7 @@ class Picture:
 
 
 class Opened(Protocol):
-    """A source that gives frames."""
+    """A source that was opened; it gives frames until it is closed."""
 
     def read(self) -> Picture | None:
         """The next frame; None at the end of a file. Raises Lost."""

@@ -85,6 +85,6 @@ class Mqtt:
 
 
 def open_mqtt(url: str) -> tuple[Callable[[Event], None], Callable[[], None]]:
-    """How to deliver an event to a broker, and how to part from it."""
+    """Two functions: one publishes an event to a broker, the other ends the connection."""
     connection = Mqtt(url)
     return connection.deliver, connection.close

@@ -26,14 +26,16 @@ def open_first(source: Source) -> Opened:
 
 
 def waiting_shots(opened: Opened, stop: Stop) -> Generator[Shot]:
-    """Every frame of a source that waits, until it ends."""
+    """Every frame of a source that waits for us, such as a video, until it ends."""
     number, clock = 0, 0.0
     try:
         while not stop.asked:
             try:
                 picture = opened.read()
             except Lost as error:
-                raise CatflapError(f"The source cannot be read on: {error}.", "Check it.") from error
+                raise CatflapError(
+                    f"The source cannot be read on: {error}.", "Check the file, and watch it again."
+                ) from error
             if picture is None:
                 return
             number += 1

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from catflap.errors import CatflapError
 from catflap.live.smoothing import Rules
@@ -15,6 +16,18 @@ from catflap.runtime.recording import LogSettings
 from catflap.runtime.signature import Signer
 
 Region = tuple[float, float, float, float]
+DAY = 86_400  # seconds
+LIMITS: Mapping[str, tuple[str, str, float, int]] = MappingProxyType(
+    {  # field -> the option that sets it, its unit, by what it is divided for that, and the most
+        "stalled": ("--stalled", "seconds", 1, 3600),
+        "still": ("--still", "seconds", 1, DAY),
+        "max_fps": ("--max-fps", "frames a second", 1, 1000),
+        "fps": ("--fps", "photos a second", 1, 1000),
+        "save_bytes": ("--save-mb", "megabytes", 1e6, 10**9),
+        "log_every": ("--log-every", "seconds", 1, DAY),
+        "clip_seconds": ("--clip-seconds", "seconds", 1, 30),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -62,14 +75,12 @@ class Settings:
                 f"The region {self.region} is not inside the frame.",
                 "Use left,top,right,bottom as shares, such as 0.25,0,0.75,1.",
             )
-        day = 86_400
-        limits = {
-            "stalled": 3600, "still": day, "max_fps": 1000, "fps": 1000, "save_bytes": 1e15, "log_every": day,
-            "clip_seconds": 30,
-        }  # fmt: skip
-        for name, most in limits.items():
-            if not 0 < getattr(self, name) <= most:
-                raise CatflapError(f"{name} is {getattr(self, name)}.", f"Use more than 0, up to {most:g}.")
+        for name, (option, unit, divisor, most) in LIMITS.items():
+            value = getattr(self, name) / divisor
+            if not 0 < value <= most:
+                raise CatflapError(
+                    f"{option} is {value:g} {unit}.", f"Use more than 0 and at most {most:,} {unit}."
+                )
 
 
 def parse_region(word: str) -> Region:

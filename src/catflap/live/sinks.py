@@ -30,7 +30,7 @@ SAVED = re.compile(r"\d{8}T\d{6}\.\d{3}-\d{6,}-[^/]*\.(jpg|mp4)")
 
 
 def webhook(url: str) -> Callable[[Event], None]:
-    """How to POST an event as JSON; any answer but 2xx is none, a redirection neither."""
+    """A function that POSTs an event as JSON; anything but 2xx, a redirection too, is not delivered."""
     address, headers = _address(url)
     headers["Content-Type"] = "application/json"
     opener = urllib.request.build_opener(_Staying)
@@ -76,7 +76,7 @@ class _Staying(urllib.request.HTTPRedirectHandler):
 
 
 def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
-    """How to run the command of the label that was decided, for events that `has_command` wants.
+    """A function that runs the command of the label that was decided, for events that `has_command` wants.
 
     It runs without a shell, with the event as JSON on its stdin and CATFLAP_DECISION, CATFLAP_PREVIOUS
     and CATFLAP_PROBABILITY in its environment.

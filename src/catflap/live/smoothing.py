@@ -34,13 +34,13 @@ class Rules:
                 f"Entering at {self.enter:g} and leaving below {self.leave:g} is not possible.",
                 "Use 0 < leave ≤ enter ≤ 1 and an enter above 0.5.",
             )
-        times = (self.dwell, self.memory)
-        if not all(0 <= seconds <= 3600 for seconds in times) or not 1 <= self.frames <= 10_000:
-            raise CatflapError(
-                f"A dwell of {self.dwell:g} s and {self.frames} frames with a memory of {self.memory:g} s "
-                "is not possible.",
-                "Use 0 to 3600 s, and at least 1 frame.",
-            )
+        for option, value, unit, least, most in (
+            ("--dwell", self.dwell, "seconds", 0, 3600),
+            ("--memory", self.memory, "seconds", 0, 3600),
+            ("--least", self.frames, "frames", 1, 10_000),
+        ):
+            if not least <= value <= most:
+                raise CatflapError(f"{option} is {value:g} {unit}.", f"Use {least} to {most:,} {unit}.")
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class State:
     """What is believed after some frames.
 
     `current` is the position of the decided label, None for unsure; `average` the averaged probabilities.
-    `wanted` is another label that the last frames enter, `entering` how many; `leaving` says how many were
-    below the threshold of the current one, whatever they enter. `clock` is the last frame's.
+    `wanted` is another label whose average has reached `enter`, `entering` the frames for which it has;
+    `leaving` are those for which the current label's average was below `leave`. `clock` is the last frame's.
     """
 
     current: int | None = None

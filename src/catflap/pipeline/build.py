@@ -12,7 +12,7 @@ from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.manifest import load_manifest
-from catflap.artifacts.report import load_report
+from catflap.artifacts.report import Report, load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
 from catflap.errors import BadArtifact, Refused
@@ -90,7 +90,7 @@ def build(
         lambda: evaluate(out, dataset.path, work / "report", progress=progress),
     )  # fmt: skip
     photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
-    return _summary(bundle, photos, checkpoint, report.page, steps)
+    return _summary(bundle, photos, checkpoint, report, steps)
 
 
 def _verify(out: Path, progress: Progress) -> None:
@@ -101,7 +101,7 @@ def _verify(out: Path, progress: Progress) -> None:
 
 
 def _summary(
-    bundle: Bundle, photos: dict[str, int], checkpoint: Checkpoint, page: Path, steps: Steps
+    bundle: Bundle, photos: dict[str, int], checkpoint: Checkpoint, report: Report, steps: Steps
 ) -> dict[str, Any]:
     variants = {
         name: {
@@ -125,7 +125,8 @@ def _summary(
             "validation_accuracy": checkpoint.metrics["accuracy"],
         },
         "variants": variants,
-        "report": str(page),
+        "report": str(report.path),
+        "page": str(report.page),
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps.values()),
     }

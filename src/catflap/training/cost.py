@@ -18,10 +18,10 @@ from catflap.training.search.halving import Pick
 
 
 class Bill:
-    """Counts from the moment it is made on; `learnt` are photos that every weight learnt from.
+    """The cost of a training, counted from now on.
 
-    Those of steps that an earlier run did, before it was stopped, are `learnt_before`, and `tried` are those
-    of both whose runs were trials of a search.
+    `learnt`: photos that every weight learnt from in this run; `learnt_before`: in an earlier run, which was
+    stopped; `tried`: those of both that were trials of a search.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Bill:
         self._meter = EnergyMeter()
 
     def metered(self, progress: Progress) -> Progress:
-        """The same progress, which also reads the meter before its counter wraps."""
+        """The same progress; each call also reads the energy meter, so that no overflow of it is missed."""
 
         def tell(step: str, done: int, total: int) -> None:
             self._meter.joules()
@@ -40,7 +40,7 @@ class Bill:
 
     @contextmanager
     def learning(self, photos: float, trial: bool, progress: Progress) -> Iterator[Progress]:
-        """The same progress for one run of the loop, over so many photos: each word of it is a step."""
+        """The same progress for one run of the loop over so many photos; each call of it counts as a step."""
         share = 0.0
 
         def tell(step: str, done: int, total: int) -> None:
@@ -54,11 +54,11 @@ class Bill:
         self.tried += trial * photos
 
     def to_json(self, trained: Trained, chosen: Pick, device: str) -> dict[str, Any]:
-        """As `checkpoint.json` has it, the search included.
+        """The field `cost` of `checkpoint.json`, the search included.
 
-        `photo_passes` are photos that went through a network in this run, a teacher's left out;
-        `cached_photos` those that did in an earlier one, and `learnt_photos` those of both that went
-        backward, too. FLOPs are of one photo.
+        `photo_passes`: photos that went through a network in this run, a teacher's left out;
+        `cached_photos`: those that did in an earlier one; `learnt_photos`: those of both that went backward,
+        too. FLOPs are of one photo.
         """
         seconds = perf_counter() - self.start
         forward, backward = count_flops(trained.network, trained.frame)

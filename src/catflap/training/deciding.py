@@ -28,9 +28,10 @@ from catflap.training.search.random_start import epochs_from_scratch, or_from_sc
 
 @dataclass(frozen=True)
 class Decisions:
-    """A file beside the Checkpoint to be, with the decisions of the run that is made from `made_from`.
+    """What a run has decided so far, in a file beside the Checkpoint to be; a stopped run finds it there.
 
-    Many processes on devices like `device` go by the first one's file, and decide together.
+    `made_from` is the hash of plan and dataset: a file of another run is not read. Of many processes, on
+    devices such as `device`, the first one decides, and the others do the same.
     """
 
     path: Path

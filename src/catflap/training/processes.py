@@ -86,7 +86,7 @@ def all_say(number: int, device: str) -> int:
 
 
 def add_up(told: torch.Tensor) -> None:
-    """Put the sum of every process's tensor into each, when all have come here; they have met before."""
+    """Add up a tensor over all processes, in place; returns when every process has called this."""
     if not is_alone():
         torch.distributed.all_reduce(told)
 

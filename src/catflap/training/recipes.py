@@ -31,9 +31,9 @@ Loop: TypeAlias = Callable[[Network, Recipe, Dataset, Photos | None], tuple[Logi
 class Tuning:
     """What follows the head: as many epochs of every weight as `epochs` tells.
 
-    It is asked with the network and how many of the validation photos its head is right on, 0 to 1.
-    That is kept where validation likes it better by more than chance, and else the head; with `surely` it
-    is kept anyway, blended with its start as validation likes best.
+    `epochs` takes the network and the share of the validation photos that its head is right on. What was
+    tuned is kept where validation likes it better by more than chance, and else the head; with `surely` it is
+    kept anyway, blended with its start as validation likes best.
     """
 
     epochs: Callable[[Network, float], float]
@@ -44,8 +44,8 @@ class Tuning:
 class Trained:
     """What a recipe gives: `recipe` is the one that was kept, `logits` those of the validation photos.
 
-    `backbone` and `frame` are those of the network. `passes` are the photos whose features were worked out,
-    and those whose features an earlier run had, which took no time in this one.
+    `backbone` and `frame` are those of the network. `passes` counts the photos whose features this run worked
+    out, and those whose features an earlier run had kept.
     """
 
     recipe: str

@@ -46,7 +46,7 @@ def whole(tensors: Tensors) -> Tensors:
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """One of them."""
+    """The tensor as it is without sharding; every process has to ask."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 

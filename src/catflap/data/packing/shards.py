@@ -36,7 +36,7 @@ class Plan:
         return len(self.names)
 
     def part(self, number: int) -> slice:
-        """The photos of a shard."""
+        """Which photos a shard holds, by their positions."""
         return slice(int(self.starts[number]), int(self.starts[number + 1]))
 
 

@@ -154,7 +154,9 @@ def _list_tar(path: str) -> list[Reference]:
             file.seek(0)
             members, whole = _tar_members(file)
     except OSError as error:
-        raise CatflapError(f"{path} cannot be read: {error.strerror or error}.", "Check it.") from error
+        raise CatflapError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check its path and permissions."
+        ) from error
     if not members:
         raise CatflapError(f"{path} is no tar archive with photos.", "Copy or download the archive again.")
     found = _sharded(path, members, size) or _foldered(path, members, size)

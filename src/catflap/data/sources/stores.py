@@ -65,7 +65,7 @@ def open_object(url: str) -> BinaryIO:
 
 
 class _Object(io.RawIOBase):
-    """An open object whose store may refuse a read at any time: readers of archives have no word for that."""
+    """An open object. A refused read becomes CatflapError, because archive readers know no such error."""
 
     def __init__(self, file: Any, url: str) -> None:
         self._file = file
@@ -117,7 +117,10 @@ def _filesystem(protocol: str) -> Any:
     try:
         return fsspec.filesystem(protocol)
     except (ImportError, ValueError) as error:
-        raise CatflapError(f"{protocol}:// is not read here: {error}.", "Install what it names.") from error
+        raise CatflapError(
+            f"{protocol}:// is not read here: {error}.",
+            f"Install fsspec's package for {protocol}, such as s3fs for s3.",
+        ) from error
 
 
 def _store(url: str) -> tuple[Any, str]:

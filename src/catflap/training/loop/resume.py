@@ -35,7 +35,7 @@ class State:
 def save_state(path: Path | None, run: str, step: int, history: list[dict[str, Any]], state: State) -> None:
     """Keep a run that has done `step` steps; `run` names what it is made from.
 
-    Every process calls this, for weights may be spread over them; one has a path.
+    Every process calls this, for weights may be spread over them; only the one that writes has a path.
     """
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
@@ -50,7 +50,7 @@ def save_state(path: Path | None, run: str, step: int, history: list[dict[str, A
 
 
 def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, Any]]]:
-    """Take up a stopped run: its steps and history; 0 steps when there is none of the same making.
+    """Take up a stopped run: its steps and history; 0 steps where there is none, or one of another `run`.
 
     What a kill left half-written beside it is swept away.
     """

@@ -26,10 +26,10 @@ def limits_of(activation: nn.Module | None) -> Limits:
 
 
 class QuickConvolution(TorchFunctionMode):
-    """Inside, a convolution is followed by `limits`, if any; on a processor it is quicker for it.
+    """While it is entered, a convolution and its `limits`, if any, are one step, quicker on a processor.
 
-    The answers are the same, and the gradients the same sums. What a layer does before it convolves, such
-    as padding, stays its own.
+    `limits` are the smallest and largest value of the activation after it. The answers are the same, and the
+    gradients the same sums. What a layer does before it convolves, such as padding, stays its own.
     """
 
     def __init__(self, limits: Limits = None) -> None:

@@ -30,7 +30,7 @@ def cut(network: Any) -> None:
 
 
 def neck(network: Any) -> nn.Module:
-    """The layer whose input `project` wants to know the moments of."""
+    """The layer for which `project` needs the mean and covariance of what it receives."""
     return network.blocks[-1][-1].conv_pwl  # type: ignore[no-any-return]
 
 

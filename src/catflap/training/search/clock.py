@@ -52,10 +52,10 @@ class Clock:
     def epochs(
         self, network: Network, dataset: Dataset, how: Recipe = FINETUNING, *, before: float = 0.0
     ) -> float:
-        """Epochs of a recipe, at most as many as it has, that will fit when `before` seconds more have gone.
+        """How many epochs of a recipe fit into the time that is left less `before` seconds; at most its own.
 
-        They are whole; where not one fits, it is the part that does, in twentieths, from a tenth on.
-        Each is judged, and five blends at the end. Many processes share an epoch, and each judges the blends.
+        Whole ones; where not one fits, the part that does, in twentieths, and 0 below a tenth. Time to judge
+        each epoch, and five blends at the end, counts. Many processes share an epoch; each judges the blends.
         """
         _, processes = which_process()
         pace = seconds_a_photo(network, dataset, how, self.device, self.precision)

@@ -77,10 +77,10 @@ class Trial:
 class Pick:
     """The backbone and frame to train, its number among the candidates, and all trials as history entries.
 
-    `recipe` is finetune where a trial that was fine-tuned is the best, and else head. `passes` are the
-    photos whose features were worked out to find it, `known` those whose features its own has, and `learnt`
-    those that fine-tuned trials learnt from; `before` are the features of the others where an earlier run,
-    which was stopped, has found it.
+    `recipe` is finetune where a trial that was fine-tuned is the best, and else head. `passes`: photos sent
+    through any candidate's network in this search. `known`: those of them that belong to the pick, so its
+    head needs no pass. `learnt`: photos that fine-tuned trials learnt from. `before`: passes for the other
+    candidates that an earlier, stopped run had made.
     """
 
     number: int
