@@ -33,9 +33,21 @@ export function readBundle(path) {
 
 /** The golden cases: photos as files, frames, and each variant's logits, as typed arrays with a shape. */
 export function readGolden({ head, members }) {
-  const arrays = npz(members.get(head.golden.file));
-  const { photos, ends, frames, ...rest } = arrays;
+  const { golden, frame, labels, variants } = head;
+  const { photos, ends, frames, ...rest } = npz(members.get(golden.file));
+  const fits = (array, Type, ...shape) => array?.data instanceof Type && array.shape.join() === shape.join();
+  const rows = Object.keys(variants).map((name) => rest[`logits.${name}`]);
+  if (
+    !fits(photos, Uint8Array, photos?.data.length) ||
+    !fits(ends, BigInt64Array, golden.cases) ||
+    !fits(frames, Uint8Array, golden.cases, frame.height, frame.width, 3) ||
+    !rows.every((row) => fits(row, Float32Array, golden.cases, labels.length) && row.data.every(Number.isFinite))
+  ) {
+    throw new Damaged("the golden cases do not fit it");
+  }
   const stops = Array.from(ends.data, Number);
+  const rising = stops.every((stop, n) => stop >= (stops[n - 1] ?? 0));
+  if (!rising || stops.at(-1) !== photos.data.length) throw new Damaged("the golden photos do not end where they should");
   const files = stops.map((stop, n) => photos.data.subarray(n ? stops[n - 1] : 0, stop));
   const logits = Object.fromEntries(Object.entries(rest).map(([name, rows]) => [name.slice("logits.".length), rows]));
   return { photos: files, frames, logits };
@@ -110,5 +122,8 @@ function npy(bytes) {
   const Type = TYPES[/'descr': '([^']*)'/.exec(about)?.[1]];
   if (!Type || !about.includes("'fortran_order': False")) throw new Damaged("an array is of another type");
   const shape = /'shape': \(([^)]*)\)/.exec(about)[1].split(",").filter((part) => part.trim()).map(Number);
-  return { data: new Type(Uint8Array.from(bytes.subarray(10 + length)).buffer), shape };
+  const data = bytes.subarray(10 + length);
+  const items = shape.reduce((product, side) => product * side, 1);
+  if (data.length !== items * Type.BYTES_PER_ELEMENT) throw new Damaged("an array is cut short");
+  return { data: new Type(Uint8Array.from(data).buffer), shape };
 }

@@ -25,6 +25,7 @@ try {
 async function verify(bundle) {
   const { frames, logits } = readGolden(bundle);
   const [count, height, width] = frames.shape;
+  const labels = bundle.head.labels.length;
   const checks = [];
   for (const [name, variant] of Object.entries(bundle.head.variants)) {
     if (!["onnxruntime", FRAMED].includes(variant.runtime)) continue;
@@ -38,17 +39,25 @@ async function verify(bundle) {
           ? { photo: new ort.Tensor("uint8", frame, [height, width, 3]) }
           : { [bundle.head.input.name]: new ort.Tensor("uint8", frame, [1, height, width, 3]) };
       const answer = (await session.run(input))[bundle.head.output.name].data;
-      const expected = logits[name].data.subarray(n * answer.length, (n + 1) * answer.length);
-      answer.forEach((logit, label) => {
-        const off = Math.abs(logit - expected[label]);
-        worst = off <= worst ? worst : off; // also NaN
-      });
+      const expected = logits[name].data.subarray(n * labels, (n + 1) * labels);
+      worst = Math.max(worst, largestDifference(answer, expected));
     }
-    checks.push({ name: `golden:${name}`, pass: worst <= variant.tolerance, value: worst, limit: variant.tolerance });
+    const value = Number.isFinite(worst) ? worst : "not one finite number a label";
+    checks.push({ name: `golden:${name}`, pass: worst <= variant.tolerance, value, limit: variant.tolerance });
   }
   const pass = checks.length > 0 && checks.every((check) => check.pass);
   console.log(JSON.stringify({ verdict: pass ? "pass" : "fail", checks }));
   return pass;
+}
+
+/** Infinity when the two are not of one length, or one number is not finite. */
+function largestDifference(got, expected) {
+  let worst = got.length === expected.length ? 0 : Infinity;
+  for (let n = 0; n < expected.length; n++) {
+    const off = Math.abs(got[n] - expected[n]);
+    if (!(off <= worst)) worst = Number.isFinite(off) ? off : Infinity;
+  }
+  return worst;
 }
 
 /** The label, the probabilities and the decision for each photo. */
@@ -71,6 +80,9 @@ async function judge({ head, members }, paths) {
 }
 
 function decided(probabilities, labels, { decision: { threshold } }) {
+  if (probabilities.length !== labels.length || !probabilities.every(Number.isFinite)) {
+    throw new Error("The network's answer is not one finite number a label; verify the bundle.");
+  }
   const best = probabilities.indexOf(Math.max(...probabilities));
   const reached = labels.filter((_, label) => probabilities[label] >= threshold);
   return {

@@ -2,6 +2,7 @@
 // Steps 4 and 5, crop and resize, are inside the graph of the variant onnx-frame, and in frame.mjs.
 
 import sharp from "sharp";
+import { orientationOf } from "./orientation.mjs";
 
 /** uint8 RGB (height, width, 3) of a photo; an Error for what this small client does not decode. */
 export async function decode(data, frame) {
@@ -15,7 +16,7 @@ export async function decode(data, frame) {
     .removeAlpha()
     .raw()
     .toBuffer({ resolveWithObject: true });
-  const orientation = about.orientation ?? 1;
+  const orientation = orientationOf(data);
   const whole = { data: pixels, width: info.width, height: info.height };
   const scale = about.format === "jpeg" && frame.decode === "scaled" ? reduction(whole, frame, orientation) : 1;
   return upright(scale > 1 ? boxed(whole, scale) : whole, orientation);

@@ -259,23 +259,24 @@ def _refuse_slow(image: Image.Image, data: bytes) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """sRGB, turned as its EXIF orientation says."""
-    orientation = _orientation(image)
-    return _orient(_to_rgb(image), orientation)
+    turn = _TURNS.get(_orientation(image))
+    return _to_rgb(image) if turn is None else _to_rgb(image).transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF tag 0x0112; 1 when it is absent, damaged or out of range."""
+    """EXIF tag 0x0112, or else XMP's; 1 when it is absent, damaged, no whole number or out of range."""
     if image.format == "TIFF":
         return 1  # Pillow turns a TIFF itself
     try:
-        value = image.getexif().get(0x0112, 1)
+        exif = Image.Exif() if image.format == "AVIF" else image.getexif()
+        if image.format == "AVIF":
+            exif.load(
+                image.info.get("exif", b"")
+            )  # where Pillow notes what its boxes say; XMP does not count
+        value = exif.get(0x0112, 1)
     except Exception:  # damaged EXIF comes as many types, and none of them spoils the pixels
         return 1
-    return value if value in _TURNS else 1
-
-
-def _orient(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return value if type(value) is int and value in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting.drawings import ROTATED
+from catflap.exporting.drawings import ROTATED, scene
 from catflap.exporting.export import export
-from catflap.image import Frame, encode, resize
+from catflap.image import Frame, encode, read_pixels, resize
 from catflap.runtime.classifier import Classifier
+from tests.artifacts.samples import write_bundle
+from tests.image.make_golden import FORMAT, ways, xmp
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +43,8 @@ def client(repo: Path) -> Path:
             subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "client.mjs"
 
+
+Arrays = dict[str, np.ndarray]
 
 # sharp reads no BMP and gives no CMYK and no scaled decode: its means of 2 × 2 pixels blur the chroma.
 NOT_REACHED = {"bmp.bmp", "tiff_cmyk.tiff", "jpeg_cmyk.jpg", "jpeg_half.jpg"}
@@ -61,6 +68,23 @@ def test_its_pixels_are_those_of_the_vectors(client: Path, repo: Path) -> None:
     assert missed["jpeg_half.jpg"]["value"] <= 6
     assert (code, told) == (1, {"vectors": len(answers), "failed": len(NOT_REACHED)})
     assert len(answers) == len(json.loads((folder / "vectors.json").read_text())["vectors"])
+
+
+@pytest.mark.parametrize("orientation", [2, 5, 6, 8])
+def test_every_way_to_tell_an_orientation(client: Path, tmp_path: Path, orientation: int) -> None:
+    """Also XMP in a TIFF, which no vector has."""
+    pixels = scene(1, 61, 47)
+    photos = ways(pixels, orientation) | {
+        "tiff_xmp": encode(pixels, "TIFF", tiffinfo={700: xmp(orientation)})
+    }
+    frame, vectors = Frame(41, 29, fit="crop"), []
+    for way, photo in photos.items():
+        (tmp_path / way).write_bytes(photo)
+        (tmp_path / f"{way}.png").write_bytes(encode(read_pixels(photo, frame), "PNG"))
+        vectors.append({"photo": way, "frame": frame.to_json(), "pixels": f"{way}.png", "tolerance": 4})
+    (tmp_path / "vectors.json").write_text(json.dumps({**FORMAT, "vectors": vectors}))
+    code, answers = run(client.with_name("vectors.mjs"), tmp_path)
+    assert (code, answers[-1]) == (0, {"vectors": len(photos), "failed": 0}), answers
 
 
 def run(client: Path, *words: object) -> tuple[int, list[dict[str, Any]]]:
@@ -87,6 +111,81 @@ def test_no_damaged_bundle_gets_an_answer(client: Path, framed: Path, tmp_path: 
         assert "error" in answer
     path.write_bytes(whole[:-1])
     assert run(client, path)[0] != 0
+
+
+def changed(bundle: Path, out: Path, **files: bytes) -> Path:
+    """The Bundle with other bytes in some of its files, listed with the right hash."""
+    opened = read_bundle(bundle)
+    head = {name: value for name, value in opened.head.items() if name not in ("catflap_bundle", "files")}
+    members = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
+    write_bundle(out, head, {**members, **files})
+    return out
+
+
+def with_a_nan(rows: Arrays, off: float) -> Arrays:
+    """The logits of fp32 in which one number is none and the others are off."""
+    logits = rows["logits.fp32"] + np.float32(off)
+    logits[1, 0] = np.nan
+    return {**rows, "logits.fp32": logits}
+
+
+UNFIT: dict[str, Callable[[Arrays], Arrays]] = {
+    "no number": lambda rows: with_a_nan(rows, 0),
+    "no number, the others off": lambda rows: with_a_nan(rows, 5),
+    "infinite": lambda rows: {**rows, "logits.int8": np.full_like(rows["logits.int8"], np.inf)},
+    "fewer labels": lambda rows: {**rows, "logits.fp32": rows["logits.fp32"][:, :1]},
+    "fewer cases": lambda rows: {**rows, "logits.fp32": rows["logits.fp32"][:1]},
+    "no logits": lambda rows: {name: array for name, array in rows.items() if name != "logits.int8"},
+    "fewer frames": lambda rows: {**rows, "frames": rows["frames"][:1]},
+    "no frames": lambda rows: {**rows, "frames": rows["frames"][:0]},
+    "frames of another shape": lambda rows: {
+        **rows,
+        "frames": rows["frames"].reshape(len(rows["frames"]), -1, rows["frames"].shape[2] // 2, 3),
+    },
+    "ends out of order": lambda rows: {**rows, "ends": rows["ends"][::-1].copy()},
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_golden_cases_that_do_not_fit_are_refused(
+    client: Path, framed: Path, tmp_path: Path, name: str
+) -> None:
+    with np.load(io.BytesIO(bytes(read_bundle(framed).members["golden.npz"]))) as arrays:
+        rows = UNFIT[name](dict(arrays))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **rows)
+    path = changed(framed, tmp_path / "unfit.catflap", **{"golden.npz": buffer.getvalue()})
+    code, (answer,) = run(client, path)
+    assert code == 1
+    assert "the golden" in answer["error"]
+
+
+def without_numbers(model: bytes) -> bytes:
+    """The graph with weights that are no numbers."""
+    graph = onnx.load_from_string(model)
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = np.full_like(onnx.numpy_helper.to_array(tensor), np.nan)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return bytes(graph.SerializeToString())
+
+
+@pytest.mark.parametrize("name", ["fp32", "onnx-frame"])
+def test_answers_that_are_no_numbers_do_not_pass(
+    client: Path, framed: Path, tmp_path: Path, name: str
+) -> None:
+    opened = read_bundle(framed)
+    file = opened.variants[name].file
+    model = without_numbers(bytes(opened.members[file]))
+    path = changed(framed, tmp_path / "nan.catflap", **{file: model})
+    code, (verdict,) = run(client, path)
+    assert (code, verdict["verdict"]) == (1, "fail")
+    assert [check["name"] for check in verdict["checks"] if not check["pass"]] == [f"golden:{name}"]
+    if name == "onnx-frame":
+        (tmp_path / "photo.png").write_bytes(encode(np.zeros((40, 50, 3), np.uint8), "PNG"))
+        code, (answer,) = run(client, path, tmp_path / "photo.png")
+        assert code == 1
+        assert "finite number" in answer["error"]
 
 
 def test_real_photos_are_judged_as_python_judges_them(client: Path, framed: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,36 @@ LOSSY = 4  # decoders of lossy formats may differ in their arithmetic
 MANAGED = 2  # so may colour management
 
 
-def exif(orientation: int) -> bytes:
-    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">HHI", orientation, 0, 0)
+def exif(orientation: int, type: str = "H") -> bytes:
+    """EXIF with an orientation: "H" is the type SHORT, "I" LONG, "B" BYTE."""
+    code = {"B": 1, "H": 3, "I": 4}[type]
+    value = struct.pack(f">{type}", orientation).ljust(4, b"\0")
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHI", 0x0112, code, 1) + value + bytes(4)
+
+
+def xmp(orientation: int) -> bytes:
+    space = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    about = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'
+    rdf = f'<rdf:RDF xmlns:rdf="{space}">{about}</rdf:RDF>'
+    return f'<x:xmpmeta xmlns:x="adobe:ns:meta/">{rdf}</x:xmpmeta>'.encode()
+
+
+def with_chunk(png: bytes, kind: bytes, data: bytes, *, after_pixels: bool = False) -> bytes:
+    """A PNG with one more chunk, after its head or after its pixels."""
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    place = len(png) - 12 if after_pixels else 33
+    return png[:place] + chunk + png[place:]
+
+
+def xmp_chunk(orientation: int) -> bytes:
+    return b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(orientation)
+
+
+def raw_profile(orientation: int) -> bytes:
+    """EXIF as ImageMagick packs it into a text of a PNG."""
+    data = exif(orientation)
+    text = f"\nexif\n{len(data):8}\n{data.hex()}\n".encode()
+    return b"Raw profile type exif\0\0" + zlib.compress(text)
 
 
 def alpha(pixels: Pixels) -> Pixels:
@@ -81,6 +110,43 @@ def vectors() -> dict[str, tuple[bytes, str, Frame, int]]:
         made[f"orientation_{orientation}"] = (photo, "png", FRAME, EXACT)
     photo = encode(scene(9, 131, 200), "JPEG", quality=80, exif=exif(8))
     made["jpeg_quarter_orientation_8"] = (photo, "jpg", FRAME, LOSSY)
+    return made | turned()
+
+
+def ways(pixels: Pixels, orientation: int) -> dict[str, bytes]:
+    """Photos that tell an orientation where a decoder may miss it, by the way in which they do."""
+    png = encode(pixels, "PNG")
+    long, byte, first = exif(orientation, "I"), exif(orientation, "B"), exif(orientation)
+    other = xmp(orientation % 8 + 1)
+    return {
+        "png_exif_last": with_chunk(png, b"eXIf", first[6:], after_pixels=True),
+        "png_xmp": with_chunk(png, b"iTXt", xmp_chunk(orientation)),
+        "png_xmp_last": with_chunk(png, b"iTXt", xmp_chunk(orientation), after_pixels=True),
+        "png_raw_profile": with_chunk(png, b"zTXt", raw_profile(orientation)),
+        "webp_exif": encode(pixels, "WEBP", lossless=True, exif=first),
+        "webp_exif_lossy": encode(pixels, "WEBP", quality=90, exif=first),
+        "webp_xmp": encode(pixels, "WEBP", lossless=True, xmp=xmp(orientation)),
+        "avif": encode(pixels, "AVIF", quality=90, subsampling="4:4:4", exif=first),
+        "jpeg_xmp": encode(pixels, "JPEG", quality=90, xmp=xmp(orientation)),
+        "jpeg_exif_long": encode(pixels, "JPEG", quality=90, exif=long),
+        "jpeg_exif_before_xmp": encode(pixels, "JPEG", quality=90, exif=first, xmp=other),
+        "jpeg_exif_byte": encode(pixels, "JPEG", quality=90, exif=byte, xmp=other),  # is no whole number: 1
+    }
+
+
+def turned() -> dict[str, tuple[bytes, str, Frame, int]]:
+    """One photo of each way, and a JPEG that is decoded smaller."""
+    small, suffixes = scene(3, 30, 20), {"jpeg": "jpg"}
+    made = {}
+    for number, way in enumerate(ways(small, 1)):
+        orientation = (6, 8, 3, 5, 7, 4, 2)[number % 7]
+        kind = way.split("_")[0]
+        exact = kind == "png" or way in ("webp_exif", "webp_xmp")
+        photo = ways(small, orientation)[way]
+        suffix, tolerance = suffixes.get(kind, kind), EXACT if exact else LOSSY
+        made[f"{way}_{orientation}"] = (photo, suffix, FRAME, tolerance)
+    photo = ways(scene(9, 131, 200), 8)["jpeg_xmp"]
+    made["jpeg_quarter_xmp_8"] = (photo, "jpg", FRAME, LOSSY)
     return made
 
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageCms
 
 from catflap.errors import BadPhoto
 from catflap.exporting.drawings import scene, wide_gamut_profile
-from catflap.image import MAX_PROFILE, Frame, Pixels, encode, read_pixels, thumbnail
+from catflap.image import MAX_PROFILE, Frame, Pixels, encode, inspect, read_pixels, thumbnail
 from tests.image import reference
-from tests.image.make_golden import exif
+from tests.image.make_golden import exif, ways, xmp
 
 WIDTH, HEIGHT = 24, 16
 SAME = Frame(WIDTH, HEIGHT)  # of the photos' own size: no resize
@@ -138,6 +138,45 @@ def test_every_orientation_in_every_format(format: str, orientation: int) -> Non
     frame = Frame(expected.shape[1], expected.shape[0])
     for given in (photo, Image.open(io.BytesIO(photo))):
         assert np.array_equal(read_pixels(given, frame), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_way_to_tell_an_orientation(orientation: int) -> None:
+    stored = scene(1, WIDTH, HEIGHT)
+    upright = {way: read_pixels(photo, SAME) for way, photo in ways(stored, 1).items()}
+    for way, photo in ways(stored, orientation).items():
+        expected = reference.upright(upright[way], 1 if way == "jpeg_exif_byte" else orientation)
+        frame = Frame(expected.shape[1], expected.shape[0])
+        assert np.array_equal(read_pixels(photo, frame), expected), way
+
+
+@pytest.mark.parametrize("code", [2, 5, 7, 10, 11, 12])
+def test_an_orientation_that_is_no_whole_number_is_upright(code: int) -> None:
+    """ASCII, UNDEFINED, fractions and floats, each as near to 6 as it comes."""
+    size, value = {
+        2: (2, b"6\0"),
+        5: (1, struct.pack(">II", 6, 1)),
+        7: (1, b"\6"),
+        10: (1, struct.pack(">ii", 6, 1)),
+        11: (1, struct.pack(">f", 6)),
+        12: (1, struct.pack(">d", 6)),
+    }[code]
+    entry = struct.pack(">HHI", 0x0112, code, size) + (
+        value.ljust(4, b"\0") if len(value) <= 4 else b"\0\0\0\x1a"
+    )
+    tag = b"MM\0*\0\0\0\x08\0\1" + entry + bytes(4) + (value if len(value) > 4 else b"")
+    pixels = noise(3)
+    photo = encode(pixels, "PNG", exif=tag)
+    assert np.array_equal(read_pixels(photo, SAME), pixels)
+    assert inspect(photo).orientation == 1
+
+
+def test_the_boxes_of_an_avif_turn_it_and_its_xmp_does_not() -> None:
+    pixels = scene(1, WIDTH, HEIGHT)
+    plain = read_pixels(encode(pixels, "AVIF", quality=90), SAME)
+    assert np.array_equal(read_pixels(encode(pixels, "AVIF", quality=90, xmp=xmp(3)), SAME), plain)
+    both = encode(pixels, "AVIF", quality=90, exif=exif(3), xmp=xmp(2))
+    assert np.array_equal(read_pixels(both, SAME), reference.upright(plain, 3))
 
 
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])

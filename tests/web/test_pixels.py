@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from catflap.exporting.drawings import scene
 from catflap.image import Frame, Pixels, encode, read_pixels
+from tests.image.make_golden import exif, ways, xmp
 from tests.web.conftest import file_server
 
 if TYPE_CHECKING:
@@ -92,6 +94,47 @@ def test_real_photos_give_the_same_pixels(reader: Page, photos_root: Path, fit: 
             difference = np.abs(got.astype(int) - read_pixels(path, frame))
             assert difference.max() <= 4, (path, side)
             assert difference.mean() <= 0.4, (path, side)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_way_to_tell_an_orientation(reader: Page, orientation: int) -> None:
+    for width, height, fit in ((61, 47, "crop"), (211, 130, "squash")):  # the second is decoded at 1/2
+        frame = Frame(41, 29, fit=fit)
+        for way, photo in ways(scene(1, width, height), orientation).items():
+            got = in_browser(reader, photo, frame)
+            assert not isinstance(got, str), (way, got)
+            difference = np.abs(got.astype(int) - read_pixels(photo, frame)).max()
+            exact = way.startswith("png") or way in ("webp_exif", "webp_xmp")
+            assert difference <= (0 if exact else 4), (way, width)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+def test_a_large_photo_is_turned_strip_by_strip(reader: Page, orientation: int) -> None:
+    pixels = scene(2, 90, 70).repeat(33, 0).repeat(33, 1)
+    for photo in (
+        encode(pixels, "PNG", exif=exif(orientation)[6:]),
+        encode(pixels, "WEBP", xmp=xmp(orientation)),
+    ):
+        frame = Frame(288, 288, fit="crop")
+        got = in_browser(reader, photo, frame)
+        assert not isinstance(got, str), got
+        assert np.abs(got.astype(int) - read_pixels(photo, frame)).max() <= (0 if photo[1:4] == b"PNG" else 4)
+
+
+def test_boxes_of_an_avif_turn_it_and_its_xmp_does_not(reader: Page) -> None:
+    frame = Frame(41, 29)
+    for more in ({"exif": exif(8)}, {"xmp": xmp(3)}, {"exif": exif(6), "xmp": xmp(3)}):
+        photo = encode(scene(3, 61, 47), "AVIF", quality=90, **more)
+        got = in_browser(reader, photo, frame)
+        assert not isinstance(got, str), (more, got)
+        assert np.abs(got.astype(int) - read_pixels(photo, frame)).max() <= 4, more
+
+
+def test_what_may_be_turned_unseen_is_refused(reader: Page) -> None:
+    """TIFF, which some browsers read; and ICO, which Chromium reads and the Frame does not know."""
+    pixels = scene(3, 32, 32)
+    assert in_browser(reader, encode(pixels, "TIFF"), Frame(8, 8)) == "unreadable"
+    assert in_browser(reader, encode(pixels, "ICO"), Frame(8, 8)) == "unreadable"
 
 
 def test_what_is_too_large_or_no_photo_is_refused(reader: Page) -> None:

@@ -1,25 +1,29 @@
-// A photo or a camera picture to the pixels that the model sees. The browser decodes, turns upright and
-// converts to sRGB; everything after that is ours (resize.ts), because a canvas resizes differently.
+// A photo or a camera picture to the pixels that the model sees. The browser decodes and converts to sRGB;
+// what turns a photo is read and done by us (stored.ts, upright.ts), for browsers miss some of it, and so is
+// everything after that (resize.ts), because a canvas resizes differently.
 
 import { BadPhoto } from "./errors";
 import { keptPart, type Frame, type Part } from "./frame";
-import { readJpegHead, type JpegHead } from "./jpeg";
+import type { JpegHead } from "./jpeg";
 import { AS_RGBA } from "./picture";
 import { toFrame, type Rows } from "./resize";
+import { readStored } from "./stored";
+import { pixelsOf, upright, type Upright } from "./upright";
 
 const STRIP = 1 << 22; // px that are read from a canvas at a time; phones refuse much larger ones
 
 /** The pixels of a photo file at the frame size, uint8 RGB; BadPhoto when the browser cannot read it. */
 export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> {
   if (photo.size > frame.max_bytes) throw new BadPhoto("too_many_bytes");
-  const bitmap = await createImageBitmap(photo).catch(() => {
+  const { orientation, jpeg, unturned } = await readStored(photo);
+  const bitmap = await createImageBitmap(unturned).catch(() => {
     throw new BadPhoto("unreadable");
   });
   try {
     if (bitmap.width * bitmap.height > frame.max_pixels) throw new BadPhoto("too_many_pixels");
-    const scale = frame.decode === "scaled" ? jpegScale(frame, bitmap.width, bitmap.height) : 1;
-    const head = scale > 1 ? readJpegHead(new Uint8Array(await photo.slice(0, 1 << 20).arrayBuffer())) : undefined;
-    return head ? toFrame(frame, scaledRows(bitmap, frame, scale, head)) : readBitmap(bitmap, frame);
+    const whole = upright(bitmap, orientation);
+    const scale = jpeg && frame.decode === "scaled" ? jpegScale(frame, whole.width, whole.height) : 1;
+    return jpeg && scale > 1 ? toFrame(frame, scaledRows(whole, frame, scale, jpeg)) : readWhole(whole, frame);
   } finally {
     bitmap.close();
   }
@@ -27,7 +31,7 @@ export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> 
 
 /** The pixels of a picture of the camera at the frame size, uint8 RGB. */
 export async function readPicture(picture: VideoFrame | ImageBitmap, frame: Frame): Promise<Uint8Array> {
-  if (!("copyTo" in picture)) return readBitmap(picture, frame);
+  if (!("copyTo" in picture)) return readWhole(upright(picture, 1), frame);
   const { displayWidth: whole, displayHeight } = picture;
   if (copied.length !== 4 * whole * displayHeight) copied = new Uint8Array(4 * whole * displayHeight);
   await picture.copyTo(copied, AS_RGBA);
@@ -39,9 +43,9 @@ export async function readPicture(picture: VideoFrame | ImageBitmap, frame: Fram
 
 let copied = new Uint8Array(); // the camera's latest picture, RGBA; the next one takes its place
 
-function readBitmap(bitmap: ImageBitmap, frame: Frame): Uint8Array {
-  const { left, top, width, height } = keptPart(frame, bitmap.width, bitmap.height);
-  const read = (row: number, count: number) => pixelsOf(bitmap, { left, top: top + row, width, height: count });
+function readWhole(photo: Upright, frame: Frame): Uint8Array {
+  const { left, top, width, height } = keptPart(frame, photo.width, photo.height);
+  const read = (row: number, count: number) => pixelsOf(photo, { left, top: top + row, width, height: count });
   return toFrame(frame, { width, height, atOnce: Math.floor(STRIP / width), read });
 }
 
@@ -56,17 +60,17 @@ export function jpegScale(frame: Frame, width: number, height: number): number {
  * Chroma that is stored at half the size would be decoded without upsampling, so at 1/2, where that
  * shows, the browser's upsampling is undone.
  */
-function scaledRows(bitmap: ImageBitmap, frame: Frame, scale: number, head: JpegHead): Rows {
-  const width = Math.ceil(bitmap.width / scale);
-  const height = Math.ceil(bitmap.height / scale);
+function scaledRows(photo: Upright, frame: Frame, scale: number, head: JpegHead): Rows {
+  const width = Math.ceil(photo.width / scale);
+  const height = Math.ceil(photo.height / scale);
   const part = keptPart(frame, width, height);
   // Stored pixels begin at a corner that turning may have moved; only there are the blocks whole.
-  const left = [2, 3, 6, 7].includes(head.orientation) ? bitmap.width - width * scale : 0;
-  const top = [3, 4, 7, 8].includes(head.orientation) ? bitmap.height - height * scale : 0;
+  const left = [2, 3, 6, 7].includes(head.orientation) ? photo.width - width * scale : 0;
+  const top = [3, 4, 7, 8].includes(head.orientation) ? photo.height - height * scale : 0;
   const reduce = scale === 2 && head.subsampling?.join() === "2,2" ? meanAndChroma : meanOfBlocks;
   function read(row: number, count: number): Uint8ClampedArray {
     const from = { left: left + part.left * scale, top: top + (part.top + row) * scale };
-    return reduce(windowOn(bitmap, { ...from, width: part.width * scale, height: count * scale }), scale);
+    return reduce(windowOn(photo, { ...from, width: part.width * scale, height: count * scale }), scale);
   }
   return { ...part, atOnce: Math.floor(STRIP / (part.width * scale * scale)), read };
 }
@@ -78,12 +82,12 @@ interface Window {
   readonly rows: Int32Array; // byte offset of each row from -1 to height
 }
 
-function windowOn(bitmap: ImageBitmap, strip: Part): Window {
+function windowOn(photo: Upright, strip: Part): Window {
   const left = Math.max(0, strip.left - 1);
   const top = Math.max(0, strip.top - 1);
-  const width = Math.min(bitmap.width, strip.left + strip.width + 1) - left;
-  const height = Math.min(bitmap.height, strip.top + strip.height + 1) - top;
-  const data = pixelsOf(bitmap, { left, top, width, height });
+  const width = Math.min(photo.width, strip.left + strip.width + 1) - left;
+  const height = Math.min(photo.height, strip.top + strip.height + 1) - top;
+  const data = pixelsOf(photo, { left, top, width, height });
   const columns = Int32Array.from({ length: strip.width + 2 }, (_, x) => 4 * within(strip.left - 1 + x - left, width));
   const rows = Int32Array.from({ length: strip.height + 2 }, (_, y) => 4 * width * within(strip.top - 1 + y - top, height));
   return { data, columns, rows };
@@ -139,21 +143,4 @@ function meanAndChroma({ data, columns, rows }: Window): Uint8ClampedArray {
 
 function within(place: number, size: number): number {
   return place < 0 ? 0 : place < size ? place : size - 1;
-}
-
-let canvas: OffscreenCanvas | undefined;
-let context: OffscreenCanvasRenderingContext2D | null = null;
-
-/** A part of a bitmap at its own size, RGBA, laid on white. */
-function pixelsOf(bitmap: ImageBitmap, { left, top, width, height }: Part): Uint8ClampedArray {
-  if (!canvas || canvas.width !== width || canvas.height < height) {
-    canvas = new OffscreenCanvas(width, height);
-    context = canvas.getContext("2d", { willReadFrequently: true, alpha: false });
-  }
-  if (!context) throw new BadPhoto("unreadable");
-  context.imageSmoothingEnabled = false;
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, left, top, width, height, 0, 0, width, height);
-  return context.getImageData(0, 0, width, height).data;
 }

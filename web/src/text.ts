@@ -90,7 +90,7 @@ export const text = {
     `Allowed: ${pixels} grey levels and ${logits} in the logits. “From photo” is the answer to this browser's own pixels.`,
 
   errorBundle: (why: string) => `This Catflap bundle cannot be used: ${why}.`,
-  errorPhoto: "This file is not a photo that this browser can read.",
+  errorPhoto: "This file is not a photo that can be read here. Save it as JPEG or PNG.",
   errorPhotoBytes: "This file is larger than the bundle allows.",
   errorPhotoPixels: "This photo has more pixels than the bundle allows.",
   errorInsecure: "The camera needs https or localhost. Photos work here.",
