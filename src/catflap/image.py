@@ -243,7 +243,7 @@ def _decode(data: bytes, frame: Frame) -> Image.Image:
         width, height = 2 * frame.width, 2 * frame.height
         image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
     image.load()
-    return _upright(image)
+    return _upright(image, ours=True)
 
 
 def _refuse_slow(image: Image.Image, data: bytes) -> None:
@@ -257,10 +257,12 @@ def _refuse_slow(image: Image.Image, data: bytes) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """sRGB, turned as its EXIF orientation says."""
-    orientation = _orientation(image)
-    return _orient(_to_rgb(image), orientation)
+def _upright(image: Image.Image, *, ours: bool = False) -> Image.Image:
+    """sRGB, turned as its EXIF orientation says; what is `ours` is let go before, for it may be large."""
+    orientation, rgb = _orientation(image), _to_rgb(image)
+    if ours and rgb is not image:
+        image.close()
+    return _orient(rgb, orientation)
 
 
 def _orientation(image: Image.Image) -> int:
