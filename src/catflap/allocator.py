@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGE = 8 << 20  # bytes; a photo of two megapixels fits, and is no slower
 
 
 def keep_memory() -> None:
@@ -24,6 +25,15 @@ def give_back_memory() -> None:
     Without it a server grows by some megabytes with each of its first dozen new versions.
     """
     _glibc("malloc_trim", 0)
+
+
+def give_back_large_memory() -> None:
+    """Make glibc hand memory to the kernel as soon as a large block of it is free, and only then.
+
+    Without it a server keeps what its largest photos took: glibc takes a size that was freed once for usual.
+    """
+    _glibc("mallopt", _MMAP_THRESHOLD, _LARGE)
+    _glibc("mallopt", _TRIM_THRESHOLD, 2 * _LARGE)  # glibc's own, 128 KiB, costs page faults with each photo
 
 
 def _glibc(name: str, *numbers: int) -> None:

@@ -243,7 +243,7 @@ def _decode(data: bytes, frame: Frame) -> Image.Image:
         width, height = 2 * frame.width, 2 * frame.height
         image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
     image.load()
-    return _upright(image)
+    return _upright(image, ours=True)
 
 
 def _refuse_slow(image: Image.Image, data: bytes) -> None:
@@ -257,10 +257,12 @@ def _refuse_slow(image: Image.Image, data: bytes) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """sRGB, turned as its EXIF orientation says."""
-    turn = _TURNS.get(_orientation(image))
-    return _to_rgb(image) if turn is None else _to_rgb(image).transpose(turn)
+def _upright(image: Image.Image, *, ours: bool = False) -> Image.Image:
+    """sRGB, turned as its EXIF orientation says; what is `ours` is let go before, for it may be large."""
+    turn, rgb = _TURNS.get(_orientation(image)), _to_rgb(image)
+    if ours and rgb is not image:
+        image.close()
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -269,10 +271,8 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Pillow turns a TIFF itself
     try:
         exif = Image.Exif() if image.format == "AVIF" else image.getexif()
-        if image.format == "AVIF":
-            exif.load(
-                image.info.get("exif", b"")
-            )  # where Pillow notes what its boxes say; XMP does not count
+        if image.format == "AVIF":  # Pillow notes there what its boxes say; its XMP does not count
+            exif.load(image.info.get("exif", b""))
         value = exif.get(0x0112, 1)
     except Exception:  # damaged EXIF comes as many types, and none of them spoils the pixels
         return 1

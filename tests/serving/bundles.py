@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.golden import FILE, Golden, encode_golden, read_golden
+from catflap.evaluation.drift import make_baseline
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
 from catflap.runtime.engines.onnx import open_model
@@ -30,15 +31,18 @@ def make_bundle(
     effort: int = 0,
     golden_shift: float = 0.0,
     side: int = SIDE,
+    fit: str = "squash",
     baseline: dict[str, Any] | None = None,
+    embeds: bool = False,
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
-    its verification; `baseline` is for drift.
+    its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
+    an embedding, too, the mean colour.
     """
-    graph = _graph(sharpness, effort, side)
-    frame = Frame(side, side)
+    graph = _graph(sharpness, effort, side, embeds)
+    frame = Frame(side, side, fit)
     photos = tuple(encode(scene(seed, 50, 40), "PNG") for seed in range(2))
     frames = np.stack([read_pixels(photo, frame) for photo in photos])
     logits = {"fp32": open_model(graph, 1)(frames) + np.float32(golden_shift)}
@@ -54,6 +58,17 @@ def make_bundle(
     return path
 
 
+def strange_bundle(path: Path, label: str) -> Path:
+    """A bundle that passes its golden cases, but whose baseline of a label is of other embeddings."""
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.1, 0.9, 60)
+    answers, embeddings = np.stack([sure, 1 - sure], 1), random.normal(size=(60, 7)).astype(np.float32)
+    baseline = make_baseline(answers, ("cat", "not_cat"), np.arange(60), embeddings=embeddings)
+    for other in {*baseline["labels"]} - {label}:
+        del baseline["labels"][other]["embedding"]
+    return make_bundle(path, baseline=baseline, embeds=True)
+
+
 def with_foreign_default(path: Path, out: Path) -> Path:
     """A bundle whose default variant is for a runtime that nobody has here; its fp32 answers instead."""
     bundle = read_bundle(path)
@@ -67,7 +82,7 @@ def with_foreign_default(path: Path, out: Path) -> Path:
     return out
 
 
-def _graph(sharpness: float, effort: int, side: int) -> bytes:
+def _graph(sharpness: float, effort: int, side: int, embeds: bool) -> bytes:
     """uint8 frames to two logits, by the mean of red less that of blue; then work that changes nothing."""
     constants = {
         "weights": np.array([[1, -1], [0, 0], [-1, 1]], np.float32) * np.float32(sharpness),
@@ -96,9 +111,12 @@ def _graph(sharpness: float, effort: int, side: int) -> bytes:
         helper.make_node("Add", ["plain", "nothings"], ["logits"]),
     ]
     pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", side, side, 3])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])]
+    if embeds:
+        nodes.append(helper.make_node("Identity", ["mean"], ["embedding"]))
+        outputs.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 3]))
     tensors = [numpy_helper.from_array(array, tensor) for tensor, array in constants.items()]
-    graph = helper.make_graph(nodes, "red", [pixels], [logits], tensors)
+    graph = helper.make_graph(nodes, "red", [pixels], outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return model.SerializeToString()

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,13 +105,44 @@ def test_heads_that_stall_are_closed(quick: Path) -> None:
         assert server.predict(RED).status == 200
 
 
-def test_too_many_connections_are_503(quick: Path) -> None:
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/cat", "/v2", "/"])
+def test_too_many_connections_are_503_and_counted_but_for_the_health(quick: Path, path: str) -> None:
+    body = RED if path == "/predict" else None
     with running(quick, "--connections", "5") as server:
-        idle = [server.raw(b"") for _ in range(10)]
-        eventually(lambda: server.ask("/healthz").status == 503)
+        idle = [server.raw(b"") for _ in range(4)]
+        assert server.ask(path, body).status == 200, "the fifth"
+        idle.append(server.raw(b""))
+        eventually(lambda: server.ask(path, body).status == 503)
+        refused = server.ask(path, body)
+        assert refused.status == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["connection"] == "close", "else it would stay one of the too many"
+        error = refused.json()["error"]
+        if path.startswith("/v2"):
+            assert error == "Too many connections are open. Try again later."
+        else:
+            assert error == {"what": "Too many connections are open.", "fix": "Try again later."}
+        for health in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            assert server.ask(health).status == 200, "a probe does not take a busy server for a dead one"
+        route = {"/v2/models/cat": "/v2/models/{name}", "/": "other"}.get(path, path)
+        told = [server.metric("catflap_requests_total", route=name, status="503") for name in (route, path)]
+        assert max(told) >= 2
         for connection in idle:
             connection.close()
-        eventually(lambda: server.ask("/healthz").status == 200)
+        eventually(lambda: server.ask(path, body).status == 200)
+
+
+def test_a_flood_of_connections_is_cut_off(quick: Path) -> None:
+    with running(quick, "--connections", "5") as server:
+        flood = [server.raw(b"") for _ in range(100)]
+        assert server.ask("/healthz").status == 200
+        flood += [server.raw(b"") for _ in range(20)]
+        for connection in flood[110:]:
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        for connection in flood:
+            connection.close()
+        eventually(lambda: server.predict(RED).status == 200)
 
 
 def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:

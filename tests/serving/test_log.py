@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from catflap.artifacts.field_log import Seen, read_field_log
 from catflap.evaluation.drift import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
+from catflap.serving.service import Service, close_service, judge_one, open_service
+from catflap.serving.settings import Settings
+from catflap.serving.shelf import Served
 from tests.drawn import Exported
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
 from tests.serving.client import eventually, form, running
@@ -89,11 +94,16 @@ def coloured(random: np.random.Generator, paleness: int = 0) -> bytes:
     return encode(np.full((40, 40, 3), np.clip(colour, 0, 255), np.uint8), "PNG")
 
 
+def baseline_of(bundle: Path, random: np.random.Generator) -> dict[str, Any]:
+    """What a bundle says of 400 such photos."""
+    classifier = Classifier(bundle)
+    answers = [list(classifier(coloured(random)).probabilities.values()) for _ in range(400)]
+    return make_baseline(answers, classifier.labels, np.arange(400))
+
+
 def test_drift_is_measured_every_200_photos(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    classifier = Classifier(make_bundle(tmp_path / "plain.catflap"))
-    answers = [list(classifier(coloured(random)).probabilities.values()) for _ in range(400)]
-    baseline = make_baseline(answers, classifier.labels, np.arange(400))
+    baseline = baseline_of(make_bundle(tmp_path / "plain.catflap"), random)
     with running(make_bundle(tmp_path / "cat.catflap", baseline=baseline)) as server:
 
         def score() -> float:
@@ -109,3 +119,75 @@ def test_drift_is_measured_every_200_photos(tmp_path: Path) -> None:
             server.predict(coloured(random, paleness=30))
         assert score() > 1
         assert server.log().count("unlike those") == 1
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> list[bytes]:
+    """Three versions of a bundle that measure drift."""
+    made = []
+    for number in range(3):
+        plain = make_bundle(tmp_path / "plain.catflap", sharpness=0.05 + number / 100)
+        baseline = baseline_of(plain, np.random.default_rng(number))
+        whole = make_bundle(tmp_path / "whole.catflap", sharpness=0.05 + number / 100, baseline=baseline)
+        made.append(whole.read_bytes())
+    return made
+
+
+def put(service: Service, data: bytes, served: Path) -> None:
+    """Replace a file that is served, and take it up."""
+    new = served.with_name("new")
+    new.write_bytes(data)
+    new.replace(served)
+    service.shelf.refresh(service.note)
+
+
+def scored(service: Service) -> set[str]:
+    """The versions that have a drift score."""
+    return set(
+        re.findall(r'catflap_drift_score{model="cat",version="(\w+)"}', service.metrics.page()[0].decode())
+    )
+
+
+def judge_many(service: Service, served: Served, count: int) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        judge_one(service, served, coloured(random, paleness=30))
+
+
+def test_a_drift_score_goes_with_its_version(tmp_path: Path, versions: list[bytes]) -> None:
+    file, notes = tmp_path / "cat.catflap", list[str]()
+    file.write_bytes(versions[0])
+    service = open_service(Settings((file,)), notes.append)
+    old = service.shelf.default
+    judge_many(service, old, 199)
+    put(service, versions[1], file)
+    judge_many(service, old, 1)  # it was in hand when the new version came
+    assert scored(service) == set()
+    assert not any("unlike those" in note for note in notes)
+    judge_many(service, service.shelf.default, 200)
+    assert scored(service) == {service.shelf.default.version}
+    judge_many(service, service.shelf.default, 199)
+    put(service, versions[0], file)
+    assert scored(service) == set()
+    put(service, versions[1], file)
+    judge_many(service, service.shelf.default, 1)
+    assert scored(service) == set(), "what was seen before it was replaced no longer counts"
+    close_service(service)
+
+
+def test_a_drift_score_stays_while_its_version_has_another_role(
+    tmp_path: Path, versions: list[bytes]
+) -> None:
+    file, rival = tmp_path / "cat.catflap", tmp_path / "next.catflap"
+    file.write_bytes(versions[0])
+    rival.write_bytes(versions[1])
+    service = open_service(Settings((file,), canary=rival), print)
+    put(service, versions[1], file)
+    both = service.shelf.default.version
+    judge_many(service, service.shelf.default, 200)
+    assert scored(service) == {both}
+    put(service, versions[2], rival)
+    assert scored(service) == {both}, "it is still served"
+    put(service, versions[0], file)
+    assert scored(service) == set()
+    close_service(service)

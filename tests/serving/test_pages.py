@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
-from catflap.serving.app import ROUTES, create_app
+from catflap.serving.app import ALWAYS, OPEN, ROUTES, create_app
 from catflap.serving.pages import description
 from catflap.serving.service import open_service
 from catflap.serving.settings import Settings
@@ -34,6 +34,20 @@ def test_every_reference_in_openapi_leads_somewhere() -> None:
         for step in found.split("/"):
             place = place[step]
         assert place
+
+
+def test_openapi_and_the_reference_have_what_any_route_may_answer() -> None:
+    table = (
+        (Path(__file__).parents[2] / "docs/reference/http.md").read_text("utf-8").partition("## Errors")[2]
+    )
+    for path, methods in description()["paths"].items():
+        for method in methods.values():
+            told = set(method["responses"])
+            assert all(re.search(rf"^\| [^|]*\b{status}\b", table, re.M) for status in told - {"200", "304"})
+            if path not in OPEN:
+                assert "500" in told
+            if path not in ALWAYS:
+                assert "503" in told
 
 
 def test_openapi_states_its_version(server: Server) -> None:

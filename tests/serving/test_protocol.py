@@ -85,6 +85,40 @@ def test_a_shadow_judges_photos_and_frames_that_fit_its_own(quick: Path, tmp_pat
             one.close()
 
 
+@pytest.mark.parametrize("other", [{"side": 2 * SIDE}, {"fit": "crop"}])
+def test_frames_are_judged_only_by_versions_of_the_same_frame(
+    quick: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    canary = make_bundle(tmp_path / "canary.catflap", sharpness=-0.05, **other)
+    with running(quick, "--canary", canary, "--share", "0.5") as server:
+        one = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+
+        def versions(tensor: Any) -> set[str]:
+            return {one.infer("cat", [tensor]).get_response()["model_version"] for _ in range(8)}
+
+        assert versions(frames(PIXELS, binary=True)) == {server.models["cat"]}
+        assert len(versions(photos(RED))) == 2, "photos it judges, for it makes its own frames of them"
+        told = one.get_model_metadata("cat", one.get_model_metadata("cat")["versions"][1])
+        stated = np.zeros((1, *told["inputs"][1]["shape"][1:]), np.uint8)
+        reply = one.infer("cat", [frames(stated, binary=True)], model_version=told["versions"][1])
+        assert reply.get_response()["model_version"] == told["versions"][1], "who names it gets it"
+        one.close()
+    with running(quick, "--shadow", canary) as server:
+        one = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        one.infer("cat", [frames(PIXELS, binary=True)])
+        eventually(partial(is_counted, server, "skipped", 2))
+        one.close()
+
+
+def test_a_canary_of_the_same_frame_judges_its_share_of_frames(quick: Path, tmp_path: Path) -> None:
+    canary = make_bundle(tmp_path / "canary.catflap", sharpness=-0.05)
+    with running(quick, "--canary", canary, "--share", "0.25") as server:
+        one = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        said = [one.infer("cat", [frames(PIXELS[:1], binary=True)]).as_numpy("label")[0] for _ in range(40)]
+        assert said.count(b"not_cat") == 10
+        one.close()
+
+
 def is_counted(server: Server, result: str, count: int) -> bool:
     """Whether the shadow has judged so often, and does not any more."""
     told = server.metric("catflap_shadow_total", result=result) == count

@@ -17,8 +17,8 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.cli.main import main
 from catflap.runtime.recording import LogSettings
 from catflap.serving.serve import serve
-from catflap.serving.settings import Settings
-from tests.serving.bundles import BLUE, RED, make_bundle, with_foreign_default
+from catflap.serving.settings import SHOWN, Limits, Settings
+from tests.serving.bundles import BLUE, RED, make_bundle, strange_bundle, with_foreign_default
 from tests.serving.client import Server, eventually, form, running
 
 
@@ -72,6 +72,8 @@ def test_unfit_versions_leave_the_old_one_in_place(tmp_path: Path, quick: Path) 
         "cut short": data[:middle],
         "fails its verification": make_bundle(tmp_path / "failing", golden_shift=1.0).read_bytes(),
         "other labels": make_bundle(tmp_path / "foreign", labels=("cat", "dog")).read_bytes(),
+        "no embedding of its baseline, for a cat": strange_bundle(tmp_path / "odd", "cat").read_bytes(),
+        "nor for others": strange_bundle(tmp_path / "odd", "not_cat").read_bytes(),
         "no bundle at all": b"",
     }
     with running(served, "--reload", "0.05") as server:
@@ -160,33 +162,47 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "{quick}"], 2, "Two bundles have the same name"),
         (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat"),
         (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
-        (["{quick}", "--port", "70000"], 2, "The port is 70000."),
-        (["{quick}", "--canary", "{quick}", "--share", "0"], 2, "The share is 0.0."),
-        (["{quick}", "--reload", "nan"], 2, "The reload is nan."),
-        (["{quick}", "--deadline", "inf"], 2, "The limit deadline is inf."),
-        (["{quick}", "--queue", "0"], 2, "The limit queue is 0"),
+        (["{quick}", "--port", "70000"], 2, "The port (--port) is 70000."),
+        (["{quick}", "--canary", "{quick}", "--share", "0"], 2, "The canary's share (--share) is 0.0."),
+        (["{quick}", "--reload", "nan"], 2, "The time between two looks (--reload) is nan."),
+        (["{quick}", "--deadline", "inf"], 2, "The deadline (--deadline) is inf s."),
+        (["{quick}", "--queue", "0"], 2, "The queue (--queue) is 0 photos."),
+        (["{quick}", "--upload", "-1"], 2, "The time for a body (--upload) is -1 s."),
+        (["{quick}", "--max-mb", "2000"], 2, "The size of a body (--max-mb) is 2,000 MB."),
+        (["{quick}", "--max-mb", "2000"], 2, "fix: Use more than 0, up to 1,000.\n"),
+        (["{quick}", "--max-pixels", "0"], 2, "The size of a photo (--max-pixels) is 0 pixels."),
+        (["{quick}", "--connections", "0"], 2, "The number of connections (--connections) is 0."),
+        (["{quick}", "--threads", "0"], 2, "The number of threads (--threads) is 0."),
         (["{quick}", "--host", "256.1.1.1"], 2, "Cannot listen on 256.1.1.1"),
         (["{quick}", "--tls-key", "{quick}"], 2, "without its certificate"),
         (["{quick}", "--tls-cert", "{quick}"], 2, "TLS certificate or key cannot be used"),
         (["{quick}", "--keys", "nowhere"], 2, "The keys in nowhere cannot be read"),
+        (["{quick}", "--keys", "{quick}"], 2, "fix: Name a readable UTF-8 text file with one key a line."),
+        (["{strange}"], 2, "does not give the embedding that its baseline is of"),
         (["nowhere.catflap"], 2, "nowhere.catflap cannot be read"),
     ],
 )
 def test_what_cannot_be_served_is_refused_before_it_listens(
     tmp_path: Path, quick: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
 ) -> None:
-    unfit, foreign = tmp_path / "unfit.catflap", tmp_path / "foreign.catflap"
+    unfit, foreign, strange = (tmp_path / f"{name}.catflap" for name in ("unfit", "foreign", "strange"))
     if "{unfit}" in words:
         make_bundle(unfit, name="unfit", golden_shift=1.0)
     if "{foreign}" in words:
         make_bundle(foreign, labels=("dog", "cat"))
-    filled = [word.format(unfit=unfit, quick=quick, foreign=foreign) for word in words]
+    if "{strange}" in words:
+        strange_bundle(strange, "cat")
+    filled = [word.format(unfit=unfit, quick=quick, foreign=foreign, strange=strange) for word in words]
     ports = [] if "--port" in words else ["--port", "0"]
     assert main(["serve", *filled, *ports]) == code
     told = capsys.readouterr()
     assert told.out == ""
     assert said in told.err
     assert "\n  fix: " in told.err
+
+
+def test_every_limit_is_checked() -> None:
+    assert set(SHOWN) == set(Limits.__dataclass_fields__)
 
 
 def test_a_port_that_is_taken_is_one_sentence(

@@ -51,6 +51,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", f"{VERSIONED}/infer", protocol.infer),
 )
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # without a key
+ALWAYS = (*OPEN, "/metrics")  # however many connections are open
+CROWDED = "catflap.crowded"  # the ASGI extension of a request that came while too many were
 LINGER = 5.0  # seconds in which the rest of a refused body is dropped
 KINDS = {
     ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
@@ -97,6 +99,8 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Req
 
     with service.intake.hold() as tally:
         try:
+            if route not in ALWAYS:
+                _check_crowd(request.scope)
             if route not in OPEN:
                 check_key(request.headers, service.keys)
             call = Call(
@@ -109,6 +113,15 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Req
             answer = answer_problem(_problem(service, error), protocol=route.startswith("/v2"))
     service.metrics.request(route, answer.status, perf_counter() - start)
     return _response(answer, whole)
+
+
+def _check_crowd(scope: Scope) -> None:
+    """Raise Problem 503 when the request came while too many connections were open; its own is closed."""
+    if CROWDED in scope.get("extensions", ()):
+        raise Problem(
+            503, "Too many connections are open.", "Try again later.",
+            {"Retry-After": "1", "Connection": "close"},
+        )  # fmt: skip
 
 
 async def _gone(request: Request) -> None:
@@ -138,7 +151,10 @@ async def _lost(service: Service, request: Request, error: Exception) -> Respons
         404: "There is nothing at this path.",
         405: f"This path does not take {request.method}.",
     }.get(error.status_code, error.detail)
-    problem = Problem(error.status_code, what, "See /docs.", error.headers)
+    told = error.__cause__  # by the camera page
+    problem = (
+        told if isinstance(told, Problem) else Problem(error.status_code, what, "See /docs.", error.headers)
+    )
     answer = answer_problem(problem, protocol=request.url.path.startswith("/v2"))
     service.metrics.request("other", answer.status, 0.0)
     return _response(answer, whole=request.method in ("GET", "HEAD"))
@@ -146,8 +162,8 @@ async def _lost(service: Service, request: Request, error: Exception) -> Respons
 
 def _response(answer: Answer, whole: bool) -> Response:
     """An answer for the framework; `whole` tells whether all of the request was read."""
-    kind = Response if whole else _Parting
-    return kind(answer.body, answer.status, {"content-type": answer.kind, **answer.headers})
+    kind, parting = (Response, {}) if whole else (_Parting, {"Connection": "close"})
+    return kind(answer.body, answer.status, {"content-type": answer.kind, **answer.headers, **parting})
 
 
 class _Parting(Response):
@@ -157,8 +173,7 @@ class _Parting(Response):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [*self.raw_headers, (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
@@ -177,6 +192,7 @@ class _Camera(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file, with the headers of an isolated page; 405 for another method, 404 where there is none."""
         try:
+            _check_crowd(scope)
             check_key(Request(scope).headers, self._service.keys)
         except Problem as problem:
             raise HTTPException(problem.status, problem.what, problem.headers) from problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,17 +15,18 @@ from catflap.runtime.looks import UNSEEN, Look
 from catflap.serving.metrics import Metrics
 from catflap.serving.shelf import Served
 
-VERSIONS = 16  # whose photos are counted at once; then the oldest is begun again
-
 
 class DriftMeter:
-    """Gathers answers by version and measures each 200 of them against the bundle's baseline."""
+    """Gathers answers by version and measures each 200 of them against the bundle's baseline.
+
+    What was gathered goes with the version: when the same one is served again, it begins anew.
+    """
 
     def __init__(self, metrics: Metrics, note: Callable[[str], None]) -> None:
         self._metrics = metrics
         self._note = note
         self._lock = Lock()
-        self._answers: dict[str, list[tuple[list[float], Look, float]]] = {}
+        self._answers: WeakKeyDictionary[Served, list[tuple[list[float], Look, float]]] = WeakKeyDictionary()
 
     def add(self, served: Served, prediction: Prediction) -> None:
         """Count an answer; the last one of a window measures it. Nothing happens without a baseline."""
@@ -33,18 +35,15 @@ class DriftMeter:
         if baseline is None:
             return
         with self._lock:
-            window = self._answers.setdefault(served.version, [])
+            window = self._answers.setdefault(served, [])
             strange = math.nan if prediction.strangeness is None else prediction.strangeness
             window.append((list(prediction.probabilities.values()), prediction.look or UNSEEN, strange))
-            if len(self._answers) > VERSIONS:
-                del self._answers[next(iter(self._answers))]
             if len(window) < WINDOW:
                 return
-            del self._answers[served.version]
+            del self._answers[served]
         given, looks, stranges = (np.array(part) for part in zip(*window, strict=True))
         drift = measure_drift(classifier.as_trained(given), classifier.labels, baseline, looks, stranges)
-        self._metrics.drift(served.name, served.version, drift.score)
-        if drift.alarm:
+        if self._metrics.drift(served.name, served.version, drift.score) and drift.alarm:
             self._note(
                 f"{served.name} {served.version}: the last {WINDOW} photos are unlike those that it was "
                 f"tested on ({drift.most} scores {drift.score:.2f}, alarm above 1)."

@@ -21,7 +21,10 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        raise CatflapError(f"The keys in {path} cannot be read: {error}.", "Check the file.") from error
+        raise CatflapError(
+            f"The keys in {path} cannot be read: {error}.",
+            "Name a readable UTF-8 text file with one key a line.",
+        ) from error
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys or min(map(len, keys)) < SHORTEST:
         raise CatflapError(

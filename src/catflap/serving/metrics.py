@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 from prometheus_client import CONTENT_TYPE_LATEST as KIND
 from prometheus_client import (
@@ -24,6 +25,8 @@ class Metrics:
     def __init__(
         self, waiting: Callable[[], int], running: Callable[[], int], held: Callable[[], int]
     ) -> None:
+        self._lock = Lock()
+        self._roles: set[tuple[str, str, str]] = set()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series that nobody reads
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -84,16 +87,28 @@ class Metrics:
         """Count a bundle file that changed: loaded or refused."""
         self._reloads.labels(model, result).inc()
 
-    def drift(self, model: str, version: str, score: float) -> None:
-        """Note how far the last photos are from the baseline."""
-        self._drift.labels(model, version).set(score)
+    def drift(self, model: str, version: str, score: float) -> bool:
+        """Note how far the last photos are from the baseline; False when that version is no longer served."""
+        with self._lock:
+            served = self._is_served(model, version)
+            if served:
+                self._drift.labels(model, version).set(score)
+        return served
 
     def serving(self, model: str, version: str, role: str, old: str | None = None) -> None:
-        """Note which version is served, and that another no longer is."""
-        if old is not None:
-            self._versions.remove(model, old, role)
-            self._drift.remove(model, old)
-        self._versions.labels(model, version, role).set(1)
+        """Note which version is served, and that another no longer is in that role."""
+        with self._lock:
+            if old is not None:
+                self._roles.discard((model, old, role))
+                self._versions.remove(model, old, role)
+            self._roles.add((model, version, role))
+            self._versions.labels(model, version, role).set(1)
+            if old is not None and not self._is_served(model, old):
+                self._drift.remove(model, old)
+
+    def _is_served(self, model: str, version: str) -> bool:
+        """Whether a version has a role, whichever."""
+        return any((model, version) == served[:2] for served in self._roles)
 
     def page(self) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its media type."""

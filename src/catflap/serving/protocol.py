@@ -35,7 +35,7 @@ from catflap.serving.tensors import (
 from catflap.version import VERSION
 
 Signs: TypeAlias = tuple[Look, Embeddings | None]
-Inferred: TypeAlias = tuple[Answer, Pixels | list[bytes], list[Prediction]]
+Inferred: TypeAlias = tuple[Answer, Served, Pixels | list[bytes], list[Prediction]]
 PHOTO = "photo"
 BINARY = "binary_tensor_data"
 JSON_FRAMES = 4  # that fit into the JSON of a request, however large they are
@@ -90,20 +90,26 @@ async def infer(service: Service, call: Call) -> Answer:
     """`POST /v2/models/NAME[/versions/VERSION]/infer`: tensors in, tensors out."""
     found = _find(service, call)
     body = await call.read()
-    served = service.shelf.choose(found)
     until = monotonic() + service.settings.limits.deadline
-    job = partial(_infer, service, served, body, call.headers.get(HEADER), until)
-    [(answer, photos, predictions)] = await service.workers.run([job], until, call.gone)
+    job = partial(_infer, service, found, body, call.headers.get(HEADER), until)
+    [(answer, served, photos, predictions)] = await service.workers.run([job], until, call.gone)
     compare(service, served, photos, predictions)
     return answer
 
 
-def _infer(service: Service, served: Served, body: bytes, json_length: str | None, until: float) -> Inferred:
-    """Parse, judge and write, on a thread of its own, for tensors in JSON take their time."""
-    request, rest = read_request(body, json_length, _most_values(served.classifier.frame))
-    names = (_graph_names(served)[1], "probabilities", "label", "decision")
+def _infer(
+    service: Service, found: list[Served], body: bytes, json_length: str | None, until: float
+) -> Inferred:
+    """Parse, judge and write, on a thread of its own, for tensors in JSON take their time.
+
+    Whoever judges, the tensors have the names and shapes that the metadata told: those of the usual version.
+    """
+    usual = found[0]
+    request, rest = read_request(body, json_length, _most_values(usual.classifier.frame))
+    names = (_graph_names(usual)[1], "probabilities", "label", "decision")
     binary = wanted_outputs(request, names)
-    tensor = _the_input(read_inputs(request, rest), served, service.settings.limits.queue)
+    tensor = _the_input(read_inputs(request, rest), usual, service.settings.limits.queue)
+    served = service.shelf.choose(_fitting(found, tensor))
     logits, signs = _judged(service, served, tensor, until)
     rows = served.classifier.probabilities(logits)
     predict = served.classifier.predict
@@ -118,7 +124,14 @@ def _infer(service: Service, served: Served, body: bytes, json_length: str | Non
     answer = Answer(content)
     if length is not None:
         answer = Answer(content, kind="application/octet-stream", headers={HEADER: str(length)})
-    return answer, tensor.data, predictions
+    return answer, served, tensor.data, predictions
+
+
+def _fitting(found: list[Served], tensor: Tensor) -> list[Served]:
+    """Who may judge: of frames, which were made for the usual version, those that have the same Frame."""
+    if tensor.datatype == "BYTES":
+        return found
+    return [served for served in found if served.classifier.frame == found[0].classifier.frame]
 
 
 def _most_values(frame: Frame) -> int:

@@ -17,13 +17,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from catflap.errors import CatflapError
 from catflap.progress import nobody
-from catflap.serving.app import create_app
+from catflap.serving.app import CROWDED, create_app
 from catflap.serving.service import Service, close_service, open_service
 from catflap.serving.settings import Settings
 from catflap.stopping import stopped_by_signals
 
 STALLED = 10.0  # seconds that the head of a request may take
 LONGEST = 320 << 10  # bytes of a head; asyncio reads 256 KiB at a time, of which the first may be a body's
+SPARE = 100  # connections beyond twice --connections; more are closed unheard
 GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
 
 
@@ -95,15 +96,23 @@ async def _close_stalled(server: uvicorn.Server) -> None:
 
 
 class _Connection(HttpToolsProtocol):
-    """uvicorn's connection, which takes no endless head; `head_since` is when one began, or None."""
+    """uvicorn's connection, which takes no endless head; `head_since` is when one began, or None.
+
+    Where more than `most` are open, the application is told with each request; far beyond, nobody is heard.
+    """
 
     head_since: float | None = None
     head_bytes = 0
+    most = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is due."""
         self.head_since = monotonic()
         super().connection_made(transport)
+        self.most = self.config.limit_concurrency or 0
+        self.limit_concurrency = None  # else uvicorn itself refuses, in plain text and uncounted
+        if len(self.connections) > 2 * self.most + SPARE:
+            transport.abort()
 
     def on_message_begin(self) -> None:
         """The first byte of a head is there."""
@@ -113,6 +122,8 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self.head_since = None
+        if len(self.connections) > self.most:
+            self.scope["extensions"] = {CROWDED: {}}
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

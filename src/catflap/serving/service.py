@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
+from catflap.allocator import give_back_large_memory
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.image import Photo, Pixels
@@ -39,6 +40,7 @@ class Service:
 
 def open_service(settings: Settings, note: Callable[[str], None]) -> Service:
     """Load and verify every bundle and start the threads, one for as many cores as a photo may use."""
+    give_back_large_memory()
     keys = read_keys(settings.keys)
     threads = max(1, describe_machine().cores // settings.threads)
     workers = Workers(threads, settings.limits.queue)
@@ -72,13 +74,16 @@ async def judge(
 def compare(
     service: Service, served: Served, photos: Pixels | list[bytes], heard: Sequence[Prediction | BadPhoto]
 ) -> None:
-    """Let the shadow judge, where a core is free, what was answered; frames only where they fit its own."""
+    """Let the shadow judge, where a core is free, what was answered.
+
+    Frames it judges only where its Frame would have made the same.
+    """
     shadow = service.shelf.shadow
     if shadow is None or served.name != shadow.name or served.version == shadow.version:
         return
-    frame = shadow.classifier.frame
+    takes_frames = shadow.classifier.frame == served.classifier.frame
     for photo, result in zip(photos, heard, strict=True):
-        fits = isinstance(photo, bytes) or photo.shape == (frame.height, frame.width, 3)
+        fits = takes_frames or isinstance(photo, bytes)
         if not (fits and service.workers.spare(partial(_compare, service, shadow, photo, result))):
             service.metrics.shadow("skipped")
 

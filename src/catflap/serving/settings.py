@@ -15,6 +15,20 @@ from catflap.runtime.signature import Signer
 BundlePath: TypeAlias = "str | os.PathLike[str]"
 
 MOST = 10**9  # of any limit
+SHOWN = {  # what a limit is called where a person states it, and in which unit
+    "queue": ("The queue (--queue)", " photos", 1),
+    "deadline": ("The deadline (--deadline)", " s", 1),
+    "upload": ("The time for a body (--upload)", " s", 1),
+    "body": ("The size of a body (--max-mb)", " MB", 1_000_000),
+    "pixels": ("The size of a photo (--max-pixels)", " pixels", 1),
+    "connections": ("The number of connections (--connections)", "", 1),
+}
+RANGES = {
+    "threads": ("The number of threads (--threads)", 1, 1024),
+    "port": ("The port (--port)", 0, 65535),
+    "share": ("The canary's share (--share)", 0.0001, 1),
+    "reload": ("The time between two looks (--reload)", 0.01, 1e6),
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +49,11 @@ class Limits:
     connections: int = 1000
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if not 0 < getattr(self, name) <= MOST:
+        for name, (words, unit, scale) in SHOWN.items():
+            value = getattr(self, name)
+            if not 0 < value <= MOST:
                 raise CatflapError(
-                    f"The limit {name} is {getattr(self, name)}.", f"Use more than 0, up to {MOST}."
+                    f"{words} is {value / scale:,.12g}{unit}.", f"Use more than 0, up to {MOST // scale:,}."
                 )
 
     @property
@@ -77,10 +92,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise CatflapError("No bundle was named.", "Name a .catflap file, or cat.")
-        ranges = {"threads": (1, 1024), "port": (0, 65535), "share": (0.0001, 1), "reload": (0.01, 1e6)}
-        for name, (least, most) in ranges.items():
+        for name, (words, least, most) in RANGES.items():
             if not least <= getattr(self, name) <= most:
-                raise CatflapError(f"The {name} is {getattr(self, name)}.", f"Use {least} to {most:g}.")
+                raise CatflapError(f"{words} is {getattr(self, name)}.", f"Use {least} to {most:g}.")
         if self.canary is not None and self.shadow is not None:
             raise CatflapError("Both a canary and a shadow were named.", "Name one of them.")
         if self.tls_key and not self.tls_certificate:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
+from time import perf_counter
+
+import numpy as np
 
 from catflap.allocator import give_back_memory
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
+from catflap.image import Pixels
 from catflap.runtime.checks import check_bundle
 from catflap.runtime.classifier import Classifier
+from catflap.runtime.looks import look_of
 from catflap.runtime.signature import SUFFIX, read_signed
 from catflap.serving.answers import Problem
 from catflap.serving.metrics import Metrics
@@ -53,6 +59,7 @@ class Shelf:
         self._settings = settings
         self._metrics = metrics
         self._asked = 0
+        self._lock = Lock()
         self._places = [self._place(path, "served") for path in settings.bundles]
         names = [place.served.name for place in self._places]
         if len(set(names)) < len(names):
@@ -140,9 +147,10 @@ class Shelf:
         """True for the canary's share of the calls, spread evenly."""
         if self._settings.canary is None:
             return False
-        self._asked += 1
-        share = self._settings.share
-        return int(self._asked * share) > int((self._asked - 1) * share)
+        with self._lock:
+            self._asked += 1
+            asked, share = self._asked, self._settings.share
+        return int(asked * share) > int((asked - 1) * share)
 
     def _place(self, path: BundlePath, role: str, name: str | None = None) -> _Place:
         served, where, stamp = _load(path, self._settings)
@@ -166,7 +174,7 @@ class Shelf:
 
 
 def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
-    """A bundle whose golden cases pass here, after one answer; Refused when they do not."""
+    """A bundle whose golden cases pass here, after one answer; Refused when they do not, or it has none."""
     stamp = _stamp(path)
     bundle = read_signed(path, settings.signer)
     failed = [check for check in check_bundle(bundle, threads=settings.threads) if not check.passed]
@@ -180,8 +188,16 @@ def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
     classifier = Classifier(
         limited, settings.variant, threads=settings.threads, prior=settings.prior, embed=True
     )
-    classifier.model(read_golden(bundle).frames[:1])
+    _answer_once(classifier, read_golden(bundle).frames[:1])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
+
+
+def _answer_once(classifier: Classifier, frames: Pixels) -> None:
+    """Answer as a request is answered, and as if each label were the likeliest, for each has a baseline."""
+    logits, embeddings = classifier.answer(frames)
+    classifier.probabilities(logits)
+    for certain in np.eye(len(classifier.labels)):
+        classifier.predict(certain, perf_counter(), look_of(frames[0]), embeddings)
 
 
 def _notice(served: Served) -> str:
