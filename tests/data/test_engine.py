@@ -214,6 +214,23 @@ def test_a_killed_prepare_keeps_its_whole_shards(whole: Manifest, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "d"]
 
 
+def test_a_prepare_that_goes_on_counts_what_is_done(whole: Manifest, tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def stop(step: str, done: int, total: int) -> None:
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    def tell(step: str, done: int, total: int) -> None:
+        if step == "prepare":
+            told.append(done)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(whole, tmp_path / "d", progress=stop)
+    total = sum(prepare(whole, tmp_path / "d", progress=tell).roles.values())
+    assert max(told) == total > len(told)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_prepare_that_ends_while_the_disk_is_written_keeps_its_shards(
     how: signal.Signals, whole: Manifest, tmp_path: Path

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +149,51 @@ def test_hidden_folders_of_a_store_are_no_labels(tmp_path: Path) -> None:
     assert manifest.labels == {"cat": 4, "dog": 3}
     assert manifest.photos == 7
     assert found(manifest) == found(scan(root, tmp_path / "plain", workers=1, profile=False))
+
+
+def test_a_photo_of_an_archive_at_an_address_is_fetched_alone(tmp_path: Path) -> None:
+    """Not with megabytes behind it, since the photos of an archive are read in any order."""
+    photos = class_folders(tmp_path / "photos", 4)
+    (photos / "cat" / "more.jpg").write_bytes(encoded(draw(7)) + bytes(9 << 20))
+    path = tarred(photos, tmp_path / "photos.tar")
+    with ranges(tmp_path) as (address, sent):
+        (listing,) = [list(list_tars([f"{address}/{path.name}"]).references)]
+        sent.clear()
+        references = pa.Table.from_pylist(listing, schema=REFERENCE).slice(0, 4)
+        assert examine(references)["reason"].to_pylist() == [""] * 4
+    assert 0 < sum(sent) < 2 * sum(references["bytes"].to_pylist())
+
+
+@contextmanager
+def ranges(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """A web server that hands out parts of files, and the bytes of each part that it sent."""
+    sent: list[int] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = (folder / self.path.strip("/")).read_bytes()
+            first, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")
+            part = data[int(first) : int(last) + 1 if last else len(data)]
+            sent.append(len(part))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            with suppress(OSError):  # whoever asked may have had enough
+                self.wfile.write(part)
+
+        def end_headers(self) -> None:
+            self.send_header("Accept-Ranges", "bytes")
+            super().end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    handler = partial(Handler, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", sent
+    finally:
+        server.shutdown()
+        server.server_close()

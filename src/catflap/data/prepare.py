@@ -228,9 +228,11 @@ def _sizes(manifest: Manifest, chosen: Chosen) -> Counter[tuple[int, int]]:
 
 def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]) -> None:
     counts = np.bincount(labels, minlength=len(names))
+    order = np.argsort(labels, kind="stable")
+    starts = np.cumsum(counts) - counts
     short = []
     for number in np.flatnonzero(counts < 1 << 16):  # of so many photos, enough groups are taken for granted
-        distinct = len(np.unique(groups[labels == number]))
+        distinct = len(np.unique(groups[order[starts[number] : starts[number] + counts[number]]]))
         if distinct < LEAST:
             photos = f"{counts[number]} photo{'s' if counts[number] != 1 else ''}"
             short.append(f"{names[number]!r} has {photos} in {distinct} group{'s' if distinct != 1 else ''}")

@@ -92,13 +92,16 @@ def _gather(path: Path) -> tuple[Counter[tuple[int, int]], dict[str, list[Row]],
     """
     pixels: Counter[tuple[int, int]] = Counter()
     samples: dict[str, list[Row]] = {}
+    last: dict[str, str] = {}  # of each label that has enough samples
     groups: dict[str, list[int]] = {"near_duplicate_two_labels:": [], "near_duplicate:": []}
     bad: list[Row] = []
     for rows in iter_table(path, COLUMNS):
         fine = rows.filter(pc.equal(rows["status"], "ok"))
         pixels.update(zip(fine["width"].to_pylist(), fine["height"].to_pylist(), strict=True))
-        for label, found in groupby(_first_of_each_label(fine), key=itemgetter("label")):
+        for label, found in groupby(_first_of_each_label(fine, last), key=itemgetter("label")):
             samples[label] = sorted([*samples.get(label, []), *found], key=itemgetter("id"))[:PHOTOS]
+            if len(samples[label]) == PHOTOS:
+                last[label] = samples[label][-1]["id"]
         for remark, chosen in groups.items():
             copies = fine.filter(pc.match_substring(fine["reason"], remark)).slice(0, GROUPS)
             chosen[:] = _first([*chosen, *copies["group"].to_pylist()])
@@ -111,8 +114,13 @@ def _first(groups: Iterable[int]) -> list[int]:
     return list(dict.fromkeys(groups))[:GROUPS]
 
 
-def _first_of_each_label(rows: pa.Table) -> Iterator[Row]:
-    """The photos with the smallest ids, which are as good as drawn by chance, but always the same."""
+def _first_of_each_label(rows: pa.Table, last: dict[str, str]) -> Iterator[Row]:
+    """The photos with the smallest ids, which are as good as drawn by chance, but always the same.
+
+    `last`: of a label that has enough, only ids before this one are asked for.
+    """
+    named = zip(rows["label"].to_pylist(), rows["id"].to_pylist(), strict=True)
+    rows = rows.filter(pa.array([label not in last or id < last[label] for label, id in named], pa.bool_()))
     labels = np.asarray(rows["label"].to_pylist(), dtype=np.str_)
     order = np.lexsort((leading_bits(rows["id"])[:, 0], labels))
     if not len(order):

@@ -192,15 +192,15 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subjec
 def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(source, Path(folder) / "manifest", progress=progress)
-        rows = [row for row in manifest.rows().to_pylist() if row["status"] == "ok"]
-    names = [row["uri"] for row in rows]
-    _refuse_learnt(np.array([row["id"] for row in rows]), names, subject)
-    labels = sorted({row["label"] for row in rows})
-    numbers = dict(zip(labels, _numbers(tuple(labels), subject).tolist(), strict=True))
+        table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status"])
+    table = table.take(np.flatnonzero(np.array(table["status"].to_pylist()) == "ok"))
+    names = table["uri"].to_pylist()
+    _refuse_learnt(np.array(table["id"].to_pylist()), names, subject)
+    labels, coded = np.unique(table["label"].to_pylist(), return_inverse=True)
     return _Photos(
-        _Files([(row["uri"], row["offset"], row["bytes"]) for row in rows]),
-        np.array([numbers[row["label"]] for row in rows], np.int64),
-        np.array([row["group"] for row in rows], np.int64),
+        _Files(list(zip(names, table["offset"].to_pylist(), table["bytes"].to_pylist(), strict=True))),
+        _numbers(tuple(labels.tolist()), subject)[coded],
+        table["group"].to_numpy().astype(np.int64),
         names,
         {"manifest": manifest.sha256},
     )

@@ -88,10 +88,16 @@ def write_shards(
                 progress("prepare", done, total)
 
     def write(number: int) -> npt.NDArray[np.int64]:
+        nonlocal done
         path = work / SHARDS / plan.names[number]
         note = work / LENGTHS / f"{plan.names[number]}.npy"
         kept = read_note(note) if path.exists() else None
-        return write_shard(path, members(number), note) if kept is None else kept
+        if kept is None:
+            return write_shard(path, members(number), note)
+        with lock:
+            done += len(kept)
+            progress("prepare", done, total)
+        return kept
 
     readers, pool = describe_machine().cores, ThreadPoolExecutor(WRITERS)
     try:

@@ -89,15 +89,15 @@ def read_member(uri: str, offset: int, length: int, max_bytes: int, crc: int | N
     return data
 
 
-def open_archive(path: str) -> BinaryIO:
-    """An archive on disk or at an address, as a file that can seek."""
-    return open_object(path) if is_url(path) else open(path, "rb")
+def open_archive(path: str, *, ahead: bool = True) -> BinaryIO:
+    """An archive on disk or at an address, as a file that can seek; `ahead` as of `open_object`."""
+    return open_object(path, ahead=ahead) if is_url(path) else open(path, "rb")
 
 
 @lru_cache(maxsize=16)
 def _opened(path: str, thread: int) -> BinaryIO:
     """An archive that stays open; each thread has its own, because a file has one position."""
-    return open_archive(path)
+    return open_archive(path, ahead=False)  # its photos are read in any order
 
 
 def _zip_reference(path: str, member: zipfile.ZipInfo, role: str, label: str) -> Reference:

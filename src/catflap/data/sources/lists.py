@@ -137,7 +137,7 @@ def _text(table: pa.Table, path: Path, field: str, name: str) -> pa.ChunkedArray
             column = column.cast(pa.float64())
             if pc.all(pc.equal(column, pc.floor(column))).as_py():
                 column = column.cast(pa.int64())
-        text = pc.fill_null(column.cast(pa.string()), "")
+        text = pc.fill_null(column.cast(pa.large_string()), "")  # sorting joins it: over 2 GiB of paths
         text.validate(full=True)  # a Parquet file may hold bytes as text that are none
     except pa.ArrowException as error:
         raise CatflapError(

@@ -50,11 +50,14 @@ def read_object(url: str, max_bytes: int) -> bytes:
     return data
 
 
-def open_object(url: str) -> BinaryIO:
-    """An archive in a store as a file that can seek; CatflapError when it cannot be opened or read."""
+def open_object(url: str, *, ahead: bool = True) -> BinaryIO:
+    """An archive in a store as a file that can seek; CatflapError when it cannot be opened or read.
+
+    `ahead` fetches megabytes beyond each read, for who reads from front to back; else what is read alone.
+    """
     fs, path = _store(url)
     try:
-        file = fs.open(path, "rb")
+        file = fs.open(path, "rb") if ahead else fs.open(path, "rb", cache_type="none")
         file.seek(0, 2)
         file.seek(max(0, file.tell() - 1))
         file.read(1)  # which a server that only hands out whole files refuses

@@ -35,7 +35,7 @@ from catflap.training.processes import wait_for_all_processes, which_process
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
 GPU_BATCH = 64
 Features: TypeAlias = npt.NDArray[np.float32]
-_Bucket: TypeAlias = tuple[str, list[int]]  # the first two digits of ids, and where such photos are
+_Bucket: TypeAlias = tuple[str, list[int]]  # the first digits of ids, and where such photos are
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,10 @@ def features(
     """The features of photos, float32 (n, width); where they are many, in a file that is gone with them.
 
     What was worked out before is read from the cache; each 256th of the photos (by the first two
-    digits of their id) is kept as soon as it is done, so that a stopped run loses little. Many processes
-    that want the same photos give `meet`, which waits for all of them: each works out a share, and then
-    reads the others' from the cache, or works them out where it has a cache of its own.
+    digits of their id; where they are many, each 4,096th) is kept as soon as it is done, so that a
+    stopped run loses little. Many processes that want the same photos give `meet`, which waits for all
+    of them: each works out a share, and then reads the others' from the cache, or works them out where
+    it has a cache of its own.
     """
     folder = cache_folder("features") / extractor.key
     answer = _room(len(photos), extractor.width)
@@ -179,9 +180,10 @@ def _names(photos: Photos) -> list[str]:
 
 
 def _buckets(names: list[str]) -> Iterator[_Bucket]:
+    digits = 2 if len(names) <= 1 << 19 else 3  # some 2,000 photos: what a stopped run loses on each core
     grouped: dict[str, list[int]] = {}
     for position, name in enumerate(names):
-        grouped.setdefault(name[:2], []).append(position)
+        grouped.setdefault(name[:digits], []).append(position)
     yield from sorted(grouped.items())
 
 

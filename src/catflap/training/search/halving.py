@@ -329,8 +329,8 @@ def _tuned(trial: Trial, one: _Contender, head: Head, dataset: Dataset, part: Ph
 def _share(photos: Photos, share: float) -> Photos:
     """The same part of each label's photos for every trial, one at least; small parts lie in larger ones."""
     share *= min(1.0, MOST_COMPARED / max(1, len(photos)))
-    order = np.argsort(photos.ids)  # hashes, so as good as drawn
-    parts = [order[photos.labels[order] == label] for label in np.unique(photos.labels)]
+    order = np.lexsort((photos.ids, photos.labels))  # ids are hashes, so as good as drawn
+    parts = np.split(order, np.flatnonzero(np.diff(photos.labels[order])) + 1)
     chosen = [part[: max(1, round(share * len(part)))] for part in parts]
     return photos.take(np.sort(np.concatenate(chosen)))
 
