@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from catflap.exporting.drawings import drawn_photos
 from catflap.image import Frame, Pixels, encode, read_pixels
 from tests.web.conftest import file_server
 
@@ -92,6 +93,19 @@ def test_real_photos_give_the_same_pixels(reader: Page, photos_root: Path, fit: 
             difference = np.abs(got.astype(int) - read_pixels(path, frame))
             assert difference.max() <= 4, (path, side)
             assert difference.mean() <= 0.4, (path, side)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 128), (224, 224), (320, 320), (320, 96)])
+def test_the_large_golden_photo_gives_the_same_pixels(
+    reader: Page, fit: str, width: int, height: int
+) -> None:
+    """At every decode scale: a bundle that is exported today passes in a browser."""
+    frame = Frame(width, height, fit=fit)
+    photo = drawn_photos(frame)[2]
+    got = in_browser(reader, photo, frame)
+    assert not isinstance(got, str), got
+    assert np.abs(got.astype(int) - read_pixels(photo, frame)).max() <= 2
 
 
 def test_what_is_too_large_or_no_photo_is_refused(reader: Page) -> None:
