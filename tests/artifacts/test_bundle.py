@@ -196,6 +196,10 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "such a number in an unknown field": lambda head: head.update(extra=[10**400]),
     "an unknown field that is nested 900 deep": lambda head: head.update(extra=nested(900)),
     "an unknown field that is nested too deep": lambda head: head.update(extra=nested(64)),
+    "half a letter in a label": lambda head: head.update(
+        labels=["cat", "\ud800"], prior={"cat": 0.25, "\ud800": 0.75}
+    ),
+    "half a letter in the name of an unknown field": lambda head: head.update({"extra": {"\udfff": 1}}),
     "floats in the input": lambda head: head["input"].update(dtype="float32"),
 }
 
@@ -220,6 +224,8 @@ def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> No
     assert read_bundle(path).head["targets"] == {"phone": [1]}
     path = repacked(small_bundle(tmp_path), lambda head: head.update(extra=[nested(62), 10**300]))
     assert read_bundle(path).head["extra"] == [nested(62), 10**300]
+    path = repacked(small_bundle(tmp_path), lambda head: head.update(extra="\U0001f408"))  # a pair of escapes
+    assert read_bundle(path).head["extra"] == "\U0001f408"
 
 
 @pytest.mark.parametrize(
@@ -339,7 +345,9 @@ def test_a_bundle_does_not_replace_a_photo(tmp_path: Path) -> None:
     refuse_foreign_file(tmp_path / "absent.catflap")
 
 
-@pytest.mark.parametrize("change", ["a temperature of zero", "a prior that does not add up"])
+@pytest.mark.parametrize(
+    "change", ["a temperature of zero", "a prior that does not add up", "half a letter in a label"]
+)
 def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, change: str) -> None:
     head = small_head()
     CHANGES[change](head)

@@ -71,6 +71,17 @@ def test_any_field_that_is_missing_or_strange_is_one_error(tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.parametrize("text", [b"\\ud800", b"\xed\xa0\x80"], ids=["an escape", "bytes"])
+def test_half_a_letter_in_a_label_is_one_error(tmp_path: Path, kind: str, text: bytes) -> None:
+    marker = saved(kind, tmp_path)
+    whole = marker.read_bytes()
+    assert b'"cat"' in whole
+    marker.write_bytes(whole.replace(b'"cat"', b'"' + text + b'"'))
+    with pytest.raises(CatflapError, match="half a letter"):
+        LOADERS[kind](tmp_path)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
 def test_every_field_of_the_dataclass_is_in_the_schema(kind: str, tmp_path: Path) -> None:
     saved(kind, tmp_path)
     names = set(type(LOADERS[kind](tmp_path)).__dataclass_fields__) - {"path"}

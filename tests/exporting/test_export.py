@@ -115,7 +115,7 @@ def test_golden_answers_hold_where_int8_is_emulated(bundle: Bundle, variant: str
 
 def test_golden_photos_are_drawn_and_nothing_of_the_users(bundle: Bundle, drawn_dataset: Dataset) -> None:
     golden = read_golden(bundle)
-    assert golden.photos == drawn_photos()
+    assert golden.photos == drawn_photos(bundle.frame)
     whole = bundle.path.read_bytes()
     for role in ROLES:
         photos = drawn_dataset.photos(role)

@@ -140,7 +140,12 @@ def test_a_graph_with_odd_ends_gets_a_sentence(
         helper.make_node("Squeeze", ["cast"], ["logits"]),  # of which nobody can tell the shape beforehand
     ]
     source = {name: (onnx.TensorProto.UINT8, ["n", 32, 32, 3])}
-    path = reworked(tiny_bundle, tmp_path / "x.catflap", model(nodes, source, {"logits": (kind, shape)}))
+    graph = model(nodes, source, {"logits": (kind, shape)})
+    bundle = read_bundle(reworked(tiny_bundle, tmp_path / "other.catflap", graph))
+    head = {field: value for field, value in bundle.head.items() if field != "files"}
+    head["input"] = {**head["input"], "name": name}  # a bundle.json that agrees with its graph
+    path = tmp_path / "x.catflap"
+    write_bundle(path, head, {file: bytes(data) for file, data in bundle.members.items() if file != HEAD})
     assert main(["bundle", "unpack", str(path), "--triton", "-o", str(tmp_path / "m"), "--json"]) == 2
     what = json.loads(capsys.readouterr().out)["error"]["what"]
     assert "no plain name" in what or "does not map uint8 frames" in what

@@ -126,6 +126,7 @@ FOREIGN: dict[str, Callable[[dict[str, Any]], object]] = {
     "one file for OpenVINO": lambda head: head["variants"]["fp32"].update(runtime="openvino"),
     "one file for ncnn": lambda head: head["variants"]["fp32"].update(runtime="ncnn"),
     "another name for the output": lambda head: head["output"].update(name="nope"),
+    "another name for the input": lambda head: head["input"].update(name="nope"),
 }
 
 
@@ -137,7 +138,7 @@ def test_a_variant_that_is_not_what_its_runtime_needs_is_refused(
     why = why_not_here(read_bundle(path).variant())
     if why is not None:
         pytest.skip(why.what)
-    with pytest.raises(BadArtifact, match=r"has [12] files|has no output"):
+    with pytest.raises(BadArtifact, match=r"has [12] files|has no (in|out)put"):
         Classifier(path)
 
 

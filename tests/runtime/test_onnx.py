@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.errors import BadArtifact, CatflapError
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engines.onnx import embedding_width, open_model
 from tests.runtime import models
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -99,3 +99,14 @@ def test_an_output_is_asked_for_by_its_name(order: tuple[str, str]) -> None:
 def test_a_model_without_the_output_that_is_named_is_refused() -> None:
     with pytest.raises(BadArtifact, match="has no output 'nope'"):
         open_model(models.colour_model(WEIGHTS), output="nope")
+
+
+def test_a_model_without_the_input_that_is_named_is_refused() -> None:
+    assert open_model(models.colour_model(WEIGHTS), source="pixels")(FRAMES).shape == (5, 2)
+    with pytest.raises(BadArtifact, match="has no input 'nope'"):
+        open_model(models.colour_model(WEIGHTS), source="nope")
+
+
+def test_a_model_says_how_wide_its_embedding_is() -> None:
+    assert embedding_width(open_model(models.with_embedding("logits", "embedding"), output="logits")) == 3
+    assert embedding_width(open_model(models.colour_model(WEIGHTS))) is None

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from catflap.artifacts.results import Prediction
+from catflap.data.sources.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
 from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.predict import list_photos, predict
+from catflap.runtime.predict import SUFFIXES, list_photos, predict
 from catflap.serving.answers import Problem
 
 
@@ -103,6 +104,10 @@ def test_an_empty_folder_is_said_to_be_empty(classifier: Classifier, tmp_path: P
     assert path == str(tmp_path)
     assert isinstance(answer, BadPhoto)
     assert answer.reason == "empty"
+
+
+def test_what_scan_takes_for_a_photo_is_one() -> None:
+    assert set(SUFFIXES) >= PHOTO_SUFFIXES
 
 
 def test_links_are_followed_but_not_in_circles(classifier: Classifier, tmp_path: Path) -> None:

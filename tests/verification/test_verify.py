@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,12 @@ from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.artifacts.results import Verdict
 from catflap.cli.main import main
-from catflap.errors import CatflapError
+from catflap.errors import BadArtifact, CatflapError
+from catflap.exporting.drawings import drawn_photos
+from catflap.exporting.export import PIXEL_TOLERANCE
+from catflap.image import Frame, read_pixels
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.engines.onnx import open_model
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported
@@ -230,6 +237,69 @@ def test_golden_photos_come_back(tiny_bundle: Path) -> None:
     golden = read_golden(read_bundle(tiny_bundle))
     assert len(golden.photos) == len(golden.frames) == 4
     assert all(photo.startswith(b"\x89PNG") for photo in golden.photos)
+
+
+@pytest.mark.parametrize("side", [96, 128, 192, 352])
+def test_a_device_that_decodes_otherwise_fails(tiny_bundle: Path, tmp_path: Path, side: int) -> None:
+    """A bundle.json that says `full` of golden cases made `scaled` stands for a device that does so."""
+    frame = Frame(side, side)
+    photos = drawn_photos(frame)
+    frames = np.stack([read_pixels(photo, frame) for photo in photos])
+    graph = models.colour_model(np.ones((3, 2)) / 255, side=side)
+    arrays = {
+        "photos": np.frombuffer(b"".join(photos), np.uint8),
+        "ends": np.cumsum([len(photo) for photo in photos]),
+        "frames": frames,
+        "logits.fp32": open_model(graph)(frames),
+    }
+    golden = {"file": "golden.npz", "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE}
+    found = {}
+    for decode in ("scaled", "full"):
+        fields = {"frame": {**frame.to_json(), "decode": decode}, "golden": golden}
+        path = with_golden(tiny_bundle, tmp_path / "made.catflap", lambda _: arrays, **fields)
+        found[decode] = failed(verify(reworked(path, tmp_path / f"{decode}.catflap", graph)))
+    assert found == {"scaled": [], "full": ["pixels"]}
+
+
+def test_an_input_of_another_name_fails(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The camera page and the Node client feed by the name that bundle.json states."""
+    about = {**read_bundle(tiny_bundle).head["input"], "name": "nope"}
+    path = with_golden(tiny_bundle, tmp_path / "named.catflap", lambda arrays: arrays, input=about)
+    assert failed(verify(path)) == ["golden:fp32"]
+
+
+@pytest.mark.parametrize("width", [1279, 1280, 1281])
+def test_a_baseline_of_another_width_than_the_embedding_fails(
+    drawn_bundle: Exported, tmp_path: Path, width: int
+) -> None:
+    """Stated by the graph or not; the first photo that is recorded would be an error otherwise."""
+    import onnx
+
+    bundle = read_bundle(drawn_bundle.path)
+    about = {"groups": 5, "length": 0.5, "axes": "", "limit": 0.1, "strangeness": [0, 1]}
+    about["mean"] = base64.b64encode(bytes([1]) * width).decode()
+    variants = json.loads(json.dumps(bundle.head["variants"]))
+    labels = {label: {"share": 0.5, "embedding": about} for label in bundle.labels}
+    variants["fp32"]["baseline"] = {"photos": 9, "labels": labels}
+    path = with_golden(drawn_bundle.path, tmp_path / "wide.catflap", lambda arrays: arrays, variants=variants)
+    graph = onnx.load_from_string(bytes(bundle.members["fp32.onnx"]))
+    graph.graph.output[1].type.tensor_type.shape.dim[1].dim_param = "width"
+    silent = reworked(path, tmp_path / "silent.catflap", graph.SerializeToString())
+    fits = width == 1280
+    assert failed(verify(path)) == failed(verify(silent)) == ([] if fits else ["golden:fp32"])
+    with nullcontext() if fits else pytest.raises(BadArtifact, match="baseline"):
+        Classifier(path, "fp32")
+
+
+def test_a_verdict_does_not_vouch_for_bundle_json(drawn_bundle: Exported, tmp_path: Path) -> None:
+    """No hash in the file covers it: who changes it changes the sha256 that is printed, and that is all."""
+    bundle = read_bundle(drawn_bundle.path)
+    turned = list(reversed(bundle.labels))
+    path = with_golden(drawn_bundle.path, tmp_path / "turned.catflap", lambda arrays: arrays, labels=turned)
+    before, after = verify(drawn_bundle.path), verify(path)
+    assert after.passed
+    assert after.checks[0].value != before.checks[0].value
+    assert after.checks[0].limit == "every file as its bundle.json lists it"
 
 
 @pytest.mark.parametrize("path", ["", "none", "\0", "x" * 5000])

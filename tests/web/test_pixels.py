@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from catflap.exporting.drawings import scene
+from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import Frame, Pixels, encode, read_pixels
 from tests.image.make_golden import exif, ways, xmp
 from tests.web.conftest import file_server
@@ -135,6 +135,19 @@ def test_what_may_be_turned_unseen_is_refused(reader: Page) -> None:
     pixels = scene(3, 32, 32)
     assert in_browser(reader, encode(pixels, "TIFF"), Frame(8, 8)) == "unreadable"
     assert in_browser(reader, encode(pixels, "ICO"), Frame(8, 8)) == "unreadable"
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 128), (224, 224), (320, 320), (320, 96)])
+def test_the_large_golden_photo_gives_the_same_pixels(
+    reader: Page, fit: str, width: int, height: int
+) -> None:
+    """At every decode scale: a bundle that is exported today passes in a browser."""
+    frame = Frame(width, height, fit=fit)
+    photo = drawn_photos(frame)[2]
+    got = in_browser(reader, photo, frame)
+    assert not isinstance(got, str), got
+    assert np.abs(got.astype(int) - read_pixels(photo, frame)).max() <= 2
 
 
 def test_what_is_too_large_or_no_photo_is_refused(reader: Page) -> None:

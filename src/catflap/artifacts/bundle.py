@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle_zip import MAGIC, MAX_BYTES, NAME, decode_members, encode_members
-from catflap.artifacts.schema import faults, load_schema
+from catflap.artifacts.schema import faults, is_text, load_schema
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
 
@@ -199,6 +199,8 @@ def _check_head(head: Any, path: str) -> None:
         )
     found = [] if _is_shallow(head) else [f"it is nested more than {DEEPEST} deep"]
     found = found or faults(head, load_schema("bundle"))
+    if not found and not is_text(head):
+        found.append("a text in it holds half a letter, which is not Unicode")
     if not found:
         variants, untested = head["variants"].values(), head.get("untested", {})
         files = {head["golden"]["file"], *(entry["file"] for entry in (*variants, *untested.values()))}

@@ -17,7 +17,7 @@ from tempfile import NamedTemporaryFile
 from types import MappingProxyType
 from typing import Any
 
-from catflap.artifacts.schema import faults, load_schema
+from catflap.artifacts.schema import faults, is_text, load_schema
 from catflap.errors import BadArtifact, CatflapError
 
 Json = dict[str, Any]
@@ -239,6 +239,8 @@ def read_json(path: Path, kind: str) -> Json:
     """Read an artefact's JSON object; BadArtifact when it is absent, damaged or of another kind."""
     try:
         fields = json.loads(path.read_bytes())
+        if not is_text(fields):
+            raise ValueError("a text in it holds half a letter, which is not Unicode")
     except FileNotFoundError as error:
         raise BadArtifact(
             f"{path.parent} is not a {kind}: {path.name} is missing.", f"Name a {kind}."

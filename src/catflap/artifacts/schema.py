@@ -50,6 +50,15 @@ def faults(value: Any, schema: dict[str, Any], place: str = "$") -> list[str]:
     return found
 
 
+def is_text(value: Any) -> bool:
+    """Whether a JSON value can be written as UTF-8: an escape such as \\ud800 alone is half a letter."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _matches(pattern: str, value: str) -> bool:
     """As in JSON Schema, where $ is the end of the text; in Python a line break may follow it."""
     return re.search(re.sub(r"\$$", r"\\Z", pattern), value) is not None

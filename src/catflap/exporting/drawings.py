@@ -6,13 +6,19 @@ import struct
 
 import numpy as np
 
-from catflap.image import Pixels, encode
+from catflap.image import Frame, Pixels, encode
 
 ROTATED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6
+# At 1/s, and in how many px: a large photo costs the time of every check and the memory of a small device.
+# At 1/2 that is a frame of 790 px; a phone's 12 megapixels are decoded whole from 757 px on.
+SCALES = ((8, 4_300_000), (4, 4_300_000), (2, 10_000_000))
+NEVER_SCALED = (1700, 1300)  # px, for a frame at which no photo of that size is scaled
+STRIPES = 0.82  # of a pixel that is decoded at 1/s: thinner than two can show, so that they alias
+PATCH = 32  # px of the frame that the stripes cover at most, across and down
 
 
-def drawn_photos() -> tuple[bytes, ...]:
-    """The bytes of image files that between them take every path of the Frame; the same each time.
+def drawn_photos(frame: Frame | None = None) -> tuple[bytes, ...]:
+    """The bytes of image files that between them take every path of a Frame; the same each time.
 
     A plain JPEG of 500 × 375 px comes first; then a rotated one, a large one (scaled decode), grey,
     CMYK, a wide-gamut ICC profile, PNG with alpha, with a palette, with 16 bits, and lossless WebP.
@@ -20,7 +26,7 @@ def drawn_photos() -> tuple[bytes, ...]:
     return (
         encode(scene(0, 500, 375), "JPEG", quality=90),
         encode(scene(1, 320, 427), "JPEG", quality=92, exif=ROTATED),
-        encode(scene(2, 1700, 1300), "JPEG", quality=70, progressive=True),
+        encode(large_scene(frame or Frame()), "JPEG", quality=70, progressive=True),
         encode(scene(3, 333, 251)[..., 1], "JPEG", quality=90),
         encode(scene(4, 300, 300), "JPEG", "CMYK", quality=90),
         encode(scene(5, 311, 208), "JPEG", quality=90, icc_profile=wide_gamut_profile()),
@@ -48,6 +54,28 @@ def scene(seed: int, width: int, height: int) -> Pixels:
     picture[patch] = stripes[patch, None]
     pixels: Pixels = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     return pixels
+
+
+def large_scene(frame: Frame) -> Pixels:
+    """A drawn picture that a Frame decodes at 1/8, 1/4 or 1/2, and that shows at once where it does not.
+
+    Soft colours, whose pixels hardly depend on the decoder, and a patch of light and dark stripes, of which
+    a scaled decode leaves coarse ones and a full one next to nothing. The scale divides no side.
+    """
+    for scale, most in SCALES:
+        width, height = 2 * scale * frame.width + 3, 2 * scale * frame.height + 1
+        if width * height <= min(most, frame.max_pixels):
+            break
+    else:
+        width, height = NEVER_SCALED
+    x, y = np.arange(width)[None] / width, np.arange(height)[:, None] / height
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[..., 0], picture[..., 1], picture[..., 2] = 60 + 130 * x, 90 + 30 * x + 40 * y, 190 - 120 * y
+    across, down = (2 * scale * min(PATCH, side // 2) for side in (frame.width, frame.height))
+    left, top = (width - across) // 2, (height - down) // 2
+    patch = picture[top : top + down, left : left + across]
+    patch[:] = patch + np.rint(90 * np.sin(2 * np.pi * STRIPES / scale * np.arange(across)))[:, None]
+    return picture
 
 
 def _with_alpha(pixels: Pixels) -> Pixels:

@@ -88,7 +88,7 @@ def export(
     check_roles(checkpoint, dataset)
     check_variants(variants)
     unrun = untested_of(variants)
-    photos = (*drawn_photos(), *golden_photos)
+    photos = (*drawn_photos(checkpoint.frame), *golden_photos)
     check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(unrun)))
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
     source = source_of(checkpoint, dataset, seed, progress)

@@ -10,7 +10,9 @@ from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import read_pixels
 from catflap.progress import Progress, silent, told
+from catflap.runtime.engines.onnx import embedded
 from catflap.runtime.engines.opening import open_in, runnable
+from catflap.runtime.strangeness import check_width
 
 
 def check_bundle(
@@ -50,11 +52,15 @@ def check_pixels(bundle: Bundle, golden: Golden) -> Check:
 
 
 def check_answers(bundle: Bundle, golden: Golden, variant: Variant, threads: int | None = None) -> Check:
-    """The largest difference between a variant's golden logits and those that it gives here."""
+    """The largest difference between a variant's golden logits and those that it gives here.
+
+    Fails, too, when its embeddings are not those that its baseline describes.
+    """
     name = f"golden:{variant.name}"
     expected = golden.logits[variant.name]
     try:
-        answers = open_in(bundle, variant, threads)(golden.frames)
+        answers, embeddings = embedded(open_in(bundle, variant, threads), golden.frames)
+        check_width(variant, None if embeddings is None else embeddings.shape[1])
     except BadArtifact as error:
         return Check(name, False, error.what, variant.tolerance)
     if answers.shape != expected.shape or not np.isfinite(answers).all():

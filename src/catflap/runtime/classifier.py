@@ -15,10 +15,10 @@ from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, prior_weights, softmax
 from catflap.runtime.engines.model import Embeddings, Logits
-from catflap.runtime.engines.onnx import embedded
+from catflap.runtime.engines.onnx import embedded, embedding_width
 from catflap.runtime.engines.opening import choose, open_in
 from catflap.runtime.looks import Look, look_of
-from catflap.runtime.strangeness import read_familiar, strangeness_of
+from catflap.runtime.strangeness import check_width, read_familiar, strangeness_of, unfit
 
 
 class Classifier:
@@ -46,6 +46,7 @@ class Classifier:
         self.labels = self.bundle.labels
         self.frame = self.bundle.frame
         self.model = open_in(self.bundle, self.variant, threads)
+        check_width(self.variant, embedding_width(self.model))
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._embed = embed
         self._familiar = read_familiar(self.variant.baseline if embed else None, self.labels)
@@ -122,10 +123,7 @@ class Classifier:
         """How strange a photo is for its likeliest label under the prior of training; None when not known."""
         familiar = self._familiar[int(self.as_trained(probabilities[None])[0].argmax())]
         if not np.isfinite(embedding).all() or (familiar and len(familiar.mean) != len(embedding)):
-            raise BadArtifact(
-                f"The variant {self.variant.name} does not give the embedding that its baseline is of.",
-                "Run catflap verify, or export it again.",
-            )
+            raise unfit(self.variant)
         return None if familiar is None else strangeness_of(embedding, familiar)
 
 

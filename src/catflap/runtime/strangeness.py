@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.bundle import Variant
+from catflap.errors import BadArtifact
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -29,6 +32,22 @@ def read_familiar(baseline: Mapping[str, Any] | None, labels: Sequence[str]) -> 
     """What is usual for each label, from a variant's baseline, which was checked when the Bundle was read."""
     known = {} if baseline is None else baseline["labels"]
     return [_familiar(known.get(label, {}).get("embedding")) for label in labels]
+
+
+def check_width(variant: Variant, width: int | None) -> None:
+    """Raise BadArtifact when embeddings of this width are not those of a variant's baseline; None may be."""
+    labels = (variant.baseline or {"labels": {}})["labels"].values()
+    means = (entry["embedding"]["mean"] for entry in labels if "embedding" in entry)
+    if width is not None and any(len(base64.b64decode(mean)) != width for mean in means):
+        raise unfit(variant)
+
+
+def unfit(variant: Variant) -> BadArtifact:
+    """The error for embeddings that are not those of a variant's baseline."""
+    return BadArtifact(
+        f"The variant {variant.name} does not give the embedding that its baseline is of.",
+        "Run catflap verify, or export it again.",
+    )
 
 
 def strangeness_of(embedding: Vectors, familiar: Familiar) -> float:

@@ -13,6 +13,8 @@ from catflap.runtime.checks import check_bundle
 from catflap.runtime.engines.opening import why_not_here
 from catflap.runtime.signature import Signer, check_signature
 
+LISTED = "every file as its bundle.json lists it"
+
 
 def verify(
     path: str | os.PathLike[str],
@@ -23,7 +25,7 @@ def verify(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verdict:
-    """The Verdict on a Bundle on this machine: its bytes, its pixels and its variants' answers.
+    """The Verdict on a Bundle on this machine: its files, its pixels and its variants' answers.
 
     With a `signer` also that it was signed by that one. Without `variants` all whose runtime is here.
     A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge, and
@@ -40,12 +42,12 @@ def verify(
         signed = () if signer is None else (_signed(bundle, signer, signature),)
         checks = check_bundle(bundle, variants=variants, threads=threads, progress=progress)
     except BadArtifact as error:
-        return Verdict(os.fspath(path), (Check("integrity", False, error.what, "every byte as exported"),))
+        return Verdict(os.fspath(path), (Check("integrity", False, error.what, LISTED),))
     absent = {} if variants else {name: why_not_here(one) for name, one in bundle.variants.items()}
     unrun = {} if variants else {name: _converted(one["runtime"]) for name, one in bundle.untested.items()}
     return Verdict(
         os.fspath(path),
-        (Check("integrity", True, bundle.sha256, "every byte as exported"), *signed, *checks),
+        (Check("integrity", True, bundle.sha256, LISTED), *signed, *checks),
         {name: str(why) for name, why in absent.items() if why is not None} | unrun,
     )
 

@@ -62,7 +62,7 @@ def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]
 
 def config(bundle: Bundle, variant: Variant) -> str:
     """A variant's config.pbtxt: a ModelConfig of Triton as protobuf text; BadArtifact for an odd graph."""
-    open_in(bundle, variant, threads=1)  # which refuses other types, and an output of another name
+    open_in(bundle, variant, threads=1)  # which refuses other types, and ends of other names
     session = open_session(bundle.members[variant.file], threads=1)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     odd = [end.name for end in (*inputs, *outputs) if not NAME.fullmatch(end.name) or not end.shape]

@@ -24,9 +24,16 @@ _EXTERNAL = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 class OnnxModel:
     """A model on ONNX Runtime: call it with frames, uint8 (n, height, width, 3), for logits (n, labels)."""
 
-    def __init__(self, session: ort.InferenceSession, output: str | None = None) -> None:
-        """Raises BadArtifact when the session does not take frames and give logits, named `output`."""
+    def __init__(
+        self, session: ort.InferenceSession, output: str | None = None, source: str | None = None
+    ) -> None:
+        """Raises BadArtifact when the session does not take frames as `source` and give logits as `output`.
+
+        `embedding_width` is what the graph states of its embedding; None where it has none or does not say.
+        """
         inputs, outputs = session.get_inputs(), session.get_outputs()
+        if source is not None and source not in [end.name for end in inputs]:
+            raise BadArtifact(f"The model has no input {source!r:.100}.", "Export it again.")
         names = [end.name for end in outputs]
         self._target = output or names[0]
         if self._target not in names:
@@ -37,6 +44,8 @@ class OnnxModel:
             raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
         self._session = session
         self._source = inputs[0].name
+        stated = outputs[names.index(EMBEDDING)].shape[-1:] if self.has_embedding else []
+        self.embedding_width: int | None = stated[0] if stated and isinstance(stated[0], int) else None
 
     def __call__(self, frames: Pixels) -> Logits:
         """Logits, float32 (n, labels)."""
@@ -61,15 +70,16 @@ def open_model(
     *,
     optimise: bool = True,
     output: str | None = None,
+    source: str | None = None,
 ) -> OnnxModel:
     """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels).
 
     `threads` None lets ONNX Runtime use every core. `optimise` False runs the graph as it is
     written: quantised layers are then emulated in float, as a processor without int8 would.
-    `output` names the logits; None takes the first output. Raises BadArtifact when the bytes
-    are no such model, or keep tensors elsewhere.
+    `output` names the logits and `source` the frames; None takes the first. Raises BadArtifact when
+    the bytes are no such model, or keep tensors elsewhere.
     """
-    return OnnxModel(open_session(onnx, threads, optimise=optimise), output)
+    return OnnxModel(open_session(onnx, threads, optimise=optimise), output, source)
 
 
 def embedded(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
@@ -77,6 +87,11 @@ def embedded(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
     if isinstance(model, OnnxModel) and model.has_embedding:
         return model.with_embedding(frames)
     return model(frames), None
+
+
+def embedding_width(model: Model) -> int | None:
+    """How wide a model says that its embeddings are; None where it has none or does not say."""
+    return model.embedding_width if isinstance(model, OnnxModel) else None
 
 
 def open_session(

@@ -28,8 +28,9 @@ IN_TWO_FILES = ("openvino", "ncnn")  # the graph and its weights
 
 
 def open_in(bundle: Bundle, variant: Variant, threads: int | None = None) -> Model:
-    """`open_variant` for a variant of a Bundle, whose output must have the name that bundle.json gives it."""
-    return open_variant(bundle.members, variant, threads, output=bundle.head["output"]["name"])
+    """`open_variant` for a variant of a Bundle, whose ends must have the names that bundle.json gives."""
+    source, output = bundle.head["input"]["name"], bundle.head["output"]["name"]
+    return open_variant(bundle.members, variant, threads, output=output, source=source)
 
 
 def open_variant(
@@ -38,11 +39,12 @@ def open_variant(
     threads: int | None = None,
     *,
     output: str | None = None,
+    source: str | None = None,
 ) -> Model:
     """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), on its runtime.
 
-    `output` names the logits where graphs have names for them; None takes the first output. Raises the
-    error of `why_not_here`, and BadArtifact when the files are not what the runtime reads.
+    `output` names the logits and `source` the frames where graphs have names for them; None takes the
+    first. Raises the error of `why_not_here`, and BadArtifact when the files are not what the runtime reads.
     """
     why = why_not_here(variant)
     if why is not None:
@@ -53,7 +55,7 @@ def open_variant(
             "Export it again.",
         )
     engine = import_module(f"catflap.runtime.engines.{ENGINES[variant.runtime][0]}")
-    named = {"output": output} if variant.runtime == "onnxruntime" else {}
+    named = {"output": output, "source": source} if variant.runtime == "onnxruntime" else {}
     files = (members[name] for name in variant.members)
     model: Model = engine.open_model(*files, threads=threads, **named)
     return model
