@@ -23,6 +23,7 @@ from machine import header, in_turns
 from catflap.artifacts.bundle import Bundle, Variant, read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.machine import versions
+from catflap.runtime.engines.onnx import clips_pairs
 from catflap.runtime.engines.opening import open_variant, why_not_here
 
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "openvino", "ncnn", "executorch")
@@ -37,7 +38,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     args = parser.parse_args()
     bundle = read_bundle(args.bundle)
-    header(rounds=args.rounds, bundle=bundle.sha256, runtimes=versions(RUNTIMES))
+    header(
+        rounds=args.rounds, bundle=bundle.sha256, runtimes=versions(RUNTIMES), x64quantprecision=clips_pairs()
+    )
     frame = read_golden(bundle).frames[:1]
     timed = {threads: measure(bundle, frame, threads, args.rounds) for threads in (1, 2)}
     for name, variant in bundle.variants.items():
@@ -91,6 +94,7 @@ def bare_onnx(members: Members, variant: Variant, frame: np.ndarray, threads: in
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.x64quantprecision", "1" if clips_pairs() else "0")
     session = ort.InferenceSession(bytes(members[variant.file]), options)
     source = session.get_inputs()[0].name
     picture = frame[0] if variant.takes_photos else frame

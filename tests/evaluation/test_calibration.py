@@ -156,6 +156,15 @@ def test_decide_needs_exactly_one_label():
     assert decide(p[:0], ["a", "b", "c"], 0.5) == []
 
 
+def test_a_tie_with_the_threshold_is_one_on_every_machine():
+    """int8 answers come in steps: here the second label is where the threshold was found."""
+    threshold = float(softmax(np.array([1.75, 1.25]), 1.3)[1])
+    tie = np.array([1 - threshold, threshold])
+    for p in (tie, tie.astype(np.float32), np.nextafter(tie, 0), tie * (1 - 5e-6)):
+        assert decide(p, ["a", "b"], threshold) == ["unsure"]
+    assert decide(tie * (1 - 1e-4), ["a", "b"], threshold) == ["a"]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=60), st.floats(0.001, 0.999))
 def test_enough_calibration_photos_reach_the_threshold(p_true, error_rate):

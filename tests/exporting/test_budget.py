@@ -36,12 +36,17 @@ def test_what_fits_is_kept_the_best_first() -> None:
 def test_test_photos_choose_nothing() -> None:
     lucky = {**COSTS["int8"], "accuracy": 0.999}
     assert choose({**COSTS, "int8": lucky}, Clock(Budget(max_mb=20))) == ["fp32", "fp16", "int8"]
+    unlucky = {**COSTS["fp16"], "accuracy": 0.5}
+    costs = {**COSTS, "int8": lucky, "fp16": unlucky}
+    assert choose(costs, Clock(Budget(min_accuracy=0.991))) == ["fp32", "fp16"]
 
 
 def test_when_nothing_fits_the_nearest_is_named() -> None:
     with pytest.raises(Refused, match=r"Nearest is int8: 3\.80 MB of 3 allowed \(misses\), 5\.00 ms here"):
         chosen(max_mb=3, max_ms=6)
-    with pytest.raises(Refused, match=r"Nearest is fp32: accuracy 0\.9920 of 0\.995 wanted \(misses\)"):
+    with pytest.raises(
+        Refused, match=r"Nearest is fp32: accuracy 0\.9920 of 0\.995 wanted on calibration photos \(misses\)"
+    ):
         chosen(min_accuracy=0.995)
 
 

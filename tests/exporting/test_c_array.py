@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
-from catflap.exporting.unpacking.c_array import _string
+from catflap.exporting.unpacking.c_array import _string, _threshold
 from catflap.runtime.decisions import decide, softmax
 from tests.artifacts.samples import with_litert
 from tests.drawn import Exported
@@ -36,6 +37,23 @@ int main(void) {
   }
   for (int i = 0; i < CATFLAP_LABELS; ++i) fprintf(stderr, "%s\\n", catflap_labels[i]);
   fprintf(stderr, "%d %d\\n", (int)((size_t)catflap_model % 16), CATFLAP_GOLDEN_TOLERANCE);
+  return 0;
+}
+"""
+TIES = """
+#include <stdio.h>
+#include "catflap_golden.h"
+static const float thresholds[] = {%s};
+int main(void) {
+  for (unsigned long n = 0; n < sizeof(thresholds) / sizeof(*thresholds); ++n) {
+    threshold = thresholds[n];
+    for (int a = -128; a < 128; ++a) {
+      const int8_t answer[CATFLAP_LABELS] = {(int8_t)a, (int8_t)(-1 - a)};
+      float probabilities[CATFLAP_LABELS];
+      catflap_probabilities(answer, probabilities);
+      printf("%%d ", catflap_decide(probabilities));
+    }
+  }
   return 0;
 }
 """
@@ -103,6 +121,28 @@ def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compile
         assert number == {"unsure": "-1"}.get(decision, decision)
     assert lines[256:258] == list(opened.labels)
     assert lines[258] == "0 4"  # aligned; 2.0 logits are four steps
+
+
+def test_a_tie_with_the_threshold_is_unsure_in_float32_too(folder: Path, bundle: Path) -> None:
+    """The threshold is what a calibration photo had, and answers come in steps: so each step is tried."""
+    variant = read_bundle(bundle).variant("litert-micro")
+    levels = np.arange(-128, 128)
+    logits = (np.stack([levels, -1 - levels], axis=1) * (56 / 127.5)).astype(np.float32)
+    expected = softmax(logits, variant.temperature)
+    thresholds = [float(row.min()) for row in expected[128:]]
+
+    header = folder / "catflap_model.h"
+    line = re.compile(r"#define CATFLAP_THRESHOLD (.*)")
+    assert line.search(header.read_text())[1] == _threshold(variant.decision["threshold"])
+    header.write_text(
+        line.sub("static float threshold;\n#define CATFLAP_THRESHOLD threshold", header.read_text())
+    )
+    ended = compiled(folder, TIES % ", ".join(map(_threshold, thresholds)), "gcc")
+    told = np.array(ended.stdout.split(), int).reshape(len(thresholds), 256)
+    for row, threshold in zip(told, thresholds, strict=True):
+        decisions = decide(expected, ("0", "1"), threshold)
+        assert "unsure" in decisions
+        assert [{-1: "unsure"}.get(number, str(number)) for number in row.tolist()] == decisions
 
 
 def test_every_label_survives(tmp_path: Path) -> None:

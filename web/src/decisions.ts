@@ -31,9 +31,14 @@ export function fieldPrior(trained: number[], label: number, share: number): num
   return trained.map((was, index) => (index === label ? share : was * ((1 - share) / rest)));
 }
 
+/** Whether a probability reaches the threshold, or is a hundred-thousandth below it: answers come in steps. */
+export function reaches(probability: number, threshold: number): boolean {
+  return probability >= threshold * (1 - 1e-5);
+}
+
 /** The label that alone reaches the threshold, else "unsure". */
 export function decide(probabilities: number[], labels: readonly string[], threshold: number): string {
-  const reached = labels.filter((_, index) => probabilities[index] >= threshold);
+  const reached = labels.filter((_, index) => reaches(probabilities[index], threshold));
   return reached.length === 1 ? reached[0] : UNSURE;
 }
 

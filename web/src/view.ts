@@ -1,6 +1,6 @@
 // What the page shows: the answer, the history and the checks. It keeps no state of its own.
 
-import { UNSURE, type Prediction } from "./decisions";
+import { reaches, UNSURE, type Prediction } from "./decisions";
 import type { CaseResult } from "./messages";
 import { text } from "./text";
 
@@ -57,7 +57,7 @@ export function showAnswer(prediction: Prediction, threshold: number, trusted: b
   rows.forEach(([name, share], index) => {
     const row = list.children[index] as HTMLElement;
     fillBar(row, name, share, threshold);
-    row.classList.toggle("reached", trusted && share >= threshold);
+    row.classList.toggle("reached", trusted && reaches(share, threshold));
   });
 }
 

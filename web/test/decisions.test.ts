@@ -27,6 +27,9 @@ describe("decisions", () => {
     expect(decide([0.7, 0.3], ["cat", "dog"], 0.4)).toBe("cat");
     expect(decide([0.55, 0.45], ["cat", "dog"], 0.4)).toBe("unsure");
     expect(decide([0.55, 0.45], ["cat", "dog"], 0.8)).toBe("unsure");
+    const threshold = 0.45;
+    expect(decide([0.55, threshold * (1 - 1e-6)], ["cat", "dog"], threshold)).toBe("unsure"); // a tie
+    expect(decide([0.55, threshold * (1 - 1e-4)], ["cat", "dog"], threshold)).toBe("cat");
     expect(predict([0.3, 0.7], ["cat", "dog"], 0.5)).toMatchObject({ label: "dog", probability: 0.7, decision: "dog" });
   });
 });

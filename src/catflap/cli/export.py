@@ -38,7 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--max-ms", type=float, metavar="MS", help="milliseconds that its network may take for one frame"
     )
     limits.add_argument(
-        "--min-accuracy", type=float, metavar="SHARE", help="share of the test photos that it must get right"
+        "--min-accuracy",
+        type=float,
+        metavar="SHARE",
+        help="share of the calibration photos that it must get right",
     )
     limits.add_argument(
         "--threads",

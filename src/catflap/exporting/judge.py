@@ -126,8 +126,9 @@ def golden_tolerance(
 ) -> float:
     """By how much a golden logit may differ elsewhere: a share, or twice what plain arithmetic changes here.
 
-    Processors without int8 instructions emulate them in float, and then round otherwise; only ONNX
-    Runtime can be told to do so here, whose graphs call their logits `output`.
+    Runtimes and cards without int8 emulate it in float, and then round otherwise; only ONNX Runtime can be
+    told to do so here, whose graphs call their logits `output`. Processors do not differ: what those without
+    VNNI would cut off, `open_session` has them sum exactly.
     """
     least = precision.spread * float(np.abs(logits).max())
     if variant.runtime != "onnxruntime":

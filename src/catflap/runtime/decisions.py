@@ -12,6 +12,7 @@ from catflap.artifacts.results import UNSURE
 from catflap.errors import CatflapError
 
 Probabilities: TypeAlias = npt.NDArray[np.float64]
+TIE = 1e-5  # of a threshold: more than float32 and other machines err by, less than a step of int8 answers
 MOST_APART = 1e200  # so that no product with a probability leaves the range of a double
 
 
@@ -62,8 +63,10 @@ def prior_weights(trained: npt.ArrayLike, field: npt.ArrayLike) -> npt.NDArray[n
 def decide(probabilities: npt.ArrayLike, labels: Sequence[str], threshold: float) -> list[str]:
     """A label for each row of probabilities (n, classes), or "unsure".
 
-    The answer is a label when that label alone reaches the threshold (`conformal_threshold`).
+    The answer is a label when that label alone reaches the threshold (`conformal_threshold`). LiteRT's int8
+    answers come in steps, and the threshold is often one of them: a hundred-thousandth below it counts as
+    reached, so that every machine sees the tie.
     """
-    reached = np.atleast_2d(np.asarray(probabilities, np.float64)) >= threshold
+    reached = np.atleast_2d(np.asarray(probabilities, np.float64)) >= threshold * (1 - TIE)
     sole, first = reached.sum(axis=1) == 1, reached.argmax(axis=1)
     return [labels[label] if alone else UNSURE for alone, label in zip(sole, first, strict=True)]

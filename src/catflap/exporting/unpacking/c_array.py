@@ -14,6 +14,7 @@ from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
 from catflap.artifacts.folder import whole_folder
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
+from catflap.runtime.decisions import TIE
 from catflap.runtime.engines.opening import why_not_here
 
 RUNTIME = "litert-micro"
@@ -40,7 +41,8 @@ HEADER = """\
 #define CATFLAP_OUTPUT_ZERO_POINT {output_zero}
 
 #define CATFLAP_TEMPERATURE {temperature}  // divides the logits before the softmax
-#define CATFLAP_THRESHOLD {threshold}  // a label that alone reaches it is the answer, else "unsure"
+// A label that alone reaches it is the answer, else "unsure". A hundred-thousandth below that of bundle.json.
+#define CATFLAP_THRESHOLD {threshold}
 
 #ifdef __cplusplus
 extern "C" {{
@@ -157,7 +159,7 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "output_scale": _float(opened.answered.scale),
         "output_zero": opened.answered.zero,
         "temperature": _float(variant.temperature),
-        "threshold": _float(variant.decision["threshold"]),
+        "threshold": _threshold(variant.decision["threshold"]),
         "cases": min(CASES, len(frames)),
         "tolerance": max(1, int(variant.tolerance / opened.answered.scale)),
     }
@@ -190,6 +192,11 @@ def _rows(numbers: Iterable[int]) -> str:
 def _float(value: float) -> str:
     """A number as C writes it, the same in float32."""
     return f"{np.format_float_scientific(np.float32(value), trim='0')}f"
+
+
+def _threshold(value: float) -> str:
+    """A threshold as C writes it, so far below that float32 reaches it where Python does."""
+    return _float(value * (1 - TIE))
 
 
 def _string(text: str) -> str:
