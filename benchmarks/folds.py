@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,10 @@ def show(logits: Any, labels: Any, groups: Any, names: tuple[str, ...]) -> None:
 def together(roles: list[Photos]) -> Photos:
     """The photos of all roles as one."""
     columns = ("ids", "labels", "groups", "shards", "offsets", "lengths")
-    joined = (np.concatenate([getattr(photos, name) for photos in roles]) for name in columns)
-    return Photos(roles[0].folder, *joined)
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(photos, name) for photos in roles]) for name in columns
+    }
+    return replace(roles[0], **joined)
 
 
 if __name__ == "__main__":

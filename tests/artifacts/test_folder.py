@@ -311,6 +311,13 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(full_disk: Path) -> None:
     assert (full_disk / "thing" / "data.txt").read_text() == "1"
 
 
+def test_a_mount_point_is_told_before_any_work_is_done(mount_small: Callable[[str], Path]) -> None:
+    place = mount_small("1m")
+    with pytest.raises(CatflapError, match=r"small is a mount point\. Use -o .*small/NAME\."):
+        refuse_foreign(place, "thing.json")
+    refuse_foreign(place / "NAME", "thing.json")
+
+
 def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
     """A source that cannot be read must not be told as a target that cannot be written alone."""
     with (

@@ -115,6 +115,25 @@ def test_a_part_that_was_cut_short_is_made_again(photos: Path, whole: Manifest, 
     assert scan(photos, tmp_path / "m", workers=1).sha256 == whole.sha256
 
 
+def test_a_part_with_a_photo_that_could_not_be_read_is_made_again(whole: Manifest, tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos", 150)
+    photo, away = root / "cat" / "003.jpg", tmp_path / "away.jpg"
+
+    def stop(step: str, done: int, total: int) -> None:
+        if (step, done) == ("scan", 0):
+            photo.rename(away)
+        if step == "duplicates":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(root, tmp_path / "m", workers=1, progress=stop)
+    away.rename(photo)
+    started: list[int] = []
+    manifest = scan(root, tmp_path / "m", workers=1, progress=lambda _, done, __: started.append(done))
+    assert started[0] == 300 - 16, "the other parts are kept"
+    assert (manifest.sha256, manifest.reasons) == (whole.sha256, whole.reasons)
+
+
 def test_a_worker_that_dies_costs_nothing(photos: Path, whole: Manifest, tmp_path: Path) -> None:
     """Every worker that can be found is killed a few times while the scan runs."""
     psutil = pytest.importorskip("psutil")

@@ -77,6 +77,43 @@ def test_artifacts_that_are_damaged_say_so(tmp_path: Path) -> None:
             load(folder)
 
 
+def test_a_dataset_that_is_prepared_anew_while_it_is_in_use_is_told(tmp_path: Path) -> None:
+    manifest = scan(class_folders(tmp_path / "photos", 30), tmp_path / "m", workers=1)
+    dataset = prepare(manifest, tmp_path / "d", pixels=True)
+    photos, taken = dataset.photos("train"), dataset.photos("train").take(np.arange(3))
+    first = photos[0]
+    new = prepare(manifest, tmp_path / "d", seed=1, pixels=True)
+    for _ in range(2):
+        for read in (
+            lambda: photos[0],
+            lambda: taken[2],
+            dataset.train_pixels,
+            lambda: dataset.photos("test"),
+        ):
+            with pytest.raises(BadArtifact, match=r"d was prepared anew while it was in use\. Start again\."):
+                read()
+        assert [new.photos(role)[0] for role in ROLES], "and is in memory now"
+        assert new.train_pixels() is not None
+    prepare(manifest, tmp_path / "d", pixels=True)
+    assert photos[0] == first, "it is the same again"
+    assert len(dataset.photos("test")) == dataset.roles["test"]
+
+
+def test_a_dataset_of_other_photos_of_the_same_sizes_is_told(tmp_path: Path) -> None:
+    """Every offset and length fits; only what is there tells."""
+    for name in ("one", "two"):
+        for place, label in enumerate(("cat", "dog")):
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(20):
+                noise = np.random.default_rng([name == "one", place, number]).integers(0, 256, (64, 64, 3))
+                Image.fromarray(noise.astype(np.uint8)).save(tmp_path / name / label / f"{number:02}.bmp")
+    dataset = prepare(scan(tmp_path / "one", tmp_path / "m1", workers=1), tmp_path / "d")
+    photos = dataset.photos("train")
+    prepare(scan(tmp_path / "two", tmp_path / "m2", workers=1), tmp_path / "d")
+    with pytest.raises(BadArtifact, match="was prepared anew"):
+        photos[0]
+
+
 def test_photos_that_changed_after_the_scan_are_not_packed(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "photos", 12)
     manifest = scan(source, tmp_path / "m", workers=1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.report import load_report
 from catflap.cli.prepare import frame_of, framing
-from catflap.errors import CatflapError, MissingExtra, Refused
+from catflap.data.scan import scan
+from catflap.errors import BadArtifact, CatflapError, MissingExtra, Refused
 from catflap.exporting.forms import FORMS, PACKAGES, QUANTISERS, check_tools
 from catflap.image import Frame, encode
 from catflap.pipeline.build import build
@@ -54,6 +58,84 @@ def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     assert load_report(first["report"]).page == Path(first["page"])  # as `evaluate` has it
     assert first["photos"]["found"] == 60
     assert first["variants"]["int8"]["flips"] == drawn_bundle.answer["variants"]["int8"]["fidelity"]["flips"]
+
+
+@contextmanager
+def absent(photo: Path) -> Iterator[None]:
+    """A photo that cannot be read for a while."""
+    away = photo.with_suffix(".away")
+    photo.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(photo)
+
+
+@contextmanager
+def changed(photo: Path) -> Iterator[None]:
+    """A photo that has other pixels for a while, at the same size and time."""
+    data, status = photo.read_bytes(), photo.stat()
+    middle = len(data) // 2
+    try:
+        photo.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+        yield
+    finally:
+        photo.write_bytes(data)
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_photos_that_could_not_be_read_are_looked_at_again(built: Path, drawn_bundle: Exported) -> None:
+    photos, manifest = drawn_bundle.path.with_name("photos"), built.with_suffix(".build") / "manifest"
+    with ExitStack() as meanwhile:
+
+        def vanish(step: str, done: int, total: int) -> None:
+            if (step, done) == ("scan", 0):
+                meanwhile.enter_context(absent(photos / "cat" / "07.jpg"))
+
+        assert scan(photos, manifest, workers=1, progress=vanish).reasons == {"unreadable": 1}
+    summary = build(photos, built, frame=FRAME)
+    assert (summary["photos"]["found"], summary["photos"]["quarantined"]) == (60, 0)
+    assert made(summary) == ["scan", "evaluate"], "the others were made from all photos"
+    assert made(build(photos, built, frame=FRAME)) == []
+
+
+@pytest.mark.parametrize("why", ["damaged", "outdated"])
+def test_a_manifest_that_no_dataset_can_be_made_of_is_made_again(
+    why: str, built: Path, drawn_bundle: Exported
+) -> None:
+    photos, work, before = (
+        drawn_bundle.path.with_name("photos"),
+        built.with_suffix(".build"),
+        built.read_bytes(),
+    )
+    shutil.rmtree(work / "dataset")
+    if why == "damaged":
+        table = work / "manifest" / "photos.parquet"
+        table.write_bytes(table.read_bytes()[:-9])
+    else:
+        with changed(photos / "cat" / "07.jpg"):
+            scan(photos, work / "manifest", workers=1)
+    assert made(build(photos, built, frame=FRAME)) == ["scan", "prepare", "evaluate"]
+    assert built.read_bytes() == before
+
+
+def test_photos_that_change_all_the_time_are_one_error(built: Path, drawn_bundle: Exported) -> None:
+    photos, work = drawn_bundle.path.with_name("photos"), built.with_suffix(".build")
+    shutil.rmtree(work / "dataset")
+    scans = 0
+    with ExitStack() as meanwhile:
+
+        def change(step: str, done: int, total: int) -> None:
+            nonlocal scans
+            scans += (step, done) == ("scan", 0)
+            if (step, done) == ("prepare", 0):
+                meanwhile.enter_context(changed(photos / "cat" / f"0{scans}.jpg"))
+
+        with pytest.raises(BadArtifact, match=r"has changed .*\. Delete .*manifest and build again\."):
+            build(photos, built, frame=FRAME, progress=change)
+    assert scans == 1
+    assert not (work / "dataset").exists()
 
 
 def test_a_kept_bundle_that_does_not_pass_here_is_refused(built: Path, drawn_bundle: Exported) -> None:

@@ -159,6 +159,21 @@ def test_where_nothing_can_be_written_nothing_is_trained(
     assert (tmp_path / "file").read_bytes() == b"precious"
 
 
+def test_two_trainings_into_one_place_do_not_mix(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    tried = []
+
+    def again(step: str, done: int, total: int) -> None:
+        if not tried:
+            tried.append(step)
+            with pytest.raises(CatflapError, match="Another train is writing"):
+                train(drawn_dataset, tmp_path / "made")
+            train(drawn_dataset, tmp_path / "other")
+
+    train(drawn_dataset, tmp_path / "made", progress=again)
+    assert tried
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "other"}
+
+
 @pytest.mark.parametrize("name", ["efficientnet_lite0", RESNET8])
 def test_a_gradient_costs_about_twice_the_answer(name: str) -> None:
     """Convolutions of groups, too: all of Lite0's larger ones are depthwise."""

@@ -27,10 +27,12 @@ class Photos:
     """The photos of one role, by position: `photos[i]` is the bytes of the i-th.
 
     `ids` are sha256 hexadecimal, `labels` int64 class numbers, `groups` int64 near-duplicate
-    groups; all have the shape (n,).
+    groups; all have the shape (n,). `sha256` and `made_from` are the Dataset's.
     """
 
     folder: Path
+    sha256: str
+    made_from: str
     ids: npt.NDArray[np.str_]
     labels: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
@@ -45,19 +47,24 @@ class Photos:
         start = int(self.offsets[position])
         path = self.folder / SHARDS / str(self.shards[position])
         try:
-            photo = _shard(path)[start : start + int(self.lengths[position])]
+            photo = self._shard(path)[start : start + int(self.lengths[position])]
             if len(photo) == self.lengths[position]:
                 return photo
             why = "it is cut short"
         except (OSError, ValueError) as error:
             why = str(error)
+        _refuse_another(self.folder, self.sha256, self.made_from)
         what = f"{path} does not hold the photo {self.ids[position]}: {why}."
         raise BadArtifact(what, "Run catflap prepare again.")
 
     def take(self, positions: npt.NDArray[np.int64]) -> Photos:
         """The photos at some positions, in that order."""
         columns = ("ids", "labels", "groups", "shards", "offsets", "lengths")
-        return Photos(self.folder, *(getattr(self, name)[positions] for name in columns))
+        return replace(self, **{name: getattr(self, name)[positions] for name in columns})
+
+    def _shard(self, path: Path) -> mmap.mmap:
+        status = path.stat()
+        return _open_shard(path, status.st_ino, status.st_mtime_ns, self.sha256, self.made_from)
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,9 @@ class Dataset:
         """The photos of a role (train, validation, calibration or test), in index order."""
         if role not in ROLES:
             raise CatflapError(f"There is no role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
-        columns = _index(self.path, self.sha256, role)
+        columns = _index(self.path, self.sha256, self.made_from, role)
         names = ("id", "label", "group", "shard", "offset", "length")
-        return Photos(self.path, *(columns[name] for name in names))
+        return Photos(self.path, self.sha256, self.made_from, *(columns[name] for name in names))
 
     def needed(self, role: str) -> Photos:
         """The photos of a role without which a step cannot go on; CatflapError when there are none."""
@@ -116,6 +123,7 @@ class Dataset:
         except (OSError, ValueError) as error:
             why = f"{path} cannot be read: {error}."
             raise BadArtifact(why, "Run catflap prepare --pixels again.") from error
+        _refuse_another(self.path, self.sha256, self.made_from)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or (len(pixels), pixels.shape[3]) != (
             self.roles["train"], 3,
         ):  # fmt: skip
@@ -154,12 +162,20 @@ def load_dataset(path: Path | str) -> Dataset:
     )
 
 
+def _refuse_another(path: Path, sha256: str, made_from: str) -> None:
+    """Raise BadArtifact when a folder holds another Dataset by now."""
+    there = load_dataset(path)
+    if (there.sha256, there.made_from) != (sha256, made_from):
+        raise BadArtifact(f"{path} was prepared anew while it was in use.", "Start again.")
+
+
 @lru_cache(maxsize=len(ROLES))
-def _index(path: Path, sha256: str, role: str) -> dict[str, npt.NDArray[Any]]:
-    """One role's rows as NumPy columns; the hash is in the key, so that a new Dataset is read anew."""
+def _index(path: Path, sha256: str, made_from: str, role: str) -> dict[str, npt.NDArray[Any]]:
+    """One role's rows as NumPy columns; the hashes are in the key, so that a new Dataset is read anew."""
     from catflap.artifacts.tables import read_table
 
     table = read_table(path / INDEX, role=role)
+    _refuse_another(path, sha256, made_from)
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     for name in ("id", "shard"):
         columns[name] = columns[name].astype(np.str_)
@@ -168,13 +184,10 @@ def _index(path: Path, sha256: str, role: str) -> dict[str, npt.NDArray[Any]]:
     return columns
 
 
-def _shard(path: Path) -> mmap.mmap:
-    status = path.stat()
-    return _open_shard(path, status.st_ino, status.st_mtime_ns)
-
-
 @lru_cache(maxsize=256)
-def _open_shard(path: Path, inode: int, modified_ns: int) -> mmap.mmap:
-    """Map a shard once a process; inode and time are in the key, so a replaced file is mapped anew."""
+def _open_shard(path: Path, inode: int, modified_ns: int, sha256: str, made_from: str) -> mmap.mmap:
+    """Map a shard once a process; inode and time are in the key, so that a replaced file is noticed."""
     with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        shard = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _refuse_another(path.parent.parent, sha256, made_from)  # after it was opened, for all is replaced at once
+    return shard

@@ -129,12 +129,14 @@ def replaced(target: Path) -> Iterator[Path]:
 def refuse_foreign(target: Path, marker: str) -> None:
     """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind.
 
-    And when it holds a file that no such artefact has, for that would be lost.
+    And when it is a mount point, or holds a file that no such artefact has, for that would be lost.
     """
     if not target.name:
         raise CatflapError(f"{target} is no name for a folder to be made.", "Choose another output name.")
     if not os.path.lexists(target):
         return
+    if os.path.ismount(target):  # which cannot be renamed
+        raise CatflapError(f"{target} is a mount point.", f"Use -o {target / 'NAME'}.")
     folder = target.is_dir() and not target.is_symlink()
     if not (folder and ((target / marker).exists() or not any(target.iterdir()))):
         raise CatflapError(
@@ -188,6 +190,26 @@ def check_place(target: Path) -> None:
             pass
     except (OSError, ValueError, RuntimeError) as error:  # the last is a loop of links
         raise unwritable(target, error) from error
+
+
+@contextmanager
+def only_writer(target: Path, verb: str) -> Iterator[None]:
+    """Raise CatflapError while another process writes the same target; what a killed one held is free."""
+    path = target.with_name(f".{target.name}.{verb}")
+    try:
+        held = _lock(path)
+    except BlockingIOError as error:
+        raise CatflapError(
+            f"Another {verb} is writing {target}.", "Wait for it, or choose another output name."
+        ) from error
+    except OSError as error:
+        raise unwritable(target, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(held)
 
 
 def unwritable(target: Path, error: Exception) -> CatflapError:
@@ -277,6 +299,25 @@ def _hold(folder: Path) -> int:
     with suppress(OSError):  # some file systems lock nothing
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
+
+
+def _lock(path: Path) -> int:
+    """The descriptor of a file that was locked in its place; BlockingIOError where somebody else holds it."""
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except OSError:
+            return descriptor  # some file systems lock nothing
+        with suppress(FileNotFoundError):  # who held it has removed it meanwhile
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
 
 
 def _is_held(path: Path) -> bool:

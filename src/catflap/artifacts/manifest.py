@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MARKER = "manifest.json"
 TABLE = "photos.parquet"
+UNREADABLE = "unreadable"  # a reason that may have passed: no permission, a store that did not answer
 DIGESTED = ["id", "label", "group", "status", "role"]
 
 

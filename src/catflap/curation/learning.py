@@ -67,7 +67,8 @@ def everyone(dataset: Dataset) -> Everyone:
     ]
     order = np.argsort(columns[0], kind="stable")
     roles = np.repeat(ROLES, [len(part) for part in parts])
-    return Everyone(Photos(dataset.path, *(column[order] for column in columns)), roles[order])
+    ordered = (column[order] for column in columns)
+    return Everyone(Photos(dataset.path, dataset.sha256, dataset.made_from, *ordered), roles[order])
 
 
 def examine(extractor: Extractor, photos: Photos, classes: int, seed: int, progress: Progress) -> Opinion:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
-from catflap.artifacts.dataset import load_dataset
-from catflap.artifacts.manifest import load_manifest
+from catflap.artifacts.dataset import Dataset, load_dataset
+from catflap.artifacts.manifest import UNREADABLE, Manifest, load_manifest
 from catflap.artifacts.report import Report, load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
@@ -45,9 +45,10 @@ def build(
     """Walk the whole line: scan, prepare, train, export, verify, evaluate; returns a summary.
 
     The artefacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is
-    skipped, so that a stopped build goes on where it was. Where neither a frame is given nor anything that
-    a plan says about backbone, recipe, time or trials, validation chooses between Lite0 at 288 px and the
-    slim Lite2 at 320 px. Raises Refused when the Bundle does not pass here, be it an earlier run's.
+    skipped, so that a stopped build goes on where it was; photos that could not be read are looked at again.
+    Where neither a frame is given nor anything that a plan says about backbone, recipe, time or trials,
+    validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px. Raises Refused when the Bundle
+    does not pass here, be it an earlier run's.
     """
     out = Path(out)
     check_out(out)
@@ -59,16 +60,7 @@ def build(
     frame = frame or Frame()
     steps: Steps = {}
 
-    scanned = scan_fingerprint(source)
-    manifest = _step(
-        steps, "scan", lambda: load_manifest(work / "manifest"), lambda found: found.made_from == scanned,
-        lambda: scan(source, work / "manifest", progress=progress),
-    )  # fmt: skip
-    prepared = prepare_fingerprint(manifest, frame=frame, seed=plan.seed)
-    dataset = _step(
-        steps, "prepare", lambda: load_dataset(work / "dataset"), lambda found: found.made_from == prepared,
-        lambda: prepare(manifest, work / "dataset", frame=frame, seed=plan.seed, progress=progress),
-    )  # fmt: skip
+    manifest, dataset = _prepared(source, work, frame, plan.seed, steps, progress)
     trained = plan.fingerprint(dataset)
     checkpoint = _step(
         steps, "train", lambda: load_checkpoint(work / "checkpoint"),
@@ -91,6 +83,36 @@ def build(
     )  # fmt: skip
     photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
     return _summary(bundle, photos, checkpoint, report, steps)
+
+
+def _prepared(
+    source: Path | str, work: Path, frame: Frame, seed: int, steps: Steps, progress: Progress
+) -> tuple[Manifest, Dataset]:
+    """Scan and prepare; scan afresh where the Manifest of an earlier run turns out damaged or outdated."""
+    found, made_from = work / "manifest", scan_fingerprint(source)
+
+    def scanned(fresh: Callable[[Manifest], bool]) -> Manifest:
+        return _step(
+            steps, "scan", lambda: load_manifest(found), fresh,
+            lambda: scan(source, found, progress=progress),
+        )  # fmt: skip
+
+    def prepared(manifest: Manifest) -> Dataset:
+        made_from = prepare_fingerprint(manifest, frame=frame, seed=seed)
+        return _step(
+            steps, "prepare", lambda: load_dataset(work / "dataset"),
+            lambda kept: kept.made_from == made_from,
+            lambda: prepare(manifest, work / "dataset", frame=frame, seed=seed, progress=progress),
+        )  # fmt: skip
+
+    manifest = scanned(lambda kept: kept.made_from == made_from and UNREADABLE not in kept.reasons)
+    while True:
+        try:
+            return manifest, prepared(manifest)
+        except BadArtifact as error:
+            if not steps["scan"]["skipped"]:
+                raise BadArtifact(error.what, f"Delete {found} and build again.") from error
+        manifest = scanned(lambda _: False)
 
 
 def _verify(out: Path, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import check_place, refuse_foreign, whole_folder
+from catflap.artifacts.folder import check_place, only_writer, refuse_foreign, whole_folder
 from catflap.errors import CatflapError, why
 from catflap.evaluation.metrics import measure
 from catflap.progress import Progress, silent
@@ -55,13 +56,20 @@ def train(
 
     A stopped run goes on where it was: features are cached, the loop resumes exactly. Under torchrun all
     processes share each batch; with the strategy "fsdp" they share the weights, too.
-    Raises CatflapError for a plan that cannot be followed.
+    Raises CatflapError for a plan that cannot be followed, or while another process trains into `out`.
     """
     plan.check()
     check_strategy(strategy)
     out = Path(out)
     refuse_foreign(out, MARKER)
     check_place(out)
+    with only_writer(out, "train") if is_first_process() else nullcontext():  # the others write nothing
+        return _train(dataset, out, plan, device, strategy, progress, watch)
+
+
+def _train(
+    dataset: Dataset, out: Path, plan: Plan, device: str, strategy: str, progress: Progress, watch: Watch
+) -> Checkpoint:
     bill = Bill()
     progress = bill.metered(progress)
     device = pick_device(device)

@@ -160,9 +160,9 @@ def _packed(shrink: int, labelled: tuple[dict[str, Any], int]) -> Member:
     try:
         data = read_photo(row["uri"], row["offset"], row["bytes"], FRAME.max_bytes)
     except BadPhoto as error:
-        raise CatflapError(f"A photo was there when it was scanned: {error.what}", "Scan again.") from error
+        raise BadArtifact(f"A photo was there when it was scanned: {error.what}", "Scan again.") from error
     if hashlib.sha256(data).hexdigest() != row["id"]:
-        raise CatflapError(f"{row['uri']} has changed since it was scanned.", "Scan again.")
+        raise BadArtifact(f"{row['uri']} has changed since it was scanned.", "Scan again.")
     if shrink and (small := shrunk(data, shrink)) is not data:
         return Member(row["id"], ".jpg", label, small)
     return Member(row["id"], SUFFIXES[row["format"]][0], label, data)

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catflap.artifacts.folder import read_json, unwritable, write_json
+from catflap.artifacts.manifest import UNREADABLE
 from catflap.artifacts.tables import joined_lines
 from catflap.data.scanning.batch import PART_ROW
 from catflap.data.sources.listing import REFERENCE, Reference
@@ -131,12 +132,18 @@ def working_folder(out: Path, verb: str) -> Iterator[Path]:
 
 
 def plan_parts(folder: Path, references: Iterable[Reference], rules: str) -> Parts:
-    """Write down what is to be examined; parts of an earlier scan of exactly the same are kept."""
+    """Write down what is to be examined; parts of an earlier scan of exactly the same are kept.
+
+    All but those with photos that could not be read.
+    """
     try:
         made_from, total = write_listing(folder / LISTING, references, rules)
         batch = min(MOST, max(16, 1 << max(0, (total // 16).bit_length() - 1)))
         if _earlier(folder) != {"made_from": made_from, "batch": batch}:
             shutil.rmtree(folder / PARTS, ignore_errors=True)
+        for part in (folder / PARTS).glob("*.parquet"):
+            if _is_in_doubt(part):
+                part.unlink()
         (folder / PARTS).mkdir(exist_ok=True)
         write_json(folder / PLAN, {"catflap": "scan", "version": 1, "made_from": made_from, "batch": batch})
     except OSError as error:
@@ -169,6 +176,14 @@ def _chunks(references: Iterable[Reference]) -> Iterator[pa.Table]:
             yield pa.Table.from_pylist(chunk, schema=REFERENCE)
             chunk = []
     yield pa.Table.from_pylist(chunk, schema=REFERENCE)
+
+
+def _is_in_doubt(part: Path) -> bool:
+    """Whether a part is damaged, or holds a photo that could not be read and perhaps can be by now."""
+    try:
+        return UNREADABLE in pq.read_table(part, columns=["reason"])["reason"].to_pylist()
+    except (OSError, pa.ArrowException):
+        return True
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
