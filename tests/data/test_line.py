@@ -15,9 +15,10 @@ from catflap.artifacts.dataset import ROLES, load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
+from catflap.data.sources.lists import Columns
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
-from tests.data.photos import class_folders, tree
+from tests.data.photos import class_folders, draw, encoded, rows, tree
 
 
 def test_the_line_keeps_every_photo_and_every_byte(tmp_path: Path) -> None:
@@ -39,6 +40,62 @@ def test_near_duplicates_share_a_role(tmp_path: Path) -> None:
     dataset = prepare(manifest, tmp_path / "d")
     groups = [set(dataset.photos(role).groups.tolist()) for role in ROLES]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 80
+
+
+@pytest.mark.parametrize("quality", [None, 60], ids=["same bytes", "saved again"])
+def test_a_copy_joins_the_groups_that_it_is_stated_in(quality: int | None, tmp_path: Path) -> None:
+    """Two videos of each animal, with one photo in both."""
+    lines = ["path,label,video"]
+    for animal in range(24):
+        for video in "ab":
+            for number in range(2):
+                path = tmp_path / f"{animal:02}{video}{number}.jpg"
+                shared = tmp_path / f"{animal:02}a0.jpg" if (video, number) == ("b", 0) else None
+                if shared and quality:
+                    Image.open(shared).save(path, quality=quality)
+                else:
+                    new = encoded(draw(10 * animal + 5 * (video == "b") + number))
+                    path.write_bytes(shared.read_bytes() if shared else new)
+                lines.append(f"{path},{('cat', 'dog')[animal % 2]},{animal}{video}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    columns = Columns(group="video")
+    manifest = scan(tmp_path / "list.csv", tmp_path / "m", columns=columns, workers=1, profile=False)
+    ok = [row for row in rows(manifest, "uri", "group", "status") if row["status"] == "ok"]
+    assert len(ok) == (96 if quality else 72)
+    joined = {(Path(row["uri"]).name[:2], row["group"]) for row in ok}
+    assert len(joined) == len({group for _, group in joined}) == 24
+
+
+def test_of_copies_in_several_stated_roles_the_one_in_test_stays(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos", 15)
+    roles = ("train", "validation", "calibration", "test", "")
+    lines = ["path,label,split"]
+    for number, path in enumerate(sorted(source.glob("*/*.jpg"))):
+        copy = path.with_suffix(".copy.jpg")
+        copy.write_bytes(path.read_bytes())
+        stated = roles[number % 5], roles[(number % 5 + 1 + number // 5 % 4) % 5]
+        lines += [f"{one},{path.parent.name},{role}" for one, role in zip((path, copy), stated, strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    manifest = scan(tmp_path / "list.csv", tmp_path / "m", workers=1, profile=False)
+    of: dict[str, dict[str, str]] = {}
+    for row in rows(manifest, "id", "status", "role"):
+        of.setdefault(row["id"], {})[row["status"]] = row["role"]
+    order = ("test", "calibration", "validation", "train", "")
+    assert len({(both["ok"], both["dropped"]) for both in of.values()}) == 10
+    assert all(order.index(both["ok"]) < order.index(both["dropped"]) for both in of.values())
+
+
+def test_of_the_same_bytes_under_three_labels_each_names_one_under_another(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos", 2, ("cat", "dog", "fox"))
+    places = [source / label / f"same-{number}.jpg" for label in ("cat", "dog", "fox") for number in range(3)]
+    for place in places:
+        place.write_bytes(encoded(draw(7)))
+    manifest = scan(source, tmp_path / "m", workers=1, profile=False)
+    same = [row for row in rows(manifest, "uri", "status", "reason") if "same-" in row["uri"]]
+    assert [row["status"] for row in same] == ["quarantined"] * 9
+    for row in same:
+        other, label = ("dog", "'dog'") if "/cat/" in row["uri"] else ("cat", "'cat'")
+        assert row["reason"].endswith(f"/{other}/same-0.jpg, which is under {label}")
 
 
 def test_same_inputs_are_same_bytes(tmp_path: Path) -> None:

@@ -50,6 +50,19 @@ def test_photos_without_a_mistake_do_not_ask_for_certainty(n):
     assert (1 - softmax(logits, temperature).max(axis=1)).mean() == pytest.approx(1 / (n + 2), rel=1e-6)
 
 
+def test_a_group_weighs_and_counts_as_one_photo():
+    logits, labels = drawn(20, 3, 1.5)
+    sure = logits + 20 * np.eye(3)[labels]
+    for scores in (logits, sure):
+        once = fit_temperature(scores, labels)
+        assert fit_temperature(scores, labels, np.arange(20)) == pytest.approx(once, rel=1e-9)
+        sizes = np.random.default_rng(0).integers(1, 60, 20)
+        bursts = np.repeat(np.arange(20), sizes)
+        assert fit_temperature(scores[bursts], labels[bursts], bursts) == pytest.approx(once, rel=1e-6)
+    stated = 1 - softmax(sure, fit_temperature(sure[bursts], labels[bursts], bursts)).max(axis=1)
+    assert stated.mean() == pytest.approx(1 / 22, rel=1e-6)
+
+
 def test_few_photos_without_a_mistake_do_not_make_calibrated_answers_less_sure():
     logits = np.log([[0.99, 0.01], [0.98, 0.02]] * 3)
     labels = np.zeros(6, int)

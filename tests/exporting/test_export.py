@@ -138,6 +138,17 @@ def test_a_head_stays_as_sure_as_more_photos_have_shown(
     assert bundle.variant("fp32").temperature == 1.0
 
 
+def test_a_burst_of_calibration_photos_makes_no_variant_surer(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+) -> None:
+    jury = seat_jury(drawn_checkpoint, drawn_dataset, 0, silent)
+    photos = jury.calibration
+    burst = replace(jury, calibration=replace(photos, groups=photos.labels), calibrated=False)
+    sure = 20 * np.eye(2, dtype=np.float32)[photos.labels]
+    stated = 1 - softmax(sure, burst.temperature(sure)).max(axis=1)
+    assert stated.mean() == pytest.approx(1 / (2 + 2)), "a burst of each label"
+
+
 def test_a_bundle_says_nothing_of_the_machine(bundle: Bundle, repo: Path, drawn_dataset: Dataset) -> None:
     whole = bundle.path.read_bytes()
     for place in (str(repo), "site-packages", str(drawn_dataset.path), 'File "', "stack_trace"):

@@ -13,6 +13,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest_file
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
+from catflap.cli.main import main
 from catflap.curation.review import apply_review
 from catflap.data.prepare import prepare
 from catflap.errors import BadArtifact, CatflapError
@@ -46,12 +47,45 @@ def test_a_checkpoint_finds_its_dataset(
     assert "How it learnt" in report.page.read_text("utf-8")
 
 
+def test_a_report_says_what_the_model_had_to_do_with_the_photos(
+    drawn_checkpoint: Checkpoint, drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    words = {
+        "learnt": "that it learnt from,",
+        "no": "that it did not learn from,",
+        "chosen": "that it was chosen by or learnt from,",
+        "calibrated": "that it was calibrated by,",
+    }
+    of_checkpoint = {"train": "learnt", "validation": "learnt", "calibration": "no", "test": "no"}
+    of_bundle = {"train": "learnt", "validation": "chosen", "calibration": "calibrated", "test": "no"}
+    for model, expected in ((drawn_checkpoint, of_checkpoint), (drawn_bundle, of_bundle)):
+        for role, seen in expected.items():
+            report = evaluate(model.path, drawn_dataset.path, tmp_path / "report", role=role)
+            assert (report.role, report.seen) == (role, seen)
+            assert load_report(report.path).to_json()["seen"] == seen
+            lead = f"on {drawn_dataset.roles[role]} {role} photos {words[seen]}"
+            assert lead in report.page.read_text("utf-8")
+
+
+def test_the_command_says_on_which_photos(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["evaluate", str(drawn_checkpoint.path), "-o", str(tmp_path / "report"), "--role", "train"]
+    assert main(line) == 0
+    assert f" on {drawn_dataset.roles['train']} train photos that it learnt from\n" in capsys.readouterr().out
+    assert main([*line, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["role"], answer["seen"]) == ("train", "learnt")
+
+
 def test_a_folder_of_new_photos(drawn_bundle: Exported, tmp_path: Path) -> None:
     photos = draw_photos(tmp_path / "photos", count=3)
     (photos / "cat" / "bad.jpg").write_bytes(b"no photo")
     report = evaluate(drawn_bundle.path, photos, tmp_path / "report")
     assert set(report.variants) == {"int8", "fp32"}
     assert report.variants["int8"]["photos"] == 6
+    assert (report.role, report.seen) == ("", "unknown")
+    assert "on 6 photos that it may or may not have learnt from, in" in report.page.read_text("utf-8")
     assert report.variants["int8"]["accuracy"]["value"] == 1.0
 
 
@@ -77,7 +111,9 @@ def test_photos_that_a_checkpoint_learnt_from_do_not_judge_it(
 ) -> None:
     manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
     larger = prepare(manifest, tmp_path / "larger", frame=Frame(80, 80))
-    assert evaluate(drawn_checkpoint.path, larger.path, tmp_path / "report").variants, "of the same roles"
+    report = evaluate(drawn_checkpoint.path, larger.path, tmp_path / "report")
+    assert report.seen == "no"
+    assert report.variants, "of the same roles"
     others = prepare(manifest, tmp_path / "others", frame=drawn_dataset.frame, seed=9)
     with pytest.raises(CatflapError, match=r"has learnt from \d+ of these photos"):
         evaluate(drawn_checkpoint.path, others.path, tmp_path / "other")
@@ -87,7 +123,9 @@ def test_photos_that_a_checkpoint_learnt_from_do_not_judge_it(
     for old in (new / "cat", new / "other"):
         for number in range(30):
             (old / f"{number:02}.jpg").unlink()
-    assert evaluate(drawn_checkpoint.path, new, tmp_path / "new report").variants, "of photos that are new"
+    report = evaluate(drawn_checkpoint.path, new, tmp_path / "new report")
+    assert report.seen == "no"
+    assert report.variants, "of photos that are new"
     assert not (tmp_path / "other").exists()
 
 

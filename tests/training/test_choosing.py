@@ -7,6 +7,7 @@ import pytest
 
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import fit_temperature
+from catflap.runtime.decisions import softmax
 from catflap.training.heads import choosing as room
 from catflap.training.heads.choosing import STRENGTHS, Choice, choose_head
 from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
@@ -115,6 +116,24 @@ def test_answers_are_as_sure_as_validation_shows(monkeypatch: pytest.MonkeyPatch
         choice.chosen["validation_log_loss"]
     )
     assert fit_temperature(choice.validation_logits, validation[1]) == pytest.approx(1, abs=1e-3)
+
+
+@judged_by
+def test_bursts_make_no_head_surer(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each photo of validation 30 times over, and by turns each of train too, in one group."""
+    monkeypatch.setattr(room, "FEW", few)
+    train, validation = alike(12, 9), alike(6, 59)
+    groups = np.arange(24), 24 + np.arange(12)
+    alone = choose_head(train, validation, groups, 2, strengths=(0.01,))
+    again = np.arange(24).repeat(30 if few else 1), np.arange(12).repeat(30)
+    bursts = [(part[0][at], part[1][at]) for part, at in zip((train, validation), again, strict=True)]
+    of = groups[0][again[0]], groups[1][again[1]]
+    burst = choose_head(bursts[0], bursts[1], of, 2, strengths=(0.01,))
+
+    def stated(choice: Choice) -> float:
+        return float((1 - softmax(choice.head.logits(validation[0])).max(1)).mean())
+
+    assert stated(burst) == pytest.approx(stated(alone), rel=0.3)
 
 
 def test_few_photos_judge_by_turns_whole_groups_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

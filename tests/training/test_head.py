@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss as their_log_loss
 from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
+from catflap.evaluation.intervals import once
 from catflap.machine import describe_machine
 from catflap.training.heads import logistic
 from catflap.training.heads.head import fit_head, log_loss
@@ -171,6 +172,17 @@ def test_photos_without_a_mistake_scale_nothing_to_certainty() -> None:
     evidence_scale, prior_scale = fit_scales(evidence, np.zeros((10, 2)), labels, (0.05, 20))
     assert 1 / (1 + np.exp(2 * evidence_scale)) == pytest.approx(1 / 12, rel=1e-3)
     assert prior_scale == 1.0, "nothing is known of it"
+
+
+def test_a_photo_counts_as_its_weight_when_scales_are_fitted() -> None:
+    random = np.random.default_rng(0)
+    evidence, labels = random.normal(0, 2, (40, 3)), random.integers(0, 3, 40)
+    prior = np.tile(np.log([0.7, 0.2, 0.1]), (40, 1))
+    alone = fit_scales(evidence, prior, labels, (0.05, 20))
+    bursts = np.repeat(np.arange(40), random.integers(1, 30, 40))
+    many = evidence[bursts], prior[bursts], labels[bursts], (0.05, 20)
+    assert fit_scales(*many, once(bursts)) == pytest.approx(alone, rel=1e-4)
+    assert fit_scales(*many) != pytest.approx(alone, rel=1e-2), "or this test shows nothing"
 
 
 def test_log_loss_is_scikit_learns() -> None:

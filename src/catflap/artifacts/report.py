@@ -1,4 +1,4 @@
-"""The Report: what was measured on photos that the model did not learn from."""
+"""The Report: what was measured, and what the model had to do with the photos before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from catflap.errors import BadArtifact
 
 MARKER = "report.json"
 PAGE = "report.html"
+SEEN = {
+    "no": "that it did not learn from",
+    "learnt": "that it learnt from",
+    "chosen": "that it was chosen by or learnt from",
+    "calibrated": "that it was calibrated by",
+    "unknown": "that it may or may not have learnt from",
+}
+ADDED: dict[str, Any] = {"learning": {}, "role": "", "seen": "unknown"}  # what older ones do not have
 
 
 @dataclass(frozen=True)
@@ -18,14 +26,17 @@ class Report:
     """A folder with `report.json` for machines and `report.html` for people.
 
     `variants` maps each variant's name to what `measure` found on it, `curves` to what its
-    pictures are drawn from; `mistakes` names the worst ones without their pixels; `learning` has the
-    columns of a Checkpoint's learning curves, and is empty for a Bundle; `ancestors` maps "bundle",
-    "checkpoint", "dataset" … to their hashes.
+    pictures are drawn from; `role` is that of the photos in their Dataset, or empty, and `seen`, a key of
+    SEEN, what the model had to do with them before; `mistakes` names the worst ones without their
+    pixels; `learning` has the columns of a Checkpoint's learning curves, and is empty for a Bundle;
+    `ancestors` maps "bundle", "checkpoint", "dataset" … to their hashes.
     """
 
     path: Path
     title: str
     labels: tuple[str, ...]
+    role: str
+    seen: str
     variants: dict[str, dict[str, Any]]
     curves: dict[str, dict[str, Any]]
     mistakes: list[dict[str, Any]]
@@ -41,12 +52,17 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap evaluate`."""
-        names = ("title", "variants", "mistakes", "sha256", "ancestors", "versions")
+        names = ("title", "role", "seen", "variants", "mistakes", "sha256", "ancestors", "versions")
         return {name: getattr(self, name) for name in names} | {
             "labels": list(self.labels),
             "report": str(self.path),
             "page": str(self.page),
         }
+
+
+def judged_on(photos: int, role: str, seen: str) -> str:
+    """The photos of a Report in words: 68 train photos that it learnt from."""
+    return f"{photos:,} {f'{role} ' if role else ''}photo{'' if photos == 1 else 's'} {SEEN[seen]}"
 
 
 def save_report(folder: Path, fields: dict[str, Any], page: str) -> None:
@@ -62,8 +78,8 @@ def load_report(path: Path | str) -> Report:
     fields = read_json(path / MARKER, "report")
     names = set(Report.__dataclass_fields__) - {"path"}
     content = {name: fields[name] for name in names - {"sha256"} if name in fields}
-    lacking = names - {"sha256", "learning"} - content.keys()  # older ones have no learning
+    lacking = names - {"sha256", *ADDED} - content.keys()
     if lacking or digest(content) != fields.get("sha256"):
         raise BadArtifact(f"{path / MARKER} was changed after it was made.", "Run catflap evaluate again.")
-    content = {"learning": {}, **content, "labels": tuple(content["labels"])}
+    content = {**ADDED, **content, "labels": tuple(content["labels"])}
     return Report(path=path, sha256=fields["sha256"], **content)

@@ -28,13 +28,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Evaluate and print the metrics."""
+    from catflap.artifacts.report import judged_on
     from catflap.pipeline.evaluate import evaluate
 
     with progress_bar(args) as progress:
         report = evaluate(args.model, args.photos, args.out, role=args.role, progress=progress)
     lines = [
         f"{name}: accuracy {found['accuracy']['value']:.4f} "
-        f"({found['accuracy']['low']:.4f} to {found['accuracy']['high']:.4f}) on {found['photos']:,} photos"
+        f"({found['accuracy']['low']:.4f} to {found['accuracy']['high']:.4f}) "
+        f"on {judged_on(found['photos'], report.role, report.seen)}"
         for name, found in report.variants.items()
     ]
     emit(report.to_json(), args, "\n".join([*lines, f"report: {report.page}"]))

@@ -31,7 +31,7 @@ from catflap.errors import need
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
-RULES = 2  # raised when a photo gets another row than before
+RULES = 3  # raised when a photo gets another row than before
 
 
 def scan(

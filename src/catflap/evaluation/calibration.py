@@ -9,21 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.errors import CatflapError
-from catflap.evaluation.intervals import Floats, Ints
+from catflap.evaluation.intervals import Floats, Ints, once
 from catflap.runtime.decisions import correct_prior, softmax
 
 COLDEST, HOTTEST = 0.05, 20.0
 HALVINGS = 40
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, calibrated: bool = False) -> float:
+def fit_temperature(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, groups: Ints | None = None, *, calibrated: bool = False
+) -> float:
     """The number that logits (n, classes) are divided by so that probabilities match what is observed.
 
     It minimises the negative log-likelihood of the labels (n,) between 0.05 and 20 (Guo et al.
     2017). That function is convex in 1 / temperature, so its slope is bisected. Photos without a
     mistake would ask for certainty; then the mean stated error stays at 1 / (n + 2), which is all
-    that n photos can show (Laplace's rule of succession). Without photos it is 1. `calibrated` logits are as
-    sure as other photos have shown before: those without a mistake do not make them less sure.
+    that n photos can show (Laplace's rule of succession). Without photos it is 1. Each of the `groups` (n,)
+    weighs and counts as one photo, however many it has. `calibrated` logits are as sure as other
+    photos have shown before: those without a mistake do not make them less sure.
     """
     scores, truth = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     if not len(truth):
@@ -31,14 +34,17 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, calibrated:
     if not np.isfinite(scores).all():
         raise CatflapError("The model gave a value that is not a number.", "Train or export it again.")
     scores = scores - scores.max(axis=1, keepdims=True)
-    of_truth = scores[np.arange(len(truth)), truth].mean()
+    weights = np.ones(len(truth)) if groups is None else once(groups)
+    photos = weights.sum()
+    of_truth = weights @ scores[np.arange(len(truth)), truth]
 
     def overconfident(temperature: float) -> bool:
         """The slope: the expected logit under the model is above the mean logit of the truth."""
-        return bool((softmax(scores, temperature) * scores).sum(axis=1).mean() > of_truth)
+        return bool(weights @ (softmax(scores, temperature) * scores).sum(axis=1) > of_truth)
 
     def too_sure(temperature: float) -> bool:
-        return bool((1 - softmax(scores, temperature).max(axis=1)).mean() < 1 / (len(truth) + 2))
+        stated = weights @ (1 - softmax(scores, temperature).max(axis=1)) / photos
+        return bool(stated < 1 / (photos + 2))
 
     fitted = _bisect(overconfident)
     if not too_sure(fitted):

@@ -71,6 +71,12 @@ def independent(groups: Ints) -> int:
     return int(effective_photos(np.zeros(len(groups), np.int64), groups, 1)[0])
 
 
+def once(groups: Ints) -> Floats:
+    """How much each photo weighs, (n,), where each of the groups (n,) weighs as one photo."""
+    owners = np.unique(groups, return_inverse=True)[1]
+    return np.asarray(1 / np.bincount(owners)[owners])
+
+
 def wilson(share: npt.ArrayLike, photos: npt.ArrayLike, z: float = Z) -> tuple[Floats, Floats]:
     """The low and high end of a share among so many independent photos (Wilson 1927)."""
     p, n = np.asarray(share, np.float64), np.maximum(np.asarray(photos, np.float64), 1e-9)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.folder import whole_folder
-from catflap.artifacts.report import MARKER, Report, load_report, save_report
+from catflap.artifacts.report import MARKER, Report, judged_on, load_report, save_report
 from catflap.errors import CatflapError
 from catflap.evaluation.mistakes import Mistake
 from catflap.evaluation.pages.report_page import page
@@ -26,18 +26,23 @@ def write_report(
     curves: Mapping[str, dict[str, Any]],
     ancestors: Mapping[str, str],
     learnt: Mapping[str, Any] | None = None,
+    role: str = "",
+    seen: str = "unknown",
 ) -> Report:
     """Write a Report folder and open it.
 
     `sections` maps each variant's name to what `measure` gave, the headline's variant first;
     `curves` maps the same names to what `curves` gave; `mistakes` come from `worst_mistakes`
     and stand in the page as small pictures; `learnt` is what `learning` gave of a Checkpoint.
+    `role` and `seen`, as in Report, say what photos these are.
     """
     if not sections:
         raise CatflapError("There is nothing to report.", "Measure at least one variant.")
     fields = {
         "title": title,
         "labels": list(labels),
+        "role": role,
+        "seen": seen,
         "variants": dict(sections),
         "curves": dict(curves),
         "mistakes": [mistake.to_json() for mistake in mistakes],
@@ -45,6 +50,8 @@ def write_report(
         "ancestors": dict(ancestors),
         "versions": {"catflap": VERSION, "numpy": np.__version__},
     }
+    judged = judged_on(next(iter(sections.values()))["photos"], role, seen)
+    html = page(title, labels, sections, curves, mistakes, ancestors, learnt or {}, judged)
     with whole_folder(out, MARKER) as folder:
-        save_report(folder, fields, page(title, labels, sections, curves, mistakes, ancestors, learnt or {}))
+        save_report(folder, fields, html)
     return load_report(out)

@@ -77,7 +77,8 @@ class Jury:
 
     def temperature(self, answers: Logits) -> float:
         """That of a model which answers this to the calibration photos."""
-        return fit_temperature(answers, self.calibration.labels, calibrated=self.calibrated)
+        photos = self.calibration
+        return fit_temperature(answers, photos.labels, photos.groups, calibrated=self.calibrated)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How good a Checkpoint or a Bundle is on photos that it has not seen: the verb `evaluate`."""
+"""How good a Checkpoint or a Bundle is on photos: the verb `evaluate`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ UNSEEN = "Name photos that it has not seen, or the dataset that it was trained o
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is judged: labels, frame, models, each with a temperature and whether it takes whole photos."""
+    """What is judged: labels, frame, models, each with a temperature and whether it takes whole photos.
+
+    `seen` says of the roles of its own Dataset that it has seen how, as in Report.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -46,17 +49,20 @@ class _Subject:
     ancestors: dict[str, str]
     dataset: Path | None
     history: list[dict[str, Any]]
+    seen: dict[str, str]
 
 
 @dataclass(frozen=True)
 class _Photos:
-    """What it is judged on: bytes by position, class numbers, groups and names."""
+    """What it is judged on: bytes by position, class numbers, groups, names; and a Report's role and seen."""
 
     bytes: PhotoBytes
     labels: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
     names: list[str]
     ancestors: dict[str, str]
+    role: str
+    seen: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def evaluate(
 
     `photos` is a Dataset, of which the `role`, or test, is used, or any source that `scan` reads; without
     it, the Dataset that a Checkpoint was trained on. The Report of a Checkpoint also shows how it learnt.
-    Raises CatflapError for photos that a Checkpoint is known to have learnt from.
+    Raises CatflapError for photos that a Checkpoint is known to have learnt from, but for a role of its own.
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
@@ -117,6 +123,8 @@ def evaluate(
         curves=drawn,
         ancestors={**subject.ancestors, **judged.ancestors},
         learnt=learning(subject.history),
+        role=judged.role,
+        seen=judged.seen,
     )
 
 
@@ -133,6 +141,7 @@ def _open(model: Path) -> _Subject:
             {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
             checkpoint.dataset_path,
             checkpoint.history,
+            {"train": "learnt", "validation": "learnt" if checkpoint.recipe == "head" else "chosen"},
         )
     bundle = read_bundle(model)
     chosen = [bundle.variant(name) for name in runnable(bundle)]
@@ -145,6 +154,7 @@ def _open(model: Path) -> _Subject:
         {**bundle.head["ancestors"], "bundle": bundle.sha256},
         None,
         [],
+        {"train": "learnt", "validation": "chosen", "calibration": "calibrated"},
     )
 
 
@@ -152,11 +162,12 @@ def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
     dataset = load_dataset(path)
     photos = dataset.photos(role)
     names = [photo[:12] for photo in photos.ids.tolist()]
+    seen = subject.seen.get(role, "no")
     if dataset.sha256 != subject.ancestors.get("dataset"):
         _refuse_prepared_anew(dataset, subject)
-        _refuse_learnt(photos.ids, names, subject)
-    numbers = _numbers(dataset.labels, subject)
-    return _Photos(photos, numbers[photos.labels], photos.groups, names, {"dataset": dataset.sha256})
+        seen = _refuse_learnt(photos.ids, names, subject)
+    labels = _numbers(dataset.labels, subject)[photos.labels]
+    return _Photos(photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen)
 
 
 def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
@@ -170,13 +181,13 @@ def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
         )
 
 
-def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subject) -> None:
-    """Raise CatflapError for photos that a Checkpoint learnt from, and name some.
+def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subject) -> str:
+    """Raise CatflapError for photos that a Checkpoint learnt from, and name some; else say `seen`.
 
     Of a Bundle, and of a Checkpoint whose Dataset is gone, nobody can tell.
     """
     if subject.dataset is None:
-        return
+        return "unknown"
     with suppress(BadArtifact):
         own = load_dataset(subject.dataset)
         if own.sha256 == subject.ancestors.get("dataset"):
@@ -187,15 +198,17 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subjec
                 raise CatflapError(
                     f"{subject.name} has learnt from {len(known):,} of these photos: {some}.", UNSEEN
                 )
+            return "no"
+    return "unknown"
 
 
 def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(source, Path(folder) / "manifest", progress=progress)
         table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status"])
-    table = table.take(np.flatnonzero(np.array(table["status"].to_pylist()) == "ok"))
+    table = table.take(np.flatnonzero(np.array(table["status"].to_pylist(), np.str_) == "ok"))
     names = table["uri"].to_pylist()
-    _refuse_learnt(np.array(table["id"].to_pylist()), names, subject)
+    seen = _refuse_learnt(np.array(table["id"].to_pylist()), names, subject)
     labels, coded = np.unique(table["label"].to_pylist(), return_inverse=True)
     return _Photos(
         _Files(list(zip(names, table["offset"].to_pylist(), table["bytes"].to_pylist(), strict=True))),
@@ -203,6 +216,8 @@ def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Ph
         table["group"].to_numpy().astype(np.int64),
         names,
         {"manifest": manifest.sha256},
+        "",
+        seen,
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catflap.artifacts.dataset import ROLES
 from catflap.artifacts.tables import PHOTO_ROW
 from catflap.data.duplicates.groups import Pairs, bounded_groups, confirmed_pairs, joined
 from catflap.data.duplicates.pairs import Hashes, Positions
@@ -18,7 +19,8 @@ from catflap.data.scanning.parts import Parts
 
 OK, QUARANTINED, DROPPED = 0, 1, 2
 STATUS = ("ok", "quarantined", "dropped")
-LOADED = ["id", "label", "phash", "status", "user_group"]
+LOADED = ["id", "label", "phash", "status", "role", "user_group"]
+FIRST = tuple(reversed(ROLES))  # of copies in several roles the one in test is kept, then calibration …
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Facts:
     """The columns that are held for all photos at once, shape (n,); about 70 bytes a photo.
 
     `ids` are the first 128 bits of the sha256, (n, 2); `labels` and `users` are numbers of names,
-    users -1 where there is none; `hashed` tells which photos have a perceptual hash.
+    users -1 where there is none; `roles` are those that the source states, as places in FIRST or beyond
+    it; `hashed` tells which photos have a perceptual hash.
     """
 
     names: list[str]
@@ -35,6 +38,7 @@ class Facts:
     phashes: Hashes
     hashed: npt.NDArray[np.bool_]
     status: npt.NDArray[np.int8]
+    roles: npt.NDArray[np.int8]
     users: npt.NDArray[np.int64]
 
 
@@ -55,18 +59,19 @@ class Verdicts:
 def judge(parts: Parts) -> Verdicts:
     """Mark exact copies and photos under two labels, and give every photo that is ok its group.
 
-    Of files with the same bytes the first is kept and the others are dropped, or, under different
-    labels, all are quarantined. A group holds near-duplicates and a user's group; -1 is none.
+    Of files with the same bytes the first of the first stated role is kept and the others are dropped, or,
+    under different labels, all are quarantined. A group holds near-duplicates and the user's groups of
+    them and of their dropped copies; -1 is none.
     """
     facts = load_facts(parts)
-    reasons = _mark_copies(parts, facts)
+    reasons, kept = _mark_copies(parts, facts)
     usable = np.flatnonzero((facts.status == OK) & facts.hashed)
     pairs = _near(parts, facts, usable)
     count = len(facts.status)
     near, cut = bounded_groups(count, pairs)
     copies = np.flatnonzero((near != np.arange(count)) & (facts.status == OK))
     remarks = _remarks(parts, facts, near, copies)
-    group = np.where(facts.status == OK, _with_users(facts, near), -1)
+    group = np.where(facts.status == OK, _with_users(facts, near, kept), -1)
     return Verdicts(
         status=facts.status,
         group=group,
@@ -106,6 +111,7 @@ def load_facts(parts: Parts) -> Facts:
     """Read what is held for all photos from the parts."""
     label_numbers: dict[str, int] = {}
     user_numbers: dict[str, int] = {}
+    role_numbers = {role: number for number, role in enumerate(FIRST)}
     total = parts.total
     facts = Facts(
         names=[],
@@ -114,12 +120,14 @@ def load_facts(parts: Parts) -> Facts:
         phashes=np.zeros(total, np.uint64),
         hashed=np.zeros(total, bool),
         status=np.zeros(total, np.int8),
+        roles=np.zeros(total, np.int8),
         users=np.full(total, -1, np.int64),
     )
     start = 0
     for rows in parts.tables(LOADED):
         here = slice(start, start + rows.num_rows)
         facts.labels[here] = numbered(rows["label"], label_numbers)
+        facts.roles[here] = numbered(rows["role"], role_numbers)
         facts.users[here] = numbered(rows["user_group"], user_numbers)
         facts.hashed[here] = rows["phash"].is_valid().to_numpy()
         facts.phashes[here] = pc.fill_null(rows["phash"], 0).to_numpy()
@@ -152,32 +160,32 @@ def numbered(column: pa.ChunkedArray, known: dict[str, int]) -> npt.NDArray[np.i
     return numbers
 
 
-def _mark_copies(parts: Parts, facts: Facts) -> dict[int, str]:
-    """Set the status of files with the same bytes; returns why, by row."""
+def _mark_copies(parts: Parts, facts: Facts) -> tuple[dict[int, str], Positions]:
+    """Set the status of files with the same bytes; returns why, by row, and the row that stands for each."""
     rows = np.flatnonzero(facts.status == OK)
-    rows = rows[np.lexsort((rows, facts.ids[rows, 1], facts.ids[rows, 0]))]
+    rows = rows[np.lexsort((rows, facts.roles[rows], facts.ids[rows, 1], facts.ids[rows, 0]))]
     same = (facts.ids[rows[1:]] == facts.ids[rows[:-1]]).all(axis=1)
     starts = np.flatnonzero(np.concatenate([[True], ~same])) if len(rows) else rows
     first = rows[np.repeat(starts, np.diff(np.append(starts, len(rows))))] if len(rows) else rows
-    mixed = np.unique(first[facts.labels[rows] != facts.labels[first]])
+    apart = facts.labels[rows] != facts.labels[first]
+    mixed, places = np.unique(first[apart], return_index=True)
     in_mixed = np.isin(first, mixed)
     copies = ~in_mixed & (rows != first)
     facts.status[rows[in_mixed]] = QUARANTINED
     facts.status[rows[copies]] = DROPPED
-    uris = _uris(parts, np.concatenate([rows[in_mixed], first[copies]]))
+    rivals = rows[apart][places][np.searchsorted(mixed, first[in_mixed])]
+    others = np.where(apart[in_mixed], first[in_mixed], rivals)
+    uris = _uris(parts, np.concatenate([others, first[copies]]))
     reasons = {
-        int(row): f"exact_duplicate: the same bytes as {uris[int(kept)]}"
-        for row, kept in zip(rows[copies], first[copies], strict=True)
+        row: f"exact_duplicate: the same bytes as {uris[one]}"
+        for row, one in zip(rows[copies].tolist(), first[copies].tolist(), strict=True)
     }
-    members: dict[int, list[int]] = {}
-    for row, kept in zip(rows[in_mixed].tolist(), first[in_mixed].tolist(), strict=True):
-        members.setdefault(kept, []).append(row)
-    for group in members.values():
-        for row in group:
-            other = next(one for one in group if facts.labels[one] != facts.labels[row])
-            label = facts.names[facts.labels[other]]
-            reasons[row] = f"two_labels: the same bytes as {uris[other]}, which is under {label!r}"
-    return reasons
+    for row, other in zip(rows[in_mixed].tolist(), others.tolist(), strict=True):
+        label = facts.names[facts.labels[other]]
+        reasons[row] = f"two_labels: the same bytes as {uris[other]}, which is under {label!r}"
+    kept = np.arange(len(facts.status))
+    kept[rows[copies]] = first[copies]
+    return reasons, kept
 
 
 def _near(parts: Parts, facts: Facts, usable: Positions) -> Pairs:
@@ -202,14 +210,15 @@ def _remarks(parts: Parts, facts: Facts, near: Positions, copies: Positions) -> 
     return remarks
 
 
-def _with_users(facts: Facts, near: Positions) -> Positions:
-    """Near-duplicate groups joined with the groups that the source states."""
-    stated = np.flatnonzero((facts.users >= 0) & (facts.status == OK))
+def _with_users(facts: Facts, near: Positions, kept: Positions) -> Positions:
+    """Near-duplicate groups joined with the groups that the source states of photos and dropped copies."""
+    stated = np.flatnonzero((facts.users >= 0) & (facts.status != QUARANTINED))
     stated = stated[np.argsort(facts.users[stated], kind="stable")]
     same = facts.users[stated[1:]] == facts.users[stated[:-1]]
+    members = kept[stated]
     everyone = np.arange(len(near))
-    first = np.concatenate([everyone, stated[:-1][same]])
-    return joined(len(near), first, np.concatenate([near, stated[1:][same]]))
+    first = np.concatenate([everyone, members[:-1][same]])
+    return joined(len(near), first, np.concatenate([near, members[1:][same]]))
 
 
 def _uris(parts: Parts, rows: Positions) -> dict[int, str]:

@@ -31,8 +31,9 @@ def page(
     mistakes: Sequence[Mistake],
     ancestors: Mapping[str, str],
     learnt: Mapping[str, Any],
+    judged: str,
 ) -> str:
-    """The whole page; the first variant is the one of the headline."""
+    """The whole page; the first variant is the one of the headline, `judged` says on which photos."""
     name, first = next(iter(variants.items()))
     blocks = [_variants(variants, labels)] if len(variants) > 1 else []
     for place, (variant, metrics) in enumerate(variants.items()):
@@ -46,7 +47,7 @@ def page(
         blocks.append(_learning(learnt))
     blocks.append(_mistakes(mistakes, first))
     lead = (
-        f"<bdi>{text(name)}</bdi> on {_count(first['photos'], 'photo')} that it did not learn from, "
+        f"<bdi>{text(name)}</bdi> on {text(judged)}, "
         f"in {_count(first['groups'], 'independent group')}, with {_count(len(labels), 'label')}."
     )
     here = Path(__file__)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.evaluation.calibration import COLDEST, HOTTEST, fit_temperature
-from catflap.evaluation.intervals import beyond_chance
+from catflap.evaluation.intervals import beyond_chance, once
 from catflap.progress import Progress, silent
 from catflap.training.heads.head import Head, fit_head, losses_of
 from catflap.training.heads.logistic import Floats, Known, Labels, fit_scales, moments
@@ -111,9 +111,10 @@ def _judge(setting: _Setting, rounds: list[_Round], classes: int) -> _Judged:
     evidence = np.concatenate([head.scaled(1, 0).logits(one.judged[0]) for head, one in pairs])
     priors = np.concatenate([np.tile(head.prior, (len(one.groups), 1)) for head, one in pairs])
     labels = np.concatenate([one.judged[1] for one in rounds])
-    scale, share = fit_scales(evidence, priors, labels, (1 / HOTTEST, 1 / COLDEST))
+    groups = np.concatenate([one.groups for one in rounds])
+    scale, share = fit_scales(evidence, priors, labels, (1 / HOTTEST, 1 / COLDEST), once(groups))
     logits = scale * evidence + share * np.where(np.isfinite(priors), priors, 0)
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels, groups)
     accuracy = float((logits.argmax(1) == labels).mean())
     return _Judged(
         losses_of(logits / temperature, labels), scale / temperature, share / temperature, accuracy

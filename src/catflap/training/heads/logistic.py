@@ -73,28 +73,35 @@ def fit_weights(
 
 
 def fit_scales(
-    evidence: Floats, prior: Floats, labels: Labels, bounds: tuple[float, float]
+    evidence: Floats,
+    prior: Floats,
+    labels: Labels,
+    bounds: tuple[float, float],
+    weights: Floats | None = None,
 ) -> tuple[float, float]:
     """What evidence and prior (n, labels) are multiplied by so that their sum is good logits of labels (n,).
 
     Platt's scaling (1999), with the logarithm of the labels' shares as a second feature. The log loss is
     that of targets which leave 1 / (n + 2) to the other labels, so that photos without a mistake do not ask
-    for certainty. The first number keeps the bounds; the second one is drawn to 1, as a normal prior of
-    variance 1 does. A prior of minus infinity is that of a label that cannot be answered.
+    for certainty. With `weights` (n,) a photo counts as so many, and n is their sum. The first number keeps
+    the bounds; the second one is drawn to 1, as a normal prior of variance 1 does. A prior of minus infinity
+    is that of a label that cannot be answered.
     """
     rows, known = np.arange(len(labels)), np.isfinite(prior)
     features = np.stack([np.where(known, evidence, IMPOSSIBLE), np.where(known, prior, 0)])
-    left = 1 / (len(labels) + 2)
+    counts = np.ones(len(labels)) if weights is None else weights
+    left = 1 / (counts.sum() + 2)
     targets = known * (left / np.maximum(known.sum(1, keepdims=True) - 1, 1))
     targets[rows, labels] = 1 - left
+    each = counts[:, None]
 
     def loss(point: Floats) -> tuple[float, Floats]:
         answers = np.tensordot(point, features, 1)
         answers -= answers.max(1, keepdims=True)
         logarithms = answers - np.log(np.exp(answers).sum(1, keepdims=True))
-        slope = (features * (np.exp(logarithms) - targets)).sum((1, 2))
+        slope = (features * (each * (np.exp(logarithms) - targets))).sum((1, 2))
         pull = point[1] - 1
-        return float(pull**2 / 2 - (targets * logarithms).sum()), slope + np.array([0, pull])
+        return float(pull**2 / 2 - (each * targets * logarithms).sum()), slope + np.array([0, pull])
 
     found = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[bounds, (None, None)])
     return float(found.x[0]), float(found.x[1])
