@@ -27,7 +27,7 @@ from cleanlab.filter import find_label_issues
 
 from catflap.artifacts.dataset import Dataset
 from catflap.curation.audit import audit
-from catflap.curation.learning import everyone, examine
+from catflap.curation.out_of_fold import everyone, examine
 from catflap.data.prepare import DEFAULT_FRAME, prepare
 from catflap.data.scan import scan
 from catflap.image import Frame, encode

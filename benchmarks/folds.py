@@ -36,16 +36,17 @@ from catflap.exporting.quantising.rounding import round_weights
 from catflap.image import Frame
 from catflap.progress import silent
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engines.model import Logits
 from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of, score
-from catflap.training.loop.finetune import finetune
+from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.onnx_graph import to_onnx
 from catflap.training.networks.slim import slimmed
 from catflap.training.processes import precision_on
-from catflap.training.recipes import History, Logits, Tuning, from_head
+from catflap.training.recipes import History, Tuning, from_head
 
 FOLDS = 5
 
@@ -135,7 +136,7 @@ def judge(fold: Fold, held: Photos, args: argparse.Namespace) -> dict[str, Logit
         def loop(
             network: Network, recipe: Recipe, fold: Dataset, part: Photos | None
         ) -> tuple[Logits, History]:
-            return finetune(
+            return train_every_weight(
                 network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent,
                 part=part, precision=precision_on("cpu"),
             )  # fmt: skip

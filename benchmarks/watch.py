@@ -37,7 +37,7 @@ from pixels import grainy
 from catflap.image import encode
 from catflap.live.frames import Picture, Shot, Trouble
 from catflap.live.judge import Judge
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller
 from catflap.live.watch import watch
@@ -91,7 +91,7 @@ def frame_age(folder: Path, seconds: float) -> dict[str, float]:
                 raise EOFError
 
         with suppress(EOFError):
-            watch(Settings(str(bundle), url, threads=1, every_frame=True, stalled=60), tell)
+            watch(WatchSettings(str(bundle), url, threads=1, every_frame=True, stalled=60), tell)
     limit = 1e3 / FPS + max(work)
     p99 = quantiles(ages, n=100)[98]
     return {
@@ -149,7 +149,7 @@ def processor_time(folder: Path, rounds: int) -> dict[str, float]:
 
     ways: dict[str, Callable[[], object]] = {
         "bare": bare,
-        "watch": lambda: watch(Settings("cat", video, threads=1)),
+        "watch": lambda: watch(WatchSettings("cat", video, threads=1)),
     }
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -164,7 +164,7 @@ def processor_time(folder: Path, rounds: int) -> dict[str, float]:
 
 def a_day(folder: Path, hours: float) -> dict[str, float]:
     """The memory in MB after the first simulated hour and after the last one."""
-    settings = Settings(str(make_bundle(folder / "quick.catflap")), "0")
+    settings = WatchSettings(str(make_bundle(folder / "quick.catflap")), "0")
     judge = Judge(Classifier(settings.bundle, threads=1), settings.region, settings.rules)
     events = 0
 

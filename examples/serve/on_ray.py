@@ -17,12 +17,12 @@ from ray import serve
 
 from catflap.serving.app import create_app
 from catflap.serving.service import open_service
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 
 
 def build() -> Any:
     """The application of one replica, whose bundle was verified on its machine."""
-    settings = Settings((os.environ.get("CATFLAP_BUNDLE", "cat"),))
+    settings = ServeSettings((os.environ.get("CATFLAP_BUNDLE", "cat"),))
     return create_app(open_service(settings, lambda text: print(text, file=sys.stderr)))
 
 

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from catflap.comparison.compare import compare as compare
     from catflap.data.prepare import prepare as prepare
     from catflap.data.scan import scan as scan
+    from catflap.data.sources.lists import Columns as Columns
     from catflap.errors import BadArtifact as BadArtifact
     from catflap.errors import BadPhoto as BadPhoto
     from catflap.errors import CatflapError as CatflapError
     from catflap.errors import Refused as Refused
+    from catflap.exporting.budget import Budget as Budget
     from catflap.exporting.export import export as export
     from catflap.image import Frame as Frame
+    from catflap.live.settings import WatchSettings as WatchSettings
+    from catflap.live.smoothing import Rules as Rules
     from catflap.live.watch import watch as watch
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
@@ -39,26 +43,43 @@ if TYPE_CHECKING:
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.classifier import Classifier as Classifier
     from catflap.runtime.predict import predict as predict
+    from catflap.runtime.profile import Profile as Profile
+    from catflap.runtime.profile import load_profile as load_profile
+    from catflap.runtime.recording import LogSettings as LogSettings
     from catflap.runtime.signature import Signer as Signer
     from catflap.serving.serve import serve as serve
+    from catflap.serving.settings import ServeLimits as ServeLimits
+    from catflap.serving.settings import ServeSettings as ServeSettings
+    from catflap.training.plan import Plan as Plan
+    from catflap.training.search.halving import SearchLimits as SearchLimits
     from catflap.training.train import train as train
     from catflap.verification.verify import verify as verify
 
 _HOME = {
     "BadArtifact": "catflap.errors",
     "BadPhoto": "catflap.errors",
+    "Budget": "catflap.exporting.budget",
     "Bundle": "catflap.artifacts.bundle",
     "CatflapError": "catflap.errors",
     "Checkpoint": "catflap.artifacts.checkpoint",
     "Classifier": "catflap.runtime.classifier",
+    "Columns": "catflap.data.sources.lists",
     "Dataset": "catflap.artifacts.dataset",
     "Frame": "catflap.image",
+    "LogSettings": "catflap.runtime.recording",
     "Manifest": "catflap.artifacts.manifest",
+    "Plan": "catflap.training.plan",
     "Prediction": "catflap.artifacts.results",
+    "Profile": "catflap.runtime.profile",
     "Refused": "catflap.errors",
     "Report": "catflap.artifacts.report",
+    "Rules": "catflap.live.smoothing",
+    "SearchLimits": "catflap.training.search.halving",
+    "ServeLimits": "catflap.serving.settings",
+    "ServeSettings": "catflap.serving.settings",
     "Signer": "catflap.runtime.signature",
     "Verdict": "catflap.artifacts.results",
+    "WatchSettings": "catflap.live.settings",
     "bench": "catflap.runtime.bench",
     "build": "catflap.pipeline.build",
     "compare": "catflap.comparison.compare",
@@ -69,6 +90,7 @@ _HOME = {
     "load_checkpoint": "catflap.artifacts.checkpoint",
     "load_dataset": "catflap.artifacts.dataset",
     "load_manifest": "catflap.artifacts.manifest",
+    "load_profile": "catflap.runtime.profile",
     "load_report": "catflap.artifacts.report",
     "predict": "catflap.runtime.predict",
     "prepare": "catflap.data.prepare",

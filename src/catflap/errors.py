@@ -109,3 +109,8 @@ def why(error: Exception) -> str:
     """The first line of what a library's error says, 200 letters at most; its kind when it is mute."""
     said = str(error).strip()
     return said.splitlines()[0][:200].rstrip(".: ") if said else type(error).__name__
+
+
+def system_says(error: Exception) -> str:
+    """Why the system refused, without the path; for other errors their words, or their kind."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

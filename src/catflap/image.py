@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from catflap.errors import BadPhoto, CatflapError
+from catflap.errors import BadPhoto, CatflapError, system_says
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) ->
             _check_regular(path, os.fstat(file.fileno()), max_bytes)  # another may lie there by now
             data = file.read(max_bytes + 1) or b""  # some files are longer than their size says, or not ready
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        why = system_says(error)
         raise BadPhoto(
             "unreadable", f"{_shown(path)} cannot be read: {why}.", "Check its path and permissions."
         ) from error

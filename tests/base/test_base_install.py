@@ -88,6 +88,8 @@ def test_every_public_name_is_there_or_says_what_to_install(base_python: Path) -
         "read_bundle",
         "Frame",
         "Prediction",
+        "ServeSettings",
+        "WatchSettings",
         "CatflapError",
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from catflap.cli.build import build_text
-from catflap.cli.train import hint, plan_of, teaching
+from catflap.cli.train import hint, plan_arguments, plan_of
 
 TOLD_BY = """
 import sys
@@ -34,14 +34,14 @@ sys.exit(code if "torch" not in sys.modules else 99)
 )
 def test_a_poor_head_says_what_to_try(recipe: str, accuracy: float, words: list[str], told: bool) -> None:
     parser = argparse.ArgumentParser()
-    teaching(parser)
+    plan_arguments(parser)
     trained = {"recipe": recipe, "validation_accuracy": {"value": accuracy}}
     assert ("--recipe finetune" in hint(trained, parser.parse_args(words))) == told
 
 
 def test_no_recipe_is_left_to_the_plan() -> None:
     parser = argparse.ArgumentParser()
-    teaching(parser)
+    plan_arguments(parser)
     assert plan_of(parser.parse_args([])).recipe is None
     assert plan_of(parser.parse_args(["--recipe", "head"])).recipe == "head"
 

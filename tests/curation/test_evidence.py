@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catflap.curation.label_errors import confusions, wrong_labels
-from catflap.curation.learning import deal
 from catflap.curation.neighbours import make_pool, most_like
+from catflap.curation.out_of_fold import deal
 from catflap.curation.outliers import distances, fit_space, outlier_scores
-from catflap.curation.pictures import mixed, same_picture, two_labels
+from catflap.curation.same_picture import mixed, same_picture, two_labels
 from catflap.data.duplicates.phash import MIRROR
 
 

@@ -167,7 +167,7 @@ def test_a_variant_that_differs_is_refused(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
     """The ranges of a model that has only seen the dark cut off what it sees by day."""
-    jury = seat_jury(drawn_checkpoint, drawn_dataset, 0, silent)
+    jury = seat_jury(drawn_checkpoint, drawn_dataset, silent)
     fp32 = bytes(bundle.members["fp32.onnx"])
     dark = quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8))
 
@@ -183,7 +183,7 @@ def test_a_variant_that_differs_is_refused(
 def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    source = source_of(drawn_checkpoint, drawn_dataset, 0, silent)
+    source = source_of(drawn_checkpoint, drawn_dataset, silent)
     graph, told = bytes(bundle.members["int8.onnx"]), list[str]()
     variant, model = as_variant("int8", FORMS["int8"]), open_model(graph)
     heard = source.hear(graph)

@@ -65,7 +65,7 @@ def test_its_temperature_is_that_of_its_own_answers(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
     """Its pixels are a level off, so the answers of the float graph have another."""
-    source = source_of(replace(drawn_checkpoint, history=[]), drawn_dataset, 0, silent)
+    source = source_of(replace(drawn_checkpoint, history=[]), drawn_dataset, silent)
     form, frames = FORMS["onnx-frame"], np.stack([scene(n, 64, 64) for n in range(3)])
     judged = written("onnx-frame", form, source, frames, silent)
     held = onnx.load_from_string(judged.files[form.file]).graph.initializer

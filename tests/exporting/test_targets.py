@@ -15,11 +15,11 @@ from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, MissingExtra
-from catflap.exporting.apart import convert_apart
 from catflap.exporting.export import export, source_of
 from catflap.exporting.forms import FORMS, PACKAGES, made_elsewhere, make, variant_names
 from catflap.exporting.quantising.quantise import FLOAT_LAYERS
 from catflap.exporting.quantising.rounding import convolution_weights
+from catflap.exporting.subprocesses import convert_apart
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import silent
 from catflap.runtime.engines.opening import open_variant
@@ -138,7 +138,7 @@ def test_a_checkpoint_may_lie_in_a_folder_that_is_not_utf8(
         shutil.copytree(drawn_checkpoint.path, folder)
     except OSError:
         pytest.skip("this file system has no such names")
-    source = source_of(load_checkpoint(folder), drawn_dataset, 0, silent)
+    source = source_of(load_checkpoint(folder), drawn_dataset, silent)
     assert all(make(FORMS[name], source).values())
 
 
@@ -149,7 +149,7 @@ def test_litert_in_int8_has_the_rounded_weights_behind_two_float_layers(
     pytest.importorskip(TOOLS["litert"], reason="litert_torch is not installed: docs/reference/targets.md")
     from catflap.exporting.targets.litert_file import _convolutions, _laid_out, _opened
 
-    source = source_of(drawn_checkpoint, drawn_dataset, 0, silent)
+    source = source_of(drawn_checkpoint, drawn_dataset, silent)
     (written,) = make(FORMS["litert-int8"], source).values()
     model, wanted = _opened(written), convolution_weights(source.rounded).values()
     kinds = []

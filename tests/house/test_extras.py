@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from catflap.errors import EXTRAS, missing_extra, why
+from catflap.errors import EXTRAS, missing_extra, system_says, why
 from catflap.machine import describe_machine, installed_extras
 
 
@@ -71,3 +71,12 @@ def test_a_mute_error_is_told_by_its_kind() -> None:
     assert why(ValueError(" \n ")) == "ValueError"
     assert why(RuntimeError("it broke.\nat line 3")) == "it broke"
     assert len(why(RuntimeError("x" * 999))) == 200
+
+
+def test_what_the_system_says_is_told_without_the_path() -> None:
+    with pytest.raises(OSError, match="nowhere") as absent:
+        Path("/nowhere/at all").read_bytes()
+    assert system_says(absent.value) == "No such file or directory"
+    assert system_says(OSError("no frames")) == "no frames"
+    assert system_says(ValueError("embedded null byte")) == "embedded null byte"
+    assert system_says(RecursionError()) == "RecursionError"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -19,6 +24,22 @@ def test_every_public_name_is_there() -> None:
     assert len(set(catflap.__all__)) == len(catflap.__all__)
     for name in catflap.__all__:
         assert not isinstance(getattr(catflap, name), ModuleType), f"{name} is a module, not a name"
+
+
+def test_what_public_functions_take_is_public_too() -> None:
+    """Nobody has to look for the room of the settings that a verb asks for."""
+    functions = [made for name in catflap.__all__ if inspect.isfunction(made := getattr(catflap, name))]
+    asked = {kind for made in functions for kind in kinds_taken(made)}
+    asked |= {kind for outer in asked for kind in kinds_taken(outer)}
+    assert {kind.__name__ for kind in asked} >= {"WatchSettings", "Rules", "ServeSettings", "ServeLimits"}
+    assert {kind.__name__ for kind in asked} - set(catflap.__all__) == set()
+
+
+def kinds_taken(made: Callable[..., Any]) -> list[type]:
+    """Our dataclasses among the types of what a function takes."""
+    words = " ".join(str(each.annotation) for each in inspect.signature(made).parameters.values())
+    named = [vars(sys.modules[made.__module__]).get(word) for word in re.findall(r"\w+", words)]
+    return [each for each in named if is_dataclass(each) and each.__module__.startswith("catflap.")]
 
 
 def test_dir_lists_the_public_names() -> None:

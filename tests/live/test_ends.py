@@ -14,7 +14,7 @@ from tests.live.cameras import CATFLAP, jpeg
 
 ANYWHERE = """
 import signal, sys, threading
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.watch import watch
 
 lines = 0
@@ -31,7 +31,7 @@ def tell(event):
     if event["event"] == "frame":
         sys.settrace(trace)
 
-watch(Settings(sys.argv[1], "-", every_frame=True, max_fps=2.0), tell)
+watch(WatchSettings(sys.argv[1], "-", every_frame=True, max_fps=2.0), tell)
 print("ended")
 """
 

@@ -13,7 +13,7 @@ import pytest
 
 from catflap.live.frames import Picture, Shot, Trouble
 from catflap.live.judge import Judge
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller
 from catflap.runtime.classifier import Classifier
@@ -24,7 +24,7 @@ from tests.live.cameras import eventually, flat
 @pytest.mark.slow
 def test_ten_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> None:
     """Decisions, outages, events and a log that is at its limit."""
-    settings = Settings(red, "0", log_every=1.0)
+    settings = WatchSettings(red, "0", log_every=1.0)
     classifier = Classifier(red, threads=1)
     recorder = Recorder(LogSettings(tmp_path / "field.log", pictures=True, limit=1_000_000), pytest.fail)
     judge = Judge(classifier, settings.region, settings.rules)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catflap.errors import CatflapError
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.smoothing import UNKNOWN, Rules, State, step
 
 CAT, OTHER, HALF = (0.99, 0.01), (0.01, 0.99), (0.6, 0.4)
@@ -206,5 +206,5 @@ def test_a_rule_that_makes_no_sense_is_named_as_its_option(stated: dict[str, flo
 )
 def test_a_setting_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], said: str) -> None:
     with pytest.raises(CatflapError) as error:
-        Settings("cat", "0", **stated)  # type: ignore[arg-type]
+        WatchSettings("cat", "0", **stated)  # type: ignore[arg-type]
     assert str(error.value).startswith(said)

@@ -12,7 +12,7 @@ import pytest
 from catflap.live.courier import Courier
 from catflap.live.frames import Picture, Shot, Trouble
 from catflap.live.judge import Judge
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller
 from catflap.runtime.classifier import Classifier
@@ -24,7 +24,7 @@ BAD = jpeg("red")[:300]
 def teller_of(
     red: Path, tell: Callable[[dict[str, Any]], None], outlets: Outlets, **stated: float | bool
 ) -> Teller:
-    settings = Settings(red, "0", **stated)  # type: ignore[arg-type]
+    settings = WatchSettings(red, "0", **stated)  # type: ignore[arg-type]
     judge = Judge(Classifier(red, threads=1), settings.region, settings.rules)
     return Teller(settings, judge, Tally(), tell, outlets)
 

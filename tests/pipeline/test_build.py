@@ -19,7 +19,7 @@ from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.report import load_report
-from catflap.cli.prepare import frame_of, framing
+from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError, MissingExtra, Refused
 from catflap.exporting.forms import FORMS, PACKAGES, QUANTISERS, check_tools
@@ -234,7 +234,7 @@ def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_pa
 )
 def test_a_frame_is_asked_for_or_not(words: list[str], frame: Frame | None) -> None:
     parser = argparse.ArgumentParser()
-    framing(parser)
+    frame_arguments(parser)
     assert frame_of(parser.parse_args(words)) == frame
 
 

@@ -18,11 +18,11 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.drawings import scene
 from catflap.image import encode
-from catflap.live.settings import Settings as WatchSettings
+from catflap.live.settings import WatchSettings
 from catflap.live.watch import watch
 from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 from catflap.verification.verify import verify
 
 pytest.importorskip("model_signing", reason="model-signing is not installed: pip install 'catflap[sign]'")
@@ -131,7 +131,7 @@ def test_what_does_not_lead_to_the_root_is_refused(signed: Signed, tmp_path: Pat
     with pytest.raises(Refused, match="is not signed by a certificate of"):
         read_signed(signed.path, signer)
     with pytest.raises(Refused, match="is not signed by a certificate of"):
-        serve(Settings((signed.path,), port=0, signer=signer), lambda fields: None, lambda text: None)
+        serve(ServeSettings((signed.path,), port=0, signer=signer), lambda fields: None, lambda text: None)
     with pytest.raises(Refused, match="is not signed by a certificate of"):
         watch(WatchSettings(signed.path, "-", signer=signer))
 

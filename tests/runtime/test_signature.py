@@ -18,7 +18,7 @@ from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 from catflap.verification.verify import verify
 from tests.artifacts.samples import small_bundle
 from tests.serving.bundles import make_bundle
@@ -87,7 +87,7 @@ def test_whatever_is_not_the_owners_is_refused(
     assert main(["verify", str(path), "--key", str(public)]) == 1
     assert main(["predict", str(path), "photo.png", "--key", str(public)]) == 1
     with pytest.raises(Refused, match="is not signed"):
-        serve(Settings((path,), port=0, signer=Signer(public)), lambda fields: None, lambda text: None)
+        serve(ServeSettings((path,), port=0, signer=Signer(public)), lambda fields: None, lambda text: None)
     capsys.readouterr()
 
 

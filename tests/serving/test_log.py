@@ -16,7 +16,7 @@ from catflap.evaluation.drift import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.service import Service, close_service, judge_one, open_service
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 from catflap.serving.shelf import Served
 from tests.drawn import Exported
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
@@ -157,7 +157,7 @@ def judge_many(service: Service, served: Served, count: int) -> None:
 def test_a_drift_score_goes_with_its_version(tmp_path: Path, versions: list[bytes]) -> None:
     file, notes = tmp_path / "cat.catflap", list[str]()
     file.write_bytes(versions[0])
-    service = open_service(Settings((file,)), notes.append)
+    service = open_service(ServeSettings((file,)), notes.append)
     old = service.shelf.default
     judge_many(service, old, 199)
     put(service, versions[1], file)
@@ -181,7 +181,7 @@ def test_a_drift_score_stays_while_its_version_has_another_role(
     file, rival = tmp_path / "cat.catflap", tmp_path / "next.catflap"
     file.write_bytes(versions[0])
     rival.write_bytes(versions[1])
-    service = open_service(Settings((file,), canary=rival), print)
+    service = open_service(ServeSettings((file,), canary=rival), print)
     put(service, versions[1], file)
     both = service.shelf.default.version
     judge_many(service, service.shelf.default, 200)

@@ -15,7 +15,7 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.serving.app import ALWAYS, OPEN, ROUTES, create_app
 from catflap.serving.pages import description
 from catflap.serving.service import open_service
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 from tests.serving.bundles import RED
 from tests.serving.client import Server, form
 
@@ -99,7 +99,7 @@ def test_answers_are_as_openapi_says(
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_a_page_for_people_loads_nothing_from_elsewhere(quick: Path, tmp_path: Path, path: str) -> None:
     """`/` is here as it is where the camera page was not built."""
-    app = create_app(open_service(Settings((quick,)), print), tmp_path)
+    app = create_app(open_service(ServeSettings((quick,)), print), tmp_path)
     status, headers, body = get(app, path)
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert headers["cross-origin-opener-policy"] == "same-origin"
@@ -179,7 +179,7 @@ def test_the_camera_page_is_served_isolated_where_it_was_built(quick: Path, tmp_
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    app = create_app(open_service(Settings((quick,)), print), tmp_path)
+    app = create_app(open_service(ServeSettings((quick,)), print), tmp_path)
     for name, kind in files.items():
         status, headers, body = get(app, f"/{name}")
         assert (status, body.decode(), headers["content-type"]) == (200, name, kind)
@@ -197,7 +197,7 @@ def test_a_method_or_path_that_is_not_there_says_so_with_and_without_the_camera_
 ) -> None:
     if is_built:
         (tmp_path / "index.html").write_text("page")
-    app = create_app(open_service(Settings((quick,)), print), tmp_path)
+    app = create_app(open_service(ServeSettings((quick,)), print), tmp_path)
     wrong = [
         ("PUT", "/predict", {"POST"}), ("OPTIONS", "/predict", {"POST"}), ("HEAD", "/predict", {"POST"}),
         ("GET", "/v2/models/cat/infer", {"POST"}), ("POST", "/healthz", {"GET", "HEAD"}),

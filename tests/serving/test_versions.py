@@ -17,7 +17,7 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.cli.main import main
 from catflap.runtime.recording import LogSettings
 from catflap.serving.serve import serve
-from catflap.serving.settings import SHOWN, Limits, Settings
+from catflap.serving.settings import SHOWN, ServeLimits, ServeSettings
 from tests.serving.bundles import BLUE, RED, make_bundle, strange_bundle, with_foreign_default
 from tests.serving.client import Server, eventually, form, running
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_served_is_refused_before_it_listens(
 
 
 def test_every_limit_is_checked() -> None:
-    assert set(SHOWN) == set(Limits.__dataclass_fields__)
+    assert set(SHOWN) == set(ServeLimits.__dataclass_fields__)
 
 
 def test_a_port_that_is_taken_is_one_sentence(
@@ -239,7 +239,7 @@ def test_a_server_whose_address_nobody_takes_lets_go_of_all(tmp_path: Path, quic
 
     log = LogSettings(tmp_path / "field.log")
     with pytest.raises(BrokenPipeError) as caught:  # whose traceback would keep a socket that is left open
-        serve(Settings((quick,), port=0, log=log), gone)
+        serve(ServeSettings((quick,), port=0, log=log), gone)
     with pytest.raises(URLError, match="refused"):
         urlopen(f"{addresses[0]}/healthz", timeout=10)
     assert "field log" not in {thread.name for thread in threading.enumerate()}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from catflap.artifacts.dataset import load_dataset
-from catflap.training.loop.finetune import finetune
+from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.processes import is_first_process
 from tests.training.small import small_network
@@ -33,7 +33,7 @@ def main() -> None:
 
     network, resume = small_network(), resume.format(rank=os.environ["RANK"])
     recipe = Recipe(3, optimiser, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2, norm=True)
-    logits, history = finetune(
+    logits, history = train_every_weight(
         network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told, strategy=strategy
     )
     if is_first_process():

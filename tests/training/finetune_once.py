@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from catflap.artifacts.dataset import load_dataset
-from catflap.training.loop.finetune import finetune
+from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import PACKAGED, digest_tensors, load_backbone
 from catflap.training.networks.network import Network
@@ -24,5 +24,5 @@ def finetune_once(dataset: str, resume: str, pipe: Connection) -> None:
     def told(_: str, done: int, total: int) -> None:
         pipe.send(done)
 
-    logits, _ = finetune(network, load_dataset(dataset), Path(resume), RECIPE, 0, "cpu", told)
+    logits, _ = train_every_weight(network, load_dataset(dataset), Path(resume), RECIPE, 0, "cpu", told)
     pipe.send((digest_tensors(network.state_dict()), logits.tobytes()))

@@ -14,13 +14,14 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress, silent
+from catflap.runtime.engines.model import Logits
 from catflap.training import deciding
 from catflap.training.deciding import Decisions, try_from_scratch, tuning_of
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import RESNET8
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
-from catflap.training.recipes import History, Logits, Trained
+from catflap.training.recipes import History, Trained
 from catflap.training.search import random_start
 from catflap.training.search.clock import clock_of
 from catflap.training.search.halving import Pick
@@ -122,7 +123,7 @@ def test_a_random_start_that_was_stopped_ends_with_the_same_bits(
     undisturbed = decided(drawn_dataset, tmp_path / "undisturbed")
 
     def stop(step: str, done: int, total: int) -> None:
-        if (step, done) == ("finetune", 2 * EPOCHS - 7):
+        if (step, done) == ("train every weight", 2 * EPOCHS - 7):
             raise Stop
 
     with pytest.raises(Stop):
@@ -131,7 +132,7 @@ def test_a_random_start_that_was_stopped_ends_with_the_same_bits(
     again = decided(
         drawn_dataset,
         tmp_path / "stopped",
-        lambda step, done, _: steps.append(done) if step == "finetune" else None,
+        lambda step, done, _: steps.append(done) if step == "train every weight" else None,
     )
     assert steps[0] > 1, "what was learnt is not learnt again"
     assert again.sha256 == undisturbed.sha256

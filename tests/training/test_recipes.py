@@ -23,7 +23,7 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.loop.finetune import finetune
+from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe, finetuning, scratch
 from catflap.training.loop.teacher import teach
 from catflap.training.loop.watching import Watch, _forgiving, unseen, watching
@@ -63,7 +63,7 @@ def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
     whole, narrow = small_network(), small_network(Narrow)
     Narrow.seen.clear()
     for number, network in enumerate((whole, narrow)):
-        finetune(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
+        train_every_weight(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
     assert Narrow.seen[:3] == [8, 4, 4]
     assert max(Narrow.seen[1:]) == 4, "the size that fitted is kept"
     for name, tensor in whole.state_dict().items():
@@ -72,14 +72,16 @@ def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
 
 def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(CatflapError, match="too little memory for 1 photos"):
-        finetune(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
+        train_every_weight(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
 
 
 def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: Path) -> None:
     network = small_network()
     before = network.state_dict()["backbone.norm.running_mean"].clone()
     recipe = Recipe(**{**vars(scratch(12, photos=36, side=32)), "batch": 8, "average": 0.5})
-    logits, history = finetune(network, drawn_dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
+    logits, history = train_every_weight(
+        network, drawn_dataset, tmp_path / "resume", recipe, 0, "cpu", silent
+    )
     assert not torch.equal(network.state_dict()["backbone.norm.running_mean"], before)
     assert not network.training
     assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() >= 0.9
@@ -94,11 +96,11 @@ def test_batch_norm_never_learns_from_one_photo(drawn_dataset: Dataset, tmp_path
     dataset = replace(drawn_dataset, frame=Frame(16, 16))
     recipe = Recipe(**{**vars(scratch(2, photos=36, side=16)), "batch": 35})
     network = Network(load_backbone(RESNET8, pretrained=False), 2)
-    _, history = finetune(network, dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
+    _, history = train_every_weight(network, dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
     assert [entry["epoch"] for entry in history if entry["step"] == "finetune"] == [1, 2]
     alone = Recipe(**{**vars(recipe), "batch": 1})
     with pytest.raises(CatflapError, match="one photo of a batch"):
-        finetune(network, dataset, tmp_path / "resume", alone, 0, "cpu", silent)
+        train_every_weight(network, dataset, tmp_path / "resume", alone, 0, "cpu", silent)
 
 
 @pytest.mark.parametrize(("many", "batch"), [(10_000, 32), (1, 128)])
@@ -196,7 +198,9 @@ def test_targets_reach_their_photos(drawn_dataset: Dataset, tmp_path: Path) -> N
     wrong = np.eye(2, dtype=np.float32)[1 - photos.labels]
     network = small_network()
     longer = Recipe(epochs=12, batch=8, rate=0.1, body=1.0, average=0.5, blended=False)
-    logits, _ = finetune(network, drawn_dataset, tmp_path / "resume", longer, 0, "cpu", silent, targets=wrong)
+    logits, _ = train_every_weight(
+        network, drawn_dataset, tmp_path / "resume", longer, 0, "cpu", silent, targets=wrong
+    )
     assert (logits.argmax(1) == drawn_dataset.photos("validation").labels).mean() <= 0.1
 
 
@@ -307,7 +311,9 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
     )
     with watching(tmp_path / "board", None, "run") as watch:
-        finetune(small_network(), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent, watch=watch)
+        train_every_weight(
+            small_network(), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent, watch=watch
+        )
     board = events.EventAccumulator(str(tmp_path / "board"))
     board.Reload()
     assert [event.step for event in board.Scalars("loss")] == list(range(1, 11))

@@ -25,7 +25,16 @@ from catflap.training.search import clock as timing
 from catflap.training.search import halving as room
 from catflap.training.search.candidates import candidates
 from catflap.training.search.clock import Clock, clock_of
-from catflap.training.search.halving import Limits, Pick, Trial, _Contender, _pareto, _ranked, _share, search
+from catflap.training.search.halving import (
+    Pick,
+    SearchLimits,
+    Trial,
+    _Contender,
+    _pareto,
+    _ranked,
+    _share,
+    search,
+)
 from catflap.training.train import train
 from tests.training.small_search import SMALL
 
@@ -88,7 +97,7 @@ def test_a_search_of_heads_alone_times_no_epochs(
     monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
     found = candidates(drawn_dataset, 3)
     clock = clock_of(60, time.perf_counter(), "cpu", "32-true", tunes=False)
-    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock)
+    pick = search(drawn_dataset, found, SearchLimits(), "cpu", silent, clock)
     assert [row["epochs"] for row in pick.trials] == [None] * 3
     both = [row for row in pick.trials if row["share"] == pick.trials[pick.number]["share"]]
     assert min(both, key=lambda row: row["validation_log_loss"])["picked"]
@@ -132,9 +141,11 @@ def test_minutes_search_unless_a_backbone_is_named() -> None:
     assert Plan(trials=2).searches
     assert not Plan(minutes=1.0, backbone="efficientnet_lite0").searches
     assert not Plan(minutes=1.0, trials=0).searches
-    assert Plan(minutes=1.0).kept_limits == Limits(max_mb=EDGE_MB)
-    assert Plan(minutes=1.0, limits=Limits(5.0, 6.0)).kept_limits == Limits(5.0, 6.0)
-    assert Plan(minutes=1.0, trials=3).kept_limits == Limits(), "who asks for trials knows what they may take"
+    assert Plan(minutes=1.0).kept_limits == SearchLimits(max_mb=EDGE_MB)
+    assert Plan(minutes=1.0, limits=SearchLimits(5.0, 6.0)).kept_limits == SearchLimits(5.0, 6.0)
+    assert Plan(minutes=1.0, trials=3).kept_limits == SearchLimits(), (
+        "who asks for trials knows what they may take"
+    )
 
 
 def test_a_search_explores_recipes_unless_one_is_asked_for(drawn_dataset: Dataset) -> None:
@@ -152,7 +163,7 @@ def test_a_search_explores_recipes_unless_one_is_asked_for(drawn_dataset: Datase
 
 def test_what_cannot_be_is_refused_with_the_nearest(drawn_dataset: Dataset) -> None:
     with pytest.raises(Refused, match=r"None of 2 trials keeps the limits; the nearest, efficientnet_lite"):
-        search(drawn_dataset, candidates(drawn_dataset, 2), Limits(max_mb=0.1), "cpu", silent)
+        search(drawn_dataset, candidates(drawn_dataset, 2), SearchLimits(max_mb=0.1), "cpu", silent)
 
 
 @pytest.mark.slow
@@ -193,7 +204,7 @@ def test_where_heads_are_poor_the_last_two_are_fine_tuned(
         return (1e-9, 1.0) if number else (1e-6, 1.0)
 
     def found() -> Pick:
-        return search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, tune=tune)
+        return search(drawn_dataset, candidates(drawn_dataset, 2), SearchLimits(), "cpu", silent, tune=tune)
 
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path))  # where no feature is known
     monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
@@ -245,7 +256,7 @@ def test_a_search_chooses_the_recipe_where_heads_are_poor(
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_sizes")
 def test_limits_are_kept(drawn_dataset: Dataset) -> None:
-    pick = search(drawn_dataset, candidates(drawn_dataset, 3), Limits(max_mb=4.2), "cpu", silent)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 3), SearchLimits(max_mb=4.2), "cpu", silent)
     assert pick.backbone.name == "efficientnet_lite0"
     assert pick.frame.width in (32, 48)
     rows = pick.trials
@@ -259,7 +270,7 @@ def test_limits_are_kept(drawn_dataset: Dataset) -> None:
 @pytest.mark.usefixtures("_small_sizes")
 def test_no_time_is_the_first_candidate(drawn_dataset: Dataset) -> None:
     over = clock_of(1, time.perf_counter() - 60, "cpu", "32-true")
-    pick = search(drawn_dataset, candidates(drawn_dataset, 3), Limits(), "cpu", silent, over)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 3), SearchLimits(), "cpu", silent, over)
     assert pick.number == 0
     assert [(row["size"], row["share"], row["picked"]) for row in pick.trials] == [(32, 0, True)]
 
@@ -273,7 +284,7 @@ def test_with_time_candidates_are_compared(
     monkeypatch.setattr(room, "GOOD_HEAD", 1.1)
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path))  # where no feature is known
     clock = clock_of(5, time.perf_counter(), "cpu", "32-true")
-    pick = search(drawn_dataset, candidates(drawn_dataset, 3), Limits(max_mb=4.2), "cpu", silent, clock)
+    pick = search(drawn_dataset, candidates(drawn_dataset, 3), SearchLimits(max_mb=4.2), "cpu", silent, clock)
     tried = [row for row in pick.trials if row["share"]]
     assert [row["size"] for row in tried] == [32, 48], "the third does not keep the limit"
     assert all(row["epochs"] > 0 for row in tried)
@@ -313,7 +324,7 @@ def test_small_pictures_and_little_time_end_the_search(
     monkeypatch.setattr(room, "GOOD_HEAD", poor)
     monkeypatch.setattr(room, "SMALL_SIDE", small_side)
     monkeypatch.setattr(Clock, "epochs", lambda _, __, seen, **___: epochs[frames.index(seen.frame)])
-    pick = search(drawn_dataset, found, Limits(), "cpu", silent, clock, random_start=scratch)
+    pick = search(drawn_dataset, found, SearchLimits(), "cpu", silent, clock, random_start=scratch)
     assert not hurried or pick.number == int(np.argmax(epochs))
     (picked,) = (row for row in pick.trials if row["picked"])
     assert picked["share"] == (0.25 if hurried else 0.5)
@@ -327,13 +338,15 @@ def test_a_random_start_keeps_the_limits(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, fits: bool
 ) -> None:
     """resnet8 is smaller than each candidate, so that it gets a limit of its own here."""
-    measured, narrow = room._measured, Limits(max_ms=1e-6)
+    measured, narrow = room._measured, SearchLimits(max_ms=1e-6)
 
-    def of_its_own(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Trial:
+    def of_its_own(backbone: Backbone, frame: Frame, size: int, limits: SearchLimits) -> Trial:
         return measured(backbone, frame, size, limits if fits or backbone.name != RESNET8 else narrow)
 
     monkeypatch.setattr(room, "_measured", of_its_own)
-    pick = search(drawn_dataset, candidates(drawn_dataset, 2), Limits(), "cpu", silent, random_start=True)
+    pick = search(
+        drawn_dataset, candidates(drawn_dataset, 2), SearchLimits(), "cpu", silent, random_start=True
+    )
     *_, row = pick.trials
     assert (row["backbone"], row["recipe"], row["size"], row["fits"]) == (RESNET8, "scratch", 64, fits)
     assert (row["share"], row["validation_log_loss"], row["picked"]) == (0, None, False)

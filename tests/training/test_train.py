@@ -24,7 +24,7 @@ from catflap.training.networks.flops import count_flops
 from catflap.training.networks.network import Network, load_network
 from catflap.training.plan import Plan
 from catflap.training.processes import precision_on
-from catflap.training.search.halving import Limits
+from catflap.training.search.halving import SearchLimits
 from catflap.training.train import train
 
 
@@ -129,12 +129,12 @@ def test_finetune_is_the_head_or_better(drawn_dataset: Dataset, tmp_path: Path) 
         ({"recipe": "finetune", "epochs": 0}, "0 epochs"),
         ({"epochs": 9}, "A head has no epochs"),
         ({"recipe": "finetune", "epochs": 9, "minutes": 1.0}, "Minutes say how many epochs fit"),
-        ({"limits": Limits(max_ms=5.0)}, "limits of a search and no search"),
+        ({"limits": SearchLimits(max_ms=5.0)}, "limits of a search and no search"),
         ({"backbone": "efficientnet_lite1", "trials": 3}, "backbone efficientnet_lite1 and a search"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 1 << 63}, "seed 9223372036854775808"),
-        ({"trials": 2, "limits": Limits(max_ms=0)}, "limit of 0"),
-        ({"minutes": 1.0, "limits": Limits(max_mb=float("nan"))}, "limit of nan"),
+        ({"trials": 2, "limits": SearchLimits(max_ms=0)}, "limit of 0"),
+        ({"minutes": 1.0, "limits": SearchLimits(max_mb=float("nan"))}, "limit of nan"),
         ({"backbone": "vit_tiny_patch16_224", "recipe": "scratch"}, "does not see frames of 64 x 64 px"),
         ({"trials": 1}, "search of 1 trials"),
     ],
@@ -186,7 +186,7 @@ def test_a_run_that_goes_on_counts_what_it_did_itself(drawn_dataset: Dataset, tm
     plan, photos = Plan(backbone=RESNET8, recipe="scratch", epochs=8), drawn_dataset.roles["train"]
 
     def stop(step: str, done: int, total: int) -> None:
-        if step == "finetune" and done == total // 2 + 1:
+        if step == "train every weight" and done == total // 2 + 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -14,7 +14,7 @@ from typing import Any
 
 from catflap.artifacts.bundle_zip import MAGIC, MAX_BYTES, NAME, decode_members, encode_members
 from catflap.artifacts.schema import faults, is_text, load_schema
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact, CatflapError, system_says
 from catflap.image import Frame
 
 FORMAT = "1.0"
@@ -160,7 +160,7 @@ def _read(path: Path) -> bytes:
             start = file.read(len(MAGIC))
             return start + file.read(MAX_BYTES) if start == MAGIC else start
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        why = system_says(error)
         raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
 
 

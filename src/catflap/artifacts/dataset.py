@@ -6,7 +6,7 @@ import mmap
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ INDEX = "index.parquet"
 SHARDS = "shards"
 PIXELS = "pixels.npy"
 ROLES = ("train", "validation", "calibration", "test")
+
+Positions: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Photos:
         what = f"{path} does not hold the photo {self.ids[position]}: {why}."
         raise BadArtifact(what, "Run catflap prepare again.")
 
-    def take(self, positions: npt.NDArray[np.int64]) -> Photos:
+    def take(self, positions: Positions) -> Photos:
         """The photos at some positions, in that order."""
         columns = ("ids", "labels", "groups", "shards", "offsets", "lengths")
         return replace(self, **{name: getattr(self, name)[positions] for name in columns})
@@ -106,7 +108,7 @@ class Dataset:
         """The photos of a role without which a step cannot go on; CatflapError when there are none."""
         photos = self.photos(role)
         if not len(photos):
-            raise CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
+            raise no_photos(role)
         return photos
 
     def train_pixels(self) -> Pixels | None:
@@ -142,6 +144,11 @@ class Dataset:
         """The machine answer of `catflap prepare`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
         return {**fields, "labels": list(self.labels), "frame": self.frame.to_json()}
+
+
+def no_photos(role: str) -> CatflapError:
+    """The error for photos of a role that a step cannot go on without."""
+    return CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
 
 
 def save_dataset(folder: Path, fields: dict[str, Any]) -> None:

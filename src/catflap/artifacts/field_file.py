@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import quote
 
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact, CatflapError, system_says
 
 APPLICATION = 0x43415446  # "CATF", which SQLite keeps in the head of the file
 VERSION = 1
@@ -101,7 +101,7 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 
 
 def _unusable(path: Path, error: Exception) -> CatflapError:
-    why = getattr(error, "strerror", None) or str(error)
+    why = system_says(error)
     return CatflapError(
         f"The field log {path} cannot be opened: {why}.", "Check its path, or choose another."
     )

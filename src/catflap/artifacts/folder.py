@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from catflap.artifacts.schema import faults, is_text, load_schema
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact, CatflapError, system_says
 
 Json = dict[str, Any]
 SCHEMAS = ("manifest", "dataset", "checkpoint")
@@ -214,7 +214,7 @@ def only_writer(target: Path, verb: str) -> Iterator[None]:
 
 def unwritable(target: Path, error: Exception) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
-    why = getattr(error, "strerror", None) or str(error)
+    why = system_says(error)
     elsewhere = getattr(error, "filename", None)
     place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
     too_long = getattr(error, "errno", None) == errno.ENAMETOOLONG

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -45,6 +47,8 @@ INDEX_ROW = pa.schema(
     ]
 )
 
+OK, QUARANTINED, DROPPED = 0, 1, 2
+STATUS = ("ok", "quarantined", "dropped")
 
 REMAKE = "Run the catflap command that wrote this folder again."
 ROW_GROUP = 1 << 13  # rows
@@ -102,3 +106,23 @@ def read_table(path: Path, columns: Sequence[str] | None = None, role: str | Non
         return pq.read_table(path, columns=None if columns is None else list(columns), filters=chosen)
     except (OSError, pa.ArrowException) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", REMAKE) from error
+
+
+def leading_bits(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """The first 128 bits of hexadecimal ids, uint64 (n, 2); zeros for an empty id."""
+    padded = pc.utf8_slice_codeunits(pc.utf8_rpad(ids, 32, "0"), 0, 32)
+    text = np.frombuffer("".join(padded.to_pylist()).encode(), np.uint8).reshape(-1, 32)
+    nibbles = np.where(text > 57, text - 87, text - 48)
+    return (nibbles[:, 0::2] << 4 | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
+
+
+def numbered(column: pa.ChunkedArray, known: dict[str, int]) -> npt.NDArray[np.int64]:
+    """A column of names as their numbers in `known`; new names are added with the next number."""
+    numbers = np.empty(len(column), np.int64)
+    start = 0
+    for chunk in column.dictionary_encode().chunks:
+        here = [known.setdefault(name, len(known)) for name in chunk.dictionary.to_pylist()]
+        codes = chunk.indices.to_numpy(zero_copy_only=False)
+        numbers[start : start + len(chunk)] = np.array(here, np.int64)[codes]
+        start += len(chunk)
+    return numbers

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from catflap.cli.output import emit, note, progress_bar
+from catflap.cli.output import emit, note, progress_bar, stated
 
 HELP = "Find photos whose label may be wrong, and write a page on which a person decides."
 EXAMPLE = "catflap audit photos.dataset -o audited.manifest"
@@ -23,9 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where the manifest that the dataset was made from lies now, if it was moved",
     )
-    parser.add_argument(
-        "--shown", type=int, default=400, metavar="N", help="suspects to show on the page (default: 400)"
-    )
+    parser.add_argument("--shown", type=int, metavar="N", help="suspects to show on the page (default: 400)")
     parser.add_argument(
         "--backbone", default="efficientnet_lite0", metavar="NAME",
         help="efficientnet_lite0, _lite1, _lite2, _lite2_slim or _lite0_tiny (installed), or any timm model "
@@ -51,8 +49,8 @@ def answer(args: argparse.Namespace) -> int:
     manifest = None if args.manifest is None else load_manifest(args.manifest)
     with progress_bar(args) as progress:
         found = audit(
-            load_dataset(args.dataset), args.out, manifest=manifest, backbone=args.backbone, shown=args.shown,
-            seed=args.seed, device=args.device, progress=progress,
+            load_dataset(args.dataset), args.out, manifest=manifest, backbone=args.backbone,
+            seed=args.seed, device=args.device, progress=progress, **stated(shown=args.shown),
         )  # fmt: skip
     listed = found.suspects if args.json else found.suspects[:LISTED]
     for one in listed:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.export import exporting, variants_of
+from catflap.cli.export import export_arguments, variants_of
 from catflap.cli.output import as_text, emit, progress_bar
-from catflap.cli.prepare import frame_of, framing
-from catflap.cli.train import hint, plan_of, teaching
+from catflap.cli.prepare import frame_arguments, frame_of
+from catflap.cli.train import hint, plan_arguments, plan_of
 
 HELP = (
     "Walk the whole line: scan, prepare, train, export, verify, evaluate. Run it again to go on.\n"
-    "A plain build, without frame, backbone, recipe, minutes and budget, chooses between two small networks."
+    "A plain build, without frame, backbone, recipe, minutes and trials, chooses between two small networks."
 )
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
 
@@ -23,9 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="bundle to write, NAME.catflap"
     )
-    framing(parser)
-    teaching(parser)
-    exporting(parser)
+    frame_arguments(parser)
+    plan_arguments(parser)
+    export_arguments(parser)
 
 
 def answer(args: argparse.Namespace) -> int:

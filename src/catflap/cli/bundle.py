@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.export import choosing, export_text, variants_of
+from catflap.cli.export import export_text, variant_arguments, variants_of
 from catflap.cli.output import emit, listed, part_of, progress_bar, refuse_alone
 from catflap.errors import CatflapError
 
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--checkpoint", type=Path, required=True, help="checkpoint the bundle was made from")
     add.add_argument("--dataset", type=Path, help="where the checkpoint's dataset lies now, if it was moved")
-    choosing(add)
+    variant_arguments(add)
     add.add_argument("--file", type=Path, metavar="MODEL", help="a model file that another toolchain wrote")
     add.add_argument(
         "--name", metavar="VARIANT", help="name of that file as a variant (default: MODEL without suffix)"

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--golden", type=Path, action="append", default=[], metavar="PHOTO",
         help="put this photo into the bundle as a golden case; may be repeated (default: drawn ones only)",
     )  # fmt: skip
-    exporting(parser)
+    export_arguments(parser)
     limits = parser.add_argument_group(
         "budget of each variant; only those that keep it go in (default: no limits)"
     )
@@ -67,16 +67,16 @@ def budget_of(args: argparse.Namespace) -> Budget | None:
     return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads, device)
 
 
-def exporting(parser: argparse.ArgumentParser) -> None:
+def export_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `export` and `build` share."""
-    choosing(parser)
+    variant_arguments(parser)
     parser.add_argument(
         "--about", default="", metavar="TEXT",
         help="a sentence or two for the card: what the photos are and may be used for",
     )  # fmt: skip
 
 
-def choosing(parser: argparse.ArgumentParser) -> None:
+def variant_arguments(parser: argparse.ArgumentParser) -> None:
     """Which variants to write, by name or by target."""
     parser.add_argument(
         "--variants", metavar="LIST",

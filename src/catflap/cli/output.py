@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, system_says
 
 if TYPE_CHECKING:
     import argparse
@@ -230,7 +230,7 @@ def _print(text: str) -> None:
     except OSError as error:
         close_stdout()
         raise CatflapError(
-            f"The answer cannot be written: {error.strerror or error}.", "Send it somewhere else."
+            f"The answer cannot be written: {system_says(error)}.", "Send it somewhere else."
         ) from error
 
 

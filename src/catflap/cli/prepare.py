@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed that draws the roles (default: 0)"
     )
-    framing(parser)
+    frame_arguments(parser)
     shares = parser.add_argument_group("shares of the roles; they add up to 1, so state all that change")
     for role, usual in ROLES.items():
         shares.add_argument(
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
 
 
-def framing(parser: argparse.ArgumentParser) -> None:
+def frame_arguments(parser: argparse.ArgumentParser) -> None:
     """How photos become pixels: the options that `prepare` and `build` share."""
     frame = Frame()
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, note, part_of, progress_bar
+from catflap.cli.output import emit, note, part_of, progress_bar, stated
 
 HELP = (
     "Make a page of photos from the field, and carry out what a person decided on such a page or an audit's."
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "log", metavar="LOG", type=Path, help="field log: what --log of predict, watch or serve wrote"
     )
     queue.add_argument("-o", "--out", metavar="QUEUE", type=Path, required=True, help="folder to write")
-    queue.add_argument("--shown", type=int, default=200, metavar="N", help="photos to show (default: 200)")
+    queue.add_argument("--shown", type=int, metavar="N", help="photos to show (default: 200)")
     take = part_of(
         verbs, "take", "make class folders of a queue and what was decided on its page",
         "catflap review take queue decisions.json -o field-photos",
@@ -51,7 +51,7 @@ def _queue(args: argparse.Namespace) -> int:
     from catflap.curation.queue import review_queue
 
     with progress_bar(args) as progress:
-        queue = review_queue(args.log, args.out, shown=args.shown, progress=progress)
+        queue = review_queue(args.log, args.out, progress=progress, **stated(shown=args.shown))
     emit(queue.to_json(), args)
     if queue.gone:
         note(f"{queue.gone} more would be useful, but no picture of them was kept; use --log-photos.")

@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Bundles, the address, the limits and the keys."""
     add = parser.add_argument
     add("bundles", metavar="BUNDLE", nargs="+", help=".catflap files, or cat; the first answers /predict")
-    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    add("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (default: 8000)")
+    add("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    add("--port", type=int, help="port to listen on; 0 picks a free one (default: 8000)")
     add(
         "--variant",
         metavar="NAME",
@@ -38,7 +38,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--threads",
         type=int,
-        default=1,
         metavar="N",
         help="threads of the network for one photo (default: 1)",
     )
@@ -56,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the requests for the canary (default: 0.05)",
     )
     add(
-        "--reload", type=float, default=1.0, metavar="SECONDS",
+        "--reload", type=float, metavar="SECONDS",
         help="seconds between two looks whether a bundle's file was replaced (default: 1)",
     )  # fmt: skip
     add("--keys", type=Path, metavar="FILE", help="ask for an API key; the file has one a line")
@@ -71,54 +70,55 @@ def _limits(parser: argparse.ArgumentParser) -> None:
     """What a request, and all of them together, may cost."""
     add = parser.add_argument_group("limits").add_argument
     add(
-        "--queue", type=int, default=64, metavar="N",
+        "--queue", type=int, metavar="N",
         help="photos that may wait for a core; an infer request at /v2 counts as one (default: 64)",
     )  # fmt: skip
     add(
-        "--deadline", type=float, default=10, metavar="SECONDS",
+        "--deadline", type=float, metavar="SECONDS",
         help="seconds from a whole request to its answer (default: 10)",
     )  # fmt: skip
     add(
-        "--upload", type=float, default=30, metavar="SECONDS",
+        "--upload", type=float, metavar="SECONDS",
         help="seconds that the body of a request may take to come (default: 30)",
     )  # fmt: skip
-    add("--max-mb", type=int, default=32, metavar="MB", help="megabytes of a request's body (default: 32)")
+    add("--max-mb", type=int, metavar="MB", help="megabytes of a request's body (default: 32)")
     add(
         "--max-pixels",
         type=int,
-        default=50_000_000,
         metavar="N",
         help="pixels of a photo (default: 50 million)",
     )
-    add("--connections", type=int, default=1000, metavar="N", help="connections open at once (default: 1000)")
+    add("--connections", type=int, metavar="N", help="connections open at once (default: 1000)")
 
 
 def answer(args: argparse.Namespace) -> int:
     """Serve until told to stop; 1 when a Bundle fails its verification."""
     from catflap.runtime.classifier import parse_prior
     from catflap.serving.serve import serve
-    from catflap.serving.settings import Limits, Settings
+    from catflap.serving.settings import ServeLimits, ServeSettings
 
     refuse_alone(args, "--canary next.catflap", "--share")
-    settings = Settings(
+    limits = stated(
+        queue=args.queue,
+        deadline=args.deadline,
+        upload=args.upload,
+        body=None if args.max_mb is None else args.max_mb * 1_000_000,
+        pixels=args.max_pixels,
+        connections=args.connections,
+    )
+    settings = ServeSettings(
         bundles=tuple(args.bundles),
-        host=args.host,
-        port=args.port,
         variant=args.variant,
         prior=parse_prior(args.prior),
-        threads=args.threads,
         canary=args.canary,
         shadow=args.shadow,
-        **stated(share=args.share),
-        reload=args.reload,
         keys=args.keys,
         signer=signer_of(args),
         tls_certificate=args.tls_cert,
         tls_key=args.tls_key,
         log=log_settings(args),
-        limits=Limits(
-            args.queue, args.deadline, args.upload, args.max_mb * 1_000_000, args.max_pixels, args.connections
-        ),
+        limits=ServeLimits(**limits),
+        **stated(host=args.host, port=args.port, threads=args.threads, share=args.share, reload=args.reload),
     )
     serve(settings, lambda fields: emit(fields, args), note)
     return 0

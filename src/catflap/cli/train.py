@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Dataset, where to write, and how to learn."""
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="what `catflap prepare` wrote")
     parser.add_argument("-o", "--out", metavar="CHECKPOINT", type=Path, required=True, help="folder to write")
-    teaching(parser)
+    plan_arguments(parser)
     parser.add_argument(
         "--device",
         default="auto",
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def teaching(parser: argparse.ArgumentParser) -> None:
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `train` and `build` share."""
     parser.add_argument(
         "--backbone", metavar="NAME",
@@ -100,7 +100,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """What was asked of the training."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.plan import Plan
-    from catflap.training.search.halving import Limits
+    from catflap.training.search.halving import SearchLimits
 
     return Plan(
         backbone=args.backbone,
@@ -109,7 +109,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         minutes=args.minutes,
         teacher=load_checkpoint(args.teacher) if args.teacher else None,
         trials=args.budget,
-        limits=Limits(args.search_ms, args.search_mb),
+        limits=SearchLimits(args.search_ms, args.search_mb),
         seed=args.seed,
         precision=args.precision,
     )

@@ -41,23 +41,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how common a label is where the photos come from; may be repeated (default: as in training)",
     )  # fmt: skip
     add(
-        "--region", default="0,0,1,1", metavar="L,T,R,B",
+        "--region", metavar="L,T,R,B",
         help="judge this part: left,top,right,bottom as shares of the frame (default: the whole frame)",
     )  # fmt: skip
     add(
-        "--max-fps", type=float, default=1000.0, metavar="N",
+        "--max-fps", type=float, metavar="N",
         help="judge at most so many frames of a live source a second (default: 1000, the most)",
     )  # fmt: skip
     add(
-        "--fps", type=float, default=1.0, metavar="N",
+        "--fps", type=float, metavar="N",
         help="photos of a folder, or of an address that gives one photo, a second (default: 1)",
     )  # fmt: skip
     add(
-        "--stalled", type=float, default=5.0, metavar="SECONDS",
+        "--stalled", type=float, metavar="SECONDS",
         help="seconds without a frame after which a live source counts as frozen (default: 5)",
     )  # fmt: skip
     add(
-        "--still", type=float, default=60.0, metavar="SECONDS",
+        "--still", type=float, metavar="SECONDS",
         help="seconds of the very same picture after which a live source counts as frozen (default: 60)",
     )  # fmt: skip
     add("--frames", action="store_true", help="tell every judged frame, too")
@@ -121,7 +121,7 @@ def _telling(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Watch until the source ends or somebody stops it."""
-    from catflap.live.settings import Settings, parse_address, parse_commands, parse_region
+    from catflap.live.settings import WatchSettings, parse_address, parse_commands, parse_region
     from catflap.live.smoothing import Rules
     from catflap.live.watch import watch
     from catflap.runtime.classifier import parse_prior
@@ -134,19 +134,14 @@ def answer(args: argparse.Namespace) -> int:
         enter=args.enter, leave=args.leave, dwell=args.dwell, frames=args.least, memory=args.memory
     )
     save_bytes = None if args.save_mb is None else int(args.save_mb * 1e6)
-    settings = Settings(
+    settings = WatchSettings(
         bundle=args.bundle,
         signer=signer_of(args),
         source=args.source,
         variant=args.variant,
         threads=args.threads,
         prior=parse_prior(args.prior),
-        region=parse_region(args.region),
         rules=Rules(**rules),
-        stalled=args.stalled,
-        still=args.still,
-        max_fps=args.max_fps,
-        fps=args.fps,
         webhook=args.webhook,
         mqtt=args.mqtt,
         on=parse_commands(args.on),
@@ -155,7 +150,16 @@ def answer(args: argparse.Namespace) -> int:
         preview=None if args.preview is None else parse_address(args.preview),
         every_frame=args.frames,
         log=log_settings(args),
-        **stated(clip_seconds=args.clip_seconds, save_bytes=save_bytes, log_every=args.log_every),
+        **stated(
+            region=None if args.region is None else parse_region(args.region),
+            stalled=args.stalled,
+            still=args.still,
+            max_fps=args.max_fps,
+            fps=args.fps,
+            clip_seconds=args.clip_seconds,
+            save_bytes=save_bytes,
+            log_every=args.log_every,
+        ),
     )
     watch(settings, lambda event: emit(event, args, _text(event)), note)
     return 0

@@ -16,8 +16,8 @@ from catflap.artifacts.manifest import MARKER, TABLE, Manifest, load_manifest, s
 from catflap.curation.cards import make_cards
 from catflap.curation.finding import find
 from catflap.curation.label_errors import confusions
-from catflap.curation.learning import everyone, examine
 from catflap.curation.lookup import Twice, source_manifest
+from catflap.curation.out_of_fold import everyone, examine
 from catflap.curation.page import PAGE, write_page
 from catflap.curation.suspects import Suspect, write_suspects
 from catflap.errors import CatflapError
@@ -25,7 +25,7 @@ from catflap.progress import Progress, silent
 from catflap.training.heads.features import open_extractor
 from catflap.training.networks.backbone import PACKAGED, load_backbone
 from catflap.training.networks.slim import slimmed
-from catflap.training.train import pick_device
+from catflap.training.processes import pick_device
 from catflap.version import VERSION
 
 SHOWN = 400  # suspects on the page; more than a person decides in one sitting

@@ -9,9 +9,9 @@ import numpy as np
 
 from catflap.artifacts.dataset import Photos
 from catflap.curation.finding import Findings
-from catflap.curation.learning import Everyone, Opinion
 from catflap.curation.lookup import Twice
 from catflap.curation.neighbours import Pool, make_pool, most_like
+from catflap.curation.out_of_fold import Everyone, Opinion
 from catflap.curation.page import Beside, Card
 from catflap.curation.suspects import Suspect
 from catflap.data.sources.reading import read_photo

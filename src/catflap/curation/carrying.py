@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from catflap.artifacts.tables import DROPPED, OK, QUARANTINED
 from catflap.curation.decisions import Decision, Decisions
 from catflap.curation.lookup import SETTLED, TWO_LABELS
 from catflap.curation.rows import Rows
-from catflap.data.scanning.judge import DROPPED, OK, QUARANTINED
 
 
 @dataclass

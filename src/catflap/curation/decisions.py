@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.schema import faults
-from catflap.errors import BadArtifact
+from catflap.errors import BadArtifact, system_says
 
 MAX_BYTES = 64 << 20  # some 300,000 decisions
 MAX_REASON = 200
@@ -74,7 +74,7 @@ def read_decisions(path: Path, labels: Collection[str]) -> Decisions:
         data = path.read_bytes()
         value = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        why = system_says(error)
         raise BadArtifact(f"{path} cannot be read as decisions: {why[:200]}.", FIX) from error
     found = faults(value, SCHEMA)
     if found:

@@ -23,12 +23,11 @@ from catflap.image import Frame, Pixels, read_file, small_grey
 from catflap.progress import Progress, told
 
 NEWEST = 2000  # photos that are looked at for unusual ones
-UNSURE = 0.8  # between the two best probabilities: of those with less, one in ten or more are wrong
+CLOSE = 0.8  # between the two best probabilities: of those with less, one in ten or more are wrong
 ODD = 4.0  # robust standard deviations
 STRANGE = 1.0  # of the strangeness: 1 in 100 calibration photos is above
 ALIKE = 6  # bits of 64 in which the hashes of the same picture may differ
 SHADE = 16  # grey levels between flat pictures that are the same
-KINDS = ("disagreement", "uncertain", "unusual")
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,7 +73,7 @@ def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[Field
         "uncertain": [
             (1 - margin, one)
             for one in answered.values()
-            if one.other is None and (margin := _margin(one.row)) < UNSURE
+            if one.other is None and (margin := _margin(one.row)) < CLOSE
         ],
         "unusual": _unusual(list(answered.values()), log, progress),
     }

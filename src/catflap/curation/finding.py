@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.dataset import Photos
+from catflap.artifacts.dataset import Photos, Positions
 from catflap.artifacts.manifest import Manifest
 from catflap.curation.label_errors import wrong_labels
-from catflap.curation.learning import Opinion, Positions, Probabilities
 from catflap.curation.lookup import Known, Twice, look_up
-from catflap.curation.pictures import mixed, same_picture, two_labels
+from catflap.curation.out_of_fold import Opinion, Probabilities
+from catflap.curation.same_picture import mixed, same_picture, two_labels
 from catflap.curation.suspects import Suspect, ranked
 
 ODD = 0.5  # the score of an outlier

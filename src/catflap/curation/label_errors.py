@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cleanlab.count import compute_confident_joint
 from cleanlab.filter import find_label_issues
 
-from catflap.curation.learning import Probabilities
+from catflap.curation.out_of_fold import Probabilities
 from catflap.training.heads.logistic import Labels
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catflap.curation.learning import Positions
+from catflap.artifacts.dataset import Positions
 from catflap.training.heads.features import Features
 
 POOL = 20_000  # photos that are looked among

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.tables import PHOTO_ROW, iter_table, with_columns
+from catflap.artifacts.dataset import Positions
+from catflap.artifacts.tables import OK, PHOTO_ROW, STATUS, iter_table, numbered, with_columns
 from catflap.curation.lookup import SETTLED
-from catflap.curation.pictures import mixed, two_labels
+from catflap.curation.same_picture import mixed, two_labels
 from catflap.data.duplicates.groups import NEAR, joined
-from catflap.data.duplicates.pairs import Hashes, Positions
+from catflap.data.duplicates.pairs import Hashes
 from catflap.data.duplicates.phash import MIRROR
-from catflap.data.scanning.judge import OK, STATUS, numbered
 from catflap.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SOLVED = re.compile(
 class Rows:
     """Columns of all photos, (n,) each, and for the decided ones their rows by id, URIs and reasons.
 
-    `labels` are numbers of `names`, `status` is numbered as in data.scanning.judge; `restored` are rows that
+    `labels` are numbers of `names`, `status` is numbered as in artifacts.tables; `restored` are rows that
     were quarantined for two labels and are ok now.
     """
 

@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.ahead import ahead
-from catflap.artifacts.dataset import Photos
+from catflap.artifacts.dataset import Photos, Positions
 from catflap.data.chance import shares
 from catflap.data.jpeg import plain_rgb
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, resize
 from catflap.machine import describe_machine
 
-Positions: TypeAlias = npt.NDArray[np.int64]
 Resize: TypeAlias = Callable[..., Pixels]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,11 +11,13 @@ from string import Template
 from typing import Any, TypeAlias
 
 from catflap.errors import BadPhoto
+from catflap.html_text import text
 from catflap.image import thumbnail
 
 Read: TypeAlias = Callable[[], bytes]  # the bytes of one photo; BadPhoto when they are gone
 
 SIDE = 160
+MOST_BARS = 60
 
 
 def page(kicker: str, title: str, tiles: Mapping[str, int], sections: Iterable[str], footer: str) -> str:
@@ -47,15 +48,15 @@ def findings(checks: Sequence[Mapping[str, Any]]) -> str:
     return f'<ul class="findings">{items}</ul>' if items else ""
 
 
-def bars(name: str, counts: Mapping[str, int], most: int = 60) -> str:
-    """Counts as a table with bars, in their order; beyond `most` rows it says how many are missing."""
+def bars(name: str, counts: Mapping[str, int]) -> str:
+    """Counts as a table with bars, in their order; beyond 60 rows it says how many are missing."""
     largest = max(counts.values(), default=0)
     rows = "".join(
         f'<tr><td>{text(label)}</td><td class="n">{count:,}</td>'
         f'<td class="bar"><i style="width:{100 * count / largest if largest else 0:.1f}%"></i></td></tr>'
-        for label, count in list(counts.items())[:most]
+        for label, count in list(counts.items())[:MOST_BARS]
     )
-    more = f'<p class="note">… and {len(counts) - most:,} more</p>' if len(counts) > most else ""
+    more = f'<p class="note">… and {len(counts) - MOST_BARS:,} more</p>' if len(counts) > MOST_BARS else ""
     head = f'<tr><th>{text(name)}</th><th class="n">photos</th><th></th></tr>'
     return f'<div class="box"><table>{head}{rows}</table>{more}</div>' if rows else ""
 
@@ -97,12 +98,6 @@ def sizes(pixels: Counter[tuple[int, int]]) -> str:
     long = {f"{2 ** (n / 2):.0f} to {2 ** ((n + 1) / 2):.0f} px": sides[n] for n in _span(sides)}
     ratio = {_aspect(n): aspects[n] for n in _span(aspects)}
     return f'<div class="cards">{bars("long side", long)}{bars("width : height", ratio)}</div>'
-
-
-def text(value: Any) -> str:
-    """A value as escaped text; control characters are shown, not obeyed."""
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
-    return html.escape(shown)
 
 
 def _cell(value: Any) -> str:

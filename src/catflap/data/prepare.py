@@ -26,7 +26,7 @@ from catflap.artifacts.dataset import (
 )
 from catflap.artifacts.folder import digest, refuse_foreign, unwritable, whole_folder
 from catflap.artifacts.manifest import Manifest
-from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, write_tables
+from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leading_bits, numbered, write_tables
 from catflap.data.duplicates.groups import joined
 from catflap.data.duplicates.lookalikes import ALIKE, Vectors, alike_pairs
 from catflap.data.packing.photos import Chosen, check_shrink, one_piece, write_pixels, write_shards
@@ -34,7 +34,6 @@ from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check
 from catflap.data.packing.shards import Plan, offsets, plan_shards
 from catflap.data.profile import PAGE, profile_dataset
 from catflap.data.scan import versions
-from catflap.data.scanning.judge import leading_bits, numbered
 from catflap.data.scanning.parts import working_folder
 from catflap.data.sources.listing import check_labels
 from catflap.errors import CatflapError

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from catflap.artifacts.dataset import ROLES, Dataset
 from catflap.artifacts.folder import whole_file
 from catflap.artifacts.manifest import TABLE, Manifest
-from catflap.artifacts.tables import iter_table
-from catflap.data.page import bars, figure, findings, page, section, sheet, sizes, table, text
-from catflap.data.scanning.judge import leading_bits
+from catflap.artifacts.tables import iter_table, leading_bits
+from catflap.data.page import bars, figure, findings, page, section, sheet, sizes, table
 from catflap.data.sources.reading import read_photo
+from catflap.html_text import text
 from catflap.image import Frame
 
 Row: TypeAlias = dict[str, Any]

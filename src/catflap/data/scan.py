@@ -21,7 +21,7 @@ from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.data.profile import profile_manifest
 from catflap.data.scanning import local, on_ray
 from catflap.data.scanning.checks import findings, tally
-from catflap.data.scanning.judge import Verdicts, judge, judged
+from catflap.data.scanning.copies import Copies, find_copies, with_copies
 from catflap.data.scanning.mapping import Labels, mapped
 from catflap.data.scanning.parts import Parts, plan_parts, working_folder, write_listing
 from catflap.data.sources.listing import Reference, check_labels
@@ -61,10 +61,10 @@ def scan(
         check_labels(listed.labels)
         _examine(parts, on, workers, progress)
         progress("duplicates", 0, 0)
-        verdicts = judge(parts)
+        copies = find_copies(parts)
         with whole_folder(out, MARKER) as whole:
-            write_tables(whole / TABLE, PHOTO_ROW, judged(parts, verdicts))
-            save_manifest(whole, _fields(source, whole / TABLE, parts, listed, verdicts))
+            write_tables(whole / TABLE, PHOTO_ROW, with_copies(parts, copies))
+            save_manifest(whole, _fields(source, whole / TABLE, parts, listed, copies))
             if profile:
                 progress("profile", 0, 0)
                 profile_manifest(whole, load_manifest(whole))
@@ -121,9 +121,7 @@ def _examine(parts: Parts, on: str | None, workers: int | None, progress: Progre
         progress("scan", done, parts.total)
 
 
-def _fields(
-    source: str | Path, table: Path, parts: Parts, listed: _Listed, verdicts: Verdicts
-) -> dict[str, Any]:
+def _fields(source: str | Path, table: Path, parts: Parts, listed: _Listed, copies: Copies) -> dict[str, Any]:
     counts = tally(table)
     return {
         "source": str(source),
@@ -131,13 +129,13 @@ def _fields(
         "ok": counts.status["ok"],
         "quarantined": counts.status["quarantined"],
         "dropped": counts.status["dropped"],
-        "near_duplicate_groups": verdicts.near_duplicate_groups,
-        "near_duplicates": verdicts.near_duplicates,
+        "near_duplicate_groups": copies.near_duplicate_groups,
+        "near_duplicates": copies.near_duplicates,
         "labels": dict(sorted(counts.labels.items())),
         "reasons": dict(sorted(counts.reasons.items())),
         "remarks": dict(sorted(counts.remarks.items())),
         "left_out": dict(sorted(listed.left_out.items())),
-        "checks": findings(counts, listed.empty(), verdicts.two_labels, verdicts.cut_chains),
+        "checks": findings(counts, listed.empty(), copies.two_labels, copies.cut_chains),
         "sha256": manifest_digest(iter_table(table, DIGESTED)),
         "made_from": parts.made_from,
         "versions": versions(),

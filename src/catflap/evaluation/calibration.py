@@ -14,6 +14,7 @@ from catflap.runtime.decisions import correct_prior, softmax
 
 COLDEST, HOTTEST = 0.05, 20.0
 HALVINGS = 40
+MOST_ROUNDS = 1000
 
 
 def fit_temperature(
@@ -53,7 +54,7 @@ def fit_temperature(
     return max(fitted, min(cautious, 1.0)) if calibrated else cautious
 
 
-def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike, rounds: int = 1000) -> Floats:
+def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike) -> Floats:
     """The shares of the labels in the field, shape (classes,), from unlabelled photos of the field.
 
     `probabilities` (n, classes) are calibrated ones under the `trained` shares. Expectation
@@ -62,7 +63,7 @@ def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike, rounds:
     """
     given, before = np.asarray(probabilities, np.float64), np.asarray(trained, np.float64)
     now: Floats = before / before.sum()
-    for _ in range(rounds if len(given) else 0):
+    for _ in range(MOST_ROUNDS if len(given) else 0):
         after: Floats = np.maximum(correct_prior(given, before, now).mean(axis=0), 1e-12)
         after /= after.sum()
         if np.abs(after - now).max() < 1e-7:

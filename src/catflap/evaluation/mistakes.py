@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-
-class PhotoBytes(Protocol):
-    """Photos by position: a role of a Dataset, or a list of bytes."""
-
-    def __getitem__(self, position: int, /) -> bytes:
-        """The bytes of one."""
+from catflap.runtime.scoring import PhotoBytes
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ def add_variants(
     out: Path,
     variants: tuple[str, ...],
     *,
-    seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write a new Bundle with more variants of the Checkpoint that it came from.
@@ -39,7 +38,7 @@ def add_variants(
     much, and CatflapError when the Checkpoint is not the Bundle's own.
     """
     forms: Forms = {name: (FORMS[name], None) for name in variants}
-    return _added(bundle, checkpoint, dataset, out, forms, tools(variants), seed, progress)
+    return _added(bundle, checkpoint, dataset, out, forms, tools(variants), progress)
 
 
 def add_file(
@@ -51,7 +50,6 @@ def add_file(
     name: str,
     *,
     precision: str = "fp32",
-    seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write a new Bundle with a model file of another toolchain as a variant, judged like our own.
@@ -59,7 +57,7 @@ def add_file(
     The file's suffix tells its runtime, `precision` what it may lose: fp32 nothing.
     """
     forms: Forms = {name: made_elsewhere(model, name, precision)}
-    return _added(bundle, checkpoint, dataset, out, forms, {}, seed, progress)
+    return _added(bundle, checkpoint, dataset, out, forms, {}, progress)
 
 
 def _added(
@@ -69,7 +67,6 @@ def _added(
     out: Path,
     forms: Forms,
     made_by: dict[str, str],
-    seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
     check_new(bundle, out)
@@ -83,7 +80,7 @@ def _added(
     check_roles(checkpoint, dataset)
     golden = read_golden(bundle)
     unrun = untested_of(name for name, (_, given) in forms.items() if given is None)
-    source = source_of(checkpoint, dataset, seed, progress)
+    source = source_of(checkpoint, dataset, progress)
     judged: dict[str, Judged] = {
         name: written(name, form, source, golden.frames, progress, files, bundle.head["output"]["name"])
         for name, (form, files) in forms.items()

@@ -73,7 +73,6 @@ def export(
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
     budget: Budget | None = None,
-    seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write a verified Bundle whose variants were measured from raw photo bytes; the first is the default.
@@ -91,7 +90,7 @@ def export(
     photos = (*drawn_photos(checkpoint.frame), *golden_photos)
     check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(unrun)))
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
-    source = source_of(checkpoint, dataset, seed, progress)
+    source = source_of(checkpoint, dataset, progress)
     untested, unrun_files = write_untested(unrun, source, progress)
     tested = (name for name in variants if name not in unrun)
     judged = {name: written(name, FORMS[name], source, frames, progress) for name in tested}
@@ -100,7 +99,7 @@ def export(
     variants = tuple(name for name in variants if name in judged or name in untested)
     head = {
         "name": name_of(out),
-        "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, seed),
+        "made_from": export_fingerprint(checkpoint, variants, golden_photos, about),
         "about": about,
         "labels": list(checkpoint.labels),
         "frame": checkpoint.frame.to_json(),
@@ -143,9 +142,9 @@ def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dic
     return {name: costs[name] for name in choose(costs, clock)}
 
 
-def source_of(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Source:
+def source_of(checkpoint: Checkpoint, dataset: Dataset, progress: Progress) -> Source:
     """What variants are written from and judged by: the float graph and the photos of two roles."""
-    jury = seat_jury(checkpoint, dataset, seed, progress)
+    jury = seat_jury(checkpoint, dataset, progress)
     graph = to_onnx(load_network(checkpoint), jury.frame.height, jury.frame.width)
     return Source(checkpoint, graph, jury)
 
@@ -219,12 +218,11 @@ def export_fingerprint(
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
-    seed: int = 0,
 ) -> str:
     """What a Bundle would be made from, without making it."""
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
     made_by = [VERSION, ONNXRUNTIME, tools(variant_names((), variants))]
-    return digest([checkpoint.sha256, list(variants), photos, about, seed, made_by])
+    return digest([checkpoint.sha256, list(variants), photos, about, made_by])
 
 
 def check_roles(checkpoint: Checkpoint, dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from catflap.artifacts.bundle import Variant
 from catflap.artifacts.bundle_zip import NAME
 from catflap.artifacts.checkpoint import Checkpoint
-from catflap.errors import CatflapError, need
+from catflap.errors import CatflapError, need, system_says
 from catflap.exporting.embedding import with_embedding
 from catflap.exporting.judge import Heard, Jury, hear
 from catflap.exporting.quantising.rounding import round_weights
@@ -194,7 +194,7 @@ def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[st
         data = [part.read_bytes() for part in parts]
     except OSError as error:
         raise CatflapError(
-            f"{error.filename} cannot be read: {error.strerror}.", "Name a model file."
+            f"{error.filename} cannot be read: {system_says(error)}.", "Name a model file."
         ) from error
     form = Form("", runtime, precision, *(f"targets/other/{name}{part.suffix}" for part in parts))
     return form, dict(zip(form.members, data, strict=True))

@@ -26,7 +26,7 @@ from catflap.runtime.looks import UNSEEN, look_of
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.networks.answer import open_checkpoint
 
-MOST_PHOTOS = 20_000  # of a role, drawn by seed; more would not change a digit that is printed
+MOST_PHOTOS = 20_000  # of a role, drawn; more would not change a digit that is printed
 REFERENCE_PHOTOS = 2_000  # of the test role, that the Checkpoint itself answers: torch is slow on a CPU
 ERROR_RATE = 0.01
 NAMED = 3  # photos in a refusal
@@ -92,9 +92,9 @@ class Heard:
     embeddings: Embeddings | None
 
 
-def seat_jury(checkpoint: Checkpoint, dataset: Dataset, seed: int, progress: Progress) -> Jury:
+def seat_jury(checkpoint: Checkpoint, dataset: Dataset, progress: Progress) -> Jury:
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
-    calibration, test = (_sample(dataset.photos(role), seed) for role in ("calibration", "test"))
+    calibration, test = (_sample(dataset.photos(role)) for role in ("calibration", "test"))
     compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
     reference = score(open_checkpoint(checkpoint), compared, checkpoint.frame, "checkpoint on test", progress)
     looks = _looks(calibration, checkpoint.frame, progress)
@@ -111,9 +111,9 @@ def _looks(photos: Photos, frame: Frame, progress: Progress) -> npt.NDArray[np.f
     return np.array(found + [UNSEEN] * (len(photos) - len(found)))
 
 
-def _sample(photos: Photos, seed: int) -> Photos:
-    """At most MOST_PHOTOS of a role, in an order that mixes the labels."""
-    order = np.random.default_rng(seed).permutation(len(photos))
+def _sample(photos: Photos) -> Photos:
+    """At most MOST_PHOTOS of a role, in an order that mixes the labels, the same every time."""
+    order = np.random.default_rng(0).permutation(len(photos))
     return photos.take(order[:MOST_PHOTOS])
 
 

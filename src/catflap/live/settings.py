@@ -31,7 +31,7 @@ LIMITS: Mapping[str, tuple[str, str, float, int]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Settings:
+class WatchSettings:
     """What a watch may be asked to do.
 
     `region` is the part that is judged: left, top, right, bottom as shares of the frame. `stalled` is after

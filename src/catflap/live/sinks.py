@@ -21,7 +21,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, system_says
 from catflap.live.courier import Event, NotDelivered
 
 PATIENCE = 10.0  # seconds for a webhook or a command
@@ -96,7 +96,7 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
         try:
             code, said = _run(command, data, {**os.environ, **told})
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotDelivered(f"{command[0]}: {getattr(error, 'strerror', None) or error}") from error
+            raise NotDelivered(f"{command[0]}: {system_says(error)}") from error
         if code:
             raise NotDelivered(f"{command[0]} ended with {code}: {said}")
 
@@ -160,7 +160,8 @@ class Album:
             self._sizes = {name: (folder / name).stat().st_size for name in mine}
         except OSError as error:
             raise CatflapError(
-                f"Frames cannot be saved in {folder}: {error.strerror}.", "Name a folder that can be written."
+                f"Frames cannot be saved in {folder}: {system_says(error)}.",
+                "Name a folder that can be written.",
             ) from error
         self.bytes = sum(self._sizes.values())
 

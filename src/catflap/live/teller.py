@@ -6,24 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from catflap.artifacts.results import UNSURE, Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo, encode
-from catflap.live.courier import Courier
+from catflap.live.courier import Courier, Event
 from catflap.live.frames import Shot, Trouble
 from catflap.live.judge import WHOLE, Judge
 from catflap.live.preview import Preview
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.sinks import Album
 from catflap.live.tally import Tally
 from catflap.runtime.recording import Recorder
 
 if TYPE_CHECKING:
     from catflap.live.clips import Clips  # which imports OpenCV, as not every watch does
-
-Event = dict[str, Any]
 
 
 def check_labels(named: Iterable[str], labels: Sequence[str]) -> None:
@@ -51,7 +49,7 @@ class Teller:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: WatchSettings,
         judge: Judge,
         tally: Tally,
         tell: Callable[[Event], None],

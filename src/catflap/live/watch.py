@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from catflap.live.courier import Courier
+from catflap.live.courier import Courier, Event
 from catflap.live.frames import Shot, Stop, Trouble
 from catflap.live.judge import Judge
 from catflap.live.preview import Preview
 from catflap.live.reader import latest_shots, open_first, waiting_shots
-from catflap.live.settings import Settings
+from catflap.live.settings import WatchSettings
 from catflap.live.sinks import Album, commands, has_command, webhook
 from catflap.live.sources import find_source
 from catflap.live.tally import Tally
@@ -26,11 +26,9 @@ from catflap.stopping import stopped_by_signals
 if TYPE_CHECKING:
     from catflap.live.clips import Clips
 
-Event = dict[str, Any]
-
 
 def watch(
-    settings: Settings, tell: Callable[[Event], None] = nobody, note: Callable[[str], None] = nobody
+    settings: WatchSettings, tell: Callable[[Event], None] = nobody, note: Callable[[str], None] = nobody
 ) -> Event:
     """Watch until the source ends or SIGTERM or Ctrl-C comes, and return the summary, the last event.
 
@@ -88,7 +86,7 @@ def _follow(shots: Iterable[Shot | Trouble], teller: Teller, stop: Stop) -> Even
     return summary
 
 
-def _couriers(settings: Settings, note: Callable[[str], None], parts: ExitStack) -> list[Courier]:
+def _couriers(settings: WatchSettings, note: Callable[[str], None], parts: ExitStack) -> list[Courier]:
     """Whoever events are sent to, each on a thread of its own."""
     found = []
     if settings.webhook is not None:
@@ -105,7 +103,7 @@ def _couriers(settings: Settings, note: Callable[[str], None], parts: ExitStack)
     return found
 
 
-def _folders(settings: Settings, note: Callable[[str], None]) -> tuple[Album | None, Clips | None]:
+def _folders(settings: WatchSettings, note: Callable[[str], None]) -> tuple[Album | None, Clips | None]:
     """Where frames and clips are saved; in one folder they share its limit."""
     album = None if settings.save is None else Album(settings.save, settings.save_bytes, note)
     if settings.clips is None:

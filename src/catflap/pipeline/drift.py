@@ -15,7 +15,7 @@ import numpy as np
 from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.field_log import Seen, read_field_log
 from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, system_says
 from catflap.evaluation.calibration import estimate_prior
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.intervals import Floats
@@ -171,5 +171,5 @@ def write_drift_page(report: DriftReport, out: Path) -> None:
             raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
         whole_file(out, field_page(report.to_json(), report.labels, WINDOW).encode("utf-8"))
     except OSError as error:
-        why = error.strerror or str(error)
+        why = system_says(error)
         raise CatflapError(f"{out} cannot be written: {why}.", "Choose another place.") from error

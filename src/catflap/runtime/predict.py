@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadPhoto
+from catflap.errors import BadPhoto, system_says
 from catflap.image import read_file
 from catflap.runtime.classifier import Classifier
 
@@ -66,7 +66,7 @@ def _under(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[st
         status = Path(folder).stat()
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        what = f"The folder cannot be listed: {error.strerror}."
+        what = f"The folder cannot be listed: {system_says(error)}."
         yield folder, BadPhoto("unreadable", what, "Check its permissions.")
         return
     here = (status.st_dev, status.st_ino)

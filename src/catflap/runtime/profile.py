@@ -37,10 +37,10 @@ class Profile:
         return f"{self.machine.get('processor', 'a device')} with {self.threads} threads"
 
 
-def median_ms(step: Callable[[], object], rounds: int = ROUNDS) -> float:
+def median_ms(step: Callable[[], object]) -> float:
     """The median milliseconds of a step, after some that do not count."""
     taken = []
-    for _ in range(rounds + WARM_UP):
+    for _ in range(ROUNDS + WARM_UP):
         start = perf_counter()
         step()
         taken.append((perf_counter() - start) * 1e3)

@@ -14,7 +14,7 @@ from typing import Any
 from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.bundle_zip import encode_members
 from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError, Refused, missing_extra, why
+from catflap.errors import CatflapError, Refused, missing_extra, system_says, why
 
 SUFFIX = ".sig"
 MOST_BYTES = 1 << 20  # of a signature
@@ -103,14 +103,14 @@ def _signing_with(config: Any, key: Path | None, certificate: Path | None, chain
     )
 
 
-def read_signed(path: str | os.PathLike[str], signer: Signer | None, signature: Path | None = None) -> Bundle:
+def read_signed(path: str | os.PathLike[str], signer: Signer | None) -> Bundle:
     """Open a Bundle only if this Signer signed it; without a Signer, open it.
 
     Raises Refused when there is no signature, or it is another's or of other bytes.
     """
     bundle = read_bundle(path)
     if signer is not None:
-        check_signature(bundle, signer, signature)
+        check_signature(bundle, signer)
     return bundle
 
 
@@ -174,7 +174,7 @@ def _read_signature(path: Path) -> bytes:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise CatflapError(f"{path} cannot be read: {error.strerror}.", "Name a signature.") from error
+        raise CatflapError(f"{path} cannot be read: {system_says(error)}.", "Name a signature.") from error
     if len(data) > MOST_BYTES or not data.lstrip().startswith(b"{"):
         raise Refused(f"{path} is not a signature.", "Name a signature of catflap sign.")
     return data

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 
 from catflap.serving.answers import Problem
-from catflap.serving.settings import Limits
+from catflap.serving.settings import ServeLimits
 
 
 class Intake:
     """Counts the bytes of all request bodies in memory, so that many large ones cannot use it up."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServeLimits) -> None:
         self._limits = limits
         self.held = 0
 

@@ -15,11 +15,11 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, system_says
 from catflap.progress import nobody
 from catflap.serving.app import CROWDED, create_app
 from catflap.serving.service import Service, close_service, open_service
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 from catflap.stopping import stopped_by_signals
 
 STALLED = 10.0  # seconds that the head of a request may take
@@ -29,7 +29,7 @@ GRACE = 5  # seconds beyond the deadline that open requests get when the server 
 
 
 def serve(
-    settings: Settings,
+    settings: ServeSettings,
     ready: Callable[[dict[str, Any]], None] = nobody,
     note: Callable[[str], None] = nobody,
 ) -> None:
@@ -135,7 +135,7 @@ class _Connection(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too long.")
 
 
-def _bind(settings: Settings) -> socket.socket:
+def _bind(settings: ServeSettings) -> socket.socket:
     """A socket with our address, at which nobody is answered before `_listen`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio switches Nagle's algorithm off only where the protocol is stated; with it, answers wait 40 ms
@@ -149,22 +149,22 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _listen(listener: socket.socket, settings: Settings) -> None:
+def _listen(listener: socket.socket, settings: ServeSettings) -> None:
     try:
         listener.listen(2048)
     except OSError as error:  # somebody else was faster
         raise _taken(settings, error) from error
 
 
-def _taken(settings: Settings, error: Exception) -> CatflapError:
-    why = getattr(error, "strerror", None) or error
+def _taken(settings: ServeSettings, error: Exception) -> CatflapError:
+    why = system_says(error)
     return CatflapError(
         f"Cannot listen on {settings.host} port {settings.port}: {why}.",
         "Use another --port, or 0 for a free one.",
     )
 
 
-def _certificate(settings: Settings) -> ssl.SSLContext | None:
+def _certificate(settings: ServeSettings) -> ssl.SSLContext | None:
     """The TLS certificate with its key; None where neither was named."""
     if settings.tls_certificate is None:
         return None

@@ -18,7 +18,7 @@ from catflap.serving.drifting import DriftMeter
 from catflap.serving.intake import Intake
 from catflap.serving.keys import read_keys
 from catflap.serving.metrics import Metrics
-from catflap.serving.settings import Settings
+from catflap.serving.settings import ServeSettings
 from catflap.serving.shelf import Served, Shelf
 from catflap.serving.workers import Workers
 
@@ -27,7 +27,7 @@ from catflap.serving.workers import Workers
 class Service:
     """What every route works with; `note` tells the operator something."""
 
-    settings: Settings
+    settings: ServeSettings
     shelf: Shelf
     workers: Workers
     intake: Intake
@@ -38,7 +38,7 @@ class Service:
     note: Callable[[str], None]
 
 
-def open_service(settings: Settings, note: Callable[[str], None]) -> Service:
+def open_service(settings: ServeSettings, note: Callable[[str], None]) -> Service:
     """Load and verify every bundle and start the threads, one for as many cores as a photo may use."""
     give_back_large_memory()
     keys = read_keys(settings.keys)

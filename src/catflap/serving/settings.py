@@ -32,7 +32,7 @@ RANGES = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServeLimits:
     """What one request, and all of them together, may cost.
 
     `queue` is how many photos may wait for a core, where an infer request of the Open Inference Protocol
@@ -63,7 +63,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServeSettings:
     """What to serve, where, and with which limits.
 
     The first bundle is the default one; a second version of it may be its `canary`, which answers a `share`
@@ -87,7 +87,7 @@ class Settings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     log: LogSettings | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
     def __post_init__(self) -> None:
         if not self.bundles:

@@ -20,7 +20,7 @@ from catflap.runtime.looks import look_of
 from catflap.runtime.signature import SUFFIX, read_signed
 from catflap.serving.answers import Problem
 from catflap.serving.metrics import Metrics
-from catflap.serving.settings import BundlePath, Settings
+from catflap.serving.settings import BundlePath, ServeSettings
 
 Stamp = tuple[int, int, int] | None
 
@@ -55,7 +55,7 @@ class _Place:
 class Shelf:
     """All that is served, by name; `refresh` looks whether a file was replaced."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
         self._asked = 0
@@ -173,7 +173,7 @@ class Shelf:
         return replace(served, name=place.served.name)
 
 
-def _load(path: BundlePath, settings: Settings) -> tuple[Served, Path, Stamp]:
+def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stamp]:
     """A bundle whose golden cases pass here, after one answer; Refused when they do not, or it has none."""
     stamp = _stamp(path)
     bundle = read_signed(path, settings.signer)

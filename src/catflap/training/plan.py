@@ -12,10 +12,10 @@ from catflap.artifacts.folder import digest
 from catflap.errors import CatflapError
 from catflap.training.networks.backbone import PACKAGED
 from catflap.training.search.candidates import MOST_TRIALS
-from catflap.training.search.halving import Limits
+from catflap.training.search.halving import SearchLimits
 from catflap.version import VERSION
 
-NO_LIMITS = Limits()
+NO_LIMITS = SearchLimits()
 RECIPES = ("head", "finetune", "scratch")
 PRECISIONS = ("auto", "fp32")
 EDGE_MB = 4.0  # in int8
@@ -45,7 +45,7 @@ class Plan:
     minutes: float | None = None
     teacher: Checkpoint | None = None
     trials: int | None = None
-    limits: Limits = NO_LIMITS
+    limits: SearchLimits = NO_LIMITS
     seed: int = 0
     precision: str = "auto"
 
@@ -77,7 +77,7 @@ class Plan:
         return EPOCHS if self.epochs is None else self.epochs
 
     @property
-    def kept_limits(self) -> Limits:
+    def kept_limits(self) -> SearchLimits:
         """The limits of the search: those that were given, and 4 MB for one that nobody asked for."""
         return self.limits if self.trials else replace(self.limits, max_mb=self.limits.max_mb or EDGE_MB)
 

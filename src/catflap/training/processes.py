@@ -1,4 +1,4 @@
-"""One process or many: what torchrun started, as Lightning Fabric sees it."""
+"""Where a training runs: on which device, in one process or in the many that torchrun started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, why
 from catflap.machine import describe_machine
 from catflap.training.sharding import shard
 
@@ -21,6 +21,22 @@ STRATEGIES = ("ddp", "fsdp")
 PATIENCE = timedelta(days=1)  # with a slower process, which may have millions of photos to go through
 Precision = Literal["32-true", "bf16-mixed"]
 Said = TypeVar("Said")
+
+
+def pick_device(device: str) -> str:
+    """The torch device for "auto": the first GPU when there is one, else the CPU.
+
+    Raises CatflapError for a device that is not here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).cpu()  # which a device that only describes tensors cannot
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CatflapError(
+            f"There is no device {device!r} here: {why(error)}.", "Use --device auto."
+        ) from error
+    return device
 
 
 def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "32-true") -> Fabric:

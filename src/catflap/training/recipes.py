@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress
+from catflap.runtime.engines.model import Logits
 from catflap.training.heads.choosing import Choice, choose_head
 from catflap.training.heads.features import counting, known_of, open_extractor
 from catflap.training.heads.head import Head
@@ -22,7 +21,6 @@ from catflap.training.networks.network import Network
 from catflap.training.processes import all_say
 from catflap.training.sizes import side_of
 
-Logits = npt.NDArray[np.float32]
 History = list[dict[str, Any]]
 Loop: TypeAlias = Callable[[Network, Recipe, Dataset, Photos | None], tuple[Logits, History]]
 

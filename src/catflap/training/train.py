@@ -14,12 +14,12 @@ import torch
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import check_place, only_writer, refuse_foreign, whole_folder
-from catflap.errors import CatflapError, why
 from catflap.evaluation.metrics import measure
 from catflap.progress import Progress, silent
+from catflap.runtime.engines.model import Logits
 from catflap.training.cost import Bill
 from catflap.training.deciding import Decisions, pick, try_from_scratch, tuning_of
-from catflap.training.loop.finetune import finetune
+from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.loop.teacher import teach
 from catflap.training.loop.watching import Watch, unseen
@@ -30,10 +30,11 @@ from catflap.training.processes import (
     check_strategy,
     first_says,
     is_first_process,
+    pick_device,
     precision_on,
     wait_for_all_processes,
 )
-from catflap.training.recipes import History, Logits, Trained, from_head, from_scratch
+from catflap.training.recipes import History, Trained, from_head, from_scratch
 from catflap.training.search.clock import clock_of
 from catflap.training.search.halving import Pick
 from catflap.version import VERSION
@@ -86,7 +87,7 @@ def _train(
         told, targets = (unseen, None) if part else (watch, taught)  # a trial is not the training
         photos = how.epochs * len(part or seen.photos("train"))
         with bill.learning(photos, part is not None, progress) as counted:
-            return finetune(
+            return train_every_weight(
                 network, seen, resume, how, plan.seed, device, counted,
                 part=part, targets=targets, watch=told, strategy=strategy, precision=precision,
             )  # fmt: skip
@@ -106,22 +107,6 @@ def _train(
             left.unlink(missing_ok=True)
     wait_for_all_processes(device)
     return load_checkpoint(out)
-
-
-def pick_device(device: str) -> str:
-    """The torch device for "auto": the first GPU when there is one, else the CPU.
-
-    Raises CatflapError for a device that is not here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).cpu()  # which a device that only describes tensors cannot
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CatflapError(
-            f"There is no device {device!r} here: {why(error)}.", "Use --device auto."
-        ) from error
-    return device
 
 
 def _precision(plan: Plan, device: str) -> Precision:

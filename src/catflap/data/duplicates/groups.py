@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.data.duplicates.pairs import Hashes, Positions, near_pairs
+from catflap.artifacts.dataset import Positions
+from catflap.data.duplicates.pairs import Hashes, near_pairs
 from catflap.data.duplicates.phash import MIRROR, likeness, mirror_thumbs
 from catflap.image import Pixels
 

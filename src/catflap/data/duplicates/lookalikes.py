@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from catflap.data.duplicates.pairs import Positions
+from catflap.artifacts.dataset import Positions
 from catflap.errors import CatflapError, missing_extra
 
 ALIKE = 0.96  # cosine

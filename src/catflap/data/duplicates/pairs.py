@@ -19,8 +19,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.dataset import Positions
+
 Hashes: TypeAlias = npt.NDArray[np.uint64]
-Positions: TypeAlias = npt.NDArray[np.int64]
+Found: TypeAlias = tuple[Positions, Positions, npt.NDArray[np.bool_]]  # pairs, and which are mirrored
 Block: TypeAlias = tuple[int, int]  # lowest bit and width
 
 CHUNK = 1 << 16  # hashes; what fits into the cache while bits are moved
@@ -32,9 +34,7 @@ WIDEST = 1 << 12  # hashes under one key; each is compared with that many neighb
 EQUAL = 8  # photos of one hash that stand for all of them
 
 
-def near_pairs(
-    hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0
-) -> tuple[Positions, Positions, npt.NDArray[np.bool_]]:
+def near_pairs(hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0) -> Found:
     """Pairs of positions whose hashes differ in at most `distance` bits, and which pairs are mirrored.
 
     All pairs within `sure` bits are found, and of those that differ more, as many as have two equal
@@ -204,7 +204,7 @@ def _both_in(values: Hashes, one: Hashes, other: Hashes) -> tuple[Positions, Pos
     return first[found], second[found]
 
 
-def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[tuple[Positions, Positions, Positions]]:
+def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[Found]:
     """Neighbours among equal hashes, at most EQUAL places apart."""
     rows = int(runs.sum())
     end = np.repeat(starts + runs, runs)
@@ -215,7 +215,7 @@ def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[tuple[Positions
 
 def _row_pairs(
     starts: Positions, runs: Positions, one: Positions, other: Positions, mirrored: bool
-) -> Iterator[tuple[Positions, Positions, Positions]]:
+) -> Iterator[Found]:
     """Pairs of hashes as pairs of rows: up to EQUAL rows of the one times EQUAL rows of the other."""
     for left in range(min(EQUAL, int(runs[one].max(initial=1)))):
         for right in range(min(EQUAL, int(runs[other].max(initial=1)))):

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.dataset import Positions
 from catflap.data.chance import mix, salt
-from catflap.data.duplicates.pairs import Hashes, Positions
+from catflap.data.duplicates.pairs import Hashes
 from catflap.errors import CatflapError
 
 SHARES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}

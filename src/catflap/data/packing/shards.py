@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.dataset import Positions
 from catflap.artifacts.folder import sync
-from catflap.data.duplicates.pairs import Positions
 
 SHARD_BYTES = 256 << 20
 BLOCK = tarfile.BLOCKSIZE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -15,6 +15,8 @@ from catflap.data.sources.listing import SUFFIXES
 from catflap.data.sources.reading import read_photo
 from catflap.errors import BadPhoto
 from catflap.image import Frame, PhotoInfo, inspect, small_grey
+
+Batch: TypeAlias = tuple[int, pa.Table]  # its number, and references or their rows
 
 FRAME = Frame(2 * SIDE, 2 * SIDE)
 PART_ROW = PHOTO_ROW.append(pa.field("thumb", pa.binary(256)))  # 16 × 16 grey, see phash.py

@@ -13,16 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from queue import Queue
-from typing import TypeAlias
 
 import pyarrow as pa
 
-from catflap.data.scanning.batch import PART_ROW, crashed
+from catflap.data.scanning.batch import PART_ROW, Batch, crashed
 from catflap.data.scanning.worker import receive, send
 from catflap.errors import CatflapError
 from catflap.machine import describe_machine
-
-Batch: TypeAlias = tuple[int, pa.Table]
 
 STARTS = 3
 COMMAND = (sys.executable, "-P", "-c", "from catflap.data.scanning.worker import serve; serve()")

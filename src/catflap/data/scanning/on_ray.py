@@ -12,11 +12,10 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from catflap.data.scanning.batch import PART_ROW, crashed, examine
+from catflap.data.scanning.batch import PART_ROW, Batch, crashed, examine
 from catflap.errors import CatflapError, why
 from catflap.version import VERSION
 
-Batch: TypeAlias = tuple[int, pa.Table]
 Examine: TypeAlias = Callable[[pa.Table], pa.Table]
 
 SETTINGS = {

@@ -16,7 +16,7 @@ from catflap.data.sources.listing import (
     printable,
     reference,
 )
-from catflap.errors import CatflapError
+from catflap.errors import CatflapError, system_says
 
 Entry = os.DirEntry[str]
 Identity = tuple[int, int]  # device and inode
@@ -45,7 +45,7 @@ def child_folders(folder: str) -> list[Entry]:
         found = [entry for entry in os.scandir(folder) if not hidden(entry.name) and _is_dir(entry)]
     except OSError as error:
         raise CatflapError(
-            f"{printable(folder)} cannot be listed: {error.strerror}.", "Name a folder of photos."
+            f"{printable(folder)} cannot be listed: {system_says(error)}.", "Name a folder of photos."
         ) from error
     return sorted(found, key=lambda entry: os.fsencode(entry.name))
 

@@ -10,8 +10,6 @@ from typing import Any, BinaryIO, cast
 from catflap.data.sources.listing import Listing, Reference, by_folder, reference, within_hidden
 from catflap.errors import BadPhoto, CatflapError, why
 
-MAX_BYTES = 64 << 20
-
 
 def is_url(source: str) -> bool:
     """Whether a source or URI is an address such as s3://bucket/folder, not a path."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from catflap.html_text import text
 
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 46
@@ -28,12 +29,6 @@ class Scale:
     def y(self, value: float) -> float:
         """Pixels from the top."""
         return round(HEIGHT - BOTTOM - self.place(value) * (HEIGHT - TOP - BOTTOM), 1)
-
-
-def text(value: object) -> str:
-    """Any string so that a page shows it and nothing else: escaped, without control characters."""
-    shown = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-    return html.escape("".join(letter if letter.isprintable() else "\ufffd" for letter in shown))
 
 
 def percent(value: float | None, digits: int = 1) -> str:

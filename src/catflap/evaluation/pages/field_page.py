@@ -9,8 +9,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from catflap.evaluation.pages.charts import TONES, card, percent, text
+from catflap.evaluation.pages.charts import TONES, card, percent
 from catflap.evaluation.pages.time_charts import against_limit, band, columns
+from catflap.html_text import text
 
 KICKER = "Catflap field log"
 MOST = 120  # stretches in a picture; of a longer log several windows are one

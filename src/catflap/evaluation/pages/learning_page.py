@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from catflap.evaluation.pages.charts import Line, card, lines, percent, text
+from catflap.evaluation.pages.charts import Line, card, lines, percent
+from catflap.html_text import text
 
 Columns = Mapping[str, Any]
 LOSS = "log loss of the validation photos"

@@ -11,8 +11,9 @@ from typing import Any
 
 from catflap.errors import BadPhoto
 from catflap.evaluation.mistakes import Mistake
-from catflap.evaluation.pages.charts import card, histogram, nothing, percent, reliability, roc, text, whisker
+from catflap.evaluation.pages.charts import card, histogram, nothing, percent, reliability, roc, whisker
 from catflap.evaluation.pages.learning_page import TRIAL_HEADS, learning_cards, trial_rows
+from catflap.html_text import text
 from catflap.image import thumbnail
 
 THUMBNAIL = 260

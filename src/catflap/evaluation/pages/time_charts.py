@@ -16,9 +16,9 @@ from catflap.evaluation.pages.charts import (
     path,
     percent,
     shares,
-    text,
     tone,
 )
+from catflap.html_text import text
 
 
 def columns(names: Sequence[str], counts: Sequence[Mapping[str, int]], times: Sequence[str]) -> str:

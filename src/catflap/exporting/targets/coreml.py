@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from catflap.exporting.apart import Argument, convert_apart
 from catflap.exporting.forms import Source
+from catflap.exporting.subprocesses import Argument, convert_apart
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 CHECKPOINT, FRAMES, WRITTEN = "checkpoint", "frames.npy", "written.mlmodel"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catflap.exporting.apart import convert_apart
 from catflap.exporting.forms import Source
+from catflap.exporting.subprocesses import convert_apart
 
 CHECKPOINT, WRITTEN = "checkpoint", "written.pte"
 

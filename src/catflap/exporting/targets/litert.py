@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from catflap.exporting.apart import convert_apart
 from catflap.exporting.forms import Source
 from catflap.exporting.quantising.quantise import FLOAT_LAYERS
 from catflap.exporting.quantising.rounding import convolution_weights
+from catflap.exporting.subprocesses import convert_apart
 
 CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", "written.tflite"
 LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit

@@ -10,8 +10,8 @@ import io
 import os
 from pathlib import Path
 
-from catflap.exporting.apart import Argument, convert_apart
 from catflap.exporting.forms import Source
+from catflap.exporting.subprocesses import Argument, convert_apart
 
 CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.param", "written.bin"
 

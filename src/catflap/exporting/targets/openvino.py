@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from catflap.exporting.apart import convert_apart
 from catflap.exporting.forms import Source
+from catflap.exporting.subprocesses import convert_apart
 
 FLOAT_LAYERS = 3  # they see few channels and lose the most: half of the error of the logits
 ONNX, FRAMES, GRAPH, WEIGHTS = "model.onnx", "frames.npy", "written.xml", "written.bin"

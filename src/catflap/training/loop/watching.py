@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, system_says, why
 from catflap.progress import nobody
 
 Watch: TypeAlias = Callable[[int, dict[str, float]], None]
@@ -67,7 +67,7 @@ def _tensorboard(folder: Path) -> Iterator[Watch]:
         writer = package.SummaryWriter(str(folder))
     except OSError as error:
         raise CatflapError(
-            f"{folder} cannot be written: {error.strerror}.", "Name another folder."
+            f"{folder} cannot be written: {system_says(error)}.", "Name another folder."
         ) from error
 
     def watch(step: int, figures: dict[str, float]) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from catflap.allocator import keep_memory
-from catflap.artifacts.dataset import Photos
-from catflap.errors import CatflapError
+from catflap.artifacts.dataset import Photos, no_photos
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
@@ -31,7 +30,7 @@ def slimmed(
     if not backbone.rank:
         return backbone
     if not len(photos):
-        raise CatflapError("The dataset has no train photos.", "Prepare it from more photos.")
+        raise no_photos("train")
     sample = photos.take(np.argsort(photos.ids)[:SAMPLE])  # hashes, so as good as drawn
     moments = _moments(Network(backbone, 1).eval().to(device), sample, frame, progress)
     project(backbone.network.cpu(), backbone.rank, moments)

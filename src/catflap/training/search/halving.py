@@ -40,7 +40,7 @@ _RUNS = 15
 
 
 @dataclass(frozen=True)
-class Limits:
+class SearchLimits:
     """What the pick must keep: milliseconds a frame (fp32, one thread, this machine), megabytes in int8."""
 
     max_ms: float | None = None
@@ -123,7 +123,7 @@ _Tried: TypeAlias = tuple[Trial, _Contender]
 def search(
     dataset: Dataset,
     found: list[Candidate],
-    limits: Limits,
+    limits: SearchLimits,
     device: str,
     progress: Progress,
     clock: Clock | None = None,
@@ -179,7 +179,7 @@ def search(
 def _measured_all(
     dataset: Dataset,
     found: list[Candidate],
-    limits: Limits,
+    limits: SearchLimits,
     device: str,
     progress: Progress,
     clock: Clock | None,
@@ -223,7 +223,7 @@ def _entry(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _measured(backbone: Backbone, frame: Frame, size: int, limits: Limits) -> Trial:
+def _measured(backbone: Backbone, frame: Frame, size: int, limits: SearchLimits) -> Trial:
     """What a trial costs on the device, before any photo is looked at."""
     graph = feature_graph(backbone, frame)
     model, blank = open_model(graph, threads=1), np.zeros((1, frame.height, frame.width, 3), np.uint8)
@@ -287,7 +287,7 @@ def _ranked(
     return sorted(going, key=key)
 
 
-def _random_start(dataset: Dataset, limits: Limits) -> Trial:
+def _random_start(dataset: Dataset, limits: SearchLimits) -> Trial:
     """What the network of a random start costs; what it reaches only all of the photos can tell."""
     frame = dataset.frame
     side = round((frame.width * frame.height) ** 0.5)
@@ -344,7 +344,7 @@ def _pareto(trial: Trial, others: list[Trial]) -> bool:
     return trial.share > 0
 
 
-def _nothing_fits(trials: list[Trial], limits: Limits) -> Refused:
+def _nothing_fits(trials: list[Trial], limits: SearchLimits) -> Refused:
     """The refusal that names the trial which misses its limits by the least factor."""
 
     def excess(trial: Trial) -> float:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.dataset import ROLES, Dataset, Photos
+from catflap.artifacts.dataset import ROLES, Dataset, Photos, Positions
 from catflap.curation.outliers import distances, fit_space, outlier_scores
 from catflap.progress import Progress
 from catflap.training.heads.features import Extractor, Features, features
@@ -17,7 +17,6 @@ from catflap.training.heads.head import Head, fit_head, log_loss
 from catflap.training.heads.logistic import Labels
 
 Probabilities: TypeAlias = npt.NDArray[np.float32]
-Positions: TypeAlias = npt.NDArray[np.int64]
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1)  # stiff heads: a flexible one learns the wrong labels too

@@ -22,6 +22,7 @@ from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
+from catflap.runtime.engines.model import Logits
 from catflap.runtime.scoring import frames_of
 from catflap.training.heads.head import log_loss, losses_of
 from catflap.training.loop.curve import remember
@@ -40,10 +41,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
-Logits = npt.NDArray[np.float32]
 
 
-def finetune(
+def train_every_weight(
     network: Network,
     dataset: Dataset,
     resume: Path,
@@ -98,7 +98,7 @@ def finetune(
             watch(step + 1, figures)
             if ended or (step + 1) % recipe.save_every == 0:
                 save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
-            progress("finetune", step + 1, total)
+            progress("train every weight", step + 1, total)
 
     fabric.barrier()
     logits, blends = _blend(network.eval(), start, whole(state.best), recipe, dataset)

@@ -11,14 +11,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catflap.artifacts.dataset import ROLES
-from catflap.artifacts.tables import PHOTO_ROW
+from catflap.artifacts.dataset import ROLES, Positions
+from catflap.artifacts.tables import (
+    DROPPED,
+    OK,
+    PHOTO_ROW,
+    QUARANTINED,
+    STATUS,
+    leading_bits,
+    numbered,
+)
 from catflap.data.duplicates.groups import Pairs, bounded_groups, confirmed_pairs, joined
-from catflap.data.duplicates.pairs import Hashes, Positions
+from catflap.data.duplicates.pairs import Hashes
 from catflap.data.scanning.parts import Parts
 
-OK, QUARANTINED, DROPPED = 0, 1, 2
-STATUS = ("ok", "quarantined", "dropped")
 LOADED = ["id", "label", "phash", "status", "role", "user_group"]
 FIRST = tuple(reversed(ROLES))  # of copies in several roles the one in test is kept, then calibration …
 
@@ -43,8 +49,8 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What judge found: the status and group of each photo, (n,), the texts for some rows, and counts."""
+class Copies:
+    """What was found: the status and group of each photo, (n,), the texts for some rows, and counts."""
 
     status: npt.NDArray[np.int8]
     group: Positions
@@ -56,7 +62,7 @@ class Verdicts:
     cut_chains: int
 
 
-def judge(parts: Parts) -> Verdicts:
+def find_copies(parts: Parts) -> Copies:
     """Mark exact copies and photos under two labels, and give every photo that is ok its group.
 
     Of files with the same bytes the first of the first stated role is kept and the others are dropped, or,
@@ -72,7 +78,7 @@ def judge(parts: Parts) -> Verdicts:
     copies = np.flatnonzero((near != np.arange(count)) & (facts.status == OK))
     remarks = _remarks(parts, facts, near, copies)
     group = np.where(facts.status == OK, _with_users(facts, near, kept), -1)
-    return Verdicts(
+    return Copies(
         status=facts.status,
         group=group,
         reasons=reasons,
@@ -84,21 +90,21 @@ def judge(parts: Parts) -> Verdicts:
     )
 
 
-def judged(parts: Parts, verdicts: Verdicts) -> Iterator[pa.Table]:
-    """The rows of all parts as they stand in the Manifest."""
+def with_copies(parts: Parts, found: Copies) -> Iterator[pa.Table]:
+    """The rows of all parts as they stand in the Manifest, with what was found in them."""
     start = 0
     for rows in parts.tables(PHOTO_ROW.names):
         stop = start + rows.num_rows
         text = rows["reason"].to_pylist()
         for position in range(start, stop):
-            if position in verdicts.reasons:
-                text[position - start] = verdicts.reasons[position]
-            elif position in verdicts.remarks:
+            if position in found.reasons:
+                text[position - start] = found.reasons[position]
+            elif position in found.remarks:
                 kept = text[position - start]
-                text[position - start] = "; ".join(filter(None, [kept, verdicts.remarks[position]]))
+                text[position - start] = "; ".join(filter(None, [kept, found.remarks[position]]))
         columns: dict[str, Any] = {
-            "group": verdicts.group[start:stop],
-            "status": np.array(STATUS)[verdicts.status[start:stop]],
+            "group": found.group[start:stop],
+            "status": np.array(STATUS)[found.status[start:stop]],
             "reason": text,
         }
         yield pa.table([columns.get(name, rows[name]) for name in PHOTO_ROW.names], PHOTO_ROW.names).cast(
@@ -138,26 +144,6 @@ def load_facts(parts: Parts) -> Facts:
         facts.users[facts.users == user_numbers[""]] = -1
     facts.names = list(label_numbers)
     return facts
-
-
-def leading_bits(ids: pa.ChunkedArray) -> Hashes:
-    """The first 128 bits of hexadecimal ids, uint64 (n, 2); zeros for an empty id."""
-    padded = pc.utf8_slice_codeunits(pc.utf8_rpad(ids, 32, "0"), 0, 32)
-    text = np.frombuffer("".join(padded.to_pylist()).encode(), np.uint8).reshape(-1, 32)
-    nibbles = np.where(text > 57, text - 87, text - 48)
-    return (nibbles[:, 0::2] << 4 | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
-
-
-def numbered(column: pa.ChunkedArray, known: dict[str, int]) -> npt.NDArray[np.int64]:
-    """A column of names as their numbers in `known`; new names are added with the next number."""
-    numbers = np.empty(len(column), np.int64)
-    start = 0
-    for chunk in column.dictionary_encode().chunks:
-        here = [known.setdefault(name, len(known)) for name in chunk.dictionary.to_pylist()]
-        codes = chunk.indices.to_numpy(zero_copy_only=False)
-        numbers[start : start + len(chunk)] = np.array(here, np.int64)[codes]
-        start += len(chunk)
-    return numbers
 
 
 def _mark_copies(parts: Parts, facts: Facts) -> tuple[dict[int, str], Positions]:

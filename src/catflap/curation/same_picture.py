@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.dataset import Positions
 from catflap.data.duplicates.groups import NEAR
-from catflap.data.duplicates.pairs import Hashes, Positions, near_pairs
+from catflap.data.duplicates.pairs import Hashes, near_pairs
 from catflap.data.duplicates.phash import MIRROR
 
 

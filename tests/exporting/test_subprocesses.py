@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.exporting.apart import Argument, convert_apart
+from catflap.exporting.subprocesses import Argument, convert_apart
 
 
 def test_what_lies_where_somebody_works_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from catflap.machine import describe_machine
 from catflap.progress import silent
 from catflap.training.heads.head import log_loss
 from catflap.training.loop.curve import remember
-from catflap.training.loop.finetune import _schedule, finetune
+from catflap.training.loop.every_weight import _schedule, train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.network import Network
@@ -61,7 +61,7 @@ def run(
             raise Stop
 
     network = small_network(kind, begin)
-    logits, history = finetune(
+    logits, history = train_every_weight(
         network, dataset, resume, recipe, seed, "cpu", told if stop else silent, precision=precision
     )
     return network, logits, history
@@ -227,7 +227,7 @@ def test_the_best_epoch_is_kept_also_over_a_stop(
         after.append({name: tensor.clone() for name, tensor in given[2].items()})
         return {"validation_log_loss": (0.3, 0.1, 0.2)[len(after) - 1]}
 
-    monkeypatch.setattr("catflap.training.loop.finetune._judged", judged)
+    monkeypatch.setattr("catflap.training.loop.every_weight._judged", judged)
     unblended = replace(RECIPE, blended=False)
     if stop:
         with pytest.raises(Stop):

@@ -33,7 +33,7 @@ def convert_apart(
         for argument, value in arguments.items():
             _put(value, folder / argument)
         # -P: a random.py or numpy.py in the folder where somebody works is not ours to import
-        command = [sys.executable, "-P", "-m", "catflap.exporting.apart", module, name]
+        command = [sys.executable, "-P", "-m", "catflap.exporting.subprocesses", module, name]
         try:
             ended = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
