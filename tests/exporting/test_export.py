@@ -141,7 +141,7 @@ def test_a_head_stays_as_sure_as_more_photos_have_shown(
 def test_a_burst_of_calibration_photos_makes_no_variant_surer(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    jury = seat_jury(drawn_checkpoint, drawn_dataset, 0, silent)
+    jury = seat_jury(drawn_checkpoint, drawn_dataset, silent)
     photos = jury.calibration
     burst = replace(jury, calibration=replace(photos, groups=photos.labels), calibrated=False)
     sure = 20 * np.eye(2, dtype=np.float32)[photos.labels]

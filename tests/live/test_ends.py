@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
+import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from tests.live.cameras import CATFLAP, jpeg
+from tests.live.cameras import CATFLAP, eventually, jpeg, watching
 
 ANYWHERE = """
 import signal, sys, threading
@@ -107,3 +112,93 @@ def test_when_the_events_cannot_be_written_the_door_is_shut(red: Path, tmp_path:
     told = (tmp_path / "door").read_text().split()
     assert told[-1] == "unsure"
     assert 1 < len(told) < 5, "it did not go on"
+
+
+def test_when_its_terminal_closes_the_door_is_shut(red: Path, tmp_path: Path) -> None:
+    """Its shell and then the kernel send SIGHUP, to the commands that run, too."""
+    door = tmp_path / "door"
+    frames = tmp_path / "frames"
+    os.mkfifo(frames)
+    shut = f"sh -c 'sleep 2; echo unsure >> {door}'"
+    words = ["--on", "cat", f"sh -c 'echo cat >> {door}'", "--on", "unsure", shut]
+    line = f"{shlex.join([str(CATFLAP), 'watch', str(red), '-', '--memory', '0', *words])} < {frames}\n"
+    child, terminal = pty.fork()
+    if not child:
+        os.execvp("bash", ["bash", "--norc", "-i"])
+    watched = threading.Event()
+    reader = threading.Thread(target=read_until, args=(terminal, watched))
+    reader.start()
+    os.write(terminal, line.encode())
+    with open(frames, "wb", buffering=0) as pipe:
+        feed = threading.Thread(target=send_frames, args=(pipe, tmp_path / "never"))
+        feed.start()
+        eventually(door.exists)
+        watched.set()
+        reader.join()
+        os.close(terminal)
+        os.waitpid(child, 0)
+        eventually(lambda: door.read_text() == "cat\nunsure\n")
+        feed.join(60)
+
+
+def read_until(terminal: int, enough: threading.Event) -> None:
+    """Read what a terminal shows, that nobody waits for it."""
+    while not enough.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 4096)
+
+
+def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
+    """The kernel sends one to all in the foreground when the shell, which sent the first, has ended."""
+    door = tmp_path / "door"
+    shut = f"sh -c 'echo begun >> {door}; sleep 1; echo unsure >> {door}'"
+    words = ["--on", "cat", f"sh -c 'echo cat >> {door}'", "--on", "unsure", shut]
+    command = [CATFLAP, "watch", red, "-", "--json", "--memory", "0", *words]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        feed = threading.Thread(target=send_frames, args=(process.stdin, tmp_path / "never"))
+        feed.start()
+        eventually(door.exists)
+        os.killpg(process.pid, signal.SIGHUP)
+        eventually(lambda: "begun" in door.read_text())
+        os.killpg(process.pid, signal.SIGHUP)
+        assert b'"why": "stopped"' in process.stdout.read()
+        assert process.wait(60) == 0
+        feed.join(60)
+        with suppress(OSError):
+            process.stdin.close()
+    assert door.read_text().split() == ["cat", "begun", "unsure"]
+
+
+def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_path: Path) -> None:
+    command = ["nohup", CATFLAP, "watch", red, "-", "--json", "--memory", "0", *doors(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert b'"started"' in process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.stdin.write(jpeg("red"))
+        process.stdin.close()
+        assert b'"the source ended"' in process.stdout.read()
+        assert process.wait(60) == 0
+
+
+def test_a_command_that_runs_at_the_end_keeps_no_door_open(red: Path, tmp_path: Path) -> None:
+    door = tmp_path / "door"
+    slow, shut = f"sh -c 'echo cat >> {door}; sleep 9'", f"sh -c 'echo unsure >> {door}'"
+    words = ["--memory", "0", "--on", "cat", slow, "--on", "unsure", shut]
+    with watching(red, "-", *words, stdin=subprocess.PIPE) as watcher:
+        pipe = watcher.process.stdin
+        assert pipe
+        feed = threading.Thread(target=send_frames, args=(pipe, tmp_path / "never"))
+        feed.start()
+        eventually(door.exists)
+        assert watcher.stop(signal.SIGTERM) == 0
+        feed.join(60)
+        with suppress(OSError):
+            pipe.close()
+    assert door.read_text() == "cat\nunsure\n"
+    assert watcher.events[-1]["sinks"]["command"] == {"delivered": 2, "lost": 0}

@@ -150,6 +150,25 @@ def test_a_receiver_that_hangs_does_not_hold_the_sender_up() -> None:
     assert courier.delivered == 3
 
 
+def test_what_is_promised_time_is_not_broken_off_and_the_last_comes_after_it() -> None:
+    """All in order for as long as there is patience, then of those that wait the last alone."""
+    done: list[int] = []
+    released = threading.Event()
+
+    def slow(event: dict[str, Any]) -> None:
+        released.wait(30)
+        done.append(event["number"])
+
+    courier = Courier("command", slow, lambda _: None, again=False, promised=20)
+    for number in range(5):
+        courier.send({"number": number})
+    eventually(lambda: len(courier._waiting) == 4)
+    threading.Timer(0.5, released.set).start()
+    courier.close(patience=0.1)
+    assert done == [0, 4]
+    assert (courier.delivered, courier.lost) == (2, 3)
+
+
 def test_commands_know_what_was_decided_and_run_without_a_shell(tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = "os.environ['CATFLAP_DECISION']+sys.stdin.read()+sys.argv[2]"

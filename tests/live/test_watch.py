@@ -157,10 +157,11 @@ def test_a_pipe_that_says_nothing_can_be_interrupted(red: Path) -> None:
     assert watcher.stderr == ""
 
 
-def test_sigterm_ends_it_well_and_says_so(red: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_well_and_says_so(number: signal.Signals, red: Path) -> None:
     with camera() as source, watching(red, source.url) as watcher:
         watcher.await_event("started")
-        assert watcher.stop(signal.SIGTERM) == 0
+        assert watcher.stop(number) == 0
         assert watcher.await_event("ended")["why"] == "stopped"
 
 

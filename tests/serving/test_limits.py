@@ -161,7 +161,7 @@ def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
         assert server.predict(RED).status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signal.Signals) -> None:
     with running(slow) as server, ThreadPoolExecutor(6) as clients:
         asked = [clients.submit(server.predict, RED) for _ in range(6)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.cli.main import main
 from catflap.evaluation.drift import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
@@ -47,6 +48,24 @@ def test_every_way_to_ask_is_recorded(quick: Path, tmp_path: Path) -> None:
     assert {row.verb for row in found} == {"serve"}
     assert found[0].photo == hashlib.sha256(RED).hexdigest()
     assert all(row.picture is None for row in found)
+
+
+def test_a_log_that_is_moved_away_while_it_is_served_loses_no_row(quick: Path, tmp_path: Path) -> None:
+    log = tmp_path / "field.log"
+    with running(quick, "--log", log) as server:
+        for _ in range(10):
+            assert server.predict(RED).status == 200
+        log.rename(tmp_path / "field.log.1")
+        for _ in range(10):
+            assert server.predict(BLUE).status == 200
+        (tmp_path / "a.jpg").write_bytes(RED)
+        assert main(["predict", str(quick), str(tmp_path / "a.jpg"), "--log", str(log)]) == 0
+        assert server.stop() == 0
+        assert "field.log was moved or deleted; a new log is begun." in server.log()
+    old, new = rows(tmp_path / "field.log.1"), rows(log)
+    assert len(old) + len(new) == 21
+    assert len(old) >= 10 - sum(row.verb == "serve" and row.decision == "cat" for row in new)
+    assert "predict" in {row.verb for row in new}
 
 
 def test_embeddings_are_recorded_and_not_answered(drawn_bundle: Exported, tmp_path: Path) -> None:

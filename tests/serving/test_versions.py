@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,39 @@ def test_unfit_versions_leave_the_old_one_in_place(tmp_path: Path, quick: Path) 
         good = make_bundle(tmp_path / "good.catflap", sharpness=0.09)
         replace(served, good)
         eventually(lambda: server.predict(RED).json()["version"] == version(good))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_bundle_that_could_not_be_read_is_tried_again_once_it_can(tmp_path: Path, quick: Path) -> None:
+    served = tmp_path / "cat.catflap"
+    shutil.copy(quick, served)
+    new = make_bundle(tmp_path / "new.catflap", sharpness=0.07)
+    expected = version(new)
+    new.chmod(0)
+    with running(served, "--reload", "0.05") as server:
+        new.replace(served)
+        eventually(lambda: server.metric("catflap_reloads_total", model="cat", result="refused") == 1)
+        served.chmod(0o644)
+        eventually(lambda: server.predict(RED).json()["version"] == expected)
+
+
+def test_a_bundle_that_is_mended_in_place_is_tried_again_whatever_time_it_bears(
+    tmp_path: Path, quick: Path
+) -> None:
+    served = tmp_path / "cat.catflap"
+    shutil.copy(quick, served)
+    new = make_bundle(tmp_path / "new.catflap", sharpness=0.07)
+    good = new.read_bytes()
+    middle = len(good) // 2
+    new.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
+    with running(served, "--reload", "0.05") as server:
+        new.replace(served)
+        eventually(lambda: server.metric("catflap_reloads_total", model="cat", result="refused") == 1)
+        times = served.stat()
+        with open(served, "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), good[middle : middle + 1], middle)
+            os.utime(file.fileno(), ns=(times.st_atime_ns, times.st_mtime_ns))
+        eventually(lambda: server.predict(RED).json()["version"] != version(quick))
 
 
 def test_an_operator_learns_that_another_variant_than_the_default_one_answers(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from catflap.errors import BadArtifact, CatflapError, system_says
 APPLICATION = 0x43415446  # "CATF", which SQLite keeps in the head of the file
 VERSION = 1
 PATIENCE = 10.0  # seconds to wait for other writers
+HELD = 1.0  # seconds to wait for a folder, which a verb that writes into it may hold for long
 TABLES = """
 CREATE TABLE IF NOT EXISTS judge (
   id INTEGER PRIMARY KEY, bundle TEXT NOT NULL, version TEXT NOT NULL, variant TEXT NOT NULL,
@@ -37,6 +39,8 @@ def open_log(path: Path, *, new: bool = True) -> sqlite3.Connection:
         if new:
             path.parent.mkdir(parents=True, exist_ok=True)
         place = path.resolve()
+        if new:
+            _begin(place)
         address = f"file://{quote(os.fsencode(place))}?mode={'rwc' if new else _mode(place)}"
         database = sqlite3.connect(address, PATIENCE, check_same_thread=False, uri=True)
     except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
@@ -65,6 +69,15 @@ def lacking(database: sqlite3.Connection) -> set[str]:
     return set(LATER) - {row[1] for row in database.execute("PRAGMA table_info(seen)")}
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from any other, under whatever name; None where there is none."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 def pragma(database: sqlite3.Connection, name: str) -> int:
     """A number that SQLite keeps about a database."""
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
@@ -78,6 +91,46 @@ def _mode(path: Path) -> str:
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return "rw"
     return "ro" if Path(f"{path}-wal").exists() else "ro&immutable=1"
+
+
+def _begin(place: Path) -> None:
+    """Make an empty file where there is none; what lies beside it is of a log that was moved away.
+
+    Whoever still writes that one goes on with its -wal and -shm, which have no name any more.
+    """
+    if place.exists():
+        return
+    with _alone(place.parent):
+        if not place.exists():  # nobody was as quick
+            for suffix in ("-wal", "-shm"):
+                Path(f"{place}{suffix}").unlink(missing_ok=True)
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT, 0o644))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against others who begin a log in it; where that takes long or cannot be, go on."""
+    descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" and os.access(folder, os.R_OK) else None
+    try:
+        end = monotonic() + HELD
+        while descriptor is not None and not _lock(descriptor) and monotonic() < end:
+            sleep(0.001)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    import fcntl  # which Windows lacks, where no file that is open can be moved
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some file systems lock nothing
+        return True
+    return True
 
 
 def _fill(database: sqlite3.Connection) -> None:

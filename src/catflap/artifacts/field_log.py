@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.field_file import PATIENCE, lacking, open_log, pragma
-from catflap.errors import BadArtifact
+from catflap.artifacts.field_file import PATIENCE, identity, lacking, open_log, pragma
+from catflap.errors import BadArtifact, CatflapError
 
 BATCH = 0.5  # seconds between two commits
 WAITING = 500  # rows that may wait for the disk; then the newest are lost
@@ -78,6 +78,9 @@ class FieldLog:
     oldest rows go first. For that a transaction writes a step or one row, the write-ahead log (-wal) is
     folded in when it has five, and the pages in use leave room for both. It cannot be folded in while
     somebody reads. `note` is told when rows are lost, once, and when they no longer are.
+
+    When the file is moved or deleted a new one is begun within about half a second, of which `note` is
+    told; what the old one has in its -wal is folded in before.
     """
 
     def __init__(self, path: Path, *, limit: int, note: Callable[[str], None]) -> None:
@@ -93,13 +96,7 @@ class FieldLog:
         self._closed = False
         self._judges: dict[By, int] = {}
         self._reading = 0.0  # until when somebody is taken to read it, on the monotonic clock
-        self._database = open_log(path)
-        self._wal = Path(f"{path.resolve()}-wal")
-        for setting in (
-            "wal_autocheckpoint = 0",  # two busy writers would put it off for ever
-            "secure_delete = FAST",  # else what is deleted is written again, as zeros
-        ):
-            self._database.execute(f"PRAGMA {setting}")
+        self._open()
         self._thread = Thread(target=self._run, name="field log", daemon=True)
         self._thread.start()
 
@@ -122,18 +119,51 @@ class FieldLog:
         if self.lost > self._told and not self._failing:
             self._note(f"{self.path} lacks {self.lost - self._told} rows that the disk was too slow for.")
 
+    def _open(self) -> None:
+        self._database = open_log(self.path)
+        self._file = identity(self.path)
+        self._wal = Path(f"{self.path.resolve()}-wal")
+        for setting in (
+            "wal_autocheckpoint = 0",  # two busy writers would put it off for ever
+            "secure_delete = FAST",  # else what is deleted is written again, as zeros
+        ):
+            self._database.execute(f"PRAGMA {setting}")
+
     def _run(self) -> None:
-        with closing(self._database):
+        try:
             self._shrink()
             while True:
                 with self._news:
                     self._news.wait_for(lambda: self._closed or len(self._waiting) >= WAITING // 2, BATCH)
                     rows, closed = list(self._waiting), self._closed
                     self._waiting.clear()
+                try:
+                    self._follow()
+                except (sqlite3.Error, OSError, CatflapError) as error:
+                    self._fail(error)
                 if rows:
                     self._write(rows)
                 if closed:
                     return
+        finally:
+            self._database.close()
+
+    def _follow(self) -> None:
+        """Begin a new log when the file is no longer at its path; the old one is made whole where it is."""
+        if self._file is not None:
+            if self._file == identity(self.path):
+                return
+            kept = ""
+            try:
+                if self._checkpoint():
+                    return  # somebody reads it; what comes meanwhile is written there, too
+            except sqlite3.Error as error:
+                kept = f" The old one lacks its last rows: {error}."
+            self._database.close()
+            self._judges.clear()
+            self._reading, self._file = 0.0, None
+            self._note(f"{self.path} was moved or deleted; a new log is begun.{kept}")
+        self._open()
 
     def _shrink(self) -> None:
         """Make the file shorter where it is longer than it may be: an earlier limit was greater."""
@@ -162,13 +192,17 @@ class FieldLog:
             with self._news:
                 self.lost += left
             self._judges.clear()  # what was rolled back has no number
-            if not self._failing:
-                self._failing = True
-                self._note(f"{self.path} cannot be written: {error}. The work goes on without its log.")
+            self._fail(error)
             return
         if self._failing:
             self._failing, self._told = False, self.lost
             self._note(f"{self.path} is written again; {self.lost} rows are lost.")
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
+            why = str(error).rstrip(".")
+            self._note(f"{self.path} cannot be written: {why}. The work goes on without its log.")
 
     def _chunks(self, rows: list[Seen]) -> Iterator[tuple[list[Seen], int]]:
         """Rows of about a step together, without a picture that is too large; how many bytes they write."""
@@ -226,17 +260,20 @@ class FieldLog:
         end = monotonic() + READERS
         with suppress(FileNotFoundError):
             while self._wal.stat().st_size > FOLDED * self._step:
-                self._database.execute(f"PRAGMA busy_timeout = {READERS * 1e3:.0f}")
-                try:
-                    busy = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-                finally:
-                    self._database.execute(f"PRAGMA busy_timeout = {PATIENCE * 1e3:.0f}")
-                if not busy:
+                if not self._checkpoint():
                     return
                 if monotonic() > end:
                     self._reading = monotonic() + 4 * READERS  # the rows that come have to be written, too
                     return
                 sleep(0.005)
+
+    def _checkpoint(self) -> bool:
+        """Empty the write-ahead log into the file; True when somebody reads, and not all could be."""
+        self._database.execute(f"PRAGMA busy_timeout = {READERS * 1e3:.0f}")
+        try:
+            return bool(self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        finally:
+            self._database.execute(f"PRAGMA busy_timeout = {PATIENCE * 1e3:.0f}")
 
     def _used(self) -> int:
         pages, free, size = map(self._pragma, ("page_count", "freelist_count", "page_size"))

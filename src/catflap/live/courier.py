@@ -23,7 +23,8 @@ class Courier:
     """A thread that hands events to `deliver`, one after the other; the judge never waits for it.
 
     An event that is not delivered is tried again until it is, or, without `again`, given up. With `wants`
-    it takes only the events that are wanted.
+    it takes only the events that are wanted. `promised` is how many seconds a delivery may take that is
+    not broken off at the end; the last event is then delivered, too.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Courier:
         again: bool = True,
         wants: Callable[[Event], bool] | None = None,
         kept: int = KEPT,
+        promised: float = 0.0,
     ) -> None:
         self.name = name
         self.delivered = 0
@@ -44,6 +46,7 @@ class Courier:
         self._again = again
         self._wants = wants
         self._kept = kept
+        self._promised = promised
         self._waiting: deque[Event] = deque()
         self._in_hand = 0  # events that the thread took and has not settled
         self._news = Condition()
@@ -64,11 +67,14 @@ class Courier:
             self._news.notify()
 
     def close(self, patience: float = PARTING) -> None:
-        """Deliver what still waits, within some seconds; the rest is lost, one in hand too."""
+        """Deliver what still waits, within some seconds; the rest is lost, one in hand too.
+
+        Where time is promised, the one in hand and the last that waits are delivered all the same.
+        """
         with self._news:
             self._until = monotonic() + patience
             self._news.notify()
-        self._thread.join(patience + 1)
+        self._thread.join(patience + 2 * self._promised + 1)
         with self._news:
             self.lost += len(self._waiting) + self._in_hand
             self._waiting.clear()
@@ -101,6 +107,10 @@ class Courier:
                 if self._until is not None:
                     return None
                 self._news.wait()
+            if self._promised and self._until is not None and monotonic() >= self._until:
+                while len(self._waiting) > 1:  # the time is up for all but the last
+                    self._waiting.popleft()
+                    self.lost += 1
             self._in_hand = 1
             return self._waiting.popleft()
 

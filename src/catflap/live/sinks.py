@@ -114,7 +114,12 @@ def _run(command: list[str], data: bytes, environment: Mapping[str, str]) -> tup
     What it leaves running is not waited for, and may go on talking: somebody listens as long as it does.
     """
     process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C and a terminal that closes stop the watch, not its commands
     )
     assert process.stdin is not None
     assert process.stderr is not None

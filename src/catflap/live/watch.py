@@ -13,7 +13,7 @@ from catflap.live.judge import Judge
 from catflap.live.preview import Preview
 from catflap.live.reader import latest_shots, open_first, waiting_shots
 from catflap.live.settings import WatchSettings
-from catflap.live.sinks import Album, commands, has_command, webhook
+from catflap.live.sinks import PATIENCE, Album, commands, has_command, webhook
 from catflap.live.sources import find_source
 from catflap.live.tally import Tally
 from catflap.live.teller import Outlets, Teller, check_labels
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def watch(
     settings: WatchSettings, tell: Callable[[Event], None] = nobody, note: Callable[[str], None] = nobody
 ) -> Event:
-    """Watch until the source ends or SIGTERM or Ctrl-C comes, and return the summary, the last event.
+    """Watch until the source ends or SIGTERM, SIGHUP or Ctrl-C comes, and return the summary, the last event.
 
     `tell` is given every event as it happens, `note` what the operator should know. Raises
     CatflapError when the source cannot be opened at first; later it is opened again and again.
@@ -99,7 +99,8 @@ def _couriers(settings: WatchSettings, note: Callable[[str], None], parts: ExitS
         found.append(Courier("mqtt", deliver, note))
     if settings.on:
         wants = partial(has_command, settings.on)
-        found.append(Courier("command", commands(settings.on), note, again=False, wants=wants))
+        run = commands(settings.on)
+        found.append(Courier("command", run, note, again=False, wants=wants, promised=PATIENCE))
     return found
 
 

@@ -33,7 +33,7 @@ def serve(
     ready: Callable[[dict[str, Any]], None] = nobody,
     note: Callable[[str], None] = nobody,
 ) -> None:
-    """Serve bundles until SIGTERM or Ctrl-C, then answer what was asked and return.
+    """Serve bundles until SIGTERM, SIGHUP or Ctrl-C, then answer what was asked and return.
 
     `ready` is told the address and the versions once the server listens; `note` what the operator
     should know. Raises Refused when a bundle fails its verification here.

@@ -22,7 +22,7 @@ from catflap.serving.answers import Problem
 from catflap.serving.metrics import Metrics
 from catflap.serving.settings import BundlePath, ServeSettings
 
-Stamp = tuple[int, int, int] | None
+Stamp = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -219,4 +219,4 @@ def _stamp(path: BundlePath) -> Stamp:
         status = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino  # ctime: chmod
