@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -311,6 +313,45 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(full_disk: Path) -> None:
     assert (full_disk / "thing" / "data.txt").read_text() == "1"
 
 
+def test_of_many_files_without_room_the_first_is_told(full_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    for number in range(20):
+        (tmp_path / "page" / f"{number}.js").write_bytes(bytes(1 << 19))
+    with (
+        pytest.raises(CatflapError, match="No space left") as told,
+        whole_folder(full_disk / "site", "site.json") as folder,
+    ):
+        shutil.copytree(tmp_path / "page", folder, dirs_exist_ok=True)
+    assert len(told.value.what) < 400
+
+
+HOMELESS = """
+import os
+from catflap.artifacts.folder import cache_folder
+os.setuid(54321)
+print(cache_folder("features"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as somebody without a home")
+def test_a_user_without_a_home_has_a_temporary_cache_of_its_own() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        Path(name).chmod(0o777)
+        kept = {name: value for name, value in os.environ.items() if name not in HOMES}
+        command = [sys.executable, "-c", HOMELESS]
+        environment = {**kept, "TMPDIR": name}
+
+        def ask() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+        ours = Path(name) / "catflap-54321"
+        assert ask().stdout == f"{ours / 'features'}\n"
+        assert (ours.stat().st_uid, ours.stat().st_mode & 0o777) == (54321, 0o700)
+        ours.rmdir()
+        ours.mkdir()  # somebody else's
+        assert "Let CATFLAP_CACHE name a folder." in ask().stderr
+
+
 def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
     """A source that cannot be read must not be told as a target that cannot be written alone."""
     with (
@@ -320,6 +361,7 @@ def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
         (tmp_path / "absent.jpg").read_bytes()
 
 
+HOMES = ("HOME", "XDG_CACHE_HOME", "CATFLAP_CACHE")
 BAD_JSON = [
     b"",
     b"[]",

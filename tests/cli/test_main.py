@@ -97,6 +97,8 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
         ("watch", "cat", "v.mp4", "--log-every", "5"),
         ("serve", "cat", "--share", "0.5"),
         ("verify", "cat", "--signature", "cat.sig"),
+        ("verify", "cat", "--identity", ""),
+        ("predict", "cat", "a.jpg", "--identity", "", "--issuer", ""),
         ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--name", "n"),
         ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--file", "m", "--variants", "fp32"),
     ],
@@ -108,6 +110,12 @@ def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None
     assert answer.stderr.startswith("error: ")
     assert "\n  fix: " in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_host_that_is_an_unset_variable_is_not_the_whole_network() -> None:
+    answer = catflap("serve", "cat", "--port", "0", "--host", "", timeout=60)
+    assert answer.returncode == 2
+    assert "The host is empty." in answer.stderr
 
 
 def test_json_may_stand_before_or_after_the_command() -> None:

@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, gettempdir
 from types import MappingProxyType
 from typing import Any
 
@@ -42,6 +43,8 @@ OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
+MARKED = tuple(name for name in OURS if name != "field-photos.json")  # those are photos to scan
+HEAD_BYTES = 1 << 16  # of a marker; its kind stands in the first few hundred
 JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave where somebody looked
 
 
@@ -145,6 +148,33 @@ def refuse_foreign(target: Path, marker: str) -> None:
         _refuse_strangers(target, (marker,), OURS[marker])
 
 
+def is_ours(folder: str | Path) -> bool:
+    """Whether a folder is what a verb of Catflap wrote, or the NAME.build of a build, and so no photos."""
+    if _is_artefact(folder):
+        return True
+    if not str(folder).endswith(".build"):
+        return False
+    try:
+        held = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        return all(entry.is_dir() and _is_artefact(entry.path) for entry in held)
+    except OSError:
+        return False
+
+
+def _is_artefact(folder: str | Path) -> bool:
+    return any(_says_its_kind(Path(folder, marker)) for marker in MARKED)
+
+
+def _says_its_kind(marker: Path) -> bool:
+    try:
+        if not marker.is_file():
+            return False
+        with open(marker, "rb") as file:
+            return f'"catflap": "{marker.stem}"'.encode() in file.read(HEAD_BYTES)
+    except OSError:
+        return False
+
+
 def _refuse_strangers(target: Path, names: Collection[str], patterns: Collection[str] = ()) -> None:
     """Raise when a folder holds a file that has none of these names."""
     for name in _files(target):
@@ -192,6 +222,8 @@ def check_place(target: Path) -> None:
 
 def unwritable(target: Path, error: Exception) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of many files: the first
+        error = OSError(str(error.args[0][0][-1])[:200])
     why = getattr(error, "strerror", None) or str(error)
     elsewhere = getattr(error, "filename", None)
     place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
@@ -239,7 +271,7 @@ def read_json(path: Path, kind: str) -> Json:
     """Read an artefact's JSON object; BadArtifact when it is absent, damaged or of another kind."""
     try:
         fields = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadArtifact(
             f"{path.parent} is not a {kind}: {path.name} is missing.", f"Name a {kind}."
         ) from error
@@ -312,6 +344,23 @@ def _is_another(pid: int) -> bool:
 
 
 def cache_folder(kind: str) -> Path:
-    """Where results that can be worked out again are kept: $CATFLAP_CACHE or ~/.cache/catflap."""
+    """Where results that can be worked out again are kept: $CATFLAP_CACHE or ~/.cache/catflap.
+
+    A user without a home, as in a container, has a folder among the temporary files.
+    """
     root = os.environ.get("CATFLAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "catflap"
-    return Path(root).expanduser() / kind
+    try:
+        return Path(root).expanduser() / kind
+    except RuntimeError:
+        return _homeless() / kind
+
+
+def _homeless() -> Path:
+    """A temporary folder that nobody else can write into; CatflapError where there can be none."""
+    folder = Path(gettempdir()) / f"catflap-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            return folder
+    raise CatflapError("There is no home folder for the cache.", "Let CATFLAP_CACHE name a folder.")

@@ -77,6 +77,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise CatflapError("No bundle was named.", "Name a .catflap file, or cat.")
+        if not self.host:  # which a socket takes for every address of the machine
+            raise CatflapError("The host is empty.", "Name an address, such as 127.0.0.1.")
         ranges = {"threads": (1, 1024), "port": (0, 65535), "share": (0.0001, 1), "reload": (0.01, 1e6)}
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
