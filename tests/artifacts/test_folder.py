@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,6 +317,18 @@ def test_a_mount_point_is_told_before_any_work_is_done(mount_small: Callable[[st
     with pytest.raises(CatflapError, match=r"small is a mount point\. Use -o .*small/NAME\."):
         refuse_foreign(place, "thing.json")
     refuse_foreign(place / "NAME", "thing.json")
+
+
+def test_of_many_files_without_room_the_first_is_told(full_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    for number in range(20):
+        (tmp_path / "page" / f"{number}.js").write_bytes(bytes(1 << 19))
+    with (
+        pytest.raises(CatflapError, match="No space left") as told,
+        whole_folder(full_disk / "site", "site.json") as folder,
+    ):
+        shutil.copytree(tmp_path / "page", folder, dirs_exist_ok=True)
+    assert len(told.value.what) < 400
 
 
 def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:

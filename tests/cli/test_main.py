@@ -97,6 +97,8 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
         ("watch", "cat", "v.mp4", "--log-every", "5"),
         ("serve", "cat", "--share", "0.5"),
         ("verify", "cat", "--signature", "cat.sig"),
+        ("verify", "cat", "--identity", ""),
+        ("predict", "cat", "a.jpg", "--identity", "", "--issuer", ""),
         ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--name", "n"),
         ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--file", "m", "--variants", "fp32"),
     ],
@@ -136,6 +138,12 @@ def test_a_part_of_a_command_tells_what_it_does_and_its_example(words: tuple[str
 def test_json_may_stand_before_or_after_the_part_of_a_command(tmp_path: Path) -> None:
     for words in (("bundle", "--json", "inspect"), ("bundle", "inspect", "--json")):
         assert json.loads(catflap(*words, "cat").stdout)["name"] == "cat"
+
+
+def test_a_host_that_is_an_unset_variable_is_not_the_whole_network() -> None:
+    answer = catflap("serve", "cat", "--port", "0", "--host", "", timeout=60)
+    assert answer.returncode == 2
+    assert "The host is empty." in answer.stderr
 
 
 def test_json_may_stand_before_or_after_the_command() -> None:

@@ -225,3 +225,39 @@ def catflap(*arguments: str) -> dict:  # type: ignore[type-arg]
     assert done.returncode == 0, done.stderr
     answer: dict = json.loads(done.stdout)  # type: ignore[type-arg]
     return answer
+
+
+@pytest.mark.parametrize("out", ["m.manifest", "cat/m.manifest"])
+def test_a_scan_does_not_scan_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(class_folders(tmp_path / "photos", 4))
+    first, again = (scan(".", Path(out), workers=1) for _ in range(2))
+    assert (again.made_from, again.sha256) == (first.made_from, first.sha256)
+    assert (again.photos, again.quarantined) == (8, 0)
+    assert "empty_label" not in {check["check"] for check in again.checks}
+
+
+def test_the_artefacts_of_a_build_are_no_photos_but_those_of_the_field_are(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos", 12)
+    before, work = scan_fingerprint(source), source / "cat.build"
+    work.mkdir()
+    prepare(scan(source, work / "manifest", workers=1), work / "dataset")
+    assert scan_fingerprint(source) == before
+    (source / "dog" / "manifest.json").write_text('{"name": "somebody\'s"}')
+    (source / "cat" / "field-photos.json").write_text('{"catflap": "field-photos", "version": 1}')
+    assert scan(source, tmp_path / "m", workers=1).labels == {"cat": 12, "dog": 12}
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_that_is_none_is_told_before_any_work(tmp_path: Path, seed: int) -> None:
+    manifest = scan(class_folders(tmp_path / "photos", 12), tmp_path / "m", workers=1)
+    with pytest.raises(CatflapError, match=f"The seed {seed} is not possible"):
+        prepare(manifest, tmp_path / "d", seed=seed)
+    assert not list(tmp_path.glob("*d.*"))
+
+
+def test_a_file_where_a_folder_belongs_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "x.catflap").write_bytes(b"PK")
+    with pytest.raises(BadArtifact, match=r"x\.catflap is not a manifest: manifest\.json is missing"):
+        load_manifest(tmp_path / "x.catflap")

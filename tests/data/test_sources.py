@@ -269,6 +269,10 @@ def test_labels_can_be_renamed_merged_and_left_out(tmp_path: Path) -> None:
     assert manifest.left_out == {"wolf": 4}
     (tmp_path / "map.csv").write_text("label,to\ntabby,cat\nlion,cat\nwolf,\n*,other\n")
     assert read_mapping(tmp_path / "map.csv") == mapping
+    for text in ("", "from,to\ntabby,cat\n", "label\ntabby\n"):
+        (tmp_path / "map.csv").write_text(text)
+        with pytest.raises(CatflapError, match="no columns label and to"):
+            read_mapping(tmp_path / "map.csv")
     with pytest.raises(CatflapError, match="'tiger'"):
         scan(source, tmp_path / "m", labels={"tiger": "cat"}, workers=1)
 

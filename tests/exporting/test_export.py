@@ -17,6 +17,7 @@ from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import INDEX, ROLES, SHARDS, Dataset, load_dataset
 from catflap.artifacts.golden import read_golden
 from catflap.artifacts.tables import read_table, write_table
+from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.calibration import fit_temperature
 from catflap.evaluation.metrics import measure
@@ -243,6 +244,21 @@ def test_one_variant_with_photos_of_the_users_own(
     assert list(answer["variants"]) == ["fp32"]
     assert read_golden(read_bundle(tmp_path / "x.catflap")).photos[-1] == photo
     assert verify(tmp_path / "x.catflap").passed
+
+
+def test_a_golden_photo_that_is_none_is_named_before_any_work(
+    drawn_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b.jpg").write_bytes(b"")
+    words = [
+        str(drawn_checkpoint.path),
+        "-o",
+        str(tmp_path / "x.catflap"),
+        "--golden",
+        str(tmp_path / "b.jpg"),
+    ]
+    assert main(["export", *words]) == 2
+    assert f"{tmp_path / 'b.jpg'}: The photo has no bytes." in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_refused_at_once(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -102,3 +105,16 @@ def test_pixels_are_not_rounded_in_front_of_the_first_convolutions(bundle: Bundl
             waiting.extend(node.input)
     assert {"Cast", "Mul"} <= set(above)
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(above)
+
+
+def test_a_full_disk_is_not_told_as_a_fault_of_the_model(
+    frames: Pixels, mount_small: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = mount_small("4k")
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    for held in (0, 5000):
+        (small / "held").write_bytes(bytes(min(held, 4096)))
+        with pytest.raises(CatflapError, match=f"{small} cannot be written: No space left") as told:
+            quantise(graph(), frames)
+        assert "TMPDIR" in told.value.fix
+    assert [path.name for path in small.iterdir()] == ["held"]

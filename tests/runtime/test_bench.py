@@ -83,6 +83,9 @@ def test_it_refuses_times_that_are_none(seconds: float, tiny_bundle: Path) -> No
 def test_it_refuses_what_it_cannot_time(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BadPhoto):
         bench(tiny_bundle, photo=tmp_path / "none.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(BadPhoto, match=r"empty\.jpg: The photo has no bytes"):
+        bench(tiny_bundle, photo=tmp_path / "empty.jpg")
     with pytest.raises(BadArtifact):
         bench(tiny_bundle, variant="int4")
 

@@ -136,6 +136,16 @@ def test_keys_that_are_none_get_a_sentence(signed: tuple[Path, Path], tmp_path: 
     assert (tmp_path / "mine.txt").read_text() == "somebody's"
 
 
+def test_only_a_signature_is_replaced_by_one(signed: tuple[Path, Path], tmp_path: Path) -> None:
+    path, _ = signed
+    for mine in (b'{"name": "catflap"}', b'{"mediaType": 5}', b"[" * 100_000, b"{not JSON"):
+        (tmp_path / "package.json").write_bytes(mine)
+        with pytest.raises(Refused, match="is not a signature"):
+            sign_bundle(path, tmp_path / "mine.pem", tmp_path / "package.json")
+        assert (tmp_path / "package.json").read_bytes() == mine
+    sign_bundle(path, tmp_path / "mine.pem")
+
+
 def test_another_tool_confirms_it(signed: tuple[Path, Path]) -> None:
     """The reference implementation's own command line."""
     path, public = signed

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from catflap.artifacts.checkpoint import MARKER
 from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
+from catflap.artifacts.folder import whole_folder
 from catflap.errors import CatflapError
 from catflap.progress import silent
 from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe
+from catflap.training.networks.network import save_weights
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.training.small import small_network
@@ -67,3 +70,13 @@ def test_a_full_disk_while_keeping_is_one_error_and_loses_nothing(
 
     train_every_weight(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", told)
     assert steps[0] == 3, "the two steps that were kept are not done again"
+
+
+def test_a_full_disk_at_the_end_is_one_error(tmp_path: Path) -> None:
+    with (
+        largest_file(1000),
+        pytest.raises(CatflapError, match="cannot be written"),
+        whole_folder(tmp_path / "out", MARKER) as folder,
+    ):
+        save_weights(folder, small_network())
+    assert list(tmp_path.iterdir()) == []

@@ -179,6 +179,39 @@ def test_nothing_else_than_parts_is_left(extractor: Extractor, dataset: Dataset,
     assert all(name.endswith(".npz") and not name.startswith(".") for name in left)
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_graph_is_written_again(
+    backbone: Backbone, dataset: Dataset, tmp_path: Path, damage: str
+) -> None:
+    whole = room.feature_graph(backbone, FRAME)
+    (path,) = (tmp_path / "cache" / "backbones").iterdir()
+    damaged = {"cut": whole[: len(whole) // 2], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}
+    path.write_bytes(damaged[damage])
+    assert room.feature_graph(backbone, FRAME) == whole
+    assert [left.read_bytes() for left in path.parent.iterdir()] == [whole]
+
+
+def test_without_a_cache_that_can_be_written_work_goes_on(
+    backbone: Backbone,
+    extractor: Extractor,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    photos = dataset.photos("validation")
+    known = features(extractor, photos)
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "file"))
+    other = open_extractor(backbone, FRAME)
+    assert np.array_equal(features(other, photos), known)
+    (told,) = (record.getMessage() for record in caplog.records if record.name == room.__name__)
+    assert f"The cache {tmp_path / 'file'} cannot be written" in told
+    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    with pytest.raises(CatflapError, match="CATFLAP_CACHE"):
+        features(extractor, photos)
+
+
 def test_another_frame_or_backbone_has_another_key(backbone: Backbone, extractor: Extractor) -> None:
     """A GPU's name makes a key without an ONNX file; only the key is looked at."""
     others = [

@@ -120,7 +120,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     path = Path(path)
     data = _read(path)
-    members = decode_members(data)
+    members = decode_members(data, str(path))
     head = _parse_head(members, str(path))
     listed = head["files"]
     if set(listed) != set(members) - {HEAD}:

@@ -37,17 +37,32 @@ def encode_members(members: Mapping[str, bytes | memoryview]) -> bytes:
     return b"".join(_chunks(members))
 
 
-def decode_members(data: bytes | memoryview) -> Mapping[str, memoryview]:
-    """The members of a Bundle as views into its bytes, in their order; BadArtifact when not exact."""
-    view = memoryview(data)
+def decode_members(data: bytes | memoryview, file: str = "The file") -> Mapping[str, memoryview]:
+    """The members of a Bundle as views into its bytes, in their order; BadArtifact when not exact.
+
+    `file` is what an error calls it.
+    """
+    try:
+        return _decoded(memoryview(data))
+    except _NotWhole as error:
+        raise BadArtifact(
+            f"{file} is not a whole Catflap bundle: {error}.", "Copy or export it again."
+        ) from error
+
+
+class _NotWhole(Exception):
+    """Why some bytes are not exactly a Bundle."""
+
+
+def _decoded(view: memoryview) -> Mapping[str, memoryview]:
     members = _walk(view)
     position = 0
     for chunk in _chunks(members):
         if view[position : position + len(chunk)] != chunk:
-            raise _damaged(f"bytes differ near offset {position}")
+            raise _NotWhole(f"bytes differ near offset {position}")
         position += len(chunk)
     if position != len(view):
-        raise _damaged("it has bytes after its end")
+        raise _NotWhole("it has bytes after its end")
     return MappingProxyType(members)
 
 
@@ -57,23 +72,23 @@ def _walk(view: memoryview) -> dict[str, memoryview]:
     position = 0
     while bytes(view[position : position + 4]) == MAGIC:
         if position + _LOCAL.size > len(view):
-            raise _damaged("it is cut short")
+            raise _NotWhole("it is cut short")
         fields = _LOCAL.unpack_from(view, position)
         size, name_length = fields[8], fields[9]
         start = position + _LOCAL.size + name_length
         name = bytes(view[position + _LOCAL.size : start]).decode("ascii", "replace")
         if not NAME.fullmatch(name):
-            raise _damaged(f"the member name {name[:40]!r} is not allowed")
+            raise _NotWhole(f"the member name {name[:40]!r} is not allowed")
         if name in members or len(members) >= MAX_MEMBERS:
-            raise _damaged(f"the member {name!r} is there twice or one too many")
+            raise _NotWhole(f"the member {name!r} is there twice or one too many")
         if start + size > len(view):
-            raise _damaged("it is cut short")
+            raise _NotWhole("it is cut short")
         members[name] = view[start : start + size]
         position = start + size
     if not members:
-        raise _damaged("it does not begin like one")
+        raise _NotWhole("it does not begin like one")
     if both := _also_folders(members):
-        raise _damaged(f"the member {both[0]!r} is a folder of others too")
+        raise _NotWhole(f"the member {both[0]!r} is a folder of others too")
     return members
 
 
@@ -98,7 +113,3 @@ def _chunks(members: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memor
         yield data
     yield central
     yield _END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), len(central), offset, 0)
-
-
-def _damaged(why: str) -> BadArtifact:
-    return BadArtifact(f"The file is not a whole Catflap bundle: {why}.", "Copy or export it again.")

@@ -42,6 +42,8 @@ OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
+MARKED = tuple(name for name in OURS if name != "field-photos.json")  # those are photos to scan
+HEAD_BYTES = 1 << 16  # of a marker; its kind stands in the first few hundred
 JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave where somebody looked
 
 
@@ -147,6 +149,33 @@ def refuse_foreign(target: Path, marker: str) -> None:
         _refuse_strangers(target, (marker,), OURS[marker])
 
 
+def is_ours(folder: str | Path) -> bool:
+    """Whether a folder is what a verb of Catflap wrote, or the NAME.build of a build, and so no photos."""
+    if _is_artefact(folder):
+        return True
+    if not str(folder).endswith(".build"):
+        return False
+    try:
+        held = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        return all(entry.is_dir() and _is_artefact(entry.path) for entry in held)
+    except OSError:
+        return False
+
+
+def _is_artefact(folder: str | Path) -> bool:
+    return any(_says_its_kind(Path(folder, marker)) for marker in MARKED)
+
+
+def _says_its_kind(marker: Path) -> bool:
+    try:
+        if not marker.is_file():
+            return False
+        with open(marker, "rb") as file:
+            return f'"catflap": "{marker.stem}"'.encode() in file.read(HEAD_BYTES)
+    except OSError:
+        return False
+
+
 def _refuse_strangers(target: Path, names: Collection[str], patterns: Collection[str] = ()) -> None:
     """Raise when a folder holds a file that has none of these names."""
     for name in _files(target):
@@ -214,6 +243,8 @@ def only_writer(target: Path, verb: str) -> Iterator[None]:
 
 def unwritable(target: Path, error: Exception) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of many files: the first
+        error = OSError(str(error.args[0][0][-1])[:200])
     why = system_says(error)
     elsewhere = getattr(error, "filename", None)
     place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
@@ -263,7 +294,7 @@ def read_json(path: Path, kind: str) -> Json:
         fields = json.loads(path.read_bytes())
         if not is_text(fields):
             raise ValueError("a text in it holds half a letter, which is not Unicode")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadArtifact(
             f"{path.parent} is not a {kind}: {path.name} is missing.", f"Name a {kind}."
         ) from error
@@ -352,9 +383,3 @@ def _is_another(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def cache_folder(kind: str) -> Path:
-    """Where results that can be worked out again are kept: $CATFLAP_CACHE or ~/.cache/catflap."""
-    root = os.environ.get("CATFLAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "catflap"
-    return Path(root).expanduser() / kind

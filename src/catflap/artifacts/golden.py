@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import numpy.typing as npt
 
 from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.schema import load_schema
-from catflap.errors import BadArtifact, CatflapError
-from catflap.image import Frame, Pixels
+from catflap.errors import BadArtifact, BadPhoto, CatflapError
+from catflap.image import Frame, Pixels, read_file, read_pixels
 
 FILE = "golden.npz"
 MAX_BYTES = 256 << 20  # unpacked
@@ -30,6 +31,17 @@ class Golden:
     photos: tuple[bytes, ...]
     frames: Pixels
     logits: Mapping[str, npt.NDArray[np.float32]]
+
+
+def load_photo(path: str | os.PathLike[str], frame: Frame) -> bytes:
+    """The bytes of a photo file of which this Frame can be made; BadPhoto, with the path, when it cannot."""
+    try:
+        data = read_file(path)
+        read_pixels(data, frame)
+    except BadPhoto as error:
+        said = error.what if str(path) in error.what else f"{os.fspath(path)}: {error.what}"
+        raise BadPhoto(error.reason, said, error.fix) from error
+    return data
 
 
 def check_golden(photos: Sequence[bytes], frame: Frame, logits: int) -> None:

@@ -101,12 +101,12 @@ def answer(args: argparse.Namespace) -> int:
     """Export, verify and print each variant's size and metrics."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
-    from catflap.image import read_file
+    from catflap.artifacts.golden import load_photo
 
     need("torch")
     checkpoint = load_checkpoint(args.checkpoint)
     dataset = load_dataset(args.dataset or checkpoint.dataset_path)
-    golden = tuple(read_file(photo) for photo in args.golden)
+    golden = tuple(load_photo(photo, checkpoint.frame) for photo in args.golden)
     from catflap.exporting.export import export  # torch takes seconds: by now every path is right
 
     with progress_bar(args) as progress:

@@ -1,6 +1,7 @@
 """The front of the command line: find the command, run it, and turn every error into a sentence.
 
-Exit codes: 0 fine, 1 the answer is no, 2 usage or unusable input, 130 stopped by Ctrl-C.
+Exit codes: 0 fine, 1 the answer is no, 2 usage or unusable input, 130 stopped by Ctrl-C, 143 by SIGTERM and
+129 by SIGHUP.
 A command's module is imported only when the command is used, so that `catflap --help` is instant.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -45,7 +48,10 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 DESCRIPTION = "A folder of photos to a verified image classifier that decides on the device at the edge."
+RESUMED = ("build", "scan", "prepare", "train", "demo")  # they go on where they were stopped
+FOR_EVER = ("serve", "watch")  # they end by signals, and see to that themselves
 STOPPED = 130
+AGAIN = 2.0  # seconds in which a signal counts once: timeout(1) sends it to the process and to its group
 BROKEN_PIPE = 141
 
 
@@ -57,7 +63,37 @@ def run() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
+    # under torchrun a process may wait for another in foreign code, where it would hear no signal
+    if not {*sys.argv[1:3]} & {*FOR_EVER} and os.environ.get("WORLD_SIZE", "1") == "1":
+        _end_in_order()
     sys.exit(main(sys.argv[1:]))
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, on which work is put away as on Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
+def _end_in_order() -> None:
+    """Raise Ended on SIGTERM and on SIGHUP, unless whoever started this ignores them, as nohup does."""
+    ours, last = os.getpid(), -AGAIN
+
+    def end(number: int, frame: object) -> None:
+        nonlocal last
+        if os.getpid() != ours:  # a forked worker, for which nothing has changed
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif monotonic() - last >= AGAIN:
+            last = monotonic()
+            raise Ended(number)
+
+    for name in ("SIGTERM", "SIGHUP"):  # Windows lacks the second
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,9 +105,10 @@ def main(argv: Sequence[str]) -> int:
         return _fail(error, as_json)
     except ModuleNotFoundError as error:
         return _fail(missing_extra(error) or _bug(error), as_json)
-    except KeyboardInterrupt:
-        output.note("Stopped. What was finished is kept; run the same command again to go on.")
-        return STOPPED
+    except KeyboardInterrupt as stop:
+        kept = " What was finished is kept; run the same command again to go on."
+        output.note(f"Stopped.{kept if {*argv[:2]} & {*RESUMED} else ''}")
+        return stop.code if isinstance(stop, Ended) else STOPPED
     except BrokenPipeError:
         output.close_stdout()
         return BROKEN_PIPE

@@ -114,21 +114,17 @@ def signer_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--root", metavar="ROOT", type=Path, help="signed with a certificate of this authority, PEM"
     )
-    group.add_argument(
-        "--identity", default="", metavar="WHO", help="signed by WHO through Sigstore, such as an address"
-    )
-    group.add_argument(
-        "--issuer", default="", metavar="URL", help="the service that told Sigstore who WHO is"
-    )
+    group.add_argument("--identity", metavar="WHO", help="signed by WHO through Sigstore, such as an address")
+    group.add_argument("--issuer", metavar="URL", help="the service that told Sigstore who WHO is")
 
 
 def signer_of(args: argparse.Namespace) -> Signer | None:
-    """Who must have signed, or None when nobody was named."""
+    """Who must have signed, or None when no option says so; an empty one, of an unset variable, says so."""
     from catflap.runtime.signature import Signer
 
-    if not (args.key or args.root or args.identity or args.issuer):
+    if all(option is None for option in (args.key, args.root, args.identity, args.issuer)):
         return None
-    return Signer(args.key, args.root, args.identity, args.issuer)
+    return Signer(args.key, args.root, args.identity or "", args.issuer or "")
 
 
 def note(text: str) -> None:

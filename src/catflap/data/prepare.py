@@ -30,7 +30,7 @@ from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leadin
 from catflap.data.duplicates.groups import joined
 from catflap.data.duplicates.lookalikes import ALIKE, Vectors, alike_pairs
 from catflap.data.packing.photos import Chosen, check_shrink, one_piece, write_pixels, write_shards
-from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check_shares, draws
+from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
 from catflap.data.packing.shards import Plan, offsets, plan_shards
 from catflap.data.profile import PAGE, profile_dataset
 from catflap.data.scan import versions
@@ -68,6 +68,7 @@ def prepare(
     was killed goes on with the first shard that is not whole.
     """
     out = Path(out)
+    check_seed(seed)
     check_shares(shares)
     check_shrink(shrink)
     refuse_foreign(out, MARKER)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.golden import read_golden
+from catflap.artifacts.golden import load_photo, read_golden
 from catflap.errors import CatflapError
-from catflap.image import decode, read_file, read_pixels
+from catflap.image import decode, read_pixels
 from catflap.machine import describe_machine, peak_memory_mb, versions
 from catflap.progress import Progress, silent
 from catflap.runtime.classifier import Classifier
@@ -49,7 +49,7 @@ def bench(
     if not 0 < seconds <= 86_400:
         raise CatflapError(f"{seconds:g} seconds are not possible.", "Use more than 0.")
     classifier = Classifier(bundle, variant, threads=threads)
-    data = read_golden(classifier.bundle).photos[0] if photo is None else read_file(photo)
+    data = read_golden(classifier.bundle).photos[0] if photo is None else load_photo(photo, classifier.frame)
     cores = describe_machine().cores
     progress("bench", 0, 3)
     meter = EnergyMeter()

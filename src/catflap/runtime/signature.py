@@ -5,6 +5,7 @@ OpenSSF Model Signing v1.0: an in-toto statement over the file's SHA-256 in a Si
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from catflap.errors import CatflapError, Refused, missing_extra, system_says, wh
 
 SUFFIX = ".sig"
 MOST_BYTES = 1 << 20  # of a signature
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"  # of every version
 NO_SIGSTORE = "It needs the network; without it, use a key or a certificate of your own."
 
 
@@ -66,7 +68,7 @@ def sign_bundle(
     bundle = read_bundle(path)
     out = out or path.with_name(path.name + SUFFIX)
     if out.exists():
-        _read_signature(out)
+        _check_replaceable(out)
     if (chain and not certificate) or (certificate and not key):
         raise CatflapError(
             "A chain needs its certificate, and a certificate its key.",
@@ -178,6 +180,16 @@ def _read_signature(path: Path) -> bytes:
     if len(data) > MOST_BYTES or not data.lstrip().startswith(b"{"):
         raise Refused(f"{path} is not a signature.", "Name a signature of catflap sign.")
     return data
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise Refused where a file is something else than a signature, which would be lost."""
+    try:
+        fields = json.loads(_read_signature(path))
+    except (ValueError, RecursionError):
+        fields = {}
+    if not str(fields.get("mediaType")).startswith(MEDIA_TYPE):
+        raise Refused(f"{path} exists and is not a signature.", "Choose another output name.")
 
 
 def _check_file(path: Path) -> None:

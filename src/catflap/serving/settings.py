@@ -92,6 +92,8 @@ class ServeSettings:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise CatflapError("No bundle was named.", "Name a .catflap file, or cat.")
+        if not self.host:  # which a socket takes for every address of the machine
+            raise CatflapError("The host is empty.", "Name an address, such as 127.0.0.1.")
         for name, (words, least, most) in RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise CatflapError(f"{words} is {getattr(self, name)}.", f"Use {least} to {most:g}.")

@@ -42,6 +42,12 @@ class Assigned:
     left_out: npt.NDArray[np.bool_]
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a Dataset cannot name."""
+    if not 0 <= seed < 1 << 63:
+        raise CatflapError(f"The seed {seed} is not possible.", "Use 0 to 2^63 - 1.")
+
+
 def check_shares(shares: Mapping[str, float]) -> None:
     """Refuse shares that are not four numbers of 0 or more that add up to 1."""
     fine = set(shares) == set(ORDER) and all(share >= 0 for share in shares.values())

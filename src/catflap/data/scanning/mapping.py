@@ -24,9 +24,11 @@ def read_mapping(path: Path) -> dict[str, str | None]:
         text = path.read_text("utf-8-sig")
         if path.suffix.lower() == ".json":
             return _checked(path, json.loads(text))
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = csv.DictReader(text.splitlines())
+        if not {"label", "to"} <= set(rows.fieldnames or ()):
+            raise ValueError("it has no columns label and to")
         return _checked(path, {row["label"]: row["to"] or None for row in rows})
-    except (OSError, ValueError, RecursionError, KeyError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CatflapError(
             f"The label mapping {path} cannot be read: {error}.",
             'Write a JSON object such as {"tabby": "cat", "*": "not_cat", "wolf": null}.',

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from catflap.artifacts.folder import is_ours
 from catflap.data.sources.listing import (
     PHOTO_SUFFIXES,
     ROLE_NAMES,
@@ -23,7 +24,7 @@ Identity = tuple[int, int]  # device and inode
 
 
 def list_folders(root: Path) -> Listing:
-    """All files under class folders, in the order of their paths.
+    """All files under class folders, in the order of their paths, without what Catflap wrote there.
 
     A single folder around all others is looked into. Folders that are all named train, test,
     validation … state roles; their children are labels.
@@ -40,9 +41,10 @@ def list_folders(root: Path) -> Listing:
 
 
 def child_folders(folder: str) -> list[Entry]:
-    """The folders in a folder, in the order of their bytes, without hidden ones."""
+    """The folders in a folder, in the order of their bytes, without hidden ones and our own artefacts."""
     try:
         found = [entry for entry in os.scandir(folder) if not hidden(entry.name) and _is_dir(entry)]
+        found = [entry for entry in found if not is_ours(entry.path)]
     except OSError as error:
         raise CatflapError(
             f"{printable(folder)} cannot be listed: {system_says(error)}.", "Name a folder of photos."
@@ -81,6 +83,8 @@ def _walk(folder: str, label: str, above: tuple[Identity, ...]) -> Iterator[Refe
             yield reference(uri, label, fault="unreadable")
             continue
         if stat.S_ISDIR(status.st_mode):
+            if is_ours(path):
+                continue
             yield from _walk(path, label, (*above, here))
         elif uri != path:
             yield reference(uri, label, fault="name_not_utf8")

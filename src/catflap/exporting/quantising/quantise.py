@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +25,7 @@ from catflap.image import Pixels
 
 FLOAT_LAYERS = 2  # of int8 forms; the second sees channels that nearly cancel: half of all that int8 loses
 PERCENTILE = 99.999
+COPIES = 4  # of a model that its tools write into temporary files, at most
 
 
 def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) -> bytes:
@@ -32,14 +36,20 @@ def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) 
     outputs keep their types, and the first two convolutions stay float. Raises CatflapError when the
     graph cannot be quantised.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        given, prepared, written = (Path(folder) / f"{name}.onnx" for name in ("given", "prepared", "int8"))
+    with _temporary_folder() as folder:
+        given, prepared, written = (folder / f"{name}.onnx" for name in ("given", "prepared", "int8"))
         given.write_bytes(onnx_bytes)
+        disk = shutil.disk_usage(folder)
+        if disk.total and disk.free < COPIES * len(onnx_bytes):  # else the optimiser leaves out what fails
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
-            quant_pre_process(given, prepared, skip_symbolic_shape=True)
+            with _quiet():
+                quant_pre_process(given, prepared, skip_symbolic_shape=True)
             ranges = activation_ranges(prepared.read_bytes(), frames, percentile)
             with _quiet():
                 _write_int8(onnx.load(prepared), ranges, written)
+        except OSError:
+            raise  # of the temporary folder, not of the model
         except Exception as error:  # the quantiser raises many types for graphs that it does not know
             raise CatflapError(
                 f"The model cannot be quantised: {why(error)}.",
@@ -81,6 +91,20 @@ def _first_layers(model: onnx.ModelProto) -> list[str]:
     places = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
     end = places[:FLOAT_LAYERS][-1] if places else -1
     return [node.name for node in model.graph.node[: end + 1]]
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone when the block ends; CatflapError where nothing can be written into it."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        place = f" {tempfile.tempdir}" if tempfile.tempdir else ""
+        raise CatflapError(
+            f"The folder for temporary files{place} cannot be written: {error.strerror or error}.",
+            "Make room there, or let TMPDIR name another folder.",
+        ) from error
 
 
 @contextmanager

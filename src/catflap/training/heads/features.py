@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
@@ -17,8 +20,9 @@ import numpy.typing as npt
 import torch
 
 from catflap.ahead import ahead
+from catflap.artifacts.cache import cache_folder
 from catflap.artifacts.dataset import Photos
-from catflap.artifacts.folder import cache_folder, digest, whole_file
+from catflap.artifacts.folder import digest, whole_file
 from catflap.errors import CatflapError, why
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions
@@ -91,12 +95,17 @@ def counting(extractor: Extractor) -> tuple[Extractor, list[int]]:
 def feature_graph(backbone: Backbone, frame: Frame) -> bytes:
     """The ONNX bytes of a frozen backbone at a frame; kept, because writing them takes seconds.
 
-    They know the size of a frame, and nothing of how a photo is made to fit it.
+    They know the size of a frame, and nothing of how a photo is made to fit it. Their sha256 stands in the
+    name of the file: one that was damaged is written again.
     """
-    path = cache_folder("backbones") / f"{_key(backbone, [frame.width, frame.height], 'cpu')}.onnx"
-    if not path.is_file():
-        whole_file(path, to_onnx(FeatureNetwork(backbone).eval(), frame.height, frame.width))
-    return path.read_bytes()
+    folder, key = cache_folder("backbones"), _key(backbone, [frame.width, frame.height], "cpu")
+    with suppress(OSError):
+        for path in folder.glob(f"{key}-*.onnx"):
+            if path.stem == f"{key}-{sha256(kept := path.read_bytes()).hexdigest()}":
+                return kept
+    graph = to_onnx(FeatureNetwork(backbone).eval(), frame.height, frame.width)
+    _keep(folder / f"{key}-{sha256(graph).hexdigest()}.onnx", graph)
+    return graph
 
 
 def features(
@@ -160,18 +169,18 @@ def _room(count: int, width: int) -> Features:
     size, folder = 4 * count * width, cache_folder("features")
     if size <= IN_MEMORY * describe_machine().memory_mb * 1e6:
         return np.empty((count, width), np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder) as file:
-        try:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
             file.truncate(size)
             if hasattr(os, "posix_fallocate"):  # a full disk is told here, not by a signal later
                 os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise CatflapError(
-                f"The features of {count:,} photos take {size / 1e9:.1f} GB in {folder}: {why(error)}.",
-                "Make room there, or let CATFLAP_CACHE name a folder on a larger disk.",
-            ) from error
-        return np.memmap(file, np.float32, "r+", shape=(count, width))
+            return np.memmap(file, np.float32, "r+", shape=(count, width))
+    except OSError as error:
+        raise CatflapError(
+            f"The features of {count:,} photos take {size / 1e9:.1f} GB in {folder}: {why(error)}.",
+            "Make room there, or let CATFLAP_CACHE name a folder on a larger disk.",
+        ) from error
 
 
 def _names(photos: Photos) -> list[str]:
@@ -206,7 +215,24 @@ def _save(path: Path, known: dict[str, Features]) -> None:
     ids = sorted(known)
     buffer = io.BytesIO()
     np.savez(buffer, ids=np.array(ids), features=np.stack([known[photo] for photo in ids]))
-    whole_file(path, buffer.getvalue(), durable=False)
+    _keep(path, buffer.getvalue(), durable=False)
+
+
+def _keep(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file into the cache; where it cannot be written, work goes on without."""
+    try:
+        whole_file(path, data, durable=durable)
+    except CatflapError:
+        _tell_once(cache_folder(""))
+
+
+@cache
+def _tell_once(folder: Path) -> None:
+    """Say on stderr, where nobody handles logs otherwise, that nothing more is kept."""
+    logging.getLogger(__name__).warning(
+        "The cache %s cannot be written, so that work is not kept there; CATFLAP_CACHE can name another.",
+        folder,
+    )
 
 
 def _key(backbone: Backbone, seen: object, device: str) -> str:

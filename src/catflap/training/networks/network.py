@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
+from catflap.artifacts.folder import write_bytes
 from catflap.errors import BadArtifact
 from catflap.training.networks.backbone import Backbone, load_backbone
 
@@ -60,7 +61,7 @@ class FeatureNetwork(nn.Module):
 def save_weights(folder: Path, network: Network) -> None:
     """Write weights.safetensors into a Checkpoint folder."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    write_bytes(folder / WEIGHTS, save(tensors))
 
 
 def load_network(checkpoint: Checkpoint) -> Network:

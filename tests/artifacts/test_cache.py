@@ -1,0 +1,38 @@
+"""The cache: where it lies when there is no home."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HOMES = ("HOME", "XDG_CACHE_HOME", "CATFLAP_CACHE")
+HOMELESS = """
+import os
+from catflap.artifacts.cache import cache_folder
+os.setuid(54321)
+print(cache_folder("features"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as somebody without a home")
+def test_a_user_without_a_home_has_a_temporary_cache_of_its_own() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        Path(name).chmod(0o777)
+        kept = {name: value for name, value in os.environ.items() if name not in HOMES}
+        command = [sys.executable, "-c", HOMELESS]
+        environment = {**kept, "TMPDIR": name}
+
+        def ask() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+        ours = Path(name) / "catflap-54321"
+        assert ask().stdout == f"{ours / 'features'}\n"
+        assert (ours.stat().st_uid, ours.stat().st_mode & 0o777) == (54321, 0o700)
+        ours.rmdir()
+        ours.mkdir()  # somebody else's
+        assert "Let CATFLAP_CACHE name a folder." in ask().stderr

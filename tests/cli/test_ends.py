@@ -1,0 +1,104 @@
+"""How commands end that somebody stops: what they began is put away, and the exit code says who it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# A command that does what a test wants, run as the program runs it; {} is its body.
+DRIVER = """
+import os, signal, subprocess, sys, tempfile, time
+from importlib import import_module
+from catflap.cli import main
+from catflap.cli.output import emit
+command = import_module("catflap.cli." + sys.argv[1])
+def answer(args):
+    {}
+command.answer, command.arguments = answer, lambda parser: None
+main.run()
+"""
+WORKING = """
+    with tempfile.TemporaryDirectory() as folder:
+        print(folder, os.getpid(), flush=True)
+        helper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+        subprocess.run([sys.executable, "-c", helper])
+"""
+FORKING = """
+    reading, writing = os.pipe()
+    worker = os.fork()
+    if not worker:
+        os.write(writing, b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reading, 1)
+    os.kill(worker, signal.SIGTERM)
+    print(os.WTERMSIG(os.waitpid(worker, 0)[1]))
+    return 0
+"""
+
+
+def driven(body: str, verb: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER.format(body), verb]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)  # type: ignore[call-overload]
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_no_folder_and_no_process(number: int, code: int) -> None:
+    with driven(WORKING, "doctor") as process:
+        assert process.stdout is not None
+        folder, pid = process.stdout.readline().split()
+        helper = int(process.stdout.readline())
+        for _ in range(2):  # timeout(1) sends it to the process, and then to its group
+            os.kill(int(pid), number)
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (code, "Stopped.\n")
+    assert not Path(folder).exists()
+    assert not lives(helper)
+
+
+def test_under_nohup_a_terminal_that_goes_away_stops_nothing() -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with driven(WORKING, "doctor", preexec_fn=ignore) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_a_forked_worker_is_ended_as_ever() -> None:
+    with driven(FORKING, "doctor") as process:
+        told, errors = process.communicate(timeout=30)
+    assert (process.returncode, told.strip(), errors) == (0, str(int(signal.SIGTERM)), "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "resumes"), [("scan", True), ("train", True), ("predict", False), ("verify", False)]
+)
+def test_only_what_goes_on_says_so(verb: str, resumes: bool) -> None:
+    with driven("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", verb) as process:
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert told.startswith("Stopped.")
+    assert ("run the same command again" in told) == resumes
