@@ -18,7 +18,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, system_says, why
 from catflap.exporting.quantising.compact import compact
 from catflap.exporting.quantising.ranges import Range, activation_ranges
 from catflap.image import Pixels
@@ -102,7 +102,7 @@ def _temporary_folder() -> Iterator[Path]:
     except OSError as error:
         place = f" {tempfile.tempdir}" if tempfile.tempdir else ""
         raise CatflapError(
-            f"The folder for temporary files{place} cannot be written: {error.strerror or error}.",
+            f"The folder for temporary files{place} cannot be written: {system_says(error)}.",
             "Make room there, or let TMPDIR name another folder.",
         ) from error
 
