@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,18 @@ def photos_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"there are no photos in {root}; set CATFLAP_PHOTOS to a class folder")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _signals_heard() -> Iterator[None]:
+    """Let what a test starts hear Ctrl-C and SIGHUP where pytest does not: behind nohup, in a `&`."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    deaf = [number for number in usual if signal.getsignal(number) is signal.SIG_IGN]
+    for number in deaf:
+        signal.signal(number, usual[number])
+    yield
+    for number in deaf:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture
