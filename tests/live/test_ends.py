@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -148,15 +149,27 @@ def read_until(terminal: int, enough: threading.Event) -> None:
             os.read(terminal, 4096)
 
 
+@contextmanager
+def gone_afterwards(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process at the end, which an assertion that failed would wait for without end."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
     """The kernel sends one to all in the foreground when the shell, which sent the first, has ended."""
     door = tmp_path / "door"
     shut = f"sh -c 'echo begun >> {door}; sleep 1; echo unsure >> {door}'"
     words = ["--on", "cat", f"sh -c 'echo cat >> {door}'", "--on", "unsure", shut]
     command = [CATFLAP, "watch", red, "-", "--json", "--memory", "0", *words]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        ) as process,
+        gone_afterwards(process),
+    ):
         assert process.stdin
         assert process.stdout
         feed = threading.Thread(target=send_frames, args=(process.stdin, tmp_path / "never"))
@@ -175,7 +188,10 @@ def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
 
 def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_path: Path) -> None:
     command = ["nohup", CATFLAP, "watch", red, "-", "--json", "--memory", "0", *doors(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+        gone_afterwards(process),
+    ):
         assert process.stdin
         assert process.stdout
         assert b'"started"' in process.stdout.readline()
