@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import quote
 
+from catflap.artifacts.locks import try_lock
 from catflap.errors import BadArtifact, CatflapError, system_says
 
 APPLICATION = 0x43415446  # "CATF", which SQLite keeps in the head of the file
@@ -113,24 +114,12 @@ def _alone(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" and os.access(folder, os.R_OK) else None
     try:
         end = monotonic() + HELD
-        while descriptor is not None and not _lock(descriptor) and monotonic() < end:
+        while descriptor is not None and not try_lock(descriptor) and monotonic() < end:
             sleep(0.001)
         yield
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    import fcntl  # which Windows lacks, where no file that is open can be moved
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some file systems lock nothing
-        return True
-    return True
 
 
 def _fill(database: sqlite3.Connection) -> None:

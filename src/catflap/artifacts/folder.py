@@ -17,6 +17,7 @@ from tempfile import NamedTemporaryFile
 from types import MappingProxyType
 from typing import Any
 
+from catflap.artifacts.locks import try_lock
 from catflap.artifacts.schema import faults, is_text, load_schema
 from catflap.errors import BadArtifact, CatflapError, system_says
 
@@ -227,12 +228,12 @@ def only_writer(target: Path, verb: str) -> Iterator[None]:
     path = target.with_name(f".{target.name}.{verb}")
     try:
         held = _lock(path)
-    except BlockingIOError as error:
-        raise CatflapError(
-            f"Another {verb} is writing {target}.", "Wait for it, or choose another output name."
-        ) from error
     except OSError as error:
         raise unwritable(target, error) from error
+    if held is None:
+        raise CatflapError(
+            f"Another {verb} is writing {target}.", "Wait for it, or choose another output name."
+        )
     try:
         yield
     finally:
@@ -324,27 +325,18 @@ def digest_file(path: Path) -> str:
 
 def _hold(folder: Path) -> int:
     """Lock a folder as long as the descriptor is open: until it is closed, or the process is killed."""
-    import fcntl  # which Windows lacks, where a Bundle can be read
-
     descriptor = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # some file systems lock nothing
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try_lock(descriptor)
     return descriptor
 
 
-def _lock(path: Path) -> int:
-    """The descriptor of a file that was locked in its place; BlockingIOError where somebody else holds it."""
-    import fcntl
-
+def _lock(path: Path) -> int | None:
+    """The descriptor of a file that was locked in its place; None where somebody else holds it."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(descriptor):
             os.close(descriptor)
-            raise
-        except OSError:
-            return descriptor  # some file systems lock nothing
+            return None
         with suppress(FileNotFoundError):  # who held it has removed it meanwhile
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -353,8 +345,6 @@ def _lock(path: Path) -> int:
 
 def _is_held(path: Path) -> bool:
     """Whether somebody has locked a folder."""
-    import fcntl
-
     if not path.is_dir():
         return False
     try:
@@ -362,14 +352,9 @@ def _is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+        return not try_lock(descriptor)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _is_another(pid: int) -> bool:
