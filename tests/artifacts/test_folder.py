@@ -251,8 +251,9 @@ def test_a_place_is_tried_where_a_link_leads(tmp_path: Path) -> None:
 
 def test_an_empty_folder_may_be_filled_and_parents_are_made(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    write_thing(tmp_path / "empty", 1)
-    write_thing(tmp_path / "a" / "b" / "thing", 1)
+    for target in (tmp_path / "empty", tmp_path / "a" / "b" / "thing"):
+        write_thing(target, 1)
+        assert (target / "data.txt").read_text() == "1"
 
 
 def test_a_file_does_not_take_the_place_of_a_device(tmp_path: Path) -> None:

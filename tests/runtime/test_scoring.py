@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -44,9 +45,12 @@ def test_a_bad_photo_is_named() -> None:
 
 
 def test_a_reader_may_stop_early() -> None:
+    before = set(threading.enumerate())
     batches = frames_of(PHOTOS, FRAME)
     next(batches)
+    assert set(threading.enumerate()) > before
     batches.close()
+    assert set(threading.enumerate()) == before
 
 
 def test_no_photos_are_one_error() -> None:

@@ -50,7 +50,7 @@ class Checkpoint:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether it is as sure as photos have shown that it has not learnt from: a head, made so."""
+        """Whether its probabilities were calibrated on photos that it has not learnt from."""
         return self.recipe == "head" and any("evidence_scale" in entry for entry in self.history)
 
     def to_json(self) -> dict[str, Any]:

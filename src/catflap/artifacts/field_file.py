@@ -85,7 +85,7 @@ def pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def _mode(path: Path) -> str:
-    """How a log is opened to be read: where it may not be written as one that does not change, if so it is.
+    """SQLite's mode to read a log: rw; ro where it may not be written; immutable where nobody writes it.
 
     Whoever else writes it has a -wal file beside it.
     """

@@ -339,7 +339,7 @@ def _progress_text(step: str, done: int, total: int, pace: str) -> str:
 
 
 def _tell(text: str) -> None:
-    """Write on stderr; whoever closed it does not want to hear."""
+    """Write on stderr, if it is open."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             sys.stderr.write(text)

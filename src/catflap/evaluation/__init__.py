@@ -1,1 +1,4 @@
-"""Predictions and labels to metrics, intervals, gates and the Report; pure functions on arrays."""
+"""Predictions and labels to metrics, intervals, gates and the Report.
+
+The verbs `evaluate` and `drift`, which read photos and logs, are in pipeline/.
+"""

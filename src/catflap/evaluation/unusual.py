@@ -1,4 +1,4 @@
-"""What embeddings are usual for a label: their mean, and the directions in which they spread."""
+"""What out-of-distribution scores need of a label: the mean of its embeddings and how they spread."""
 
 from __future__ import annotations
 

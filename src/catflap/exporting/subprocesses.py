@@ -1,4 +1,4 @@
-"""Foreign converters in a process of their own: when one crashes, a sentence is left of it and not a hole."""
+"""Foreign converters in a process of their own, so that a crash of one is an error that people can read."""
 
 from __future__ import annotations
 

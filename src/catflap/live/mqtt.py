@@ -65,7 +65,7 @@ class Mqtt:
             raise NotDelivered("the broker did not confirm it")
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Tell the broker that it is offline, and disconnect."""
         if self._client.is_connected():
             self._client.publish(self._status, "offline", qos=1, retain=True).wait_for_publish(1)
         self._client.disconnect()

@@ -65,7 +65,7 @@ class Preview:
             self._news.notify_all()
 
     def close(self) -> None:
-        """Send everybody home."""
+        """End the pictures of every viewer and stop listening."""
         with self._news:
             self._closed = True
             self._news.notify_all()

@@ -1,7 +1,7 @@
 """From the probabilities of frame after frame to a decision that does not flicker; pure functions.
 
 The probabilities are averaged over time (an exponential average), and a decision changes only when the
-average has stayed beyond a threshold for a while and for several frames: one bad frame opens no door.
+average has stayed beyond a threshold for a while and for several frames: one bad frame changes no decision.
 """
 
 from __future__ import annotations

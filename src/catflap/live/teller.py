@@ -124,7 +124,7 @@ class Teller:
             self._clips.finish()
 
     def forget(self, why: str) -> None:
-        """Believe nothing any more, and tell it: no door stays open for a camera that is off."""
+        """Forget what was decided and tell `unsure`, so that nothing is acted on while a camera is off."""
         before = self._judge.decision
         self._judge.forget()
         if self._preview is not None:

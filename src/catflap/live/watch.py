@@ -72,7 +72,7 @@ def watch(
 
 
 def _follow(shots: Iterable[Shot | Trouble], teller: Teller, stop: Stop) -> Event:
-    """Tell all that comes until the end; however that comes, no door stays open."""
+    """Judge and tell each frame until the end; however that comes, the last decision told is unsure."""
     why = "an error"
     try:
         for found in shots:

@@ -42,7 +42,7 @@ def judge_samples() -> list[dict[str, Any]]:
     try:
         folder = files("skimage.data")
     except ModuleNotFoundError as error:
-        raise MissingExtra("The demo needs scikit-image.", "Run: pip install scikit-image") from error
+        raise MissingExtra("The demo needs scikit-image.", "Run: pip install 'catflap[train]'") from error
     if not verify(CAT).passed:
         raise Refused("The shipped cat bundle does not pass on this machine.", "Run: catflap verify cat")
     classifier = Classifier(CAT)

@@ -1,4 +1,4 @@
-"""How a frame looks, whatever is on it: what dusk, a lamp, fog and a lens out of focus change."""
+"""Image statistics of a frame, whatever it shows: what dusk, a lamp, fog and a lens out of focus change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How unlike the calibration photos of its label a photo is to the network itself."""
+"""The out-of-distribution score: how unlike the calibration photos of its label a photo's embedding is."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class Plan:
     `epochs`, or 3; "scratch" trains every weight from a random start. None is "head", but "finetune" where
     `trials` were asked for, every head is poor and an epoch helps it. With `minutes` the head is followed,
     unless "head" was asked for, by as much fine-tuning as fits (for many small pictures in small frames,
-    where no recipe was named, by epochs from a random start), kept if validation likes it better by more
-    than chance, or in any case where "finetune" was asked for.
+    where no recipe was named, by epochs from a random start), kept if its log loss on validation is lower by
+    more than chance, or in any case where "finetune" was asked for.
     `teacher` is a Checkpoint whose opinion of the train photos is learnt beside their labels. With
     `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
     replaces `backbone` and frame. Without a `backbone` and `trials`, `minutes` try as many as half of

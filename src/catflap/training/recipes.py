@@ -30,8 +30,8 @@ class Tuning:
     """What follows the head: as many epochs of every weight as `epochs` tells.
 
     `epochs` takes the network and the share of the validation photos that its head is right on. What was
-    tuned is kept where validation likes it better by more than chance, and else the head; with `surely` it is
-    kept anyway, blended with its start as validation likes best.
+    tuned is kept where its log loss on validation is lower by more than chance, and else the head; with
+    `surely` it is kept anyway, as the blend with its start that has the lowest log loss on validation.
     """
 
     epochs: Callable[[Network, float], float]

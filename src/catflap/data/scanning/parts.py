@@ -6,7 +6,6 @@ again; when the source or the rules have changed since, it starts anew.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catflap.artifacts.folder import read_json, unwritable, write_json
+from catflap.artifacts.locks import try_lock
 from catflap.artifacts.manifest import UNREADABLE
 from catflap.artifacts.tables import joined_lines
 from catflap.data.scanning.batch import PART_ROW
@@ -119,12 +119,10 @@ def working_folder(out: Path, verb: str) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(out, error) from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not try_lock(lock):
             raise CatflapError(
                 f"Another {verb} is writing {out}.", "Wait for it, or choose another output name."
-            ) from error
+            )
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
     finally:

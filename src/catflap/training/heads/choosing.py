@@ -67,12 +67,13 @@ def choose_head(
     *,
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> Choice:
-    """The head of the middle strength of those that are as good as any, by validation or, of few, in turns.
+    """Choose a head's L2 penalty by the log loss on validation, or by cross-validation where photos are few.
 
-    Labels weigh alike, however many photos they have. Evidence and prior of each setting are scaled first
+    Of penalties that are as good as any the middle one is taken. Labels weigh alike, however many photos they
+    have. Evidence and prior of each setting are scaled first
     so that its probabilities match the photos that judge, for how sure a head is says nothing of how good
     it is. As good is what has no higher log loss than the best by more than chance, and features are scaled
-    one by one only where that is better by more than chance. In turns is cross-validation of train and
+    one by one only where that is better by more than chance. Cross-validation is over train and
     validation photos. `groups` (n,) are those of the near-duplicates in both: a group is learnt from or
     judges, and counts once. Settings learn from at most 10,000 photos, drawn alike every time.
     """

@@ -61,11 +61,11 @@ def train_every_weight(
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
     `part` are the train photos to learn from, if not all. `targets`, float32 (train photos, labels), are
-    probabilities to learn instead. The answer is the running average of the weights after the epoch that
-    validation likes best, blended with the start as it likes best (Wortsman et al. 2022, WiSE-FT): never
-    worse there than the start; a careful recipe keeps it unless the gain is more than chance; a random start
-    is not blended. `resume` is a file, written every `save_every` steps, with which a run goes on mid-epoch.
-    `watch` gets each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
+    probabilities to learn instead. The answer is the running average of the weights after the epoch
+    with the lowest log loss on validation, blended with the start in the share with the lowest (Wortsman et
+    al. 2022, WiSE-FT): never worse there than the start; a careful recipe keeps it unless the gain is more
+    than chance; a random start is not blended. `resume` is a file, written every `save_every` steps, with
+    which a run goes on mid-epoch. `watch` gets each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
     """
     photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
@@ -236,7 +236,7 @@ def _move(state: State, recipe: Recipe, step: int) -> None:
 def _end_epoch(
     fabric: Fabric, network: Network, state: State, history: list[dict[str, Any]], dataset: Dataset
 ) -> dict[str, float]:
-    """Judge the average, and keep it where validation likes none before it as much."""
+    """Judge the average on validation, and keep it where no epoch before had a lower log loss."""
     judged = _judged(fabric, network, whole(state.average), dataset)
     history[-1] |= judged
     losses = [entry["validation_log_loss"] for entry in history if entry["step"] == "finetune"]
@@ -249,7 +249,7 @@ def _end_epoch(
 def _blend(
     network: Network, start: Tensors, best: Tensors, recipe: Recipe, dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
-    """Put the blend of start and best epoch that validation likes most into the network; and all tried.
+    """Load the blend of start and best epoch with the lowest validation log loss; and all that were tried.
 
     A careful recipe keeps the start where the gain may be chance.
     """

@@ -18,7 +18,7 @@ class Recipe:
     `optimiser` is sgd (with Nesterov's momentum) or adamw (Loshchilov & Hutter 2019). `batch` is of all
     processes together. `smallest_crop` and `shift` are those of data.loader's Crops. `norm` says that batch
     norm learns its statistics anew, which only a random start needs. `blended` says that the end is mixed
-    with the start as validation likes best; where that is `careful`, the start alone is kept unless it is
+    with the start as validation tells; where that is `careful`, the start alone is kept unless it is
     better there by more than chance.
     """
 

@@ -39,7 +39,7 @@ def epochs_from_scratch(clock: Clock, dataset: Dataset) -> float:
 
 
 def or_from_scratch(head: Trained, dataset: Dataset, epochs: float, seed: int, loop: Loop) -> Trained:
-    """What a random start learns in so many epochs, if validation likes it better by more than chance.
+    """What so many epochs from a random start learn, if its validation log loss is lower by more than chance.
 
     Else it is the head. The history has the log loss of both, of the head as share 0, of the other as 1.
     """
