@@ -33,13 +33,13 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_text_aligns_and_nests() -> None:
     text = as_text(
-        {"photos": 3939, "near_duplicates": 2, "labels": {"cat": 1700}, "rate": 0.98765, "x": None}
+        {"photos": 3939, "near_duplicates": 2, "labels": {"not_cat": 1700}, "rate": 0.98765, "x": None}
     )
     assert text.splitlines() == [
         "photos           3,939",
         "near duplicates  2",
         "labels",
-        "  cat  1,700",
+        "  not_cat  1,700",
         "rate             0.9877",
         "x                -",
     ]

@@ -159,7 +159,8 @@ def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     usage = "usage: catflap COMMAND ... [--json]\n       catflap COMMAND --help\n       catflap --version"
-    return "\n".join([usage, "", DESCRIPTION, "", *lines])
+    start = "start:\n  catflap build PHOTOS -o mine.catflap\n  catflap predict mine.catflap new-photo.jpg"
+    return "\n".join([usage, "", DESCRIPTION, "", *lines, "", start])
 
 
 def _unknown(name: str) -> CatflapError:

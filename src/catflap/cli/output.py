@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from catflap.runtime.recording import LogSettings
     from catflap.runtime.signature import Signer
 
+KEYED = ("labels", "left_out", "reasons", "remarks", "prior", "decisions", "kinds")  # by what people named
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
 REDRAW_SECONDS = 0.1
 
@@ -175,17 +176,21 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
         yield show
 
 
-def as_text(fields: Mapping[str, Any]) -> str:
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def as_text(fields: Mapping[str, Any], name_of: Callable[[str], str] = _words) -> str:
     """Fields for people: one aligned line each, mappings indented, lists of mappings as tables."""
-    width = max((len(_words(name)) for name in fields), default=0)
+    width = max((len(name_of(name)) for name in fields), default=0)
     lines: list[str] = []
     for name, value in fields.items():
         if isinstance(value, Mapping) and value:
-            lines += [_words(name), _indented(as_text(value))]
+            lines += [name_of(name), _indented(as_text(value, str if name in KEYED else _words))]
         elif isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
-            lines += [_words(name), _indented(table(value))]
+            lines += [name_of(name), _indented(table(value))]
         else:
-            lines.append(f"{_words(name):<{width}}  {_shown(value)}")
+            lines.append(f"{name_of(name):<{width}}  {_shown(value)}")
     return "\n".join(lines)
 
 
@@ -267,10 +272,6 @@ def _printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text
     )
-
-
-def _words(name: str) -> str:
-    return str(name).replace("_", " ")
 
 
 def _indented(text: str) -> str:

@@ -63,7 +63,9 @@ class Clock:
     def place(self) -> str:
         """Where the milliseconds are, in words."""
         device = self.budget.device
-        return f"here with {self.threads} threads" if device is None else f"on {device.name()}, scaled"
+        if device is not None:
+            return f"on {device.name()}, scaled"
+        return "here with 1 thread" if self.threads == 1 else f"here with {self.threads} threads"
 
 
 def choose(costs: Mapping[str, Mapping[str, float]], clock: Clock) -> list[str]:

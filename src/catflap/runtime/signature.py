@@ -121,7 +121,10 @@ def check_signature(bundle: Bundle, signer: Signer, signature: Path | None = Non
     _, verifying = _tools()
     signature = signature or bundle.path.with_name(bundle.path.name + SUFFIX)
     if not signature.is_file():
-        raise Refused(f"{bundle.path} is not signed: there is no {signature.name}.", "Run: catflap sign")
+        raise Refused(
+            f"{bundle.path} is not signed: there is no {signature.name}.",
+            f"Ask its maker for that file, or run: catflap sign {bundle.path} --key PRIVATE",
+        )
     data = _read_signature(signature)
     verifier = _verifying_by(verifying.Config(), signer)
     with tempfile.TemporaryDirectory() as folder:

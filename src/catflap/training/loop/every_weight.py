@@ -61,11 +61,11 @@ def train_every_weight(
     """Train all weights in place; returns the validation logits, float32 (n, labels), and the history.
 
     `part` are the train photos to learn from, if not all. `targets`, float32 (train photos, labels), are
-    probabilities to learn instead. The answer is the running average of the weights after the epoch
-    with the lowest log loss on validation, blended with the start in the share with the lowest (Wortsman et
-    al. 2022, WiSE-FT): never worse there than the start; a careful recipe keeps it unless the gain is more
-    than chance; a random start is not blended. `resume` is a file, written every `save_every` steps, with
-    which a run goes on mid-epoch. `watch` gets each step's figures. `strategy` is ddp or fsdp, `precision` Fabric's.
+    probabilities to learn instead. The answer is the running average of the weights after the epoch with the
+    lowest log loss on validation, blended with the start (Wortsman et al. 2022, WiSE-FT) in the share with
+    the lowest: never worse there; a careful recipe keeps the start unless the gain is more than chance; a
+    random start is not blended. With `resume`, a file, a run goes on mid-epoch. `watch` gets each step's
+    figures. `strategy` is ddp or fsdp, `precision` Fabric's.
     """
     photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
