@@ -6,8 +6,13 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
+
+from catflap.exporting.drawings import scene
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier
 
 MAX_FILE = 400
 MAX_FUNCTION = 60
@@ -52,3 +57,22 @@ def modules_after(statement: str) -> set[str]:
     code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in answer.stdout.split()}
+
+
+def test_one_photo_goes_through_five_files() -> None:
+    """From the path to the Prediction, so that a reader can follow it with a finger."""
+    classifier, photo = Classifier("cat", variant="int8", threads=1), encode(scene(1, 500, 375), "JPEG")
+    classifier(photo)  # imports and what is done once
+    files = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and "/catflap/" in file:
+            files.add(file.rpartition("/catflap/")[2])
+
+    sys.setprofile(note)
+    try:
+        classifier(photo)
+    finally:
+        sys.setprofile(None)
+    assert len(files) <= 5, sorted(files)
