@@ -13,7 +13,7 @@ from catflap.data.duplicates import groups
 from catflap.data.duplicates.groups import Pairs, bounded_groups, confirmed_pairs, joined
 from catflap.data.duplicates.lookalikes import alike_pairs, load_embeddings
 from catflap.data.duplicates.pairs import near_pairs
-from catflap.data.duplicates.phash import MIRROR, SIDE, signature
+from catflap.data.duplicates.phash import MIRROR, SIDE, likeness, signature
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.data.scanning.batch import examine_one
@@ -120,13 +120,17 @@ def test_planted_copies_are_found_and_nothing_else(change: str, tmp_path: Path) 
 
 
 def signatures(folder: Path, images: list[Image.Image], quality: int) -> Pairs:
+    phashes, thumbs = examined(folder, images, quality)
+    return confirmed_pairs(phashes, lambda places: thumbs[places])
+
+
+def examined(folder: Path, images: list[Image.Image], quality: int) -> tuple[np.ndarray, np.ndarray]:
     rows = []
     for number, image in enumerate(images):
         (folder / f"{number}.jpg").write_bytes(encoded(image, quality=quality))
         rows.append(examine_one(reference(str(folder / f"{number}.jpg"), "")))
     thumbs = np.stack([np.frombuffer(row["thumb"], np.uint8) for row in rows])
-    phashes = np.array([row["phash"] for row in rows], np.uint64)
-    return confirmed_pairs(phashes, lambda places: thumbs[places])
+    return np.array([row["phash"] for row in rows], np.uint64), thumbs
 
 
 def test_mirroring_flips_exactly_the_odd_columns() -> None:
@@ -166,6 +170,36 @@ def test_joining_follows_chains_of_any_length() -> None:
     group = joined(6000, order[:-1], order[1:])
     assert (group[:5000] == 0).all()
     assert (group[5000:] == np.arange(5000, 6000)).all()
+
+
+def test_frames_of_one_camera_are_grouped_as_if_every_pair_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "LARGE", 20)
+    monkeypatch.setattr(groups, "PAIRS", 64)  # so that pairs are judged in many turns
+    frames = [frame_of_one_camera(number) for number in range(120)]
+    phashes, thumbs = examined(tmp_path, frames, quality=75)
+    first, second, mirrored = near_pairs(phashes, groups.NEAR, mirror=MIRROR)
+    alike = likeness(thumbs[first], thumbs[second])
+    sure = (alike >= groups.ALIKE) & ~mirrored
+    every = Pairs(first[sure], second[sure], alike[sure])
+    found = confirmed_pairs(phashes, lambda places: thumbs[places])
+    assert len(every.first) > 10 * len(frames)
+    assert len(found.first) < len(frames)
+    group, cut = bounded_groups(len(frames), every)
+    assert cut
+    assert 2 < len(np.unique(group)) < len(frames) / 2
+    assert bounded_groups(len(frames), found)[0].tolist() == group.tolist()
+
+
+def frame_of_one_camera(number: int) -> Image.Image:
+    """A scene in changing light, with noise, and in two of three frames with something in it."""
+    dice = np.random.default_rng(number)
+    pixels = np.asarray(draw(7, 160, 120)) * dice.uniform(0.6, 1.2) + dice.normal(0, 6, (120, 160, 3))
+    if number % 3:
+        side, top, left = dice.integers(10, 40), dice.integers(0, 80), dice.integers(0, 120)
+        pixels[top : top + side, left : left + side] = dice.uniform(0, 255, 3)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def test_lookalikes_by_embedding_share_a_role(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,3 +264,31 @@ def test_a_file_where_a_folder_belongs_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.catflap").write_bytes(b"PK")
     with pytest.raises(BadArtifact, match=r"x\.catflap is not a manifest: manifest\.json is missing"):
         load_manifest(tmp_path / "x.catflap")
+
+
+def test_a_disk_without_room_is_told_before_anything_is_packed(
+    tmp_path: Path, mount_small: Callable[[str], Path]
+) -> None:
+    manifest = scan(class_folders(tmp_path / "photos", 20), tmp_path / "m", workers=1)
+    small = mount_small("1m")
+    packed: list[int] = []
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "profile":
+            raise CatflapError("It stops when all is packed.", "Start it again.")
+        packed.append(done)
+
+    def refused(**settings: Any) -> None:
+        with pytest.raises(CatflapError, match="MB more, and its disk has"):
+            prepare(manifest, small / "d", progress=stop, **settings)
+        assert not packed
+
+    refused(pixels=True)
+    filler = small / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small).free - 50_000))
+    refused()
+    filler.unlink()
+    with pytest.raises(CatflapError, match="It stops"):
+        prepare(manifest, small / "d", progress=stop)
+    filler.write_bytes(bytes(shutil.disk_usage(small).free - 50_000))
+    assert prepare(manifest, small / "d", profile=False).roles["train"] == 24

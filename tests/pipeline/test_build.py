@@ -18,9 +18,10 @@ import pytest
 from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
+from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
 from catflap.cli.prepare import frame_arguments, frame_of
-from catflap.data.scan import scan
+from catflap.data.scan import scan, some_readable
 from catflap.errors import BadArtifact, CatflapError, MissingExtra, Refused
 from catflap.exporting.forms import FORMS, PACKAGES, QUANTISERS, check_tools
 from catflap.image import Frame, encode
@@ -98,6 +99,22 @@ def test_photos_that_could_not_be_read_are_looked_at_again(built: Path, drawn_bu
     assert (summary["photos"]["found"], summary["photos"]["quarantined"]) == (60, 0)
     assert made(summary) == ["scan", "evaluate"], "the others were made from all photos"
     assert made(build(photos, built, frame=FRAME)) == []
+
+
+def test_photos_that_stay_unreadable_are_not_scanned_for_again(built: Path, drawn_bundle: Exported) -> None:
+    photos, work = drawn_bundle.path.with_name("photos"), built.with_suffix(".build")
+    link, pipe, target = photos / "cat" / "link.jpg", photos / "cat" / "pipe.jpg", built.with_name("07.jpg")
+    try:
+        link.symlink_to(target)
+        os.mkfifo(pipe)
+        summary = build(photos, built, frame=FRAME)
+        assert (made(summary)[0], summary["photos"]["quarantined"]) == ("scan", 2)
+        assert made(build(photos, built, frame=FRAME)) == []
+        shutil.copy(photos / "cat" / "07.jpg", target)
+        assert some_readable(load_manifest(work / "manifest"))
+    finally:
+        link.unlink(missing_ok=True)
+        pipe.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("why", ["damaged", "outdated"])

@@ -29,7 +29,15 @@ from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leading_bits, numbered, write_tables
 from catflap.data.duplicates.groups import joined
 from catflap.data.duplicates.lookalikes import ALIKE, Vectors, alike_pairs
-from catflap.data.packing.photos import Chosen, check_shrink, one_piece, write_pixels, write_shards
+from catflap.data.packing.photos import (
+    Chosen,
+    check_room,
+    check_shrink,
+    keep_or_clear,
+    one_piece,
+    write_pixels,
+    write_shards,
+)
 from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
 from catflap.data.packing.shards import Plan, offsets, plan_shards
 from catflap.data.profile import PAGE, profile_dataset
@@ -78,7 +86,9 @@ def prepare(
         manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, shrink=shrink, pixels=pixels
     )  # fmt: skip
     with working_folder(out, "prepare") as work:
-        lengths = write_shards(work, manifest, chosen, plan, shrink, made_from, progress)
+        keep_or_clear(work, made_from)
+        check_room(out, work, chosen.roles, lengths, shrink, frame if pixels else None)
+        lengths = write_shards(work, manifest, chosen, plan, shrink, progress)
         try:
             write_tables(work / INDEX, INDEX_ROW, index_rows(manifest, chosen, plan, lengths))
             save_dataset(work, {

@@ -7,11 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from catflap.artifacts.folder import digest, refuse_foreign, whole_folder
 from catflap.artifacts.manifest import (
     DIGESTED,
     MARKER,
     TABLE,
+    UNREADABLE,
     Manifest,
     load_manifest,
     manifest_digest,
@@ -20,6 +23,7 @@ from catflap.artifacts.manifest import (
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.data.profile import profile_manifest
 from catflap.data.scanning import local, on_ray
+from catflap.data.scanning.batch import FRAME
 from catflap.data.scanning.checks import findings, tally
 from catflap.data.scanning.copies import Copies, find_copies, with_copies
 from catflap.data.scanning.mapping import Labels, mapped
@@ -27,7 +31,8 @@ from catflap.data.scanning.parts import Parts, plan_parts, working_folder, write
 from catflap.data.sources.listing import Reference, check_labels
 from catflap.data.sources.lists import Columns
 from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
-from catflap.errors import need
+from catflap.data.sources.reading import read_photo
+from catflap.errors import BadPhoto, need
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
@@ -77,6 +82,19 @@ def scan_fingerprint(
     """What a scan would be made from: the names, sizes and times of the photos, and the rules."""
     listed = _Listed(source, labels, columns)
     return write_listing(None, listed, listed.rules())[0]
+
+
+def some_readable(manifest: Manifest) -> bool:
+    """Whether a photo that could not be read when it was scanned can be by now."""
+    for rows in iter_table(manifest.path / TABLE, ["uri", "offset", "bytes", "reason"]):
+        for row in rows.filter(pc.equal(rows["reason"], UNREADABLE)).to_pylist():
+            try:
+                read_photo(row["uri"], row["offset"], row["bytes"], FRAME.max_bytes)
+            except BadPhoto as error:
+                if error.reason == UNREADABLE:
+                    continue
+            return True
+    return False
 
 
 class _Listed:

@@ -14,7 +14,7 @@ from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.manifest import UNREADABLE, Manifest, load_manifest
 from catflap.artifacts.report import Report, load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
-from catflap.data.scan import scan, scan_fingerprint
+from catflap.data.scan import scan, scan_fingerprint, some_readable
 from catflap.errors import BadArtifact, Refused
 from catflap.exporting.export import export, export_fingerprint
 from catflap.exporting.forms import check_variants, variant_names
@@ -105,7 +105,12 @@ def _prepared(
             lambda: prepare(manifest, work / "dataset", frame=frame, seed=seed, progress=progress),
         )  # fmt: skip
 
-    manifest = scanned(lambda kept: kept.made_from == made_from and UNREADABLE not in kept.reasons)
+    def unchanged(kept: Manifest) -> bool:
+        if kept.made_from != made_from:
+            return False
+        return UNREADABLE not in kept.reasons or not some_readable(kept)
+
+    manifest = scanned(unchanged)
     while True:
         try:
             return manifest, prepared(manifest)
@@ -169,6 +174,6 @@ def _kept(load: Callable[[], T], fresh: Callable[[T], bool]) -> T | None:
     """What an earlier run left, when it is whole and was made from the same."""
     try:
         found = load()
+        return found if fresh(found) else None
     except BadArtifact:
         return None
-    return found if fresh(found) else None

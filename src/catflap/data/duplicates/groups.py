@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.dataset import Positions
-from catflap.data.duplicates.pairs import Hashes, near_pairs
+from catflap.data.duplicates.pairs import Hashes, near_hashes
 from catflap.data.duplicates.phash import MIRROR, likeness, mirror_thumbs
 from catflap.image import Pixels
 
@@ -28,7 +28,7 @@ ALIKE = 0.92  # what confirms a pair; resized, re-encoded or 2 % cropped copies 
 STRICTER = (0.95, 0.98)  # for groups that grew too large
 LARGE = 100
 LARGE_SHARE = 1000
-PAIRS = 1 << 16  # confirmed at a time
+PAIRS = 1 << 14  # confirmed at a time
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,58 @@ class Pairs:
     second: Positions
     alike: npt.NDArray[np.float32]
 
+    def take(self, places: npt.NDArray[np.integer | np.bool_]) -> Pairs:
+        """The pairs at some places."""
+        return Pairs(self.first[places], self.second[places], self.alike[places])
+
 
 def confirmed_pairs(hashes: Hashes, thumbs: Thumbs) -> Pairs:
-    """Near-duplicates among photos with these hashes, plain or mirrored.
+    """Near-duplicates among photos with these hashes, plain or mirrored; of n photos n - 1 pairs at most.
 
+    Where photos are joined through others at each likeness that may be demanded, further pairs of them
+    say nothing new: they are not kept, nor judged once the strictest likeness joins them.
     `thumbs` gives the small pictures at sorted positions, uint8 (n, 256); it is asked once,
     for the photos that some hash suggests.
     """
-    first, second, mirrored = near_pairs(hashes, NEAR, mirror=MIRROR)
-    involved = np.unique(np.concatenate([first, second]))
-    pictures = thumbs(involved)
-    one, other = np.searchsorted(involved, first), np.searchsorted(involved, second)
-    alike = np.empty(len(first), dtype=np.float32)
-    for start in range(0, len(first), PAIRS):
-        part = slice(start, start + PAIRS)
-        turned = np.where(mirrored[part, None], mirror_thumbs(pictures[other[part]]), pictures[other[part]])
-        alike[part] = likeness(pictures[one[part]], turned)
-    sure = alike >= ALIKE
-    return Pairs(first[sure], second[sure], alike[sure])
+    near = near_hashes(hashes, NEAR, mirror=MIRROR)
+    suggested = np.zeros(len(hashes), dtype=bool)
+    for first, second, _ in near.blocks():
+        suggested[first] = suggested[second] = True
+    involved = np.flatnonzero(suggested)
+    number, pictures = np.cumsum(suggested) - 1, thumbs(involved)
+    root, waiting = np.arange(len(involved)), 0
+    kept = [Pairs(root[:0], root[:0], np.empty(0, np.float32))]
+    for first, second, mirrored in near.blocks():
+        for start in range(0, len(first), PAIRS):
+            part = slice(start, start + PAIRS)
+            one, other = number[first[part]], number[second[part]]
+            new = root[one] != root[other]
+            kept.append(_judged(one[new], other[new], mirrored[part][new], pictures))
+            waiting += len(kept[-1].first)
+            if waiting >= len(involved):
+                kept, root, waiting = *_telling(len(involved), kept), 0
+    (pairs,), _ = _telling(len(involved), kept)
+    return Pairs(involved[pairs.first], involved[pairs.second], pairs.alike)
+
+
+def _judged(first: Positions, second: Positions, mirrored: npt.NDArray[np.bool_], pictures: Pixels) -> Pairs:
+    """Those of suggested pairs that the small pictures confirm."""
+    other = pictures[second]
+    other[mirrored] = mirror_thumbs(other[mirrored])
+    alike = likeness(pictures[first], other)
+    return Pairs(first, second, alike).take(alike >= ALIKE)
+
+
+def _telling(count: int, found: list[Pairs]) -> tuple[list[Pairs], Positions]:
+    """The pairs that tell who is joined at each likeness, in one piece, and who is at the strictest."""
+    first, second = (np.concatenate([getattr(part, name) for part in found]) for name in ("first", "second"))
+    pairs = Pairs(first, second, np.concatenate([part.alike for part in found]))
+    root, roots, kept = np.arange(count), [], []
+    for lowest in (*reversed(STRICTER), ALIKE):
+        here = np.flatnonzero(pairs.alike >= lowest)
+        kept.append(here[_join(root, first[here], second[here])])
+        roots.append(root.copy())
+    return [pairs.take(np.concatenate(kept))], roots[0]
 
 
 def bounded_groups(count: int, pairs: Pairs) -> tuple[Positions, int]:
@@ -76,13 +110,24 @@ def bounded_groups(count: int, pairs: Pairs) -> tuple[Positions, int]:
 def joined(count: int, first: Positions, second: Positions) -> Positions:
     """The smallest position that each position is connected with through pairs, shape (count,)."""
     root = np.arange(count)
+    _join(root, first, second)
+    return root
+
+
+def _join(root: Positions, first: Positions, second: Positions) -> Positions:
+    """Join what pairs connect: `root` then names the smallest position; returns the pairs that it took."""
+    places, last = np.arange(len(first)), np.empty_like(root)
+    taken: list[Positions] = []
     while True:
         one, other = root[first], root[second]
         low, high = np.minimum(one, other), np.maximum(one, other)
         apart = low != high
         if not apart.any():
-            return root
-        first, second = first[apart], second[apart]
-        np.minimum.at(root, high[apart], low[apart])
+            return np.concatenate([*taken, places[:0]])
+        first, second, places, low, high = (part[apart] for part in (first, second, places, low, high))
+        np.minimum.at(root, high, low)
+        joins = root[high] == low
+        last[high[joins]] = places[joins]
+        taken.append(places[joins][last[high[joins]] == places[joins]])  # one for each that was joined
         while not np.array_equal(above := root[root], root):
-            root = above
+            root[:] = above

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TypeAlias
 
@@ -32,25 +33,52 @@ SURE = 4  # bits
 SPARE = 2  # blocks of a key; three are more sorts, one is more comparisons
 WIDEST = 1 << 12  # hashes under one key; each is compared with that many neighbours at most
 EQUAL = 8  # photos of one hash that stand for all of them
+MOST = 1 << 20  # pairs in memory beside those that are kept
+
+
+@dataclass(frozen=True)
+class Near:
+    """Photos with near hashes, found once, to be walked through as pairs of positions as often as needed.
+
+    `order` sorts the photos by hash; each hash has a run of photos there, with its start and length.
+    `values` are pairs of different hashes by number, and whether they are near when mirrored.
+    """
+
+    order: Positions
+    starts: Positions
+    runs: Positions
+    values: list[tuple[Positions, Positions, bool]]
+
+    def blocks(self, most: int = MOST) -> Iterator[Found]:
+        """All pairs, each once, those of equal hashes first; of the others about `most` at a time."""
+        yield from map(self._placed, _equal_pairs(self.starts, self.runs))
+        for one, other, mirrored in self.values:
+            yield from map(self._placed, _row_pairs(self.starts, self.runs, one, other, mirrored, most))
+
+    def _placed(self, found: Found) -> Found:
+        first, second = self.order[found[0]], self.order[found[1]]
+        return np.minimum(first, second), np.maximum(first, second), found[2]
 
 
 def near_pairs(hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0) -> Found:
-    """Pairs of positions whose hashes differ in at most `distance` bits, and which pairs are mirrored.
+    """The pairs of `near_hashes` at once: positions, the smaller first, and which pairs are mirrored."""
+    blocks = near_hashes(hashes, distance, sure=sure, mirror=mirror).blocks()
+    first, second, mirrored = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return first, second, mirrored
+
+
+def near_hashes(hashes: Hashes, distance: int, *, sure: int = SURE, mirror: int = 0) -> Near:
+    """Pairs of photos whose hashes differ in at most `distance` bits, and which pairs are mirrored.
 
     All pairs within `sure` bits are found, and of those that differ more, as many as have two equal
     blocks: with 4 sure bits, 9 in 10 that differ in 5 bits and 7 in 10 that differ in 6. With
     `mirror`, the bits that a mirrored photo has flipped, pairs that are near after mirroring one of
     them are found too. Of more than 8 equal hashes each is paired with the 8 that follow it, and 8
-    stand for all of them towards other hashes. Arrays of the shape (pairs,), each pair once.
+    stand for all of them towards other hashes.
     """
     order, values, starts, runs = _runs(_scatter(hashes))
-    blocks = [*_equal_pairs(starts, runs)]
     flip = int(_scatter(np.array([mirror], dtype=np.uint64))[0])
-    for one, other, mirrored in _value_pairs(values, (distance, sure), flip):
-        blocks += _row_pairs(starts, runs, one, other, mirrored)
-    first, second, flags = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    first, second = order[first], order[second]
-    return np.minimum(first, second), np.maximum(first, second), flags
+    return Near(order, starts, runs, list(_value_pairs(values, (distance, sure), flip)))
 
 
 def _runs(hashes: Hashes) -> tuple[Positions, Hashes, Positions, Positions]:
@@ -89,18 +117,29 @@ def _search(
     key_bits = sum(width for _, width in moved)
     ordered = _move(values, [*moved, *rest])
     ordered.sort()
+    found: list[tuple[Hashes, Hashes]] = []
     pairs: list[tuple[Hashes, Hashes]] = []
+
+    def sift() -> None:
+        one, other = (_move_back(np.concatenate(part), [*moved, *rest]) for part in zip(*pairs, strict=True))
+        equal = np.zeros(len(one), dtype=np.int64)
+        for place, (low, width) in enumerate(blocks):
+            same = ((one ^ other) >> np.uint64(low)) & np.uint64((1 << width) - 1) == 0
+            equal |= same.astype(np.int64) << place
+        mine = first_choice[equal] == number
+        found.append((one[mine], other[mine]))
+
+    held = 0
     for one, other in _same_key(ordered, 64 - key_bits):
         near = np.flatnonzero(np.bitwise_count(one ^ other) <= distance)
         pairs.append((one[near], other[near]))
-    one = _move_back(np.concatenate([pair[0] for pair in pairs] or [values[:0]]), [*moved, *rest])
-    other = _move_back(np.concatenate([pair[1] for pair in pairs] or [values[:0]]), [*moved, *rest])
-    equal = np.zeros(len(one), dtype=np.int64)
-    for place, (low, width) in enumerate(blocks):
-        same = ((one ^ other) >> np.uint64(low)) & np.uint64((1 << width) - 1) == 0
-        equal |= same.astype(np.int64) << place
-    mine = first_choice[equal] == number
-    return one[mine], other[mine]
+        held += len(near)
+        if held > MOST:
+            sift()
+            pairs, held = [], 0
+    pairs.append((values[:0], values[:0]))
+    sift()
+    return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
 
 
 def _same_key(ordered: Hashes, low_bits: int) -> Iterator[tuple[Hashes, Hashes]]:
@@ -180,9 +219,9 @@ def _value_pairs(
         return
     one, other = near_values(_with_mirrored(values, flip), *within)
     yield *_both_in(values, one, other), False
-    one, other = np.concatenate([one, other]), np.concatenate([other, one])
-    one, other = np.concatenate([one, values]), np.concatenate([other, values])  # exact mirror images
-    first, second = _both_in(values, one, other ^ np.uint64(flip))
+    turned = [(one, other), (other, one), (values, values)]  # at last the exact mirror images
+    found = [_both_in(values, one, other, flip) for one, other in turned]
+    first, second = (np.concatenate(part) for part in zip(*found, strict=True))
     ahead = first <= second
     pairs = np.unique(np.stack([first[ahead], second[ahead]]), axis=1)
     yield pairs[0], pairs[1], True
@@ -197,11 +236,15 @@ def _with_mirrored(values: Hashes, flip: int) -> Hashes:
     return unique
 
 
-def _both_in(values: Hashes, one: Hashes, other: Hashes) -> tuple[Positions, Positions]:
-    first, second = np.searchsorted(values, one), np.searchsorted(values, other)
-    last = len(values) - 1
-    found = (values[np.minimum(first, last)] == one) & (values[np.minimum(second, last)] == other)
-    return first[found], second[found]
+def _both_in(values: Hashes, one: Hashes, other: Hashes, flip: int = 0) -> tuple[Positions, Positions]:
+    """The numbers of those pairs of hashes that are both there, the other one with flipped bits."""
+    last, found = len(values) - 1, []
+    for start in range(0, max(1, len(one)), MOST):
+        left, right = one[start : start + MOST], other[start : start + MOST] ^ np.uint64(flip)
+        first, second = np.searchsorted(values, left), np.searchsorted(values, right)
+        both = (values[np.minimum(first, last)] == left) & (values[np.minimum(second, last)] == right)
+        found.append((first[both], second[both]))
+    return np.concatenate([first for first, _ in found]), np.concatenate([second for _, second in found])
 
 
 def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[Found]:
@@ -214,11 +257,17 @@ def _equal_pairs(starts: Positions, runs: Positions) -> Iterator[Found]:
 
 
 def _row_pairs(
-    starts: Positions, runs: Positions, one: Positions, other: Positions, mirrored: bool
+    starts: Positions, runs: Positions, one: Positions, other: Positions, mirrored: bool, most: int
 ) -> Iterator[Found]:
     """Pairs of hashes as pairs of rows: up to EQUAL rows of the one times EQUAL rows of the other."""
-    for left in range(min(EQUAL, int(runs[one].max(initial=1)))):
-        for right in range(min(EQUAL, int(runs[other].max(initial=1)))):
-            both = (runs[one] > left) & (runs[other] > right) & ((one != other) | (left < right))
-            first, second = starts[one[both]] + left, starts[other[both]] + right
-            yield first, second, np.full(len(first), mirrored)
+    ends = np.cumsum(np.minimum(runs[one], EQUAL) * np.minimum(runs[other], EQUAL))
+    cuts = np.searchsorted(ends, np.arange(0, ends[-1] + most, most), "right") if len(ends) else ends
+    for start, stop in pairwise(cuts.tolist()):
+        left, right = one[start:stop], other[start:stop]
+        wide = np.minimum(runs[right], EQUAL)
+        times = np.minimum(runs[left], EQUAL) * wide
+        pair = np.repeat(np.arange(stop - start), times)
+        down, across = np.divmod(np.arange(len(pair)) - (np.cumsum(times) - times)[pair], wide[pair])
+        apart = (left != right)[pair] | (down < across)
+        first, second = (starts[left][pair] + down)[apart], (starts[right][pair] + across)[apart]
+        yield first, second, np.full(len(first), mirrored)

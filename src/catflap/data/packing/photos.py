@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from catflap.ahead import ahead
-from catflap.artifacts.dataset import SHARDS, Dataset
+from catflap.artifacts.dataset import SHARDS, Dataset, Positions
 from catflap.artifacts.folder import read_json, unwritable, write_json
 from catflap.artifacts.manifest import Manifest
 from catflap.data.packing.shards import Member, Plan, read_note, write_shard
@@ -34,6 +34,7 @@ WRITERS = 4
 READ = ("id", "uri", "bytes", "offset", "format")
 QUALITY = 90  # of JPEGs that are made smaller
 SMALLEST, LARGEST = 32, 512  # px that --shrink may ask for
+SURE = 0.9  # of what is counted; the rest is the margin of those file systems that compress
 MARGIN = 8 / 7  # side of a square in the memory map over the frame's: 256 px for 224 px
 
 
@@ -63,11 +64,9 @@ def write_shards(
     chosen: Chosen,
     plan: Plan,
     shrink: int,
-    made_from: str,
     progress: Progress,
 ) -> npt.NDArray[np.int64]:
     """Write the shards that are not there yet, several at a time; returns the length of each photo, (n,)."""
-    _keep_or_clear(work, made_from)
     table = one_piece(manifest.rows(READ))
     total, done, lock, stopped = len(chosen.rows), 0, threading.Lock(), threading.Event()
     progress("prepare", 0, total)
@@ -142,8 +141,7 @@ def write_pixels(path: Path, dataset: Dataset, progress: Progress) -> None:
 
     A file that NumPy maps; it is written from front to back, so that a full disk is an error.
     """
-    photos, frame = dataset.photos("train"), dataset.frame
-    large = replace(frame, width=round(frame.width * MARGIN), height=round(frame.height * MARGIN))
+    photos, large = dataset.photos("train"), _larger(dataset.frame)
     shape = (len(photos), large.height, large.width, 3)
     described = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with open(path, "wb") as file:
@@ -152,6 +150,32 @@ def write_pixels(path: Path, dataset: Dataset, progress: Progress) -> None:
         for done, pixels in enumerate(frames, 1):
             file.write(pixels.tobytes())
             progress("pixels", done, len(photos))
+
+
+def check_room(
+    out: Path, work: Path, roles: npt.NDArray[np.str_], lengths: Positions, shrink: int, pixels: Frame | None
+) -> None:
+    """Refuse to write what surely does not fit on the disk: photos that keep their bytes, and `pixels`.
+
+    Neither headers nor photos that are made smaller are counted, and what an earlier run has left is there.
+    """
+    train = roles == "train"
+    needed = int(lengths[~train].sum() if shrink else lengths.sum())
+    if pixels:
+        needed += int(train.sum()) * _larger(pixels).width * _larger(pixels).height * 3
+    left = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    disk = shutil.disk_usage(work)
+    if disk.total and disk.free < SURE * needed - left:  # some file systems have no numbers
+        more, free = (needed - left) / 1e6, disk.free / 1e6
+        raise CatflapError(
+            f"{out} takes {more:,.0f} MB more, and its disk has {free:,.0f} MB free.",
+            "Free space there, or name an output on another disk.",
+        )
+
+
+def _larger(frame: Frame) -> Frame:
+    """The frame as the memory map holds it."""
+    return replace(frame, width=round(frame.width * MARGIN), height=round(frame.height * MARGIN))
 
 
 def _packed(shrink: int, labelled: tuple[dict[str, Any], int]) -> Member:
@@ -168,7 +192,8 @@ def _packed(shrink: int, labelled: tuple[dict[str, Any], int]) -> Member:
     return Member(row["id"], SUFFIXES[row["format"]][0], label, data)
 
 
-def _keep_or_clear(work: Path, made_from: str) -> None:
+def keep_or_clear(work: Path, made_from: str) -> None:
+    """Keep the shards that a run which was stopped has left, when they were made from the same."""
     try:
         kept = read_json(work / PLAN, "prepare").get("made_from") == made_from
     except BadArtifact:
