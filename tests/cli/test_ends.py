@@ -94,7 +94,8 @@ def test_a_forked_worker_is_ended_as_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "resumes"), [("scan", True), ("train", True), ("predict", False), ("verify", False)]
+    ("verb", "resumes"),
+    [("scan", True), ("train", True), ("evaluate", True), ("predict", False), ("verify", False)],
 )
 def test_only_what_goes_on_says_so(verb: str, resumes: bool) -> None:
     with driven("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", verb) as process:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catflap.curation import out_of_fold as room
 from catflap.curation.label_errors import confusions, wrong_labels
 from catflap.curation.neighbours import make_pool, most_like
-from catflap.curation.out_of_fold import deal
+from catflap.curation.out_of_fold import _sample, deal
 from catflap.curation.outliers import distances, fit_space, outlier_scores
 from catflap.curation.same_picture import mixed, same_picture, two_labels
 from catflap.data.duplicates.phash import MIRROR
@@ -33,6 +34,17 @@ def test_near_duplicates_share_a_fold_and_every_label_is_in_every_fold(data: st.
         spread = [count[label] for count in counts]
         assert min(spread) >= 1
         assert max(spread) - min(spread) <= 1
+
+
+def test_the_deal_and_the_sample_go_label_by_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The groups of each label in the order that was drawn, on from where the last one ended."""
+    labels = np.random.default_rng(0).integers(0, 7, 500)
+    drawn = np.random.default_rng(3).permutation(500)
+    order = np.concatenate([drawn[labels[drawn] == label] for label in range(8)])
+    assert deal(labels, np.arange(500), 8, 3)[order].tolist() == [place % 2 for place in range(500)]
+    monkeypatch.setattr(room, "LEARN", 90)
+    firsts = np.concatenate([np.flatnonzero(labels == label)[:11] for label in range(8)])
+    assert _sample(labels, 8).tolist() == sorted(firsts.tolist())
 
 
 def test_the_deal_depends_on_the_seed_and_nothing_else() -> None:

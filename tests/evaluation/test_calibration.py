@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize, special
 
 from catflap.errors import CatflapError
+from catflap.evaluation import calibration as room
 from catflap.evaluation.calibration import conformal_threshold, estimate_prior, fit_temperature
 from catflap.runtime.decisions import correct_prior, decide, softmax
 
@@ -81,6 +84,18 @@ def test_a_hopeless_or_empty_calibration_stays_within_bounds():
     assert 0.05 <= fit_temperature(np.zeros((4, 3)), np.zeros(4, int)) <= 20.001
     with pytest.raises(CatflapError):
         fit_temperature(np.array([[np.nan, 0.0]]), np.array([0]))
+
+
+def test_many_logits_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand labels: the same temperature to the bit, and less memory than the logits themselves take."""
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 2, (500, 1000)).astype(np.float32), random.integers(0, 1000, 500)
+    whole = fit_temperature(logits, labels)
+    monkeypatch.setattr(room, "AT_ONCE", 1 << 14)
+    tracemalloc.start()
+    assert fit_temperature(logits, labels) == whole
+    assert tracemalloc.get_traced_memory()[1] < logits.nbytes
+    tracemalloc.stop()
 
 
 def test_the_corrected_prior_follows_bayes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import itertools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -341,3 +342,13 @@ def test_of_many_labels_the_hardest_get_a_line():
 )
 def test_only_what_is_whole_is_shown_as_whole(value, shown):
     assert percent(value) == shown
+
+
+def test_curves_of_many_labels_take_little_memory():
+    """Not a line a label: less than the probabilities that they are drawn from."""
+    random = np.random.default_rng(0)
+    p, truth = random.dirichlet(np.ones(300), 1000), random.integers(0, 300, 1000)
+    tracemalloc.start()
+    assert len(curves(p, truth, np.arange(1000), [f"label {c}" for c in range(300)])["roc"]) == 5
+    assert tracemalloc.get_traced_memory()[1] < p.nbytes
+    tracemalloc.stop()

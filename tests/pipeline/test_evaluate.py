@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.trace import trace
+from catflap.runtime import scoring
 from tests.drawn import Exported, draw_photos, make_checkpoint
 
 
@@ -87,6 +91,48 @@ def test_a_folder_of_new_photos(drawn_bundle: Exported, tmp_path: Path) -> None:
     assert (report.role, report.seen) == ("", "unknown")
     assert "on 6 photos that it may or may not have learnt from, in" in report.page.read_text("utf-8")
     assert report.variants["int8"]["accuracy"]["value"] == 1.0
+
+
+def test_killed_runs_end_with_the_same_report(
+    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 after two of three batches of each variant: no batch that was kept is scored again."""
+    monkeypatch.setattr(scoring, "KEPT", 16)
+    expected = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "undisturbed", role="train")
+    line = [sys.executable, "-m", "tests.pipeline.evaluated"]
+    asked = [str(drawn_bundle.path), str(drawn_dataset.path), str(tmp_path / "report")]
+    for variant in ("int8", "fp32"):
+        killed = subprocess.run([*line, *asked, f"evaluate {variant}", "2"], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert not (tmp_path / "report").exists()
+    told = list[tuple[str, int, int]]()
+    report = evaluate(
+        drawn_bundle.path, drawn_dataset.path, tmp_path / "report", role="train",
+        progress=lambda *about: told.append(about),
+    )  # fmt: skip
+    assert [(step, done) for step, done, _ in told] == [
+        (f"evaluate {variant}", done) for variant in ("int8", "fp32") for done in (2, 3)
+    ]
+    assert report.sha256 == expected.sha256
+    assert not list(tmp_path.glob(".*")), "nothing is left beside it"
+
+
+def test_what_was_kept_of_other_photos_is_left(
+    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "KEPT", 16)
+    expected = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "undisturbed", role="train")
+
+    def stopped(step: str, done: int, total: int) -> None:
+        if (step, done) == ("evaluate int8", 2):
+            raise KeyboardInterrupt
+
+    photos, out = draw_photos(tmp_path / "photos", count=40), tmp_path / "report"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(drawn_bundle.path, photos, out, progress=stopped)
+    assert list(tmp_path.glob(".report.scored/*/*.npy"))
+    report = evaluate(drawn_bundle.path, drawn_dataset.path, out, role="train")
+    assert report.sha256 == expected.sha256
 
 
 def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path: Path) -> None:

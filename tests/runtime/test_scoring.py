@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from catflap.errors import BadPhoto, CatflapError
 from catflap.exporting.drawings import scene
-from catflap.image import Frame, encode, read_pixels
+from catflap.image import Frame, Pixels, encode, read_pixels
+from catflap.runtime import scoring
+from catflap.runtime.engines.model import Logits
 from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of, score
 from tests.runtime.models import colour_model
@@ -57,3 +60,22 @@ def test_no_photos_are_one_error() -> None:
     assert list(frames_of([], FRAME)) == []
     with pytest.raises(CatflapError, match="no photos"):
         score(open_model(colour_model(np.eye(3))), [], FRAME)
+
+
+def test_a_part_that_was_damaged_is_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "KEPT", 16)
+    model, looked_at = open_model(colour_model(np.eye(3))), list[int]()
+
+    def counted(frames: Pixels) -> Logits:
+        looked_at.append(len(frames))
+        return model(frames)
+
+    expected = score(counted, PHOTOS, FRAME, kept=tmp_path)
+    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path), expected)
+    assert looked_at == [16, 16, 5, 5], "what fills no part is scored again"
+    first, second = sorted(tmp_path.iterdir())
+    second.write_bytes(second.read_bytes()[:100])
+    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path), expected)
+    first.write_bytes(b"")
+    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path), expected)
+    assert looked_at[4:] == [16, 5, 16, 16, 5]

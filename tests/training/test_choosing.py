@@ -237,3 +237,25 @@ def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
     chosen(train, validation, 4)
     assert set(learnt[:-2]) == {(50, 4)}
     assert learnt[-2:] == [(300, 4), (360, 4)]
+
+
+def test_of_many_validation_photos_a_part_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 of them, where 60 logits may be looked at; a label of one photo is among them."""
+    train, validation = clouds(3, 20), clouds(3, 20, seed=1)
+    train, validation = ((part[0], np.where(np.arange(60) == 7, 3, part[1])) for part in (train, validation))
+    whole = chosen(train, validation, 4)
+    judged = list[np.ndarray]()
+
+    def looked_at(self: Head, features: np.ndarray) -> np.ndarray:
+        judged.append(features)
+        return features @ self.weights.T + self.bias
+
+    monkeypatch.setattr(Head, "logits", looked_at)
+    for name, value in (("MOST_ANSWERS", 60), ("FEW", 0)):
+        monkeypatch.setattr(room, name, value)
+    choice = chosen(train, validation, 4)
+    assert [row["judged_by"] for row in choice.tried] == [15] * len(choice.tried)
+    assert [row["judged_by"] for row in whole.tried] == [120] * len(whole.tried), "by turns, of both roles"
+    assert all(np.array_equal(one, judged[0]) for one in judged[:-1]), "the same for each setting"
+    assert validation[0][7] in judged[0]
+    assert len(choice.validation_logits) == 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ from sklearn.metrics import log_loss as their_log_loss
 from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
+from catflap.evaluation import calibration
 from catflap.evaluation.intervals import once
 from catflap.machine import describe_machine
 from catflap.training.heads import logistic
-from catflap.training.heads.head import fit_head, log_loss
+from catflap.training.heads.head import fit_head, log_loss, losses_of
 from catflap.training.heads.logistic import fit_scales
 
 
@@ -192,3 +194,17 @@ def test_log_loss_is_scikit_learns() -> None:
         their_log_loss(labels, softmax(logits.astype(np.float64)))
     )
     assert np.isfinite(log_loss(np.array([[1e4, -1e4]], np.float32), np.array([1])))
+
+
+def test_of_many_labels_scales_and_losses_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And take less memory than evidence and prior themselves, of which the prior is one row."""
+    random = np.random.default_rng(0)
+    evidence, labels = random.normal(0, 2, (500, 1000)).astype(np.float32), random.integers(0, 1000, 500)
+    prior = np.broadcast_to(random.normal(0, 1, 1000).astype(np.float32), evidence.shape)
+    whole, losses = fit_scales(evidence, prior, labels, (0.05, 20)), losses_of(evidence, labels)
+    monkeypatch.setattr(calibration, "AT_ONCE", 1 << 14)
+    tracemalloc.start()
+    assert fit_scales(evidence, prior, labels, (0.05, 20)) == pytest.approx(whole, rel=1e-6)
+    assert np.array_equal(losses_of(evidence, labels), losses)
+    assert tracemalloc.get_traced_memory()[1] < evidence.nbytes
+    tracemalloc.stop()

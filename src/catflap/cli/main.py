@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 DESCRIPTION = "A folder of photos to a verified image classifier that decides on the device at the edge."
-RESUMED = ("build", "scan", "prepare", "train", "demo")  # they go on where they were stopped
+RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they go on where they were stopped
 FOR_EVER = ("serve", "watch")  # they end by signals, and see to that themselves
 STOPPED = 130
 AGAIN = 2.0  # seconds in which a signal counts once: timeout(1) sends it to the process and to its group

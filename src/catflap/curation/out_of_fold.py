@@ -115,12 +115,9 @@ def deal(labels: Labels, groups: npt.NDArray[np.int64], classes: int, seed: int)
     rarest = int(np.bincount(stratum, minlength=classes).min())
     count = min(FOLDS, max(2, rarest))
     shuffled = np.random.default_rng(seed).permutation(len(stratum))
+    by_label = shuffled[np.argsort(stratum[shuffled], kind="stable")]
     fold = np.empty(len(stratum), np.int64)
-    start = 0
-    for label in range(classes):
-        members = shuffled[stratum[shuffled] == label]
-        fold[members] = (start + np.arange(len(members))) % count
-        start += len(members)
+    fold[by_label] = np.arange(len(stratum)) % count
     return fold[group]
 
 
@@ -168,9 +165,9 @@ def _sample(labels: Labels, classes: int) -> Positions:
     """Positions to learn from: all, or of each label the first by id, which are as good as drawn."""
     if len(labels) <= LEARN:
         return np.arange(len(labels))
-    return np.sort(
-        np.concatenate([np.flatnonzero(labels == label)[: LEARN // classes] for label in range(classes)])
-    )
+    order, counts = np.argsort(labels, kind="stable"), np.bincount(labels, minlength=classes)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # among those of its label
+    return np.sort(order[place < LEARN // classes])
 
 
 def _strength(known: Features, labels: Labels, rest: npt.NDArray[np.bool_], classes: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from catflap.errors import CatflapError
 from catflap.evaluation.intervals import Floats, Ints, once
 from catflap.runtime.decisions import correct_prior, softmax
 
+AT_ONCE = 1 << 18  # logits that are looked at together: they stay in the processor's cache
 COLDEST, HOTTEST = 0.05, 20.0
 HALVINGS = 40
 MOST_ROUNDS = 1000
@@ -29,22 +31,27 @@ def fit_temperature(
     weighs and counts as one photo, however many it has. `calibrated` logits are as sure as other
     photos have shown before: those without a mistake do not make them less sure.
     """
-    scores, truth = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    scores, truth = np.asarray(logits), np.asarray(labels, np.int64)
     if not len(truth):
         return 1.0
     if not np.isfinite(scores).all():
         raise CatflapError("The model gave a value that is not a number.", "Train or export it again.")
-    scores = scores - scores.max(axis=1, keepdims=True)
     weights = np.ones(len(truth)) if groups is None else once(groups)
-    photos = weights.sum()
-    of_truth = weights @ scores[np.arange(len(truth)), truth]
+    photos, parts = weights.sum(), pieces(scores)
+    highest = scores.max(axis=1, keepdims=True).astype(np.float64)
+    of_truth = weights @ (scores[np.arange(len(truth)), truth] - highest[:, 0])
+
+    def total(of_photos: Callable[[Floats], Floats]) -> float:
+        """The weighted sum of what is told of each photo from its logits, of which the highest is 0."""
+        return float(weights @ np.concatenate([of_photos(scores[at] - highest[at]) for at in parts]))
 
     def overconfident(temperature: float) -> bool:
         """The slope: the expected logit under the model is above the mean logit of the truth."""
-        return bool(weights @ (softmax(scores, temperature) * scores).sum(axis=1) > of_truth)
+        expected = total(lambda below: (softmax(below, temperature) * below).sum(axis=1))
+        return bool(expected > of_truth)
 
     def too_sure(temperature: float) -> bool:
-        stated = weights @ (1 - softmax(scores, temperature).max(axis=1)) / photos
+        stated = total(lambda below: 1 - softmax(below, temperature).max(axis=1)) / photos
         return bool(stated < 1 / (photos + 2))
 
     fitted = _bisect(overconfident)
@@ -52,6 +59,12 @@ def fit_temperature(
         return fitted
     cautious = _bisect(too_sure)
     return max(fitted, min(cautious, 1.0)) if calibrated else cautious
+
+
+def pieces(logits: npt.NDArray[Any]) -> list[slice]:
+    """Rows of logits (n, classes) that are looked at together, where all of them take time and memory."""
+    rows = max(1, AT_ONCE // logits.shape[1])
+    return [slice(begin, begin + rows) for begin in range(0, len(logits), rows)]
 
 
 def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike) -> Floats:

@@ -50,18 +50,23 @@ def _reliability(confidence: Floats, right: npt.NDArray[np.bool_], owners: Ints)
 
 
 def _roc(given: Floats, truth: Ints, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Lines as points (false-positive rate, recall), thinned where they are dense."""
-    lines = []
+    """Lines as points (false-positive rate, recall), thinned where they are dense.
+
+    Of each label only the area above its line is kept; those that are shown are then drawn once more.
+    """
+    missed = []
     for label in range(1 if len(names) == 2 else len(names)):
-        is_it = truth == label
-        if is_it.all() or not is_it.any():
-            continue
-        _, hits, alarms = steps(given[:, label], is_it)
-        recall, alarm_rate = hits / hits[-1], alarms / alarms[-1]
-        missed = float((np.diff(alarm_rate) * (2 - recall[1:] - recall[:-1])).sum()) / 2
-        lines.append((missed, label, recall, alarm_rate))
-    shown = sorted(lines, key=lambda line: (-line[0], line[1]))[:ROC_LINES]
-    return [_line(names[label], recall, alarm_rate) for _, label, recall, alarm_rate in shown]
+        if 0 < (truth == label).sum() < len(truth):
+            recall, alarm_rate = _rates(given, truth, label)
+            missed.append((-float((np.diff(alarm_rate) * (2 - recall[1:] - recall[:-1])).sum()) / 2, label))
+    shown = sorted(missed)[:ROC_LINES]
+    return [_line(names[label], *_rates(given, truth, label)) for _, label in shown]
+
+
+def _rates(given: Floats, truth: Ints, label: int) -> tuple[Floats, Floats]:
+    """Recall and false-positive rate of a label at each of its thresholds, from the highest down."""
+    _, hits, alarms = steps(given[:, label], truth == label)
+    return hits / hits[-1], alarms / alarms[-1]
 
 
 def _line(name: str, recall: Floats, alarm_rate: Floats) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import Dataset, load_dataset
-from catflap.artifacts.folder import check_place, refuse_foreign
+from catflap.artifacts.folder import check_place, digest, refuse_foreign
 from catflap.artifacts.report import MARKER, Report
 from catflap.data.scan import scan
 from catflap.data.sources.reading import read_photo
@@ -26,11 +27,13 @@ from catflap.evaluation.metrics import measure
 from catflap.evaluation.mistakes import worst_mistakes
 from catflap.evaluation.report import write_report
 from catflap.image import Frame
+from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engines.model import Model
 from catflap.runtime.engines.opening import open_in, runnable
 from catflap.runtime.scoring import PhotoBytes, score
+from catflap.version import VERSION
 
 UNSEEN = "Name photos that it has not seen, or the dataset that it was trained on."
 
@@ -54,7 +57,10 @@ class _Subject:
 
 @dataclass(frozen=True)
 class _Photos:
-    """What it is judged on: bytes by position, class numbers, groups, names; and a Report's role and seen."""
+    """What it is judged on: bytes by position, class numbers, groups, names; and a Report's role and seen.
+
+    `key` names the bytes of all of them.
+    """
 
     bytes: PhotoBytes
     labels: npt.NDArray[np.int64]
@@ -63,6 +69,7 @@ class _Photos:
     ancestors: dict[str, str]
     role: str
     seen: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ def evaluate(
 
     `photos` is a Dataset, of which the `role`, or test, is used, or any source that `scan` reads; without
     it, the Dataset that a Checkpoint was trained on. The Report of a Checkpoint also shows how it learnt.
+    What is scored is kept beside the Report until that is whole, so that a stopped run goes on where it was.
     Raises CatflapError for photos that a Checkpoint is known to have learnt from, but for a role of its own.
     """
     refuse_foreign(Path(out), MARKER)
@@ -107,14 +115,16 @@ def evaluate(
         else _of_source(source, subject, progress)
     )
     sections, drawn, first = {}, {}, None
+    scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (run, temperature, whole) in subject.models.items():
-        logits = score(run, judged.bytes, subject.frame, f"evaluate {name}", progress, whole=whole)
+        kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
+        logits = score(run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept)
         probabilities = softmax(logits, temperature)
         first = probabilities if first is None else first
         sections[name] = measure(probabilities, judged.labels, judged.groups, subject.labels)
         drawn[name] = curves(probabilities, judged.labels, judged.groups, subject.labels)
     truth = (judged.labels, judged.groups, subject.labels, judged.names, judged.bytes)
-    return write_report(
+    report = write_report(
         Path(out),
         sections,
         title=subject.name,
@@ -126,6 +136,14 @@ def evaluate(
         role=judged.role,
         seen=judged.seen,
     )
+    shutil.rmtree(scored, ignore_errors=True)
+    return report
+
+
+def _key(name: str, subject: _Subject, judged: _Photos) -> str:
+    """Everything that the logits of a model depend on."""
+    parts = versions(("pillow", "simplejpeg", "numpy", "torch", "onnxruntime"))
+    return digest([name, subject.ancestors, judged.key, VERSION, parts])
 
 
 def _open(model: Path) -> _Subject:
@@ -167,7 +185,8 @@ def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
         _refuse_prepared_anew(dataset, subject)
         seen = _refuse_learnt(photos.ids, names, subject)
     labels = _numbers(dataset.labels, subject)[photos.labels]
-    return _Photos(photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen)
+    key = digest([photos.ids.tolist(), photos.lengths.tolist()])
+    return _Photos(photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen, key)
 
 
 def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
@@ -218,6 +237,7 @@ def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Ph
         {"manifest": manifest.sha256},
         "",
         seen,
+        digest([table["id"].to_pylist(), table["bytes"].to_pylist()]),
     )
 
 

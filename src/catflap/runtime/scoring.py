@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from catflap.ahead import ahead
+from catflap.artifacts.folder import whole_file
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, read_pixels
-from catflap.progress import Progress, silent, told
+from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits, Model
 
 BATCH = 16
+KEPT = 2048  # photos, in whole batches, whose logits are written together: what a stopped run loses
 Reader: TypeAlias = Callable[[bytes, Frame], Pixels]
 
 
@@ -29,15 +33,21 @@ class PhotoBytes(Protocol):
 
 
 def frames_of(
-    photos: PhotoBytes, frame: Frame, workers: int = 2, batch: int = BATCH, *, whole: bool = False
+    photos: PhotoBytes,
+    frame: Frame,
+    workers: int = 2,
+    batch: int = BATCH,
+    *,
+    whole: bool = False,
+    begin: int = 0,
 ) -> Iterator[Pixels]:
-    """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos.
+    """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos from `begin` on.
 
     `whole` gives each photo alone and decoded only, (1, H, W, 3), for graphs with the Frame inside.
     Raises BadPhoto that tells which photo cannot be decoded.
     """
     batch, read = (1, decode) if whole else (batch, read_pixels)
-    starts = range(0, len(photos), batch)
+    starts = range(begin, len(photos), batch)
     return ahead(lambda start: _batch(photos, frame, start, batch, read), starts, workers)
 
 
@@ -49,20 +59,50 @@ def score(
     progress: Progress = silent,
     *,
     whole: bool = False,
+    kept: Path | None = None,
 ) -> Logits:
     """The logits, float32 (n, labels), of photos read from their bytes through the frame; n ≥ 1.
 
-    `whole` leaves crop and resize to the model, which has the Frame inside.
+    `whole` leaves crop and resize to the model, which has the Frame inside. `kept` is a folder for these
+    photos and this model alone: logits are written there 2,048 photos at a time, and a stopped run goes on
+    from those that it finds.
     """
     if not len(photos):
         raise CatflapError("There are no photos to judge.", "Name photos that can be read.")
-    parts: Sequence[Logits] = [
-        model(frames)
-        for frames in told(
-            frames_of(photos, frame, whole=whole), step, -(-len(photos) // (1 if whole else BATCH)), progress
-        )
-    ]
+    batch = 1 if whole else BATCH
+    parts = _written(kept, len(photos)) if kept else []
+    done, total, fresh = KEPT * len(parts), -(-len(photos) // batch), list[Logits]()
+    progress(step, done // batch, total)
+    for frames in frames_of(photos, frame, whole=whole, begin=done):
+        fresh.append(model(frames))
+        done += len(frames)
+        if done % KEPT == 0 or done == len(photos):
+            parts.append(np.concatenate(fresh))
+            fresh.clear()
+            if kept and done % KEPT == 0:
+                _write(kept / f"{len(parts):06}.npy", parts[-1])
+        progress(step, -(-done // batch), total)
     return np.concatenate(parts)
+
+
+def _written(folder: Path, photos: int) -> list[Logits]:
+    """What a stopped run has left of the logits of so many photos: of the first ones, KEPT a part."""
+    parts = list[Logits]()
+    while KEPT * (len(parts) + 1) <= photos:
+        try:
+            rows = np.load(folder / f"{len(parts) + 1:06}.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # absent or damaged: from here on they are worked out again
+            break
+        if rows.ndim != 2 or len(rows) != KEPT:
+            break
+        parts.append(rows)
+    return parts
+
+
+def _write(path: Path, rows: Logits) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    whole_file(path, buffer.getvalue())
 
 
 def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int, read: Reader) -> Pixels:

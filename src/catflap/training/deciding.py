@@ -12,6 +12,7 @@ from typing import Any
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import whole_file
 from catflap.progress import Progress
+from catflap.training.heads.features import open_extractor
 from catflap.training.heads.head import log_loss
 from catflap.training.loop.settings import GOOD_HEAD, Recipe
 from catflap.training.networks.backbone import PACKAGED, check_sees, load_backbone
@@ -21,7 +22,7 @@ from catflap.training.plan import Plan
 from catflap.training.processes import first_says, is_first_process
 from catflap.training.recipes import Loop, Trained, Tuning
 from catflap.training.search.candidates import candidates
-from catflap.training.search.clock import Clock
+from catflap.training.search.clock import Clock, check_time, seconds_of_features
 from catflap.training.search.halving import Pick, Tune, search
 from catflap.training.search.random_start import epochs_from_scratch, or_from_scratch, suits_random_start
 
@@ -65,12 +66,19 @@ def pick(
     decisions: Decisions,
     loop: Loop,
 ) -> Pick:
-    """The backbone and frame that a plan names, or that its search picks or has picked before a stop."""
+    """The backbone and frame that a plan names, or that its search picks or has picked before a stop.
+
+    Raises Refused when a search finds none, and when there is no time for the features.
+    """
     photos = dataset.photos("train")
     if not plan.searches:
         named = load_backbone(plan.backbone or PACKAGED, pretrained=plan.recipe != "scratch")
         check_sees(named, dataset.frame)
         body = slimmed(named, photos, dataset.frame, device=device, progress=progress)
+        if clock:
+            extractor = open_extractor(body, dataset.frame, device=device)
+            pace = first_says(seconds_of_features(extractor), device)
+            check_time(clock, extractor, pace, body.name, dataset)
         return Pick(0, body, dataset.frame, [])
     found, made = candidates(dataset, plan.trials), list[Pick]()
 

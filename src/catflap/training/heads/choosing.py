@@ -18,6 +18,7 @@ from catflap.training.heads.logistic import Floats, Known, Labels, fit_scales, m
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all
+MOST_ANSWERS = 10_000_000  # validation photos, times labels: of more so many are drawn to judge heads
 FEW = 15_000  # train and validation photos, times labels: up to so many each photo judges heads, by turns
 FOLDS = 5
 _Setting: TypeAlias = tuple[bool, float]  # standardise, strength
@@ -75,7 +76,8 @@ def choose_head(
     it is. As good is what has no higher log loss than the best by more than chance, and features are scaled
     one by one only where that is better by more than chance. Cross-validation is over train and
     validation photos. `groups` (n,) are those of the near-duplicates in both: a group is learnt from or
-    judges, and counts once. Settings learn from at most 10,000 photos, drawn alike every time.
+    judges, and counts once. Settings learn from at most 10,000 photos, and of validation as many judge as
+    give 10 million logits, drawn alike every time; `tried` says how many did.
     """
     settings = list(product((False, True), strengths))
     rounds = _rounds(train, validation, groups, classes)
@@ -110,7 +112,7 @@ def _judge(setting: _Setting, rounds: list[_Round], classes: int) -> _Judged:
     heads = [_fitted(setting, [one.learnt], classes, one.measured) for one in rounds]
     pairs = list(zip(heads, rounds, strict=True))
     evidence = np.concatenate([head.scaled(1, 0).logits(one.judged[0]) for head, one in pairs])
-    priors = np.concatenate([np.tile(head.prior, (len(one.groups), 1)) for head, one in pairs])
+    priors = np.concatenate([np.broadcast_to(head.prior, (len(one.groups), classes)) for head, one in pairs])
     labels = np.concatenate([one.judged[1] for one in rounds])
     groups = np.concatenate([one.groups for one in rounds])
     scale, share = fit_scales(evidence, priors, labels, (1 / HOTTEST, 1 / COLDEST), once(groups))
@@ -135,6 +137,7 @@ def _entry(setting: _Setting, judged: _Judged, chosen: bool) -> dict[str, Any]:
         "step": "head",
         "strength": strength,
         "standardise": standardise,
+        "judged_by": len(judged.losses),
         "evidence_scale": judged.evidence,
         "prior_scale": judged.prior,
         "validation_log_loss": float(judged.losses.mean()),
@@ -150,8 +153,9 @@ def _rounds(train: Known, validation: Known, groups: tuple[Labels, Labels], clas
         rounds = list(_by_turns(everything, np.concatenate(groups)))
         if rounds:
             return rounds
-    some = _part(train)
-    return [_Round(some, moments([some]), validation, groups[1])]
+    some = _taken(train, _part(train[1], MOST_COMPARED))
+    judges = _part(validation[1], MOST_ANSWERS // classes)
+    return [_Round(some, moments([some]), _taken(validation, judges), groups[1][judges])]
 
 
 def _by_turns(photos: Known, groups: Labels) -> Iterator[_Round]:
@@ -169,13 +173,16 @@ def _by_turns(photos: Known, groups: Labels) -> Iterator[_Round]:
             yield _Round(others, moments([others]), (features[judged], labels[judged]), groups[judged])
 
 
-def _part(train: Known) -> Known:
-    """The train photos, or as many as are enough to compare settings; a label of few keeps one at least."""
-    features, labels = train
-    if len(labels) <= MOST_COMPARED:
-        return train
+def _part(labels: Labels, most: int) -> Labels:
+    """Positions of photos, of as many as are enough, drawn alike; a label of few keeps one at least."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
     order = np.random.default_rng(0).permutation(len(labels))
     firsts = np.unique(labels[order], return_index=True)[1]
-    rest = np.setdiff1d(np.arange(MOST_COMPARED), firsts)[: MOST_COMPARED - len(firsts)]
-    chosen = np.sort(order[np.concatenate([firsts, rest])])
-    return features[chosen], labels[chosen]
+    rest = np.setdiff1d(np.arange(most), firsts)[: max(0, most - len(firsts))]
+    return np.sort(order[np.concatenate([firsts, rest])])
+
+
+def _taken(photos: Known, positions: Labels) -> Known:
+    features, labels = photos
+    return photos if len(positions) == len(labels) else (features[positions], labels[positions])

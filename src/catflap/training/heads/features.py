@@ -155,6 +155,13 @@ def features(
     return answer
 
 
+def count_unseen(extractor: Extractor, photos: Photos) -> int:
+    """Of how many photos the cache has no features."""
+    folder, names = cache_folder("features") / extractor.key, _names(photos)
+    kept = ((_kept_names(folder / f"{bucket}.npz"), positions) for bucket, positions in _buckets(names))
+    return sum(names[position] not in known for known, positions in kept for position in positions)
+
+
 def known_of(extractor: Extractor, photos: Photos, step: str, device: str, progress: Progress) -> Known:
     """The features and labels of photos that all processes want, each of which works out a share."""
     meet = partial(wait_for_all_processes, device)
@@ -209,6 +216,15 @@ def _load(path: Path, width: int) -> dict[str, Features]:
     except Exception:  # absent or damaged: it is worked out again
         return {}
     return dict(zip(ids.tolist(), rows, strict=True)) if rows.shape == (len(ids), width) else {}
+
+
+def _kept_names(path: Path) -> set[str]:
+    """The names of the photos in a file of the cache, whose features are not read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return set(arrays["ids"].tolist())
+    except Exception:  # absent or damaged
+        return set()
 
 
 def _save(path: Path, known: dict[str, Features]) -> None:

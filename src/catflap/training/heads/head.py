@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.errors import CatflapError
+from catflap.evaluation.calibration import pieces
 from catflap.training.heads.features import Features
 from catflap.training.heads.logistic import Floats, Known, Labels, Scaling, fit_weights, moments
 
@@ -93,6 +94,9 @@ def log_loss(logits: npt.NDArray[np.float32], labels: Labels) -> float:
 
 def losses_of(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> npt.NDArray[np.float64]:
     """The negative log-likelihood of each photo's label, in nats, float64 (n,)."""
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    chosen = shifted[np.arange(len(labels)), labels]
-    return np.asarray(np.log(np.exp(shifted).sum(1)) - chosen)
+    lost = np.empty(len(labels))
+    for rows in pieces(logits):
+        shifted = logits[rows].astype(np.float64) - logits[rows].max(1, keepdims=True)
+        chosen = shifted[np.arange(len(shifted)), labels[rows]]
+        lost[rows] = np.log(np.exp(shifted).sum(1)) - chosen
+    return lost

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from catflap.evaluation.calibration import pieces
 from catflap.machine import describe_machine
 
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -87,21 +88,24 @@ def fit_scales(
     the bounds; the second one is drawn to 1, as a normal prior of variance 1 does. A prior of minus infinity
     is that of a label that cannot be answered.
     """
-    rows, known = np.arange(len(labels)), np.isfinite(prior)
-    features = np.stack([np.where(known, evidence, IMPOSSIBLE), np.where(known, prior, 0)])
     counts = np.ones(len(labels)) if weights is None else weights
     left = 1 / (counts.sum() + 2)
-    targets = known * (left / np.maximum(known.sum(1, keepdims=True) - 1, 1))
-    targets[rows, labels] = 1 - left
-    each = counts[:, None]
 
-    def loss(point: Floats) -> tuple[float, Floats]:
+    def of_some(point: Floats, at: slice) -> tuple[float, Floats]:
+        known, each = np.isfinite(prior[at]), counts[at, None]
+        features = np.stack([np.where(known, evidence[at], IMPOSSIBLE), np.where(known, prior[at], 0)])
+        targets = known * (left / np.maximum(known.sum(1, keepdims=True) - 1, 1))
+        targets[np.arange(len(known)), labels[at]] = 1 - left
         answers = np.tensordot(point, features, 1)
         answers -= answers.max(1, keepdims=True)
         logarithms = answers - np.log(np.exp(answers).sum(1, keepdims=True))
         slope = (features * (each * (np.exp(logarithms) - targets))).sum((1, 2))
+        return -float((each * targets * logarithms).sum()), slope
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        lost, slopes = zip(*(of_some(point, at) for at in pieces(evidence)), strict=True)
         pull = point[1] - 1
-        return float(pull**2 / 2 - (each * targets * logarithms).sum()), slope + np.array([0, pull])
+        return float(pull**2 / 2 + sum(lost)), sum(slopes) + np.array([0, pull])
 
     found = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[bounds, (None, None)])
     return float(found.x[0]), float(found.x[1])

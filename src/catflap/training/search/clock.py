@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
+from math import ceil
 from time import perf_counter
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
-from catflap.training.heads.features import Extractor
+from catflap.errors import Refused
+from catflap.training.heads.features import Extractor, count_unseen
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
@@ -22,6 +24,7 @@ from catflap.training.processes import Precision, add_up, first_says, which_proc
 FINETUNING = Recipe(epochs=10)  # at most
 PARTS, LEAST = 20, 0.1  # of an epoch
 _TRIES = 3
+_LATE = 60.0  # seconds by which a head may be late
 _LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
 _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
 _SEARCH_OF_HEADS = 3 / 4  # where nothing but the head comes after it
@@ -86,6 +89,26 @@ def seconds_of_features(extractor: Extractor) -> float:
             list(pool.map(extractor.model, shared))
             taken.append(perf_counter() - start)
     return min(taken) / len(frames) / len(shared) / processes * _LOOP
+
+
+def check_time(clock: Clock, extractor: Extractor, pace: float, name: str, dataset: Dataset) -> None:
+    """Raise Refused where features alone, of photos that are not cached, take longer than what is left.
+
+    By a minute, for there is always a head. `pace` is the seconds that those of a photo take, and `name` that
+    of the backbone.
+    """
+    roles, left = [dataset.photos(role) for role in ("train", "validation")], max(0.0, clock.left())
+    if pace * sum(map(len, roles)) <= left + _LATE:
+        return
+    photos = first_says(sum(count_unseen(extractor, photos) for photos in roles), clock.device)
+    needed = pace * photos
+    if needed > left + _LATE:
+        size = f"{extractor.frame.width} x {extractor.frame.height} px"
+        raise Refused(
+            f"The features of {photos:,} photos take about {needed / 60:,.0f} minutes at the rate measured "
+            f"here ({name}, {size}, {1 / pace:,.0f} photos a second), and {left / 60:,.1f} are left.",
+            f"Give --minutes {ceil(2 * needed / 60) + 1} or more, half of them for what follows.",
+        )
 
 
 def seconds_a_photo(

@@ -26,7 +26,7 @@ from catflap.training.networks.slim import slimmed
 from catflap.training.processes import all_say, first_says
 from catflap.training.recipes import assemble
 from catflap.training.search.candidates import Candidate
-from catflap.training.search.clock import Clock, seconds_of_features
+from catflap.training.search.clock import Clock, check_time, seconds_of_features
 from catflap.training.search.random_start import new_backbone
 from catflap.training.sizes import photo_side, side_of
 
@@ -140,7 +140,7 @@ def search(
     compared with their heads on validation. Of small pictures, where every head is poor and there is
     little time to fine-tune, the quickest is the pick at once. `random_start` measures one, too.
     Many processes share the photos, and go by what the first one measures.
-    Raises Refused, with the nearest, when nothing keeps the limits.
+    Raises Refused, with the nearest, when nothing keeps the limits, and when there is no time for any.
     """
     table, entered = _measured_all(dataset, found, limits, device, progress, clock)
     going, choices, least = entered, dict[int, Choice](), 1
@@ -187,7 +187,7 @@ def _measured_all(
     """What each candidate costs, and those that keep the limits and for which there is time.
 
     A candidate whose features of all photos would take more than half of the time is left out; where all
-    of them would, the quickest stays.
+    of them would, the quickest stays. Raises Refused where even these would take longer than all of it.
     """
     table: list[Trial] = []
     going: list[_Contender] = []
@@ -211,7 +211,10 @@ def _measured_all(
         elif not (clock and going) or planned + one.pace * compared <= clock.search_left():
             going.append(one)
     progress("trials measured", len(found), len(found))
-    return table, going or sorted(slow, key=lambda one: one.pace)[:1]
+    if clock and slow and not going:
+        going = [min(slow, key=lambda one: one.pace)]
+        check_time(clock, going[0].extractor, going[0].pace, going[0].backbone.name, dataset)
+    return table, going
 
 
 def _entry(trial: Trial) -> dict[str, Any]:
