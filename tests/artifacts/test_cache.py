@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from catflap.artifacts.cache import cache_folder
+from catflap.errors import CatflapError
+
 HOMES = ("HOME", "XDG_CACHE_HOME", "CATFLAP_CACHE")
 HOMELESS = """
 import os
@@ -17,6 +20,20 @@ from catflap.artifacts.cache import cache_folder
 os.setuid(54321)
 print(cache_folder("features"))
 """
+
+
+def test_a_system_without_numbers_of_users_asks_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows does."""
+    monkeypatch.delattr(os, "getuid")
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    for name in HOMES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(CatflapError, match="Let CATFLAP_CACHE name a folder"):
+        cache_folder("features")
+
+
+def homeless(path: Path) -> Path:
+    raise RuntimeError
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as somebody without a home")

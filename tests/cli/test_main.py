@@ -112,6 +112,13 @@ def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("words", [("export", "a.checkpoint"), ("build", "photos")])
+def test_a_card_text_that_is_not_utf_8_is_told_before_any_work(words: tuple[str, str]) -> None:
+    answer = catflap(*words, "-o", "a.catflap", "--about", "caf\udce9")
+    assert answer.returncode == 2
+    assert "--about has bytes that are not UTF-8." in answer.stderr
+
+
 def test_options_of_a_part_of_a_command_are_not_abbreviated_either(tmp_path: Path) -> None:
     answer = catflap("bundle", "unpack", "cat", "--ou", str(tmp_path / "files"))
     assert (answer.returncode, list(tmp_path.iterdir())) == (2, [])

@@ -193,3 +193,52 @@ def test_a_photo_that_is_used_again_joins_what_shows_the_same(tmp_path: Path) ->
     groups = {table[name]["group"] for name in ("first.jpg", "small.jpg", "mirrored.jpg")}
     assert len(groups) == 1
     assert sum(row["group"] in groups for row in table.values()) == 3
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_photo_that_is_used_again_keeps_the_role_and_groups_of_its_copies(
+    tmp_path: Path, dropped: bool
+) -> None:
+    """Or a burst could be in train and in test; also where a dropped copy is what states its group."""
+    from catflap.data.scan import scan
+    from tests.drawn import draw_photos
+
+    source = draw_photos(tmp_path / "photos", count=6)
+    (source / "other" / "again.jpg").write_bytes((source / "cat" / "03.jpg").read_bytes())
+    (source / "cat" / "copy.jpg").write_bytes((source / "cat" / "05.jpg").read_bytes())
+    burst = "cat/copy.jpg" if dropped else "cat/05.jpg"
+    stated = {"other/again.jpg": ("test", "burst"), "cat/03.jpg": ("train", "video"), burst: ("", "burst")}
+    stated |= {"cat/04.jpg": ("", "video"), "cat/02.jpg": ("", "elsewhere")}
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.jpg"))
+    lines = [",".join([name, name.split("/")[0], *stated.get(name, ("", ""))]) for name in names]
+    (source / "photos.csv").write_text("\n".join(["path,label,role,group", *lines]))
+    manifest = scan(source / "photos.csv", tmp_path / "manifest", workers=1, profile=False)
+    id = rows(manifest)["again.jpg"]["id"]
+    path = decide(tmp_path, manifest, {"id": id, "was": "cat", "decision": "keep"})
+    table = {
+        row["uri"]: row for row in apply_review(manifest, path, tmp_path / "out").manifest.rows().to_pylist()
+    }
+    table = {uri.removeprefix(f"{source}/"): row for uri, row in table.items()}
+    again = table["other/again.jpg"]
+    assert (again["status"], again["label"], again["role"]) == ("ok", "cat", "test")
+    assert table["cat/03.jpg"]["status"] == "dropped"
+    joined = {uri for uri, row in table.items() if row["group"] == again["group"]}
+    assert joined == {"other/again.jpg", "cat/04.jpg", "cat/05.jpg"}
+
+
+def test_two_photos_that_are_used_again_and_show_the_same_join_each_other_only(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from catflap.data.scan import scan
+    from tests.drawn import draw_photos
+
+    source = draw_photos(tmp_path / "photos", count=6)
+    Image.open(source / "cat" / "03.jpg").resize((200, 150)).save(source / "cat" / "small.jpg", quality=80)
+    for name in ("03.jpg", "small.jpg"):
+        (source / "other" / f"00_{name}").write_bytes((source / "cat" / name).read_bytes())
+    manifest = scan(source, tmp_path / "manifest", workers=1, profile=False)
+    ids = {rows(manifest)[f"00_{name}"]["id"] for name in ("03.jpg", "small.jpg")}
+    path = decide(tmp_path, manifest, *({"id": id, "was": "cat", "decision": "keep"} for id in sorted(ids)))
+    found = apply_review(manifest, path, tmp_path / "out").manifest.rows().to_pylist()
+    (group,) = {row["group"] for row in found if row["id"] in ids and row["status"] == "ok"}
+    assert {row["id"] for row in found if row["group"] == group} == ids

@@ -167,12 +167,17 @@ def test_a_bundle_that_has_no_such_variant_gets_a_sentence(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("scale", [None, np.inf])
 def test_a_model_that_answers_otherwise_is_not_written(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: float | None
 ) -> None:
-    """Its golden logits are those of fp32, and no int8 answer is as near as that."""
+    """Its golden logits are those of fp32, and no int8 answer is as near; with the scale inf some are nan."""
+    model = MICRO.read_bytes()
+    if scale is not None:
+        model = model.replace(np.float32(0.43921569).tobytes(), np.float32(scale).tobytes())
+        assert model != MICRO.read_bytes()
     path = with_litert(
-        tiny_bundle, tmp_path / "bad.catflap", MICRO.read_bytes(),
+        tiny_bundle, tmp_path / "bad.catflap", model,
         name="litert-micro", runtime="litert-micro", precision="int8", tolerance=1e-6,
     )  # fmt: skip
     assert main(["bundle", "unpack", str(path), "--c", "-o", str(tmp_path / "c"), "--json"]) == 1

@@ -10,15 +10,17 @@ import numpy as np
 import onnx
 import pytest
 
+from catflap.artifacts import golden as golden_room
 from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.golden import read_golden
+from catflap.artifacts.golden import HEADERS, read_golden
 from catflap.cli.main import main
-from catflap.errors import MissingExtra
+from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.adding import add_file, add_variants
 from catflap.exporting.drawings import scene
 from catflap.exporting.quantising.quantise import quantise
+from catflap.exporting.unpacking.repack import strip_bundle
 from catflap.image import encode
 from catflap.pipeline.trace import trace
 from catflap.runtime.classifier import Classifier
@@ -260,6 +262,30 @@ def test_what_is_absent_is_told_before_photos_are_scored(
         add_file(*given, tmp_path / "mine.pte", "mine", progress=progress)
     assert told == []
     assert [path.name for path in tmp_path.iterdir()] == ["mine.pte"]
+
+
+def test_golden_cases_that_would_be_too_large_are_told_before_photos_are_scored(
+    drawn_bundle: Exported,
+    drawn_checkpoint: Checkpoint,
+    drawn_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = tmp_path / "cut.catflap"
+    strip_bundle(drawn_bundle.path, cut, ("fp32",))
+    bundle = read_bundle(cut)
+    golden = read_golden(bundle)
+    size = sum(map(len, golden.photos)) + golden.frames.nbytes + 2 * golden.logits["fp32"].nbytes
+    monkeypatch.setattr(golden_room, "MAX_BYTES", size + 8 * len(golden.photos) + HEADERS - 1)
+    told: list[str] = []
+
+    def progress(step: str, *_: int) -> None:
+        told.append(step)
+
+    out = tmp_path / "new.catflap"
+    with pytest.raises(CatflapError, match="Add fewer variants, or strip one first"):
+        add_variants(bundle, drawn_checkpoint, drawn_dataset, out, ("int8",), progress=progress)
+    assert (told, out.exists()) == ([], False)
 
 
 def test_a_variant_that_cannot_run_here_is_told_and_not_judged(

@@ -267,13 +267,19 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
         (["VIDEO", "--stalled", "0"], "stalled is 0"),
         (["VIDEO", "--still", "0"], "still is 0"),
         (["VIDEO", "--prior", "cat"], "LABEL=SHARE"),
+        (["VIDEO", "--fps", "2"], "--fps does nothing for "),
+        (["VIDEO", "--max-fps", "2"], "--max-fps does nothing for "),
+        (["FOLDER", "--max-fps", "2"], "--max-fps does nothing for "),
+        (["FOLDER", "--still", "30"], "--still does nothing for "),
+        (["987", "--fps", "2"], "--fps does nothing for camera 987."),
+        (["rtsp://127.0.0.1:1/x", "--fps", "2"], "--fps does nothing for rtsp://127.0.0.1:1/x."),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_fix(
     red: Path, words: list[str], said: str, tmp_path: Path
 ) -> None:
     video = write_video(tmp_path / "a.avi", ["red"] * 2)
-    words = [str(video) if word == "VIDEO" else word for word in words]
+    words = [{"VIDEO": str(video), "FOLDER": str(tmp_path)}.get(word, word) for word in words]
     answer = subprocess.run([CATFLAP, "watch", red, *words], capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert said in answer.stderr

@@ -22,6 +22,8 @@ from catflap.serving.settings import SHOWN, ServeLimits, ServeSettings
 from tests.serving.bundles import BLUE, RED, make_bundle, strange_bundle, with_foreign_default
 from tests.serving.client import Server, eventually, form, running
 
+NO_PHOTO = b'{"inputs": [{"name": "photo", "datatype": "BYTES", "shape": [1], "data": ["YWJj"]}]}'
+
 
 def version(bundle: Path) -> str:
     return read_bundle(bundle).sha256[:12]
@@ -73,6 +75,7 @@ def test_unfit_versions_leave_the_old_one_in_place(tmp_path: Path, quick: Path) 
         "cut short": data[:middle],
         "fails its verification": make_bundle(tmp_path / "failing", golden_shift=1.0).read_bytes(),
         "other labels": make_bundle(tmp_path / "foreign", labels=("cat", "dog")).read_bytes(),
+        "labels in another order": make_bundle(tmp_path / "other", labels=("not_cat", "cat")).read_bytes(),
         "no embedding of its baseline, for a cat": strange_bundle(tmp_path / "odd", "cat").read_bytes(),
         "nor for others": strange_bundle(tmp_path / "odd", "not_cat").read_bytes(),
         "no bundle at all": b"",
@@ -169,6 +172,10 @@ def test_only_requests_with_photos_are_turns_of_the_canary(tmp_path: Path, quick
             assert server.ask("/v2/models/cat/ready").status == 200
             assert server.ask("/v2/models/cat").status == 200
             assert server.ask("/predict", *form()).status == 400
+            assert server.ask("/predict", *form(("a.jpg", b"no photo"))).status == 422
+            assert server.predict(b"no photo").status == 422
+            assert server.ask("/v2/models/cat/infer", b"{}").status == 400
+            assert server.ask("/v2/models/cat/infer", NO_PHOTO).status == 400
             told.append(server.predict(RED).json()["version"])
     assert told.count(version(new)) == 5
 
@@ -194,7 +201,8 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{unfit}"], 1, "fails its verification here: golden:fp32 1"),
         (["{quick}", "{unfit}"], 1, "fails its verification"),
         (["{quick}", "{quick}"], 2, "Two bundles have the same name"),
-        (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat"),
+        (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat, cat between cat, not_cat."),
+        (["{quick}", "--canary", "{turned}"], 1, "It decides between not_cat, cat in this order, cat bet"),
         (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
         (["{quick}", "--port", "70000"], 2, "The port (--port) is 70000."),
         (["{quick}", "--canary", "{quick}", "--share", "0"], 2, "The canary's share (--share) is 0.0."),
@@ -219,14 +227,18 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
 def test_what_cannot_be_served_is_refused_before_it_listens(
     tmp_path: Path, quick: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
 ) -> None:
-    unfit, foreign, strange = (tmp_path / f"{name}.catflap" for name in ("unfit", "foreign", "strange"))
+    names = ("unfit", "foreign", "strange", "turned")
+    unfit, foreign, strange, turned = (tmp_path / f"{name}.catflap" for name in names)
     if "{unfit}" in words:
         make_bundle(unfit, name="unfit", golden_shift=1.0)
     if "{foreign}" in words:
         make_bundle(foreign, labels=("dog", "cat"))
     if "{strange}" in words:
         strange_bundle(strange, "cat")
-    filled = [word.format(unfit=unfit, quick=quick, foreign=foreign, strange=strange) for word in words]
+    if "{turned}" in words:
+        make_bundle(turned, labels=("not_cat", "cat"), sharpness=-0.05)
+    paths = {"unfit": unfit, "quick": quick, "foreign": foreign, "strange": strange, "turned": turned}
+    filled = [word.format(**paths) for word in words]
     ports = [] if "--port" in words else ["--port", "0"]
     assert main(["serve", *filled, *ports]) == code
     told = capsys.readouterr()

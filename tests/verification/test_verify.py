@@ -291,6 +291,21 @@ def test_a_baseline_of_another_width_than_the_embedding_fails(
         Classifier(path, "fp32")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_a_number_fails(tiny_bundle: Path, tmp_path: Path, value: float) -> None:
+    """Its logits pass; the first photo that is recorded would be an error otherwise."""
+    import onnx
+
+    model = onnx.load_from_string(bytes(read_bundle(tiny_bundle).members["fp32.onnx"]))
+    node, shape = onnx.helper.make_node("Mul", ["logits", "odd"], ["embedding"]), ["n", 2]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), "odd"))
+    model.graph.node.append(node)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("embedding", models.FLOAT, shape))
+    path = reworked(tiny_bundle, tmp_path / "odd.catflap", model.SerializeToString())
+    (check,) = [check for check in verify(path).checks if not check.passed]
+    assert (check.name, check.value) == ("golden:fp32", "an embedding that is not a number")
+
+
 def test_a_verdict_does_not_vouch_for_bundle_json(drawn_bundle: Exported, tmp_path: Path) -> None:
     """No hash in the file covers it: who changes it changes the sha256 that is printed, and that is all."""
     bundle = read_bundle(drawn_bundle.path)

@@ -25,10 +25,11 @@ def cache_folder(kind: str) -> Path:
 
 def _homeless() -> Path:
     """A temporary folder that nobody else can write into; CatflapError where there can be none."""
-    folder = Path(gettempdir()) / f"catflap-{os.getuid()}"
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):  # the second on Windows, which has no numbers of users
+        user = os.getuid()
+        folder = Path(gettempdir()) / f"catflap-{user}"
         folder.mkdir(0o700, exist_ok=True)
         status = folder.lstat()
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
             return folder
     raise CatflapError("There is no home folder for the cache.", "Let CATFLAP_CACHE name a folder.")

@@ -44,7 +44,12 @@ def load_photo(path: str | os.PathLike[str], frame: Frame) -> bytes:
     return data
 
 
-def check_golden(photos: Sequence[bytes], frame: Frame, logits: int) -> None:
+def check_golden(
+    photos: Sequence[bytes],
+    frame: Frame,
+    logits: int,
+    fix: str = "Name fewer or smaller photos with --golden.",
+) -> None:
     """Raise CatflapError when these photos, each with so many logits, are more than a Bundle may hold.
 
     It is asked before there are frames or answers.
@@ -60,7 +65,7 @@ def check_golden(photos: Sequence[bytes], frame: Frame, logits: int) -> None:
     if size > MAX_BYTES - HEADERS:
         raise CatflapError(
             f"Golden cases and their frames would have {size / 2**20:.1f} MiB, {MAX_BYTES >> 20} at most.",
-            "Name fewer or smaller photos with --golden.",
+            fix,
         )
 
 

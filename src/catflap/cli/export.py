@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catflap.artifacts.schema import is_text
 from catflap.cli.output import emit, listed, progress_bar, refuse_alone, table
-from catflap.errors import need
+from catflap.errors import CatflapError, need
 
 if TYPE_CHECKING:
     from catflap.exporting.budget import Budget
@@ -71,9 +72,16 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `export` and `build` share."""
     variant_arguments(parser)
     parser.add_argument(
-        "--about", default="", metavar="TEXT",
+        "--about", default="", metavar="TEXT", type=_text,
         help="a sentence or two for the card: what the photos are and may be used for",
     )  # fmt: skip
+
+
+def _text(words: str) -> str:
+    """Words that a card can hold; CatflapError for bytes that are not UTF-8."""
+    if not is_text(words):
+        raise CatflapError("--about has bytes that are not UTF-8.", "Write the text in UTF-8.")
+    return words
 
 
 def variant_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from catflap.artifacts.tables import DROPPED, OK, QUARANTINED
 from catflap.curation.decisions import Decision, Decisions
 from catflap.curation.lookup import SETTLED, TWO_LABELS
 from catflap.curation.rows import Rows
+from catflap.data.scanning.copies import FIRST
 
 
 @dataclass
@@ -84,7 +85,10 @@ def _settle(rows: Rows, row: int, copies: list[int], decision: Decision, outcome
 
 
 def _restore(rows: Rows, torn: list[int], decision: Decision, outcome: Outcome) -> None:
-    """A photo whose bytes stand under several labels: one row becomes ok, the others its copies."""
+    """A photo whose bytes stand under several labels: one row becomes ok, the others its copies.
+
+    It is the first of the first stated role, as of copies in a scan, or of those under the label decided on.
+    """
     labels = [rows.label(row) for row in torn]
     if decision.was not in labels:
         outcome.stale.append({"id": decision.id, "was": decision.was, "label": labels[0]})
@@ -94,7 +98,9 @@ def _restore(rows: Rows, torn: list[int], decision: Decision, outcome: Outcome) 
             _drop(rows, row, decision.reason)
         outcome.dropped += 1
         return
-    chosen = torn[labels.index(decision.label)] if decision.label in labels else torn[0]
+    ranks = {role: rank for rank, role in enumerate(FIRST)}
+    roles = [ranks.get(rows.roles[row], len(ranks)) for row in torn]
+    chosen = min(zip(roles, (label != decision.label for label in labels), torn, strict=True))[2]
     others = [row for row in torn if row != chosen]
     rows.status[chosen] = OK
     rows.status[others] = DROPPED

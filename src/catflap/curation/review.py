@@ -25,7 +25,7 @@ from catflap.data.scanning.checks import findings, tally
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 
-RULES = 1  # raised when the same decisions give another Manifest than before
+RULES = 2  # raised when the same decisions give another Manifest than before
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.dataset import Positions
-from catflap.artifacts.tables import OK, PHOTO_ROW, STATUS, iter_table, numbered, with_columns
+from catflap.artifacts.tables import (
+    OK,
+    PHOTO_ROW,
+    QUARANTINED,
+    STATUS,
+    iter_table,
+    leading_bits,
+    numbered,
+    with_columns,
+)
 from catflap.curation.lookup import SETTLED
 from catflap.curation.same_picture import mixed, two_labels
 from catflap.data.duplicates.groups import NEAR, joined
@@ -23,7 +32,7 @@ from catflap.progress import Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("id", "uri", "label", "status", "reason", "phash", "group")
+COLUMNS = ("id", "uri", "label", "status", "reason", "phash", "group", "role", "user_group")
 SOLVED = re.compile(
     rf"near_duplicate_two_labels: (shows what .*) shows under .*?(?=; {SETTLED}|\Z)", re.DOTALL
 )
@@ -31,10 +40,11 @@ SOLVED = re.compile(
 
 @dataclass
 class Rows:
-    """Columns of all photos, (n,) each, and for the decided ones their rows by id, URIs and reasons.
+    """Columns of all photos, (n,) each, and for the decided ones their rows by id, URIs, reasons and roles.
 
-    `labels` are numbers of `names`, `status` is numbered as in artifacts.tables; `restored` are rows that
-    were quarantined for two labels and are ok now.
+    `labels` are numbers of `names`, `status` is numbered as in artifacts.tables; `ids` are the first 64 bits
+    of the sha256, `users` numbers of the groups that the source states, -1 where it states none; `restored`
+    are rows that were quarantined for two labels and are ok now.
     """
 
     names: dict[str, int]
@@ -43,9 +53,12 @@ class Rows:
     groups: Positions
     hashes: Hashes
     hashed: npt.NDArray[np.bool_]
+    ids: Hashes
+    users: npt.NDArray[np.int64]
     of: dict[str, list[int]] = field(default_factory=dict)
     uris: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
+    roles: dict[int, str] = field(default_factory=dict)
     restored: list[int] = field(default_factory=list)
 
     def label(self, row: int) -> str:
@@ -62,8 +75,11 @@ def load_rows(path: Path, total: int, wanted: Set[str]) -> Rows:
         groups=np.zeros(total, np.int64),
         hashes=np.zeros(total, np.uint64),
         hashed=np.zeros(total, bool),
+        ids=np.zeros(total, np.uint64),
+        users=np.zeros(total, np.int64),
     )
     codes = {name: code for code, name in enumerate(STATUS)}
+    users = {"": -1}
     start = 0
     for table in iter_table(path, COLUMNS):
         here = slice(start, start + table.num_rows)
@@ -72,30 +88,43 @@ def load_rows(path: Path, total: int, wanted: Set[str]) -> Rows:
         rows.groups[here] = table["group"].to_numpy()
         rows.hashes[here] = table["phash"].fill_null(0).to_numpy()
         rows.hashed[here] = table["phash"].is_valid().to_numpy()
+        rows.ids[here] = leading_bits(table["id"])[:, 0]
+        rows.users[here] = numbered(table["user_group"], users)
         for place, id in enumerate(table["id"].to_pylist()):
             if id in wanted:
                 rows.of.setdefault(id, []).append(start + place)
                 rows.uris[start + place] = table["uri"][place].as_py()
                 rows.reasons[start + place] = table["reason"][place].as_py()
+                rows.roles[start + place] = table["role"][place].as_py()
         start += table.num_rows
     return rows
 
 
 def join_restored(rows: Rows) -> None:
-    """Give photos that are ok again the groups of what they show; scan did not group them."""
+    """Give photos that are ok again the groups of what they show, and those that the source states of them
+    and of their copies; scan did not group them.
+    """
     if not rows.restored:
         return
-    able = np.flatnonzero((rows.status == OK) & rows.hashed)
+    rows.groups[rows.restored] = rows.restored
+    ok = rows.status == OK
+    able = np.flatnonzero(ok & rows.hashed)
     first, second = [], []
     for row in rows.restored:
-        rows.groups[row] = row
+        joins = _of_same_users(rows, row)
         if rows.hashed[row]:
-            alike = able[_near(rows.hashes[able], rows.hashes[row])]
-            first += [row] * len(alike)
-            second += rows.groups[alike].tolist()
-    ok = rows.status == OK
+            joins = np.append(joins, able[_near(rows.hashes[able], rows.hashes[row])])
+        first += [row] * len(joins)
+        second += rows.groups[joins].tolist()
     root = joined(len(ok), np.array(first, np.int64), np.array(second, np.int64))
     rows.groups[ok] = root[rows.groups[ok]]
+
+
+def _of_same_users(rows: Rows, row: int) -> Positions:
+    """The photos that are ok, themselves or as the copy that was kept, in a stated group of this one's."""
+    users = rows.users[rows.ids == rows.ids[row]]
+    stated = np.isin(rows.users, users[users >= 0]) & (rows.status != QUARANTINED)
+    return np.flatnonzero((rows.status == OK) & np.isin(rows.ids, rows.ids[stated]))
 
 
 def torn_rows(rows: Rows) -> set[int]:

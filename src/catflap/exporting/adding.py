@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.golden import Golden, read_golden
+from catflap.artifacts.golden import Golden, check_golden, read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.export import Judged, all_files, check_roles, exported, source_of, written
 from catflap.exporting.forms import FORMS, Form, as_variant, check_tools, made_elsewhere, tools, untested_of
@@ -80,6 +80,8 @@ def _added(
     check_roles(checkpoint, dataset)
     golden = read_golden(bundle)
     unrun = untested_of(name for name, (_, given) in forms.items() if given is None)
+    rows = len(bundle.labels) * (len(golden.logits) + len(forms) - len(unrun))
+    check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
     source = source_of(checkpoint, dataset, progress)
     judged: dict[str, Judged] = {
         name: written(name, form, source, golden.frames, progress, files, bundle.head["output"]["name"])

@@ -51,12 +51,14 @@ class Opened(Protocol):
 class Source:
     """Where frames come from; `name` is for people and shows no password.
 
-    A `live` source goes on whether we keep up or not; any other waits for us.
+    A `live` source goes on whether we keep up or not; any other waits for us. One that may be `paced` gives
+    as many photos a second as it is told to.
     """
 
     name: str
     live: bool
     open: Callable[[], Opened]
+    paced: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
     limit = frame.max_bytes
     if word == "-":
         waits = stat.S_ISREG(os.fstat(0).st_mode)
-        return Source("stdin", not waits, lambda: _Pipe(0, limit, fps if waits else None))
+        return Source("stdin", not waits, lambda: _Pipe(0, limit, fps if waits else None), paced=waits)
     if re.fullmatch("[0-9]{1,3}", word):
         return Source(f"camera {word}", True, lambda: _captured(int(word), True, timeout))
     if "://" in word:
@@ -47,7 +47,7 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
         if path.is_char_device():
             return Source(word, True, lambda: _captured(word, True, timeout))
         if word and path.is_dir():
-            return Source(word, False, lambda: _Folder(word, limit, fps))
+            return Source(word, False, lambda: _Folder(word, limit, fps), paced=True)
         there = path.is_file()
     except (OSError, ValueError):
         there = False
@@ -70,7 +70,7 @@ def _stream(url: str, limit: int, timeout: float, fps: float) -> Source:
     name = urlunsplit((parts.scheme, host, parts.path, "", ""))
     if address[0].startswith("rtsp"):
         return Source(name, True, lambda: _captured(url, True, timeout))
-    return Source(name, True, lambda: _http(url, limit, timeout, fps))
+    return Source(name, True, lambda: _http(url, limit, timeout, fps), paced=True)
 
 
 def _captured(target: int | str, live: bool, timeout: float) -> Opened:

@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from catflap.errors import CatflapError
 from catflap.live.courier import Courier, Event
-from catflap.live.frames import Shot, Stop, Trouble
+from catflap.live.frames import Shot, Source, Stop, Trouble
 from catflap.live.judge import Judge
 from catflap.live.preview import Preview
 from catflap.live.reader import latest_shots, open_first, waiting_shots
-from catflap.live.settings import WatchSettings
+from catflap.live.settings import LIMITS, WatchSettings
 from catflap.live.sinks import PATIENCE, Album, commands, has_command, webhook
 from catflap.live.sources import find_source
 from catflap.live.tally import Tally
@@ -45,6 +46,7 @@ def watch(
     check_labels(settings.on, classifier.labels)
     patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
     source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)
+    _check_idle(settings, source)
     stop = Stop()
     with ExitStack() as parts, stopped_by_signals(partial(_end, stop)):
         opened = open_first(source)
@@ -69,6 +71,15 @@ def watch(
         parts.callback(shots.close)
         starting.pop_all()  # whoever reads lets go: to close what somebody waits in would wait, too
         return _follow(shots, teller, stop)
+
+
+def _check_idle(settings: WatchSettings, source: Source) -> None:
+    """Raise CatflapError for a setting that is not the default one and does nothing for this source."""
+    idle = [*([] if source.paced else ["fps"]), *([] if source.live else ["max_fps", "still"])]
+    for name in idle:
+        if getattr(settings, name) != getattr(WatchSettings, name):
+            option = LIMITS[name][0]
+            raise CatflapError(f"{option} does nothing for {source.name}.", f"Leave {option} out.")
 
 
 def _follow(shots: Iterable[Shot | Trouble], teller: Teller, stop: Stop) -> Event:

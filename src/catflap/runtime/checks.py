@@ -54,7 +54,7 @@ def check_pixels(bundle: Bundle, golden: Golden) -> Check:
 def check_answers(bundle: Bundle, golden: Golden, variant: Variant, threads: int | None = None) -> Check:
     """The largest difference between a variant's golden logits and those that it gives here.
 
-    Fails, too, when its embeddings are not those that its baseline describes.
+    Fails, too, when its embeddings are not finite, or not those that its baseline describes.
     """
     name = f"golden:{variant.name}"
     expected = golden.logits[variant.name]
@@ -65,5 +65,7 @@ def check_answers(bundle: Bundle, golden: Golden, variant: Variant, threads: int
         return Check(name, False, error.what, variant.tolerance)
     if answers.shape != expected.shape or not np.isfinite(answers).all():
         return Check(name, False, f"answers of the shape {answers.shape}", variant.tolerance)
+    if embeddings is not None and not np.isfinite(embeddings).all():
+        return Check(name, False, "an embedding that is not a number", variant.tolerance)
     worst = float(np.abs(answers - expected).max())
     return Check(name, worst <= variant.tolerance, worst, variant.tolerance)

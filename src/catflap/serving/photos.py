@@ -33,15 +33,13 @@ async def predict(service: Service, call: Call) -> Answer:
     found = service.shelf.find(call.query.get("model"), call.query.get("version"))
     body = await call.read()
     if kind != FORM:
-        served = service.shelf.choose(found)
-        result = (await judge(service, served, [body], call))[0]
+        served, [result] = await judge(service, found, [body], call)
         return answer_json({**_fields(result), **_about(served)}, _status(result))
     # on a thread, for everybody else would wait while a large form is taken apart
     parts = await asyncio.to_thread(read_parts, body, content_type, service.settings.limits.queue)
     if not parts:
         raise Problem(400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg")
-    served = service.shelf.choose(found)
-    results = await judge(service, served, [part.data for part in parts], call)
+    served, results = await judge(service, found, [part.data for part in parts], call)
     lines = [{"path": part.name, **_fields(result)} for part, result in zip(parts, results, strict=True)]
     any_read = any(isinstance(result, Prediction) for result in results)
     return answer_json({"predictions": lines, **_about(served)}, 200 if any_read else 422)

@@ -15,7 +15,7 @@ import numpy as np
 
 from catflap.artifacts.bundle import Variant
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadPhoto
+from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.runtime.engines.model import Embeddings, Logits
 from catflap.runtime.looks import Look, look_of
@@ -109,8 +109,13 @@ def _infer(
     names = (_graph_names(usual)[1], "probabilities", "label", "decision")
     binary = wanted_outputs(request, names)
     tensor = _the_input(read_inputs(request, rest), usual, service.settings.limits.queue)
-    served = service.shelf.choose(_fitting(found, tensor))
-    logits, signs = _judged(service, served, tensor, until)
+    fitting = _fitting(found, tensor)
+    served = service.shelf.choose(fitting)
+    try:
+        logits, signs = _judged(service, served, tensor, until)
+    except CatflapError:
+        service.shelf.give_back(fitting, served)
+        raise
     rows = served.classifier.probabilities(logits)
     predict = served.classifier.predict
     predictions = [predict(row, perf_counter(), *of) for row, of in zip(rows, signs, strict=True)]

@@ -61,14 +61,20 @@ def close_service(service: Service) -> None:
 
 
 async def judge(
-    service: Service, served: Served, photos: list[bytes], call: Call
-) -> list[Prediction | BadPhoto]:
-    """A Prediction for the bytes of each photo, or the BadPhoto that says why there is none."""
+    service: Service, found: list[Served], photos: list[bytes], call: Call
+) -> tuple[Served, list[Prediction | BadPhoto]]:
+    """Who of them judged, and its Prediction for the bytes of each photo, or why there is none."""
     until = monotonic() + service.settings.limits.deadline
-    jobs = [partial(judge_one, service, served, photo) for photo in photos]
-    results = await service.workers.run(jobs, until, call.gone)
+    served = service.shelf.choose(found)
+    results: list[Prediction | BadPhoto] = []
+    try:
+        jobs = [partial(judge_one, service, served, photo) for photo in photos]
+        results = await service.workers.run(jobs, until, call.gone)
+    finally:
+        if not any(isinstance(result, Prediction) for result in results):
+            service.shelf.give_back(found, served)
     compare(service, served, photos, results)
-    return results
+    return served, results
 
 
 def compare(

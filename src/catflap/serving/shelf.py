@@ -58,7 +58,8 @@ class Shelf:
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._asked = 0
+        self._asked = 0  # turns, and those of them that were the canary's
+        self._heard = 0
         self._lock = Lock()
         self._places = [self._place(path, "served") for path in settings.bundles]
         names = [place.served.name for place in self._places]
@@ -105,8 +106,21 @@ class Shelf:
         return fitting
 
     def choose(self, found: Sequence[Served]) -> Served:
-        """The one of them that judges the photos which are here now: each call is a turn of the canary's."""
-        return found[-1] if len(found) > 1 and self._is_canary_due() else found[0]
+        """The one of them that judges the photos which are here now: the canary its share, evenly spread."""
+        if not self._is_shared(found):
+            return found[0]
+        with self._lock:
+            self._asked += 1
+            is_due = int(self._asked * self._settings.share) > self._heard
+            self._heard += is_due
+        return found[-1] if is_due else found[0]
+
+    def give_back(self, found: Sequence[Served], served: Served) -> None:
+        """Count no turn for one that was chosen and judged nothing: the canary's share is of the others."""
+        if self._is_shared(found):
+            with self._lock:
+                self._asked -= 1
+                self._heard -= served is found[-1]
 
     def refresh(self, note: Callable[[str], None]) -> None:
         """Load every file that was replaced; where the new one is not fit, the old one stays."""
@@ -143,14 +157,9 @@ class Shelf:
     def _all(self) -> list[_Place]:
         return [*self._places, *([self._rival] if self._rival else [])]
 
-    def _is_canary_due(self) -> bool:
-        """True for the canary's share of the calls, spread evenly."""
-        if self._settings.canary is None:
-            return False
-        with self._lock:
-            self._asked += 1
-            asked, share = self._asked, self._settings.share
-        return int(asked * share) > int((asked - 1) * share)
+    def _is_shared(self, found: Sequence[Served]) -> bool:
+        """Whether a canary is the last of them."""
+        return len(found) > 1 and self._settings.canary is not None
 
     def _place(self, path: BundlePath, role: str, name: str | None = None) -> _Place:
         served, where, stamp = _load(path, self._settings)
@@ -205,10 +214,12 @@ def _notice(served: Served) -> str:
 
 
 def _same_labels(old: Served, new: Served) -> None:
-    if set(old.classifier.labels) != set(new.classifier.labels):
+    """Raise Refused where clients, who know a probability by its place, would take it for another label's."""
+    ours, theirs = old.classifier.labels, new.classifier.labels
+    if ours != theirs:
+        order = " in this order" if set(ours) == set(theirs) else ""
         raise Refused(
-            f"It decides between {', '.join(new.classifier.labels[:9])}, "
-            f"{old.name} between {', '.join(old.classifier.labels[:9])}.",
+            f"It decides between {', '.join(theirs[:9])}{order}, {old.name} between {', '.join(ours[:9])}.",
             "Start the server again with it.",
         )
 
