@@ -83,9 +83,10 @@ def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
         assert summary["outages"] == 0
 
 
-def test_the_same_photo_again_and_again_is_frozen(red: Path) -> None:
+@pytest.mark.parametrize("bad", ["", "503"])
+def test_the_same_photo_again_and_again_is_frozen(red: Path, bad: str) -> None:
     with camera() as source:
-        source.single, source.mode, source.hung = "sized", "red", True
+        source.single, source.mode, source.hung, source.bad = "sized", "red", True, bad
         with watching(red, source.url, *QUICK, "--still", "1") as watcher:
             assert "same picture for 1 s" in watcher.await_event("frozen")["why"]
             assert watcher.stop() == 0

@@ -141,6 +141,7 @@ class _HttpJpegs:
         self._limit = limit
         self._again = again
         self._due = monotonic() + (again.pause if again else 0.0)
+        self._last = b""  # the JPEG that came last
         self._good: float | None = None  # when a photo last came; None as long as it may be a stream
         self._begin(response)
         self._ready = self._splitter.feed(first)
@@ -155,8 +156,8 @@ class _HttpJpegs:
                 raise
             self._found = 1  # the next read asks again
             self.close()
-            return Picture(partial(_no_photo, str(error)))
-        jpeg = self._ready.pop(0)
+            return Picture(partial(_no_photo, str(error)), raw=self._last)  # nothing new
+        jpeg = self._last = self._ready.pop(0)
         self._good = self._good and monotonic()
         return Picture(lambda: jpeg, raw=jpeg)
 
