@@ -37,6 +37,17 @@ def test_a_label_without_photos_is_found(tmp_path: Path) -> None:
     assert checks(source)["empty_label"]["labels"] == ["bird"]
 
 
+def test_folders_that_count_as_one_label_are_found(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos" / "animals", 5)
+    source = class_folders(tmp_path / "photos", 5, ("plants", "stones")).rename(tmp_path / "nested")
+    (source / "stones").rename(source / "plants" / "stones")
+    (source / "plants" / "notes").mkdir()
+    (source / "plants" / "notes" / "about.txt").touch()
+    found = checks(source)["merged_folders"]
+    assert found["folders"] == {"animals": ["cat", "dog"]}, "one folder, or one without photos, is none"
+    assert "'animals' ('cat', 'dog') count as one label" in found["what"]
+
+
 @pytest.mark.parametrize("clue", ["format", "size", "mode", "weight"])
 def test_a_shortcut_is_found(clue: str, tmp_path: Path) -> None:
     source = class_folders(tmp_path / "photos", 0)

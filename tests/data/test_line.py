@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from catflap.artifacts.dataset import ROLES, load_dataset
+from catflap.artifacts.folder import check_place
 from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
@@ -32,6 +33,17 @@ def test_the_line_keeps_every_photo_and_every_byte(tmp_path: Path) -> None:
     assert dataset.labels == ("cat", "dog")
     stored = [photos[i] for photos in map(dataset.photos, ROLES) for i in range(len(photos))]
     assert sorted(stored) == sorted(path.read_bytes() for path in source.glob("*/*.jpg"))
+
+
+def test_an_output_inside_its_input_is_refused_before_any_work(tmp_path: Path) -> None:
+    manifest = scan(class_folders(tmp_path / "photos"), tmp_path / "m", workers=1)
+    before = tree(tmp_path / "m")
+    with pytest.raises(CatflapError, match=r"d would lie inside .*m, which Catflap made"):
+        prepare(manifest, tmp_path / "m" / "d")
+    assert tree(tmp_path / "m") == before
+    with pytest.raises(CatflapError, match="would lie inside"):
+        check_place(tmp_path / "m" / "cat.catflap")
+    scan(tmp_path / "photos", tmp_path / "photos" / "m", workers=1)
 
 
 def test_near_duplicates_share_a_role(tmp_path: Path) -> None:

@@ -106,8 +106,15 @@ def listed(photos: Path, path: Path) -> Path:
     return path
 
 
-def described(photos: Path, folder: Path) -> Path:
-    """Hugging Face's layout: photos and metadata.csv in a folder of their own for each split."""
+def spread(photos: Path, path: Path, mark: str = ";") -> Path:
+    """A list as a spreadsheet writes it where numbers have commas, or with tabs; with a byte order mark."""
+    lines = [f"{file}{mark}{file.parent.name}" for file in sorted(photos.glob("*/*.jpg"))]
+    path.write_text("\r\n".join([f"Image_Path{mark}class", *lines]), "utf-8-sig")
+    return path
+
+
+def described(photos: Path, folder: Path, jsonl: bool = False) -> Path:
+    """Hugging Face's layout: photos and their metadata in a folder of their own for each split."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
         with open(folder / split / "metadata.csv", "w", newline="") as file:
@@ -118,6 +125,10 @@ def described(photos: Path, folder: Path) -> Path:
                     name = f"{photo.parent.name}-{photo.name}"
                     (folder / split / name).write_bytes(photo.read_bytes())
                     table.writerow([name, photo.parent.name])
+        if jsonl:
+            named = list(csv.DictReader((folder / split / "metadata.csv").read_text().splitlines()))
+            (folder / split / "metadata.csv").unlink()
+            (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, named)))
     return folder
 
 
@@ -131,7 +142,10 @@ KINDS: dict[str, Callable[[Path, Path], Path | str]] = {
     "csv": lambda photos, root: listed(photos, root / "photos.csv"),
     "tsv": lambda photos, root: listed(photos, root / "photos.tsv"),
     "parquet": lambda photos, root: listed(photos, root / "photos.parquet"),
+    "csv with semicolons": lambda photos, root: spread(photos, root / "photos.csv"),
+    "csv with tabs": lambda photos, root: spread(photos, root / "photos.csv", "\t"),
     "metadata": lambda photos, root: described(photos, root / "described"),
+    "metadata in JSON Lines": lambda photos, root: described(photos, root / "described", jsonl=True),
     "address": lambda photos, root: photos.as_uri(),
     "tar at an address": lambda photos, root: tarred(photos, root / "photos.tar").as_uri(),
     "zip at an address": lambda photos, root: zipped(photos, root / "photos.zip").as_uri(),
@@ -240,6 +254,24 @@ def test_a_list_without_the_column_says_which_it_has(numbered_list: Path, tmp_pa
     with pytest.raises(CatflapError, match=r"no column label.*kind") as error:
         scan(numbered_list, tmp_path / "m", workers=1)
     assert "--label-column" in error.value.fix
+
+
+def test_a_list_that_is_utf_16_says_so(photos: Path, tmp_path: Path) -> None:
+    path = listed(photos, tmp_path / "list.csv")
+    path.write_text(path.read_text(), "utf-16")
+    with pytest.raises(CatflapError, match="UTF-16, not UTF-8") as error:
+        scan(path, tmp_path / "m", workers=1)
+    assert "UTF-8" in error.value.fix
+
+
+def test_a_folder_of_parquet_files_that_hold_the_photos_says_so(photos: Path, tmp_path: Path) -> None:
+    """As data sets of Hugging Face lie on disk."""
+    table = pa.table({"image": [{"bytes": b"x", "path": "a"}] * 2, "label": [0, 1]})
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "README.md").touch()
+    pyarrow.parquet.write_table(table, tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    with pytest.raises(CatflapError, match=r"Parquet file .*train-00000.* holds the photos themselves"):
+        scan(tmp_path / "set", tmp_path / "m", workers=1)
 
 
 @pytest.mark.parametrize("kind", ["folders", "zip", "tar", "shards", "address"])

@@ -48,7 +48,8 @@ class Camera:
     """A stream over HTTP; `mode` is a colour, "frozen" or "gone"; every 20th frame may `flash`.
 
     Its frames carry their number in a comment, so that no two are the same; with `hung` they do not.
-    `single` answers with one of them, and says with "sized" how long it is.
+    `single` answers with one of them, and says with "sized" how long it is; `bad` makes every fourth such
+    answer one that is cut in "half", "busy" (a page) or a "503"; `kind` is their Content-Type.
     """
 
     def __init__(self, fps: float = 30.0) -> None:
@@ -57,6 +58,8 @@ class Camera:
         self.hung = False
         self.challenge = ""
         self.single = ""
+        self.bad = ""
+        self.kind = "image/jpeg"
         self.sent = 0
         self.visits = 0
         self.asked: list[str | None] = []
@@ -74,13 +77,15 @@ class Camera:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                if camera.mode == "gone":
+                bad = camera.bad if camera.visits % 4 == 0 else ""
+                if camera.mode == "gone" or bad == "503":
                     self.send_error(503)
                     return
                 self.send_response(200)
                 if camera.single:
-                    data = camera.frame()
-                    self.send_header("Content-Type", "image/jpeg")
+                    data = b"<html>busy</html>" if bad == "busy" else camera.frame()
+                    data = data[: len(data) // 2] if bad == "half" else data
+                    self.send_header("Content-Type", "text/html" if bad == "busy" else camera.kind)
                     if camera.single == "sized":
                         self.send_header("Content-Length", str(len(data)))
                     self.end_headers()

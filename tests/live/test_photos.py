@@ -8,10 +8,10 @@ from time import monotonic
 
 import pytest
 
-from catflap.image import Frame
+from catflap.image import Frame, encode
 from catflap.live.frames import Lost
 from catflap.live.sources import find_source
-from tests.live.cameras import Camera, camera, jpeg, watching
+from tests.live.cameras import Camera, camera, flat, jpeg, watching
 
 QUICK = ("--fps", "20", "--dwell", "0.1", "--memory", "0.1")
 
@@ -36,6 +36,41 @@ def test_its_photos_are_judged_it_vanishes_and_comes_back(red: Path, single: str
         assert watcher.stderr == ""
 
 
+@pytest.mark.parametrize("bad", ["half", "busy", "503"])
+def test_one_bad_photo_is_unreadable_and_opens_no_door(red: Path, tmp_path: Path, bad: str) -> None:
+    door = tmp_path / "door"
+    with camera() as source:
+        source.single, source.mode, source.bad = "sized", "red", bad
+        with watching(red, source.url, *QUICK, "--on", "unsure", f"touch {door}") as watcher:
+            watcher.await_event("decision", decision="cat")
+            for _ in range(3):
+                assert "gave no photo" in watcher.await_event("unreadable")["what"]
+            assert not door.exists()
+            assert watcher.stop() == 0
+            summary = watcher.await_event("ended")
+        assert summary["outages"] == 0
+        assert summary["decisions"] == 2, "cat, and unsure at the end"
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "image/pjpeg", "text/plain"])
+def test_a_photo_is_known_by_its_first_bytes(red: Path, kind: str) -> None:
+    with camera() as source:
+        source.single, source.mode, source.kind = "sized", "red", kind
+        with watching(red, source.url, *QUICK) as watcher:
+            watcher.await_event("decision", decision="cat")
+            assert watcher.stop() == 0
+            assert watcher.await_event("ended")["outages"] == 0
+
+
+def test_a_photo_that_is_no_jpeg_is_refused_at_the_start(red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with camera() as source:
+        source.single, source.kind = "sized", "image/png"
+        monkeypatch.setattr(Camera, "frame", lambda _: encode(flat("red"), "PNG"))
+        with watching(red, source.url) as watcher:
+            assert watcher.end() == 2
+        assert "image/png" in str(watcher.events)
+
+
 def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
     with camera() as source:
         source.single, source.mode = "sized", "red"
@@ -48,9 +83,10 @@ def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
         assert summary["outages"] == 0
 
 
-def test_the_same_photo_again_and_again_is_frozen(red: Path) -> None:
+@pytest.mark.parametrize("bad", ["", "503"])
+def test_the_same_photo_again_and_again_is_frozen(red: Path, bad: str) -> None:
     with camera() as source:
-        source.single, source.mode, source.hung = "sized", "red", True
+        source.single, source.mode, source.hung, source.bad = "sized", "red", True, bad
         with watching(red, source.url, *QUICK, "--still", "1") as watcher:
             assert "same picture for 1 s" in watcher.await_event("frozen")["why"]
             assert watcher.stop() == 0

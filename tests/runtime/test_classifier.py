@@ -87,9 +87,16 @@ def test_a_prior_that_cannot_be_is_refused(stated: object) -> None:
         field_prior(stated, {"a": 0.5, "b": 0.3, "c": 0.2})  # type: ignore[arg-type]
 
 
+def test_a_prior_names_a_label_whatever_blanks_are_around_it() -> None:
+    trained = {" a ": 0.5, "b": 0.5}
+    for stated in ({"a": 0.2}, {" a ": 0.2}, {"a ": 0.2, " b": 0.8}):
+        assert field_prior(stated, trained).tolist() == [0.2, 0.8]
+
+
 def test_a_prior_is_read_as_people_write_it() -> None:
     assert parse_prior(["cat=0.001", " dog =0.2,bird=0.1"]) == {"cat": 0.001, "dog": 0.2, "bird": 0.1}
     assert parse_prior(["a=b=0.5"]) == {"a=b": 0.5}
+    assert parse_prior(["Müller, brown=0.3", "dog=0.2"]) == {"Müller, brown": 0.3, "dog": 0.2}
     assert parse_prior([]) is None
     for bad in ("cat", "cat=", "cat=much", ""):
         with pytest.raises(CatflapError, match="LABEL=SHARE"):

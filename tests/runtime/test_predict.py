@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -45,6 +48,20 @@ def test_one_path_alone_is_one_path(classifier: Classifier, tmp_path: Path) -> N
     path = photo(tmp_path / "a.png")
     assert [found for found, _ in predict(classifier, str(path))] == [str(path)]
     assert [found for found, _ in predict(classifier, path)] == [str(path)]
+
+
+def test_what_is_for_watch_or_has_no_name_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "clip.MP4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(5000))
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    names = ["-", "http://camera/shot.jpg", str(tmp_path / "pipe"), str(tmp_path / "clip.MP4")]
+    command = [Path(sys.executable).with_name("catflap"), "predict", tiny_bundle, "--json"]
+    answer = subprocess.run([*command, *names, str(tmp_path / "bad.jpg"), ""], capture_output=True)
+    assert answer.returncode == 1
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [line["path"] for line in lines] == [*names, str(tmp_path / "bad.jpg"), ""]
+    assert ["catflap watch" in line["error"]["fix"] for line in lines] == [True] * 4 + [False] * 2
+    assert lines[-1]["error"]["what"] == "The name of a photo is empty."
 
 
 def _raised(path: str) -> str:

@@ -132,10 +132,12 @@ def replaced(target: Path) -> Iterator[Path]:
 def refuse_foreign(target: Path, marker: str) -> None:
     """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind.
 
-    And when it is a mount point, or holds a file that no such artefact has, for that would be lost.
+    And when it is a mount point, or holds a file that no such artefact has, for that would be lost; and when
+    it lies inside an artefact.
     """
     if not target.name:
         raise CatflapError(f"{target} is no name for a folder to be made.", "Choose another output name.")
+    _refuse_inside(target)
     if not os.path.lexists(target):
         return
     if os.path.ismount(target):  # which cannot be renamed
@@ -148,6 +150,16 @@ def refuse_foreign(target: Path, marker: str) -> None:
         )
     if marker in OURS:
         _refuse_strangers(target, (marker,), OURS[marker])
+
+
+def _refuse_inside(target: Path) -> None:
+    """Raise when the target lies inside an artefact, which then could not be made anew without losing it."""
+    for folder in target.absolute().parents:
+        if _is_artefact(folder):
+            raise CatflapError(
+                f"{target.name} would lie inside {folder}, which Catflap made.",
+                "Choose another output name, beside it.",
+            )
 
 
 def is_ours(folder: str | Path) -> bool:
@@ -211,8 +223,9 @@ def _files(folder: Path) -> list[str]:
 def check_place(target: Path) -> None:
     """Raise CatflapError when nothing can be written beside a target: before any work is done.
 
-    Its parents are made; a link is followed.
+    Its parents are made; a link is followed. A place inside an artefact is refused, too.
     """
+    _refuse_inside(target)
     try:
         place = target.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)

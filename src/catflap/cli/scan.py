@@ -15,7 +15,8 @@ EXAMPLE = "catflap scan PHOTOS -o photos.manifest"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to read, where to write, and where to run."""
     sources = (
-        "class folders, a CSV or Parquet list, a .zip or .tar, WebDataset shards, or the address of a store"
+        "class folders, a CSV, JSON Lines or Parquet list, a .zip or .tar, WebDataset shards, or the address "
+        "of a store"
     )
     parser.add_argument("source", metavar="PHOTOS", help=sources)
     parser.add_argument("-o", "--out", metavar="MANIFEST", type=Path, required=True, help="folder to write")

@@ -91,6 +91,7 @@ def _fields(manifest: Manifest, said: Decisions, path: Path, torn: int) -> dict[
     earlier = {check["check"]: check for check in manifest.checks}
     cut = earlier.get("cut_chains", {}).get("chains", 0)
     empty = earlier.get("empty_label", {}).get("labels", [])
+    merged = earlier.get("merged_folders", {}).get("folders", {})
     gone = [label for label in manifest.labels if not counts.labels[label]]
     copies = [counts.remarks[name] for name in ("near_duplicate", "near_duplicate_two_labels")]
     return {
@@ -103,7 +104,7 @@ def _fields(manifest: Manifest, said: Decisions, path: Path, torn: int) -> dict[
         "labels": dict(sorted(counts.labels.items())),
         "reasons": dict(sorted(counts.reasons.items())),
         "remarks": dict(sorted(counts.remarks.items())),
-        "checks": findings(counts, sorted({*empty, *gone}), torn, cut),
+        "checks": findings(counts, sorted({*empty, *gone}), torn, cut, merged),
         "sha256": manifest_digest(iter_table(path, DIGESTED)),
         "made_from": digest([RULES, manifest.sha256, manifest.made_from, said.sha256]),
         "ancestors": {"manifest": manifest.sha256, "decisions": said.sha256},

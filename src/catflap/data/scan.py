@@ -116,6 +116,11 @@ class _Listed:
     def rules(self) -> str:
         return digest([RULES, self._settings, versions()])
 
+    def merged(self) -> dict[str, list[str]]:
+        """The labels of class folders in which two folders or more hold photos, with some of their names."""
+        found = {label: sorted(inner)[:10] for label, inner in self._listing.nested.items()}
+        return {label: names for label, names in found.items() if names[1:] and label not in self.left_out}
+
     def empty(self) -> list[str]:
         known = {self._mapping.get(label, label) for label in self._listing.labels}
         return sorted(label for label in known if label and label not in self.labels)
@@ -153,7 +158,7 @@ def _fields(source: str | Path, table: Path, parts: Parts, listed: _Listed, copi
         "reasons": dict(sorted(counts.reasons.items())),
         "remarks": dict(sorted(counts.remarks.items())),
         "left_out": dict(sorted(listed.left_out.items())),
-        "checks": findings(counts, listed.empty(), copies.two_labels, copies.cut_chains),
+        "checks": findings(counts, listed.empty(), copies.two_labels, copies.cut_chains, listed.merged()),
         "sha256": manifest_digest(iter_table(table, DIGESTED)),
         "made_from": parts.made_from,
         "versions": versions(),

@@ -7,16 +7,18 @@ import re
 import stat
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, read_file
 from catflap.live.frames import Lost, Opened, Picture, Source
-from catflap.live.mjpeg import Splitter
+from catflap.live.mjpeg import START, Splitter
 from catflap.runtime.predict import SUFFIXES, list_photos
 
 CHUNK = 1 << 16
@@ -32,7 +34,7 @@ def find_source(word: str, frame: Frame, *, timeout: float, fps: float) -> Sourc
 
     `timeout` is how many seconds a stream may give nothing. Photos of a folder, and JPEGs of a file on
     stdin, have no clock: `fps` says how many make a second. An address that gives one photo is asked for it
-    again, at most `fps` times a second.
+    again, at most `fps` times a second; for half of `timeout` it may give none.
     """
     limit = frame.max_bytes
     if word == "-":
@@ -101,40 +103,62 @@ def _http(url: str, limit: int, timeout: float, fps: float) -> Opened:
     kind = response.headers.get_content_type()
     if kind in STREAMS:
         return _HttpJpegs(response, limit)
-    if kind in PHOTOS:
-        return _HttpJpegs(response, limit, ask, 1 / fps)
+    first = b"" if kind in PHOTOS else _read(response.read, len(START))
+    if kind in PHOTOS or first == START:
+        return _HttpJpegs(response, limit, first, _Again(ask, 1 / fps, timeout / 2))
     response.close()
+    if kind.startswith("image/"):
+        raise CatflapError(f"The address gives a photo of the kind {kind}.", "Let the camera give JPEGs.")
     return _captured(url, True, timeout)
 
 
-class _HttpJpegs:
-    """JPEGs of an HTTP response that does not end.
+def _read(read: Callable[[int], bytes], count: int) -> bytes:
+    try:
+        return read(count)
+    except (OSError, HTTPException, ValueError) as error:
+        raise Lost(f"the stream broke: {error or type(error).__name__}") from error
 
-    With `ask`, a response that ends after one JPEG is a photo: it is asked for again, every `pause` seconds.
+
+@dataclass(frozen=True)
+class _Again:
+    """How one photo is asked for again: every `pause` seconds, for `patience` seconds also in vain."""
+
+    ask: Callable[[], Response]
+    pause: float
+    patience: float
+
+
+class _HttpJpegs:
+    """JPEGs of an HTTP response that does not end, whose `first` bytes were read.
+
+    With `again`, a response that ends after one JPEG is a photo, which is asked for again. One bad answer
+    is then a photo that cannot be read, not the loss of the camera.
     """
 
     def __init__(
-        self, response: Response, limit: int, ask: Callable[[], Response] | None = None, pause: float = 0.0
+        self, response: Response, limit: int, first: bytes = b"", again: _Again | None = None
     ) -> None:
         self._limit = limit
-        self._ask = ask
-        self._pause = pause
-        self._due = monotonic() + pause
-        self._ready: list[bytes] = []
+        self._again = again
+        self._due = monotonic() + (again.pause if again else 0.0)
+        self._last = b""  # the JPEG that came last
+        self._good: float | None = None  # when a photo last came; None as long as it may be a stream
         self._begin(response)
+        self._ready = self._splitter.feed(first)
 
     def read(self) -> Picture:
-        """The next JPEG."""
-        while not self._ready:
-            try:
-                chunk = self._response.read1(CHUNK)
-            except (OSError, HTTPException, ValueError) as error:
-                raise Lost(f"the stream broke: {error or type(error).__name__}") from error
-            if not chunk:
-                self._ask_again()
-            self._ready = self._splitter.feed(chunk)
-            self._found += len(self._ready)
-        jpeg = self._ready.pop(0)
+        """The next JPEG, or a Picture without one."""
+        try:
+            while not self._ready:
+                self._read_on()
+        except Lost as error:
+            if self._again is None or self._good is None or monotonic() - self._good >= self._again.patience:
+                raise
+            self._found = 1  # the next read asks again
+            self.close()
+            return Picture(partial(_no_photo, str(error)), raw=self._last)  # nothing new
+        jpeg = self._last = self._ready.pop(0)
+        self._good = self._good and monotonic()
         return Picture(lambda: jpeg, raw=jpeg)
 
     def close(self) -> None:
@@ -146,13 +170,23 @@ class _HttpJpegs:
         self._splitter = Splitter(self._limit)
         self._found = 0  # JPEGs in this response
 
-    def _ask_again(self) -> None:
-        if self._ask is None or self._found != 1:
-            raise Lost("the stream ended")
+    def _read_on(self) -> None:
+        chunk = _read(self._response.read1, CHUNK)
+        if chunk:
+            self._ready = self._splitter.feed(chunk)
+            self._found += len(self._ready)
+            return
+        if self._again is None or self._found != 1:
+            raise Lost("the stream ended" if self._good is None else "the answer holds no JPEG")
         self.close()
+        self._good = self._good or monotonic()
         sleep(max(0.0, self._due - monotonic()))
-        self._due = monotonic() + self._pause
-        self._begin(self._ask())
+        self._due = monotonic() + self._again.pause
+        self._begin(self._again.ask())
+
+
+def _no_photo(why: str) -> NoReturn:
+    raise BadPhoto("unreadable", f"The camera gave no photo: {why}.", "Ask it less often: a lower --fps.")
 
 
 class _Pipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from numbers import Real
 from time import perf_counter
 
@@ -128,9 +129,13 @@ class Classifier:
 
 
 def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:
-    """The shares that a person wrote as LABEL=SHARE, one or several in an entry, split by commas."""
+    """The shares that a person wrote as LABEL=SHARE, one or several in an entry, split by commas.
+
+    An entry with one "=" is one share: a comma in it belongs to its label.
+    """
     shares: dict[str, float] = {}
-    for entry in ",".join(stated).split(",") if stated else []:
+    entries = [[entry] if entry.count("=") == 1 else entry.split(",") for entry in stated]
+    for entry in chain.from_iterable(entries):
         label, _, share = entry.rpartition("=")
         if label.strip() in shares:
             raise CatflapError(f"The prior names {label.strip()!r} twice.", "Give each label one share.")
@@ -145,6 +150,9 @@ def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:
 
 def field_prior(stated: Mapping[str, float], trained: Mapping[str, float]) -> Probabilities:
     """The whole prior, shape (labels,) in the order of `trained`, from the shares stated for some labels."""
+    if isinstance(stated, Mapping):  # no two labels differ by blanks only
+        names = {label.strip(): label for label in trained}
+        stated = {names.get(str(label).strip(), label): share for label, share in stated.items()}
     fits = isinstance(stated, Mapping) and set(stated) <= set(trained)
     fits = fits and all(isinstance(share, Real) and 0 < share < 1 for share in stated.values())
     if not fits or (total := float(sum(stated.values()))) > 1 + 1e-9:

@@ -19,6 +19,8 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".heic", ".heif",
 )  # fmt: skip
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mjpeg", ".mjpg")
+WATCHED = "Use catflap watch for a video, an address, or JPEGs on stdin (-)."
 
 
 def predict(
@@ -36,7 +38,7 @@ def predict(
             try:
                 yield photo, fault or _answer(classifier, photo, recorder)
             except BadPhoto as error:
-                yield photo, error
+                yield photo, BadPhoto(error.reason, error.what, WATCHED) if _is_watched(photo) else error
 
 
 def _answer(classifier: Classifier, path: str, recorder: Recorder | None) -> Prediction:
@@ -48,8 +50,20 @@ def _answer(classifier: Classifier, path: str, recorder: Recorder | None) -> Pre
     return prediction
 
 
+def _is_watched(path: str) -> bool:
+    """Whether a path that is no photo names what the verb `watch` takes."""
+    try:
+        is_pipe = path == "-" or "://" in path or Path(path).is_fifo()
+    except ValueError:
+        return False
+    return is_pipe or path.lower().endswith(VIDEOS)
+
+
 def list_photos(path: str) -> Iterator[tuple[str, BadPhoto | None]]:
     """The path itself, or the photos under the folder that it names, with what is wrong with folders."""
+    if not path:  # an unset variable of a shell; for Path it would be the folder one is in
+        yield path, BadPhoto("unreadable", "The name of a photo is empty.", "Name a photo or a folder.")
+        return
     if not Path(path).is_dir():
         yield path, None
         return

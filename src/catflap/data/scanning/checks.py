@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from catflap.artifacts.tables import iter_table
 IMBALANCE = 10  # photos of the largest label for one of the smallest
 GIVEN_AWAY = 0.25  # of the errors that guessing the largest label makes
 COMMON = 20  # photos; a rarer size proves nothing
+NAMED = 5  # folders that a finding names
 COLUMNS = ("label", "status", "reason", "format", "mode", "width", "height", "bytes", "group", "role")
 CLUES = {
     "format": "The file format",
@@ -61,12 +63,20 @@ def tally(path: Path) -> Tally:
     return counts
 
 
-def findings(counts: Tally, empty_labels: list[str], two_labels: int, cut: int) -> list[dict[str, Any]]:
+def findings(
+    counts: Tally, empty_labels: list[str], two_labels: int, cut: int, merged: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     """What a person should know before learning from these photos, {"check", "what", ...} each."""
     found: list[dict[str, Any]] = []
     if empty_labels:
         names = ", ".join(map(repr, empty_labels[:10]))
         found.append(_finding("empty_label", f"No photos under {names}.", labels=empty_labels))
+    if merged:
+        label, inner = next(iter(merged.items()))
+        names = ", ".join(map(repr, inner[:NAMED])) + ", …" * (len(inner) > NAMED)
+        more = f", and so do those in {len(merged) - 1} more" if len(merged) > 1 else ""
+        what = f"The folders in {label!r} ({names}) count as one label{more}."
+        found.append(_finding("merged_folders", what, folders=merged))
     least, most = min(counts.labels.values(), default=0), max(counts.labels.values(), default=0)
     if least and most >= IMBALANCE * least:
         name = min(counts.labels, key=lambda label: counts.labels[label])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from catflap.artifacts.folder import is_ours
@@ -37,7 +37,8 @@ def list_folders(root: Path) -> Listing:
     if tops and all(top.name.lower() in ROLE_NAMES for top in tops):
         classes = [(ROLE_NAMES[top.name.lower()], label) for top in tops for label in child_folders(top.path)]
     labels = sorted({printable(label.name) for _, label in classes})
-    return Listing(_photos(folder, classes), labels)
+    nested: dict[str, set[str]] = {label: set() for label in labels}
+    return Listing(_photos(folder, classes, nested), labels, nested)
 
 
 def child_folders(folder: str) -> list[Entry]:
@@ -52,14 +53,20 @@ def child_folders(folder: str) -> list[Entry]:
     return sorted(found, key=lambda entry: os.fsencode(entry.name))
 
 
-def _photos(root: str, classes: list[tuple[str, Entry]]) -> Iterator[Reference]:
+def _photos(
+    root: str, classes: list[tuple[str, Entry]], nested: Mapping[str, set[str]]
+) -> Iterator[Reference]:
     for name in _names(root):
         path = Path(root, name)
         if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
             yield reference(printable(str(path)), "", fault="no_label")
     above = tuple(_identity(folder) for folder in (Path(root).resolve(), *Path(root).resolve().parents))
     for role, folder in classes:
-        for found in _walk(folder.path, printable(folder.name), above):
+        label, start = printable(folder.name), len(printable(folder.path)) + 1
+        for found in _walk(folder.path, label, above):
+            inner, is_nested, inner_path = found["uri"][start:].partition("/")
+            if is_nested and Path(inner_path).suffix.lower() in PHOTO_SUFFIXES:
+                nested[label].add(inner)
             yield {**found, "role": role}
 
 

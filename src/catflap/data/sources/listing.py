@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -55,10 +55,14 @@ Reference: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Listing:
-    """References in the order of their URIs, and the label names that may have no photos."""
+    """References in the order of their URIs, and the label names that may have no photos.
+
+    `nested` names the folders in the folder of each label, as far as the references were read.
+    """
 
     references: Iterable[Reference]
     labels: Sequence[str] = ()
+    nested: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def reference(uri: str, label: str, **known: Any) -> Reference:

@@ -1,15 +1,19 @@
-"""Lists: a CSV, TSV or Parquet file with a path and a label a row; Hugging Face's metadata files too."""
+"""Lists: a CSV, TSV, JSON Lines or Parquet file, a photo a row; Hugging Face's metadata files too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from catflap.data.sources.folders import child_folders
@@ -17,14 +21,18 @@ from catflap.data.sources.listing import ROLE_NAMES, Listing, Reference, printab
 from catflap.data.sources.stores import is_url
 from catflap.errors import CatflapError, why
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
-METADATA = ("metadata.csv", "metadata.parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+SOME = 20  # files of a folder
 USUAL = {
-    "path": ("path", "file_name", "filename", "file", "filepath", "image", "uri", "url"),
+    "path": (
+        "path", "file_name", "filename", "file", "filepath", "image", "uri", "url",
+        "image_path", "filenames", "img",
+    ),
     "label": ("label", "class", "category", "target", "labels"),
     "group": ("group", "group_id"),
     "role": ("role", "split"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,23 @@ def list_metadata(root: Path, columns: Columns) -> Listing | None:
         if file
         for row in _references(file, columns, ROLE_NAMES[split.name.lower()])
     )
+
+
+def refuse_embedded(folders: Sequence[str]) -> None:
+    """Raise CatflapError where Parquet files in one of these folders hold the photos themselves.
+
+    Some files of each are looked at, for there may be millions.
+    """
+    for folder in folders:
+        with suppress(OSError, pa.ArrowException):
+            some = sorted(entry.path for entry in islice(os.scandir(folder), SOME))
+            for path in (path for path in some if path.lower().endswith(".parquet")):
+                kinds = pq.read_schema(path).types
+                if any(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 for kind in kinds):
+                    raise CatflapError(
+                        f"The Parquet file {path} holds the photos themselves.",
+                        "Save each photo as a file, in a folder named like its label.",
+                    )
 
 
 def _metadata(folder: Path) -> Path | None:
@@ -94,11 +119,13 @@ def _reference(root: Path, row: dict[str, str], role: str) -> Reference:
 
 def _read(path: Path) -> pa.Table:
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path, partitioning=None)
+        suffix = path.suffix.lower()
+        if suffix in (".parquet", ".jsonl"):
+            is_json = suffix == ".jsonl"
+            table = pyarrow.json.read_json(path) if is_json else pq.read_table(path, partitioning=None)
             _ = table.column_names  # not decoded before, and perhaps no UTF-8
             return table
-        options = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        options = pyarrow.csv.ParseOptions(delimiter=_delimiter(path))
         with pyarrow.csv.open_csv(path, parse_options=options) as reader:
             text = {name: pa.string() for name in reader.schema.names}
         convert = pyarrow.csv.ConvertOptions(column_types=text, strings_can_be_null=False)
@@ -108,6 +135,17 @@ def _read(path: Path) -> pa.Table:
             f"The list {path} cannot be read: {why(error)}.",
             "Save it as UTF-8 CSV with a header, or as Parquet.",
         ) from error
+
+
+def _delimiter(path: Path) -> str:
+    """What stands between the cells: a spreadsheet whose numbers have commas writes semicolons."""
+    with open(path, "rb") as file:
+        head = file.readline(1 << 16)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is UTF-16, not UTF-8")
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return next((mark for mark in (",", ";", "\t") if mark.encode() in head), ",")
 
 
 def _column(table: pa.Table, path: Path, field: str, wanted: str) -> str:

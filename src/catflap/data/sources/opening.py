@@ -7,7 +7,7 @@ from pathlib import Path
 from catflap.data.sources.archives import list_tars, list_zip
 from catflap.data.sources.folders import child_folders, list_folders
 from catflap.data.sources.listing import Listing
-from catflap.data.sources.lists import SUFFIXES, USUAL, Columns, list_metadata, list_table
+from catflap.data.sources.lists import SUFFIXES, USUAL, Columns, list_metadata, list_table, refuse_embedded
 from catflap.data.sources.stores import is_url, list_store
 from catflap.errors import CatflapError
 
@@ -60,6 +60,7 @@ def _open_list(path: Path, columns: Columns) -> Listing | None:
 def _open_folder(path: Path) -> Listing:
     """Shards come before class folders, because they say what the folders mean."""
     folders = child_folders(str(path))
+    refuse_embedded([str(path), *(folder.path for folder in folders)])
     shards = sorted(path.glob("*.tar"))
     if shards and not folders:
         return list_tars([str(shard.absolute()) for shard in shards])
