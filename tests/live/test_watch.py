@@ -56,6 +56,29 @@ def test_a_region_is_all_that_is_judged(red: Path, tmp_path: Path) -> None:
             assert watcher.end() == 0
 
 
+def test_at_an_operating_point_the_decisions_of_the_frames_are_averaged(tmp_path: Path) -> None:
+    import numpy as np
+
+    from catflap.image import encode
+    from tests.serving.bundles import make_bundle
+
+    bundle = make_bundle(tmp_path / "cat.catflap", points={0.001: 0.97, 0.1: 0.7})
+    reddish = encode(np.full((40, 40, 3), (153, 0, 128), np.uint8), "PNG")  # a cat at 0.92
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(reddish)
+    points = {"": "cat", "cat:max_fpr=0.001": "not_cat", "cat:max_fpr=0.1": "cat"}
+    for point, decision in points.items():
+        words = ("--operating-point", point, "--prior", "cat=0.25") if point else ()
+        with watching(bundle, tmp_path, *words, "--frames") as watcher:
+            told = watcher.await_event("decision")
+            assert (told["decision"], told["label"]) == (decision, decision)
+            assert told["probability"] == pytest.approx(1.0 if point else 0.924, abs=0.001)
+            assert watcher.end() == 0
+        frames = [event for event in watcher.events if event["event"] == "frame"]
+        assert {frame["label"] for frame in frames} == {"cat"}
+        assert frames[-1]["decision"] == decision
+
+
 def test_a_stream_freezes_vanishes_and_comes_back(red: Path) -> None:
     with camera() as source, watching(red, source.url, "--stalled", "1", *QUICK) as watcher:
         assert watcher.await_event("started")["live"] is True

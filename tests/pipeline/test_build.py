@@ -49,6 +49,21 @@ def made(summary: dict[str, Any]) -> list[str]:
     return [name for name, step in summary["steps"].items() if not step["skipped"]]
 
 
+def test_operating_points_are_exported_once_and_unknown_labels_refused_before_train(
+    built: Path, drawn_bundle: Exported
+) -> None:
+    photos, steps = drawn_bundle.path.with_name("photos"), set[str]()
+    wishes: Any = {"frame": FRAME, "operating_points": ("cat:min_recall=0.9",), "variants": ("fp32",)}
+    assert made(build(photos, built, **wishes)) == ["export", "evaluate"]
+    assert read_bundle(built).variant().operating_points[0]["wish"] == {"min_recall": 0.9}
+    assert made(build(photos, built, **wishes)) == []
+    shutil.rmtree(built.with_suffix(".build") / "checkpoint")
+    wishes["operating_points"] = ("dog:min_recall=0.9",)
+    with pytest.raises(CatflapError, match="a label that is not there"):
+        build(photos, built, **wishes, progress=lambda step, *_: steps.add(step))
+    assert steps == set()
+
+
 def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     photos, before = drawn_bundle.path.with_name("photos"), built.read_bytes()
     first = build(photos, built, frame=FRAME)

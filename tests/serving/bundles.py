@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,12 +36,13 @@ def make_bundle(
     fit: str = "squash",
     baseline: dict[str, Any] | None = None,
     embeds: bool = False,
+    points: Mapping[float, float] = MappingProxyType({}),
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
-    an embedding, too, the mean colour.
+    an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label.
     """
     graph = _graph(sharpness, effort, side, embeds)
     frame = Frame(side, side, fit)
@@ -50,12 +53,19 @@ def make_bundle(
     variant = {**head["variants"].pop("int8"), "file": "fp32.onnx", "precision": "fp32"}
     variant |= {"temperature": 1.0, "tolerance": 0.01}
     variant |= {} if baseline is None else {"baseline": baseline}
+    variant |= {"operating_points": [max_fpr_point(labels[0], *point) for point in points.items()]}
     head |= {"name": name, "labels": list(labels), "default_variant": "fp32", "variants": {"fp32": variant}}
     head |= {"prior": {labels[0]: 0.25, labels[1]: 0.75}, "frame": frame.to_json()}
     head["golden"] |= {"cases": len(photos)}
     files = {"fp32.onnx": graph, FILE: encode_golden(Golden(photos, frames, logits)), "card.md": b"# Card\n"}
     write_bundle(path, head, files)
     return path
+
+
+def max_fpr_point(label: str, limit: float, threshold: float) -> dict[str, Any]:
+    """An operating point as it stands in bundle.json; nobody has measured what it reaches."""
+    figures: dict[str, Any] = {"calibration": {}, "test": {}}
+    return {"label": label, "wish": {"max_fpr": limit}, "threshold": threshold, **figures}
 
 
 def strange_bundle(path: Path, label: str) -> Path:

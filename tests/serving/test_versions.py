@@ -12,10 +12,12 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import read_bundle
 from catflap.cli.main import main
+from catflap.image import encode
 from catflap.runtime.recording import LogSettings
 from catflap.serving.serve import serve
 from catflap.serving.settings import SHOWN, ServeLimits, ServeSettings
@@ -43,6 +45,19 @@ def ask_until(server: Server, done: Event) -> list[tuple[int, str]]:
         reply = server.predict(RED)
         answers.append((reply.status, reply.json().get("version", "")))
     return answers
+
+
+def test_it_decides_at_an_operating_point_which_a_new_version_must_have(tmp_path: Path) -> None:
+    served = make_bundle(tmp_path / "cat.catflap", points={0.001: 0.9})
+    pinkish = encode(np.full((40, 40, 3), (138, 0, 128), np.uint8), "PNG")  # a cat at 0.73
+    with running(served, "--operating-point", "cat:max_fpr=0.001", "--reload", "0.05") as server:
+        said = [server.predict(photo).json() for photo in (RED, pinkish, BLUE)]
+        assert [one["decision"] for one in said] == ["cat", "not_cat", "not_cat"]
+        assert [one["label"] for one in said] == ["cat", "cat", "not_cat"]
+        old = version(served)
+        replace(served, make_bundle(tmp_path / "new.catflap", sharpness=0.07, points={0.01: 0.9}))
+        eventually(lambda: "Use one of: cat:max_fpr=0.01." in server.log())
+        assert server.predict(RED).json()["version"] == old
 
 
 def test_a_new_version_replaces_the_old_one_under_load(tmp_path: Path, quick: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Variant:
     logit on another machine; `decision` holds the threshold under which the answer is "unsure".
     `weights` is a second file, for runtimes that keep the graph and its weights apart. `baseline` says how
     sure it was on the calibration role, for `catflap drift`; None in Bundles that do not have it.
+    `operating_points` are thresholds on the probability of one label, for `Classifier(operating_point=…)`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Variant:
     decision: dict[str, Any]
     weights: str = ""
     baseline: dict[str, Any] | None = None
+    operating_points: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -135,7 +137,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         labels=tuple(head["labels"]),
         frame=Frame.from_json(head["frame"]),
         variants={
-            name: Variant(name, **{field: entry[field] for field in fields & set(entry)})
+            name: Variant(name, **{known: entry[known] for known in fields & set(entry)})
             for name, entry in head["variants"].items()
         },
         default_variant=head["default_variant"],
@@ -219,6 +221,8 @@ def _check_head(head: Any, path: str) -> None:
             found.append("the prior does not add up to 1")
         if not all(_is_even(entry) for entry in variants):
             found.append("the means and axes of a baseline differ in their width")
+        if not all(_are_points(entry.get("operating_points", []), head["labels"]) for entry in variants):
+            found.append("an operating point has another label or not one wish, or stands twice")
     if found:
         raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
 
@@ -229,6 +233,13 @@ def _is_even(variant: dict[str, Any]) -> bool:
     described = [entry["embedding"] for entry in entries if "embedding" in entry]
     widths = {_bytes(entry["mean"]) for entry in described}
     return len(widths) <= 1 and all(_bytes(entry["axes"]) % max(widths) == 0 for entry in described)
+
+
+def _are_points(points: list[dict[str, Any]], labels: list[str]) -> bool:
+    """Whether operating points are of these labels, each for one wish, and each once."""
+    wishes = {(point["label"], *point["wish"].items()) for point in points}
+    known = set(labels)
+    return len(wishes) == len(points) and all(len(wish) == 2 and wish[0] in known for wish in wishes)
 
 
 def _bytes(base64: str) -> int:

@@ -43,6 +43,7 @@ def answer(args: argparse.Namespace) -> int:
             plan=plan_of(args),
             variants=variants_of(args),
             about=args.about,
+            operating_points=tuple(args.operating_point),
             progress=progress,
         )
     emit(fields, args, build_text(fields) + hint(fields["trained"], args))

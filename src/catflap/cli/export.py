@@ -75,6 +75,11 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "--about", default="", metavar="TEXT", type=_text,
         help="a sentence or two for the card: what the photos are and may be used for",
     )  # fmt: skip
+    parser.add_argument(
+        "--operating-point", action="append", default=[], metavar="LABEL:WISH=NUMBER",
+        help="choose an operating point: LABEL:max_fpr=, LABEL:min_recall= or LABEL:cost_ratio=NUMBER; may "
+        "be repeated (default: none)",
+    )  # fmt: skip
 
 
 def _text(words: str) -> str:
@@ -125,6 +130,7 @@ def answer(args: argparse.Namespace) -> int:
             variants=variants_of(args),
             golden_photos=golden,
             about=args.about,
+            operating_points=tuple(args.operating_point),
             budget=budget_of(args),
             progress=progress,
         )
@@ -133,7 +139,9 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def export_text(fields: dict) -> str:  # type: ignore[type-arg]
-    """An export for people: a line a variant, then the Verdict."""
+    """An export for people: a line a variant and a line an operating point, then the Verdict."""
+    from catflap.exporting.card import point_text
+
     rows = [
         {
             "variant": name,
@@ -144,6 +152,11 @@ def export_text(fields: dict) -> str:  # type: ignore[type-arg]
         }
         for name, variant in fields["variants"].items()
     ]
+    points = "".join(
+        f"\n{name}: {point_text(point)}"
+        for name, variant in fields["variants"].items()
+        for point in variant.get("operating_points", ())
+    )
     untested = f"\nconverted, but not run: {', '.join(fields['untested'])}" if "untested" in fields else ""
     size = f"{fields['bytes'] / 1e6:.1f} MB"
-    return f"{table(rows)}{untested}\nverdict: {fields['verdict']}   {fields['bundle']} ({size})"
+    return f"{table(rows)}{points}{untested}\nverdict: {fields['verdict']}   {fields['bundle']} ({size})"

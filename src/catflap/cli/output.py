@@ -106,6 +106,15 @@ def stated(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def point_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of the verbs that can decide at an operating point."""
+    parser.add_argument(
+        "--operating-point", metavar="POINT",
+        help="decide at this operating point of the bundle, such as cat:max_fpr=0.001 (default: by the "
+        "threshold with a promise, or unsure)",
+    )  # fmt: skip
+
+
 def signer_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verbs that can refuse what somebody else made."""
     group = parser.add_argument_group("refuse a bundle unless it was signed")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from catflap.cli.output import emit, log_arguments, log_settings, note, signer_arguments, signer_of
+from catflap.cli.output import (
+    emit,
+    log_arguments,
+    log_settings,
+    note,
+    point_argument,
+    signer_arguments,
+    signer_of,
+)
 
 HELP = "Judge photos with a Bundle, a line a photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"
@@ -27,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how common a label is where the photos come from, such as cat=0.001; may be repeated (default: "
         "as in training)",
     )  # fmt: skip
+    point_argument(parser)
     signer_arguments(parser)
     log_arguments(parser)
 
@@ -42,7 +51,14 @@ def answer(args: argparse.Namespace) -> int:
     bundle = read_signed(args.bundle, signer_of(args))
     log = log_settings(args)
     prior = parse_prior(args.prior)
-    classifier = Classifier(bundle, args.variant, threads=args.threads, prior=prior, embed=log is not None)
+    classifier = Classifier(
+        bundle,
+        args.variant,
+        threads=args.threads,
+        prior=prior,
+        operating_point=args.operating_point,
+        embed=log is not None,
+    )
     if classifier.notice:
         note(classifier.notice)
     unread = 0
@@ -60,5 +76,5 @@ def _text(path: str, result: object) -> str:
     from catflap.artifacts.results import Prediction
 
     assert isinstance(result, Prediction)
-    unsure = "  (unsure)" if result.decision != result.label else ""
-    return f"{path}: {result.label} {result.probability:.4f}{unsure}  {result.ms:.1f} ms"
+    decision = f"  ({result.decision})" if result.decision != result.label else ""
+    return f"{path}: {result.label} {result.probability:.4f}{decision}  {result.ms:.1f} ms"

@@ -10,6 +10,7 @@ from catflap.cli.output import (
     log_arguments,
     log_settings,
     note,
+    point_argument,
     refuse_alone,
     signer_arguments,
     signer_of,
@@ -35,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from; may be repeated (default: as in training)",
     )  # fmt: skip
+    point_argument(parser)
     add(
         "--threads",
         type=int,
@@ -110,6 +112,7 @@ def answer(args: argparse.Namespace) -> int:
         bundles=tuple(args.bundles),
         variant=args.variant,
         prior=parse_prior(args.prior),
+        operating_point=args.operating_point,
         canary=args.canary,
         shadow=args.shadow,
         keys=args.keys,

@@ -11,6 +11,7 @@ from catflap.cli.output import (
     log_settings,
     megabytes,
     note,
+    point_argument,
     refuse_alone,
     signer_arguments,
     signer_of,
@@ -40,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from; may be repeated (default: as in training)",
     )  # fmt: skip
+    point_argument(parser)
     add(
         "--region", metavar="L,T,R,B",
         help="judge this part: left,top,right,bottom as shares of the frame (default: the whole frame)",
@@ -141,6 +143,7 @@ def answer(args: argparse.Namespace) -> int:
         variant=args.variant,
         threads=args.threads,
         prior=parse_prior(args.prior),
+        operating_point=args.operating_point,
         rules=Rules(**rules),
         webhook=args.webhook,
         mqtt=args.mqtt,

@@ -34,9 +34,6 @@ def operating_point(
     photos, report on others.
     """
     values, truth = np.asarray(scores, np.float64), np.asarray(positives, np.bool_)
-    owners = (
-        np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    )
     wishes = {"max_fpr": max_fpr, "min_recall": min_recall, "cost_ratio": cost_ratio}
     stated = {name: float(wish) for name, wish in wishes.items() if wish is not None}
     most = math.inf if cost_ratio is not None else 1.0
@@ -52,7 +49,18 @@ def operating_point(
         chosen = int(np.searchsorted(hits, min_recall * hits[-1] - 1e-9, "left"))
     else:
         chosen = int(np.argmin(alarms + stated["cost_ratio"] * (hits[-1] - hits)))
-    return {"wish": stated, **_reached(float(thresholds[chosen]), values, truth, owners)}
+    return {"wish": stated, **reached_at(float(thresholds[chosen]), values, truth, groups=groups)}
+
+
+def reached_at(
+    threshold: float, scores: npt.ArrayLike, positives: npt.ArrayLike, *, groups: npt.ArrayLike | None = None
+) -> dict[str, Any]:
+    """What a threshold reaches on other photos than those it was chosen on, as `operating_point` has it."""
+    values, truth = np.asarray(scores, np.float64), np.asarray(positives, np.bool_)
+    owners = (
+        np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    )
+    return _reached(threshold, values, truth, owners)
 
 
 def steps(values: Floats, truth: Flags) -> tuple[Floats, Ints, Ints]:

@@ -18,6 +18,7 @@ from catflap.exporting.writing import write_verified
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.onnx import open_session
 from catflap.runtime.engines.opening import why_not_here
+from catflap.runtime.points import wishes_of
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 Forms: TypeAlias = dict[str, tuple[Form, dict[str, bytes] | None]]  # None: still to be written
@@ -34,7 +35,8 @@ def add_variants(
 ) -> dict[str, Any]:
     """Write a new Bundle with more variants of the Checkpoint that it came from.
 
-    Each is measured from raw photo bytes and gated as `export` does. Raises Refused when one lost too
+    Each is measured from raw photo bytes and gated as `export` does, and gets the operating points that
+    the Bundle's default variant has. Raises Refused when one lost too
     much, and CatflapError when the Checkpoint is not the Bundle's own.
     """
     forms: Forms = {name: (FORMS[name], None) for name in variants}
@@ -82,7 +84,7 @@ def _added(
     unrun = untested_of(name for name, (_, given) in forms.items() if given is None)
     rows = len(bundle.labels) * (len(golden.logits) + len(forms) - len(unrun))
     check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
-    source = source_of(checkpoint, dataset, progress)
+    source = source_of(checkpoint, dataset, progress, wishes_of(bundle.variant()))
     judged: dict[str, Judged] = {
         name: written(name, form, source, golden.frames, progress, files, bundle.head["output"]["name"])
         for name, (form, files) in forms.items()

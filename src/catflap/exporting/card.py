@@ -19,6 +19,11 @@ _PARTS: Mapping[str, dict[str, Any]] = MappingProxyType(
             "required": ["backbone", "recipe"],
             "properties": {"backbone": _TEXT, "recipe": _TEXT},
         },
+        "rate": {
+            "type": "object",
+            "required": list(_SHARES),
+            "properties": dict.fromkeys(_SHARES, _NUMBER),
+        },
         "roles": {"type": "object", "minProperties": 1, "additionalProperties": _WHOLE},
         "metrics": {
             "type": "object",
@@ -59,6 +64,11 @@ def card(head: Mapping[str, Any]) -> str:
         "",
         *([f"Converted, but never run: {', '.join(head['untested'])}.", ""] if "untested" in head else []),
         *(_decision(name, variant) for name, variant in head["variants"].items()),
+        *(
+            f"- {name} at an operating point: {point_text(point)}."
+            for name, variant in head["variants"].items()
+            for point in variant.get("operating_points", ())
+        ),
         "",
         "Shares of the labels in training: "
         + ", ".join(f"{label} {share:.3f}" for label, share in list(head["prior"].items())[:20])
@@ -102,6 +112,27 @@ def _row(name: str, variant: Mapping[str, Any]) -> str:
         f"| {name} | {right} | {lost['flips']} of {lost['photos']} "
         f"| {lost['max_probability_difference']:.4f} |"
     )
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    """An operating point for people: its name, its threshold, and what it reaches on the test photos."""
+    kind, value = next(iter(point["wish"].items()))
+    rates = ", ".join(
+        f"{what.replace('_', ' ')} {_rate(point['test'], what)}"
+        for what in ("recall", "false_positive_rate", "precision")
+    )
+    note = f"; {point['note']}" if "note" in point else ""
+    return (
+        f"{point['label']}:{kind}={value:.12g} says {point['label']} at a probability of "
+        f"{point['threshold']:.6g} or more; on the test photos {rates}{note}"
+    )
+
+
+def _rate(figures: Mapping[str, Any], name: str) -> str:
+    rate = figures.get(name, {})
+    if not _tells({"rate": rate}, "rate"):
+        return "not known"
+    return "{value:.4f} ({low:.4f} to {high:.4f})".format(**rate)
 
 
 def _decision(name: str, variant: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits
 from catflap.runtime.engines.onnx import VERSION as ONNXRUNTIME
 from catflap.runtime.engines.opening import open_variant
+from catflap.runtime.points import Wish, parse_wishes
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
 from catflap.version import VERSION
@@ -72,25 +73,28 @@ def export(
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
+    operating_points: tuple[str, ...] = (),
     budget: Budget | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write a verified Bundle whose variants were measured from raw photo bytes; the first is the default.
 
     Golden cases are drawn; the user may add photos of his own. `about` is a sentence or two for the
-    card: what the photos are and may be used for. With a `budget` only the variants that fit go in, the
-    most accurate on calibration photos as the default; Refused when none does. Raises Refused, and writes
-    nothing, when a variant differs from the Checkpoint by more than its Precision allows.
+    card: what the photos are and may be used for. `operating_points`, such as "cat:max_fpr=0.001", are
+    chosen for each variant; Refused when one cannot be. With a `budget` only the variants that fit go in,
+    the most accurate on calibration photos as the default; Refused when none does. Raises Refused, and
+    writes nothing, when a variant differs from the Checkpoint by more than its Precision allows.
     """
     out, variants = Path(out), variant_names((), variants)
     check_out(out)
     check_roles(checkpoint, dataset)
     check_variants(variants)
+    wishes = parse_wishes(operating_points, checkpoint.labels)
     unrun = untested_of(variants)
     photos = (*drawn_photos(checkpoint.frame), *golden_photos)
     check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(unrun)))
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
-    source = source_of(checkpoint, dataset, progress)
+    source = source_of(checkpoint, dataset, progress, wishes)
     untested, unrun_files = write_untested(unrun, source, progress)
     tested = (name for name in variants if name not in unrun)
     judged = {name: written(name, FORMS[name], source, frames, progress) for name in tested}
@@ -99,7 +103,7 @@ def export(
     variants = tuple(name for name in variants if name in judged or name in untested)
     head = {
         "name": name_of(out),
-        "made_from": export_fingerprint(checkpoint, variants, golden_photos, about),
+        "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, operating_points),
         "about": about,
         "labels": list(checkpoint.labels),
         "frame": checkpoint.frame.to_json(),
@@ -111,12 +115,7 @@ def export(
         "golden": {"file": GOLDEN, "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE},
         "ancestors": {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
         "licences": checkpoint.licences,
-        "versions": {
-            **checkpoint.versions,
-            **tools(variants),
-            "catflap": VERSION,
-            "onnxruntime": ONNXRUNTIME,
-        },
+        "versions": checkpoint.versions | tools(variants) | {"catflap": VERSION, "onnxruntime": ONNXRUNTIME},
         "training": {"backbone": checkpoint.backbone, "recipe": checkpoint.recipe, "roles": dataset.roles},
     }
     golden = Golden(photos, frames, {name: one.logits for name, one in judged.items()})
@@ -142,9 +141,11 @@ def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dic
     return {name: costs[name] for name in choose(costs, clock)}
 
 
-def source_of(checkpoint: Checkpoint, dataset: Dataset, progress: Progress) -> Source:
+def source_of(
+    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[Wish, ...] = ()
+) -> Source:
     """What variants are written from and judged by: the float graph and the photos of two roles."""
-    jury = seat_jury(checkpoint, dataset, progress)
+    jury = seat_jury(checkpoint, dataset, progress, wishes)
     graph = to_onnx(load_network(checkpoint), jury.frame.height, jury.frame.width)
     return Source(checkpoint, graph, jury)
 
@@ -218,11 +219,13 @@ def export_fingerprint(
     variants: tuple[str, ...] = ("int8", "fp32"),
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
+    operating_points: tuple[str, ...] = (),
 ) -> str:
     """What a Bundle would be made from, without making it."""
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
     made_by = [VERSION, ONNXRUNTIME, tools(variant_names((), variants))]
-    return digest([checkpoint.sha256, list(variants), photos, about, made_by])
+    wishes = [wish.name for wish in parse_wishes(operating_points)]
+    return digest([checkpoint.sha256, list(variants), photos, about, made_by, *wishes])
 
 
 def check_roles(checkpoint: Checkpoint, dataset: Dataset) -> None:

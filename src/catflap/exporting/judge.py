@@ -17,12 +17,14 @@ from catflap.evaluation.calibration import conformal_threshold, fit_temperature
 from catflap.evaluation.drift import make_baseline
 from catflap.evaluation.gate import fidelity, furthest, gate
 from catflap.evaluation.metrics import measure
+from catflap.exporting.points import choose_point
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress, silent, told
-from catflap.runtime.decisions import softmax
+from catflap.runtime.decisions import Probabilities, softmax
 from catflap.runtime.engines.model import Embeddings, Logits, Model
 from catflap.runtime.engines.onnx import embedded, open_model
 from catflap.runtime.looks import UNSEEN, look_of
+from catflap.runtime.points import Wish
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.networks.answer import open_checkpoint
 
@@ -64,7 +66,8 @@ class Jury:
     """The photos that judge a variant, and what the Checkpoint answers on the first of the test role.
 
     `looks` are how the calibration photos look, (n, 3), not a number beyond the first 2,000. Whether the
-    Checkpoint's answers are as sure as other photos have shown is `calibrated`.
+    Checkpoint's answers are as sure as other photos have shown is `calibrated`. `wishes` are the operating
+    points that each variant is to have.
     """
 
     calibration: Photos
@@ -74,6 +77,7 @@ class Jury:
     reference: Logits
     looks: npt.NDArray[np.float64]
     calibrated: bool
+    wishes: tuple[Wish, ...] = ()
 
     def temperature(self, answers: Logits) -> float:
         """That of a model which answers this to the calibration photos."""
@@ -92,15 +96,16 @@ class Heard:
     embeddings: Embeddings | None
 
 
-def seat_jury(checkpoint: Checkpoint, dataset: Dataset, progress: Progress) -> Jury:
+def seat_jury(
+    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[Wish, ...] = ()
+) -> Jury:
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
     calibration, test = (_sample(dataset.photos(role)) for role in ("calibration", "test"))
     compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
     reference = score(open_checkpoint(checkpoint), compared, checkpoint.frame, "checkpoint on test", progress)
     looks = _looks(calibration, checkpoint.frame, progress)
-    return Jury(
-        calibration, test, checkpoint.frame, dataset.labels, reference, looks, checkpoint.is_calibrated
-    )
+    calibrated = checkpoint.is_calibrated
+    return Jury(calibration, test, checkpoint.frame, dataset.labels, reference, looks, calibrated, wishes)
 
 
 def _looks(photos: Photos, frame: Frame, progress: Progress) -> npt.NDArray[np.float64]:
@@ -190,10 +195,18 @@ def judge(variant: Variant, model: Model, jury: Jury, heard: Heard, progress: Pr
         "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
         "fidelity": lost,
         "decision": _decision(calibration, jury.calibration),
+        **_points(name, calibration, probabilities, jury),
         "baseline": make_baseline(
             calibration, jury.labels, jury.calibration.groups, jury.looks, heard.embeddings
         ),
     }
+
+
+def _points(name: str, calibration: Probabilities, test: Probabilities, jury: Jury) -> dict[str, Any]:
+    """The field of a variant's operating points, where some are wished for."""
+    roles = (calibration, jury.calibration), (test, jury.test)
+    points = [choose_point(wish, name, jury.labels, *roles) for wish in jury.wishes]
+    return {"operating_points": points} if points else {}
 
 
 def _keeping(model: Model, kept: list[Embeddings]) -> Model:

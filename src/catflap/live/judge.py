@@ -32,7 +32,7 @@ class Judge:
 
     @property
     def average(self) -> dict[str, float]:
-        """The averaged probabilities by label; empty before the first frame."""
+        """Averaged probabilities, or decisions at an operating point, by label; empty before any frame."""
         average: Sequence[float] = self.state.average
         return dict(zip(self.classifier.labels, average, strict=False))
 
@@ -40,8 +40,14 @@ class Judge:
         """The Prediction for a frame alone, and its age in seconds when it was there; BadPhoto."""
         prediction = self.classifier(self._part(photo))
         age = monotonic() - shot.taken
-        self.state = step(self.state, tuple(prediction.probabilities.values()), shot.clock, self._rules)
+        self.state = step(self.state, self._said(prediction), shot.clock, self._rules)
         return prediction, age
+
+    def _said(self, prediction: Prediction) -> tuple[float, ...]:
+        """What a frame adds to the average: probabilities, or at an operating point 1 for what it decides."""
+        if self.classifier.operating_point is None:
+            return tuple(prediction.probabilities.values())
+        return tuple(float(label == prediction.decision) for label in self.classifier.labels)
 
     def forget(self) -> None:
         """Believe nothing any more: the source is gone."""

@@ -41,7 +41,8 @@ class WatchSettings:
     most from an address that gives one. `on` maps a label, or "unsure", to a command. `save` is a folder for
     the frames that decided, `clips` one for films of `clip_seconds` before and after each decision, each of
     at most `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every `log_every`
-    seconds, and each one that decided. A bundle that `signer` did not sign is refused.
+    seconds, and each one that decided. At an `operating_point` of the bundle the decisions of frames are
+    averaged, not their probabilities. A bundle that `signer` did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]
@@ -49,6 +50,7 @@ class WatchSettings:
     variant: str | None = None
     threads: int | None = None
     prior: Mapping[str, float] | None = None
+    operating_point: str | None = None
     region: Region = (0.0, 0.0, 1.0, 1.0)
     rules: Rules = field(default_factory=Rules)
     stalled: float = 5.0

@@ -39,7 +39,12 @@ def watch(
     bundle = read_signed(settings.bundle, settings.signer)
     is_logged = settings.log is not None
     classifier = Classifier(
-        bundle, settings.variant, threads=settings.threads, prior=settings.prior, embed=is_logged
+        bundle,
+        settings.variant,
+        threads=settings.threads,
+        prior=settings.prior,
+        operating_point=settings.operating_point,
+        embed=is_logged,
     )
     if classifier.notice:
         note(classifier.notice)

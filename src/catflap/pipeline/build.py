@@ -22,6 +22,7 @@ from catflap.exporting.writing import check_out
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
+from catflap.runtime.points import parse_wishes
 from catflap.training.plan import Plan
 from catflap.training.train import USUAL, train
 from catflap.verification.verify import verify
@@ -40,6 +41,7 @@ def build(
     plan: Plan = USUAL,
     variants: tuple[str, ...] = VARIANTS,
     about: str = "",
+    operating_points: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Walk the whole line: scan, prepare, train, export, verify, evaluate; returns a summary.
@@ -57,22 +59,23 @@ def build(
         plan = replace(plan, trials=USUAL_TRIALS, recipe="head")
     plan.check()  # before scan and prepare, which may take hours
     check_variants(variant_names((), variants))
+    parse_wishes(operating_points)
     frame = frame or Frame()
     steps: Steps = {}
 
     manifest, dataset = _prepared(source, work, frame, plan.seed, steps, progress)
+    parse_wishes(operating_points, dataset.labels)  # before train, which may take hours, too
     trained = plan.fingerprint(dataset)
     checkpoint = _step(
         steps, "train", lambda: load_checkpoint(work / "checkpoint"),
         lambda found: found.made_from == trained,
         lambda: train(dataset, work / "checkpoint", plan, progress=progress),
     )  # fmt: skip
-    exported = export_fingerprint(checkpoint, variants, about=about)
+    asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}
+    exported = export_fingerprint(checkpoint, **asked)
     bundle = _step(
         steps, "export", lambda: read_bundle(out), lambda found: found.head.get("made_from") == exported,
-        lambda: read_bundle(
-            export(checkpoint, dataset, out, variants=variants, about=about, progress=progress)["bundle"]
-        ),
+        lambda: read_bundle(export(checkpoint, dataset, out, **asked, progress=progress)["bundle"]),
     )  # fmt: skip
     if steps["export"]["skipped"]:  # else export has
         _verify(out, progress)

@@ -14,11 +14,12 @@ from catflap.artifacts.bundle import Bundle, read_bundle
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
-from catflap.runtime.decisions import Probabilities, correct_prior, decide, prior_weights, softmax
+from catflap.runtime.decisions import Probabilities, correct_prior, decide, least_at, prior_weights, softmax
 from catflap.runtime.engines.model import Embeddings, Logits
 from catflap.runtime.engines.onnx import embedded, embedding_width
 from catflap.runtime.engines.opening import choose, open_in
 from catflap.runtime.looks import Look, look_of
+from catflap.runtime.points import find_point
 from catflap.runtime.strangeness import check_width, read_familiar, strangeness_of, unfit
 
 
@@ -28,6 +29,8 @@ class Classifier:
     `bundle` is a path, the name of a shipped bundle ("cat") or an opened Bundle; `variant` a
     name in it; `threads` None means every core. `prior` gives the share of each label where
     the photos will come from; labels that it leaves out share the rest as they did in training.
+    `operating_point`, such as "cat:max_fpr=0.001", is the name of one in the variant: then the decision is
+    that label where its probability, before any stated prior, reaches the point, and never "unsure".
     `embed` gives each Prediction the embedding too, where the variant has one, for a field log.
     `notice` is what a person should be told of it: that another variant than the default one answers; "".
     """
@@ -39,12 +42,16 @@ class Classifier:
         *,
         threads: int | None = None,
         prior: Mapping[str, float] | None = None,
+        operating_point: str | None = None,
         embed: bool = False,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self.variant = choose(self.bundle, variant)
         self.notice = self._notice(variant)
         self.labels = self.bundle.labels
+        self.operating_point = (
+            None if operating_point is None else find_point(self.bundle, self.variant, operating_point)
+        )
         self.frame = self.bundle.frame
         self.model = open_in(self.bundle, self.variant, threads)
         check_width(self.variant, embedding_width(self.model))
@@ -102,17 +109,27 @@ class Classifier:
         """
         best = int(probabilities.argmax())
         embedding = None if embeddings is None else embeddings[0]
-        decision = decide(probabilities[None], self.labels, self.variant.decision["threshold"])[0]
         return Prediction(
             label=self.labels[best],
             probability=float(probabilities[best]),
             probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
-            decision=decision,
+            decision=self._decision(probabilities),
             ms=(perf_counter() - start) * 1e3,
             look=look,
             embedding=embedding,
             strangeness=None if embedding is None else self._strangeness(embedding, probabilities),
         )
+
+    def _decision(self, probabilities: Probabilities) -> str:
+        """A label or "unsure" for one row of probabilities; at an operating point always a label."""
+        point = self.operating_point
+        if point is None:
+            return decide(probabilities[None], self.labels, self.variant.decision["threshold"])[0]
+        label = self.labels.index(point["label"])
+        if self.as_trained(probabilities[None])[0, label] >= least_at(point["threshold"]):
+            return self.labels[label]
+        others = [other for other in range(len(self.labels)) if other != label]
+        return self.labels[max(others, key=probabilities.__getitem__)]
 
     def _notice(self, asked: str | None) -> str:
         default = self.bundle.default_variant

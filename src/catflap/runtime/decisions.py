@@ -70,3 +70,11 @@ def decide(probabilities: npt.ArrayLike, labels: Sequence[str], threshold: float
     reached = np.atleast_2d(np.asarray(probabilities, np.float64)) >= threshold * (1 - TIE)
     sole, first = reached.sum(axis=1) == 1, reached.argmax(axis=1)
     return [labels[label] if alone else UNSURE for alone, label in zip(sole, first, strict=True)]
+
+
+def least_at(threshold: float) -> float:
+    """The least probability that counts as reaching an operating point's threshold.
+
+    Ties count, as in `decide`; these thresholds may be close to 1, so that the margin is one of the odds.
+    """
+    return threshold - TIE * threshold * (1 - threshold)

@@ -69,7 +69,7 @@ class ServeSettings:
     The first bundle is the default one; a second version of it may be its `canary`, which answers a `share`
     of its requests, or its `shadow`, which judges too and is only counted. `threads` are those of the network
     for one photo; `reload` is the seconds between two looks at the files; `log` records every answer;
-    a bundle that `signer` did not sign is refused.
+    a bundle that `signer` did not sign is refused, and one whose variant lacks the `operating_point`.
     """
 
     bundles: tuple[BundlePath, ...]
@@ -77,6 +77,7 @@ class ServeSettings:
     port: int = 8000
     variant: str | None = None
     prior: Mapping[str, float] | None = None
+    operating_point: str | None = None
     threads: int = 1
     canary: BundlePath | None = None
     shadow: BundlePath | None = None

@@ -195,7 +195,12 @@ def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stam
     pixels = min(bundle.frame.max_pixels, settings.limits.pixels)
     limited = replace(bundle, frame=replace(bundle.frame, max_pixels=pixels))
     classifier = Classifier(
-        limited, settings.variant, threads=settings.threads, prior=settings.prior, embed=True
+        limited,
+        settings.variant,
+        threads=settings.threads,
+        prior=settings.prior,
+        operating_point=settings.operating_point,
+        embed=True,
     )
     _answer_once(classifier, read_golden(bundle).frames[:1])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)

@@ -12,6 +12,7 @@ from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.writing import CARD, check_out, write_verified
 from catflap.runtime.engines.opening import why_not_here
+from catflap.runtime.points import point_names
 
 
 def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def _shown(bundle: Bundle, name: str) -> dict[str, Any]:
         "accuracy": accuracy.get("value") if isinstance(accuracy, dict) else None,
         "flips": variant.fidelity["flips"],
         "runs_here": why_not_here(variant) is None,
+        **({"operating_points": points} if (points := point_names(variant)) else {}),
     }
 
 
