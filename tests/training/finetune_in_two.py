@@ -1,8 +1,8 @@
 """One of several processes, started by torchrun, that fine-tune a small network together.
 
-DATASET RESUME OUT STRATEGY STOP OPTIMISER: the first process writes OUT, its weights and what it found on
-validation; at the step STOP, unless it is 0, all of them end at once. {rank} in RESUME is the number of
-the process.
+DATASET RESUME OUT STRATEGY STOP OPTIMISER KIND: the first process writes OUT, its weights and what it found
+on validation; at the step STOP, unless it is 0, all of them end at once. {rank} in RESUME is the number of
+the process, KIND the name of a backbone in small.py.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from catflap.artifacts.dataset import load_dataset
 from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.processes import is_first_process
+from tests.training import small
 from tests.training.small import small_network
 
 
 def main() -> None:
-    dataset, resume, out, strategy, stop, optimiser = sys.argv[1:]
+    dataset, resume, out, strategy, stop, optimiser, kind = sys.argv[1:]
     torch.set_num_threads(1)
 
     def told(_: str, done: int, total: int) -> None:
@@ -31,7 +32,7 @@ def main() -> None:
             torch.distributed.barrier()
             os._exit(9)
 
-    network, resume = small_network(), resume.format(rank=os.environ["RANK"])
+    network, resume = small_network(getattr(small, kind)), resume.format(rank=os.environ["RANK"])
     recipe = Recipe(3, optimiser, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2, norm=True)
     logits, history = train_every_weight(
         network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told, strategy=strategy

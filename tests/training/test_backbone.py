@@ -119,6 +119,8 @@ def test_an_unknown_name_is_answered_with_near_ones(name: str, near: str) -> Non
     with pytest.raises(CatflapError, match="no backbone") as caught:
         load_backbone(name)
     assert near in caught.value.fix
+    names = caught.value.fix.removesuffix(".").partition(": ")[2].split(", ")
+    assert len(set(names)) == len(names), "timm has Lite models, too"
 
 
 def test_other_backbones_describe_themselves() -> None:

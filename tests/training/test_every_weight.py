@@ -24,13 +24,14 @@ from catflap.image import encode
 from catflap.machine import describe_machine
 from catflap.progress import silent
 from catflap.training.heads.head import log_loss
+from catflap.training.loop.backward import draw_alike
 from catflap.training.loop.curve import remember
 from catflap.training.loop.every_weight import _schedule, train_every_weight
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.network import Network
 from catflap.training.processes import Precision, precision_on
-from tests.training.small import DividesBySpread, Small, SteepAtZero, small_network
+from tests.training.small import DividesBySpread, Forgets, Small, SteepAtZero, small_network
 
 RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
 needs_bf16 = pytest.mark.skipif(precision_on("cpu") == "32-true", reason="this processor is slow in bf16")
@@ -277,6 +278,23 @@ def test_a_part_of_an_epoch_is_learnt_judged_and_gone_on_from(drawn_dataset: Dat
     assert weights(run(drawn_dataset, tmp_path / "stopped", recipe)[0]) == weights(network)
 
 
+def test_what_dropout_leaves_out_is_the_same_after_a_stop(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    learns = replace(RECIPE, norm=True)
+    expected = weights(run(drawn_dataset, tmp_path / "undisturbed", learns, kind=Forgets)[0])
+    assert expected != weights(run(drawn_dataset, tmp_path / "without", learns)[0]), "or nothing is left out"
+    with pytest.raises(Stop):
+        run(drawn_dataset, tmp_path / "resume", learns, kind=Forgets, stop=7)
+    assert weights(run(drawn_dataset, tmp_path / "resume", learns, kind=Forgets)[0]) == expected
+
+
+def test_each_step_of_each_process_draws_its_own() -> None:
+    drawn = set()
+    for seed, step, rank in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2**63 - 1, 0, 0)):
+        draw_alike(seed, step, rank)
+        drawn.add(float(torch.rand(1)))
+    assert len(drawn) == 5
+
+
 def test_what_is_kept_is_one_file(drawn_dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / ".resume.partial-999999999").write_bytes(b"left by a kill")
     with pytest.raises(Stop):
@@ -295,13 +313,20 @@ def test_a_damaged_file_is_not_taken_up(drawn_dataset: Dataset, tmp_path: Path, 
     assert weights(run(drawn_dataset, resume)[0]) == expected
 
 
-def test_what_another_run_left_is_not_taken_up(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    """Another recipe, seed or start: each begins anew, and ends as it would have without the file."""
+def test_what_another_run_left_is_not_taken_up(
+    drawn_dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another recipe, seed or start: each begins anew, and ends as it would have without the file.
+
+    That a stopped run is lost is told; those that have ended, as trials of a search do, lose nothing.
+    """
     other = Recipe(**{**vars(RECIPE), "rate": 0.05})
     resume, alone = tmp_path / "resume", tmp_path / "alone"
     with pytest.raises(Stop):
         run(drawn_dataset, resume, stop=4)
     assert weights(run(drawn_dataset, resume, other)[0]) == weights(run(drawn_dataset, alone, other)[0])
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert f"{resume} is of another run" in told
     alone.unlink()
     expected = run(drawn_dataset, alone, seed=3, begin=1)[0]
     assert weights(run(drawn_dataset, resume, seed=3, begin=1)[0]) == weights(expected)
@@ -309,6 +334,7 @@ def test_what_another_run_left_is_not_taken_up(drawn_dataset: Dataset, tmp_path:
         weights(expected),
         weights(run(drawn_dataset, alone)[0]),
     )
+    assert len(caplog.records) == 1
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

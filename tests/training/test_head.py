@@ -168,6 +168,12 @@ def test_scales_are_those_that_made_the_labels() -> None:
     assert fit_scales(impossible, never, labels, (0.05, 20)) == pytest.approx((0.4, 1.5), rel=0.05)
 
 
+def test_a_prior_is_never_turned_round() -> None:
+    """Where photos that judge are labelled against the shares of the labels, these tell nothing."""
+    labels, prior = np.tile([0, 1, 1, 1], 50), np.tile(np.log([0.75, 0.25]), (200, 1))
+    assert fit_scales(np.zeros((200, 2)), prior, labels, (0.05, 20))[1] == 0.0
+
+
 def test_photos_without_a_mistake_scale_nothing_to_certainty() -> None:
     labels = np.array([0, 1] * 5)
     evidence = np.where(labels[:, None] == [0, 1], 1.0, -1.0)

@@ -33,46 +33,10 @@ from catflap.training.plan import Plan
 from catflap.training.recipes import Tuning, from_head, from_scratch
 from catflap.training.sizes import side_of
 from catflap.training.train import train
-from tests.training.small import Small, small_network
+from tests.training.small import small_network
 from tests.training.torchrun import CATFLAP, TORCHRUN
 
 ONCE = Recipe(epochs=2, batch=8, rate=0.1, body=1.0, average=0.5)
-
-
-class Narrow(Small):
-    """A GPU whose memory holds four photos: more raise what torch raises."""
-
-    most = 4
-    seen: list[int] = []  # noqa: RUF012
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self.training or torch.is_grad_enabled():
-            self.seen.append(len(pixels))
-            if len(pixels) > self.most:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().forward(pixels)
-
-
-class Full(Narrow):
-    most = 0
-
-
-def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
-    drawn_dataset: Dataset, tmp_path: Path
-) -> None:
-    whole, narrow = small_network(), small_network(Narrow)
-    Narrow.seen.clear()
-    for number, network in enumerate((whole, narrow)):
-        train_every_weight(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
-    assert Narrow.seen[:3] == [8, 4, 4]
-    assert max(Narrow.seen[1:]) == 4, "the size that fitted is kept"
-    for name, tensor in whole.state_dict().items():
-        assert torch.allclose(tensor.float(), narrow.state_dict()[name].float(), atol=1e-5), name
-
-
-def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(CatflapError, match="too little memory for 1 photos"):
-        train_every_weight(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
 
 
 def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -310,7 +274,8 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
     events = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
     )
-    with watching(tmp_path / "board", None, "run") as watch:
+    notes: list[str] = []
+    with watching(tmp_path / "board", None, "run", notes.append) as watch:
         train_every_weight(
             small_network(), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent, watch=watch
         )
@@ -318,7 +283,11 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
     board.Reload()
     assert [event.step for event in board.Scalars("loss")] == list(range(1, 11))
     assert board.Scalars("rate")[-1].value < board.Scalars("rate")[1].value
-    assert [event.step for event in board.Scalars("validation_log_loss")] == [5, 10]
+    judged = board.Scalars("validation_log_loss")
+    assert [event.step for event in judged] == [5, 10]
+    lost, rate = board.Scalars("train_loss")[1].value, board.Scalars("rate")[-1].value
+    told = f"Epoch 2: loss {lost:.4f}, validation log loss {judged[1].value:.4f}, rate {rate:.2g}."
+    assert [notes[0].startswith("Epoch 1: loss "), notes[1:]] == [True, [told]]
 
 
 @pytest.mark.parametrize("option", ["--tensorboard", "--mlflow"])

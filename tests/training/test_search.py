@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,9 @@ def test_pareto_is_what_nothing_beats() -> None:
     assert [trial for trial in table if _pareto(trial, table)] == [good, fast]
     untried = Trial("x", 1, "squash", 0.5, 1.0)
     assert not _pareto(untried, [*table, untried])
+    less = replace(good, share=0.25, validation_log_loss=0.15)
+    assert _pareto(less, [*table, less]), "it has learnt from fewer photos than what beats it"
+    assert _pareto(good, [good, replace(less, validation_log_loss=0.05)])
 
 
 def test_heads_that_are_poor_need_time_for_epochs() -> None:

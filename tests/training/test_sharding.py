@@ -15,9 +15,11 @@ from safetensors import safe_open
 
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
+from catflap.image import encode
 from catflap.training.plan import Plan
 from catflap.training.processes import open_fabric
 from catflap.training.train import train
+from tests.training.test_every_weight import with_flat_photo
 from tests.training.torchrun import TORCHRUN
 
 REPO = Path(__file__).parents[2]
@@ -34,9 +36,15 @@ def in_two(
 
 
 def run_two(
-    dataset: Dataset, resume: Path, out: Path, strategy: str, stop: int = 0, optimiser: str = "sgd"
+    dataset: Dataset,
+    resume: Path,
+    out: Path,
+    strategy: str,
+    stop: int = 0,
+    optimiser: str = "sgd",
+    kind: str = "Small",
 ) -> subprocess.CompletedProcess[str]:
-    words = [str(dataset.path), str(resume), str(out), strategy, str(stop), optimiser]
+    words = [str(dataset.path), str(resume), str(out), strategy, str(stop), optimiser, kind]
     return subprocess.run(
         [*TORCHRUN, "-m", "tests.training.finetune_in_two", *words],
         capture_output=True, text=True, check=False, timeout=600, cwd=REPO,
@@ -84,6 +92,21 @@ def test_a_machine_without_the_resume_file_is_noticed(drawn_dataset: Dataset, tm
     assert not (tmp_path / "1.resume").exists(), "the first process writes"
     assert "would go on from the steps 6, 0" in run_two(drawn_dataset, resume, out, "ddp").stderr
     assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_photo_of_another_process_that_gives_no_number_is_named(
+    drawn_dataset: Dataset, tmp_path: Path, strategy: str
+) -> None:
+    """By both, one of which has found nothing wrong with its own photos."""
+    flat = encode(np.full((90, 90, 3), 99, np.uint8), "PNG")
+    dataset, photo = with_flat_photo(drawn_dataset, tmp_path / "flat", flat)
+    resume, out = tmp_path / "resume", tmp_path / "out.safetensors"
+    said = run_two(dataset, resume, out, strategy, kind="DividesBySpread").stderr
+    assert photo in said
+    assert " of 8 photos" in said, "of both processes"
+    assert "though every loss is" not in said
 
 
 def test_one_process_cannot_share_weights(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
 from catflap.errors import CatflapError, why
+from catflap.image import Pixels
 from catflap.machine import describe_machine
 from catflap.training.sharding import shard
 
@@ -45,7 +50,7 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
     torchrun tells through its environment how many processes there are, on how many machines; they
     share every batch and average their gradients (DDP; gloo on CPUs, nccl on GPUs). With the strategy
     "fsdp" each keeps a share of the weights, gradients and momenta only.
-    Raises CatflapError as `check_strategy` does.
+    Raises CatflapError as `check_strategy` does, and for many processes on a numbered device.
     """
     check_strategy(strategy)
     everywhere, here = _processes("WORLD_SIZE"), _processes("LOCAL_WORLD_SIZE")
@@ -55,7 +60,13 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
             shard, data_parallel_size=everywhere, tensor_parallel_size=1, timeout=PATIENCE
         )
     kind, _, number = device.partition(":")
-    alone = everywhere == 1 and kind == "cuda" and number
+    if everywhere > 1 and number:
+        raise CatflapError(
+            f"Each of {everywhere} processes takes a device of its own, and {device} is one.",
+            f"Use --device {kind}.",
+        )
+    alone = kind == "cuda" and number
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions in "fp32" take 10 bits of each number
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
         accelerator=kind,
@@ -74,6 +85,28 @@ def check_strategy(strategy: str) -> None:
         raise CatflapError(f"There is no strategy {strategy!r}.", f"Use one of: {', '.join(STRATEGIES)}.")
     if strategy == "fsdp" and is_alone():
         raise CatflapError("One process cannot share weights with others.", "Start it with torchrun.")
+
+
+def in_halves(
+    answer: Callable[[Pixels], npt.NDArray[np.float32]], frames: Pixels, device: torch.device
+) -> npt.NDArray[np.float32]:
+    """What a network answers to frames; where they are too many for a GPU's memory, half of them at a time.
+
+    Raises CatflapError where one is too many.
+    """
+    with suppress(torch.OutOfMemoryError):  # with the error goes what the failed call still holds
+        return answer(frames)
+    if len(frames) == 1:
+        raise too_little_memory(device, 1)
+    return np.concatenate([in_halves(answer, half, device) for half in np.array_split(frames, 2)])
+
+
+def too_little_memory(device: torch.device | str, photos: int) -> CatflapError:
+    """The error of a device whose memory cannot hold so many photos."""
+    return CatflapError(
+        f"{device} has too little memory for {photos} photos at once.",
+        "Use a smaller --size or --backbone, or --device cpu.",
+    )
 
 
 def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
@@ -107,6 +140,15 @@ def add_up(told: torch.Tensor) -> None:
         torch.distributed.all_reduce(told)
 
 
+def from_all(some: list[str]) -> list[str]:
+    """Every process's words, in every process, when all have come here."""
+    if is_alone():
+        return some
+    told: list[list[str]] = [[] for _ in range(which_process()[1])]
+    torch.distributed.all_gather_object(told, some)
+    return [one for each in told for one in each]
+
+
 def which_process() -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
     return _processes("RANK", 0), _processes("WORLD_SIZE")
@@ -133,7 +175,7 @@ def precision_on(device: str) -> Precision:
     Intel's that have bf16 without AMX gain next to nothing or lose (docs/concepts/recipes.md).
     """
     if device.startswith("cuda"):
-        gains = torch.cuda.is_bf16_supported()
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         machine = describe_machine()
         quick = "bf16" if machine.processor.startswith("AMD") else "amx"

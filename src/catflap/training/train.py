@@ -29,7 +29,9 @@ from catflap.training.processes import (
     Precision,
     check_strategy,
     first_says,
+    is_alone,
     is_first_process,
+    open_fabric,
     pick_device,
     precision_on,
     wait_for_all_processes,
@@ -74,6 +76,8 @@ def _train(
     bill = Bill()
     progress = bill.metered(progress)
     device = pick_device(device)
+    if not is_alone():
+        open_fabric(device)  # which gives each process its GPU, before anything is worked out there
     precision = _precision(plan, device)
     taught = teach(plan.teacher, dataset, TEACHERS_SHARE, progress) if plan.teacher else None
     clock = None

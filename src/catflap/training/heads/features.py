@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -34,7 +35,7 @@ from catflap.training.heads.logistic import Known
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import FeatureNetwork
 from catflap.training.networks.onnx_graph import to_onnx
-from catflap.training.processes import wait_for_all_processes, which_process
+from catflap.training.processes import in_halves, wait_for_all_processes, which_process
 
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
 GPU_BATCH = 64
@@ -70,13 +71,17 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
     if device == "cpu":
         model = open_model(feature_graph(backbone, frame), threads=1)
         return Extractor(model, frame, backbone.features, key, describe_machine().cores)
-    module, turn = FeatureNetwork(backbone).eval().to(device), Lock()
+    copied = replace(backbone, network=deepcopy(backbone.network))  # the backbone itself stays where it is
+    module, turn = FeatureNetwork(copied).eval().to(device), Lock()
     place = next(module.parameters()).device  # of several GPUs this process's, which its threads do not know
+
+    def answer(frames: Pixels) -> Features:
+        return module(torch.from_numpy(frames).to(place)).float().cpu().numpy()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Features:
         with turn, torch.autocast(device.split(":")[0], torch.bfloat16):
-            return module(torch.from_numpy(frames).to(place)).float().cpu().numpy()  # type: ignore[no-any-return]
+            return in_halves(answer, frames, place)
 
     return Extractor(run, frame, backbone.features, key, describe_machine().cores, GPU_BATCH)
 

@@ -85,8 +85,8 @@ def fit_scales(
     Platt's scaling (1999), with the logarithm of the labels' shares as a second feature. The log loss is
     that of targets which leave 1 / (n + 2) to the other labels, so that photos without a mistake do not ask
     for certainty. With `weights` (n,) a photo counts as so many, and n is their sum. The first number keeps
-    the bounds; the second one is drawn to 1, as a normal prior of variance 1 does. A prior of minus infinity
-    is that of a label that cannot be answered.
+    the bounds; the second one is 0 or more, and drawn to 1, as a normal prior of variance 1 does. A prior of
+    minus infinity is that of a label that cannot be answered.
     """
     counts = np.ones(len(labels)) if weights is None else weights
     left = 1 / (counts.sum() + 2)
@@ -107,7 +107,7 @@ def fit_scales(
         pull = point[1] - 1
         return float(pull**2 / 2 + sum(lost)), sum(slopes) + np.array([0, pull])
 
-    found = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[bounds, (None, None)])
+    found = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[bounds, (0, None)])
     return float(found.x[0]), float(found.x[1])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice, pairwise
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from catflap.progress import Progress
 from catflap.runtime.engines.model import Logits
 from catflap.runtime.scoring import frames_of
 from catflap.training.heads.head import log_loss, losses_of
+from catflap.training.loop.backward import backward, draw_alike
 from catflap.training.loop.curve import remember
 from catflap.training.loop.resizing import resize
 from catflap.training.loop.resume import FORMAT, State, load_state, save_state
@@ -34,7 +35,7 @@ from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
-from catflap.training.processes import Precision, add_up, open_fabric, refuse_other_steps
+from catflap.training.processes import Precision, add_up, from_all, in_halves, open_fabric, refuse_other_steps
 from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
 
 if TYPE_CHECKING:
@@ -65,12 +66,11 @@ def train_every_weight(
     lowest log loss on validation, blended with the start (Wortsman et al. 2022, WiSE-FT) in the share with
     the lowest: never worse there; a careful recipe keeps the start unless the gain is more than chance; a
     random start is not blended. With `resume`, a file, a run goes on mid-epoch. `watch` gets each step's
-    figures. `strategy` is ddp or fsdp, `precision` Fabric's.
+    figures. `strategy` is ddp or fsdp, `precision` Fabric's. It ends on the CPU.
     """
     photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
     model, start, state = _ready(fabric, network, recipe, strategy)
-    optimiser, world = state.optimiser, fabric.world_size
-    share = max(1, recipe.batch // world)  # photos of a batch for each process
+    world, share = fabric.world_size, max(1, recipe.batch // fabric.world_size)  # of each batch's photos
     steps, total = _steps_of(len(photos), share, world, recipe)
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
     run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets, part)
@@ -85,19 +85,20 @@ def train_every_weight(
     ), total - done)  # fmt: skip
     with QuickConvolution() if recipe.norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
-            _set_rate(optimiser, _schedule(step, total, recipe))
-            losses, at_once = _backward(fabric, model, frames, wanted(labels, ids), recipe.smoothing, at_once)
-            norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
-            _refuse_non_finite(losses, norm, ids, step)
+            _set_rate(state.optimiser, _schedule(step, total, recipe))
+            draw_alike(seed, step, fabric.global_rank)
+            losses, at_once = backward(fabric, model, frames, wanted(labels, ids), recipe.smoothing, at_once)
+            norm = fabric.clip_gradients(model, state.optimiser, max_norm=5.0, error_if_nonfinite=False)
+            loss = _refuse_non_finite(losses, norm, ids, step)
             _move(state, recipe, step)
-            figures = {"loss": float(losses.mean()), "rate": optimiser.param_groups[0]["lr"]}
+            figures = {"loss": loss, "rate": state.optimiser.param_groups[0]["lr"]}
             remember(history, step + 1, (steps, total), figures)
             ended = step + 1 == total or (step + 1) % steps == 0
             if ended:
                 figures |= _end_epoch(fabric, network, state, history, dataset)
             watch(step + 1, figures)
             if ended or (step + 1) % recipe.save_every == 0:
-                save_state(resume if fabric.is_global_zero else None, run, step + 1, history, state)
+                save_state(resume, run, (step + 1, total), history, state)
             progress("train every weight", step + 1, total)
 
     fabric.barrier()
@@ -141,43 +142,6 @@ def _identity(
     return digest(
         [FORMAT, dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__), *ids]
     )
-
-
-def _backward(
-    fabric: Fabric,
-    model: Any,
-    frames: Pixels,
-    targets: torch.Tensor,
-    smoothing: float,
-    at_once: int,
-) -> tuple[torch.Tensor, int]:
-    """Gradients of a batch in parts of `at_once` photos: the losses, float32 (n,), and the size that fitted.
-
-    A GPU that runs out of memory gets half as many, again and again; the gradients are the same sums.
-    """
-    while True:
-        try:
-            losses = []
-            edges = np.linspace(0, len(frames), -(-len(frames) // at_once) + 1).astype(int).tolist()
-            for begin, end in pairwise(edges):  # as large as each other: none is a photo alone
-                part = slice(begin, end)
-                with fabric.no_backward_sync(model, enabled=end < len(frames)):
-                    logits = model(torch.from_numpy(frames[part]).to(fabric.device))
-                    wanted = targets[part].to(fabric.device)
-                    loss = nn.functional.cross_entropy(
-                        logits, wanted, label_smoothing=smoothing, reduction="none"
-                    )
-                    fabric.backward(loss.sum() / len(frames))
-                losses.append(loss.detach())
-            return torch.cat(losses), at_once
-        except torch.OutOfMemoryError as error:
-            model.zero_grad()
-            if at_once == 1 or fabric.world_size > 1:
-                raise CatflapError(
-                    f"{fabric.device} has too little memory for {min(at_once, len(frames))} photos at once.",
-                    "Use a smaller --size or --backbone, or --device cpu.",
-                ) from error
-            at_once = (min(at_once, len(frames)) + 1) // 2
 
 
 def _answers_to_learn(
@@ -236,14 +200,13 @@ def _move(state: State, recipe: Recipe, step: int) -> None:
 def _end_epoch(
     fabric: Fabric, network: Network, state: State, history: list[dict[str, Any]], dataset: Dataset
 ) -> dict[str, float]:
-    """Judge the average on validation, and keep it where no epoch before had a lower log loss."""
-    judged = _judged(fabric, network, whole(state.average), dataset)
-    history[-1] |= judged
+    """Judge the average, keep it where no epoch before had a lower log loss, and return the figures."""
+    history[-1] |= _judged(fabric, network, whole(state.average), dataset)
     losses = [entry["validation_log_loss"] for entry in history if entry["step"] == "finetune"]
     if losses[-1] <= min(losses):
         for name, tensor in state.average.items():
             state.best[name].copy_(tensor)
-    return judged
+    return {name: figure for name, figure in history[-1].items() if name != "step"}
 
 
 def _blend(
@@ -264,6 +227,7 @@ def _blend(
     if recipe.careful and not beyond_chance(lost[0] - lost[kept], validation.groups):
         kept = 0
     network.load_state_dict(_mixed(start, best, shares[kept]))
+    network.cpu()  # where it is counted, written, and shares its backbone with a head
     history = [
         {"step": "blend", "share": share, "validation_log_loss": loss, "kept": number == kept}
         for number, (share, loss) in enumerate(zip(shares, means, strict=True))
@@ -288,8 +252,9 @@ def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset
         right = int((logits.argmax(1) == mine.labels).sum())
         sums += torch.tensor([log_loss(logits, mine.labels) * len(mine), right])
         network.train(mode)
-    sums = sums.to(fabric.device)
-    add_up(sums)
+    if fabric.world_size > 1:
+        sums = sums.to(fabric.device)  # Apple's GPUs have no float64, and are alone
+        add_up(sums)
     loss, accuracy = (sums / len(photos)).tolist()
     return {"validation_log_loss": loss, "validation_accuracy": accuracy}
 
@@ -298,24 +263,34 @@ def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset
 def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | None = None) -> Logits:
     """Logits of photos, with other weights than the network's where they are given."""
     device, rows = next(network.parameters()).device, []
-    for frames in frames_of(photos, frame):
+
+    def answer(frames: Pixels) -> Logits:
         pixels = torch.from_numpy(frames).to(device)
         logits = functional_call(network, weights, pixels) if weights else network(pixels)
-        rows.append(logits.cpu().numpy())
+        return logits.cpu().numpy()  # type: ignore[no-any-return]
+
+    for frames in frames_of(photos, frame):
+        rows.append(in_halves(answer, frames, device))
     return np.concatenate(rows).astype(np.float32)
 
 
 def _refuse_non_finite(
     losses: torch.Tensor, norm: torch.Tensor | None, ids: npt.NDArray[np.str_], step: int
-) -> None:
-    """Stop before weights are spoilt, and name the photos whose loss is not a number."""
-    if torch.isfinite(losses).all() and (norm is None or torch.isfinite(whole_tensor(norm))):
-        return
-    bad = ids[(~torch.isfinite(losses)).cpu().numpy()].tolist()
+) -> float:
+    """The mean loss of every process's photos; where it is none, stop before weights are spoilt.
+
+    Raises CatflapError, in every process, that names the photos whose loss is not a number.
+    """
+    sums = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+    add_up(sums)
+    steep = norm is not None and not torch.isfinite(whole_tensor(norm)).all()
+    if torch.isfinite(sums).all() and not steep:
+        return float(sums[0] / sums[1])
+    bad = from_all(ids[(~torch.isfinite(losses)).cpu().numpy()].tolist())
     if bad:
         named = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
         raise CatflapError(
-            f"The loss of step {step + 1} is not a number for {len(bad)} of {len(ids)} photos: {named}.",
+            f"The loss of step {step + 1} is not a number for {len(bad)} of {int(sums[1])} photos: {named}.",
             "Leave these photos out, or use the recipe head.",
         )
     raise CatflapError(

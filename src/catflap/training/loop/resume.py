@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import save
 
 from catflap.artifacts.folder import sweep, whole_file
 from catflap.training.networks.network import Network
+from catflap.training.processes import is_first_process
 from catflap.training.sharding import Tensors, spread_like, whole
 
 FORMAT = 3  # of the file; one of another format is of another run
@@ -32,10 +34,12 @@ class State:
     best: Tensors
 
 
-def save_state(path: Path | None, run: str, step: int, history: list[dict[str, Any]], state: State) -> None:
-    """Keep a run that has done `step` steps; `run` names what it is made from.
+def save_state(
+    path: Path, run: str, steps: tuple[int, int], history: list[dict[str, Any]], state: State
+) -> None:
+    """Keep a run; `steps` are those that it has done and all, `run` names what it is made from.
 
-    Every process calls this, for weights may be spread over them; only the one that writes has a path.
+    Every process calls this, for weights may be spread over them; only the first one writes.
     """
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
@@ -43,21 +47,24 @@ def save_state(path: Path | None, run: str, step: int, history: list[dict[str, A
     for number, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"moments.{number}.{name}": tensor for name, tensor in moments.items()}
     tensors = whole(tensors)
-    if path is None:
+    if not is_first_process():
         return
-    described = {"run": run, "step": str(step), "history": json.dumps(history)}
+    done, total = map(str, steps)
+    described = {"run": run, "step": done, "total": total, "history": json.dumps(history)}
     whole_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
 
 
 def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, Any]]]:
     """Take up a stopped run: its steps and history; 0 steps where there is none, or one of another `run`.
 
-    What a kill left half-written beside it is swept away.
+    What a kill left half-written beside it is swept away. That a stopped one is lost is told.
     """
     sweep(path)
     with contextlib.suppress(OSError, ValueError, SafetensorError), safe_open(path, "pt") as file:
         described = file.metadata() or {}
         if described.get("run") != run:
+            if described.get("step") != described.get("total") and is_first_process():
+                _tell_lost(path)
             return 0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         parts = {"network.": state.network.state_dict(), "average.": state.average, "best.": state.best}
@@ -75,6 +82,14 @@ def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, 
         state.optimiser.load_state_dict(kept)
         return int(described["step"]), json.loads(described["history"])
     return 0, []
+
+
+def _tell_lost(path: Path) -> None:
+    logging.getLogger(__name__).warning(
+        "What a stopped training kept in %s is of another run (other photos, options, device or number of "
+        "processes) and is not used.",
+        path,
+    )
 
 
 def _under(prefix: str, tensors: Tensors) -> Tensors:

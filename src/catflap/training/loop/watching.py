@@ -25,8 +25,8 @@ def watching(
 ) -> Iterator[Watch]:
     """A Watch that writes each step's figures into a TensorBoard folder, an MLflow store, or both.
 
-    `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's. A place that takes no more
-    figures is told to `note` and left alone: training goes on.
+    `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's. `note` gets a line after
+    each epoch. A place that takes no more figures is told to it, too, and left alone: training goes on.
     Raises CatflapError when the package is not installed or the place cannot be written.
     """
     with ExitStack() as stack:
@@ -37,6 +37,11 @@ def watching(
             watches.append(stack.enter_context(_forgiving(_mlflow(mlflow, name), note)))
 
         def watch(step: int, figures: dict[str, float]) -> None:
+            if "epoch" in figures:
+                note(
+                    f"Epoch {figures['epoch']:g}: loss {figures['train_loss']:.4f}, validation log loss "
+                    f"{figures['validation_log_loss']:.4f}, rate {figures['rate']:.2g}."
+                )
             for one in tuple(watches):
                 try:
                     one(step, figures)
@@ -44,7 +49,7 @@ def watching(
                     watches.remove(one)
                     note(f"Step {step} and those after it are not logged: {why(error)}.")
 
-        yield watch if watches else unseen
+        yield watch
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     if name in INSTALLED:
         return _load_lite(name, pretrained)
     if not timm.is_model(name):
-        near = get_close_matches(name.split(".")[0], [*INSTALLED, *timm.list_models()], n=4, cutoff=0.5)
+        near = get_close_matches(
+            name.split(".")[0], sorted({*INSTALLED, *timm.list_models()}), n=4, cutoff=0.5
+        )
         timms = f", or one with a name like it: {', '.join(near)}" if near else ""
         raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED}, which is installed{timms}.")
     try:

@@ -45,10 +45,10 @@ def _moments(network: Network, photos: Photos, frame: Frame, progress: Progress)
 
     def add(_: torch.nn.Module, received: tuple[torch.Tensor, ...]) -> None:
         rows = received[0].movedim(1, -1).flatten(0, -2)
-        squares = (rows.T @ rows).double().cpu()
+        squares = (rows.T @ rows).cpu().double()  # Apple's GPUs have no float64
         sums[0], sums[1], sums[2] = (
             sums[0] + len(rows),
-            sums[1] + rows.double().sum(0).cpu(),
+            sums[1] + rows.cpu().double().sum(0),
             sums[2] + squares,
         )
 

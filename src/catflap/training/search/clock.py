@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil
@@ -14,12 +15,20 @@ import torch
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
+from catflap.image import Frame
 from catflap.training.heads.features import Extractor, count_unseen
 from catflap.training.loop.settings import Recipe
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
-from catflap.training.processes import Precision, add_up, first_says, which_process
+from catflap.training.processes import (
+    Precision,
+    add_up,
+    first_says,
+    is_alone,
+    too_little_memory,
+    which_process,
+)
 
 FINETUNING = Recipe(epochs=10)  # at most
 PARTS, LEAST = 20, 0.1  # of an epoch
@@ -116,26 +125,37 @@ def seconds_a_photo(
 ) -> float:
     """What a photo takes forward and backward, measured as the loop runs it, on blank frames with a copy.
 
-    Many processes measure together, each with its share of a batch, and add up their gradients.
+    As in the loop, a GPU that runs out of memory gets half of the batch, again and again. Many processes
+    measure together, each with its share of a batch, and add up their gradients.
     """
     keep_memory()  # as the loop does
     _, processes = which_process()
     copy, batch = deepcopy(network).to(device).train(how.norm), max(1, how.batch // processes)
-    frames = torch.zeros(
-        batch, dataset.frame.height, dataset.frame.width, 3, dtype=torch.uint8, device=device
-    )
-    taken, bf16 = [], torch.autocast(device.split(":")[0], torch.bfloat16, precision == "bf16-mixed")
     with QuickConvolution() if how.norm else folded(copy, dataset.frame):
-        for _ in range(_TRIES):
-            start = perf_counter()
-            with bf16:
-                answers = copy(frames)
-            answers.sum().backward()
-            if processes > 1:
-                slopes = [each.grad.flatten() for each in copy.parameters() if each.grad is not None]
-                add_up(torch.cat(slopes))
+        while True:
+            with suppress(torch.OutOfMemoryError):  # with the error goes what the failed step still holds
+                return _seconds_of_a_step(copy, dataset.frame, batch, device, precision) / batch
+            if batch == 1 or processes > 1:
+                raise too_little_memory(device, batch)
             copy.zero_grad()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize(device)
-            taken.append(perf_counter() - start)
-    return min(taken) / batch
+            batch = (batch + 1) // 2
+
+
+def _seconds_of_a_step(
+    network: Network, frame: Frame, batch: int, device: str, precision: Precision
+) -> float:
+    frames = torch.zeros(batch, frame.height, frame.width, 3, dtype=torch.uint8, device=device)
+    taken, bf16 = [], torch.autocast(device.split(":")[0], torch.bfloat16, precision == "bf16-mixed")
+    for _ in range(_TRIES):
+        start = perf_counter()
+        with bf16:
+            answers = network(frames)
+        answers.sum().backward()
+        if not is_alone():
+            slopes = [each.grad.flatten() for each in network.parameters() if each.grad is not None]
+            add_up(torch.cat(slopes))
+        network.zero_grad()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        taken.append(perf_counter() - start)
+    return min(taken)

@@ -54,8 +54,8 @@ class Trial:
     `size` is the side in px of the square frame, or of a square with as many pixels. `int8_mb` is what its
     weights will take in int8, about; `recipe` is head, finetune where an epoch of every weight followed it,
     or scratch for a random start, of which nothing is known yet; `epochs` of every weight would fit the
-    minutes, where that was asked; `pareto` says that no other trial is at least as good in log loss,
-    milliseconds and size, and better in one.
+    minutes, where that was asked; `pareto` says that no other trial of the same share is at least as good
+    in log loss, milliseconds and size, and better in one.
     """
 
     backbone: str
@@ -342,7 +342,8 @@ def _pareto(trial: Trial, others: list[Trial]) -> bool:
     mine = (trial.validation_log_loss, trial.fp32_ms, trial.int8_mb)
     for other in others:
         theirs = (other.validation_log_loss, other.fp32_ms, other.int8_mb)
-        if theirs != mine and all(one <= two for one, two in zip(theirs, mine, strict=True)):
+        alike = other.share == trial.share  # else one has learnt from more photos
+        if alike and theirs != mine and all(one <= two for one, two in zip(theirs, mine, strict=True)):
             return False
     return trial.share > 0
 

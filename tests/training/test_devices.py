@@ -1,0 +1,231 @@
+"""GPUs, as far as a machine without one can tell: where networks stay, and what too little memory does."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from catflap.artifacts.dataset import Dataset
+from catflap.errors import CatflapError
+from catflap.image import Frame
+from catflap.progress import silent
+from catflap.training.heads.features import open_extractor
+from catflap.training.heads.head import Head
+from catflap.training.loop.every_weight import _judged, train_every_weight
+from catflap.training.loop.settings import Recipe
+from catflap.training.networks.backbone import Backbone, digest_tensors
+from catflap.training.networks.flops import count_flops
+from catflap.training.networks.network import Network
+from catflap.training.plan import Plan
+from catflap.training.processes import open_fabric, precision_on
+from catflap.training.recipes import assemble
+from catflap.training.search.clock import FINETUNING, seconds_a_photo
+from catflap.training.train import train
+from tests.training.small import Small, small_network
+
+ONCE = Recipe(epochs=2, batch=8, rate=0.1, body=1.0, average=0.5)
+FRAME = Frame(32, 32)
+
+
+class Narrow(Small):
+    """A GPU whose memory holds four photos: more raise what torch raises."""
+
+    most = 4
+    seen: list[int] = []  # noqa: RUF012
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training or torch.is_grad_enabled():
+            self.seen.append(len(pixels))
+            if len(pixels) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(pixels)
+
+
+class Full(Narrow):
+    most = 0
+
+
+def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    whole, narrow = small_network(), small_network(Narrow)
+    Narrow.seen.clear()
+    for number, network in enumerate((whole, narrow)):
+        train_every_weight(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
+    assert Narrow.seen[:3] == [8, 4, 4]
+    assert max(Narrow.seen[1:]) == 4, "the size that fitted is kept"
+    for name, tensor in whole.state_dict().items():
+        assert torch.allclose(tensor.float(), narrow.state_dict()[name].float(), atol=1e-5), name
+
+
+def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CatflapError, match="too little memory for 1 photos"):
+        train_every_weight(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
+
+
+class Held(torch.autograd.Function):
+    """What a forward pass keeps of each photo until backward, and the room that backward needs beside it."""
+
+    most = 16
+    held: dict[int, int] = {}  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx: Any, features: torch.Tensor) -> torch.Tensor:
+        Held.refuse(len(features))
+        Held.held[id(ctx)] = len(features)
+        ctx.kept = features.clone()
+        weakref.finalize(ctx.kept, Held.held.pop, id(ctx))
+        return features * 1
+
+    @staticmethod
+    def backward(ctx: Any, slopes: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        Held.refuse(len(slopes))
+        return slopes
+
+    @staticmethod
+    def refuse(more: int) -> None:
+        if sum(Held.held.values()) + more > Held.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Keeps(Small):
+    """A GPU whose memory holds the graph of 16 photos, or of eight where backward works on them."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = super().forward(pixels)
+        return Held.apply(features) if torch.is_grad_enabled() else features  # type: ignore[no-any-return]
+
+
+def backbone(kind: type[Small]) -> Backbone:
+    network = kind().eval()
+    sha256 = digest_tensors(network.state_dict())
+    return Backbone("small", network, 16, (0.5,) * 3, (0.5,) * 3, sha256, "none")
+
+
+def test_a_backbone_stays_where_it_is_when_its_features_are_worked_out() -> None:
+    """Else its head would be on the CPU and it on a GPU. What is on "meta" was moved as a GPU's is."""
+    body = backbone(Small)
+    open_extractor(body, FRAME, device="meta")
+    assert {str(weight.device) for weight in body.network.parameters()} == {"cpu"}
+    head = Head(np.zeros((2, 16), np.float32), np.zeros(2, np.float32), np.zeros(2, np.float32))
+    assert min(count_flops(assemble(body, head), FRAME)) > 0
+
+
+def test_a_network_that_has_learnt_comes_back_to_the_cpu(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its backbone, which a head may get, and the frames that its FLOPs are counted with are."""
+    network, moved = small_network(), list[nn.Module]()
+    monkeypatch.setattr(Network, "cpu", lambda network: moved.append(network))
+    train_every_weight(network, drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
+    assert moved == [network]
+
+
+def test_what_a_failed_step_held_is_let_go_of(
+    drawn_dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory ends in backward, when a graph of 16 photos is there; two of eight fit one after the other."""
+    once = replace(ONCE, batch=16)
+    whole, halved = small_network(), small_network(Keeps)
+    for number, network in enumerate((whole, halved)):
+        train_every_weight(network, drawn_dataset, tmp_path / str(number), once, 0, "cpu", silent)
+    for name, tensor in whole.state_dict().items():
+        assert torch.allclose(tensor.float(), halved.state_dict()[name].float(), atol=1e-5), name
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "too little memory for 16 photos at once: 8 are taken" in told
+
+
+def test_the_clock_times_what_fits(drawn_dataset: Dataset) -> None:
+    Narrow.seen.clear()
+    assert seconds_a_photo(small_network(Narrow), drawn_dataset, FINETUNING, "cpu", "32-true") > 0
+    assert [photos for photos in Narrow.seen if photos > 1] == [32, 16, 8, 4, 4, 4]
+    with pytest.raises(CatflapError, match="too little memory for 1 photos"):
+        seconds_a_photo(small_network(Full), drawn_dataset, FINETUNING, "cpu", "32-true")
+
+
+def test_bf16_is_for_gpus_that_compute_it_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's usual answer counts those that only imitate it."""
+    asked = torch.cuda, "is_bf16_supported"
+    monkeypatch.setattr(*asked, lambda including_emulation=True: including_emulation)
+    assert precision_on("cuda") == "32-true"
+    monkeypatch.setattr(*asked, lambda including_emulation=True: True)
+    assert precision_on("cuda") == "bf16-mixed"
+
+
+def test_fp32_is_not_tf32() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    open_fabric("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_each_of_many_processes_has_its_gpu_before_anything_is_worked_out(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the precision: it is Fabric that tells torch which GPU is whose."""
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+
+    class Opened(Exception):
+        pass
+
+    def opened(device: str) -> None:
+        raise Opened
+
+    with pytest.raises(CatflapError, match="Each of 2 processes takes a device of its own") as told:
+        open_fabric("cuda:1")
+    assert told.value.fix == "Use --device cuda."
+    monkeypatch.setattr("catflap.training.train.open_fabric", opened)
+    with pytest.raises(Opened):
+        train(drawn_dataset, tmp_path / "out", Plan(precision="fp32"), device="cpu")
+
+
+def test_validation_is_summed_up_where_there_is_float64(drawn_dataset: Dataset) -> None:
+    """Not on the device, which may be Apple's; "meta" has no numbers that could be read at all."""
+    fabric: Any = SimpleNamespace(device=torch.device("meta"), world_size=1, global_rank=0)
+    network = small_network()
+    judged = _judged(fabric, network, dict(network.state_dict()), drawn_dataset)
+    assert judged["validation_log_loss"] > 0
+
+
+class Looks(Small):
+    """A GPU whose memory holds three photos that are looked at."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 3 and not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(pixels)
+
+
+class Blind(Small):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_features_and_answers_come_in_halves_where_memory_is_short(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
+    torch.manual_seed(0)
+    narrow = backbone(Looks)
+    whole = Small().eval()
+    whole.load_state_dict(narrow.network.state_dict())
+    wide = replace(narrow, network=whole)
+    one, other = (open_extractor(body, FRAME, device="cpu:0").model(frames) for body in (wide, narrow))
+    assert np.allclose(one, other, atol=1e-3)
+    with pytest.raises(CatflapError, match="too little memory for 1 photos"):
+        open_extractor(backbone(Blind), FRAME, device="cpu:0").model(frames)
+    logits = [
+        train_every_weight(
+            small_network(kind), drawn_dataset, tmp_path / kind.__name__, ONCE, 0, "cpu", silent
+        )[0]
+        for kind in (Small, Looks)
+    ]
+    assert np.allclose(*logits, atol=1e-5)
