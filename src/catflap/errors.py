@@ -84,7 +84,7 @@ class Refused(CatflapError):
 
 
 class MissingExtra(CatflapError):
-    """A part of Catflap that is not installed here."""
+    """A part of Catflap that is not installed here, or does not load."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
@@ -96,6 +96,15 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     return MissingExtra(
         f"This step needs {module}, which is not installed.",
         f"Run: pip install 'catflap[{extra}]'",
+    )
+
+
+def does_not_load(module: str, error: Exception) -> MissingExtra:
+    """Turn the failed import of a module that is installed into what to do about it."""
+    package = module.replace("_", "-")
+    return MissingExtra(
+        f"{module} is installed but does not load: {why(error)}.",
+        f"Install what it lacks, or run: pip install --force-reinstall {package}",
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ from catflap.errors import BadPhoto, CatflapError, system_says
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a bad photo, BadPhoto says
-Photo: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
+Photo: TypeAlias = "Source | Image.Image | Pixels"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -109,7 +110,7 @@ class PhotoInfo:
 def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     """The pixels of a photo as the model sees them: uint8 RGB, shape (height, width, 3).
 
-    Takes a path, the file's bytes, a PIL image or a uint8 array (H, W, 3) or (H, W).
+    Takes a path, bytes, an open binary file, a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
     Raises BadPhoto when it is not a whole, allowed photo.
     """
     if isinstance(photo, np.ndarray):
@@ -136,9 +137,11 @@ def resize(part: Pixels, frame: Frame, *, mirror: bool = False) -> Pixels:
     return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else image)
 
 
-def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) -> bytes:
-    """The bytes of a photo file; BadPhoto when it is absent, no regular file or too large."""
+def read_file(path: Source, max_bytes: int = Frame.max_bytes) -> bytes:
+    """The bytes of a photo file, or an open one; BadPhoto when it is absent, no regular file or too large."""
     try:
+        if isinstance(path, bytes | bytearray | memoryview) or hasattr(path, "read"):
+            return bytes(path.read(max_bytes + 1) if hasattr(path, "read") else path)
         _check_regular(path, Path(path).stat(), max_bytes)  # before it is opened: a tape would wind
         with open(path, "rb", 1 << 16, opener=_open_at_once) as file:  # a stated buffer saves a system call
             _check_regular(path, os.fstat(file.fileno()), max_bytes)  # another may lie there by now
@@ -149,11 +152,8 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = Frame.max_bytes) ->
             "unreadable", f"{_shown(path)} cannot be read: {why}.", "Check its path and permissions."
         ) from error
     except TypeError as error:
-        raise BadPhoto(
-            "unreadable",
-            f"A {type(path).__name__} is not a photo.",
-            "Give a path, the file's bytes, a PIL image or a uint8 array.",
-        ) from error
+        what = f"A {type(path).__name__} is not a photo."
+        raise BadPhoto("unreadable", what, "Give a path, bytes, a PIL image or a uint8 array.") from error
     if len(data) > max_bytes:
         raise _too_many_bytes(len(data), max_bytes)
     return data
@@ -337,15 +337,14 @@ def _squash(image: Image.Image, frame: Frame) -> Image.Image:
 
 
 def _from_array(array: Pixels) -> Image.Image:
-    grey_or_rgb = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    if array.dtype != np.uint8 or not grey_or_rgb or 0 in array.shape:
+    has_colours = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not has_colours or 0 in array.shape:
         raise BadPhoto(
             "unsupported_mode",
             f"An array of {array.dtype} with shape {array.shape} is not a photo.",
             "Give uint8 with shape (height, width, 3), RGB.",
         )
-    image = Image.fromarray(np.ascontiguousarray(array))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
 def _info(image: Image.Image) -> PhotoInfo:
@@ -394,6 +393,7 @@ def _too_many_pixels(how_many: str, limit: int) -> BadPhoto:
     return BadPhoto("too_many_pixels", f"The photo has {how_many} {limit} pixels.", "Save a smaller copy.")
 
 
-def _shown(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed even when its name is not UTF-8."""
-    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+def _shown(path: Source) -> str:
+    """A path that can be printed even when its name is not UTF-8; the kind of an open file."""
+    name = os.fsdecode(path) if isinstance(path, str | os.PathLike) else f"The {type(path).__name__}"
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from catflap.artifacts.bundle import SHIPPED
 from catflap.cli import prepare
 from catflap.cli.main import COMMANDS
 from catflap.data.packing.roles import SHARES
@@ -288,3 +289,18 @@ def test_progress_shows_in_a_terminal_without_rich(base_python: Path) -> None:
 def test_the_shares_that_help_tells_are_those_of_the_roles() -> None:
     """The data room is not imported for a help text."""
     assert prepare.ROLES == SHARES
+
+
+def test_the_shipped_bundle_is_told_from_a_file_of_almost_its_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from catflap.cli.main import run; run()", "bundle", "inspect"]
+
+    def said(name: str) -> str:
+        answer = subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return answer.stderr
+
+    assert said("cat") == ""
+    (tmp_path / "cat.catflap").write_bytes((SHIPPED / "cat.catflap").read_bytes())
+    assert said("cat") == "cat is the shipped bundle; yours is cat.catflap.\n"
+    assert said("cat.catflap") == said("./cat.catflap") == said(str(tmp_path / "cat")) == ""
+    (tmp_path / "dog.catflap").touch()
+    assert "shipped" not in said("dog")

@@ -329,7 +329,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     assert outcome(closed) == "unreadable"
 
 
-@pytest.mark.parametrize("photo", [None, 5, 0.5, [1], {"a": 1}, bytearray(b"x")], ids=str)
+@pytest.mark.parametrize("photo", [None, 5, 0.5, [1], {"a": 1}, io.StringIO("x")], ids=type)
 def test_what_is_no_photo_at_all(photo: object) -> None:
     with pytest.raises(BadPhoto, match="is not a photo"):
         read_pixels(photo, FRAME)  # type: ignore[arg-type]

@@ -232,7 +232,9 @@ def test_pixels_without_an_agreed_colour_are_refused(mode: str) -> None:
     [
         np.zeros((8, 8, 3), np.float32),
         np.zeros((8, 8, 3), np.int64),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros((8, 8, 4), np.float32),
         np.zeros((8, 8, 1), np.uint8),
         np.zeros((0, 8, 3), np.uint8),
         np.zeros((8,), np.uint8),
@@ -243,6 +245,15 @@ def test_pixels_without_an_agreed_colour_are_refused(mode: str) -> None:
 def test_arrays_that_are_no_photo_are_refused(array: npt.NDArray[np.generic]) -> None:
     with pytest.raises(BadPhoto, match="is not a photo"):
         read_pixels(array, SAME)  # type: ignore[arg-type]
+
+
+def test_an_array_with_alpha_is_laid_on_white_as_its_image_is() -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (SAME.height, SAME.width, 4), np.uint8)
+    pixels[0] = (10, 20, 30, 0)
+    found = read_pixels(pixels, SAME)
+    assert (found[0] == 255).all()
+    np.testing.assert_array_equal(found, read_pixels(Image.fromarray(pixels), SAME))
+    np.testing.assert_array_equal(found, read_pixels(encode(pixels, "PNG"), SAME))
 
 
 def test_strided_and_read_only_arrays_are_fine() -> None:

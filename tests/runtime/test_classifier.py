@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier, field_prior, parse_prior
 from catflap.runtime.engines.opening import why_not_here
+from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported, drawn
 from tests.runtime.models import colour_model, reworked
@@ -38,6 +42,10 @@ def test_path_bytes_image_and_array_agree(tiny_bundle: Path, tmp_path: Path) -> 
     expected = answers(classifier, pixels)
     for photo in (tmp_path / "photo.png", str(tmp_path / "photo.png"), data, Image.open(BytesIO(data))):
         assert answers(classifier, photo) == expected
+    for photo in (bytearray(data), memoryview(data), BytesIO(data)):
+        assert answers(classifier, photo) == expected
+    with open(tmp_path / "photo.png", "rb") as file:
+        assert answers(classifier, file) == expected
     assert answers(classifier, np.asfortranarray(pixels)) == expected
     assert answers(classifier, pixels[::2]) == answers(classifier, pixels[::2].copy())
 
@@ -187,6 +195,56 @@ def test_what_is_no_photo_is_one_error(tiny_bundle: Path, tmp_path: Path) -> Non
             classifier(photo)  # type: ignore[arg-type]
         assert caught.value.what
         assert caught.value.fix
+
+
+def test_an_open_file_that_gives_no_photo_is_one_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    classifier = Classifier(tiny_bundle)
+    closed = BytesIO(b"x")
+    closed.close()
+    (tmp_path / "text").write_text("text")
+    large = BytesIO(bytes(classifier.frame.max_bytes + 1))
+    with open(tmp_path / "text", encoding="utf-8") as text, open(tmp_path / "text", "rb") as words:
+        for photo, what in (
+            (closed, "The BytesIO cannot be read"),
+            (text, "A TextIOWrapper is not a photo"),
+            (words, "no photo in a format"),
+            (BytesIO(), "has no bytes"),
+            (bytearray(b"x"), "no photo in a format"),
+            (large, "more than"),
+        ):
+            with pytest.raises(BadPhoto, match=what):
+                classifier(photo)  # type: ignore[arg-type]
+
+
+def test_a_classifier_is_copied_and_goes_to_other_processes(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.catflap"
+    path.write_bytes(tiny_bundle.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    classifier = Classifier("tiny.catflap", "fp32", threads=1, prior={"cold": 0.2}, embed=True)
+    photo, expected = scene(3, 40, 40), answers(classifier, scene(3, 40, 40))
+    kept = pickle.dumps(classifier)
+    for copied in (copy.copy(classifier), copy.deepcopy(classifier)):
+        assert answers(copied, photo) == expected
+        assert (copied.prior, copied.variant) == (classifier.prior, classifier.variant)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(answers, classifier, photo).result() == expected
+    monkeypatch.chdir("/")
+    assert pickle.loads(kept)(photo).embedding is None
+    assert pickle.loads(pickle.dumps(Classifier("cat", embed=True)))(photo).embedding is not None
+    rewritten(tiny_bundle, path, lambda head: head.update(name="another"))
+    with pytest.raises(BadArtifact, match="is another bundle"):
+        pickle.loads(kept)
+
+
+@pytest.mark.parametrize("nothing", [None, 7, b"cat"])
+def test_what_cannot_be_a_path_is_no_bundle(nothing: object) -> None:
+    for opening in (Classifier, read_bundle):
+        with pytest.raises(CatflapError, match="is not a bundle"):
+            opening(nothing)  # type: ignore[arg-type]
+    with pytest.raises(CatflapError, match="There is no bundle"):
+        verify(nothing)  # type: ignore[arg-type]
 
 
 def test_what_is_no_bundle_is_one_error(tiny_bundle: Path, tmp_path: Path) -> None:

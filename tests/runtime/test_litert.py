@@ -81,6 +81,17 @@ def test_what_is_no_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     assert [check.name for check in verdict.checks if not check.passed] == ["golden:litert-fp32"]
 
 
+def test_a_damaged_name_in_a_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    whole = COLOUR.read_bytes()
+    name = b"serving_default_args_0"
+    damaged = whole.replace(name, b"\xff" * len(name))
+    assert damaged != whole
+    path = with_litert(tiny_bundle, tmp_path / "bad.catflap", damaged)
+    checks = {check.name: check for check in verify(path).checks}
+    assert not checks["golden:litert-fp32"].passed
+    assert "LiteRT refuses the model: 'utf-8' codec" in str(checks["golden:litert-fp32"].value)
+
+
 def test_frames_of_another_size_are_refused() -> None:
     from catflap.runtime.engines.litert import open_model
 

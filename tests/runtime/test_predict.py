@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from catflap.artifacts.bundle import read_bundle
 from catflap.artifacts.results import Prediction
 from catflap.data.sources.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
@@ -66,6 +67,19 @@ def test_what_is_for_watch_or_has_no_name_is_told(tiny_bundle: Path, tmp_path: P
 
 def _raised(path: str) -> str:
     raise BadPhoto("unreadable", f"{path} cannot be read.", "Check it.")
+
+
+def test_a_bundle_or_its_name_stands_for_its_classifier(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "photo.png")
+    (_, expected) = next(predict(Classifier(tiny_bundle), path))
+    assert isinstance(expected, Prediction)
+    for opened in (tiny_bundle, str(tiny_bundle), read_bundle(tiny_bundle)):
+        ((name, answer),) = predict(opened, [path])
+        assert isinstance(answer, Prediction)
+        assert (name, answer.probabilities) == (str(path), expected.probabilities)
+    ((_, answer),) = predict("cat", path)
+    assert isinstance(answer, Prediction)
+    assert set(answer.probabilities) == {"cat", "not_cat"}
 
 
 def test_errors_travel_between_processes() -> None:

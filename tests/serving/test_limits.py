@@ -174,6 +174,35 @@ def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signa
         assert server.log() == ""
 
 
+def test_who_asked_before_the_signal_is_answered(quick: Path) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with running(quick, "--queue", "500") as server:
+        asking = [server.raw(head % len(RED) + RED) for _ in range(100)]
+        server.process.send_signal(signal.SIGTERM)
+        for connection in asking:
+            with connection:
+                assert connection.recv(12) == b"HTTP/1.1 200"
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [b"/predict", b"/v2/models/cat/infer"])
+def test_uploads_that_are_open_at_the_end_are_told_and_leave_no_noise(quick: Path, path: bytes) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
+    with running(quick, "--upload", "600", "--deadline", "0.1") as server:
+        open_ones = [server.raw(head % path + b"\xff\xd8") for _ in range(30)]
+        eventually(lambda: server.metric("catflap_held_bytes") == 60)
+        assert server.stop() == 0
+        for connection in open_ones:
+            with connection:
+                answer = connection.recv(1 << 16)
+                assert answer.startswith(b"HTTP/1.1 503")
+                assert b"The server ends. Send it again." in answer or b'"what": "The server ends."' in answer
+        assert server.log().splitlines() == [
+            "uvicorn.error: Cancel 30 running task(s), timeout graceful shutdown exceeded"
+        ]
+
+
 @pytest.mark.slow
 def test_a_stalled_upload_does_not_keep_the_server_from_ending(quick: Path) -> None:
     with running(quick, "--upload", "600", "--deadline", "0.1") as server:

@@ -216,8 +216,18 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{unfit}"], 1, "fails its verification here: golden:fp32 1"),
         (["{quick}", "{unfit}"], 1, "fails its verification"),
         (["{quick}", "{quick}"], 2, "Two bundles have the same name"),
-        (["{quick}", "--shadow", "{foreign}"], 1, "It decides between dog, cat, cat between cat, not_cat."),
-        (["{quick}", "--canary", "{turned}"], 1, "It decides between not_cat, cat in this order, cat bet"),
+        (
+            ["{quick}", "--shadow", "{foreign}"],
+            1,
+            "foreign.catflap cannot be the shadow (--shadow). "
+            "It decides between dog, cat, cat between cat, not_cat.\n  fix: Name one with the same labels",
+        ),
+        (
+            ["{quick}", "--canary", "{turned}"],
+            1,
+            "turned.catflap cannot be the canary (--canary). "
+            "It decides between not_cat, cat in this order, cat bet",
+        ),
         (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
         (["{quick}", "--port", "70000"], 2, "The port (--port) is 70000."),
         (["{quick}", "--canary", "{quick}", "--share", "0"], 2, "The canary's share (--share) is 0.0."),

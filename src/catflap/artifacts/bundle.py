@@ -120,7 +120,10 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 
     `path` may be the name of a bundle that ships with Catflap, such as "cat".
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError as error:
+        raise BadArtifact(f"A {type(path).__name__} is not a bundle.", "Name a .catflap file.") from error
     data = _read(path)
     members = decode_members(data, str(path))
     head = _parse_head(members, str(path))

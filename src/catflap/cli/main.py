@@ -13,7 +13,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -152,7 +154,23 @@ def _answer(argv: list[str]) -> int:
     command.arguments(parser)
     output.json_argument(parser)
     argv.remove(words[0])
-    return int(command.answer(parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    for named in (getattr(args, "bundle", None), getattr(args, "model", None), *getattr(args, "bundles", ())):
+        _tell_shipped(named)
+    return int(command.answer(args))
+
+
+def _tell_shipped(named: str | os.PathLike[str] | None) -> None:
+    """Say that a shipped bundle is meant where a person's own file is called almost so."""
+    if named is None:
+        return
+    with suppress(OSError, ValueError):  # a name that no file can have: the command itself says so
+        own = Path(f"{named}.catflap")
+        if own.is_file() and not own.is_absolute() and not Path(named).is_file():
+            from catflap.artifacts.bundle import SHIPPED
+
+            if (SHIPPED / own).is_file():
+                output.note(f"{named} is the shipped bundle; yours is {own}.")
 
 
 def _help() -> str:

@@ -23,7 +23,7 @@ from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits, Model
 from catflap.runtime.engines.onnx import open_model
-from catflap.runtime.engines.opening import ENGINES, IN_TWO_FILES
+from catflap.runtime.engines.opening import ENGINES, IN_TWO_FILES, why_not_here
 from catflap.runtime.scoring import frames_of
 
 CALIBRATION_FRAMES = 48
@@ -167,10 +167,12 @@ def check_variants(names: tuple[str, ...]) -> None:
 
 
 def check_tools(form: Form) -> None:
-    """Raise MissingExtra when a package that writes or runs this form is not here."""
+    """Raise MissingExtra when a package that writes or runs this form is not here, or does not run it."""
     for package in PACKAGES[form.target]:
         if form.precision == "int8" or package not in QUANTISERS:
             need(package.replace("-", "_"))
+    if form.runtime in ENGINES and (why := why_not_here(as_variant("", form))) is not None:
+        raise why
 
 
 def make(form: Form, source: Source) -> dict[str, bytes]:

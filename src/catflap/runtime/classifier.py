@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from numbers import Real
+from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +59,7 @@ class Classifier:
         check_width(self.variant, embedding_width(self.model))
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._embed = embed
+        self._settings = {"variant": variant, "threads": threads, "prior": prior, "embed": embed}
         self._familiar = read_familiar(self.variant.baseline if embed else None, self.labels)
         self._trained = np.array(list(trained.values()))
         self._field = None if prior is None else field_prior(prior, trained)
@@ -66,8 +69,13 @@ class Classifier:
             None if self._field is None else dict(zip(self.labels, self._field.tolist(), strict=True))
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as what opens it again; its bundle's file must be there, unchanged."""
+        path = self.bundle.path
+        return _open_again, (path.absolute() if path.is_file() else path, self.bundle.sha256, self._settings)
+
     def __call__(self, photo: Photo) -> Prediction:
-        """The Prediction for a path, the bytes of a photo, a PIL image or a uint8 array (H, W, 3)."""
+        """The Prediction for a path, a photo's bytes or open file, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
         logits, embeddings = self.answer(pixels[None])
@@ -143,6 +151,13 @@ class Classifier:
         if not np.isfinite(embedding).all() or (familiar and len(familiar.mean) != len(embedding)):
             raise unfit(self.variant)
         return None if familiar is None else strangeness_of(embedding, familiar)
+
+
+def _open_again(path: Path, sha256: str, settings: dict[str, Any]) -> Classifier:
+    bundle = read_bundle(path)
+    if bundle.sha256 != sha256:
+        raise BadArtifact(f"{path} is another bundle than the classifier's.", "Open it anew.")
+    return Classifier(bundle, **settings)
 
 
 def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:

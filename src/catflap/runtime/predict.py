@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, system_says
 from catflap.image import read_file
@@ -15,6 +16,7 @@ from catflap.runtime.classifier import Classifier
 if TYPE_CHECKING:
     from catflap.runtime.recording import Recorder
 
+Opened: TypeAlias = "Classifier | str | os.PathLike[str] | Bundle"
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".heic", ".heif",
@@ -24,7 +26,7 @@ WATCHED = "Use catflap watch for a video, an address, or JPEGs on stdin (-)."
 
 
 def predict(
-    classifier: Classifier,
+    classifier: Opened,
     paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
     recorder: Recorder | None = None,
 ) -> Iterator[tuple[str, Prediction | BadPhoto]]:
@@ -32,7 +34,10 @@ def predict(
 
     A folder stands for the photos under it, in the order of their names; one without photos, or
     one that cannot be listed, is answered with a BadPhoto too. `recorder` writes a FieldLog.
+    Instead of a Classifier a bundle will do: its path, its name or an opened one.
     """
+    if not isinstance(classifier, Classifier):
+        classifier = Classifier(classifier, embed=recorder is not None)
     for path in (paths,) if isinstance(paths, str | os.PathLike) else paths:
         for photo, fault in list_photos(os.fspath(path)):
             try:

@@ -53,6 +53,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # without a key
 ALWAYS = (*OPEN, "/metrics")  # however many connections are open
 CROWDED = "catflap.crowded"  # the ASGI extension of a request that came while too many were
+ENDING = Problem(503, "The server ends.", "Send it again.", {"Connection": "close"})
 LINGER = 5.0  # seconds in which the rest of a refused body is dropped
 KINDS = {
     ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
@@ -109,6 +110,8 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Req
             answer = await handler(service, call)
         except ClientDisconnect:
             answer = Answer(b"", LEFT)
+        except asyncio.CancelledError:  # the server ends, and drops nothing of what still comes
+            whole, answer = True, answer_problem(ENDING, protocol=route.startswith("/v2"))
         except Exception as error:
             answer = answer_problem(_problem(service, error), protocol=route.startswith("/v2"))
     service.metrics.request(route, answer.status, perf_counter() - start)

@@ -25,6 +25,7 @@ from catflap.stopping import stopped_by_signals
 STALLED = 10.0  # seconds that the head of a request may take
 LONGEST = 320 << 10  # bytes of a head; asyncio reads 256 KiB at a time, of which the first may be a body's
 SPARE = 100  # connections beyond twice --connections; more are closed unheard
+HURRIED = 0.2  # seconds in which who asked before the end is let in
 GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
 
 
@@ -76,7 +77,16 @@ def _server(service: Service, certificate: ssl.SSLContext | None) -> uvicorn.Ser
     )
     config.load()
     config.ssl = certificate
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which lets in who had asked when it was told to end."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening a little later, for the system resets connections that nobody has taken."""
+        await asyncio.sleep(HURRIED)
+        await super().shutdown(sockets)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

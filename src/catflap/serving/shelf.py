@@ -170,7 +170,11 @@ class Shelf:
     def _second(self, path: BundlePath) -> _Place:
         role = "shadow" if self._settings.canary is None else "canary"
         place = self._place(path, role, self.default.name)
-        _same_labels(self.default, place.served)
+        if fault := _other_labels(self.default, place.served):
+            raise Refused(
+                f"{place.path} cannot be the {role} (--{role}). {fault}",
+                "Name one with the same labels in the same order, or serve it as a bundle of its own.",
+            )
         return place
 
     def _successor(self, place: _Place) -> Served | None:
@@ -178,7 +182,8 @@ class Shelf:
         served, _, _ = _load(place.path, self._settings)
         if served.version == place.served.version:
             return None
-        _same_labels(place.served, served)
+        if fault := _other_labels(place.served, served):
+            raise Refused(fault, "Start the server again with it.")
         return replace(served, name=place.served.name)
 
 
@@ -218,15 +223,13 @@ def _notice(served: Served) -> str:
     return f"{served.name} {served.version}: {served.classifier.notice}"
 
 
-def _same_labels(old: Served, new: Served) -> None:
-    """Raise Refused where clients, who know a probability by its place, would take it for another label's."""
+def _other_labels(old: Served, new: Served) -> str:
+    """How labels differ, so that clients, who know a probability by its place, misread it; "" if not."""
     ours, theirs = old.classifier.labels, new.classifier.labels
-    if ours != theirs:
-        order = " in this order" if set(ours) == set(theirs) else ""
-        raise Refused(
-            f"It decides between {', '.join(theirs[:9])}{order}, {old.name} between {', '.join(ours[:9])}.",
-            "Start the server again with it.",
-        )
+    if ours == theirs:
+        return ""
+    order = " in this order" if set(ours) == set(theirs) else ""
+    return f"It decides between {', '.join(theirs[:9])}{order}, {old.name} between {', '.join(ours[:9])}."
 
 
 def _stamp(path: BundlePath) -> Stamp:

@@ -32,7 +32,7 @@ def verify(
     MissingExtra when a named variant cannot run, or none can.
     """
     if not _is_there(path):
-        raise CatflapError(f"There is no bundle {os.fspath(path)!r}.", "Name a .catflap file.")
+        raise CatflapError(f"There is no bundle {str(path)!r}.", "Name a .catflap file.")
     try:
         bundle = read_bundle(path)
         if unknown := [name for name in variants if name not in bundle.variants]:
@@ -68,5 +68,5 @@ def _signed(bundle: Bundle, signer: Signer, signature: Path | None) -> Check:
 def _is_there(path: str | os.PathLike[str]) -> bool:
     try:
         return Path(path).is_file() or (SHIPPED / f"{path}{SUFFIX}").is_file()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, TypeError, ValueError):  # what no file can be called
         return False

@@ -88,9 +88,9 @@ def open_ends(flatbuffer: bytes | memoryview, kind: Any, threads: int | None = N
             model_content=data, num_threads=count, experimental_op_resolver_type=kernels
         )
         interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    except (ValueError, RuntimeError) as error:  # UnicodeDecodeError, of a damaged name, is a ValueError
         raise BadArtifact(f"LiteRT refuses the model: {why(error)}.", "Export it again.") from error
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if [entry["dtype"] for entry in (*inputs, *outputs)] != [kind, kind]:
         wanted = np.dtype(kind).name
         raise BadArtifact(f"The model does not map {wanted} frames to {wanted} logits.", "Export it again.")

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 
 from catflap.artifacts.bundle import Bundle, Variant
-from catflap.errors import BadArtifact, CatflapError, missing_extra
+from catflap.errors import BadArtifact, CatflapError, does_not_load, missing_extra
 from catflap.runtime.engines.model import Model
 
 # The runtime's name in bundle.json: the file here that owns it, and the module that it needs.
@@ -54,7 +54,7 @@ def open_variant(
             f"The variant {variant.name} for {variant.runtime} has {len(variant.members)} files.",
             "Export it again.",
         )
-    engine = import_module(f"catflap.runtime.engines.{ENGINES[variant.runtime][0]}")
+    engine = import_module(f"{__package__}.{ENGINES[variant.runtime][0]}")
     named = {"output": output, "source": source} if variant.runtime == "onnxruntime" else {}
     files = (members[name] for name in variant.members)
     model: Model = engine.open_model(*files, threads=threads, **named)
@@ -62,16 +62,23 @@ def open_variant(
 
 
 def why_not_here(variant: Variant) -> CatflapError | None:
-    """Why a variant cannot run on this machine, with the part to install; None when it can."""
+    """Why a variant cannot run on this machine, with the part to install; None when it can.
+
+    Its runtime is loaded for that: an installed one may lack a library of the system.
+    """
     if variant.runtime not in ENGINES:
         return CatflapError(
             f"The variant {variant.name} is for {variant.runtime}, which this Catflap does not know.",
             "Update Catflap or use another variant.",
         )
-    module = ENGINES[variant.runtime][1]
-    if find_spec(module) is not None:
-        return None
-    return missing_extra(ModuleNotFoundError(name=module))
+    file, module = ENGINES[variant.runtime]
+    if find_spec(module) is None:
+        return missing_extra(ModuleNotFoundError(name=module))
+    try:
+        import_module(f"{__package__}.{file}")
+    except (ImportError, OSError) as error:
+        return does_not_load(module, error)
+    return None
 
 
 def runnable(bundle: Bundle) -> list[str]:
