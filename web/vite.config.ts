@@ -22,9 +22,17 @@ function words(): Plugin {
   };
 }
 
+/** The content security policy, which stands in index.html. */
+function policy(): string {
+  const found = /http-equiv="Content-Security-Policy"\s+content="([^"]+)"/.exec(readFileSync("index.html", "utf8"));
+  if (!found) throw new Error("index.html has no content security policy");
+  return found[1];
+}
+
 /**
- * Tell the service worker which files the page is made of, a version that changes with them, and which files
- * come only where they are needed: of each runtime, and of LiteRT's two builds, a browser uses one.
+ * Tell the service worker which files the page is made of, a version that changes with them, its content
+ * security policy, and which files come only where they are needed: of each runtime, and of LiteRT's two
+ * builds, a browser uses one.
  */
 function precache(): Plugin {
   return {
@@ -45,6 +53,7 @@ function precache(): Plugin {
         const list = [...files.map((name) => `./${name.replace(/^index\.html$/, "")}`), "./icon.svg", "./icon-192.png"];
         worker.code = worker.code
           .replace("__FILES__", JSON.stringify(list))
+          .replace("__POLICY__", JSON.stringify(policy()))
           .replace("__LATER__", JSON.stringify(Object.keys(bundle).filter(isLater)))
           .replace("__VERSION__", JSON.stringify(version.digest("hex").slice(0, 12)));
       },

@@ -3,11 +3,12 @@
 import { createHash } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import { crc32, inflateRawSync } from "node:zlib";
+import { parseHead } from "./head.mjs";
 
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(\/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){0,3}$/;
 const MOST_BYTES = 2 ** 31 - 1;
+const MOST_HEAD = 16 << 20;
 const MOST_GOLDEN = 256 << 20;
-const FRAME = ["decode", "filter", "fit", "height", "max_bytes", "max_pixels", "width"];
 
 export class Damaged extends Error {}
 
@@ -17,8 +18,9 @@ export function readBundle(path) {
   const members = exactZip(readFileSync(path));
   const [[first, json]] = members;
   if (first !== "bundle.json") throw new Damaged("bundle.json is not its first member");
-  const head = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
-  if (!/^1\.\d+$/.test(head.catflap_bundle)) throw new Damaged(`it is of the format ${head.catflap_bundle}`);
+  if (json.length > MOST_HEAD) throw new Damaged("bundle.json has more than 16 MiB");
+  const { head, fault } = parseHead(json);
+  if (fault) throw new Damaged(fault);
   const listed = Object.entries(head.files);
   if (listed.length !== members.size - 1) throw new Damaged("it holds other files than it lists");
   for (const [name, { sha256, bytes }] of listed) {
@@ -27,7 +29,6 @@ export function readBundle(path) {
       throw new Damaged(`${name} is not what was exported`);
     }
   }
-  if (Object.keys(head.frame).sort().join() !== FRAME.join()) throw new Damaged("its frame has other fields");
   return { head, members };
 }
 

@@ -4,10 +4,16 @@
 import sharp from "sharp";
 import { orientationOf } from "./orientation.mjs";
 
+const FORMATS = ["jpeg", "png", "webp", "heif", "gif", "tiff", "ppm", "jp2"]; // of the Frame; sharp reads others, too
+const MOST_SIDE = 65_535; // px
+
 /** uint8 RGB (height, width, 3) of a photo; an Error for what this small client does not decode. */
 export async function decode(data, frame) {
   if (data.length > frame.max_bytes) throw new Error("The photo has too many bytes.");
   const about = await sharp(data).metadata();
+  const isHeic = about.format === "heif" && about.compression !== "av1";
+  if (!FORMATS.includes(about.format) || isHeic) throw new Error("Its format is none of the Frame's.");
+  if (Math.max(about.width, about.height) > MOST_SIDE) throw new Error("The photo has too many pixels.");
   if (!["uchar", "ushort"].includes(about.depth)) throw new Error("Its pixels are not of 8 or 16 bits.");
   if (about.space === "cmyk") throw new Error("This client does not decode CMYK.");
   const { data: pixels, info } = await sharp(data, { limitInputPixels: frame.max_pixels, failOn: "truncated" })

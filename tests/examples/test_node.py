@@ -17,14 +17,16 @@ import onnx
 import pytest
 
 from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle_zip import encode_members
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.errors import BadArtifact
 from catflap.exporting.drawings import ROTATED, scene
 from catflap.exporting.export import export
 from catflap.image import Frame, encode, read_pixels, resize
 from catflap.runtime.classifier import Classifier
 from tests.artifacts.samples import write_bundle
-from tests.image.make_golden import FORMAT, ways, xmp
+from tests.image.make_golden import FORMAT, SVG, ways, xmp
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +162,49 @@ def test_golden_cases_that_do_not_fit_are_refused(
     assert "the golden" in answer["error"]
 
 
+HEADS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "threshold": lambda head: head["variants"]["fp32"]["decision"].pop("threshold"),
+    "the threshold": lambda head: head["variants"]["fp32"]["decision"].update(threshold="0.5"),
+    "the threshold of fp32": lambda head: head["variants"]["fp32"]["decision"].update(threshold=2),
+    "tolerance": lambda head: head["variants"]["fp32"].update(tolerance="9999"),
+    "the tolerance": lambda head: head["variants"]["fp32"].update(tolerance=1e300),
+    "the tolerance of fp32": lambda head: head["variants"]["fp32"].update(tolerance=0),
+    "labels": lambda head: head.update(labels=[head["labels"][0]] * 2),
+    "the variant fp32": lambda head: head["variants"]["fp32"].update(file="none.onnx"),
+    "no variants": lambda head: head.update(variants={}),
+    "not list its files": lambda head: head.pop("files"),
+    "list its files": lambda head: head.update(files=None),
+    "golden": lambda head: head["golden"].update(file="none.npz"),
+    "other fields": lambda head: head["frame"].update(mean=0.5),
+    "the fit": lambda head: head["frame"].update(fit="stretch"),
+    "format": lambda head: head.update(catflap_bundle="2.0"),
+}
+TEXTS: dict[str, Callable[[bytes], bytes]] = {
+    "no object": lambda _: b"null",
+    "not JSON": lambda head: b"\xef\xbb\xbf" + head,
+    "twice": lambda head: head.rstrip()[:-1] + b', "a": {"b\\"{": [":"], "c": 1, "\\u0063" : 2}}',
+    "64 deep": lambda head: head.rstrip()[:-1] + b', "a": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+}
+
+
+@pytest.mark.parametrize("told", [*HEADS, *TEXTS])
+def test_a_head_that_python_refuses_is_refused(client: Path, framed: Path, tmp_path: Path, told: str) -> None:
+    members = {name: bytes(data) for name, data in read_bundle(framed).members.items()}
+    if told in HEADS:
+        head = json.loads(members[HEAD])
+        HEADS[told](head)
+        members[HEAD] = json.dumps(head).encode()
+    else:
+        members[HEAD] = TEXTS[told](members[HEAD])
+    path = tmp_path / "odd.catflap"
+    path.write_bytes(encode_members(members))
+    with pytest.raises(BadArtifact):
+        read_bundle(path)
+    code, (answer,) = run(client, path)
+    assert code == 1
+    assert told in answer["error"]
+
+
 def without_numbers(model: bytes) -> bytes:
     """The graph with weights that are no numbers."""
     graph = onnx.load_from_string(model)
@@ -213,3 +258,9 @@ def test_what_is_no_photo_gets_a_sentence(client: Path, framed: Path, tmp_path: 
     code, (answer,) = run(client, framed, tmp_path / "page.jpg")
     assert code == 1
     assert answer["error"]
+    (tmp_path / "drawing.png").write_bytes(SVG)
+    (tmp_path / "long.png").write_bytes(encode(np.zeros((1, 70_000, 3), np.uint8), "PNG"))
+    code, answers = run(client, framed, tmp_path / "drawing.png", tmp_path / "long.png")
+    assert code == 1
+    told = [answer["error"] for answer in answers]
+    assert told == ["Its format is none of the Frame's.", "The photo has too many pixels."]

@@ -28,6 +28,8 @@ EXACT = 1  # grey levels; nothing but rounding may differ
 LOSSY = 4  # decoders of lossy formats may differ in their arithmetic
 MANAGED = 2  # so may colour management
 
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
+
 
 def exif(orientation: int, type: str = "H") -> bytes:
     """EXIF with an orientation: "H" is the type SHORT, "I" LONG, "B" BYTE."""
@@ -156,6 +158,7 @@ def refused() -> dict[str, tuple[bytes, Frame, str]]:
     return {
         "refused_empty.jpg": (b"", FRAME, "empty"),
         "refused_page.jpg": (b"<!doctype html><title>404</title>", FRAME, "not_a_photo"),
+        "refused_drawing.svg": (SVG, FRAME, "not_a_photo"),
         "refused_noise.png": (bytes(range(1, 200)), FRAME, "unknown_format"),
         "refused_cut.png": (png[: len(png) // 2], FRAME, "truncated"),
         "refused_cut.jpg": (jpeg[: len(jpeg) // 2], FRAME, "truncated"),

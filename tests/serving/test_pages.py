@@ -191,6 +191,17 @@ def test_the_camera_page_is_served_isolated_where_it_was_built(quick: Path, tmp_
     assert json.loads(get(app, "/healthz")[2])["status"] == "ok"
 
 
+def test_the_policy_of_the_camera_page_is_sent_with_every_file(quick: Path, tmp_path: Path) -> None:
+    policy = "default-src 'self'; connect-src 'self'"
+    meta = f'<meta\n  http-equiv="Content-Security-Policy"\n  content="{policy}"\n/>'
+    (tmp_path / "index.html").write_text(f"<!doctype html>{meta}")
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "worker.js").write_text("//")
+    app = create_app(open_service(ServeSettings((quick,)), print), tmp_path)
+    for path in ("/", "/assets/worker.js"):
+        assert get(app, path)[1]["content-security-policy"] == policy
+
+
 @pytest.mark.parametrize("is_built", [True, False])
 def test_a_method_or_path_that_is_not_there_says_so_with_and_without_the_camera_page(
     quick: Path, tmp_path: Path, is_built: bool

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import mimetypes
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,15 +33,24 @@ FLAGS = (
 )  # fmt: skip
 
 
+# Answers a request itself and says so, or leaves it to the file server.
+First = Callable[[SimpleHTTPRequestHandler], bool]
+
+
 class _Handler(SimpleHTTPRequestHandler):
-    """A plain file server; `asked` keeps every request line."""
+    """A plain file server; `asked` keeps every request line, `first` may answer one itself."""
 
     protocol_version = "HTTP/1.1"
     asked: list[str]
 
-    def __init__(self, *args: Any, asked: list[str], **named: Any) -> None:
+    def __init__(self, *args: Any, asked: list[str], first: First, **named: Any) -> None:
         self.asked = asked
+        self.first = first
         super().__init__(*args, **named)
+
+    def do_GET(self) -> None:
+        if not self.first(self):
+            super().do_GET()
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         self.asked.append(self.requestline)
@@ -49,11 +60,11 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def file_server(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def file_server(folder: Path, first: First = lambda _: False) -> Iterator[tuple[str, list[str]]]:
     """The address of a plain file server, and the requests it got."""
     mimetypes.add_type("text/javascript", ".mjs")
     asked: list[str] = []
-    handler = functools.partial(_Handler, directory=str(folder), asked=asked)
+    handler = functools.partial(_Handler, directory=str(folder), asked=asked, first=first)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
@@ -131,6 +142,21 @@ def address(site: Path) -> Iterator[str]:
     """Where the site of the small bundle is offered."""
     with file_server(site) as (url, _):
         yield url
+
+
+@contextmanager
+def served(bundle: Path) -> Iterator[str]:
+    """The address of `catflap serve`."""
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    code = "from catflap.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", "--json"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield json.loads(server.stdout.readline())["url"]
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def is_fault(line: ConsoleMessage) -> bool:

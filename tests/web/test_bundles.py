@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle_zip import encode_members
 from catflap.artifacts.golden import read_golden
 from catflap.serving.site import write_site
 from tests.artifacts.samples import with_litert, write_bundle
@@ -139,6 +140,24 @@ def test_another_bundle_can_be_opened_and_a_damaged_one_is_refused(
         assert answer(page)[0] == "warm"
 
 
+def test_a_bundle_that_is_nested_too_deep_is_refused_and_the_next_one_opens(
+    open_page: Open, address: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    members = {name: bytes(data) for name, data in read_bundle(tiny_bundle).members.items()}
+    members[HEAD] = members[HEAD].rstrip()[:-1] + b', "extra": ' + b"[" * 3000 + b"]" * 3000 + b"}"
+    bad = encode_members(members)
+    page.set_input_files("#file", [photo_file(bad, "bad.catflap", "application/zip")])  # type: ignore[list-item]
+    page.locator("#notice").wait_for()
+    assert "nested more than 64 deep" in page.inner_text("#notice")
+    good = photo_file(tiny_bundle.read_bytes(), "GOOD.CATFLAP", "application/zip")  # as some cameras name files
+    page.set_input_files("#file", [good])  # type: ignore[list-item]
+    give(page, photo_file(RED))
+    assert answer(page)[0] == "warm"
+    assert page.is_hidden("#notice")
+
+
 def test_a_bundle_that_changed_on_the_server_is_refused(open_page: Open, site: Path, tmp_path: Path) -> None:
     shutil.copytree(site, tmp_path / "site")
     model = tmp_path / "site" / "bundle" / "fp32.onnx"
@@ -149,6 +168,7 @@ def test_a_bundle_that_changed_on_the_server_is_refused(open_page: Open, site: P
         page = open_page(url)
         page.locator("#answer[data-state=told]").wait_for()
         assert "fp32.onnx is not what was exported" in page.inner_text("#label")
+        assert "reload the page" in page.inner_text("#label")
 
 
 def test_a_bundle_that_is_refused_does_not_end_the_checks_of_the_one_before(

@@ -181,6 +181,44 @@ def test_a_video_that_does_not_play_leaves_no_camera_on(page: Page) -> None:
     assert cameras_on(page) == 1
 
 
+def test_where_the_chosen_camera_is_gone_another_one_starts(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          const ask = navigator.mediaDevices.getUserMedia;
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            if (wanted.video.deviceId) throw new DOMException('', 'OverconstrainedError');
+            return ask(wanted);
+          };
+        }"""
+    )
+    give(page, photo_file(RED))
+    page.click("#live")
+    page.locator("#video").wait_for()
+    page.locator(ANSWERED).wait_for()
+    assert page.is_hidden("#notice")
+
+
+def test_an_error_without_words_is_named(page: Page) -> None:
+    end_camera(page)
+    page.evaluate(
+        """() => {
+          navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'AbortError'));
+        }"""
+    )
+    page.click("#start")
+    wait_for(page, lambda: "AbortError" in page.inner_text("#notice"))
+
+
+def test_an_answer_goes_when_no_other_comes(page: Page) -> None:
+    page.click("#pause")
+    page.wait_for_timeout(3000)
+    assert page.locator(ANSWERED).count() == 1  # about the picture that is shown
+    page.click("#pause")
+    page.evaluate("HTMLVideoElement.prototype.requestVideoFrameCallback = () => 0")
+    page.wait_for_timeout(3000)
+    assert_nothing_is_decided(page)
+
+
 def test_the_light_of_a_camera_that_starts_is_off(page: Page) -> None:
     page.evaluate(
         """() => {

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import HEAD, read_bundle
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.site import write_site
-from tests.artifacts.samples import with_litert
-from tests.web.conftest import file_server
+from tests.artifacts.samples import with_litert, write_bundle
+from tests.web.conftest import FLAGS, file_server, served
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
 
 if TYPE_CHECKING:
@@ -330,8 +328,50 @@ def test_the_notice_about_one_of_many_photos_stays(open_page: Open, address: str
     page.locator("#still").wait_for()
     page.locator(f"{ANSWERED}[data-label=cold]").wait_for()
     assert "not a photo" in page.inner_text("#notice")
+    assert page.inner_text("#notice").startswith("bad.jpg: ")  # which of them
     give(page, photo_file(RED))
     assert page.is_hidden("#notice")
+
+
+def test_a_browser_without_simd_is_told_so(browser: Browser, address: str) -> None:
+    old = "--js-flags=--no-enable-sse4-1 --no-enable-ssse3"
+    other = browser.browser_type.launch(executable_path=shutil.which("chromium"), args=[*FLAGS, old])
+    page = other.new_page()
+    page.goto(address)
+    page.locator("#answer[data-state=told]").wait_for()
+    assert "too old" in page.inner_text("#label")
+    other.close()
+
+
+def test_the_history_tells_the_time_as_the_browser_does(browser: Browser, address: str) -> None:
+    for locale, is_halved in (("en-US", True), ("de-DE", False)):
+        context = browser.new_context(permissions=["camera"], locale=locale)
+        page = context.new_page()
+        page.goto(address)
+        how = page.locator("#entries .how").first.inner_text()
+        assert how.endswith(("AM", "PM")) == is_halved
+        context.close()
+
+
+def test_a_long_answer_is_shown_whole(
+    open_page: Open, address: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    head = {field: value for field, value in read_bundle(tiny_bundle).head.items() if field != "files"}
+    labels = ["great_white_shark", "not_a_great_white_shark"]
+    head |= {"labels": labels, "prior": dict.fromkeys(labels, 0.5)}
+    members = read_bundle(tiny_bundle).members
+    path = tmp_path / "long.catflap"
+    write_bundle(path, head, {name: bytes(data) for name, data in members.items() if name != HEAD})
+    page = open_page(address)
+    page.locator(ANSWERED).wait_for()
+    page.set_input_files("#file", path)
+    page.locator("#bars .name", has_text="great").first.wait_for()
+    give(page, photo_file(RED))
+    assert page.inner_text("#label").lower() == "not a great white shark"
+    sides = "['scroll', 'client'].map((side) => document.getElementById('label')[`${side}Width`])"
+    inside, across = page.evaluate(sides)
+    assert inside <= across
+    assert page.evaluate("getComputedStyle(document.getElementById('label')).whiteSpace") == "normal"
 
 
 def test_without_a_camera_the_page_says_so_from_the_start(
@@ -348,17 +388,9 @@ def test_without_a_camera_the_page_says_so_from_the_start(
 def test_the_server_offers_the_same_page_isolated(
     open_page: Open, page_built: Path, tiny_bundle: Path
 ) -> None:
-    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-    code = "from catflap.cli.main import run; run()"
-    command = [sys.executable, "-c", code, "serve", str(tiny_bundle), "--port", "0", "--json"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        page = open_page(json.loads(server.stdout.readline())["url"])
+    with served(tiny_bundle) as url:
+        page = open_page(url)
         page.locator("#verdict[data-state=pass]").wait_for()
         give(page, photo_file(RED))
         assert answer(page)[0] == "warm"
         assert page.evaluate("crossOriginIsolated")  # so that WebAssembly gets threads at the first visit
-    finally:
-        server.terminate()
-        server.wait(30)

@@ -154,6 +154,12 @@ def test_what_is_too_large_or_no_photo_is_refused(reader: Page) -> None:
     photo = encode(np.zeros((40, 50, 3), np.uint8), "PNG")
     assert in_browser(reader, photo, Frame(8, 8, max_bytes=len(photo) - 1)) == "too_many_bytes"
     assert in_browser(reader, photo, Frame(8, 8, max_pixels=1999)) == "too_many_pixels"
+    long = np.zeros((1, 70_000, 3), np.uint8)
+    for pixels in (long, long.swapaxes(0, 1)):
+        assert in_browser(reader, encode(pixels, "PNG"), Frame(8, 8)) == "too_many_pixels"
+    huge = bytearray(photo)
+    huge[16:24] = (60_000).to_bytes(4, "big") * 2  # a head whose pixels no browser decodes
+    assert in_browser(reader, bytes(huge), Frame(8, 8)) == "too_many_pixels"
     assert in_browser(reader, b"", Frame(8, 8)) == "unreadable"
     assert in_browser(reader, b"<!doctype html>", Frame(8, 8)) == "unreadable"
 

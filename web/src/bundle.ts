@@ -10,6 +10,7 @@ import { readDirectory, readMember, type Member, type Source } from "./zip";
 const FORMAT = "1";
 const HEAD = "bundle.json";
 const MAX_HEAD = 16 << 20;
+const DEEPEST = 64; // objects and lists within each other
 
 export interface Variant {
   readonly file: string;
@@ -46,6 +47,8 @@ export interface Bundle {
 export interface Files {
   readonly sizes?: ReadonlyMap<string, number>;
   read(name: string): Promise<Uint8Array>;
+  /** Keep the head for when there is no network; called once the Bundle is known to be good. */
+  keepHead?(): Promise<void>;
 }
 
 /** Where verified members are kept between visits, by their hash. */
@@ -69,7 +72,8 @@ export async function openBundle(files: Files, shelf?: Shelf): Promise<Bundle> {
     if (kept && (await sha256(kept)) === hash) return kept;
     const data = await files.read(name);
     if (data.length !== head.files[name].bytes || (await sha256(data)) !== hash) {
-      throw new Damaged(`${name} is not what was exported`);
+      const advice = sizes ? "" : "; if it was replaced on the server, reload the page";
+      throw new Damaged(`${name} is not what was exported${advice}`);
     }
     void shelf?.put(hash, data);
     return data;
@@ -88,7 +92,7 @@ export async function zipFiles(source: Source): Promise<Files> {
 function parseHead(bytes: Uint8Array): Head {
   let head: unknown;
   try {
-    head = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    head = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch {
     throw new Damaged(`${HEAD} is not JSON`);
   }
@@ -96,9 +100,21 @@ function parseHead(bytes: Uint8Array): Head {
   if (typeof version !== "string" || version.split(".")[0] !== FORMAT) {
     throw new Damaged(`it is of the format ${String(version)}, and this page reads ${FORMAT}`);
   }
+  if (!isShallow(head)) throw new Damaged(`${HEAD} is nested more than ${DEEPEST} deep`);
   const found = fault(head, schema as Schema) ?? contradiction(head as Head);
   if (found) throw new Damaged(`${HEAD} is not valid: ${found}`);
   return head as Head;
+}
+
+/** Whether it can be walked through, and posted to the page, by calls within calls. */
+function isShallow(value: unknown): boolean {
+  let level: unknown[] = [value];
+  for (let depth = 0; depth <= DEEPEST; depth++) {
+    level = level.filter((each) => typeof each === "object" && each !== null);
+    if (!level.length) return true;
+    level = level.flatMap((each) => Object.values(each as object));
+  }
+  return false;
 }
 
 /** What the schema cannot say: the names in a head must fit each other. */
@@ -113,5 +129,7 @@ function contradiction(head: Head): string | undefined {
   if (priors.length !== labels.size || !priors.every((label) => labels.has(label))) {
     return "the prior does not name every label";
   }
+  const total = Object.values(head.prior).reduce((sum, share) => sum + share, 0);
+  if (Math.abs(total - 1) > 1e-3) return "the prior does not add up to 1";
   return undefined;
 }

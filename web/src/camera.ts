@@ -18,7 +18,12 @@ const WANTED = { width: { ideal: 1280 }, height: { ideal: 720 } };
 /** Open a camera, the one at the back unless one is named. */
 export async function openCamera(id?: string): Promise<Camera> {
   const which = id ? { deviceId: { exact: id } } : { facingMode: { ideal: "environment" } };
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: false, video: { ...WANTED, ...which } });
+  const asked = navigator.mediaDevices.getUserMedia({ audio: false, video: { ...WANTED, ...which } });
+  const stream = await asked.catch((error: Error) => {
+    if (id && ["NotFoundError", "OverconstrainedError"].includes(error.name)) return undefined; // it was pulled out
+    throw error;
+  });
+  if (!stream) return openCamera();
   const [track] = stream.getVideoTracks();
   const capabilities = (track.getCapabilities?.() ?? {}) as { torch?: boolean };
   return {

@@ -31,3 +31,22 @@ export class NoBundle extends Error {
     this.name = "NoBundle";
   }
 }
+
+/** A file of the bundle or of the page that did not come; it may come later. `why` is a clause. */
+export class Lost extends Error {
+  constructor(readonly why: string) {
+    super(why);
+    this.name = "Lost";
+  }
+}
+
+/** Another bundle was opened meanwhile. */
+export class Overtaken extends Error {
+  constructor(readonly why = "another bundle was opened meanwhile") {
+    super(why);
+    this.name = "Overtaken";
+  }
+}
+
+/** The browser's WebAssembly has no SIMD, without which nothing runs here. */
+export class NoSimd extends Error {}

@@ -2,7 +2,13 @@
 
 import { lettersOf, orientationOf } from "./orientation";
 
+export interface Size {
+  readonly width: number;
+  readonly height: number;
+}
+
 export interface JpegHead {
+  readonly size: Size | undefined; // as it is stored
   readonly orientation: number; // 1 when it is not told
   readonly subsampling: readonly [number, number] | undefined; // of chroma, across and down; undefined if grey
 }
@@ -23,15 +29,19 @@ export function readJpegHead(bytes: Uint8Array): JpegHead | undefined {
   const exif: number[] = [];
   let xmp: string | undefined;
   let subsampling: JpegHead["subsampling"];
+  let size: Size | undefined;
   for (const { marker, body } of segmentsOf(bytes)) {
     if (marker === 0xe1) {
       const letters = lettersOf(body.subarray(0, XMP.length));
       if (letters === XMP) xmp = lettersOf(body.subarray(XMP.length));
       if (letters.startsWith("Exif\0\0")) for (const byte of body.subarray(exif.length && 6)) exif.push(byte); // in parts
     }
-    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) subsampling = chromaSubsampling(body);
+    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
+      subsampling = chromaSubsampling(body);
+      size = { width: 256 * body[3] + body[4], height: 256 * body[1] + body[2] };
+    }
   }
-  return { orientation: orientationOf(Uint8Array.from(exif), xmp), subsampling };
+  return { size, orientation: orientationOf(Uint8Array.from(exif), xmp), subsampling };
 }
 
 /** The segments before the first pixels; what a decoder passes over is passed over. */

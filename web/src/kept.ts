@@ -1,10 +1,11 @@
 // What is kept on the device so that the page works offline: in Cache Storage, which only secure pages have.
 
 import type { Files, Shelf } from "./bundle";
-import { NoBundle } from "./errors";
+import { Lost, NoBundle } from "./errors";
 
 const CACHE = "catflap-kept";
 const HEAD = "bundle.json";
+const PATIENCE = 4000; // ms for the network where there is a copy, too
 
 /** Keep a file of the page that the service worker does not fetch beforehand. */
 export async function keep(url: string): Promise<void> {
@@ -12,17 +13,33 @@ export async function keep(url: string): Promise<void> {
   if (cache && !(await cache.match(url))) await cache.add(url).catch(() => undefined);
 }
 
+/** The bytes of a file; Lost when it does not come. */
+export async function fetched(url: string, how: RequestInit = {}): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    const response = await fetch(url, how);
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
+  } catch {
+    // no network, or not for the whole of it
+  }
+  throw new Lost(`${url.split("/").at(-1)} did not come`);
+}
+
 /** The files of a Bundle that a server offers unpacked; its head is kept for when there is no network. */
 export function webFiles(folder: string): Files {
+  let fresh: Uint8Array | undefined; // a head that came by the network
   return {
     async read(name) {
       const url = folder + name;
-      const cache = name === HEAD ? await open() : undefined;
-      const response = await fetch(url, { cache: "no-cache" }).catch(() => undefined);
-      if (response?.ok) await cache?.put(url, response.clone()).catch(() => undefined); // a full disk
-      const found = response?.ok ? response : await cache?.match(url);
-      if (!found) throw new NoBundle(`${url}: ${response?.status ?? "no network"}`);
-      return new Uint8Array(await found.arrayBuffer());
+      if (name !== HEAD) return fetched(url, { cache: "no-cache" });
+      const kept = await (await open())?.match(url);
+      const signal = kept ? AbortSignal.timeout(PATIENCE) : null;
+      fresh = await fetched(url, { cache: "no-cache", signal }).catch(() => undefined);
+      if (!fresh && !kept) throw new NoBundle(url);
+      return fresh ?? new Uint8Array(await (kept as Response).arrayBuffer());
+    },
+    async keepHead() {
+      if (!fresh) return;
+      await (await open())?.put(folder + HEAD, new Response(fresh as BodyInit)).catch(() => undefined); // a full disk
     },
   };
 }

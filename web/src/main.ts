@@ -5,26 +5,30 @@ import { bindAdjust, priorOf, trainedPrior, type Adjustment } from "./adjust";
 import { isAllowed, listCameras, nextPicture, type Camera } from "./camera";
 import { startWorker } from "./client";
 import { correctPrior, predict, softmax, type Prediction } from "./decisions";
-import { keptPart } from "./frame";
+import { Lost, Overtaken } from "./errors";
 import { bindInput } from "./input";
 import { bindCamera } from "./live";
 import type { Answer, CaseResult, Opened } from "./messages";
-import { latestPicture } from "./picture";
+import { decoded, latestPicture } from "./picture";
 import { cameraReason, reasonOf } from "./reasons";
+import { speaker } from "./speech";
 import { text } from "./text";
 import { addEntry, clearEntries, differs, element, removeEntries, showAnswer, showCases, showNotice, showTold } from "./view";
-import { showUnchecked, showWaiting, shown, spoken } from "./view";
+import { showFacts, showOutline, showUnchecked, showWaiting, spoken } from "./view";
 
 const BUNDLE = new URL("bundle/", document.baseURI).href;
 const STEADY = 600; // ms that a decision about the camera's picture must stand before it is noted
 const MEASURE = "catflap answer";
 const BETWEEN_CASES = 400; // ms of camera pictures between two golden cases
+const LOST_AFTER = 5000; // ms until golden cases that did not come are asked for again
+const STALE = 2000; // ms after which an answer about the camera's picture goes if no other has come
 const THREADS = crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardwareConcurrency >> 1)) : 1;
 
 const client = startWorker();
 const video = element<HTMLVideoElement>("video");
 const still = element<HTMLImageElement>("still");
 const live = bindCamera(video, { starting, began, lost, muted });
+const say = speaker((sentence) => (element("spoken").textContent = sentence));
 const adjustment: Adjustment = { threshold: undefined, prior: undefined };
 
 let opened: Opened | undefined;
@@ -40,6 +44,7 @@ let told = ""; // the notice beside that
 const early: File[] = []; // photos that came before there was a bundle
 let hands: Promise<void> = Promise.resolve(); // what a person handed over, one after the other
 let turn = 0; // counts what was opened, so that work for an earlier bundle stops
+let stale: ReturnType<typeof setTimeout> | undefined;
 
 const showAdjust = bindAdjust(
   adjustment,
@@ -54,6 +59,7 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
   try {
     opened = await client.ask("open", { from, threads: THREADS });
   } catch (error) {
+    if (error instanceof Overtaken) return;
     if (opened) report(error);
     else showTold(reasonOf(error));
     void check(); // of the one before, which was stopped
@@ -65,7 +71,7 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
   distrust = "";
   tell([told, opened.why && text.otherVariant(opened.variants[0], variant, opened.why)].filter(Boolean).join(" "));
   clearEntries();
-  showFacts(opened);
+  showFacts(opened, variant);
   showAdjust();
   showCrop();
   forget();
@@ -129,7 +135,7 @@ function muted(on: boolean): void {
 /** Take the answer off the screen, for what it was about is gone. */
 function forget(): void {
   latest = undefined;
-  element("spoken").textContent = "";
+  say("");
   if (opened && distrust) showTold(text.untrusted);
   else if (opened) showWaiting(text.ready, opened.head.labels);
 }
@@ -149,6 +155,7 @@ async function watch(mine: Camera): Promise<void> {
       const answer = await client.ask("picture", { picture }, [picture]);
       if (isBlind() || bundle !== turn) continue;
       note(render(answer));
+      expect(performance.now() - start);
       showSpeed(start, answer, `${video.videoWidth}×${video.videoHeight}`);
     } catch (error) {
       if (live.camera !== mine) return; // its picture went with it
@@ -158,23 +165,35 @@ async function watch(mine: Camera): Promise<void> {
   }
 }
 
+/** Let the answer about the camera's picture go when no other comes, as when a download or a photo is in the way. */
+function expect(took = 0): void {
+  clearTimeout(stale);
+  stale = setTimeout(() => showing === "camera" && !live.paused && forget(), Math.max(STALE, 3 * took));
+}
+
 /** Photos of the user's: each is judged and noted, once there is a bundle; the last one stays on the screen. */
 async function take(files: File[]): Promise<void> {
   tell("");
-  const isBundle = ({ name }: File) => name.endsWith(".catflap");
+  const isBundle = ({ name }: File) => name.toLowerCase().endsWith(".catflap");
   const bundle = files.find(isBundle);
   if (bundle) await open({ file: bundle });
   early.push(...files.filter((file) => !isBundle(file)));
-  if (!opened) return;
-  for (const file of early.splice(0)) await judgePhoto(file);
+  await judgeEarly();
 }
 
-/** Begin with what a person handed over once what came before it is done: the first bundle, too. */
+async function judgeEarly(): Promise<void> {
+  if (!opened) return;
+  const photos = early.splice(0);
+  for (const file of photos) await judgePhoto(file, photos.length > 1 ? file.name : "");
+}
+
+/** Begin with what a person handed over once what came before it is done. */
 function inTurn(work: () => Promise<void>): Promise<void> {
   return (hands = hands.then(work).catch(report));
 }
 
-async function judgePhoto(file: Blob): Promise<void> {
+/** Judge a photo; where it is one of many, `name` tells which is bad. */
+async function judgePhoto(file: Blob, name = ""): Promise<void> {
   if (!opened) return;
   const start = performance.now();
   const isNew = photo?.file !== file;
@@ -191,18 +210,10 @@ async function judgePhoto(file: Blob): Promise<void> {
     showSpeed(start, answer, `${image.naturalWidth}×${image.naturalHeight}`);
     if (!isNew) return;
     if (!distrust) addEntry(prediction, variant, image, image.naturalWidth, image.naturalHeight);
-    say(prediction);
+    say(spoken(prediction, !distrust));
   } catch (error) {
-    report(error);
+    tell(name ? text.errorOneOf(name, reasonOf(error)) : reasonOf(error));
   }
-}
-
-/** An image that is ready to be shown, so that picture and answer change together. */
-async function decoded(file: Blob): Promise<HTMLImageElement> {
-  const image = new Image();
-  image.src = URL.createObjectURL(file);
-  await image.decode();
-  return image;
 }
 
 function render(answer: Answer): Prediction {
@@ -232,11 +243,7 @@ function note(prediction: Prediction): void {
   if (prediction.decision === noted || now - since.time < STEADY) return;
   noted = prediction.decision;
   addEntry(prediction, variant, video, video.videoWidth, video.videoHeight);
-  say(prediction);
-}
-
-function say(prediction: Prediction): void {
-  element("spoken").textContent = spoken(prediction, !distrust);
+  say(spoken(prediction, !distrust));
 }
 
 /** Run the golden cases, one at a time between pictures, and show the verdict. */
@@ -263,6 +270,7 @@ async function check(): Promise<void> {
     const why = text.checkUnrunLong(reasonOf(error));
     showUnchecked(why);
     trustNot(why);
+    if (error instanceof Lost) setTimeout(() => mine === turn && void check(), LOST_AFTER);
   }
 }
 
@@ -274,7 +282,7 @@ function trustNot(why: string): void {
   tell(told);
   if (why) {
     removeEntries(variant);
-    element("spoken").textContent = "";
+    say("");
   }
   if (latest) render(latest);
   else forget();
@@ -300,16 +308,7 @@ function showCrop(): void {
     showing === "camera"
       ? [video.videoWidth, video.videoHeight]
       : [photo?.image.naturalWidth ?? 0, photo?.image.naturalHeight ?? 0];
-  const outline = element("crop");
-  outline.hidden = opened?.head.frame.fit !== "crop" || showing === "nothing" || !width;
-  if (!opened || outline.hidden) return;
-  const stage = element("stage");
-  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
-  const part = keptPart(opened.head.frame, width, height);
-  outline.style.left = `${(stage.clientWidth - width * scale) / 2 + part.left * scale}px`;
-  outline.style.top = `${(stage.clientHeight - height * scale) / 2 + part.top * scale}px`;
-  outline.style.width = `${part.width * scale}px`;
-  outline.style.height = `${part.height * scale}px`;
+  showOutline(showing === "nothing" ? undefined : opened?.head.frame, width, height);
 }
 
 async function showCameras(): Promise<void> {
@@ -321,21 +320,6 @@ async function showCameras(): Promise<void> {
   element<HTMLSelectElement>("camera-choice").value = live.id ?? "";
 }
 
-function showFacts({ head, variants }: Opened): void {
-  element("variant").replaceChildren(...variants.map((name) => new Option(name, name)));
-  element<HTMLSelectElement>("variant").value = variant;
-  element("variant-field").hidden = variants.length < 2;
-  const facts = [[text.source, head.name], ...Object.entries(head.licences).map(([part, licence]) => [`${text.licences}: ${part}`, licence])];
-  element("facts").replaceChildren(
-    ...facts.flatMap(([name, value]) => {
-      const [term, detail] = [document.createElement("dt"), document.createElement("dd")];
-      term.textContent = shown(name);
-      detail.textContent = value;
-      return [term, detail];
-    }),
-  );
-}
-
 /** Tell how long an answer took, people on the page and tools by a measure of User Timing. */
 function showSpeed(start: number, { pixelsMs, networkMs }: Answer, size: string): void {
   performance.clearMeasures(MEASURE);
@@ -345,6 +329,7 @@ function showSpeed(start: number, { pixelsMs, networkMs }: Answer, size: string)
 
 function setPaused(on: boolean): void {
   live.pause(on);
+  expect();
   const button = element("pause");
   button.classList.toggle("on", on);
   (button.querySelector("span") as HTMLElement).textContent = on ? text.resume : text.pause;
@@ -388,7 +373,9 @@ element("camera-choice").addEventListener("change", ({ target }) => live.start((
 video.addEventListener("resize", showCrop);
 new ResizeObserver(showCrop).observe(element("stage"));
 void begin();
-void inTurn(() => open({ folder: BUNDLE })).then(() => {
+const first = open({ folder: BUNDLE }).catch(report); // not in turn: where it hangs, a person's own bundle opens
+void first.then(() => inTurn(judgeEarly));
+void first.then(() => {
   // What it fetches for the next visit must not be in the way of this one's first answer.
   if (!("serviceWorker" in navigator) || !import.meta.env.PROD) return;
   navigator.serviceWorker.register("./sw.js").catch(() => undefined); // as behind a certificate that is not trusted

@@ -4,15 +4,24 @@ import * as ort from "onnxruntime-web/wasm";
 import glue from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import { Damaged } from "./errors";
-import { keep } from "./kept";
+import { fetched, keep } from "./kept";
 import type { Model, Network } from "./model";
+
+// ORT would ask for its WebAssembly itself, but never again when it does not come once.
+let binary: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
 export async function open({ bytes, head, threads }: Network): Promise<Model> {
   const files = { mjs: absolute(glue), wasm: absolute(wasm) };
   ort.env.wasm.wasmPaths = files;
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  const session = await ort.InferenceSession.create(await bytes, { executionProviders: ["wasm"] }).catch((error: unknown) => {
+  binary ??= fetched(files.wasm).catch((error: unknown) => {
+    binary = undefined;
+    throw error;
+  });
+  const [model, code] = await Promise.all([bytes, binary]);
+  ort.env.wasm.wasmBinary = code;
+  const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] }).catch((error: unknown) => {
     throw new Damaged(`ONNX Runtime refuses the model (${String(error)})`);
   });
   void keep(files.wasm);

@@ -4,29 +4,35 @@
 
 import { BadPhoto } from "./errors";
 import { keptPart, type Frame, type Part } from "./frame";
-import type { JpegHead } from "./jpeg";
+import type { JpegHead, Size } from "./jpeg";
 import { AS_RGBA } from "./picture";
 import { toFrame, type Rows } from "./resize";
 import { readStored } from "./stored";
 import { pixelsOf, upright, type Upright } from "./upright";
 
+const MOST_SIDE = 65_535; // px
 const STRIP = 1 << 22; // px that are read from a canvas at a time; phones refuse much larger ones
 
 /** The pixels of a photo file at the frame size, uint8 RGB; BadPhoto when the browser cannot read it. */
 export async function readPhoto(photo: Blob, frame: Frame): Promise<Uint8Array> {
   if (photo.size > frame.max_bytes) throw new BadPhoto("too_many_bytes");
-  const { orientation, jpeg, unturned } = await readStored(photo);
+  const { size, orientation, jpeg, unturned } = await readStored(photo);
+  if (size) checkSize(size, frame); // a browser may refuse to decode it, without saying why
   const bitmap = await createImageBitmap(unturned).catch(() => {
     throw new BadPhoto("unreadable");
   });
   try {
-    if (bitmap.width * bitmap.height > frame.max_pixels) throw new BadPhoto("too_many_pixels");
+    checkSize(bitmap, frame);
     const whole = upright(bitmap, orientation);
     const scale = jpeg && frame.decode === "scaled" ? jpegScale(frame, whole.width, whole.height) : 1;
     return jpeg && scale > 1 ? toFrame(frame, scaledRows(whole, frame, scale, jpeg)) : readWhole(whole, frame);
   } finally {
     bitmap.close();
   }
+}
+
+function checkSize({ width, height }: Size, frame: Frame): void {
+  if (width * height > frame.max_pixels || Math.max(width, height) > MOST_SIDE) throw new BadPhoto("too_many_pixels");
 }
 
 /** The pixels of a picture of the camera at the frame size, uint8 RGB. */

@@ -1,4 +1,4 @@
-// The camera's latest picture, in the form that costs least.
+// Pictures: the camera's latest, in the form that costs least, and a photo that can be shown.
 
 export const AS_RGBA = { format: "RGBA" } as const;
 const SAFE = ["I420", "NV12", "RGBA", "RGBX"]; // one that ignores AS_RGBA gives more or fewer bytes, or the same
@@ -14,6 +14,14 @@ export async function latestPicture(video: HTMLVideoElement): Promise<VideoFrame
     frame.close();
   }
   return createImageBitmap(video);
+}
+
+/** An image that is ready to be shown, so that picture and answer change together. */
+export async function decoded(file: Blob): Promise<HTMLImageElement> {
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  await image.decode();
+  return image;
 }
 
 function isPlain(frame: VideoFrame, width: number, height: number): boolean {

@@ -1,6 +1,6 @@
 // Errors as the sentences that people read.
 
-import { BadPhoto, Damaged, NoBundle } from "./errors";
+import { BadPhoto, Damaged, Lost, NoBundle, NoSimd } from "./errors";
 import { text } from "./text";
 
 export function reasonOf(error: unknown): string {
@@ -9,6 +9,8 @@ export function reasonOf(error: unknown): string {
     return error.why === "too_many_pixels" ? text.errorPhotoPixels : text.errorPhoto;
   }
   if (error instanceof NoBundle) return text.noBundle;
+  if (error instanceof NoSimd) return text.errorSimd;
+  if (error instanceof Lost) return text.errorLost(error.why);
   if (error instanceof Damaged) return text.errorBundle(error.why);
   return text.errorOther(error instanceof Error ? error.message : String(error));
 }
@@ -22,5 +24,5 @@ export function cameraReason({ name, message }: Error): string {
     NotReadableError: text.errorBusy,
     NoPicture: text.errorPlay,
   };
-  return known[name] ?? text.errorOther(message);
+  return known[name] ?? text.errorOther(message || name);
 }

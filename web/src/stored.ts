@@ -2,10 +2,11 @@
 // browser that turns some photos and not others is given none that it could turn.
 
 import { BadPhoto } from "./errors";
-import { readJpegHead, segmentsOf, type JpegHead } from "./jpeg";
+import { readJpegHead, segmentsOf, type JpegHead, type Size } from "./jpeg";
 import { lettersOf, orientationOf } from "./orientation";
 
 export interface Stored {
+  readonly size?: Size | undefined; // as the header of a JPEG or PNG tells it, before anybody decodes
   readonly orientation: number;
   readonly jpeg: JpegHead | undefined;
   readonly unturned: Blob; // decodes to the pixels as they are stored
@@ -29,7 +30,7 @@ export async function readStored(photo: Blob): Promise<Stored> {
   const bytes = new Uint8Array(await photo.arrayBuffer());
   const head = lettersOf(bytes.subarray(0, 16));
   const jpeg = readJpegHead(bytes);
-  if (jpeg) return { orientation: jpeg.orientation, jpeg, unturned: changed(photo, jpegChanges(bytes)) };
+  if (jpeg) return { size: jpeg.size, orientation: jpeg.orientation, jpeg, unturned: changed(photo, jpegChanges(bytes)) };
   if (head.startsWith(PNG, 1)) return readPng(photo, bytes);
   if (head.startsWith("RIFF") && head.slice(8, 12) === "WEBP") return readWebp(photo, bytes);
   // GIF and BMP are never turned; AVIF says how in boxes that every decoder has to obey.
@@ -78,7 +79,8 @@ async function readPng(photo: Blob, bytes: Uint8Array): Promise<Stored> {
   const exif = told.get("eXIf") ?? rawExif(told.get(RAW_EXIF));
   const xmp = told.get(XMP);
   const orientation = orientationOf(exif, xmp && lettersOf(xmp));
-  return { orientation, jpeg: undefined, unturned: changed(photo, changes) };
+  const size = bytes.length < 24 ? undefined : { width: view.getUint32(16), height: view.getUint32(20) };
+  return { size, orientation, jpeg: undefined, unturned: changed(photo, changes) };
 }
 
 /** Keep the text of a PNG chunk if it may hold EXIF or XMP. */

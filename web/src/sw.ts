@@ -5,10 +5,12 @@ declare const self: ServiceWorkerGlobalScope;
 declare const __FILES__: string[];
 declare const __LATER__: string[];
 declare const __VERSION__: string;
+declare const __POLICY__: string; // what index.html forbids; a worker hears of it by a header only
 
 const PREFIX = "catflap-page-";
 const CACHE = PREFIX + __VERSION__;
 const KEPT = "catflap-kept"; // the one of kept.ts
+const PATIENCE = 4000; // ms for the network where there is a copy, too
 
 self.addEventListener("install", (event) => {
   event.waitUntil(fill().then(() => self.skipWaiting()));
@@ -43,8 +45,12 @@ async function sweep(): Promise<void> {
 }
 
 async function page(request: Request): Promise<Response> {
-  const fresh = await fetch(request).catch(() => undefined);
-  const found = fresh?.ok ? fresh : await caches.match(self.registration.scope);
+  const kept = await caches.match(self.registration.scope);
+  const coming = fetch(request).catch(() => undefined);
+  const late = new Promise<undefined>((resolve) => kept && setTimeout(resolve, PATIENCE));
+  const fresh = await Promise.race([coming, late]);
+  if (fresh?.type === "opaqueredirect") return fresh; // such as to a page where one logs in
+  const found = fresh?.ok ? fresh : kept;
   return isolated(found ?? fresh ?? Response.error());
 }
 
@@ -57,6 +63,7 @@ function isolated(response: Response): Response {
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  headers.append("Content-Security-Policy", __POLICY__); // one that the server sends holds, too
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 export {};

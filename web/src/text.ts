@@ -90,9 +90,12 @@ export const text = {
     `Allowed: ${pixels} grey levels and ${logits} in the logits. “From photo” is the answer to this browser's own pixels.`,
 
   errorBundle: (why: string) => `This Catflap bundle cannot be used: ${why}.`,
+  errorLost: (why: string) => `A download failed: ${why}. It is asked for again when it is needed.`,
+  errorSimd: "This browser is too old: its WebAssembly has no SIMD. Update it, or take another one.",
   errorPhoto: "This file is not a photo that can be read here. Save it as JPEG or PNG.",
   errorPhotoBytes: "This file is larger than the bundle allows.",
-  errorPhotoPixels: "This photo has more pixels than the bundle allows.",
+  errorPhotoPixels: "This photo has more pixels than the bundle allows, or a side over 65,535 px.",
+  errorOneOf: (file: string, why: string) => `${file}: ${why}`,
   errorInsecure: "The camera needs https or localhost. Photos work here.",
   errorDenied: "The camera was not allowed. Allow it in the browser's address bar, then start it again.",
   errorAbsent: "There is no camera here. Photos work.",

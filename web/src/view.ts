@@ -1,7 +1,8 @@
 // What the page shows: the answer, the history and the checks. It keeps no state of its own.
 
 import { reaches, UNSURE, type Prediction } from "./decisions";
-import type { CaseResult } from "./messages";
+import { keptPart, type Frame } from "./frame";
+import type { CaseResult, Opened } from "./messages";
 import { text } from "./text";
 
 const MOST_BARS = 4;
@@ -9,7 +10,7 @@ const MOST_ENTRIES = 50;
 const THUMBNAIL = 96;
 
 const percents = new Intl.NumberFormat(text.language, { style: "percent", maximumFractionDigits: 1 });
-const clock = new Intl.DateTimeFormat(text.language, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 /** An element of the page that is there by its id. */
 export function element<T extends HTMLElement = HTMLElement>(id: string): T {
@@ -88,6 +89,36 @@ export function showNotice(sentence: string): void {
   const notice = element("notice");
   notice.hidden = !sentence;
   write(notice, sentence);
+}
+
+/** What is open: its variants, the one that is used, and where it comes from. */
+export function showFacts({ head, variants }: Opened, variant: string): void {
+  element("variant").replaceChildren(...variants.map((name) => new Option(name, name)));
+  element<HTMLSelectElement>("variant").value = variant;
+  element("variant-field").hidden = variants.length < 2;
+  const facts = [[text.source, head.name], ...Object.entries(head.licences).map(([part, licence]) => [`${text.licences}: ${part}`, licence])];
+  element("facts").replaceChildren(
+    ...facts.flatMap(([name, value]) => {
+      const [term, detail] = [document.createElement("dt"), document.createElement("dd")];
+      term.textContent = shown(name);
+      detail.textContent = value;
+      return [term, detail];
+    }),
+  );
+}
+
+/** Outline the part that a Frame keeps of the picture on the stage, which has this size. */
+export function showOutline(frame: Frame | undefined, width: number, height: number): void {
+  const outline = element("crop");
+  outline.hidden = frame?.fit !== "crop" || !width;
+  if (!frame || outline.hidden) return;
+  const stage = element("stage");
+  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+  const part = keptPart(frame, width, height);
+  outline.style.left = `${(stage.clientWidth - width * scale) / 2 + part.left * scale}px`;
+  outline.style.top = `${(stage.clientHeight - height * scale) / 2 + part.top * scale}px`;
+  outline.style.width = `${part.width * scale}px`;
+  outline.style.height = `${part.height * scale}px`;
 }
 
 /** Put a variant's decision at the top of the history, with a small picture of what was judged. */

@@ -1,38 +1,59 @@
 // The worker: opens the Bundle, turns pictures into frames and runs the network, away from the page's thread.
 
 import { openBundle, zipFiles, type Bundle } from "./bundle";
-import { Damaged } from "./errors";
+import { Damaged, Overtaken } from "./errors";
 import { largestDifference, readGolden, type Golden } from "./golden";
 import { keepOnly, shelf, webFiles } from "./kept";
-import type { Answer, CaseResult, Op, Opened, Reply, Request, Requests } from "./messages";
+import type { Answer, CaseResult, Op, Reply, Request, Requests } from "./messages";
 import { openModel, usableVariants, type Model } from "./model";
 import { readPhoto, readPicture } from "./photo";
+
+/** What a request asks for, to be done when it is its turn: what it needs from the network has come before. */
+type Work<K extends Op> = () => Promise<Requests[K]["answer"]>;
 
 let bundle: Bundle | undefined;
 let model: Model | undefined;
 let golden: Promise<Golden> | undefined;
+let asked = 0; // counts the bundles that were asked for
+let newest = 0; // of those that came
 
 /** Open a Bundle with the first variant that loads; the one before stays until the new one is ready. */
-async function open({ from, threads }: Requests["open"]["args"]): Promise<Opened> {
+async function open({ from, threads }: Requests["open"]["args"]): Promise<Work<"open">> {
+  const mine = ++asked;
   const files = "file" in from ? await zipFiles(fromBlob(from.file)) : webFiles(from.folder);
   const opened = await openBundle(files, "file" in from ? undefined : shelf());
   const variants = usableVariants(opened.head);
   if (!variants.length) throw new Damaged("no variant of it can run in a browser");
-  const loaded = await useFirst(opened, variants, threads);
-  bundle = opened;
-  golden = undefined;
-  if (!("file" in from)) void keepOnly(Object.values(opened.head.files).map(({ sha256 }) => sha256));
-  return { head: opened.head, variants, ...loaded };
+  const { network, ...loaded } = await loadFirst(opened, variants, threads);
+  return async () => {
+    if (mine < newest) {
+      await network.close();
+      throw new Overtaken();
+    }
+    newest = mine;
+    await use(network);
+    bundle = opened;
+    golden = undefined;
+    void files.keepHead?.();
+    if (!("file" in from)) void keepOnly(Object.values(opened.head.files).map(({ sha256 }) => sha256));
+    return { head: opened.head, variants, ...loaded };
+  };
 }
 
-/** Load the first variant that this browser can; `why` says what is wrong with the first of all. */
-async function useFirst(opened: Bundle, variants: string[], threads: number): Promise<{ variant: string; why: string }> {
+interface Loaded {
+  readonly network: Model;
+  readonly variant: string;
+  readonly why: string; // what is wrong with the first of all; empty where that is the one
+}
+
+/** Load the first variant that this browser can. */
+async function loadFirst(opened: Bundle, variants: string[], threads: number): Promise<Loaded> {
   const errors: Error[] = [];
   for (const variant of variants) {
     const bytes = opened.member(opened.head.variants[variant].file);
     try {
-      await use(opened, variant, bytes, threads);
-      return { variant, why: errors[0]?.message ?? "" };
+      const network = await openModel(opened.head.variants[variant], { bytes, head: opened.head, threads });
+      return { network, variant, why: errors[0]?.message ?? "" };
     } catch (error) {
       await bytes; // a bundle that is not whole is refused, whatever else it holds
       errors.push(error as Error);
@@ -41,42 +62,52 @@ async function useFirst(opened: Bundle, variants: string[], threads: number): Pr
   throw errors[0];
 }
 
-async function load({ variant, threads }: Requests["load"]["args"]): Promise<void> {
+async function load({ variant, threads }: Requests["load"]["args"]): Promise<Work<"load">> {
   const { head, member } = theBundle();
-  await use(theBundle(), variant, member(head.variants[variant].file), threads);
+  const about = head.variants[variant];
+  const network = await openModel(about, { bytes: member(about.file), head, threads });
+  return () => use(network);
 }
 
-async function use({ head }: Bundle, variant: string, bytes: Promise<Uint8Array>, threads: number): Promise<void> {
-  const next = await openModel(head.variants[variant], { bytes, head, threads });
+async function use(next: Model): Promise<void> {
   await model?.close();
   model = next;
 }
 
-async function picture({ picture }: Requests["picture"]["args"]): Promise<Answer> {
-  const start = performance.now();
-  try {
-    return await answer(await readPicture(picture, theBundle().head.frame), start);
-  } finally {
-    picture.close();
-  }
+async function picture({ picture }: Requests["picture"]["args"]): Promise<Work<"picture">> {
+  return async () => {
+    const start = performance.now();
+    try {
+      return await answer(await readPicture(picture, theBundle().head.frame), start);
+    } finally {
+      picture.close();
+    }
+  };
 }
 
-async function photo({ file }: Requests["photo"]["args"]): Promise<Answer> {
-  const start = performance.now();
-  return answer(await readPhoto(file, theBundle().head.frame), start);
+async function photo({ file }: Requests["photo"]["args"]): Promise<Work<"photo">> {
+  return async () => {
+    const start = performance.now();
+    return answer(await readPhoto(file, theBundle().head.frame), start);
+  };
 }
 
-async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<CaseResult> {
+async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<Work<"golden">> {
   const opened = theBundle();
-  golden ??= readGolden(opened);
+  golden ??= readGolden(opened).catch((error: unknown) => {
+    golden = undefined; // so that the next one asks again
+    throw error;
+  });
   const { photos, frames, logits } = await golden;
-  const expected = logits[variant][index];
-  const network = theModel();
-  const answered = largestDifference(await network.run(frames[index]), expected);
-  const frame = await readPhoto(new Blob([photos[index] as BlobPart]), opened.head.frame).catch(() => undefined);
-  if (!frame) return { pixels: undefined, logits: answered, fromPhoto: undefined };
-  const pixels = largestDifference(frame, frames[index]);
-  return { pixels, logits: answered, fromPhoto: largestDifference(await network.run(frame), expected) };
+  return async (): Promise<CaseResult> => {
+    const expected = logits[variant][index];
+    const network = theModel();
+    const answered = largestDifference(await network.run(frames[index]), expected);
+    const frame = await readPhoto(new Blob([photos[index] as BlobPart]), opened.head.frame).catch(() => undefined);
+    if (!frame) return { pixels: undefined, logits: answered, fromPhoto: undefined };
+    const pixels = largestDifference(frame, frames[index]);
+    return { pixels, logits: answered, fromPhoto: largestDifference(await network.run(frame), expected) };
+  };
 }
 
 async function answer(frame: Uint8Array, start: number): Promise<Answer> {
@@ -100,7 +131,7 @@ function fromBlob(blob: Blob) {
   return { size: blob.size, read };
 }
 
-const OPS: { [K in Op]: (args: Requests[K]["args"]) => Promise<Requests[K]["answer"]> } = {
+const OPS: { [K in Op]: (args: Requests[K]["args"]) => Promise<Work<K>> } = {
   open,
   load,
   picture,
@@ -108,18 +139,25 @@ const OPS: { [K in Op]: (args: Requests[K]["args"]) => Promise<Requests[K]["answ
   golden: golden_,
 };
 
-// One request at a time, in order: a variant is never replaced under a picture that it judges.
+// One at a time, in order: a variant is never replaced under a picture that it judges.
 let last: Promise<void> = Promise.resolve();
 
-self.addEventListener("message", ({ data }: MessageEvent<Request>) => {
-  last = last.then(async () => {
-    let reply: Reply;
-    try {
-      reply = { id: data.id, answer: await OPS[data.op](data.args as never) };
-    } catch (error) {
-      const { name, message } = error as Error;
-      reply = { id: data.id, error: { name, why: message } };
-    }
-    self.postMessage(reply);
-  });
+self.addEventListener("message", ({ data: { id, op, args } }: MessageEvent<Request>) => {
+  OPS[op](args as never).then(
+    (work) => (last = last.then(() => reply(id, work))),
+    (error: unknown) => fail(id, error),
+  );
 });
+
+async function reply(id: number, work: Work<Op>): Promise<void> {
+  try {
+    self.postMessage({ id, answer: await work() } satisfies Reply);
+  } catch (error) {
+    fail(id, error);
+  }
+}
+
+function fail(id: number, error: unknown): void {
+  const { name, message } = error instanceof Error ? error : new Error(String(error));
+  self.postMessage({ id, error: { name, why: message } } satisfies Reply);
+}

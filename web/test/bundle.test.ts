@@ -40,6 +40,13 @@ function makeHead(): Record<string, any> {
   };
 }
 
+/** Lists within each other. */
+function nested(depth: number): unknown {
+  let value: unknown = 0;
+  for (let level = 0; level < depth; level++) value = [value];
+  return value;
+}
+
 function filesOf(head: unknown, model = MODEL, isZip = false): Files {
   const bytes = new TextEncoder().encode(typeof head === "string" ? head : JSON.stringify(head));
   const all = new Map([["bundle.json", bytes], ["int8.onnx", model], ["golden.npz", model]]);
@@ -83,6 +90,9 @@ describe("openBundle", () => {
     ["a file that is not listed", (head) => (head.variants.int8.file = "../secret")],
     ["a default variant that is not there", (head) => (head.default_variant = "fp32")],
     ["a prior of another label", (head) => (head.prior = { cat: 0.4, dog: 0.6 })],
+    ["a prior that does not add up to 1", (head) => (head.prior = { cat: 0.4, not_cat: 0.7 })],
+    ["an unknown field that is nested too deep", (head) => (head.extra = nested(64))],
+    ["an unknown field that is nested 3,000 deep", (head) => (head.extra = nested(3000))],
     ["a prototype's name as the default", (head) => (head.default_variant = "toString")],
   ];
 
@@ -92,7 +102,11 @@ describe("openBundle", () => {
     await expect(openBundle(filesOf(head))).rejects.toThrow(Damaged);
   });
 
-  it.each(["", "{", "[]", "null", "3", "\"1.0\""])("refuses %j as bundle.json", async (head) => {
+  it("reads past an unknown field that is nested as deep as may be", async () => {
+    await openBundle(filesOf({ ...makeHead(), extra: nested(63) }));
+  });
+
+  it.each([`\ufeff${JSON.stringify(makeHead())}`, "", "{", "[]", "null", "3", "\"1.0\""])("refuses %j as bundle.json", async (head) => {
     await expect(openBundle(filesOf(head))).rejects.toThrow(Damaged);
   });
 });

@@ -46,11 +46,12 @@ describe("sha256", () => {
 describe("readJpegHead", () => {
   const read = (name: string) => readJpegHead(readFileSync(new URL(`../../docs/reference/vectors/${name}`, import.meta.url)));
 
-  it("tells orientation and subsampling", () => {
-    expect(read("jpeg.jpg")).toEqual({ orientation: 1, subsampling: [2, 2] });
-    expect(read("jpeg_444.jpg")).toEqual({ orientation: 1, subsampling: [1, 1] });
-    expect(read("jpeg_grey.jpg")).toEqual({ orientation: 1, subsampling: undefined });
-    expect(read("jpeg_quarter_orientation_8.jpg")).toEqual({ orientation: 8, subsampling: [2, 2] });
+  it("tells size, orientation and subsampling", () => {
+    const size = { width: 30, height: 20 };
+    expect(read("jpeg.jpg")).toEqual({ size, orientation: 1, subsampling: [2, 2] });
+    expect(read("jpeg_444.jpg")).toEqual({ size, orientation: 1, subsampling: [1, 1] });
+    expect(read("jpeg_grey.jpg")).toEqual({ size, orientation: 1, subsampling: undefined });
+    expect(read("jpeg_quarter_orientation_8.jpg")).toEqual({ size: expect.anything(), orientation: 8, subsampling: [2, 2] });
     expect(read("gif.gif")).toBeUndefined();
   });
 

@@ -1,6 +1,7 @@
 // What is kept for a visit without a network: a full disk does no harm, and nothing is kept for ever.
 
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { Lost } from "../src/errors";
 import { keepOnly, webFiles } from "../src/kept";
 
 const at = (path: string) => `https://here.example/page/assets/${path}`;
@@ -9,6 +10,7 @@ const at = (path: string) => `https://here.example/page/assets/${path}`;
 function fullDisk(...urls: string[]): Set<string> {
   const kept = new Set(urls);
   const cache = {
+    match: async () => undefined,
     put: async () => Promise.reject(new DOMException("no room", "QuotaExceededError")),
     keys: async () => [...kept].map((url) => ({ url })),
     delete: async (url: string) => kept.delete(url),
@@ -24,8 +26,31 @@ describe("webFiles", () => {
   it("gives a head that cannot be kept", async () => {
     fullDisk();
     vi.stubGlobal("fetch", async () => new Response("{}"));
-    const bytes = await webFiles("https://here.example/page/bundle/").read("bundle.json");
-    expect(new TextDecoder().decode(bytes)).toBe("{}");
+    const files = webFiles("https://here.example/page/bundle/");
+    expect(new TextDecoder().decode(await files.read("bundle.json"))).toBe("{}");
+    await files.keepHead?.();
+  });
+
+  it("keeps a head only when it is told that it is good", async () => {
+    const put = vi.fn(async () => undefined);
+    vi.stubGlobal("caches", { open: async () => ({ match: async () => undefined, put }) });
+    vi.stubGlobal("fetch", async () => new Response("<html>log in</html>"));
+    const files = webFiles("https://here.example/page/bundle/");
+    await files.read("bundle.json");
+    expect(put).not.toHaveBeenCalled();
+    await files.keepHead?.();
+    expect(put).toHaveBeenCalledOnce();
+  });
+
+  it("takes the copy of a head when the network hangs, and says what else did not come", async () => {
+    vi.stubGlobal("caches", { open: async () => ({ match: async () => new Response("kept") }) });
+    const hang = (_: string, { signal }: RequestInit) =>
+      new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
+    vi.stubGlobal("fetch", hang);
+    const files = webFiles("https://here.example/page/bundle/");
+    expect(new TextDecoder().decode(await files.read("bundle.json"))).toBe("kept");
+    vi.stubGlobal("fetch", async () => Promise.reject(new TypeError("no network")));
+    await expect(files.read("golden.npz")).rejects.toThrow(Lost);
   });
 });
 

@@ -191,6 +191,7 @@ class _Camera(StaticFiles):
     def __init__(self, service: Service, folder: Path) -> None:
         super().__init__(directory=folder, html=True)
         self._service = service
+        self._headers = pages.camera_headers(folder)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file, with the headers of an isolated page; 405 for another method, 404 where there is none."""
@@ -203,7 +204,7 @@ class _Camera(StaticFiles):
         if scope["method"] not in ("GET", "HEAD"):
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         hashed = path.startswith("assets/")
-        response.headers.update(pages.ISOLATED)
+        response.headers.update(self._headers)
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
         return response
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ OWN_ONLY = {
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' blob:; frame-ancestors 'none'",
 }
+
+
+def camera_headers(folder: Path) -> dict[str, str]:
+    """The headers of the camera page and its files, among them the security policy that index.html states.
+
+    A worker hears of a policy only by the header of its own script.
+    """
+    page = (folder / "index.html").read_text("utf-8")
+    stated = re.search(r'http-equiv="Content-Security-Policy"\s+content="([^"]+)"', page)
+    return {**ISOLATED, "Content-Security-Policy": stated[1]} if stated else ISOLATED
 
 
 async def upload(service: Service, call: Call) -> Answer:
