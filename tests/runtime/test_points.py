@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,8 @@ def test_labels_may_hold_what_separates_the_parts_of_a_name() -> None:
         0.99,
         "a:b=c:min_recall=0.99",
     )
+
+
+def test_a_copy_decides_at_the_same_point(bundle: Path) -> None:
+    copied = pickle.loads(pickle.dumps(Classifier(bundle, operating_point=STRICT)))
+    assert copied(np.full((40, 40, 3), (138, 0, 128), np.uint8)).decision == "not_cat"

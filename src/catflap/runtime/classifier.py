@@ -59,7 +59,10 @@ class Classifier:
         check_width(self.variant, embedding_width(self.model))
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._embed = embed
-        self._settings = {"variant": variant, "threads": threads, "prior": prior, "embed": embed}
+        self._settings = {
+            "variant": variant, "threads": threads, "prior": prior, "operating_point": operating_point,
+            "embed": embed,
+        }  # fmt: skip
         self._familiar = read_familiar(self.variant.baseline if embed else None, self.labels)
         self._trained = np.array(list(trained.values()))
         self._field = None if prior is None else field_prior(prior, trained)
