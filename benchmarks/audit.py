@@ -27,7 +27,7 @@ from cleanlab.filter import find_label_issues
 
 from catflap.artifacts.dataset import Dataset
 from catflap.curation.audit import audit
-from catflap.curation.out_of_fold import everyone, examine
+from catflap.curation.out_of_fold import everyone, predict_out_of_fold
 from catflap.data.prepare import DEFAULT_FRAME, prepare
 from catflap.data.scan import scan
 from catflap.image import Frame, encode
@@ -137,7 +137,7 @@ def rules(planted: Planted) -> dict[str, dict[str, int]]:
     dataset = planted.dataset
     photos = everyone(dataset).photos
     extractor = open_extractor(load_backbone(PACKAGED), dataset.frame)
-    said = examine(extractor, photos, len(dataset.labels), dataset.seed, silent).probabilities
+    said = predict_out_of_fold(extractor, photos, len(dataset.labels), dataset.seed, silent).probabilities
     true: npt.NDArray[np.bool_] = np.array(
         [planted.uris[id] in planted.flipped for id in photos.ids.tolist()]
     )

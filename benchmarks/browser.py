@@ -27,7 +27,7 @@ from typing import Any
 from machine import header
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.serving.site import PAGE, write_site
@@ -91,7 +91,7 @@ def mediapipe(bundle: str, site: Path) -> Path:
     from peers.mediapipe_site import PACKAGE
     from peers.mediapipe_site import write_site as write_peer
 
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     models = [one for one in opened.variants.values() if (one.runtime, one.precision) == ("litert", "int8")]
     if not models:
         raise SystemExit(f"{bundle} has no LiteRT variant in int8: catflap bundle add --variants litert-int8")

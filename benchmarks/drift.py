@@ -58,7 +58,7 @@ def main() -> None:
     def judged(photos: PhotoBytes) -> Judged:
         logits, looks, embeddings = [], [], []
         for frames in frames_of(photos, classifier.frame):
-            answered, found = classifier.answer(frames)
+            answered, found = classifier.logits(frames)
             logits.append(answered)
             looks += [look_of(frame) for frame in frames]
             embeddings += [] if found is None else [found]

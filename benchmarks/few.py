@@ -35,7 +35,7 @@ from catflap.image import Frame
 from catflap.training.heads.choosing import STRENGTHS, choose_head
 from catflap.training.heads.features import features, open_extractor
 from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
-from catflap.training.heads.logistic import Known
+from catflap.training.heads.logistic import LabelledFeatures
 from catflap.training.networks.backbone import load_backbone
 from catflap.training.networks.slim import slimmed
 
@@ -127,7 +127,7 @@ def judge(known: Any, drawn: Drawn) -> Iterator[tuple[str, tuple[float, ...]]]:
         yield name, (wrong, loss, float(right[truth == 0].mean()))
 
 
-def by_validation(train: Known, validation: Known, classes: int) -> Head:
+def by_validation(train: LabelledFeatures, validation: LabelledFeatures, classes: int) -> Head:
     """The setting with the least log loss on validation, fitted again on both."""
     counts = np.bincount(train[1])
     uneven = counts.max() >= 3 * counts.min()

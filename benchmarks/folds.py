@@ -40,7 +40,7 @@ from catflap.runtime.engines.model import Logits
 from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of, score
 from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.backbone import load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.onnx_graph import to_onnx
@@ -134,7 +134,7 @@ def judge(fold: Fold, held: Photos, args: argparse.Namespace) -> dict[str, Logit
     with tempfile.TemporaryDirectory() as folder:
 
         def loop(
-            network: Network, recipe: Recipe, fold: Dataset, part: Photos | None
+            network: Network, recipe: LoopSettings, fold: Dataset, part: Photos | None
         ) -> tuple[Logits, History]:
             return train_every_weight(
                 network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent,

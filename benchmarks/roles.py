@@ -25,7 +25,7 @@ from catflap.artifacts.manifest import TABLE, load_manifest, save_manifest
 from catflap.artifacts.tables import INDEX_ROW, PHOTO_ROW, write_tables
 from catflap.data.packing.roles import SHARES
 from catflap.data.packing.shards import plan_shards
-from catflap.data.prepare import choose, index_rows
+from catflap.data.prepare import assign_roles, index_rows
 from catflap.machine import peak_memory_mb
 
 CHUNK = 1 << 18
@@ -48,7 +48,7 @@ def main() -> None:
         })  # fmt: skip
         manifest = load_manifest(folder)
         start = time.perf_counter()
-        chosen, lengths = choose(manifest, 0, SHARES)
+        chosen, lengths = assign_roles(manifest, 0, SHARES)
         roles_done = time.perf_counter()
         plan = plan_shards(lengths, chosen.roles)
         write_tables(Path(folder) / "index.parquet", INDEX_ROW, index_rows(manifest, chosen, plan, lengths))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from machine import header, in_turns
 
-from catflap.artifacts.bundle import Bundle, Variant, read_bundle
+from catflap.artifacts.bundle import Bundle, Variant, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.machine import versions
 from catflap.runtime.engines.onnx import clips_pairs
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("bundle", nargs="?", default="cat")
     parser.add_argument("--rounds", type=int, default=60)
     args = parser.parse_args()
-    bundle = read_bundle(args.bundle)
+    bundle = load_bundle(args.bundle)
     header(
         rounds=args.rounds, bundle=bundle.sha256, runtimes=versions(RUNTIMES), x64quantprecision=clips_pairs()
     )

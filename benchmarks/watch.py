@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pixels import grainy
 
 from catflap.image import encode
-from catflap.live.frames import Picture, Shot, Trouble
+from catflap.live.counts import WatchCounts
+from catflap.live.emitter import EventEmitter, Outlets
+from catflap.live.frames import Outage, Picture, Shot
 from catflap.live.judge import Judge
 from catflap.live.settings import WatchSettings
-from catflap.live.tally import Tally
-from catflap.live.teller import Outlets, Teller
 from catflap.live.watch import watch
 from catflap.runtime.classifier import Classifier
 from tests.serving.bundles import make_bundle
@@ -172,17 +172,17 @@ def a_day(folder: Path, hours: float) -> dict[str, float]:
         nonlocal events
         events += 1
 
-    teller = Teller(settings, judge, Tally(), tell, Outlets())
-    teller.started("simulated", True)
+    emitter = EventEmitter(settings, judge, WatchCounts(), tell, Outlets())
+    emitter.started("simulated", True)
     memory = []
     begun = time.monotonic()
     an_hour = int(3600 * A_SECOND)
     for shot in simulated(int(hours * an_hour)):
         if shot.number % an_hour == 0:
-            teller.trouble(Trouble("lost", "simulated"))
+            emitter.outage(Outage("lost", "simulated"))
             gc.collect()
             memory.append(resident_mb())
-        teller.shot(shot)
+        emitter.shot(shot)
     taken = time.monotonic() - begun
     return {
         "frames": int(hours * an_hour), "events": events, "seconds": round(taken, 1),

@@ -10,7 +10,7 @@ from catflap.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from catflap.artifacts.bundle import Bundle as Bundle
-    from catflap.artifacts.bundle import read_bundle as read_bundle
+    from catflap.artifacts.bundle import load_bundle as load_bundle
     from catflap.artifacts.checkpoint import Checkpoint as Checkpoint
     from catflap.artifacts.checkpoint import load_checkpoint as load_checkpoint
     from catflap.artifacts.dataset import Dataset as Dataset
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from catflap.artifacts.results import Prediction as Prediction
     from catflap.artifacts.results import Verdict as Verdict
     from catflap.comparison.compare import compare as compare
+    from catflap.curation.audit import audit as audit
     from catflap.data.prepare import prepare as prepare
     from catflap.data.scan import scan as scan
     from catflap.data.sources.lists import Columns as Columns
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
     from catflap.pipeline.trace import trace as trace
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.classifier import Classifier as Classifier
+    from catflap.runtime.device_profile import DeviceProfile as DeviceProfile
+    from catflap.runtime.device_profile import load_profile as load_profile
     from catflap.runtime.predict import predict as predict
-    from catflap.runtime.profile import Profile as Profile
-    from catflap.runtime.profile import load_profile as load_profile
     from catflap.runtime.recording import LogSettings as LogSettings
     from catflap.runtime.signature import Signer as Signer
     from catflap.serving.serve import serve as serve
@@ -65,12 +66,12 @@ _HOME = {
     "Classifier": "catflap.runtime.classifier",
     "Columns": "catflap.data.sources.lists",
     "Dataset": "catflap.artifacts.dataset",
+    "DeviceProfile": "catflap.runtime.device_profile",
     "Frame": "catflap.image",
     "LogSettings": "catflap.runtime.recording",
     "Manifest": "catflap.artifacts.manifest",
     "Plan": "catflap.training.plan",
     "Prediction": "catflap.artifacts.results",
-    "Profile": "catflap.runtime.profile",
     "Refused": "catflap.errors",
     "Report": "catflap.artifacts.report",
     "Rules": "catflap.live.smoothing",
@@ -80,6 +81,7 @@ _HOME = {
     "Signer": "catflap.runtime.signature",
     "Verdict": "catflap.artifacts.results",
     "WatchSettings": "catflap.live.settings",
+    "audit": "catflap.curation.audit",
     "bench": "catflap.runtime.bench",
     "build": "catflap.pipeline.build",
     "compare": "catflap.comparison.compare",
@@ -87,14 +89,14 @@ _HOME = {
     "drift": "catflap.pipeline.drift",
     "evaluate": "catflap.pipeline.evaluate",
     "export": "catflap.exporting.export",
+    "load_bundle": "catflap.artifacts.bundle",
     "load_checkpoint": "catflap.artifacts.checkpoint",
     "load_dataset": "catflap.artifacts.dataset",
     "load_manifest": "catflap.artifacts.manifest",
-    "load_profile": "catflap.runtime.profile",
+    "load_profile": "catflap.runtime.device_profile",
     "load_report": "catflap.artifacts.report",
     "predict": "catflap.runtime.predict",
     "prepare": "catflap.data.prepare",
-    "read_bundle": "catflap.artifacts.bundle",
     "scan": "catflap.data.scan",
     "serve": "catflap.serving.serve",
     "trace": "catflap.pipeline.trace",

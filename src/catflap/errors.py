@@ -103,7 +103,7 @@ def does_not_load(module: str, error: Exception) -> MissingExtra:
     """Turn the failed import of a module that is installed into what to do about it."""
     package = module.replace("_", "-")
     return MissingExtra(
-        f"{module} is installed but does not load: {why(error)}.",
+        f"{module} is installed but does not load: {first_line(error)}.",
         f"Install what it lacks, or run: pip install --force-reinstall {package}",
     )
 
@@ -115,12 +115,12 @@ def need(module: str) -> None:
         raise missing_extra(error) or error
 
 
-def why(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what a library's error says, 200 letters at most; its kind when it is mute."""
     said = str(error).strip()
     return said.splitlines()[0][:200].rstrip(".: ") if said else type(error).__name__
 
 
-def system_says(error: Exception) -> str:
+def system_reason(error: Exception) -> str:
     """Why the system refused, without the path; for other errors their words, or their kind."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from catflap.errors import BadPhoto, CatflapError, system_says
+from catflap.errors import BadPhoto, CatflapError, system_reason
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -147,7 +147,7 @@ def read_file(path: Source, max_bytes: int = Frame.max_bytes) -> bytes:
             _check_regular(path, os.fstat(file.fileno()), max_bytes)  # another may lie there by now
             data = file.read(max_bytes + 1) or b""  # some files are longer than their size says, or not ready
     except (OSError, ValueError) as error:
-        why = system_says(error)
+        why = system_reason(error)
         raise BadPhoto(
             "unreadable", f"{_shown(path)} cannot be read: {why}.", "Check its path and permissions."
         ) from error

@@ -17,7 +17,7 @@ def silent(step: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def told(items: Iterable[T], step: str, total: int, progress: Progress) -> Iterator[T]:
+def track(items: Iterable[T], step: str, total: int, progress: Progress) -> Iterator[T]:
     """Hand items on, telling after each how many of the total are done."""
     progress(step, 0, total)
     for done, item in enumerate(items, 1):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from catflap.artifacts.bundle import HEAD, encode_bundle, read_bundle
+from catflap.artifacts.bundle import HEAD, encode_bundle, load_bundle
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
@@ -64,7 +64,7 @@ def write_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -
 
 
 def small_bundle(folder: Path) -> Path:
-    """A bundle file that read_bundle accepts."""
+    """A bundle file that load_bundle accepts."""
     path = folder / "small.catflap"
     write_bundle(path, small_head(), FILES)
     return path
@@ -100,7 +100,7 @@ def with_litert(
     **fields: Any,
 ) -> Path:
     """The bundle with a variant for LiteRT, whose golden logits are those of fp32 if none are given."""
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     golden = read_golden(opened)
     head = {field: value for field, value in opened.head.items() if field != "files"}
     file = f"targets/litert/{name}.tflite"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from catflap.artifacts import bundle as bundle_room
 from catflap.artifacts import bundle_zip
-from catflap.artifacts.bundle import read_bundle, refuse_foreign_file
+from catflap.artifacts.bundle import load_bundle, refuse_foreign_file
 from catflap.errors import BadArtifact, CatflapError
 from tests.artifacts.samples import FILES, small_bundle, small_head, write_bundle
 
@@ -34,7 +34,7 @@ def fits_a_folder(names: Iterable[str]) -> bool:
 def refused(path: Path) -> str:
     """What the refusal of a file says; fails when the file is read."""
     try:
-        read_bundle(path)
+        load_bundle(path)
     except BadArtifact as error:
         return error.what
     raise AssertionError("the bundle was read")
@@ -60,7 +60,7 @@ def test_which_file_is_no_bundle_is_told(tmp_path: Path, data: bytes) -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = small_bundle(tmp_path)
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     assert bundle.labels == ("cat", "not_cat")
     assert {name: bytes(data) for name, data in bundle.members.items() if name != "bundle.json"} == FILES
     assert bundle.variant().file == "int8.onnx"
@@ -92,7 +92,7 @@ def test_a_flip_in_any_byte_is_refused(tmp_path: Path, bits: Iterable[int]) -> N
             os.pwrite(file.fileno(), bytes([byte ^ mask]), place)
             assert refused(path), f"byte {place}"
             os.pwrite(file.fileno(), bytes([byte]), place)
-    assert read_bundle(path).labels == ("cat", "not_cat")
+    assert load_bundle(path).labels == ("cat", "not_cat")
 
 
 def test_any_truncation_is_refused(tmp_path: Path) -> None:
@@ -228,11 +228,11 @@ def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> No
     path = repacked(
         small_bundle(tmp_path), lambda head: head.update(catflap_bundle="1.7", targets={"phone": [1]})
     )
-    assert read_bundle(path).head["targets"] == {"phone": [1]}
+    assert load_bundle(path).head["targets"] == {"phone": [1]}
     path = repacked(small_bundle(tmp_path), lambda head: head.update(extra=[nested(62), 10**300]))
-    assert read_bundle(path).head["extra"] == [nested(62), 10**300]
+    assert load_bundle(path).head["extra"] == [nested(62), 10**300]
     path = repacked(small_bundle(tmp_path), lambda head: head.update(extra="\U0001f408"))  # a pair of escapes
-    assert read_bundle(path).head["extra"] == "\U0001f408"
+    assert load_bundle(path).head["extra"] == "\U0001f408"
 
 
 @pytest.mark.parametrize(
@@ -383,10 +383,10 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     with open(tmp_path / "hole.catflap", "wb") as file:
         file.truncate(1 << 30)
     code = (
-        "import resource, sys; from catflap.artifacts.bundle import read_bundle\n"
+        "import resource, sys; from catflap.artifacts.bundle import load_bundle\n"
         "from catflap.errors import BadArtifact\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: read_bundle(sys.argv[1])\n"
+        "try: load_bundle(sys.argv[1])\n"
         "except BadArtifact as error: print('refused', end=' ')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -16,12 +16,12 @@ import pytest
 
 from catflap.artifacts.folder import (
     OURS,
+    atomic_folder,
     check_place,
     digest,
     read_json,
     refuse_foreign,
-    whole_file,
-    whole_folder,
+    write_atomically,
     write_json,
 )
 from catflap.errors import BadArtifact, CatflapError
@@ -48,7 +48,7 @@ while True:
 
 
 def write_thing(target: Path, number: int) -> None:
-    with whole_folder(target, "thing.json") as folder:
+    with atomic_folder(target, "thing.json") as folder:
         (folder / "data.txt").write_text(str(number))
         write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": number})
 
@@ -84,7 +84,7 @@ def test_kill_at_any_moment_leaves_whole_or_absent(tmp_path: Path) -> None:
     for number in range(FILES):
         (target / f"{number}.txt").unlink()  # the next one does not have them
     write_thing(target, last + 1)
-    whole_file(file, b"x")
+    write_atomically(file, b"x")
     assert {path.name for path in tmp_path.iterdir()} == {target.name, file.name}, "leftovers were swept"
 
 
@@ -95,7 +95,7 @@ def test_a_target_that_was_half_replaced_comes_back(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     target.rename(tmp_path / f".thing.old-{dead.pid}")
-    with pytest.raises(RuntimeError), whole_folder(target, "thing.json"):
+    with pytest.raises(RuntimeError), atomic_folder(target, "thing.json"):
         raise RuntimeError("this run fails")
     assert read_json(target / "thing.json", "thing")["number"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
@@ -104,11 +104,11 @@ def test_a_target_that_was_half_replaced_comes_back(tmp_path: Path) -> None:
 def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "thing"
     for error in (RuntimeError("x"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), whole_folder(target, "thing.json"):
+        with pytest.raises(type(error)), atomic_folder(target, "thing.json"):
             raise error
         assert list(tmp_path.iterdir()) == []
     write_thing(target, 1)
-    with pytest.raises(RuntimeError), whole_folder(target, "thing.json"):
+    with pytest.raises(RuntimeError), atomic_folder(target, "thing.json"):
         raise RuntimeError("x")
     assert (target / "data.txt").read_text() == "1"
 
@@ -131,17 +131,17 @@ def test_leftovers_of_our_own_number_are_swept(tmp_path: Path) -> None:
     (tmp_path / f".thing.partial-{os.getpid()}").mkdir()
     write_thing(target, 1)
     target.rename(tmp_path / f".thing.old-{os.getpid()}")
-    with pytest.raises(RuntimeError), whole_folder(target, "thing.json"):
+    with pytest.raises(RuntimeError), atomic_folder(target, "thing.json"):
         raise RuntimeError("this run fails")
     assert read_json(target / "thing.json", "thing")["number"] == 1
     (tmp_path / f".file.partial-{os.getpid()}").mkdir()
-    whole_file(tmp_path / "file", b"x")
+    write_atomically(tmp_path / "file", b"x")
     assert {path.name for path in tmp_path.iterdir()} == {"thing", "file"}
 
 
 def test_what_a_process_of_our_number_is_writing_is_not_swept(tmp_path: Path) -> None:
     """Two containers on one volume, each with a process 1: the second one says that it cannot."""
-    with whole_folder(tmp_path / "thing", "thing.json") as folder:
+    with atomic_folder(tmp_path / "thing", "thing.json") as folder:
         with pytest.raises(CatflapError, match="File exists"):
             write_thing(tmp_path / "thing", 2)
         write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": 1})
@@ -149,7 +149,7 @@ def test_what_a_process_of_our_number_is_writing_is_not_swept(tmp_path: Path) ->
 
 
 def test_what_this_process_is_writing_elsewhere_is_not_swept(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "thing", "thing.json") as folder:
+    with atomic_folder(tmp_path / "thing", "thing.json") as folder:
         write_thing(tmp_path / "other", 1)
         write_thing(folder / "thing", 2)
         write_json(folder / "thing.json", {})
@@ -206,11 +206,11 @@ def test_an_artefact_with_a_file_of_the_user_is_not_replaced(tmp_path: Path, mar
         (target / name).write_text("precious")
         with pytest.raises(CatflapError, match=f"holds {name}, which would be lost. Choose another"):
             refuse_foreign(target, marker)
-        with pytest.raises(CatflapError, match="would be lost"), whole_folder(target, marker):
+        with pytest.raises(CatflapError, match="would be lost"), atomic_folder(target, marker):
             raise AssertionError("it was begun")
         assert (target / name).read_text() == "precious"
         (target / name).unlink()
-    with whole_folder(target, marker) as folder:
+    with atomic_folder(target, marker) as folder:
         (folder / marker).write_text("new")
     assert [path.name for path in target.iterdir()] == [marker]
 
@@ -261,7 +261,7 @@ def test_a_file_does_not_take_the_place_of_a_device(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for target in (tmp_path / "pipe", tmp_path / "link"):
         with pytest.raises(CatflapError, match="a device or pipe"):
-            whole_file(target, b"x")
+            write_atomically(target, b"x")
         assert not target.is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}
 
@@ -270,12 +270,12 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
     for data in (b"1", b"2"):  # where there is no file yet, and where there is
-        whole_file(tmp_path / "link", data)
+        write_atomically(tmp_path / "link", data)
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "real" / "file").read_bytes() == data
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(CatflapError, match="cannot be written"):
-        whole_file(tmp_path / "loop", b"x")
+        write_atomically(tmp_path / "loop", b"x")
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
@@ -283,7 +283,7 @@ def test_a_name_that_cannot_be_is_one_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(CatflapError):
         write_thing(tmp_path / name, 1)
     with pytest.raises(CatflapError):
-        whole_file(tmp_path / name, b"x")
+        write_atomically(tmp_path / name, b"x")
 
 
 def test_a_parent_that_is_a_file_is_one_error(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_parent_that_is_a_file_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(CatflapError, match="cannot be written"):
         write_thing(tmp_path / "file" / "thing", 1)
     with pytest.raises(CatflapError, match="cannot be written"):
-        whole_file(tmp_path / "file" / "thing", b"x")
+        write_atomically(tmp_path / "file" / "thing", b"x")
 
 
 @pytest.fixture
@@ -304,11 +304,11 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(full_disk: Path) -> None:
     write_thing(full_disk / "thing", 1)
     with (
         pytest.raises(CatflapError, match="No space left"),
-        whole_folder(full_disk / "thing", "thing.json") as folder,
+        atomic_folder(full_disk / "thing", "thing.json") as folder,
     ):
         (folder / "data.txt").write_bytes(bytes(2 << 20))
     with pytest.raises(CatflapError, match="No space left"):
-        whole_file(full_disk / "file.bin", bytes(2 << 20))
+        write_atomically(full_disk / "file.bin", bytes(2 << 20))
     assert [path.name for path in full_disk.iterdir()] == ["thing"]
     assert (full_disk / "thing" / "data.txt").read_text() == "1"
 
@@ -326,7 +326,7 @@ def test_of_many_files_without_room_the_first_is_told(full_disk: Path, tmp_path:
         (tmp_path / "page" / f"{number}.js").write_bytes(bytes(1 << 19))
     with (
         pytest.raises(CatflapError, match="No space left") as told,
-        whole_folder(full_disk / "site", "site.json") as folder,
+        atomic_folder(full_disk / "site", "site.json") as folder,
     ):
         shutil.copytree(tmp_path / "page", folder, dirs_exist_ok=True)
     assert len(told.value.what) < 400
@@ -336,7 +336,7 @@ def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
     """A source that cannot be read must not be told as a target that cannot be written alone."""
     with (
         pytest.raises(CatflapError, match=r"absent\.jpg"),
-        whole_folder(tmp_path / "thing", "thing.json"),
+        atomic_folder(tmp_path / "thing", "thing.json"),
     ):
         (tmp_path / "absent.jpg").read_bytes()
 

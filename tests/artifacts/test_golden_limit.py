@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catflap.artifacts import golden as golden_room
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import HEADERS, check_golden, read_golden
 from catflap.errors import BadArtifact, CatflapError
 
@@ -15,7 +15,7 @@ from catflap.errors import BadArtifact, CatflapError
 def test_what_is_refused_is_what_could_not_be_read(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = read_bundle(tiny_bundle)
+    bundle = load_bundle(tiny_bundle)
     golden, logits = read_golden(bundle), len(bundle.labels)
     size = sum(map(len, golden.photos)) + golden.frames.nbytes + golden.logits["fp32"].nbytes
     size += 8 * len(golden.photos)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from tests.artifacts.samples import small_bundle
 from tests.artifacts.test_bundle import refused, repacked
 from tests.serving.bundles import max_fpr_point
@@ -26,8 +26,8 @@ def test_a_bundle_carries_operating_points_and_needs_none(tmp_path: Path) -> Non
         max_fpr_point("cat", 0.001, 0.9),
         {**max_fpr_point("cat", 0, 0.8), "wish": {"max_cost": 7}},
     )
-    assert read_bundle(with_points(tmp_path, point, of_later)).variant().operating_points == [point, of_later]
-    assert read_bundle(small_bundle(tmp_path)).variant().operating_points == []
+    assert load_bundle(with_points(tmp_path, point, of_later)).variant().operating_points == [point, of_later]
+    assert load_bundle(small_bundle(tmp_path)).variant().operating_points == []
 
 
 @pytest.mark.parametrize(

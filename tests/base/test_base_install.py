@@ -85,7 +85,7 @@ def test_every_public_name_is_there_or_says_what_to_install(base_python: Path) -
         "verify",
         "bench",
         "Bundle",
-        "read_bundle",
+        "load_bundle",
         "Frame",
         "Prediction",
         "ServeSettings",

@@ -15,15 +15,15 @@ from catflap.curation import audit, queue
 SERVE = {
     "--port": ServeSettings.port, "--threads": ServeSettings.threads, "--share": ServeSettings.share,
     "--reload": ServeSettings.reload, "--queue": ServeLimits.queue, "--deadline": ServeLimits.deadline,
-    "--upload": ServeLimits.upload, "--max-mb": ServeLimits.body / 1e6,
+    "--upload-timeout": ServeLimits.upload, "--max-mb": ServeLimits.body / 1e6,
     "--max-pixels": ServeLimits.pixels, "--connections": ServeLimits.connections,
 }  # fmt: skip
 WATCH = {
     "--max-fps": WatchSettings.max_fps, "--fps": WatchSettings.fps, "--stalled": WatchSettings.stalled,
     "--still": WatchSettings.still, "--log-every": WatchSettings.log_every,
     "--clip-seconds": WatchSettings.clip_seconds, "--save-mb": WatchSettings.save_bytes / 1e6,
-    "--enter": Rules.enter, "--leave": Rules.leave, "--dwell": Rules.dwell, "--least": Rules.frames,
-    "--memory": Rules.memory, "--log-mb": LogSettings.limit / 1e6,
+    "--enter": Rules.enter, "--leave": Rules.leave, "--dwell": Rules.dwell, "--min-frames": Rules.frames,
+    "--smoothing": Rules.smoothing, "--log-mb": LogSettings.limit / 1e6,
 }  # fmt: skip
 
 

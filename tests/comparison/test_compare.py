@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.comparison.compare import _probed, compare, table
 from catflap.comparison.packages import _needed, installed
@@ -103,7 +103,7 @@ def test_the_comparison_is_whole_and_sane(drawn_checkpoint: Checkpoint, drawn_bu
     assert answering["photos_per_second"] == 1e3 / answering["milliseconds_an_answer"]
     for what in ("answering_memory_mb", "packages", "packages_mb", "model_bytes"):
         assert learning[what] > answering[what] > 0, what
-    assert answering["model_bytes"] == len(read_bundle(drawn_bundle.path).members["int8.onnx"])
+    assert answering["model_bytes"] == len(load_bundle(drawn_bundle.path).members["int8.onnx"])
     assert learning["model_bytes"] == (drawn_checkpoint.path / WEIGHTS).stat().st_size
     assert json.loads(json.dumps(found)) == found
     rows = {row["what"]: row for row in table(found)}

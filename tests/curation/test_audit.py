@@ -12,7 +12,7 @@ from benchmarks.audit import measure, plant
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.curation.audit import Audit, audit
-from catflap.curation.cards import choose
+from catflap.curation.cards import choose_photos
 from catflap.curation.lookup import source_manifest
 from catflap.curation.suspects import SUSPECTS, Suspect
 from catflap.data.prepare import prepare_fingerprint
@@ -95,10 +95,10 @@ def test_a_manifest_that_is_no_longer_there_must_be_named(collection: Collection
 def test_the_page_keeps_places_for_outliers() -> None:
     suspects = [Suspect(str(number), "", "cat", "dog", 0.9, "label_error") for number in range(10)]
     suspects += [Suspect(f"o{number}", "", "cat", None, 0.6, "outlier") for number in range(10)]
-    chosen = [one.id for one in choose(suspects, 8)]
+    chosen = [one.id for one in choose_photos(suspects, 8)]
     assert chosen == ["0", "1", "2", "3", "4", "5", "o0", "o1"]
-    assert [one.id for one in choose(suspects, 14)] == [*map(str, range(10)), "o0", "o1", "o2", "o3"]
-    assert choose(suspects, 0) == []
+    assert [one.id for one in choose_photos(suspects, 14)] == [*map(str, range(10)), "o0", "o1", "o2", "o3"]
+    assert choose_photos(suspects, 0) == []
 
 
 def test_another_manifest_is_refused(collection: Collection, drawn_dataset: Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from catflap.curation.audit import Audit
-from catflap.curation.page import Beside, Card, embedded, write_page
+from catflap.curation.page import Beside, Card, script_json, write_page
 from catflap.curation.review import apply_review
 from catflap.curation.suspects import Suspect
 from catflap.image import encode, read_file
@@ -247,7 +247,7 @@ def test_an_audit_without_suspects_says_so(opened: Callable[[Path], Page], tmp_p
 
 
 def test_json_in_a_page_cannot_end_its_script() -> None:
-    text = embedded({"label": HOSTILE, "line": "\u2028<!--"})
+    text = script_json({"label": HOSTILE, "line": "\u2028<!--"})
     assert not set("<>&") & set(text)
     assert text.isascii()
     assert json.loads(text) == {"label": HOSTILE, "line": "\u2028<!--"}

@@ -161,7 +161,7 @@ def test_a_chain_stays_together_until_it_grows_too_large(monkeypatch: pytest.Mon
     copies = Pairs(np.arange(499), np.arange(1, 500), np.full(499, 0.999, np.float32))
     group, cut = bounded_groups(1000, copies)
     assert (cut, np.unique(group[:500]).tolist()) == (0, [0])
-    assert groups.ALIKE < groups.STRICTER[0] < groups.STRICTER[-1]
+    assert groups.CONFIRMED < groups.STRICTER[0] < groups.STRICTER[-1]
 
 
 def test_joining_follows_chains_of_any_length() -> None:
@@ -181,7 +181,7 @@ def test_frames_of_one_camera_are_grouped_as_if_every_pair_was_kept(
     phashes, thumbs = examined(tmp_path, frames, quality=75)
     first, second, mirrored = near_pairs(phashes, groups.NEAR, mirror=MIRROR)
     alike = likeness(thumbs[first], thumbs[second])
-    sure = (alike >= groups.ALIKE) & ~mirrored
+    sure = (alike >= groups.CONFIRMED) & ~mirrored
     every = Pairs(first[sure], second[sure], alike[sure])
     found = confirmed_pairs(phashes, lambda places: thumbs[places])
     assert len(every.first) > 10 * len(frames)

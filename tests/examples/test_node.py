@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.bundle_zip import encode_members
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
@@ -100,7 +100,7 @@ def test_the_golden_cases_pass(client: Path, framed: Path) -> None:
     code, (verdict,) = run(client, framed)
     assert (code, verdict["verdict"]) == (0, "pass"), verdict
     names = {check["name"] for check in verdict["checks"]}
-    assert names == {f"golden:{name}" for name in read_bundle(framed).variants}
+    assert names == {f"golden:{name}" for name in load_bundle(framed).variants}
 
 
 def test_no_damaged_bundle_gets_an_answer(client: Path, framed: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_no_damaged_bundle_gets_an_answer(client: Path, framed: Path, tmp_path: 
 
 def changed(bundle: Path, out: Path, **files: bytes) -> Path:
     """The Bundle with other bytes in some of its files, listed with the right hash."""
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     head = {name: value for name, value in opened.head.items() if name not in ("catflap_bundle", "files")}
     members = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
     write_bundle(out, head, {**members, **files})
@@ -152,7 +152,7 @@ UNFIT: dict[str, Callable[[Arrays], Arrays]] = {
 def test_golden_cases_that_do_not_fit_are_refused(
     client: Path, framed: Path, tmp_path: Path, name: str
 ) -> None:
-    with np.load(io.BytesIO(bytes(read_bundle(framed).members["golden.npz"]))) as arrays:
+    with np.load(io.BytesIO(bytes(load_bundle(framed).members["golden.npz"]))) as arrays:
         rows = UNFIT[name](dict(arrays))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **rows)
@@ -189,7 +189,7 @@ TEXTS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("told", [*HEADS, *TEXTS])
 def test_a_head_that_python_refuses_is_refused(client: Path, framed: Path, tmp_path: Path, told: str) -> None:
-    members = {name: bytes(data) for name, data in read_bundle(framed).members.items()}
+    members = {name: bytes(data) for name, data in load_bundle(framed).members.items()}
     if told in HEADS:
         head = json.loads(members[HEAD])
         HEADS[told](head)
@@ -199,7 +199,7 @@ def test_a_head_that_python_refuses_is_refused(client: Path, framed: Path, tmp_p
     path = tmp_path / "odd.catflap"
     path.write_bytes(encode_members(members))
     with pytest.raises(BadArtifact):
-        read_bundle(path)
+        load_bundle(path)
     code, (answer,) = run(client, path)
     assert code == 1
     assert told in answer["error"]
@@ -219,7 +219,7 @@ def without_numbers(model: bytes) -> bytes:
 def test_answers_that_are_no_numbers_do_not_pass(
     client: Path, framed: Path, tmp_path: Path, name: str
 ) -> None:
-    opened = read_bundle(framed)
+    opened = load_bundle(framed)
     file = opened.variants[name].file
     model = without_numbers(bytes(opened.members[file]))
     path = changed(framed, tmp_path / "nan.catflap", **{file: model})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from tests.drawn import Exported
 
 
 @pytest.fixture(scope="module")
 def bundle(drawn_bundle: Exported) -> Bundle:
     """The drawn Bundle, opened."""
-    return read_bundle(drawn_bundle.path)
+    return load_bundle(drawn_bundle.path)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError, Refused
-from catflap.exporting.budget import Budget, Clock, choose
-from catflap.runtime.profile import Profile, load_profile, profile_device, scale, write_profile
+from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
+from catflap.runtime.device_profile import DeviceProfile, load_profile, profile_device, scale, write_profile
 
 COSTS = {
     "int8": {"mb": 3.8, "ms": 5.0, "accuracy": 0.990, "calibration_accuracy": 0.990},
@@ -23,7 +23,7 @@ COSTS = {
 
 
 def chosen(**limits: float) -> list[str]:
-    return choose(COSTS, Clock(Budget(**limits)))
+    return choose_variants(COSTS, LatencyMeter(Budget(**limits)))
 
 
 def test_what_fits_is_kept_the_best_first() -> None:
@@ -35,10 +35,14 @@ def test_what_fits_is_kept_the_best_first() -> None:
 
 def test_test_photos_choose_nothing() -> None:
     lucky = {**COSTS["int8"], "accuracy": 0.999}
-    assert choose({**COSTS, "int8": lucky}, Clock(Budget(max_mb=20))) == ["fp32", "fp16", "int8"]
+    assert choose_variants({**COSTS, "int8": lucky}, LatencyMeter(Budget(max_mb=20))) == [
+        "fp32",
+        "fp16",
+        "int8",
+    ]
     unlucky = {**COSTS["fp16"], "accuracy": 0.5}
     costs = {**COSTS, "int8": lucky, "fp16": unlucky}
-    assert choose(costs, Clock(Budget(min_accuracy=0.991))) == ["fp32", "fp16"]
+    assert choose_variants(costs, LatencyMeter(Budget(min_accuracy=0.991))) == ["fp32", "fp16"]
 
 
 def test_when_nothing_fits_the_nearest_is_named() -> None:
@@ -66,16 +70,16 @@ def test_a_profile_of_a_slower_device_scales(tmp_path: Path) -> None:
     loaded = load_profile(tmp_path / "pi.json")
     assert loaded == slower
     assert scale(loaded) > 10
-    clock = Clock(Budget(max_ms=1, device=loaded))
+    clock = LatencyMeter(Budget(max_ms=1, device=loaded))
     assert "scaled" in clock.place
     with pytest.raises(CatflapError, match="another Catflap"):
         scale(replace(loaded, reference="0" * 64))
 
 
 def test_threads_are_those_that_were_stated_or_those_of_the_profile() -> None:
-    profile = Profile({}, 4, "0" * 64, 1.0)
-    assert Clock(Budget(max_ms=1)).threads == 1
-    assert Clock(Budget(max_ms=1, threads=2)).threads == 2
+    profile = DeviceProfile({}, 4, "0" * 64, 1.0)
+    assert LatencyMeter(Budget(max_ms=1)).threads == 1
+    assert LatencyMeter(Budget(max_ms=1, threads=2)).threads == 2
     with pytest.raises(CatflapError, match="profiled with its own number of threads, 4"):
         Budget(max_ms=1, threads=2, device=profile)
 
@@ -90,7 +94,7 @@ def test_what_is_no_profile_is_refused_and_kept(tmp_path: Path) -> None:
         with pytest.raises(BadArtifact):
             load_profile(path)
     with pytest.raises(BadArtifact):
-        write_profile(path, Profile({}, 1, "", 1.0))
+        write_profile(path, DeviceProfile({}, 1, "", 1.0))
     assert path.read_text() == "[]"
 
 
@@ -103,7 +107,7 @@ def test_export_keeps_to_the_budget(
     assert main([*words, "--max-mb", "5", "--max-ms", "100000", "--min-accuracy", "0.5"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert list(told["variants"]) == list(told["costs"]) == ["int8"]
-    assert set(read_bundle(out).variants) == {"int8"}
+    assert set(load_bundle(out).variants) == {"int8"}
     assert (
         main(["export", str(drawn_checkpoint.path), "-o", str(tmp_path / "x.catflap"), "--max-mb", "1"]) == 1
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.unpacking.c_array import _string, _threshold
@@ -64,7 +64,7 @@ FLAGS = ["-Wall", "-Wextra", "-Werror"]
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     from catflap.runtime.engines.litert_micro import open_model
 
-    logits = open_model(MICRO.read_bytes(), 1)(read_golden(read_bundle(tiny_bundle)).frames)
+    logits = open_model(MICRO.read_bytes(), 1)(read_golden(load_bundle(tiny_bundle)).frames)
     about = {"runtime": "litert-micro", "precision": "int8", "temperature": 7.5, "tolerance": 2.0}
     decision = {"threshold": 0.9, "error_rate": 0.01, "photos": 50}
     return with_litert(
@@ -98,7 +98,7 @@ def compiled(folder: Path, program: str, compiler: str) -> subprocess.CompletedP
 @pytest.mark.parametrize("compiler", ["g++", "gcc"])
 def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compiler: str) -> None:
     ended = compiled(folder, PROGRAM, compiler)
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     variant, golden = opened.variant("litert-micro"), read_golden(opened)
     frames = golden.frames[:4].astype(np.int16) - 128
     answers = np.rint(golden.logits["litert-micro"][:4] / (56 / 127.5))
@@ -125,7 +125,7 @@ def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compile
 
 def test_a_tie_with_the_threshold_is_unsure_in_float32_too(folder: Path, bundle: Path) -> None:
     """The threshold is what a calibration photo had, and answers come in steps: so each step is tried."""
-    variant = read_bundle(bundle).variant("litert-micro")
+    variant = load_bundle(bundle).variant("litert-micro")
     levels = np.arange(-128, 128)
     logits = (np.stack([levels, -1 - levels], axis=1) * (56 / 127.5)).astype(np.float32)
     expected = softmax(logits, variant.temperature)
@@ -189,7 +189,7 @@ def test_litert_micro_itself_answers_as_the_golden_cases(bundle: Path) -> None:
     runtime = pytest.importorskip(
         "tflite_micro.python.tflite_micro.runtime", reason="pip install tflite-micro"
     )
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     variant, golden = opened.variant("litert-micro"), read_golden(opened)
     interpreter = runtime.Interpreter.from_bytes(bytes(opened.members[variant.file]))
     scale = interpreter.get_output_details(0)["quantization_parameters"]["scales"][0]

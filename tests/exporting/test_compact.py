@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting.quantising import quantise as room
@@ -46,7 +46,7 @@ def test_no_answer_changes(whole: bytes, frames: Pixels, optimise: bool) -> None
 
 
 def test_what_is_left_out_is_what_can_be_worked_out(drawn_bundle: Exported) -> None:
-    graph = onnx.load_from_string(bytes(read_bundle(drawn_bundle.path).members["int8.onnx"])).graph
+    graph = onnx.load_from_string(bytes(load_bundle(drawn_bundle.path).members["int8.onnx"])).graph
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     products = {node.output[0] for node in graph.node if node.op_type == "Mul" and node.input[0] in held}
     made = {node.output[0]: node for node in graph.node}

@@ -12,7 +12,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.exporting.embedding import with_embedding
 from catflap.exporting.quantising.quantise import halve, quantise
 from catflap.image import Pixels, read_pixels
-from catflap.runtime.engines.onnx import EMBEDDING, embedded, open_model, open_session, run_session
+from catflap.runtime.engines.onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models
@@ -56,7 +56,7 @@ def test_it_is_the_checkpoints_features(
 
     with torch.inference_mode():
         expected = load_network(drawn_checkpoint).features(torch.from_numpy(frames)).numpy()
-    _, found = embedded(open_model(with_embedding(plain[precision])), frames)
+    _, found = run_with_embedding(open_model(with_embedding(plain[precision])), frames)
     assert found is not None
     assert found.dtype == np.float32
     assert found.shape == expected.shape
@@ -82,7 +82,7 @@ def test_a_graph_without_a_linear_head_stays_as_it_is(frames: Pixels) -> None:
 def test_a_model_without_it_has_none(frames: Pixels) -> None:
     model = open_model(models.colour_model(np.ones((3, 2)), side=64))
     assert not model.has_embedding
-    logits, found = embedded(model, frames)
+    logits, found = run_with_embedding(model, frames)
     assert found is None
     assert np.array_equal(logits, model(frames))
-    assert embedded(lambda given: given, frames)[1] is None  # of a runtime that has none
+    assert run_with_embedding(lambda given: given, frames)[1] is None  # of a runtime that has none

@@ -12,7 +12,7 @@ import onnx
 import pyarrow as pa
 import pytest
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import INDEX, ROLES, SHARDS, Dataset, load_dataset
 from catflap.artifacts.golden import read_golden
@@ -24,7 +24,7 @@ from catflap.evaluation.metrics import measure
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.export import export, source_of
 from catflap.exporting.forms import FORMS, as_variant
-from catflap.exporting.judge import hear, judge, seat_jury
+from catflap.exporting.judge import answer_calibration, judge, load_evaluation_set
 from catflap.exporting.quantising.quantise import quantise
 from catflap.exporting.writing import name_of
 from catflap.image import encode, read_pixels
@@ -142,9 +142,9 @@ def test_a_head_stays_as_sure_as_more_photos_have_shown(
 def test_a_burst_of_calibration_photos_makes_no_variant_surer(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    jury = seat_jury(drawn_checkpoint, drawn_dataset, silent)
-    photos = jury.calibration
-    burst = replace(jury, calibration=replace(photos, groups=photos.labels), calibrated=False)
+    evaluation = load_evaluation_set(drawn_checkpoint, drawn_dataset, silent)
+    photos = evaluation.calibration
+    burst = replace(evaluation, calibration=replace(photos, groups=photos.labels), calibrated=False)
     sure = 20 * np.eye(2, dtype=np.float32)[photos.labels]
     stated = 1 - softmax(sure, burst.temperature(sure)).max(axis=1)
     assert stated.mean() == pytest.approx(1 / (2 + 2)), "a burst of each label"
@@ -168,13 +168,15 @@ def test_a_variant_that_differs_is_refused(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
     """The ranges of a model that has only seen the dark cut off what it sees by day."""
-    jury = seat_jury(drawn_checkpoint, drawn_dataset, silent)
+    evaluation = load_evaluation_set(drawn_checkpoint, drawn_dataset, silent)
     fp32 = bytes(bundle.members["fp32.onnx"])
     dark = quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8))
 
     def judged(name: str, graph: bytes) -> dict[str, Any]:
         model = open_model(graph)
-        return judge(as_variant(name, FORMS[name]), model, jury, hear(model, jury), silent)
+        return judge(
+            as_variant(name, FORMS[name]), model, evaluation, answer_calibration(model, evaluation), silent
+        )
 
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
         judged("int8", dark)
@@ -187,10 +189,12 @@ def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
     source = source_of(drawn_checkpoint, drawn_dataset, silent)
     graph, told = bytes(bundle.members["int8.onnx"]), list[str]()
     variant, model = as_variant("int8", FORMS["int8"]), open_model(graph)
-    heard = source.hear(graph)
-    assert source.hear(bytes(bytearray(graph))) is heard
-    entry = judge(variant, model, source.jury, heard, lambda step, *_: told.append(step))
-    assert entry == judge(variant, model, source.jury, hear(model, source.jury), silent)
+    answered = source.calibration_answers(graph)
+    assert source.calibration_answers(bytes(bytearray(graph))) is answered
+    entry = judge(variant, model, source.evaluation, answered, lambda step, *_: told.append(step))
+    assert entry == judge(
+        variant, model, source.evaluation, answer_calibration(model, source.evaluation), silent
+    )
     assert set(told) == {"int8 on test"}
 
 
@@ -242,7 +246,7 @@ def test_one_variant_with_photos_of_the_users_own(
         drawn_checkpoint, drawn_dataset, tmp_path / "x.catflap", variants=("fp32",), golden_photos=(photo,)
     )
     assert list(answer["variants"]) == ["fp32"]
-    assert read_golden(read_bundle(tmp_path / "x.catflap")).photos[-1] == photo
+    assert read_golden(load_bundle(tmp_path / "x.catflap")).photos[-1] == photo
     assert verify(tmp_path / "x.catflap").passed
 
 

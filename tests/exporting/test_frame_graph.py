@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting.drawings import scene
-from catflap.exporting.export import source_of, written
+from catflap.exporting.export import source_of, write_and_judge
 from catflap.exporting.forms import FORMS
 from catflap.exporting.targets.onnx_frame import TEMPERATURE, framed, with_temperature
 from catflap.image import Frame, read_pixels
@@ -67,8 +67,8 @@ def test_its_temperature_is_that_of_its_own_answers(
     """Its pixels are a level off, so the answers of the float graph have another."""
     source = source_of(replace(drawn_checkpoint, history=[]), drawn_dataset, silent)
     form, frames = FORMS["onnx-frame"], np.stack([scene(n, 64, 64) for n in range(3)])
-    judged = written("onnx-frame", form, source, frames, silent)
+    judged = write_and_judge("onnx-frame", form, source, frames, silent)
     held = onnx.load_from_string(judged.files[form.file]).graph.initializer
     (baked,) = (numpy_helper.to_array(tensor) for tensor in held if tensor.name == TEMPERATURE)
     assert baked == np.float32(judged.entry["temperature"])
-    assert baked != np.float32(source.jury.temperature(source.answers))
+    assert baked != np.float32(source.evaluation.temperature(source.answers))

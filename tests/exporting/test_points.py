@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
@@ -35,7 +35,7 @@ def pointed(drawn_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("points") / "pointed.catflap"
     words = [word for name in WISHES for word in ("--operating-point", name)]
     assert main(["export", str(drawn_checkpoint.path), "-o", str(path), *words]) == 0
-    return read_bundle(path)
+    return load_bundle(path)
 
 
 def probabilities(bundle: Bundle, dataset: Dataset, variant: str, role: str) -> np.ndarray:
@@ -88,14 +88,14 @@ def test_inspect_names_them_and_strip_keeps_them_and_add_chooses_them_again(
     assert named == [[*WISHES]] * 2
     small, again = tmp_path / "small.catflap", tmp_path / "again.catflap"
     told("strip", pointed.path, "-o", small, "--variants", "int8")
-    assert read_bundle(small).variants == {"int8": pointed.variant("int8")}
+    assert load_bundle(small).variants == {"int8": pointed.variant("int8")}
     told("add", small, "-o", again, "--checkpoint", drawn_checkpoint.path, "--variants", "fp32")
-    assert read_bundle(again).variants == pointed.variants
+    assert load_bundle(again).variants == pointed.variants
     assert pointed.variant("int8").operating_points != pointed.variant("fp32").operating_points
 
 
 def test_a_bundle_without_wishes_has_no_points(drawn_bundle: Exported, drawn_checkpoint: Checkpoint) -> None:
-    plain = read_bundle(drawn_bundle.path)
+    plain = load_bundle(drawn_bundle.path)
     assert all("operating_points" not in variant for variant in plain.head["variants"].values())
     assert plain.head["made_from"] == export_fingerprint(drawn_checkpoint)
     wished = {

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from catflap.artifacts import golden as golden_room
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import HEADERS, read_golden
@@ -42,7 +42,7 @@ def stripped(drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_inspect_says_what_is_in_it(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     told = answered(capsys, "inspect", drawn_bundle.path)
     assert told["labels"] == list(bundle.labels)
     assert {file["file"] for file in told["files"]} == set(bundle.members) - {HEAD}
@@ -57,7 +57,7 @@ def test_unpack_writes_every_file(
     drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answered(capsys, "unpack", drawn_bundle.path, "-o", tmp_path / "files")
-    for name, data in read_bundle(drawn_bundle.path).members.items():
+    for name, data in load_bundle(drawn_bundle.path).members.items():
         assert (tmp_path / "files" / name).read_bytes() == data
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "note.txt").write_text("mine")
@@ -74,7 +74,7 @@ def test_a_stripped_bundle_answers_as_before(drawn_bundle: Exported, stripped: P
 
 
 def test_a_stripped_bundle_keeps_what_was_measured(drawn_bundle: Exported, stripped: Path) -> None:
-    before, after = read_bundle(drawn_bundle.path), read_bundle(stripped)
+    before, after = load_bundle(drawn_bundle.path), load_bundle(stripped)
     assert after.variants == {"int8": before.variant("int8")}
     assert set(after.members) == {HEAD, "int8.onnx", "golden.npz", "card.md"}
     golden, kept = read_golden(before), read_golden(after)
@@ -110,11 +110,11 @@ def test_what_was_stripped_can_be_added_again(
 ) -> None:
     out = tmp_path / "both.catflap"
     answered(capsys, "add", stripped, "-o", out, "--checkpoint", drawn_checkpoint.path, "--variants", "fp32")
-    before, after = read_bundle(drawn_bundle.path), read_bundle(out)
+    before, after = load_bundle(drawn_bundle.path), load_bundle(out)
     assert after.variants == before.variants
     assert after.default_variant == "int8"
     assert (read_golden(after).logits["fp32"] == read_golden(before).logits["fp32"]).all()
-    assert after.head["ancestors"]["bundle"] == read_bundle(stripped).sha256
+    assert after.head["ancestors"]["bundle"] == load_bundle(stripped).sha256
     assert verify(out).passed
     told = answered(
         capsys, "add", out, "-o", tmp_path / "x.catflap", "--checkpoint", drawn_checkpoint.path, code=2
@@ -126,7 +126,7 @@ def test_a_file_that_differs_is_not_added(
     drawn_bundle: Exported, drawn_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model that was calibrated in the dark, and the right one under another name."""
-    fp32 = bytes(read_bundle(drawn_bundle.path).members["fp32.onnx"])
+    fp32 = bytes(load_bundle(drawn_bundle.path).members["fp32.onnx"])
     words = ["add", drawn_bundle.path, "-o", tmp_path / "new.catflap", "--checkpoint", drawn_checkpoint.path]
     (tmp_path / "dark.onnx").write_bytes(quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8)))
     told = answered(capsys, *words, "--file", tmp_path / "dark.onnx", "--precision", "int8", code=1)
@@ -136,14 +136,14 @@ def test_a_file_that_differs_is_not_added(
     graph.graph.output.extend([graph.graph.output.pop(0)])  # another tool may name the embedding first
     (tmp_path / "other.onnx").write_bytes(graph.SerializeToString())
     answered(capsys, *words, "--file", tmp_path / "other.onnx", "--name", "again")
-    bundle = read_bundle(tmp_path / "new.catflap")
+    bundle = load_bundle(tmp_path / "new.catflap")
     assert bundle.variant("again").fidelity["flips"] == 0
     assert set(bundle.variants) == {"int8", "fp32", "again"}
 
 
 def rewritten(bundle: Path, out: Path, head: dict[str, Any], files: dict[str, bytes]) -> Path:
     """The Bundle with some fields of its head and some files changed or added."""
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     fields = {name: value for name, value in opened.head.items() if name != "files"}
     members = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
     write_bundle(out, {**fields, **head}, {**members, **files})
@@ -168,7 +168,7 @@ def test_no_variant_takes_the_file_of_another(
     words: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     fp32 = bytes(bundle.members["fp32.onnx"])
     (tmp_path / "fp32.onnx").write_bytes(fp32)
     variants = {**bundle.head["variants"], "fp32": {**bundle.head["variants"]["fp32"], "file": file}}
@@ -189,7 +189,7 @@ def test_a_graph_whose_ends_are_called_otherwise_is_not_added(
     end: str,
     other: str,
 ) -> None:
-    graph = onnx.load_from_string(bytes(read_bundle(drawn_bundle.path).members["fp32.onnx"])).graph
+    graph = onnx.load_from_string(bytes(load_bundle(drawn_bundle.path).members["fp32.onnx"])).graph
     for names in (each for node in graph.node for each in (node.input, node.output)):
         names[:] = [other if name == end else name for name in names]
     for value in (*graph.input, *graph.output):
@@ -217,7 +217,7 @@ def test_the_card_of_another_writers_bundle_tells_what_is_there(
 ) -> None:
     path = rewritten(tiny_bundle, tmp_path / "x.catflap", head, {})
     answered(capsys, "strip", path, "-o", tmp_path / "y.catflap", "--variants", "fp32")
-    card = bytes(read_bundle(tmp_path / "y.catflap").members["card.md"]).decode()
+    card = bytes(load_bundle(tmp_path / "y.catflap").members["card.md"]).decode()
     assert card.startswith("# warmth\n")
     assert "| fp32 | not told | 1 of 100 |" in card
     assert ("Mine." in card) == (head.get("about") == "Mine.")
@@ -226,14 +226,14 @@ def test_the_card_of_another_writers_bundle_tells_what_is_there(
 def test_golden_cases_may_have_another_name(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened = read_bundle(tiny_bundle)
+    opened = load_bundle(tiny_bundle)
     files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
     files["cases.npz"] = files.pop("golden.npz")
     head = {name: value for name, value in opened.head.items() if name != "files"}
     head["golden"] = {**head["golden"], "file": "cases.npz"}
     write_bundle(tmp_path / "x.catflap", head, files)
     answered(capsys, "strip", tmp_path / "x.catflap", "-o", tmp_path / "y.catflap", "--variants", "fp32")
-    stripped = read_bundle(tmp_path / "y.catflap")
+    stripped = load_bundle(tmp_path / "y.catflap")
     assert set(stripped.members) == {HEAD, "fp32.onnx", "cases.npz", "card.md"}
     assert read_golden(stripped).photos == read_golden(opened).photos
     assert verify(stripped.path).passed
@@ -246,7 +246,7 @@ def test_what_is_absent_is_told_before_photos_are_scored(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = (read_bundle(drawn_bundle.path), drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap")
+    given = (load_bundle(drawn_bundle.path), drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap")
     (tmp_path / "mine.pte").write_bytes(b"a program")
     for place in ("catflap.errors", "catflap.runtime.engines.opening"):
         monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
@@ -273,7 +273,7 @@ def test_golden_cases_that_would_be_too_large_are_told_before_photos_are_scored(
 ) -> None:
     cut = tmp_path / "cut.catflap"
     strip_bundle(drawn_bundle.path, cut, ("fp32",))
-    bundle = read_bundle(cut)
+    bundle = load_bundle(cut)
     golden = read_golden(bundle)
     size = sum(map(len, golden.photos)) + golden.frames.nbytes + 2 * golden.logits["fp32"].nbytes
     monkeypatch.setattr(golden_room, "MAX_BYTES", size + 8 * len(golden.photos) + HEADERS - 1)
@@ -291,7 +291,7 @@ def test_golden_cases_that_would_be_too_large_are_told_before_photos_are_scored(
 def test_a_variant_that_cannot_run_here_is_told_and_not_judged(
     drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     head = {name: value for name, value in bundle.head.items() if name != "files"}
     foreign = {**head["variants"]["fp32"], "runtime": "abacus", "file": "card.md"}
     head["variants"] = {**head["variants"], "fp32": foreign}

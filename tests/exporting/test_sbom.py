@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from tests.drawn import Exported
 
 
 def test_it_holds_what_the_bundle_holds(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     assert main(["bundle", "sbom", str(drawn_bundle.path), "--json"]) == 0
     bom = json.loads(capsys.readouterr().out)
     assert (bom["bomFormat"], bom["specVersion"], bom["version"]) == ("CycloneDX", "1.6", 1)

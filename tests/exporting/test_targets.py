@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import read_golden
@@ -97,7 +97,7 @@ def test_a_target_keeps_what_the_checkpoint_says(
     verdict = verify(path)
     assert verdict.passed
     assert {f"golden:{name}" for name in names} <= {check.name for check in verdict.checks}
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     for name in names:  # a runtime may point into bytes that Python has let go
         model = open_variant(
             {member: bytes(bundle.members[member]) for member in bundle.variant(name).members},
@@ -110,7 +110,7 @@ def test_a_target_keeps_what_the_checkpoint_says(
         assert len(rubbish) == 200
         assert difference <= bundle.variant(name).tolerance
     report = evaluate(path, drawn_dataset.path, tmp_path / "report")
-    for name, variant in read_bundle(path).variants.items():
+    for name, variant in load_bundle(path).variants.items():
         assert report.variants[name]["accuracy"] == variant.metrics["accuracy"]
         if variant.precision == "fp32" and not variant.takes_photos:
             assert variant.fidelity["flips"] == 0

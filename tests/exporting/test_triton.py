@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.targets.onnx_frame import framed
@@ -58,13 +58,13 @@ def test_the_config_is_that_of_the_graph(repository: Path, drawn_bundle: Exporte
             sizes = [size.dim_value for size in tensor.shape.dim]
             assert list(end.dims) == sizes[1:]
             assert sizes[0] == 0  # any number of frames
-    about = read_bundle(drawn_bundle.path).variant(variant)
+    about = load_bundle(drawn_bundle.path).variant(variant)
     assert float(told.parameters["catflap_temperature"].string_value) == about.temperature
     assert float(told.parameters["catflap_threshold"].string_value) == about.decision["threshold"]
 
 
 def test_the_models_answer_as_the_bundle(repository: Path, drawn_bundle: Exported) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     golden = read_golden(bundle)
     for name, variant in bundle.variants.items():
         answers = open_model((repository / f"tiny-{name}" / "1" / "model.onnx").read_bytes())(golden.frames)
@@ -84,7 +84,7 @@ def test_tensorrt_is_one_uncommented_block_away(repository: Path) -> None:
 
 
 def test_a_graph_that_takes_whole_photos_is_not_batched(drawn_bundle: Exported) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     graph = framed(bytes(bundle.members["fp32.onnx"]), bundle.frame)
     variant = replace(bundle.variant("fp32"), file="frame.onnx", runtime="onnxruntime-frame")
     told = parsed(config(replace(bundle, members={"frame.onnx": memoryview(graph)}), variant))
@@ -141,7 +141,7 @@ def test_a_graph_with_odd_ends_gets_a_sentence(
     ]
     source = {name: (onnx.TensorProto.UINT8, ["n", 32, 32, 3])}
     graph = model(nodes, source, {"logits": (kind, shape)})
-    bundle = read_bundle(reworked(tiny_bundle, tmp_path / "other.catflap", graph))
+    bundle = load_bundle(reworked(tiny_bundle, tmp_path / "other.catflap", graph))
     head = {field: value for field, value in bundle.head.items() if field != "files"}
     head["input"] = {**head["input"], "name": name}  # a bundle.json that agrees with its graph
     path = tmp_path / "x.catflap"
@@ -153,7 +153,7 @@ def test_a_graph_with_odd_ends_gets_a_sentence(
 
 
 def test_a_bundle_without_a_graph_for_it_gets_a_sentence(drawn_bundle: Exported, tmp_path: Path) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     head = {name: value for name, value in bundle.head.items() if name != "files"}
     head["variants"] = {"fp32": {**head["variants"]["fp32"], "runtime": "abacus"}}
     files = {name: bytes(data) for name, data in bundle.members.items() if name != HEAD}

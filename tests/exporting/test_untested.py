@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
@@ -28,7 +28,7 @@ FILE = "targets/coreml/fp32.mlmodel"
 @pytest.fixture(scope="module")
 def carrying(drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with a form that was never run."""
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     head = {name: value for name, value in bundle.head.items() if name != "files"}
     head["untested"] = {"coreml-fp32": {"file": FILE, "runtime": "coreml", "precision": "fp32"}}
     files = {name: bytes(data) for name, data in bundle.members.items() if name != HEAD}
@@ -63,21 +63,21 @@ def test_it_is_shown_carried_and_left_out(
     assert (tmp_path / "files" / FILE).read_bytes() == b"a model"
     small = tmp_path / "small.catflap"
     answered(capsys, "bundle", "strip", carrying, "-o", small, "--variants", "int8")
-    assert read_bundle(small).untested == {}
-    assert FILE not in read_bundle(small).members
+    assert load_bundle(small).untested == {}
+    assert FILE not in load_bundle(small).members
 
 
 def test_a_file_that_a_tested_variant_runs_stays(
     drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     head = {name: value for name, value in bundle.head.items() if name != "files"}
     head["untested"] = {"tpu": {"file": "int8.onnx", "runtime": "tpu9", "precision": "int8"}}
     files = {name: bytes(data) for name, data in bundle.members.items() if name != HEAD}
     write_bundle(tmp_path / "shared.catflap", head, files)
     out = tmp_path / "small.catflap"
     answered(capsys, "bundle", "strip", tmp_path / "shared.catflap", "-o", out, "--variants", "int8")
-    assert "int8.onnx" in read_bundle(out).members
+    assert "int8.onnx" in load_bundle(out).members
 
 
 def test_it_is_never_the_only_one(
@@ -109,7 +109,7 @@ def test_core_ml_is_written_and_its_layers_answer_as_the_checkpoint(
     assert told["untested"] == ["coreml-fp32"]
     words = ["--checkpoint", drawn_checkpoint.path, "--variants", "coreml-fp32"]
     answered(capsys, "bundle", "add", drawn_bundle.path, "-o", paths[1], *words)
-    exported, added = (read_bundle(path) for path in paths)
+    exported, added = (load_bundle(path) for path in paths)
     assert exported.members[FILE] == added.members[FILE]  # the same checkpoint, the same bytes
     assert all(
         "never run: coreml-fp32" in bytes(one.members["card.md"]).decode() for one in (exported, added)

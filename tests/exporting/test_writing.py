@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.writing import check_out, write_verified
@@ -18,10 +18,10 @@ from tests.artifacts.samples import runnable_bundle
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.exporting import writing
-bundle = read_bundle(sys.argv[1])
+bundle = load_bundle(sys.argv[1])
 head = {name: value for name, value in bundle.head.items() if name != "files"}
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 writing.write_verified(Path(sys.argv[2]), head, {"fp32.onnx": bytes(bundle.members["fp32.onnx"])},
@@ -30,7 +30,7 @@ writing.write_verified(Path(sys.argv[2]), head, {"fp32.onnx": bytes(bundle.membe
 
 
 def written_again(bundle_file: Path, out: Path) -> str:
-    bundle = read_bundle(bundle_file)
+    bundle = load_bundle(bundle_file)
     head = {name: value for name, value in bundle.head.items() if name != "files"}
     files = {name: bytes(data) for name, data in bundle.members.items() if name not in (HEAD, "golden.npz")}
     return write_verified(out, head, files, read_golden(bundle))
@@ -45,7 +45,7 @@ def test_a_name_that_is_accepted_can_be_written(tmp_path: Path) -> None:
                 check_out(out)
             continue
         check_out(out)
-        assert written_again(bundle, out) == read_bundle(out).sha256
+        assert written_again(bundle, out) == load_bundle(out).sha256
     assert len(list(folder.iterdir())) == 2
 
 

@@ -133,7 +133,7 @@ def test_watch_logs_and_queues_what_is_good_in_a_hostile_folder(
     folder: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "field.log"
-    answer = catflap("watch", tiny_bundle, folder / "cat", "--frames", "--log", log, "--log-photos")
+    answer = catflap("watch", tiny_bundle, folder / "cat", "--every-frame", "--log", log, "--log-photos")
     assert answer.returncode == 0
     assert answer.stderr == ""
     summary = json.loads(answer.stdout.splitlines()[-1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from catflap.errors import EXTRAS, missing_extra, system_says, why
+from catflap.errors import EXTRAS, first_line, missing_extra, system_reason
 from catflap.machine import describe_machine, installed_extras
 
 
@@ -67,16 +67,16 @@ def test_the_machine_is_described() -> None:
 
 
 def test_a_mute_error_is_told_by_its_kind() -> None:
-    assert why(AssertionError()) == "AssertionError"
-    assert why(ValueError(" \n ")) == "ValueError"
-    assert why(RuntimeError("it broke.\nat line 3")) == "it broke"
-    assert len(why(RuntimeError("x" * 999))) == 200
+    assert first_line(AssertionError()) == "AssertionError"
+    assert first_line(ValueError(" \n ")) == "ValueError"
+    assert first_line(RuntimeError("it broke.\nat line 3")) == "it broke"
+    assert len(first_line(RuntimeError("x" * 999))) == 200
 
 
 def test_what_the_system_says_is_told_without_the_path() -> None:
     with pytest.raises(OSError, match="nowhere") as absent:
         Path("/nowhere/at all").read_bytes()
-    assert system_says(absent.value) == "No such file or directory"
-    assert system_says(OSError("no frames")) == "no frames"
-    assert system_says(ValueError("embedded null byte")) == "embedded null byte"
-    assert system_says(RecursionError()) == "RecursionError"
+    assert system_reason(absent.value) == "No such file or directory"
+    assert system_reason(OSError("no frames")) == "no frames"
+    assert system_reason(ValueError("embedded null byte")) == "embedded null byte"
+    assert system_reason(RecursionError()) == "RecursionError"

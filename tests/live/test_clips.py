@@ -15,7 +15,7 @@ from catflap.image import Photo, Pixels, encode
 from catflap.live.clips import LONGEST, RATE, Clips, on_the_beat
 from catflap.live.frames import Picture, Shot
 from catflap.live.opencv import film, small_jpeg
-from catflap.live.sinks import Album
+from catflap.live.sinks import CappedFolder
 from tests.live.cameras import camera, flat, jpeg, watching, write_video
 
 
@@ -80,7 +80,7 @@ def test_frames_and_films_in_one_folder_share_its_limit(red: Path, tmp_path: Pat
 
 
 def test_decisions_that_follow_each_other_prolong_a_film_but_not_for_ever(tmp_path: Path) -> None:
-    clips = Clips(Album(tmp_path, 10**9, pytest.fail), 2.0, pytest.fail)
+    clips = Clips(CappedFolder(tmp_path, 10**9, pytest.fail), 2.0, pytest.fail)
     photo = flat("red", 32, 32)
     paths = set()
     for number in range(900):
@@ -96,7 +96,7 @@ def test_films_that_cannot_be_made_are_told_once_and_when_they_can_be_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
-    clips = Clips(Album(tmp_path / "clips", 10**9, pytest.fail), 1.0, notes.append)
+    clips = Clips(CappedFolder(tmp_path / "clips", 10**9, pytest.fail), 1.0, notes.append)
     for number, place in enumerate((tmp_path / "absent", tmp_path / "absent", tmp_path)):
         monkeypatch.setattr(tempfile, "tempdir", str(place))  # where OpenCV writes
         show(clips, number, float(number), flat("red", 32, 32))
@@ -115,7 +115,7 @@ def test_a_film_runs_in_true_time_when_frames_come_slowly_or_fast(tmp_path: Path
         b"a", b"a", b"a", b"b", b"b", b"c",
     ]  # fmt: skip
     assert list(on_the_beat([(1.0, b"a")], 10)) == [b"a"]
-    clips = Clips(Album(tmp_path, 10**9, pytest.fail), 1.0, pytest.fail)
+    clips = Clips(CappedFolder(tmp_path, 10**9, pytest.fail), 1.0, pytest.fail)
     for number in range(101):
         show(clips, number, number / 50, jpeg("red"))
     path = clips.decided("cat")

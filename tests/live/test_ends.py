@@ -67,7 +67,7 @@ def doors(folder: Path) -> list[str]:
 
 
 def test_when_nobody_reads_the_events_any_more_the_door_is_shut(red: Path, tmp_path: Path) -> None:
-    command = [CATFLAP, "watch", red, "-", "--json", "--memory", "0", *doors(tmp_path)]
+    command = [CATFLAP, "watch", red, "-", "--json", "--smoothing", "0", *doors(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
@@ -122,7 +122,7 @@ def test_when_its_terminal_closes_the_door_is_shut(red: Path, tmp_path: Path) ->
     os.mkfifo(frames)
     shut = f"sh -c 'sleep 2; echo unsure >> {door}'"
     words = ["--on", "cat", f"sh -c 'echo cat >> {door}'", "--on", "unsure", shut]
-    line = f"{shlex.join([str(CATFLAP), 'watch', str(red), '-', '--memory', '0', *words])} < {frames}\n"
+    line = f"{shlex.join([str(CATFLAP), 'watch', str(red), '-', '--smoothing', '0', *words])} < {frames}\n"
     child, terminal = pty.fork()
     if not child:
         os.execvp("bash", ["bash", "--norc", "-i"])
@@ -163,7 +163,7 @@ def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
     door = tmp_path / "door"
     shut = f"sh -c 'echo begun >> {door}; sleep 1; echo unsure >> {door}'"
     words = ["--on", "cat", f"sh -c 'echo cat >> {door}'", "--on", "unsure", shut]
-    command = [CATFLAP, "watch", red, "-", "--json", "--memory", "0", *words]
+    command = [CATFLAP, "watch", red, "-", "--json", "--smoothing", "0", *words]
     with (
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -187,7 +187,7 @@ def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
 
 
 def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_path: Path) -> None:
-    command = ["nohup", CATFLAP, "watch", red, "-", "--json", "--memory", "0", *doors(tmp_path)]
+    command = ["nohup", CATFLAP, "watch", red, "-", "--json", "--smoothing", "0", *doors(tmp_path)]
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
         gone_afterwards(process),
@@ -205,7 +205,7 @@ def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_pat
 def test_a_command_that_runs_at_the_end_keeps_no_door_open(red: Path, tmp_path: Path) -> None:
     door = tmp_path / "door"
     slow, shut = f"sh -c 'echo cat >> {door}; sleep 9'", f"sh -c 'echo unsure >> {door}'"
-    words = ["--memory", "0", "--on", "cat", slow, "--on", "unsure", shut]
+    words = ["--smoothing", "0", "--on", "cat", slow, "--on", "unsure", shut]
     with watching(red, "-", *words, stdin=subprocess.PIPE) as watcher:
         pipe = watcher.process.stdin
         assert pipe

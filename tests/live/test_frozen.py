@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.image import Pixels
-from catflap.live.frames import Opened, Picture, Shot, Source, Stop, Trouble
+from catflap.live.frames import OpenSource, Outage, Picture, Shot, Source, Stop
 from catflap.live.reader import latest_shots
 
 SCENE = np.full((200, 300, 3), 90, np.uint8)
@@ -31,8 +31,8 @@ class Sensor:
         pass
 
 
-def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Trouble]:
-    sensor: Opened = Sensor(frames, raw_bytes)
+def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Outage]:
+    sensor: OpenSource = Sensor(frames, raw_bytes)
     shots = latest_shots(Source("sensor", True, lambda: sensor), sensor, Stop(), stalled=60, still=0.3)
     try:
         return list(islice(shots, count))
@@ -46,13 +46,13 @@ def test_the_same_picture_is_told_once_and_judged_no_more(raw_bytes: bool) -> No
         Source("sensor", True, lambda: sensor), sensor := Sensor([SCENE], raw_bytes), stop := Stop(), 60, 0.3
     )
     for one in shots:
-        if isinstance(one, Trouble):
+        if isinstance(one, Outage):
             break
-    assert one == Trouble("frozen", "the same picture for 0.3 s")
+    assert one == Outage("frozen", "the same picture for 0.3 s")
     sensor._frames = [SCENE, SCENE + 1]
     assert isinstance(next(shots), Shot), "the first other picture ends it"
     stop.asked = True
-    assert [one for one in shots if isinstance(one, Trouble)] == []
+    assert [one for one in shots if isinstance(one, Outage)] == []
 
 
 @pytest.mark.parametrize("raw_bytes", [False, True])
@@ -60,8 +60,8 @@ def test_a_still_scene_with_the_least_noise_is_no_frozen_camera(raw_bytes: bool)
     """One pixel of one channel that flickers by one level."""
     other = SCENE.copy()
     other[123, 17, 2] += 1
-    assert not any(isinstance(one, Trouble) for one in found([SCENE, other], raw_bytes, 100))
+    assert not any(isinstance(one, Outage) for one in found([SCENE, other], raw_bytes, 100))
 
 
 def test_pictures_of_another_size_differ() -> None:
-    assert not any(isinstance(one, Trouble) for one in found([SCENE, SCENE[:100]], False, 60))
+    assert not any(isinstance(one, Outage) for one in found([SCENE, SCENE[:100]], False, 60))

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from catflap.live.frames import Picture, Shot, Trouble
+from catflap.live.counts import WatchCounts
+from catflap.live.emitter import EventEmitter, Outlets
+from catflap.live.frames import Outage, Picture, Shot
 from catflap.live.judge import Judge
 from catflap.live.settings import WatchSettings
-from catflap.live.tally import Tally
-from catflap.live.teller import Outlets, Teller
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import LogSettings, Recorder
 from tests.live.cameras import eventually, flat
@@ -29,15 +29,17 @@ def test_ten_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> 
     recorder = Recorder(LogSettings(tmp_path / "field.log", pictures=True, limit=1_000_000), pytest.fail)
     judge = Judge(classifier, settings.region, settings.rules)
     events: deque[Any] = deque(maxlen=10)
-    teller = Teller(settings, judge, Tally(), events.append, Outlets(recorder=recorder))
+    emitter = EventEmitter(settings, judge, WatchCounts(), events.append, Outlets(recorder=recorder))
     colours = [flat("red", 64, 48), flat("blue", 64, 48)]
 
     def run(first: int, count: int) -> None:
         for number in range(first, first + count):
             pixels = colours[number // 50 % 2]
-            teller.shot(Shot(Picture(lambda pixels=pixels: pixels), number, number / 10, monotonic(), time()))
+            emitter.shot(
+                Shot(Picture(lambda pixels=pixels: pixels), number, number / 10, monotonic(), time())
+            )
             if number % 1000 == 0:
-                teller.trouble(Trouble("lost", "simulated"))
+                emitter.outage(Outage("lost", "simulated"))
         eventually(lambda: not recorder._log._waiting)  # rows on their way to the disk are none left behind
 
     run(1, 3000)
@@ -52,4 +54,4 @@ def test_ten_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> 
         tracemalloc.stop()
         recorder.close()
     assert grown < 300_000, "a row of the log may be on its way"
-    assert teller.ended("test")["judged"] == 10_000
+    assert emitter.ended("test")["judged"] == 10_000

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.live.courier import Courier
+from catflap.live.delivery import DeliveryQueue
 from tests.live.cameras import camera, eventually, watching, write_video
 
 pytest.importorskip("amqtt", reason="no broker is installed; pip install amqtt")
@@ -117,15 +117,15 @@ def test_a_refused_login_is_told_and_leaves_nothing_behind() -> None:
     refusing = Broker(port, anonymous=False)
     try:
         deliver, close = open_mqtt(f"mqtt://127.0.0.1:{port}/door/cat")
-        courier = Courier("mqtt", deliver, notes.append)
-        courier.send({"event": "started"})
+        queue = DeliveryQueue("mqtt", deliver, notes.append)
+        queue.send({"event": "started"})
         eventually(lambda: bool(notes))
     finally:
         refusing.stop()
     assert "the broker refuses us: Not authorized" in notes[0]
     with broker(port) as listener:
         eventually(lambda: listener.events() == ["started"])
-        courier.close()
+        queue.close()
         close()
         eventually(lambda: listener.status()[-1:] == ["offline"])
         assert listener.status() == ["online", "offline"], "no refusal left a message that waits"

@@ -13,7 +13,7 @@ from catflap.live.frames import Lost
 from catflap.live.sources import find_source
 from tests.live.cameras import Camera, camera, flat, jpeg, watching
 
-QUICK = ("--fps", "20", "--dwell", "0.1", "--memory", "0.1")
+QUICK = ("--fps", "20", "--dwell", "0.1", "--smoothing", "0.1")
 
 
 @pytest.mark.parametrize("single", ["sized", "unsized"])
@@ -74,7 +74,7 @@ def test_a_photo_that_is_no_jpeg_is_refused_at_the_start(red: Path, monkeypatch:
 def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
     with camera() as source:
         source.single, source.mode = "sized", "red"
-        with watching(red, source.url, "--fps", "5", "--frames") as watcher:
+        with watching(red, source.url, "--fps", "5", "--every-frame") as watcher:
             for _ in range(8):
                 watcher.await_event("frame")
             assert watcher.stop() == 0
@@ -95,7 +95,7 @@ def test_the_same_photo_again_and_again_is_frozen(red: Path, bad: str) -> None:
 def test_a_signal_ends_it_between_two_photos(red: Path) -> None:
     with camera() as source:
         source.single, source.mode = "sized", "red"
-        with watching(red, source.url, "--fps", "0.01", "--frames") as watcher:
+        with watching(red, source.url, "--fps", "0.01", "--every-frame") as watcher:
             watcher.await_event("frame")
             begun = monotonic()
             assert watcher.stop(signal.SIGTERM) == 0
@@ -109,7 +109,7 @@ def test_each_request_has_the_password_and_no_event_shows_it(red: Path, scheme: 
         source.single, source.mode = "sized", "red"
         source.challenge = f'{scheme} realm="camera", nonce="abc", qop="auth"'
         url = source.url.replace("http://", "http://me:secret@")
-        with watching(red, url, *QUICK, "--frames") as watcher:
+        with watching(red, url, *QUICK, "--every-frame") as watcher:
             assert watcher.await_event("started")["source"] == source.url
             for _ in range(12):
                 watcher.await_event("frame")

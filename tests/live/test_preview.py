@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.live.frames import Trouble
+from catflap.live.emitter import EventEmitter, Outlets
+from catflap.live.frames import Outage
 from catflap.live.mjpeg import Splitter
 from catflap.live.preview import Preview
-from catflap.live.teller import Outlets, Teller
 from tests.live.cameras import PATIENCE, eventually, jpeg
-from tests.live.test_teller import BAD, show, teller_of
+from tests.live.test_emitter import BAD, emitter_of, show
 
 
 @pytest.fixture
@@ -53,47 +53,47 @@ def looking(preview: Preview) -> Iterator[Viewer]:
         yield Viewer(answer)
 
 
-def teller_with(red: Path, preview: Preview) -> Teller:
-    teller = teller_of(red, lambda _: None, Outlets(preview=preview), stalled=1.0)
-    teller.started("0", True)
-    return teller
+def teller_with(red: Path, preview: Preview) -> EventEmitter:
+    emitter = emitter_of(red, lambda _: None, Outlets(preview=preview), stalled=1.0)
+    emitter.started("0", True)
+    return emitter
 
 
 def test_before_the_first_frame_there_is_a_picture_that_says_so(red: Path, preview: Preview) -> None:
-    teller = teller_with(red, preview)
+    emitter = teller_with(red, preview)
     with looking(preview) as viewer:
         assert not viewer.sees_red()
-        show(teller, 1, 1, jpeg("red"))
+        show(emitter, 1, 1, jpeg("red"))
         assert viewer.sees_red()
 
 
-@pytest.mark.parametrize("trouble", ["lost", "unreadable"])
+@pytest.mark.parametrize("outage", ["lost", "unreadable"])
 def test_no_old_picture_stays_when_nothing_is_believed_any_more(
-    red: Path, preview: Preview, trouble: str
+    red: Path, preview: Preview, outage: str
 ) -> None:
-    teller = teller_with(red, preview)
+    emitter = teller_with(red, preview)
     with looking(preview) as viewer:
         assert not viewer.sees_red()
-        show(teller, 1, 1, jpeg("red"))
+        show(emitter, 1, 1, jpeg("red"))
         assert viewer.sees_red()
-        if trouble == "lost":
-            teller.trouble(Trouble("lost", "unplugged"))
+        if outage == "lost":
+            emitter.outage(Outage("lost", "unplugged"))
         else:
-            show(teller, 2, 20, BAD)
+            show(emitter, 2, 20, BAD)
         assert not viewer.sees_red()
 
 
 def test_who_comes_after_hours_without_viewers_gets_no_old_frame(red: Path, preview: Preview) -> None:
-    teller = teller_with(red, preview)
+    emitter = teller_with(red, preview)
     with looking(preview) as viewer:
         assert not viewer.sees_red()
-        show(teller, 1, 1, jpeg("red"))
+        show(emitter, 1, 1, jpeg("red"))
         assert viewer.sees_red()
     number = 1
     while preview.viewers:  # that one left is seen when the next picture cannot be sent
         number += 1
-        show(teller, number, 1, jpeg("red"))
-    show(teller, number + 1, 1, jpeg("red"))
+        show(emitter, number, 1, jpeg("red"))
+    show(emitter, number + 1, 1, jpeg("red"))
     with looking(preview) as viewer:
         assert not viewer.sees_red()
 

@@ -1,4 +1,4 @@
-"""Frames of a live source, no more than are wanted, and trouble at once."""
+"""Frames of a live source, no more than are wanted, and outage at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Script:
 
 
 def found(*words: int | str, pace: float, stalled: float = 0.4) -> list[int | str]:
-    """The numbers of the frames that came, and the kinds of trouble."""
+    """The numbers of the frames that came, and the kinds of outage."""
     script = Script(*words)
     shots = latest_shots(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
     return [one.number if isinstance(one, Shot) else one.kind for one in shots]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.live.courier import Courier, NotDelivered
-from catflap.live.sinks import Album, commands, has_command, webhook
+from catflap.live.delivery import DeliveryQueue, NotDelivered
+from catflap.live.sinks import CappedFolder, commands, has_command, webhook
 from tests.live.cameras import eventually, jpeg, watching, write_video
 
 
@@ -71,15 +71,15 @@ def hook() -> Iterator[Hook]:
 def test_a_webhook_gets_every_event_in_order_also_after_it_failed(hook: Hook) -> None:
     notes: list[str] = []
     hook.status = 500
-    courier = Courier("webhook", webhook(hook.url), notes.append)
+    queue = DeliveryQueue("webhook", webhook(hook.url), notes.append)
     for number in range(5):
-        courier.send({"number": number})
+        queue.send({"number": number})
     eventually(lambda: bool(notes))
     hook.status = 200
-    eventually(lambda: courier.delivered == 5)
-    courier.close()
+    eventually(lambda: queue.delivered == 5)
+    queue.close()
     assert [event["number"] for event in hook.events] == [0, 1, 2, 3, 4]
-    assert courier.lost == 0
+    assert queue.lost == 0
     assert "500" in notes[0]
     assert notes[-1].endswith("delivers again.")
     assert len(notes) == 2, "an outage is told once"
@@ -116,38 +116,38 @@ def test_a_webhook_that_can_never_be_reached_is_refused_without_its_password(url
 
 def test_an_event_that_is_in_hand_at_the_end_is_lost_and_counted_once(hook: Hook) -> None:
     hook.held = threading.Event()
-    courier = Courier("webhook", webhook(hook.url), lambda _: None)
+    queue = DeliveryQueue("webhook", webhook(hook.url), lambda _: None)
     for number in range(3):
-        courier.send({"number": number})
+        queue.send({"number": number})
     eventually(lambda: len(hook.asked) == 1)
-    courier.close(patience=0)
-    assert (courier.delivered, courier.lost) == (0, 3)
+    queue.close(patience=0)
+    assert (queue.delivered, queue.lost) == (0, 3)
     hook.held.set()
-    courier._thread.join(60)
-    assert (courier.delivered, courier.lost) == (0, 3), "the summary was told by then"
+    queue._thread.join(60)
+    assert (queue.delivered, queue.lost) == (0, 3), "the summary was told by then"
 
 
 def test_what_waits_is_bounded_and_the_oldest_is_lost() -> None:
     def away(_: dict[str, Any]) -> None:
         raise NotDelivered("nobody is there")
 
-    courier = Courier("away", away, lambda _: None, kept=10)
+    queue = DeliveryQueue("away", away, lambda _: None, kept=10)
     for number in range(500):
-        courier.send({"number": number})
-    courier.close(patience=0.1)
-    assert courier.delivered == 0
-    assert courier.lost == 500
+        queue.send({"number": number})
+    queue.close(patience=0.1)
+    assert queue.delivered == 0
+    assert queue.lost == 500
 
 
 def test_a_receiver_that_hangs_does_not_hold_the_sender_up() -> None:
     released = threading.Event()
-    courier = Courier("slow", lambda _: released.wait(30) and None, lambda _: None)
+    queue = DeliveryQueue("slow", lambda _: released.wait(30) and None, lambda _: None)
     for number in range(3):
-        courier.send({"number": number})
-    eventually(lambda: len(courier._waiting) == 2)
+        queue.send({"number": number})
+    eventually(lambda: len(queue._waiting) == 2)
     released.set()
-    courier.close()
-    assert courier.delivered == 3
+    queue.close()
+    assert queue.delivered == 3
 
 
 def test_what_is_promised_time_is_not_broken_off_and_the_last_comes_after_it() -> None:
@@ -159,14 +159,14 @@ def test_what_is_promised_time_is_not_broken_off_and_the_last_comes_after_it() -
         released.wait(30)
         done.append(event["number"])
 
-    courier = Courier("command", slow, lambda _: None, again=False, promised=20)
+    queue = DeliveryQueue("command", slow, lambda _: None, again=False, promised=20)
     for number in range(5):
-        courier.send({"number": number})
-    eventually(lambda: len(courier._waiting) == 4)
+        queue.send({"number": number})
+    eventually(lambda: len(queue._waiting) == 4)
     threading.Timer(0.5, released.set).start()
-    courier.close(patience=0.1)
+    queue.close(patience=0.1)
     assert done == [0, 4]
-    assert (courier.delivered, courier.lost) == (2, 3)
+    assert (queue.delivered, queue.lost) == (2, 3)
 
 
 def test_commands_know_what_was_decided_and_run_without_a_shell(tmp_path: Path) -> None:
@@ -209,13 +209,13 @@ def test_a_command_runs_where_there_is_no_place_for_what_it_says(
 def test_events_that_nobody_wants_are_neither_delivered_nor_lost_and_say_nothing() -> None:
     notes: list[str] = []
     of = {"cat": "false"}
-    courier = Courier("command", commands(of), notes.append, again=False, wants=partial(has_command, of))
-    courier.send({"event": "started"})
+    queue = DeliveryQueue("command", commands(of), notes.append, again=False, wants=partial(has_command, of))
+    queue.send({"event": "started"})
     for decision in ("cat", "unsure", "cat", "unsure"):
-        courier.send({"decision": decision, "previous": "unsure", "probability": 0.9})
-    eventually(lambda: courier.lost == 2)
-    courier.close()
-    assert (courier.delivered, courier.lost) == (0, 2)
+        queue.send({"decision": decision, "previous": "unsure", "probability": 0.9})
+    eventually(lambda: queue.lost == 2)
+    queue.close()
+    assert (queue.delivered, queue.lost) == (0, 2)
     assert len(notes) == 1, "it never delivered again"
 
 
@@ -239,12 +239,12 @@ def test_an_album_keeps_the_newest_within_its_limit(tmp_path: Path) -> None:
     data = jpeg("red")
     other = tmp_path / "holiday.jpg"
     other.write_bytes(b"somebody's photo")
-    album = Album(tmp_path, 3 * len(data), lambda _: None)
-    paths = [album.save(data, 1e9 + number, number, "cat / ../x") for number in range(10)]
+    saved = CappedFolder(tmp_path, 3 * len(data), lambda _: None)
+    paths = [saved.save(data, 1e9 + number, number, "cat / ../x") for number in range(10)]
     kept = sorted(path.name for path in tmp_path.iterdir() if path != other)
     assert kept == [Path(str(path)).name for path in paths[-3:]]
-    assert album.bytes == 3 * len(data)
-    again = Album(tmp_path, 2 * len(data), lambda _: None)
+    assert saved.bytes == 3 * len(data)
+    again = CappedFolder(tmp_path, 2 * len(data), lambda _: None)
     again.save(data, 2e9, 11, "cat")
     assert len(list(tmp_path.glob("*-cat*.jpg"))) == 2, "what an earlier watch saved counts too"
     assert other.read_bytes() == b"somebody's photo"
@@ -252,8 +252,8 @@ def test_an_album_keeps_the_newest_within_its_limit(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_once_and_the_watch_goes_on(mount_small: Callable[[str], Path]) -> None:
     notes: list[str] = []
-    album = Album(mount_small("16k"), 10**9, notes.append)
-    saved = [album.save(bytes(6000), 1e9 + number, number, "cat") for number in range(6)]
+    saved = CappedFolder(mount_small("16k"), 10**9, notes.append)
+    saved = [saved.save(bytes(6000), 1e9 + number, number, "cat") for number in range(6)]
     assert saved[0]
     assert saved[-1] is None
     assert len(notes) == 1
@@ -263,7 +263,7 @@ def test_a_full_disk_is_told_once_and_the_watch_goes_on(mount_small: Callable[[s
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CatflapError, match="cannot be saved"):
-        Album(tmp_path / "file" / "x", 1000, lambda _: None)
+        CappedFolder(tmp_path / "file" / "x", 1000, lambda _: None)
 
 
 def test_a_webhook_that_is_away_does_not_stop_the_end(red: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_frames_count_too() -> None:
 
 @pytest.mark.parametrize("memory", [0.0, 0.3, 2.0])
 def test_one_bad_frame_changes_nothing(memory: float) -> None:
-    rules = Rules(memory=memory)
+    rules = Rules(smoothing=memory)
     assert set(currents(follow([*[OTHER] * 20, CAT, *[OTHER] * 20], rules))[10:]) == {1}
     state = follow([CAT] * 20, rules)[-1]
     assert set(currents(follow([OTHER, *[CAT] * 9], rules, state, 2.0))) == {0}
@@ -76,14 +76,14 @@ def test_a_label_is_left_also_when_the_other_one_hovers_around_its_threshold(fps
 
 @pytest.mark.parametrize("between", [1, 2])
 def test_a_label_that_is_being_entered_follows_the_one_that_is_left_without_a_detour(between: int) -> None:
-    rules = Rules(memory=0, dwell=0, frames=3)
+    rules = Rules(smoothing=0, dwell=0, frames=3)
     inside = follow([CAT] * 5, rules)[-1]
     states = currents(follow([(0.4, 0.6)] * between + [OTHER] * 5, rules, inside, 2.0))
     assert states == [0] * (between + 2) + [1] * 3
 
 
 def test_two_other_labels_that_take_turns_end_a_decision_too() -> None:
-    rules = Rules(memory=0, dwell=0, frames=3)
+    rules = Rules(smoothing=0, dwell=0, frames=3)
     frames = [(0.9, 0.1, 0.0)] * 5 + [(0.0, 0.9, 0.1), (0.0, 0.1, 0.9)] * 3
     assert currents(follow(frames, rules))[2:] == [0] * 5 + [None] * 4
 
@@ -99,7 +99,7 @@ def test_three_labels_none_of_which_is_likely_are_unsure() -> None:
 
 
 def test_an_average_forgets_with_its_time_constant() -> None:
-    rules = Rules(memory=1.0)
+    rules = Rules(smoothing=1.0)
     state = step(UNKNOWN, (1.0, 0.0), 0.0, rules)
     state = step(state, (0.0, 1.0), 1.0, rules)
     assert state.average == pytest.approx((0.36788, 0.63212), abs=1e-5)
@@ -132,7 +132,7 @@ def test_a_clock_that_leaps_ahead_does_not_make_one_frame_enough() -> None:
 def test_whatever_comes_a_change_takes_its_frames(
     frames: list[tuple[float, float]], least: int, memory: float
 ) -> None:
-    rules = Rules(frames=least, memory=memory)
+    rules = Rules(frames=least, smoothing=memory)
     state, since = UNKNOWN, 0
     for share, clock in frames:
         after = step(state, (share, 1 - share), clock, rules)
@@ -181,8 +181,8 @@ def test_rules_that_make_no_sense_are_refused(stated: dict[str, float]) -> None:
     ("stated", "said"),
     [
         ({"dwell": 4000}, "--dwell is 4000 seconds. Use 0 to 3,600 seconds."),
-        ({"memory": -0.5}, "--memory is -0.5 seconds. Use 0 to 3,600 seconds."),
-        ({"frames": 0, "dwell": 0.3}, "--least is 0 frames. Use 1 to 10,000 frames."),
+        ({"smoothing": -0.5}, "--smoothing is -0.5 seconds. Use 0 to 3,600 seconds."),
+        ({"frames": 0, "dwell": 0.3}, "--min-frames is 0 frames. Use 1 to 10,000 frames."),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], said: str) -> None:

@@ -17,12 +17,12 @@ import pytest
 from catflap.live.mjpeg import Splitter
 from tests.live.cameras import CATFLAP, camera, eventually, jpeg, watching, write_video
 
-QUICK = ("--dwell", "0.1", "--memory", "0.1")
+QUICK = ("--dwell", "0.1", "--smoothing", "0.1")
 
 
 def test_a_video_becomes_events_and_no_frame_is_dropped(red: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.avi", ["blue"] * 10 + ["red"] * 15 + ["blue"] + ["red"] * 5)
-    with watching(red, video, "--frames") as watcher:
+    with watching(red, video, "--every-frame") as watcher:
         assert watcher.end() == 0
     kinds = [event["event"] for event in watcher.events]
     assert kinds.count("frame") == 31
@@ -69,7 +69,7 @@ def test_at_an_operating_point_the_decisions_of_the_frames_are_averaged(tmp_path
     points = {"": "cat", "cat:max_fpr=0.001": "not_cat", "cat:max_fpr=0.1": "cat"}
     for point, decision in points.items():
         words = ("--operating-point", point, "--prior", "cat=0.25") if point else ()
-        with watching(bundle, tmp_path, *words, "--frames") as watcher:
+        with watching(bundle, tmp_path, *words, "--every-frame") as watcher:
             told = watcher.await_event("decision")
             assert (told["decision"], told["label"]) == (decision, decision)
             assert told["probability"] == pytest.approx(1.0 if point else 0.924, abs=0.001)
@@ -125,7 +125,7 @@ def test_a_camera_that_hangs_and_sends_its_last_picture_is_told(red: Path) -> No
 
 
 def test_one_bad_frame_of_a_stream_decides_nothing(red: Path) -> None:
-    with camera() as source, watching(red, source.url, "--frames") as watcher:
+    with camera() as source, watching(red, source.url, "--every-frame") as watcher:
         source.mode = "blue"
         watcher.await_event("decision", decision="not_cat")
         source.flash = "red"
@@ -138,7 +138,7 @@ def test_a_slow_judge_drops_frames_and_never_sees_old_ones(tmp_path: Path) -> No
     from tests.serving.bundles import make_bundle
 
     slow = make_bundle(tmp_path / "slow.catflap", effort=10)
-    with camera(fps=60) as source, watching(slow, source.url, "--frames", "--threads", "1") as watcher:
+    with camera(fps=60) as source, watching(slow, source.url, "--every-frame", "--threads", "1") as watcher:
         source.mode = "red"
         for _ in range(12):
             watcher.await_event("frame")
@@ -148,7 +148,7 @@ def test_a_slow_judge_drops_frames_and_never_sees_old_ones(tmp_path: Path) -> No
 
 
 def test_no_more_frames_are_judged_than_are_wanted(red: Path) -> None:
-    with camera(fps=100) as source, watching(red, source.url, "--max-fps", "4", "--frames") as watcher:
+    with camera(fps=100) as source, watching(red, source.url, "--max-fps", "4", "--every-frame") as watcher:
         for _ in range(6):
             watcher.await_event("frame")
         watcher.stop()
@@ -158,7 +158,7 @@ def test_no_more_frames_are_judged_than_are_wanted(red: Path) -> None:
 
 
 def test_frames_come_through_a_pipe(red: Path) -> None:
-    with watching(red, "-", "--frames", stdin=subprocess.PIPE) as watcher:
+    with watching(red, "-", "--every-frame", stdin=subprocess.PIPE) as watcher:
         assert watcher.process.stdin
         watcher.await_event("started")
         for _ in range(5):
@@ -190,7 +190,7 @@ def test_a_signal_ends_it_well_and_says_so(number: signal.Signals, red: Path) ->
 
 def test_sigterm_ends_a_watch_whose_camera_stalls(red: Path) -> None:
     """The reader waits for the camera for 20 minutes; the end does not."""
-    with camera() as source, watching(red, source.url, "--stalled", "600", "--frames") as watcher:
+    with camera() as source, watching(red, source.url, "--stalled", "600", "--every-frame") as watcher:
         watcher.await_event("frame")
         source.mode = "frozen"
         time.sleep(1)  # until the reader waits for what does not come
@@ -223,7 +223,7 @@ def test_damaged_jpegs_in_a_stream_do_not_end_it(red: Path) -> None:
         b"GET / HTTP/1.1\r\n\r\n",
         bytes(1000),
     )
-    with watching(red, "-", "--frames", stdin=subprocess.PIPE) as watcher:
+    with watching(red, "-", "--every-frame", stdin=subprocess.PIPE) as watcher:
         assert watcher.process.stdin
         watcher.await_event("started")
         for bad in hostile:
@@ -366,7 +366,7 @@ def test_any_other_video_over_http_is_a_live_source_too(red: Path, tmp_path: Pat
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/film.mp4"
-        with watching(red, url, "--frames") as watcher:
+        with watching(red, url, "--every-frame") as watcher:
             assert watcher.await_event("started")["live"] is True
             assert watcher.await_event("frame")["label"] == "cat"
             watcher.await_event("lost")

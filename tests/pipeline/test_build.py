@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.manifest import load_manifest
@@ -55,7 +55,7 @@ def test_operating_points_are_exported_once_and_unknown_labels_refused_before_tr
     photos, steps = drawn_bundle.path.with_name("photos"), set[str]()
     wishes: Any = {"frame": FRAME, "operating_points": ("cat:min_recall=0.9",), "variants": ("fp32",)}
     assert made(build(photos, built, **wishes)) == ["export", "evaluate"]
-    assert read_bundle(built).variant().operating_points[0]["wish"] == {"min_recall": 0.9}
+    assert load_bundle(built).variant().operating_points[0]["wish"] == {"min_recall": 0.9}
     assert made(build(photos, built, **wishes)) == []
     shutil.rmtree(built.with_suffix(".build") / "checkpoint")
     wishes["operating_points"] = ("dog:min_recall=0.9",)
@@ -172,7 +172,7 @@ def test_photos_that_change_all_the_time_are_one_error(built: Path, drawn_bundle
 
 def test_a_kept_bundle_that_does_not_pass_here_is_refused(built: Path, drawn_bundle: Exported) -> None:
     """As on a machine on which its variants answer otherwise than where it was exported."""
-    kept = read_bundle(built)
+    kept = load_bundle(built)
     golden = read_golden(kept)
     logits = {name: rows + 9 for name, rows in golden.logits.items()}
     files = {name: bytes(data) for name, data in kept.members.items() if name != HEAD}
@@ -234,7 +234,7 @@ def test_a_frame_that_is_no_square_goes_the_whole_line(drawn_bundle: Exported, t
     out, variants = tmp_path / "wide.catflap", ("int8", "openvino-fp16")
     summary = build(drawn_bundle.path.with_name("photos"), out, frame=Frame(96, 64), variants=variants)
     assert summary["verdict"] == "pass"
-    bundle = read_bundle(out)
+    bundle = load_bundle(out)
     assert (bundle.frame.width, bundle.frame.height) == (96, 64)
     assert verify(out).passed
     both = [member for name, member in bundle.members.items() if name.startswith("targets/openvino/")]
@@ -254,7 +254,7 @@ def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_pa
         ("efficientnet_lite2_slim", 320),
     ]
     (picked,) = (trial for trial in trials if trial["picked"])
-    assert (checkpoint.backbone, read_bundle(out).frame.width) == (picked["backbone"], picked["size"])
+    assert (checkpoint.backbone, load_bundle(out).frame.width) == (picked["backbone"], picked["size"])
     trained = summary["trained"]
     assert (trained["backbone"], trained["frame"]["width"]) == (picked["backbone"], picked["size"])
     assert (trained["recipe"], {trial["recipe"] for trial in trials}) == ("head", {"head"})

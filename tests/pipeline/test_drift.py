@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
 from catflap.errors import BadArtifact
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
@@ -38,7 +38,7 @@ CATFLAP = Path(sys.executable).with_name("catflap")
 def write_log(
     path: Path, bundle: Path, answers: Any, prior: dict[str, float] | None = None, **fields: Any
 ) -> None:
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     by = By(opened.name, opened.sha256, opened.default_variant, opened.labels, tuple((prior or {}).items()))
     log = FieldLog(path, limit=10**8, note=pytest.fail)
     for start in range(0, len(answers), 100):  # no more than may wait
@@ -54,10 +54,10 @@ def write_log(
 
 def field(bundle: Path, count: int, shift: float = 0.0, seed: int = 0) -> Any:
     """Answers as sure as the bundle's baseline says, or by `shift` less."""
-    baseline = read_bundle(bundle).variant().baseline
+    baseline = load_bundle(bundle).variant().baseline
     assert baseline
     random = np.random.default_rng(seed)
-    labels = read_bundle(bundle).labels
+    labels = load_bundle(bundle).labels
     rows = np.zeros((count, len(labels)))
     for row, place in zip(rows, random.integers(0, len(labels), count), strict=True):
         quantiles = baseline["labels"][labels[place]]["quantiles"]
@@ -68,7 +68,7 @@ def field(bundle: Path, count: int, shift: float = 0.0, seed: int = 0) -> Any:
 
 
 def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
-    opened = read_bundle(drawn_bundle.path)
+    opened = load_bundle(drawn_bundle.path)
     for variant in opened.variants.values():
         assert variant.baseline
         assert variant.baseline["photos"] == variant.decision["photos"]
@@ -147,7 +147,7 @@ def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
     drawn_bundle: Exported, tmp_path: Path
 ) -> None:
     """What predict records of drawings, and of the same with a third of the light."""
-    opened = read_bundle(drawn_bundle.path)
+    opened = load_bundle(drawn_bundle.path)
     classifier, log = Classifier(drawn_bundle.path), tmp_path / "field.log"
     recorder = Recorder(LogSettings(log), pytest.fail)
     for light in (1.0, 0.33):
@@ -168,7 +168,7 @@ def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
 
 def test_photos_that_are_strange_to_the_network_are_told(drawn_bundle: Exported, tmp_path: Path) -> None:
     """Drawings that it never learnt, by an answer that is no less sure: only the embedding is far away."""
-    opened, rows = read_bundle(drawn_bundle.path), field(drawn_bundle.path, WINDOW)
+    opened, rows = load_bundle(drawn_bundle.path), field(drawn_bundle.path, WINDOW)
     classifier, strange = Classifier(drawn_bundle.path, embed=True), []
     for seed in range(WINDOW):
         strange.append(classifier(scene(seed, 64, 64)).strangeness)
@@ -199,7 +199,7 @@ def measure(bundle: Bundle, baseline: dict[str, Any], rows: list[Seen]) -> Drift
 
 
 def test_a_stated_prior_is_taken_out_again(drawn_bundle: Exported, tmp_path: Path) -> None:
-    opened = read_bundle(drawn_bundle.path)
+    opened = load_bundle(drawn_bundle.path)
     rows = field(drawn_bundle.path, WINDOW)
     stated = dict(zip(opened.labels, (0.02, 0.98), strict=True))
     moved = correct_prior(rows, [opened.prior[label] for label in opened.labels], list(stated.values()))
@@ -226,7 +226,7 @@ def test_only_regular_rows_of_this_bundle_count(
 def test_a_bundle_without_a_baseline_is_compared_with_the_beginning(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    assert read_bundle(tiny_bundle).variant().baseline is None
+    assert load_bundle(tiny_bundle).variant().baseline is None
     log, random = tmp_path / "field.log", np.random.default_rng(0)
 
     def sure(count: int, least: float) -> Any:
@@ -255,7 +255,7 @@ def held_out(photos_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
     from catflap.data.scan import scan
 
     root = tmp_path_factory.mktemp("real")
-    bundle = read_bundle("cat")
+    bundle = load_bundle("cat")
     dataset = prepare(scan(photos_root, root / "manifest"), root / "dataset", frame=bundle.frame)
     if dataset.sha256 != bundle.head["ancestors"]["dataset"]:
         pytest.skip("these are not the photos that the shipped bundle was made from")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import digest_file
@@ -34,7 +34,7 @@ def test_a_bundle_on_its_dataset_gives_what_export_measured(
     assert set(report.variants) == {"int8", "fp32"}
     assert report.learning == {}
     assert "How it learnt" not in report.page.read_text("utf-8")
-    for name, variant in read_bundle(drawn_bundle.path).variants.items():
+    for name, variant in load_bundle(drawn_bundle.path).variants.items():
         assert report.variants[name]["accuracy"] == variant.metrics["accuracy"]
         assert report.variants[name]["confusion_matrix"] == variant.metrics["confusion_matrix"]
     assert load_report(tmp_path / "report").sha256 == report.sha256
@@ -194,7 +194,7 @@ def test_a_place_without_photos_is_named_whatever_role_is(drawn_bundle: Exported
 def test_trace_prints_the_chain(
     drawn_bundle: Exported, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
     chain = [("bundle", bundle.sha256), ("checkpoint", drawn_checkpoint.sha256),
              ("dataset", drawn_dataset.sha256), ("manifest", manifest.sha256)]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from tests.artifacts.samples import write_bundle
 
 FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
@@ -119,7 +119,7 @@ def with_external_data(secret: Path) -> bytes:
 
 def reworked(bundle: Path, out: Path, onnx: bytes, variant: str = "fp32") -> Path:
     """The Bundle with another graph, listed with its right hash."""
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
     files[opened.variant(variant).file] = onnx
     head = {name: value for name, value in opened.head.items() if name not in ("catflap_bundle", "files")}

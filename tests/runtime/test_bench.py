@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
-from catflap.runtime.bench import bench, rules
+from catflap.runtime.bench import bench, single_stream
 from catflap.runtime.energy import EnergyMeter
 
 CATFLAP = Path(sys.executable).with_name("catflap")
@@ -23,7 +23,7 @@ def test_it_measures_every_stage(tiny_bundle: Path) -> None:
     for stage in fields["milliseconds"].values():
         assert 0 < stage["p50"] <= stage["p90"] <= stage["p99"]
         assert stage["n"] >= 64
-    assert fields["bytes"] == len(read_bundle(tiny_bundle).members["fp32.onnx"])
+    assert fields["bytes"] == len(load_bundle(tiny_bundle).members["fp32.onnx"])
     assert fields["threads"] == 1
     assert fields["rules"]["queries"] == fields["milliseconds"]["answer"]["n"]
     assert fields["rules"]["early_stopping_estimate"] >= fields["milliseconds"]["answer"]["p90"]
@@ -39,7 +39,7 @@ def test_it_measures_every_stage(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(("count", "above"), [(43, None), (44, 0), (64, 1), (1024, 80)])
 def test_the_early_stopping_estimate_is_a_bound(count: int, above: int | None) -> None:
     """So many times may be above the 90th percentile's bound with 99 % confidence."""
-    estimate = rules([float(number) for number in range(count)], 1.0)["early_stopping_estimate"]
+    estimate = single_stream([float(number) for number in range(count)], 1.0)["early_stopping_estimate"]
     assert estimate == (None if above is None else count - 1 - above)
 
 
@@ -47,7 +47,7 @@ def test_the_bound_holds_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     times = random.exponential(1.0, (4000, 200))
     truth = -np.log(0.1)
-    held = np.mean([rules(row.tolist(), 1.0)["early_stopping_estimate"] >= truth for row in times])
+    held = np.mean([single_stream(row.tolist(), 1.0)["early_stopping_estimate"] >= truth for row in times])
     assert 0.985 < held < 1
 
 

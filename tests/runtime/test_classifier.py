@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import encode
@@ -116,7 +116,7 @@ def test_a_prior_is_read_as_people_write_it() -> None:
 
 def rewritten(bundle: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """The Bundle with another bundle.json, whose form and hashes are right."""
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     head = json.loads(json.dumps(opened.head))
     change(head)
     files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
@@ -150,7 +150,7 @@ def test_a_variant_that_is_not_what_its_runtime_needs_is_refused(
     tiny_bundle: Path, tmp_path: Path, change: str
 ) -> None:
     path = rewritten(tiny_bundle, tmp_path / "odd.catflap", FOREIGN[change])
-    why = why_not_here(read_bundle(path).variant())
+    why = why_not_here(load_bundle(path).variant())
     if why is not None:
         pytest.skip(why.what)
     with pytest.raises(BadArtifact, match=r"has [12] files|has no (in|out)put"):
@@ -240,7 +240,7 @@ def test_a_classifier_is_copied_and_goes_to_other_processes(
 
 @pytest.mark.parametrize("nothing", [None, 7, b"cat"])
 def test_what_cannot_be_a_path_is_no_bundle(nothing: object) -> None:
-    for opening in (Classifier, read_bundle):
+    for opening in (Classifier, load_bundle):
         with pytest.raises(CatflapError, match="is not a bundle"):
             opening(nothing)  # type: ignore[arg-type]
     with pytest.raises(CatflapError, match="There is no bundle"):

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.machine import describe_machine
 from catflap.runtime.engines.onnx import _PAIR, _options, clips_pairs, open_model
@@ -63,7 +63,7 @@ def test_only_processors_that_cut_off_pay_for_exact_sums() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_session_takes_the_option_and_gives_the_same_answers(exact: bool) -> None:
-    options, bundle = _options(1, exact=exact), read_bundle("cat")
+    options, bundle = _options(1, exact=exact), load_bundle("cat")
     if exact:
         assert options.get_session_config_entry("session.x64quantprecision") == "1"
     golden, file = read_golden(bundle), bundle.variant("int8").file

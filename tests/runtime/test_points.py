@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.image import encode
@@ -79,7 +79,7 @@ def test_people_see_a_decision_that_is_not_the_likeliest_label(
 
 
 def test_below_it_the_likeliest_of_the_other_labels_is_decided(bundle: Path, tmp_path: Path) -> None:
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     head = {name: value for name, value in opened.head.items() if name not in ("catflap_bundle", "files")}
     head |= {"labels": ["not_cat", "cat", "dog"], "prior": {"not_cat": 0.2, "cat": 0.3, "dog": 0.5}}
     write_bundle(
@@ -87,7 +87,7 @@ def test_below_it_the_likeliest_of_the_other_labels_is_decided(bundle: Path, tmp
     )
     classifier = Classifier(tmp_path / "three.catflap", operating_point=STRICT)
     decisions = [
-        classifier.predict(np.array(row), 0.0).decision
+        classifier.to_prediction(np.array(row), 0.0).decision
         for row in ([0.05, 0.9, 0.05], [0.05, 0.8, 0.15], [0.15, 0.8, 0.05], [0.9, 0.05, 0.05])
     ]
     assert decisions == ["cat", "dog", "not_cat", "not_cat"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.results import Prediction
 from catflap.data.sources.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
@@ -73,7 +73,7 @@ def test_a_bundle_or_its_name_stands_for_its_classifier(tiny_bundle: Path, tmp_p
     path = photo(tmp_path / "photo.png")
     (_, expected) = next(predict(Classifier(tiny_bundle), path))
     assert isinstance(expected, Prediction)
-    for opened in (tiny_bundle, str(tiny_bundle), read_bundle(tiny_bundle)):
+    for opened in (tiny_bundle, str(tiny_bundle), load_bundle(tiny_bundle)):
         ((name, answer),) = predict(opened, [path])
         assert isinstance(answer, Prediction)
         assert (name, answer.probabilities) == (str(path), expected.probabilities)

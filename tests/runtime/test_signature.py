@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.drawings import scene
@@ -53,7 +53,7 @@ def signed(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_owners_bundle_is_taken(signed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     path, public = signed
-    assert read_signed(path, Signer(public)).sha256 == read_bundle(path).sha256
+    assert read_signed(path, Signer(public)).sha256 == load_bundle(path).sha256
     verdict = verify(path, signer=Signer(public))
     assert verdict.passed
     assert [check.name for check in verdict.checks][:2] == ["integrity", "signature"]
@@ -115,7 +115,7 @@ def test_the_signature_of_a_served_version_may_come_before_it_or_after_it(tmp_pa
         time.sleep(0.5)  # some looks at a bundle that has not changed
         put(new[1])
         eventually(lambda: counted("loaded") == 2)
-        assert server.ask("/readyz").json()["models"] == {"cat": [read_bundle(served).sha256[:12]]}
+        assert server.ask("/readyz").json()["models"] == {"cat": [load_bundle(served).sha256[:12]]}
         assert counted("refused") == 1
 
 

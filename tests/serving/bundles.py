@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import FILE, Golden, encode_golden, read_golden
 from catflap.evaluation.drift import make_baseline
 from catflap.exporting.drawings import scene
@@ -81,7 +81,7 @@ def strange_bundle(path: Path, label: str) -> Path:
 
 def with_foreign_default(path: Path, out: Path) -> Path:
     """A bundle whose default variant is for a runtime that nobody has here; its fp32 answers instead."""
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     head = {name: bundle.head[name] for name in bundle.head if name not in ("catflap_bundle", "files")}
     foreign = {**head["variants"]["fp32"], "runtime": "tpu9"}
     head |= {"variants": {**head["variants"], "tpu": foreign}, "default_variant": "tpu"}

@@ -29,6 +29,6 @@ def server(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     other = tmp_path_factory.mktemp("other") / "dog.catflap"
     make_bundle(other, name="dog", labels=("dog", "no_dog"))
     with running(
-        quick, other, "--max-mb", "1", "--max-pixels", "4000000", "--queue", "8", "--upload", "1"
+        quick, other, "--max-mb", "1", "--max-pixels", "4000000", "--queue", "8", "--upload-timeout", "1"
     ) as one:
         yield one

@@ -74,7 +74,7 @@ def test_a_client_that_leaves_gives_its_place_back(slow: Path) -> None:
 
 def test_slow_clients_do_not_keep_the_others_waiting(quick: Path) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 40000\r\n\r\n"
-    with running(quick, "--queue", "4", "--upload", "30") as server:
+    with running(quick, "--queue", "4", "--upload-timeout", "30") as server:
         crawling = [server.raw(head + b"\xff\xd8") for _ in range(60)]
         crawling += [server.raw(b"POST /predict HTT") for _ in range(60)]
         for connection in crawling[:60]:
@@ -151,7 +151,7 @@ def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
     head = (
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % size
     )
-    with running(quick, "--max-mb", "1", "--upload", "30") as server:
+    with running(quick, "--max-mb", "1", "--upload-timeout", "30") as server:
         holding = [server.raw(head + bytes(size - 1)) for _ in range(8)]
         eventually(lambda: server.metric("catflap_held_bytes") == 8 * (size - 1))
         assert server.predict(bytes(size)).status == 429
@@ -189,7 +189,7 @@ def test_who_asked_before_the_signal_is_answered(quick: Path) -> None:
 @pytest.mark.parametrize("path", [b"/predict", b"/v2/models/cat/infer"])
 def test_uploads_that_are_open_at_the_end_are_told_and_leave_no_noise(quick: Path, path: bytes) -> None:
     head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
-    with running(quick, "--upload", "600", "--deadline", "0.1") as server:
+    with running(quick, "--upload-timeout", "600", "--deadline", "0.1") as server:
         open_ones = [server.raw(head % path + b"\xff\xd8") for _ in range(30)]
         eventually(lambda: server.metric("catflap_held_bytes") == 60)
         assert server.stop() == 0
@@ -205,7 +205,7 @@ def test_uploads_that_are_open_at_the_end_are_told_and_leave_no_noise(quick: Pat
 
 @pytest.mark.slow
 def test_a_stalled_upload_does_not_keep_the_server_from_ending(quick: Path) -> None:
-    with running(quick, "--upload", "600", "--deadline", "0.1") as server:
+    with running(quick, "--upload-timeout", "600", "--deadline", "0.1") as server:
         stalled = server.raw(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
         eventually(lambda: server.ask("/healthz").status == 200)
         start = time.monotonic()

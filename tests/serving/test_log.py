@@ -16,9 +16,9 @@ from catflap.cli.main import main
 from catflap.evaluation.drift import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
+from catflap.serving.registry import Served
 from catflap.serving.service import Service, close_service, judge_one, open_service
 from catflap.serving.settings import ServeSettings
-from catflap.serving.shelf import Served
 from tests.drawn import Exported
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
 from tests.serving.client import eventually, form, running
@@ -157,7 +157,7 @@ def put(service: Service, data: bytes, served: Path) -> None:
     new = served.with_name("new")
     new.write_bytes(data)
     new.replace(served)
-    service.shelf.refresh(service.note)
+    service.models.refresh(service.note)
 
 
 def scored(service: Service) -> set[str]:
@@ -177,19 +177,19 @@ def test_a_drift_score_goes_with_its_version(tmp_path: Path, versions: list[byte
     file, notes = tmp_path / "cat.catflap", list[str]()
     file.write_bytes(versions[0])
     service = open_service(ServeSettings((file,)), notes.append)
-    old = service.shelf.default
+    old = service.models.default
     judge_many(service, old, 199)
     put(service, versions[1], file)
     judge_many(service, old, 1)  # it was in hand when the new version came
     assert scored(service) == set()
     assert not any("unlike those" in note for note in notes)
-    judge_many(service, service.shelf.default, 200)
-    assert scored(service) == {service.shelf.default.version}
-    judge_many(service, service.shelf.default, 199)
+    judge_many(service, service.models.default, 200)
+    assert scored(service) == {service.models.default.version}
+    judge_many(service, service.models.default, 199)
     put(service, versions[0], file)
     assert scored(service) == set()
     put(service, versions[1], file)
-    judge_many(service, service.shelf.default, 1)
+    judge_many(service, service.models.default, 1)
     assert scored(service) == set(), "what was seen before it was replaced no longer counts"
     close_service(service)
 
@@ -202,8 +202,8 @@ def test_a_drift_score_stays_while_its_version_has_another_role(
     rival.write_bytes(versions[1])
     service = open_service(ServeSettings((file,), canary=rival), print)
     put(service, versions[1], file)
-    both = service.shelf.default.version
-    judge_many(service, service.shelf.default, 200)
+    both = service.models.default.version
+    judge_many(service, service.models.default, 200)
     assert scored(service) == {both}
     put(service, versions[2], rival)
     assert scored(service) == {both}, "it is still served"

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.serving.app import ALWAYS, OPEN, ROUTES, create_app
 from catflap.serving.pages import description
 from catflap.serving.service import open_service
@@ -113,7 +113,7 @@ def test_the_description_for_people_has_every_route(server: Server) -> None:
 
 
 def test_the_files_of_the_bundle(server: Server, quick: Path) -> None:
-    bundle = read_bundle(quick)
+    bundle = load_bundle(quick)
     for name, data in bundle.members.items():
         reply = server.ask(f"/bundle/{name}")
         assert reply.body == bytes(data)

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from catflap.image import encode
 from catflap.runtime.recording import LogSettings
@@ -28,7 +28,7 @@ NO_PHOTO = b'{"inputs": [{"name": "photo", "datatype": "BYTES", "shape": [1], "d
 
 
 def version(bundle: Path) -> str:
-    return read_bundle(bundle).sha256[:12]
+    return load_bundle(bundle).sha256[:12]
 
 
 def replace(served: Path, new: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "--reload", "nan"], 2, "The time between two looks (--reload) is nan."),
         (["{quick}", "--deadline", "inf"], 2, "The deadline (--deadline) is inf s."),
         (["{quick}", "--queue", "0"], 2, "The queue (--queue) is 0 photos."),
-        (["{quick}", "--upload", "-1"], 2, "The time for a body (--upload) is -1 s."),
+        (["{quick}", "--upload-timeout", "-1"], 2, "The time for a body (--upload-timeout) is -1 s."),
         (["{quick}", "--max-mb", "2000"], 2, "The size of a body (--max-mb) is 2,000 MB."),
         (["{quick}", "--max-mb", "2000"], 2, "fix: Use more than 0, up to 1,000.\n"),
         (["{quick}", "--max-pixels", "0"], 2, "The size of a photo (--max-pixels) is 0 pixels."),

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from catflap.artifacts.dataset import load_dataset
 from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.processes import is_first_process
 from tests.training import small
 from tests.training.small import small_network
@@ -33,7 +33,16 @@ def main() -> None:
             os._exit(9)
 
     network, resume = small_network(getattr(small, kind)), resume.format(rank=os.environ["RANK"])
-    recipe = Recipe(3, optimiser, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2, norm=True)
+    recipe = LoopSettings(
+        3,
+        optimiser,
+        batch=8,
+        learning_rate=0.1,
+        backbone_rate_ratio=1.0,
+        ema_decay=0.5,
+        save_every=2,
+        train_batch_norm=True,
+    )
     logits, history = train_every_weight(
         network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told, strategy=strategy
     )

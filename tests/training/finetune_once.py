@@ -9,11 +9,11 @@ import torch
 
 from catflap.artifacts.dataset import load_dataset
 from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.backbone import PACKAGED, digest_tensors, load_backbone
 from catflap.training.networks.network import Network
 
-RECIPE = Recipe(epochs=3, batch=8, save_every=2)
+RECIPE = LoopSettings(epochs=3, batch=8, save_every=2)
 
 
 def finetune_once(dataset: str, resume: str, pipe: Connection) -> None:

@@ -11,17 +11,17 @@ from catflap.runtime.decisions import softmax
 from catflap.training.heads import choosing as room
 from catflap.training.heads.choosing import STRENGTHS, Choice, choose_head
 from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
-from catflap.training.heads.logistic import Known
+from catflap.training.heads.logistic import LabelledFeatures
 from tests.training.test_head import clouds
 
 
-def apart(*parts: Known) -> list[np.ndarray]:
+def apart(*parts: LabelledFeatures) -> list[np.ndarray]:
     """Groups of one photo each, for photos of some roles."""
     ends = np.cumsum([0, *(len(labels) for _, labels in parts)])
     return [np.arange(*ends[place : place + 2]) for place in range(len(parts))]
 
 
-def chosen(train: Known, validation: Known, classes: int) -> Choice:
+def chosen(train: LabelledFeatures, validation: LabelledFeatures, classes: int) -> Choice:
     groups = apart(train, validation)
     return choose_head(train, validation, (groups[0], groups[1]), classes)
 
@@ -30,7 +30,7 @@ def settings(choice: Choice) -> tuple[bool, float]:
     return choice.chosen["standardise"], choice.chosen["strength"]
 
 
-def hidden(count: int, seed: int) -> Known:
+def hidden(count: int, seed: int) -> LabelledFeatures:
     """Two labels that a small feature tells and a thousandfold one, of noise, hides."""
     random = np.random.default_rng(seed)
     labels = np.arange(2).repeat(count)
@@ -38,7 +38,7 @@ def hidden(count: int, seed: int) -> Known:
     return np.column_stack([small, random.normal(0, 1000, 2 * count)]).astype(np.float32), labels
 
 
-def alike(count: int, seed: int) -> Known:
+def alike(count: int, seed: int) -> LabelledFeatures:
     """Two labels that any setting tells apart nearly always."""
     random = np.random.default_rng(seed)
     labels = np.arange(2).repeat(count)
@@ -46,7 +46,7 @@ def alike(count: int, seed: int) -> Known:
     return (centres + random.normal(0, 1, (2 * count, 8))).astype(np.float32), labels
 
 
-def noisy(count: int, seed: int) -> Known:
+def noisy(count: int, seed: int) -> LabelledFeatures:
     """Two labels of which each of 200 features tells a little."""
     random = np.random.default_rng(seed)
     labels = np.arange(2).repeat(count)
@@ -144,7 +144,7 @@ def test_few_photos_judge_by_turns_whole_groups_at_a_time(monkeypatch: pytest.Mo
     group_of = {row.tobytes(): group for row, group in zip(everything, np.concatenate(groups), strict=True)}
     learnt, judged = list[set[int]](), list[list[int]]()
 
-    def told(parts: list[Known], *rest: object) -> Head:
+    def told(parts: list[LabelledFeatures], *rest: object) -> Head:
         learnt.append({group_of[row.tobytes()] for features, _ in parts for row in features})
         return fit_head(parts, *rest)  # type: ignore[arg-type]
 
@@ -227,7 +227,7 @@ def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
     train = (train[0], np.where(np.arange(300) == 7, 3, train[1]))  # one photo of a fourth label
     learnt: list[tuple[int, int]] = []
 
-    def counted(parts: list[Known], *rest: object) -> Head:
+    def counted(parts: list[LabelledFeatures], *rest: object) -> Head:
         labels = np.concatenate([labels for _, labels in parts])
         learnt.append((len(labels), len(np.unique(labels))))
         return fit_head(parts, *rest)  # type: ignore[arg-type]

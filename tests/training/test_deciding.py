@@ -14,7 +14,7 @@ import pytest
 
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.training.deciding import Decisions
+from catflap.training.deciding import RunDecisions
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.training.small_search import poor_heads
@@ -23,11 +23,11 @@ from tests.training.torchrun import CATFLAP, TORCHRUN
 
 def test_a_decision_is_made_once(tmp_path: Path) -> None:
     path, answers = tmp_path / "decided", iter([3, 5, 7, 9])
-    assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
-    assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
-    assert Decisions(path, "this").keep("pick", lambda: {"number": 1}) == {"number": 1}
-    assert Decisions(path, "this").keep("epochs", lambda: next(answers)) == 3
-    assert Decisions(path, "other").keep("epochs", lambda: next(answers)) == 5, "of another run"
+    assert RunDecisions(path, "this").keep("epochs", lambda: next(answers)) == 3
+    assert RunDecisions(path, "this").keep("epochs", lambda: next(answers)) == 3
+    assert RunDecisions(path, "this").keep("pick", lambda: {"number": 1}) == {"number": 1}
+    assert RunDecisions(path, "this").keep("epochs", lambda: next(answers)) == 3
+    assert RunDecisions(path, "other").keep("epochs", lambda: next(answers)) == 5, "of another run"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_a_decision_is_made_once(tmp_path: Path) -> None:
 def test_a_damaged_file_is_decided_anew(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "decided"
     path.write_bytes(damage)
-    assert Decisions(path, "this").keep("epochs", lambda: 4) == 4
-    assert Decisions(path, "this").keep("epochs", lambda: 5) == 4
+    assert RunDecisions(path, "this").keep("epochs", lambda: 4) == 4
+    assert RunDecisions(path, "this").keep("epochs", lambda: 5) == 4
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_a_stopped_run_goes_on_with_what_it_decided(drawn_dataset: Dataset, tmp_
     """One epoch, where the clock finds time for ten; the pick is the second, whatever validation says."""
     plan = Plan(minutes=2.0)
     rows = [{"step": "trial", "backbone": "of the stopped run"}]
-    decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
+    decided = RunDecisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
     cost = {"passes": 1000, "known": 400}  # features of all candidates, and of the pick
     decided.keep("pick", lambda: {"number": 1, "recipe": "head", "trials": rows, **cost})
     decided.keep("epochs", lambda: 1)
@@ -65,7 +65,7 @@ def test_a_candidate_is_fine_tuned_once(
     """Stopped between the first and the second: what the first reached is known, and wins here."""
     poor_heads(monkeypatch)
     plan = Plan(trials=2, epochs=1)
-    decided = Decisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
+    decided = RunDecisions(tmp_path / ".made.decided", plan.fingerprint(drawn_dataset))
     decided.keep("candidate 0, fine-tuned", lambda: (0.0, 1.0))
     made = train(drawn_dataset, tmp_path / "made", plan)
     first, second = (entry for entry in made.history if entry.get("recipe") == "finetune")
@@ -155,7 +155,7 @@ def test_two_processes_try_from_scratch_together(drawn_dataset: Dataset, tmp_pat
     learnt = [entry for entry in made.history if entry["step"] == "finetune"]
     assert row["fits"]
     assert len(learnt) == settings["epochs"] > 0
-    assert settings["norm"], "from a random start"
+    assert settings["train_batch_norm"], "from a random start"
     kept = [(entry["share"], entry["kept"]) for entry in made.history if entry["step"] == "blend"]
     assert (kept, made.recipe) == ([(0.0, True), (1.0, False)], "head")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]

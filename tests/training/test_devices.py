@@ -20,7 +20,7 @@ from catflap.progress import silent
 from catflap.training.heads.features import open_extractor
 from catflap.training.heads.head import Head
 from catflap.training.loop.every_weight import _judged, train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.backbone import Backbone, digest_tensors
 from catflap.training.networks.flops import count_flops
 from catflap.training.networks.network import Network
@@ -31,7 +31,7 @@ from catflap.training.search.clock import FINETUNING, seconds_a_photo
 from catflap.training.train import train
 from tests.training.small import Small, small_network
 
-ONCE = Recipe(epochs=2, batch=8, rate=0.1, body=1.0, average=0.5)
+ONCE = LoopSettings(epochs=2, batch=8, learning_rate=0.1, backbone_rate_ratio=1.0, ema_decay=0.5)
 FRAME = Frame(32, 32)
 
 

@@ -27,15 +27,17 @@ from catflap.training.heads.head import log_loss
 from catflap.training.loop.backward import draw_alike
 from catflap.training.loop.curve import remember
 from catflap.training.loop.every_weight import _schedule, train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.network import Network
 from catflap.training.processes import Precision, precision_on
 from tests.training.small import DividesBySpread, Forgets, Small, SteepAtZero, small_network
 
-RECIPE = Recipe(epochs=3, batch=8, rate=0.1, body=1.0, average=0.5, save_every=2)
+RECIPE = LoopSettings(
+    epochs=3, batch=8, learning_rate=0.1, backbone_rate_ratio=1.0, ema_decay=0.5, save_every=2
+)
 needs_bf16 = pytest.mark.skipif(precision_on("cpu") == "32-true", reason="this processor is slow in bf16")
-ADAMW = replace(RECIPE, optimiser="adamw", rate=0.01)
+ADAMW = replace(RECIPE, optimiser="adamw", learning_rate=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,7 @@ class Stop(Exception):
 
 
 def run(
-    dataset: Dataset, resume: Path, recipe: Recipe = RECIPE, *, stop: int = 0, seed: int = 0,
+    dataset: Dataset, resume: Path, recipe: LoopSettings = RECIPE, *, stop: int = 0, seed: int = 0,
     kind: type[Small] = Small, begin: int = 0, precision: Precision = "32-true",
 ) -> tuple[Network, np.ndarray, list[dict[str, float]]]:  # fmt: skip
     """A fine-tuned small network; with `stop`, Stop is raised when that step is done."""
@@ -82,7 +84,7 @@ def share_kept(history: list[dict[str, Any]]) -> float:
 
 
 def test_it_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    longer = Recipe(epochs=12, batch=8, rate=0.1, body=1.0, average=0.5)
+    longer = LoopSettings(epochs=12, batch=8, learning_rate=0.1, backbone_rate_ratio=1.0, ema_decay=0.5)
     _, logits, history = run(drawn_dataset, tmp_path / "resume", longer)
     validation = drawn_dataset.photos("validation")
     losses = blends(history)
@@ -110,7 +112,7 @@ def test_every_weight_learns_and_batch_norm_keeps_its_statistics(
 
 def test_it_is_never_worse_than_its_start(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """At a rate that ruins the weights, what it started from is kept."""
-    ruinous = Recipe(epochs=2, batch=8, rate=30.0, body=1.0, average=0.0)
+    ruinous = LoopSettings(epochs=2, batch=8, learning_rate=30.0, backbone_rate_ratio=1.0, ema_decay=0.0)
     network, logits, history = run(drawn_dataset, tmp_path / "resume", ruinous)
     losses = blends(history)
     assert losses[1.0] > losses[0.0]
@@ -123,7 +125,7 @@ def test_the_careful_keep_no_gain_that_may_be_chance(
     drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two of six validation photos labelled wrongly it gets better on four and worse on two."""
-    short = replace(RECIPE, epochs=1, rate=0.01)
+    short = replace(RECIPE, epochs=1, learning_rate=0.01)
     assert share_kept(run(drawn_dataset, tmp_path / "sure", replace(short, careful=True))[2]) == 1.0
     known, photos = drawn_dataset.photos("validation"), Dataset.photos
     assert len(np.unique(known.groups)) == len(known) == 6
@@ -152,7 +154,7 @@ def test_adamw_moves_every_weight_alike(drawn_dataset: Dataset, tmp_path: Path) 
     ("recipe", "precision"), [(ADAMW, "32-true"), pytest.param(RECIPE, "bf16-mixed", marks=needs_bf16)]
 )
 def test_the_history_begins_with_what_the_run_is_made_from(
-    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, precision: Precision
+    drawn_dataset: Dataset, tmp_path: Path, recipe: LoopSettings, precision: Precision
 ) -> None:
     settings = run(drawn_dataset, tmp_path / "resume", recipe, precision=precision)[2][0]
     assert settings == {"step": "settings", **vars(recipe), "precision": precision}
@@ -204,7 +206,7 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(drawn_dataset: Dataset, 
     ],
 )
 def test_a_stopped_run_ends_like_an_undisturbed_one(
-    drawn_dataset: Dataset, tmp_path: Path, recipe: Recipe, stop: int, precision: Precision
+    drawn_dataset: Dataset, tmp_path: Path, recipe: LoopSettings, stop: int, precision: Precision
 ) -> None:
     """15 steps, five an epoch; kept after each second step and at the end of each epoch."""
     network, logits, history = run(drawn_dataset, tmp_path / "undisturbed", recipe, precision=precision)
@@ -320,7 +322,7 @@ def test_what_another_run_left_is_not_taken_up(
 
     That a stopped run is lost is told; those that have ended, as trials of a search do, lose nothing.
     """
-    other = Recipe(**{**vars(RECIPE), "rate": 0.05})
+    other = LoopSettings(**{**vars(RECIPE), "learning_rate": 0.05})
     resume, alone = tmp_path / "resume", tmp_path / "alone"
     with pytest.raises(Stop):
         run(drawn_dataset, resume, stop=4)
@@ -338,7 +340,7 @@ def test_what_another_run_left_is_not_taken_up(
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
-    rates = [_schedule(step, 100, Recipe(warm_up=0.1)) for step in range(100)]
+    rates = [_schedule(step, 100, LoopSettings(warm_up=0.1)) for step in range(100)]
     assert rates[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1.0])
     assert all(before >= after for before, after in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.01

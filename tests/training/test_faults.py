@@ -12,17 +12,17 @@ import pytest
 
 from catflap.artifacts.checkpoint import MARKER
 from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
-from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.folder import atomic_folder
 from catflap.errors import CatflapError
 from catflap.progress import silent
 from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.network import save_weights
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.training.small import small_network
 
-QUICK = Recipe(epochs=1, batch=8, save_every=1)
+QUICK = LoopSettings(epochs=1, batch=8, save_every=1)
 
 
 class Stop(Exception):
@@ -76,7 +76,7 @@ def test_a_full_disk_at_the_end_is_one_error(tmp_path: Path) -> None:
     with (
         largest_file(1000),
         pytest.raises(CatflapError, match="cannot be written"),
-        whole_folder(tmp_path / "out", MARKER) as folder,
+        atomic_folder(tmp_path / "out", MARKER) as folder,
     ):
         save_weights(folder, small_network())
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,8 @@ from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits
 from catflap.training import deciding
-from catflap.training.deciding import Decisions, try_from_scratch, tuning_of
-from catflap.training.loop.settings import Recipe
+from catflap.training.deciding import RunDecisions, try_from_scratch, tuning_of
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.backbone import RESNET8
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
@@ -87,7 +87,7 @@ def test_a_good_head_is_not_left(drawn_dataset: Dataset, tmp_path: Path) -> None
     """And nobody looks at the clock."""
     labels = drawn_dataset.photos("validation").labels
     head = trained(drawn_dataset, np.eye(2, dtype=np.float32)[labels])
-    decisions, clock = Decisions(tmp_path / "decided", "this"), clock_of(0.0, 0.0, "cpu", "32-true")
+    decisions, clock = RunDecisions(tmp_path / "decided", "this"), clock_of(0.0, 0.0, "cpu", "32-true")
     assert try_from_scratch(head, drawn_dataset, 0, clock, decisions, unused) is head
     assert not list(tmp_path.iterdir())
 
@@ -105,7 +105,7 @@ def test_a_good_head_is_not_left(drawn_dataset: Dataset, tmp_path: Path) -> None
 def test_a_poor_head_leaves_the_time_to_a_random_start_or_a_part_of_an_epoch(
     drawn_dataset: Dataset, tmp_path: Path, accuracy: float, may_begin: bool, fitting: float, epochs: float
 ) -> None:
-    decisions = Decisions(tmp_path / "decided", "this")
+    decisions = RunDecisions(tmp_path / "decided", "this")
     decisions.keep("epochs", lambda: fitting)
     backbone, row = random_start.new_backbone(), {"step": "trial", "recipe": "scratch", "fits": may_begin}
     chosen, clock = Pick(0, backbone, Frame(32, 32), [row]), clock_of(1.0, 0.0, "cpu", "32-true")
@@ -144,7 +144,7 @@ def test_a_random_start_that_was_stopped_ends_with_the_same_bits(
 def decided(dataset: Dataset, out: Path, progress: Progress = silent) -> Checkpoint:
     """A run that has picked the first candidate, and a random start after its head."""
     plan = Plan(minutes=2.0)
-    kept = Decisions(out.with_name(f".{out.name}.decided"), plan.fingerprint(dataset))
+    kept = RunDecisions(out.with_name(f".{out.name}.decided"), plan.fingerprint(dataset))
     row = {"step": "trial", "backbone": RESNET8, "recipe": "scratch", "fits": True}
     kept.keep("pick", lambda: {"number": 0, "recipe": "head", "trials": [row]})
     kept.keep("epochs from a random start", lambda: EPOCHS)
@@ -157,8 +157,10 @@ def tried(
     """What is kept of a head and of a random start with these logits, and the weights of that start."""
     starts: list[dict[str, torch.Tensor]] = []
 
-    def loop(network: Network, how: Recipe, seen: Dataset, part: Photos | None) -> tuple[Logits, History]:
-        assert (how.epochs, how.norm, part) == (EPOCHS, True, None)
+    def loop(
+        network: Network, how: LoopSettings, seen: Dataset, part: Photos | None
+    ) -> tuple[Logits, History]:
+        assert (how.epochs, how.train_batch_norm, part) == (EPOCHS, True, None)
         starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         blend: dict[str, Any] = {"step": "blend", "share": 1.0, "validation_log_loss": 0.5, "kept": True}
         return learnt, [{"step": "settings"}, {"step": "finetune"}, blend]

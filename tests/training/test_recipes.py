@@ -24,9 +24,9 @@ from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
 from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import Recipe, finetuning, scratch
+from catflap.training.loop.settings import LoopSettings, finetuning, scratch
+from catflap.training.loop.step_logging import StepLogger, _forgiving, log_nothing, open_step_loggers
 from catflap.training.loop.teacher import teach
-from catflap.training.loop.watching import Watch, _forgiving, unseen, watching
 from catflap.training.networks.backbone import PACKAGED, RESNET8, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
@@ -36,13 +36,13 @@ from catflap.training.train import train
 from tests.training.small import small_network
 from tests.training.torchrun import CATFLAP, TORCHRUN
 
-ONCE = Recipe(epochs=2, batch=8, rate=0.1, body=1.0, average=0.5)
+ONCE = LoopSettings(epochs=2, batch=8, learning_rate=0.1, backbone_rate_ratio=1.0, ema_decay=0.5)
 
 
 def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: Path) -> None:
     network = small_network()
     before = network.state_dict()["backbone.norm.running_mean"].clone()
-    recipe = Recipe(**{**vars(scratch(12, photos=36, side=32)), "batch": 8, "average": 0.5})
+    recipe = LoopSettings(**{**vars(scratch(12, photos=36, side=32)), "batch": 8, "ema_decay": 0.5})
     logits, history = train_every_weight(
         network, drawn_dataset, tmp_path / "resume", recipe, 0, "cpu", silent
     )
@@ -58,11 +58,11 @@ def test_a_random_start_learns_batch_norm_too(drawn_dataset: Dataset, tmp_path: 
 def test_batch_norm_never_learns_from_one_photo(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """Where nothing but one value a channel is left of a photo its variance is none, and torch refuses it."""
     dataset = replace(drawn_dataset, frame=Frame(16, 16))
-    recipe = Recipe(**{**vars(scratch(2, photos=36, side=16)), "batch": 35})
+    recipe = LoopSettings(**{**vars(scratch(2, photos=36, side=16)), "batch": 35})
     network = Network(load_backbone(RESNET8, pretrained=False), 2)
     _, history = train_every_weight(network, dataset, tmp_path / "resume", recipe, 0, "cpu", silent)
     assert [entry["epoch"] for entry in history if entry["step"] == "finetune"] == [1, 2]
-    alone = Recipe(**{**vars(recipe), "batch": 1})
+    alone = LoopSettings(**{**vars(recipe), "batch": 1})
     with pytest.raises(CatflapError, match="one photo of a batch"):
         train_every_weight(network, dataset, tmp_path / "resume", alone, 0, "cpu", silent)
 
@@ -72,10 +72,10 @@ def test_batch_norm_never_learns_from_one_photo(drawn_dataset: Dataset, tmp_path
 def test_a_random_start_suits_how_many_and_how_small_the_photos_are(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, many: int, batch: int, small: int, shift: float
 ) -> None:
-    given: list[Recipe] = []
+    given: list[LoopSettings] = []
 
     def loop(
-        network: Network, recipe: Recipe, dataset: Dataset, part: Photos | None
+        network: Network, recipe: LoopSettings, dataset: Dataset, part: Photos | None
     ) -> tuple[np.ndarray, list[dict[str, Any]]]:
         assert dataset is drawn_dataset
         assert part is None, "all photos"
@@ -103,10 +103,10 @@ def test_a_poor_head_lets_every_weight_change(
     shift: float,
 ) -> None:
     """What counts as a good head is moved under and over what this one reaches."""
-    given: list[Recipe] = []
+    given: list[LoopSettings] = []
 
     def loop(
-        network: Network, recipe: Recipe, dataset: Dataset, part: Photos | None
+        network: Network, recipe: LoopSettings, dataset: Dataset, part: Photos | None
     ) -> tuple[np.ndarray, list[dict[str, Any]]]:
         assert dataset is drawn_dataset
         assert part is None, "all photos"
@@ -121,7 +121,7 @@ def test_a_poor_head_lets_every_weight_change(
     assert [(one.optimiser, one.body, one.smoothing) for one in given] == [(optimiser, body, smoothing)]
     assert [(one.epochs, one.shift) for one in given] == [(2, shift)]
     stated = finetuning(2, 1.0, head_accuracy=0.5, side=64)
-    assert stated == Recipe(2, body=1.0), "this backbone states its own rate"
+    assert stated == LoopSettings(2, backbone_rate_ratio=1.0), "this backbone states its own rate"
     assert finetuning(2, 0.1, head_accuracy=0.5, side=65).shift == 0, "larger pictures are cropped"
 
 
@@ -161,7 +161,9 @@ def test_targets_reach_their_photos(drawn_dataset: Dataset, tmp_path: Path) -> N
     photos = drawn_dataset.photos("train")
     wrong = np.eye(2, dtype=np.float32)[1 - photos.labels]
     network = small_network()
-    longer = Recipe(epochs=12, batch=8, rate=0.1, body=1.0, average=0.5, blended=False)
+    longer = LoopSettings(
+        epochs=12, batch=8, learning_rate=0.1, backbone_rate_ratio=1.0, ema_decay=0.5, blended=False
+    )
     logits, _ = train_every_weight(
         network, drawn_dataset, tmp_path / "resume", longer, 0, "cpu", silent, targets=wrong
     )
@@ -275,7 +277,7 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
     )
     notes: list[str] = []
-    with watching(tmp_path / "board", None, "run", notes.append) as watch:
+    with open_step_loggers(tmp_path / "board", None, "run", notes.append) as watch:
         train_every_weight(
             small_network(), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent, watch=watch
         )
@@ -303,7 +305,7 @@ def test_a_head_has_no_steps_to_log(
 def test_a_place_that_takes_no_more_figures_is_told_and_left_alone(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     notes: list[str] = []
-    with watching(tmp_path / "board", None, "run", notes.append) as watch:
+    with open_step_loggers(tmp_path / "board", None, "run", notes.append) as watch:
         watch(1, {"loss": 1.0})
         watch(2, {"loss": object()})  # type: ignore[dict-item]
         watch(3, {"loss": object()})  # type: ignore[dict-item]
@@ -312,8 +314,8 @@ def test_a_place_that_takes_no_more_figures_is_told_and_left_alone(tmp_path: Pat
 
 
 @contextmanager
-def cannot_be_closed() -> Iterator[Watch]:
-    yield unseen
+def cannot_be_closed() -> Iterator[StepLogger]:
+    yield log_nothing
     raise OSError("the disk is full")
 
 
@@ -331,7 +333,7 @@ def test_mlflow_gets_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the store that needs no database
     address = (tmp_path / "runs").as_uri()
-    with watching(None, address, "run") as watch:
+    with open_step_loggers(None, address, "run") as watch:
         for step in range(3):
             watch(step, {"loss": 1.0 / (step + 1)})
     client = mlflow.MlflowClient(address)
@@ -342,5 +344,8 @@ def test_mlflow_gets_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_watcher_that_is_not_installed_is_one_error() -> None:
     if "mlflow" in sys.modules:
         pytest.skip("mlflow is installed here")
-    with pytest.raises(CatflapError, match="mlflow is not installed"), watching(None, "file:x", "run"):
+    with (
+        pytest.raises(CatflapError, match="mlflow is not installed"),
+        open_step_loggers(None, "file:x", "run"),
+    ):
         pass

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.exporting.export import export
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.backbone import RESNET8, Backbone
 from catflap.training.networks.network import Network
 from catflap.training.plan import EDGE_MB, Plan
@@ -25,7 +25,7 @@ from catflap.training.search import candidates as listed
 from catflap.training.search import clock as timing
 from catflap.training.search import halving as room
 from catflap.training.search.candidates import candidates
-from catflap.training.search.clock import Clock, clock_of
+from catflap.training.search.clock import TimeBudget, clock_of
 from catflap.training.search.halving import (
     Pick,
     SearchLimits,
@@ -186,7 +186,7 @@ def test_the_pick_travels_to_the_bundle(drawn_dataset: Dataset, tmp_path: Path) 
     assert checkpoint.made_from == Plan(trials=3).fingerprint(drawn_dataset)
     assert checkpoint.made_from != Plan().fingerprint(drawn_dataset)
     export(checkpoint, drawn_dataset, tmp_path / "x.catflap", variants=("fp32",))
-    assert read_bundle(tmp_path / "x.catflap").frame == checkpoint.frame
+    assert load_bundle(tmp_path / "x.catflap").frame == checkpoint.frame
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_where_heads_are_poor_the_last_two_are_fine_tuned(
     photos, seen = drawn_dataset.photos("train"), list[tuple[int, int, int]]()
 
     def tune(
-        number: int, network: Network, settings: Recipe, dataset: Dataset, part: Photos
+        number: int, network: Network, settings: LoopSettings, dataset: Dataset, part: Photos
     ) -> tuple[float, float]:
         seen.append((number, dataset.frame.width, settings.epochs))
         assert part.ids.tolist() == photos.ids.tolist()
@@ -327,7 +327,7 @@ def test_small_pictures_and_little_time_end_the_search(
     frames = [frame for _, _, frame in found]
     monkeypatch.setattr(room, "GOOD_HEAD", poor)
     monkeypatch.setattr(room, "SMALL_SIDE", small_side)
-    monkeypatch.setattr(Clock, "epochs", lambda _, __, seen, **___: epochs[frames.index(seen.frame)])
+    monkeypatch.setattr(TimeBudget, "epochs", lambda _, __, seen, **___: epochs[frames.index(seen.frame)])
     pick = search(drawn_dataset, found, SearchLimits(), "cpu", silent, clock, random_start=scratch)
     assert not hurried or pick.number == int(np.argmax(epochs))
     (picked,) = (row for row in pick.trials if row["picked"])

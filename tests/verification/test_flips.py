@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.bundle_zip import decode_members
 from catflap.errors import BadArtifact
 from catflap.verification.verify import verify
@@ -24,7 +24,7 @@ def test_no_flipped_byte_is_accepted(tiny_bundle: Path, tmp_path: Path) -> None:
     ):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
         with pytest.raises(BadArtifact):
-            read_bundle(path)
+            load_bundle(path)
         if number % 10 == 0:
             assert not verify(path).passed
     path.write_bytes(whole)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.artifacts.results import Verdict
 from catflap.cli.main import main
@@ -92,7 +92,7 @@ def test_the_same_network_with_other_weights_fails(drawn_bundle: Exported, tmp_p
     """The zip and every hash are right; only the golden cases can tell."""
     import onnx
 
-    members = read_bundle(drawn_bundle.path).members
+    members = load_bundle(drawn_bundle.path).members
     for variant in ("fp32", "int8"):
         model = onnx.load_from_string(bytes(members[f"{variant}.onnx"]))
         for tensor in model.graph.initializer:
@@ -135,7 +135,7 @@ def test_external_data_fails(tiny_bundle: Path, tmp_path: Path) -> None:
 
 def with_golden(bundle: Path, out: Path, change: Callable[[Arrays], Any], **head: Any) -> Path:
     """The Bundle with other golden arrays, or other bytes in their place, listed with the right hash."""
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
     with np.load(io.BytesIO(files["golden.npz"])) as arrays:
         changed = change(dict(arrays))
@@ -204,7 +204,7 @@ def test_hostile_golden_cases_fail(tiny_bundle: Path, tmp_path: Path, name: str)
 
 
 def test_pixels_that_this_machine_makes_otherwise_fail(tiny_bundle: Path, tmp_path: Path) -> None:
-    limit = read_bundle(tiny_bundle).head["golden"]["pixel_tolerance"]
+    limit = load_bundle(tiny_bundle).head["golden"]["pixel_tolerance"]
 
     def brighter(by: int) -> Callable[[Arrays], Arrays]:
         return lambda arrays: {**arrays, "frames": np.minimum(arrays["frames"], 255 - by) + np.uint8(by)}
@@ -223,7 +223,7 @@ def test_a_golden_photo_that_cannot_be_read_fails(tiny_bundle: Path, tmp_path: P
 
 
 def test_answers_beyond_their_tolerance_fail(tiny_bundle: Path, tmp_path: Path) -> None:
-    tolerance = read_bundle(tiny_bundle).variant().tolerance
+    tolerance = load_bundle(tiny_bundle).variant().tolerance
 
     def shifted(by: float) -> Callable[[Arrays], Arrays]:
         return lambda arrays: {**arrays, "logits.fp32": arrays["logits.fp32"] + np.float32(by)}
@@ -234,7 +234,7 @@ def test_answers_beyond_their_tolerance_fail(tiny_bundle: Path, tmp_path: Path) 
 
 
 def test_golden_photos_come_back(tiny_bundle: Path) -> None:
-    golden = read_golden(read_bundle(tiny_bundle))
+    golden = read_golden(load_bundle(tiny_bundle))
     assert len(golden.photos) == len(golden.frames) == 4
     assert all(photo.startswith(b"\x89PNG") for photo in golden.photos)
 
@@ -263,7 +263,7 @@ def test_a_device_that_decodes_otherwise_fails(tiny_bundle: Path, tmp_path: Path
 
 def test_an_input_of_another_name_fails(tiny_bundle: Path, tmp_path: Path) -> None:
     """The camera page and the Node client feed by the name that bundle.json states."""
-    about = {**read_bundle(tiny_bundle).head["input"], "name": "nope"}
+    about = {**load_bundle(tiny_bundle).head["input"], "name": "nope"}
     path = with_golden(tiny_bundle, tmp_path / "named.catflap", lambda arrays: arrays, input=about)
     assert failed(verify(path)) == ["golden:fp32"]
 
@@ -275,7 +275,7 @@ def test_a_baseline_of_another_width_than_the_embedding_fails(
     """Stated by the graph or not; the first photo that is recorded would be an error otherwise."""
     import onnx
 
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     about = {"groups": 5, "length": 0.5, "axes": "", "limit": 0.1, "strangeness": [0, 1]}
     about["mean"] = base64.b64encode(bytes([1]) * width).decode()
     variants = json.loads(json.dumps(bundle.head["variants"]))
@@ -296,7 +296,7 @@ def test_an_embedding_that_is_not_a_number_fails(tiny_bundle: Path, tmp_path: Pa
     """Its logits pass; the first photo that is recorded would be an error otherwise."""
     import onnx
 
-    model = onnx.load_from_string(bytes(read_bundle(tiny_bundle).members["fp32.onnx"]))
+    model = onnx.load_from_string(bytes(load_bundle(tiny_bundle).members["fp32.onnx"]))
     node, shape = onnx.helper.make_node("Mul", ["logits", "odd"], ["embedding"]), ["n", 2]
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), "odd"))
     model.graph.node.append(node)
@@ -308,7 +308,7 @@ def test_an_embedding_that_is_not_a_number_fails(tiny_bundle: Path, tmp_path: Pa
 
 def test_a_verdict_does_not_vouch_for_bundle_json(drawn_bundle: Exported, tmp_path: Path) -> None:
     """No hash in the file covers it: who changes it changes the sha256 that is printed, and that is all."""
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     turned = list(reversed(bundle.labels))
     path = with_golden(drawn_bundle.path, tmp_path / "turned.catflap", lambda arrays: arrays, labels=turned)
     before, after = verify(drawn_bundle.path), verify(path)

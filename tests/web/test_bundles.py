@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.bundle_zip import encode_members
 from catflap.artifacts.golden import read_golden
 from catflap.serving.site import write_site
@@ -58,7 +58,7 @@ def test_a_network_that_differs_here_decides_nothing(
     open_page: Open, page_built: Path, tiny_bundle: Path, repo: Path, tmp_path: Path
 ) -> None:
     tflite = (repo / "tests" / "runtime" / "colour.tflite").read_bytes()
-    wrong = read_golden(read_bundle(tiny_bundle)).logits["fp32"] + 1
+    wrong = read_golden(load_bundle(tiny_bundle)).logits["fp32"] + 1
     write_site(with_litert(tiny_bundle, tmp_path / "both.catflap", tflite, logits=wrong), tmp_path / "site")
     with file_server(tmp_path / "site") as (url, _):
         page = open_page(url)
@@ -109,7 +109,7 @@ def test_golden_cases_that_cannot_run_are_no_pass(open_page: Open, site: Path, t
 def test_the_labels_are_those_of_the_bundle_that_is_open(
     open_page: Open, address: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    bundle = read_bundle(tiny_bundle)
+    bundle = load_bundle(tiny_bundle)
     head = {field: value for field, value in bundle.head.items() if field != "files"}
     head |= {"labels": ["cold", "hot"], "prior": {"cold": 0.5, "hot": 0.5}}
     other = tmp_path / "other.catflap"
@@ -145,7 +145,7 @@ def test_a_bundle_that_is_nested_too_deep_is_refused_and_the_next_one_opens(
 ) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
-    members = {name: bytes(data) for name, data in read_bundle(tiny_bundle).members.items()}
+    members = {name: bytes(data) for name, data in load_bundle(tiny_bundle).members.items()}
     members[HEAD] = members[HEAD].rstrip()[:-1] + b', "extra": ' + b"[" * 3000 + b"]" * 3000 + b"}"
     bad = encode_members(members)
     page.set_input_files("#file", [photo_file(bad, "bad.catflap", "application/zip")])  # type: ignore[list-item]

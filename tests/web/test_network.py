@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from tests.artifacts.samples import write_bundle
 from tests.web.conftest import file_server, served
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
@@ -74,7 +74,7 @@ def test_a_runtime_that_was_lost_once_is_asked_for_again(
 def test_a_bundle_of_a_persons_own_opens_while_the_network_hangs(
     context: BrowserContext, open_page: Open, address: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    bundle = read_bundle(tiny_bundle)
+    bundle = load_bundle(tiny_bundle)
     head = {field: value for field, value in bundle.head.items() if field != "files"}
     head |= {"labels": ["cold", "hot"], "prior": {"cold": 0.5, "hot": 0.5}}
     own = tmp_path / "own.catflap"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import HEAD, read_bundle
+from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.site import write_site
@@ -96,7 +96,7 @@ def test_an_exported_bundle_passes_in_both_precisions(
 ) -> None:
     """Every kind of drawn photo, through the Frame, in int8 and fp32."""
     write_site(drawn_bundle.path, tmp_path / "site")
-    bundle = read_bundle(drawn_bundle.path)
+    bundle = load_bundle(drawn_bundle.path)
     with file_server(tmp_path / "site") as (url, _):
         page = open_page(url)
         for variant in ("fp32", "int8"):
@@ -356,10 +356,10 @@ def test_the_history_tells_the_time_as_the_browser_does(browser: Browser, addres
 def test_a_long_answer_is_shown_whole(
     open_page: Open, address: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    head = {field: value for field, value in read_bundle(tiny_bundle).head.items() if field != "files"}
+    head = {field: value for field, value in load_bundle(tiny_bundle).head.items() if field != "files"}
     labels = ["great_white_shark", "not_a_great_white_shark"]
     head |= {"labels": labels, "prior": dict.fromkeys(labels, 0.5)}
-    members = read_bundle(tiny_bundle).members
+    members = load_bundle(tiny_bundle).members
     path = tmp_path / "long.catflap"
     write_bundle(path, head, {name: bytes(data) for name, data in members.items() if name != HEAD})
     page = open_page(address)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError
 from catflap.serving import site
@@ -29,7 +29,7 @@ def test_the_command_writes_a_whole_site(
     for _ in range(2):  # the second run replaces the first
         assert main(["web", str(tiny_bundle), "-o", str(out), "--json"]) == 0
         answer = json.loads(capsys.readouterr().out)
-    bundle = read_bundle(tiny_bundle)
+    bundle = load_bundle(tiny_bundle)
     assert answer["sha256"] == bundle.sha256
     assert answer["files"] == sum(path.is_file() for path in out.rglob("*"))
     assert {name: (out / "bundle" / name).read_bytes() for name in bundle.members} == dict(bundle.members)

@@ -14,7 +14,7 @@ from typing import Any
 
 from catflap.artifacts.bundle_zip import MAGIC, MAX_BYTES, NAME, decode_members, encode_members
 from catflap.artifacts.schema import faults, is_text, load_schema
-from catflap.errors import BadArtifact, CatflapError, system_says
+from catflap.errors import BadArtifact, CatflapError, system_reason
 from catflap.image import Frame
 
 FORMAT = "1.0"
@@ -115,7 +115,7 @@ def encode_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) 
     return encode_members({HEAD: first, **files})
 
 
-def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open and check a Bundle: form, schema and every hash; BadArtifact when anything is off.
 
     `path` may be the name of a bundle that ships with Catflap, such as "cat".
@@ -165,7 +165,7 @@ def _read(path: Path) -> bytes:
             start = file.read(len(MAGIC))
             return start + file.read(MAX_BYTES) if start == MAGIC else start
     except (OSError, ValueError) as error:
-        why = system_says(error)
+        why = system_reason(error)
         raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
 
 
@@ -222,7 +222,7 @@ def _check_head(head: Any, path: str) -> None:
             found.append("the prior does not name every label")
         if abs(sum(head["prior"].values()) - 1) > 1e-3:
             found.append("the prior does not add up to 1")
-        if not all(_is_even(entry) for entry in variants):
+        if not all(_same_width(entry) for entry in variants):
             found.append("the means and axes of a baseline differ in their width")
         if not all(_are_points(entry.get("operating_points", []), head["labels"]) for entry in variants):
             found.append("an operating point has another label or not one wish, or stands twice")
@@ -230,12 +230,12 @@ def _check_head(head: Any, path: str) -> None:
         raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
 
 
-def _is_even(variant: dict[str, Any]) -> bool:
+def _same_width(variant: dict[str, Any]) -> bool:
     """Whether the embeddings that a variant's baseline describes are all of one width."""
     entries = variant.get("baseline", {}).get("labels", {}).values()
     described = [entry["embedding"] for entry in entries if "embedding" in entry]
-    widths = {_bytes(entry["mean"]) for entry in described}
-    return len(widths) <= 1 and all(_bytes(entry["axes"]) % max(widths) == 0 for entry in described)
+    widths = {_decoded_length(entry["mean"]) for entry in described}
+    return len(widths) <= 1 and all(_decoded_length(entry["axes"]) % max(widths) == 0 for entry in described)
 
 
 def _are_points(points: list[dict[str, Any]], labels: list[str]) -> bool:
@@ -245,7 +245,7 @@ def _are_points(points: list[dict[str, Any]], labels: list[str]) -> bool:
     return len(wishes) == len(points) and all(len(wish) == 2 and wish[0] in known for wish in wishes)
 
 
-def _bytes(base64: str) -> int:
+def _decoded_length(base64: str) -> int:
     return len(base64) // 4 * 3 - base64.count("=")
 
 

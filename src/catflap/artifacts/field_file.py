@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from urllib.parse import quote
 
 from catflap.artifacts.locks import try_lock
-from catflap.errors import BadArtifact, CatflapError, system_says
+from catflap.errors import BadArtifact, CatflapError, system_reason
 
 APPLICATION = 0x43415446  # "CATF", which SQLite keeps in the head of the file
 VERSION = 1
@@ -143,7 +143,7 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 
 
 def _unusable(path: Path, error: Exception) -> CatflapError:
-    why = system_says(error)
+    why = system_reason(error)
     return CatflapError(
         f"The field log {path} cannot be opened: {why}.", "Check its path, or choose another."
     )

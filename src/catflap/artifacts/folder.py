@@ -19,7 +19,7 @@ from typing import Any
 
 from catflap.artifacts.locks import try_lock
 from catflap.artifacts.schema import faults, is_text, load_schema
-from catflap.errors import BadArtifact, CatflapError, system_says
+from catflap.errors import BadArtifact, CatflapError, system_reason
 
 Json = dict[str, Any]
 SCHEMAS = ("manifest", "dataset", "checkpoint")
@@ -49,7 +49,7 @@ JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave where somebody loo
 
 
 @contextmanager
-def whole_folder(target: Path, marker: str) -> Iterator[Path]:
+def atomic_folder(target: Path, marker: str) -> Iterator[Path]:
     """Fill a folder under a temporary name; it takes its real name only when the block ends well.
 
     `marker` is the file that tells this kind of artefact; a target that exists without it is
@@ -84,13 +84,13 @@ def whole_folder(target: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def whole_file(target: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(target: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file under a temporary name and rename it when it is whole.
 
     `durable` waits until the disk has it; without, a power cut may leave a damaged file, which is
     enough for what can be worked out again.
     """
-    with replaced(target) as partial:
+    with atomic_path(target) as partial:
         write_bytes(partial, data, durable=durable)
 
 
@@ -104,7 +104,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 @contextmanager
-def replaced(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path) -> Iterator[Path]:
     """The temporary name of a file; it takes its real name only when the block ends well.
 
     A link stays one. Raises CatflapError where no file can be, as in place of a device: everybody else
@@ -259,7 +259,7 @@ def unwritable(target: Path, error: Exception) -> CatflapError:
     """The error for a target that cannot be written: full disk, no permission, bad name."""
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of many files: the first
         error = OSError(str(error.args[0][0][-1])[:200])
-    why = system_says(error)
+    why = system_reason(error)
     elsewhere = getattr(error, "filename", None)
     place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
     too_long = getattr(error, "errno", None) == errno.ENAMETOOLONG

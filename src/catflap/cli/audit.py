@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from catflap.cli.output import emit, note, progress_bar, stated
+from catflap.cli.output import emit, given_options, note, progress_bar
 
 HELP = "Find photos whose label may be wrong, and write a page on which a person decides."
 EXAMPLE = "catflap audit photos.dataset -o audited.manifest"
@@ -50,7 +50,7 @@ def answer(args: argparse.Namespace) -> int:
     with progress_bar(args) as progress:
         found = audit(
             load_dataset(args.dataset), args.out, manifest=manifest, backbone=args.backbone,
-            seed=args.seed, device=args.device, progress=progress, **stated(shown=args.shown),
+            seed=args.seed, device=args.device, progress=progress, **given_options(shown=args.shown),
         )  # fmt: skip
     listed = found.suspects if args.json else found.suspects[:LISTED]
     for one in listed:

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--profile",
         type=Path,
         metavar="FILE",
-        help="also write how fast this device is, with --threads or else 1, for `catflap export --device`",
+        help="also write how fast this device is, with --threads or 1, for `catflap export --device-profile`",
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, metavar="N",
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Time and print."""
     from catflap.runtime.bench import bench
-    from catflap.runtime.profile import check_profile, profile_device, write_profile
+    from catflap.runtime.device_profile import check_profile, profile_device, write_profile
 
     if args.profile is not None:
         check_profile(args.profile)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.export import export_text, variant_arguments, variants_of
-from catflap.cli.output import emit, listed, part_of, progress_bar, refuse_alone
+from catflap.cli.output import emit, part_of, progress_bar, refuse_alone, split_names
 from catflap.errors import CatflapError
 
 HELP = "Look into a Bundle, unpack it, add variants that are judged first, or leave some out."
@@ -73,7 +73,7 @@ def answer(args: argparse.Namespace) -> int:
     elif args.verb == "unpack":
         _unpack(args)
     elif args.verb == "strip":
-        emit(strip_bundle(args.bundle, args.out, listed(args.variants)), args)
+        emit(strip_bundle(args.bundle, args.out, split_names(args.variants)), args)
     else:
         _add(args)
     return 0
@@ -91,15 +91,15 @@ def _unpack(args: argparse.Namespace) -> None:
 def _sbom(args: argparse.Namespace) -> None:
     import json
 
-    from catflap.artifacts.bundle import read_bundle
+    from catflap.artifacts.bundle import load_bundle
     from catflap.exporting.unpacking.sbom import bill_of_materials
 
-    fields = bill_of_materials(read_bundle(args.bundle))
+    fields = bill_of_materials(load_bundle(args.bundle))
     emit(fields, args, json.dumps(fields, indent=2, ensure_ascii=False))
 
 
 def _add(args: argparse.Namespace) -> None:
-    from catflap.artifacts.bundle import read_bundle
+    from catflap.artifacts.bundle import load_bundle
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
     from catflap.exporting.adding import add_file, add_variants
@@ -109,7 +109,7 @@ def _add(args: argparse.Namespace) -> None:
         raise CatflapError(
             "A file and variants to convert were named.", "Run catflap bundle add once for each."
         )
-    bundle, checkpoint = read_bundle(args.bundle), load_checkpoint(args.checkpoint)
+    bundle, checkpoint = load_bundle(args.bundle), load_checkpoint(args.checkpoint)
     parts = (bundle, checkpoint, load_dataset(args.dataset or checkpoint.dataset_path), args.out)
     with progress_bar(args) as progress:
         if args.file:

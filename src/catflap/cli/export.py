@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.schema import is_text
-from catflap.cli.output import emit, listed, progress_bar, refuse_alone, table
+from catflap.cli.output import emit, progress_bar, refuse_alone, split_names, table
 from catflap.errors import CatflapError, need
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads to measure --max-ms with (default: 1; with --device its own)",
+        help="threads to measure --max-ms with (default: 1; with --device-profile its own)",
     )
     limits.add_argument(
-        "--device", type=Path, metavar="PROFILE",
+        "--device-profile", type=Path, metavar="PROFILE",
         help="what `bench --profile` wrote on the device that --max-ms is for (default: this machine)",
     )  # fmt: skip
 
@@ -59,12 +59,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def budget_of(args: argparse.Namespace) -> Budget | None:
     """The budget that was stated, or None."""
     from catflap.exporting.budget import Budget
-    from catflap.runtime.profile import load_profile
+    from catflap.runtime.device_profile import load_profile
 
-    refuse_alone(args, "--max-ms 20", "--device", "--threads")
+    refuse_alone(args, "--max-ms 20", "--device-profile", "--threads")
     if args.max_mb is None and args.max_ms is None and args.min_accuracy is None:
         return None
-    device = None if args.device is None else load_profile(args.device)
+    device = None if args.device_profile is None else load_profile(args.device_profile)
     return Budget(args.max_mb, args.max_ms, args.min_accuracy, args.threads, device)
 
 
@@ -107,7 +107,7 @@ def variants_of(args: argparse.Namespace) -> tuple[str, ...]:
     from catflap.exporting.forms import variant_names
 
     chosen = args.variants or ("" if args.targets else "int8,fp32")
-    return variant_names(listed(args.targets or ""), listed(chosen))
+    return variant_names(split_names(args.targets or ""), split_names(chosen))
 
 
 def answer(args: argparse.Namespace) -> int:

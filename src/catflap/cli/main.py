@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from catflap.cli import output
-from catflap.errors import CatflapError, Refused, missing_extra, system_says
+from catflap.errors import CatflapError, Refused, missing_extra, system_reason
 from catflap.version import VERSION
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
@@ -202,7 +202,7 @@ def _refused_by_system(error: OSError) -> CatflapError:
     """No permission, no space, a name too long: nothing that we could have known before."""
     place = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
     return CatflapError(
-        f"The system refuses{place}: {system_says(error)}.",
+        f"The system refuses{place}: {system_reason(error)}.",
         "Check the path, its permissions and the free space.",
     )
 

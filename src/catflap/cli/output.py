@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catflap.errors import CatflapError, system_says
+from catflap.errors import CatflapError, system_reason
 
 if TYPE_CHECKING:
     import argparse
@@ -80,7 +80,7 @@ def log_settings(args: argparse.Namespace) -> LogSettings | None:
     if args.log is None:
         return None
     limit = None if args.log_mb is None else int(args.log_mb * 1e6)
-    return LogSettings(args.log, args.log_photos, **stated(limit=limit))
+    return LogSettings(args.log, args.log_photos, **given_options(limit=limit))
 
 
 def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
@@ -101,7 +101,7 @@ def _given(args: argparse.Namespace, option: str) -> bool:
     return value is not None and value is not False
 
 
-def stated(**options: Any) -> dict[str, Any]:
+def given_options(**options: Any) -> dict[str, Any]:
     """The options that were given; for the others the default of whoever takes them holds."""
     return {name: value for name, value in options.items() if value is not None}
 
@@ -221,7 +221,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def listed(names: str) -> tuple[str, ...]:
+def split_names(names: str) -> tuple[str, ...]:
     """The names in a list that was written with commas, in order."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
@@ -240,7 +240,7 @@ def _print(text: str) -> None:
     except OSError as error:
         close_stdout()
         raise CatflapError(
-            f"The answer cannot be written: {system_says(error)}.", "Send it somewhere else."
+            f"The answer cannot be written: {system_reason(error)}.", "Send it somewhere else."
         ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, note, part_of, progress_bar, stated
+from catflap.cli.output import emit, given_options, note, part_of, progress_bar
 
 HELP = (
     "Make a page of photos from the field, and carry out what a person decided on such a page or an audit's."
@@ -51,7 +51,7 @@ def _queue(args: argparse.Namespace) -> int:
     from catflap.curation.queue import review_queue
 
     with progress_bar(args) as progress:
-        queue = review_queue(args.log, args.out, progress=progress, **stated(shown=args.shown))
+        queue = review_queue(args.log, args.out, progress=progress, **given_options(shown=args.shown))
     emit(queue.to_json(), args)
     if queue.gone:
         note(f"{queue.gone} more would be useful, but no picture of them was kept; use --log-photos.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from catflap.cli.output import (
     emit,
+    given_options,
     log_arguments,
     log_settings,
     note,
@@ -14,7 +15,6 @@ from catflap.cli.output import (
     refuse_alone,
     signer_arguments,
     signer_of,
-    stated,
 )
 
 HELP = "Answer over HTTP: /predict, the Open Inference Protocol at /v2, /metrics, and a page for people at /."
@@ -80,7 +80,7 @@ def _limits(parser: argparse.ArgumentParser) -> None:
         help="seconds from a whole request to its answer (default: 10)",
     )  # fmt: skip
     add(
-        "--upload", type=float, metavar="SECONDS",
+        "--upload-timeout", type=float, metavar="SECONDS",
         help="seconds that the body of a request may take to come (default: 30)",
     )  # fmt: skip
     add("--max-mb", type=int, metavar="MB", help="megabytes of a request's body (default: 32)")
@@ -100,10 +100,10 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.serving.settings import ServeLimits, ServeSettings
 
     refuse_alone(args, "--canary next.catflap", "--share")
-    limits = stated(
+    limits = given_options(
         queue=args.queue,
         deadline=args.deadline,
-        upload=args.upload,
+        upload=args.upload_timeout,
         body=None if args.max_mb is None else args.max_mb * 1_000_000,
         pixels=args.max_pixels,
         connections=args.connections,
@@ -121,7 +121,9 @@ def answer(args: argparse.Namespace) -> int:
         tls_key=args.tls_key,
         log=log_settings(args),
         limits=ServeLimits(**limits),
-        **stated(host=args.host, port=args.port, threads=args.threads, share=args.share, reload=args.reload),
+        **given_options(
+            host=args.host, port=args.port, threads=args.threads, share=args.share, reload=args.reload
+        ),
     )
     serve(settings, lambda fields: emit(fields, args), note)
     return 0

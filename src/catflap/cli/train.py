@@ -121,7 +121,7 @@ def answer(args: argparse.Namespace) -> int:
 
     need("torch")
     dataset = load_dataset(args.dataset)  # before torch, which takes seconds: a path may be wrong
-    from catflap.training.loop.watching import watching
+    from catflap.training.loop.step_logging import open_step_loggers
     from catflap.training.processes import is_first_process
     from catflap.training.train import train
 
@@ -139,7 +139,7 @@ def answer(args: argparse.Namespace) -> int:
         return 0
     with (
         progress_bar(args) as progress,
-        watching(args.tensorboard, args.mlflow, args.out.name, note) as watch,
+        open_step_loggers(args.tensorboard, args.mlflow, args.out.name, note) as watch,
     ):
         checkpoint = train(
             dataset, args.out, plan,

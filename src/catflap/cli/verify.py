@@ -7,12 +7,12 @@ from pathlib import Path
 
 from catflap.cli.output import (
     emit,
-    listed,
     note,
     progress_bar,
     refuse_alone,
     signer_arguments,
     signer_of,
+    split_names,
     table,
 )
 
@@ -48,7 +48,7 @@ def answer(args: argparse.Namespace) -> int:
     with progress_bar(args) as progress:
         verdict = verify(
             args.bundle,
-            variants=listed(args.variants),
+            variants=split_names(args.variants),
             signer=signer,
             signature=args.signature,
             threads=args.threads,

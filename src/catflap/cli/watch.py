@@ -7,6 +7,7 @@ from pathlib import Path
 
 from catflap.cli.output import (
     emit,
+    given_options,
     log_arguments,
     log_settings,
     megabytes,
@@ -15,7 +16,6 @@ from catflap.cli.output import (
     refuse_alone,
     signer_arguments,
     signer_of,
-    stated,
 )
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
@@ -62,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--still", type=float, metavar="SECONDS",
         help="seconds of the very same picture after which a live source counts as frozen (default: 60)",
     )  # fmt: skip
-    add("--frames", action="store_true", help="tell every judged frame, too")
+    add("--every-frame", action="store_true", help="tell every judged frame, too")
     _deciding(parser)
     _telling(parser)
     signer_arguments(parser)
@@ -89,9 +89,9 @@ def _deciding(parser: argparse.ArgumentParser) -> None:
         help="seconds that the average must stay beyond --enter or --leave before the decision changes "
         "(default: 0.3)",
     )  # fmt: skip
-    add("--least", type=int, metavar="N", help="frames in a row for which it must, too (default: 3)")
+    add("--min-frames", type=int, metavar="N", help="frames in a row for which it must, too (default: 3)")
     add(
-        "--memory", type=float, metavar="SECONDS",
+        "--smoothing", type=float, metavar="SECONDS",
         help="seconds over which probabilities are averaged; 0: each frame alone (default: 0.3)",
     )  # fmt: skip
 
@@ -132,8 +132,8 @@ def answer(args: argparse.Namespace) -> int:
     refuse_alone(args, "--log field.log", "--log-every")
     if args.clips is None:
         refuse_alone(args, "--save frames", "--save-mb")
-    rules = stated(
-        enter=args.enter, leave=args.leave, dwell=args.dwell, frames=args.least, memory=args.memory
+    rules = given_options(
+        enter=args.enter, leave=args.leave, dwell=args.dwell, frames=args.min_frames, smoothing=args.smoothing
     )
     save_bytes = None if args.save_mb is None else int(args.save_mb * 1e6)
     settings = WatchSettings(
@@ -151,9 +151,9 @@ def answer(args: argparse.Namespace) -> int:
         save=args.save,
         clips=args.clips,
         preview=None if args.preview is None else parse_address(args.preview),
-        every_frame=args.frames,
+        every_frame=args.every_frame,
         log=log_settings(args),
-        **stated(
+        **given_options(
             region=None if args.region is None else parse_region(args.region),
             stalled=args.stalled,
             still=args.still,

@@ -11,14 +11,14 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from catflap.artifacts.golden import read_golden
 from catflap.comparison.packages import installed
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.runtime.bench import machine
-from catflap.runtime.engines.opening import choose
+from catflap.runtime.engines.opening import choose_variant
 
 STARTS = 3
 ROWS = {  # field -> what it is called for people, and the unit it is divided by
@@ -45,8 +45,8 @@ def compare(
     seconds from process to first answer, packages and MB installed, bytes of the model. The photos/s of a
     training whose features were all cached are None.
     """
-    trained, shipped = load_checkpoint(checkpoint), read_bundle(bundle)
-    name = choose(shipped, variant).name
+    trained, shipped = load_checkpoint(checkpoint), load_bundle(bundle)
+    name = choose_variant(shipped, variant).name
     if shipped.head["ancestors"].get("checkpoint") not in (None, trained.sha256):
         raise CatflapError(
             f"{shipped.path} was not exported from {trained.path}.", "Name the checkpoint it came from."

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.folder import digest, refuse_foreign, whole_folder
+from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign
 from catflap.artifacts.manifest import MARKER, TABLE, Manifest, load_manifest, save_manifest
 from catflap.curation.cards import make_cards
 from catflap.curation.finding import find
 from catflap.curation.label_errors import confusions
-from catflap.curation.lookup import Twice, source_manifest
-from catflap.curation.out_of_fold import everyone, examine
+from catflap.curation.lookup import TwoLabels, source_manifest
+from catflap.curation.out_of_fold import everyone, predict_out_of_fold
 from catflap.curation.page import PAGE, write_page
 from catflap.curation.suspects import Suspect, write_suspects
 from catflap.errors import CatflapError
@@ -29,7 +29,7 @@ from catflap.training.processes import pick_device
 from catflap.version import VERSION
 
 SHOWN = 400  # suspects on the page; more than a person decides in one sitting
-RULES = 1  # raised when the same Dataset gives other suspects than before
+REVISION = 1  # raised when the same Dataset gives other suspects than before
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,16 @@ def audit(
     found, device = everyone(dataset), pick_device(device)
     body = slimmed(load_backbone(backbone), found.photos, dataset.frame, device=device, progress=progress)
     extractor = open_extractor(body, dataset.frame, device=device)
-    opinion = examine(extractor, found.photos, len(dataset.labels), seed, progress)
+    opinion = predict_out_of_fold(extractor, found.photos, len(dataset.labels), seed, progress)
     findings = find(dataset.labels, found.photos, opinion, manifest)
     suspects = findings.suspects
-    with whole_folder(out, MARKER) as folder:
+    with atomic_folder(out, MARKER) as folder:
         shutil.copyfile(manifest.path / TABLE, folder / TABLE)
         write_suspects(folder, suspects)
         cards = make_cards(extractor, found, opinion, dataset.labels, findings, shown)
         labels = _every_label(dataset.labels, findings.twice)
         write_page(folder, cards, labels, manifest.sha256, len(suspects), progress)
-        settings = [RULES, dataset.sha256, backbone, shown, seed, VERSION]
+        settings = [REVISION, dataset.sha256, backbone, shown, seed, VERSION]
         ancestors = {"manifest": manifest.sha256, "dataset": dataset.sha256}
         fields = {**manifest.to_json(), "made_from": digest(settings), "ancestors": ancestors}
         save_manifest(folder, fields)
@@ -95,7 +95,7 @@ def audit(
     return Audit(load_manifest(out), suspects, _listed(dataset.labels, joint), findings.settled)
 
 
-def _every_label(labels: Sequence[str], twice: Sequence[Twice]) -> list[str]:
+def _every_label(labels: Sequence[str], twice: Sequence[TwoLabels]) -> list[str]:
     """The Dataset's labels, then those that only quarantined photos have."""
     return list(dict.fromkeys([*labels, *(label for one in twice for label in one.labels)]))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from catflap.artifacts.dataset import Photos
 from catflap.curation.finding import Findings
-from catflap.curation.lookup import Twice
+from catflap.curation.lookup import TwoLabels
 from catflap.curation.neighbours import Pool, make_pool, most_like
 from catflap.curation.out_of_fold import Everyone, Opinion
 from catflap.curation.page import Beside, Card
@@ -38,7 +38,7 @@ def make_cards(
     photos = everyone.photos
     twice = {one.id: one for one in findings.twice}
     led = {id for ids in findings.copies.values() for id in ids}
-    chosen = choose([one for one in findings.suspects if one.id not in led], shown)
+    chosen = choose_photos([one for one in findings.suspects if one.id not in led], shown)
     inside = [one for one in chosen if one.id not in twice]
     positions = np.searchsorted(photos.ids, np.array([one.id for one in inside], dtype=photos.ids.dtype))
     known = (
@@ -59,7 +59,7 @@ def make_cards(
     return [cards[one.id] for one in chosen]
 
 
-def choose(suspects: Sequence[Suspect], shown: int) -> list[Suspect]:
+def choose_photos(suspects: Sequence[Suspect], shown: int) -> list[Suspect]:
     """The suspects that get a place on the page, in their order."""
     rest = [one for one in suspects if one.kind != "outlier"]
     odd = [one for one in suspects if one.kind == "outlier"][: max(shown // FOR_OUTLIERS, shown - len(rest))]
@@ -89,6 +89,6 @@ def _beside(photos: Photos, position: int, labels: Sequence[str], copy: bool) ->
     return Beside(str(photos.ids[position]), label, copy, partial(photos.__getitem__, position))
 
 
-def _from_bytes(one: Suspect, twice: Twice) -> Card:
+def _from_bytes(one: Suspect, twice: TwoLabels) -> Card:
     read = partial(read_photo, twice.uri, twice.offset, twice.bytes, Frame.max_bytes)
     return Card(one, (), "", (), (), read)

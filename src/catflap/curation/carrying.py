@@ -49,13 +49,13 @@ def carry_out(rows: Rows, decisions: Decisions) -> Outcome:
     for id, decision in decisions.by_id.items():
         mine = rows.of.get(id, [])
         ok = [row for row in mine if rows.status[row] == OK]
-        torn = [row for row in mine if _is_torn(rows, row)]
+        under_two_labels = [row for row in mine if _is_under_two_labels(rows, row)]
         if not mine:
             outcome.unknown.append(id)
         elif ok:
             _settle(rows, ok[0], mine, decision, outcome)
-        elif torn:
-            _restore(rows, torn, decision, outcome)
+        elif under_two_labels:
+            _restore(rows, under_two_labels, decision, outcome)
         elif decision.label is None and any(rows.reasons[row].startswith(SETTLED) for row in mine):
             outcome.dropped += 1  # by the same decision, before
         else:
@@ -63,7 +63,7 @@ def carry_out(rows: Rows, decisions: Decisions) -> Outcome:
     return outcome
 
 
-def _is_torn(rows: Rows, row: int) -> bool:
+def _is_under_two_labels(rows: Rows, row: int) -> bool:
     return bool(rows.status[row] == QUARANTINED) and rows.reasons[row].startswith(TWO_LABELS)
 
 
@@ -84,27 +84,27 @@ def _settle(rows: Rows, row: int, copies: list[int], decision: Decision, outcome
         outcome.relabelled += 1
 
 
-def _restore(rows: Rows, torn: list[int], decision: Decision, outcome: Outcome) -> None:
+def _restore(rows: Rows, under_two_labels: list[int], decision: Decision, outcome: Outcome) -> None:
     """A photo whose bytes stand under several labels: one row becomes ok, the others its copies.
 
     It is the first of the first stated role, as of copies in a scan, or of those under the label decided on.
     """
-    labels = [rows.label(row) for row in torn]
+    labels = [rows.label(row) for row in under_two_labels]
     if decision.was not in labels:
         outcome.stale.append({"id": decision.id, "was": decision.was, "label": labels[0]})
         return
     if decision.label is None:
-        for row in torn:
+        for row in under_two_labels:
             _drop(rows, row, decision.reason)
         outcome.dropped += 1
         return
     ranks = {role: rank for rank, role in enumerate(FIRST)}
-    roles = [ranks.get(rows.roles[row], len(ranks)) for row in torn]
-    chosen = min(zip(roles, (label != decision.label for label in labels), torn, strict=True))[2]
-    others = [row for row in torn if row != chosen]
+    roles = [ranks.get(rows.roles[row], len(ranks)) for row in under_two_labels]
+    chosen = min(zip(roles, (label != decision.label for label in labels), under_two_labels, strict=True))[2]
+    others = [row for row in under_two_labels if row != chosen]
     rows.status[chosen] = OK
     rows.status[others] = DROPPED
-    rows.labels[torn] = rows.names[decision.label]
+    rows.labels[under_two_labels] = rows.names[decision.label]
     rows.reasons[chosen] = f"{SETTLED} one of two labels"
     for row in others:
         rows.reasons[row] = f"exact_duplicate: the same bytes as {rows.uris[chosen]}"

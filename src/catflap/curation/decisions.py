@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.schema import faults
-from catflap.errors import BadArtifact, system_says
+from catflap.errors import BadArtifact, system_reason
 
 MAX_BYTES = 64 << 20  # some 300,000 decisions
 MAX_REASON = 200
@@ -74,7 +74,7 @@ def read_decisions(path: Path, labels: Collection[str]) -> Decisions:
         data = path.read_bytes()
         value = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        why = system_says(error)
+        why = system_reason(error)
         raise BadArtifact(f"{path} cannot be read as decisions: {why[:200]}.", FIX) from error
     found = faults(value, SCHEMA)
     if found:

@@ -20,13 +20,13 @@ from catflap.artifacts.field_log import Seen, read_field_log, read_picture
 from catflap.data.duplicates.phash import SIDE, signature
 from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_file, small_grey
-from catflap.progress import Progress, told
+from catflap.progress import Progress, track
 
 NEWEST = 2000  # photos that are looked at for unusual ones
 CLOSE = 0.8  # between the two best probabilities: of those with less, one in ten or more are wrong
 ODD = 4.0  # robust standard deviations
 STRANGE = 1.0  # of the strangeness: 1 in 100 calibration photos is above
-ALIKE = 6  # bits of 64 in which the hashes of the same picture may differ
+SAME_PICTURE_BITS = 6  # bits of 64 in which the hashes of the same picture may differ
 SHADE = 16  # grey levels between flat pictures that are the same
 
 Floats = npt.NDArray[np.float64]
@@ -139,7 +139,7 @@ def _odd(answered: Sequence[_Answered], log: Path, progress: Progress) -> list[t
     """Photos that look unlike the others of the log, with a score."""
     able: list[_Answered] = []
     features: list[Floats] = []
-    for one in told(answered, "look at photos", len(answered), progress):
+    for one in track(answered, "look at photos", len(answered), progress):
         data = _bytes_of(log, one.row)
         grey = None if data is None else _grey(data)
         if grey is not None:
@@ -187,7 +187,7 @@ class _Shown:
             alike = any(abs(shade - other) <= SHADE for other in self._shades)
             self._shades += [] if alike else [shade]
         else:
-            alike = any((phash ^ other).bit_count() <= ALIKE for other in self._hashes)
+            alike = any((phash ^ other).bit_count() <= SAME_PICTURE_BITS for other in self._hashes)
             self._hashes += [] if alike else [phash]
         return alike
 

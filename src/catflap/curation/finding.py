@@ -11,7 +11,7 @@ import numpy.typing as npt
 from catflap.artifacts.dataset import Photos, Positions
 from catflap.artifacts.manifest import Manifest
 from catflap.curation.label_errors import wrong_labels
-from catflap.curation.lookup import Known, Twice, look_up
+from catflap.curation.lookup import KnownPhoto, TwoLabels, look_up
 from catflap.curation.out_of_fold import Opinion, Probabilities
 from catflap.curation.same_picture import mixed, same_picture, two_labels
 from catflap.curation.suspects import Suspect, ranked
@@ -32,7 +32,7 @@ class Findings:
     suspects: tuple[Suspect, ...]
     twins: dict[int, list[int]]
     copies: dict[str, list[str]]
-    twice: tuple[Twice, ...]
+    twice: tuple[TwoLabels, ...]
     settled: int
 
 
@@ -42,10 +42,10 @@ def find(labels: Sequence[str], photos: Photos, opinion: Opinion, manifest: Mani
     wrong = wrong_labels(photos.labels, said)
     unsure = (said.argmax(axis=1) != photos.labels) & ~wrong
     odd = opinion.outlying >= ODD
-    torn = mixed(photos.labels, photos.groups)
-    asked = np.union1d(np.flatnonzero(wrong | unsure | odd), torn)
+    under_two_labels = mixed(photos.labels, photos.groups)
+    asked = np.union1d(np.flatnonzero(wrong | unsure | odd), under_two_labels)
     known, twice = look_up(manifest, set(photos.ids[asked].tolist()))
-    twins = _twins(photos, torn, known)
+    twins = _twins(photos, under_two_labels, known)
     best = _best_other(said, photos.labels)
     doubt = 1 - said[np.arange(len(said)), photos.labels]
 
@@ -72,10 +72,10 @@ def find(labels: Sequence[str], photos: Photos, opinion: Opinion, manifest: Mani
     return Findings(open_ones, twins, copies, tuple(twice), len(found) - len(open_ones))
 
 
-def _twins(photos: Photos, torn: Positions, known: dict[str, Known]) -> dict[int, list[int]]:
+def _twins(photos: Photos, under_two_labels: Positions, known: dict[str, KnownPhoto]) -> dict[int, list[int]]:
     """The photos of mixed groups with those that show the same under another label."""
-    hashes = [known[id].phash for id in photos.ids[torn].tolist()]
-    members = torn[[phash is not None for phash in hashes]]
+    hashes = [known[id].phash for id in photos.ids[under_two_labels].tolist()]
+    members = under_two_labels[[phash is not None for phash in hashes]]
     values = np.array([phash for phash in hashes if phash is not None], dtype=np.uint64)
     first, second = two_labels(photos.labels[members], photos.groups[members], values)
     twins: dict[int, list[int]] = {}
@@ -85,7 +85,9 @@ def _twins(photos: Photos, torn: Positions, known: dict[str, Known]) -> dict[int
     return twins
 
 
-def _copies(photos: Photos, suspects: Sequence[Suspect], known: dict[str, Known]) -> dict[str, list[str]]:
+def _copies(
+    photos: Photos, suspects: Sequence[Suspect], known: dict[str, KnownPhoto]
+) -> dict[str, list[str]]:
     """The suspects that one decision can settle: each first one with the copies of it that follow."""
     able = [one for one in suspects if one.id in known and known[one.id].phash is not None]
     ids = np.array([one.id for one in able], dtype=photos.ids.dtype)

@@ -16,7 +16,7 @@ TWO_LABELS = "two_labels"
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownPhoto:
     """A photo of the Dataset: its URI, perceptual hash (None for a flat one) and whether it is settled."""
 
     uri: str
@@ -25,7 +25,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Twice:
+class TwoLabels:
     """A photo whose exact bytes stand under several labels; `offset` and `bytes` say where to read it."""
 
     id: str
@@ -53,22 +53,22 @@ def source_manifest(dataset: Dataset, manifest: Manifest | None) -> Manifest:
     return manifest
 
 
-def look_up(manifest: Manifest, wanted: Set[str]) -> tuple[dict[str, Known], list[Twice]]:
+def look_up(manifest: Manifest, wanted: Set[str]) -> tuple[dict[str, KnownPhoto], list[TwoLabels]]:
     """The wanted photos that are ok, by id, and every photo that is quarantined for its two labels."""
-    known: dict[str, Known] = {}
-    twice: dict[str, Twice] = {}
+    known: dict[str, KnownPhoto] = {}
+    twice: dict[str, TwoLabels] = {}
     for table in iter_table(manifest.path / TABLE, COLUMNS):
         columns = [table[name].to_pylist() for name in COLUMNS]
         for id, uri, label, length, status, reason, phash, offset in zip(*columns, strict=True):
             if status == "ok" and id in wanted:
                 settled = any(remark.startswith(SETTLED) for remark in reason.split("; "))
-                known[id] = Known(uri, phash, settled)
+                known[id] = KnownPhoto(uri, phash, settled)
             elif status == "quarantined" and reason.startswith(TWO_LABELS):
                 earlier = twice.get(id)
                 if earlier is None:
-                    twice[id] = Twice(id, uri, (label,), length, offset)
+                    twice[id] = TwoLabels(id, uri, (label,), length, offset)
                 elif label not in earlier.labels:
-                    twice[id] = Twice(
+                    twice[id] = TwoLabels(
                         id, earlier.uri, (*earlier.labels, label), earlier.bytes, earlier.offset
                     )
     return known, [twice[id] for id in sorted(twice)]

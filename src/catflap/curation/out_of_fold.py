@@ -70,7 +70,9 @@ def everyone(dataset: Dataset) -> Everyone:
     return Everyone(Photos(dataset.path, dataset.sha256, dataset.made_from, *ordered), roles[order])
 
 
-def examine(extractor: Extractor, photos: Photos, classes: int, seed: int, progress: Progress) -> Opinion:
+def predict_out_of_fold(
+    extractor: Extractor, photos: Photos, classes: int, seed: int, progress: Progress
+) -> Opinion:
     """Learn from a sample of photos and judge all of them, some at a time; `photos` are sorted by id."""
     learnt = learn(extractor, photos, classes, seed, progress)
     labels, total = photos.labels, len(photos)

@@ -18,7 +18,7 @@ from typing import Any
 from catflap.curation.suspects import Suspect
 from catflap.errors import BadPhoto
 from catflap.image import thumbnail
-from catflap.progress import Progress, told
+from catflap.progress import Progress, track
 
 PAGE = "review.html"
 APPLY = "catflap review apply MANIFEST decisions.json -o reviewed.manifest"
@@ -67,7 +67,7 @@ def write_page(
     here = Path(__file__)
     numbers = {label: number for number, label in enumerate(labels)}
     small: dict[str, str] = {}
-    shown = [_card(card, numbers, small) for card in told(cards, "page", len(cards), progress)]
+    shown = [_card(card, numbers, small) for card in track(cards, "page", len(cards), progress)]
     key = hashlib.sha256("".join(card.suspect.id for card in cards).encode()).hexdigest()[:16]
     data = {
         "manifest": manifest, "key": key, "labels": list(labels), "cards": shown, "small": small,
@@ -78,12 +78,12 @@ def write_page(
         style=here.with_name("review.css").read_text("utf-8"),
         script=script,
         policy=html.escape(f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'"),
-        data=embedded(data),
+        data=script_json(data),
     )
     (folder / PAGE).write_text(page, "utf-8")
 
 
-def embedded(value: Any) -> str:
+def script_json(value: Any) -> str:
     """JSON that may stand inside a script element: no character of it means anything to HTML."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.folder import check_place, digest, read_json, refuse_foreign, whole_folder, write_json
+from catflap.artifacts.folder import atomic_folder, check_place, digest, read_json, refuse_foreign, write_json
 from catflap.curation.decisions import Decision, read_decisions
 from catflap.curation.field_photos import FieldPhoto, useful_photos
 from catflap.curation.page import PAGE, Card, write_page
@@ -86,7 +86,7 @@ def review_queue(log: Path, out: Path, *, shown: int = SHOWN, progress: Progress
         for photo in photos
     ]
     fields = {"catflap": "queue", "version": 1, "labels": labels, "photos": rows}
-    with whole_folder(Path(out), QUEUE) as folder:
+    with atomic_folder(Path(out), QUEUE) as folder:
         (folder / PHOTOS).mkdir()
         for photo in photos:
             (folder / PHOTOS / photo.id).write_bytes(photo.data)
@@ -117,7 +117,7 @@ def take_photos(queue: Path, decisions: Path, out: Path) -> Taken:
             "Name the queue that was reviewed.",
         )
     counts = dict(sorted(Counter(str(one.label) for one in kept).items()))
-    with whole_folder(Path(out), TAKEN) as folder:
+    with atomic_folder(Path(out), TAKEN) as folder:
         for one in kept:
             _copy(Path(queue), one, folder)
         write_json(folder / TAKEN, {"catflap": "field-photos", "version": 1, "labels": counts})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.folder import digest, refuse_foreign, whole_folder
+from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign
 from catflap.artifacts.manifest import (
     DIGESTED,
     MARKER,
@@ -19,13 +19,13 @@ from catflap.artifacts.manifest import (
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.curation.carrying import Outcome, carry_out
 from catflap.curation.decisions import Decisions, read_decisions
-from catflap.curation.rows import join_restored, load_rows, torn_rows, written
+from catflap.curation.rows import join_restored, load_rows, rows_under_two_labels, written
 from catflap.data.profile import profile_manifest
-from catflap.data.scanning.checks import findings, tally
+from catflap.data.scanning.checks import count_photos, findings
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 
-RULES = 2  # raised when the same decisions give another Manifest than before
+REVISION = 2  # raised when the same decisions give another Manifest than before
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def apply_review(manifest: Manifest, decisions: Path, out: Path, *, progress: Pr
             "Name the manifest that was reviewed, or review again.",
         )
     join_restored(rows)
-    torn = torn_rows(rows)
-    with whole_folder(out, MARKER) as folder:
-        write_tables(folder / TABLE, PHOTO_ROW, written(path, rows, torn, progress))
-        save_manifest(folder, _fields(manifest, said, folder / TABLE, len(torn)))
+    under_two_labels = rows_under_two_labels(rows)
+    with atomic_folder(out, MARKER) as folder:
+        write_tables(folder / TABLE, PHOTO_ROW, written(path, rows, under_two_labels, progress))
+        save_manifest(folder, _fields(manifest, said, folder / TABLE, len(under_two_labels)))
         profile_manifest(folder, load_manifest(folder))
     return Review(load_manifest(out), outcome, said.manifest != manifest.sha256)
 
@@ -85,9 +85,9 @@ def _labels(path: Path) -> set[str]:
     return {label for table in iter_table(path, ["label"]) for label in table["label"].unique().to_pylist()}
 
 
-def _fields(manifest: Manifest, said: Decisions, path: Path, torn: int) -> dict[str, Any]:
+def _fields(manifest: Manifest, said: Decisions, path: Path, under_two_labels: int) -> dict[str, Any]:
     """manifest.json: what a scan counts, counted anew."""
-    counts = tally(path)
+    counts = count_photos(path)
     earlier = {check["check"]: check for check in manifest.checks}
     cut = earlier.get("cut_chains", {}).get("chains", 0)
     empty = earlier.get("empty_label", {}).get("labels", [])
@@ -104,9 +104,9 @@ def _fields(manifest: Manifest, said: Decisions, path: Path, torn: int) -> dict[
         "labels": dict(sorted(counts.labels.items())),
         "reasons": dict(sorted(counts.reasons.items())),
         "remarks": dict(sorted(counts.remarks.items())),
-        "checks": findings(counts, sorted({*empty, *gone}), torn, cut, merged),
+        "checks": findings(counts, sorted({*empty, *gone}), under_two_labels, cut, merged),
         "sha256": manifest_digest(iter_table(path, DIGESTED)),
-        "made_from": digest([RULES, manifest.sha256, manifest.made_from, said.sha256]),
+        "made_from": digest([REVISION, manifest.sha256, manifest.made_from, said.sha256]),
         "ancestors": {"manifest": manifest.sha256, "decisions": said.sha256},
     }
 

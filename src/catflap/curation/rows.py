@@ -127,7 +127,7 @@ def _of_same_users(rows: Rows, row: int) -> Positions:
     return np.flatnonzero((rows.status == OK) & np.isin(rows.ids, rows.ids[stated]))
 
 
-def torn_rows(rows: Rows) -> set[int]:
+def rows_under_two_labels(rows: Rows) -> set[int]:
     """The rows of photos that are ok and show the same as one under another label."""
     able = np.flatnonzero((rows.status == OK) & rows.hashed)
     able = able[mixed(rows.labels[able], rows.groups[able])]
@@ -135,14 +135,14 @@ def torn_rows(rows: Rows) -> set[int]:
     return {*able[first].tolist(), *able[second].tolist()}
 
 
-def written(path: Path, rows: Rows, torn: Set[int], progress: Progress) -> Iterator[pa.Table]:
+def written(path: Path, rows: Rows, under_two_labels: Set[int], progress: Progress) -> Iterator[pa.Table]:
     """The table of the new Manifest, a part at a time."""
     names, status = np.array(list(rows.names), dtype=object), np.array(STATUS, dtype=object)
     start, total = 0, len(rows.labels)
     for table in iter_table(path, PHOTO_ROW.names):
         here = slice(start, start + table.num_rows)
         reasons = [
-            _solved(rows.reasons.get(row, reason), row, torn)
+            _solved(rows.reasons.get(row, reason), row, under_two_labels)
             for row, reason in enumerate(table["reason"].to_pylist(), start)
         ]
         columns: dict[str, Any] = {
@@ -156,9 +156,9 @@ def written(path: Path, rows: Rows, torn: Set[int], progress: Progress) -> Itera
         progress("review", start, total)
 
 
-def _solved(reason: str, row: int, torn: Set[int]) -> str:
+def _solved(reason: str, row: int, under_two_labels: Set[int]) -> str:
     """A remark that a near-duplicate has another label, put right when it has no longer."""
-    return reason if row in torn else SOLVED.sub(r"near_duplicate: \1", reason)
+    return reason if row in under_two_labels else SOLVED.sub(r"near_duplicate: \1", reason)
 
 
 def _near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:

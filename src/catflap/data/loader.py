@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.ahead import ahead
 from catflap.artifacts.dataset import Photos, Positions
 from catflap.data.chance import shares
 from catflap.data.jpeg import plain_rgb
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, resize
 from catflap.machine import describe_machine
+from catflap.prefetch import prefetch
 
 Resize: TypeAlias = Callable[..., Pixels]
 
@@ -112,7 +112,7 @@ def load_batches(
         return Batch(frames, photos.labels[chosen], ids, after)
 
     steps = _steps(len(photos), batch, start, epochs, rank, world, merge)
-    return ahead(load, steps, workers or min(THREADS, describe_machine().cores))
+    return prefetch(load, steps, workers or min(THREADS, describe_machine().cores))
 
 
 def batches_an_epoch(photos: int, batch: int, *, world: int = 1, merge: bool = False) -> int:

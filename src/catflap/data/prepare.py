@@ -24,11 +24,11 @@ from catflap.artifacts.dataset import (
     load_dataset,
     save_dataset,
 )
-from catflap.artifacts.folder import digest, refuse_foreign, unwritable, whole_folder
+from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign, unwritable
 from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leading_bits, numbered, write_tables
 from catflap.data.duplicates.groups import joined
-from catflap.data.duplicates.lookalikes import ALIKE, Vectors, alike_pairs
+from catflap.data.duplicates.lookalikes import LOOKALIKE, Vectors, alike_pairs
 from catflap.data.packing.photos import (
     Chosen,
     check_room,
@@ -39,9 +39,9 @@ from catflap.data.packing.photos import (
     write_shards,
 )
 from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
-from catflap.data.packing.shards import Plan, offsets, plan_shards
+from catflap.data.packing.shards import ShardPlan, offsets, plan_shards
 from catflap.data.profile import PAGE, profile_dataset
-from catflap.data.scan import versions
+from catflap.data.scan import scan_versions
 from catflap.data.scanning.parts import working_folder
 from catflap.data.sources.listing import check_labels
 from catflap.errors import CatflapError
@@ -49,7 +49,7 @@ from catflap.image import Frame
 from catflap.progress import Progress, silent
 
 DEFAULT_FRAME = Frame()
-RULES = 2  # raised when the same Manifest gives other roles or shards than before
+REVISION = 2  # raised when the same Manifest gives other roles or shards than before
 COLUMNS = ("id", "label", "bytes", "group", "status", "role", "user_group")
 NAMED = 3  # labels with too few photos that an error names
 
@@ -80,7 +80,7 @@ def prepare(
     check_shares(shares)
     check_shrink(shrink)
     refuse_foreign(out, MARKER)
-    chosen, lengths = choose(manifest, seed, shares, embeddings)
+    chosen, lengths = assign_roles(manifest, seed, shares, embeddings)
     plan = plan_shards(lengths, chosen.roles)
     made_from = prepare_fingerprint(
         manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, shrink=shrink, pixels=pixels
@@ -105,7 +105,7 @@ def prepare(
         if profile:
             progress("profile", 0, 0)
             profile_dataset(work, written, _sizes(manifest, chosen))
-        with whole_folder(out, MARKER) as folder:
+        with atomic_folder(out, MARKER) as folder:
             _keep_shards(work / SHARDS, folder / SHARDS, plan)
             for name in (INDEX, MARKER, *[PIXELS] * pixels, *[PAGE] * profile):
                 (work / name).rename(folder / name)
@@ -124,11 +124,11 @@ def prepare_fingerprint(
 ) -> str:
     """What a Dataset of this Manifest would be made from, without making it."""
     vectors = "" if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest()
-    settings = [frame.to_json(), seed, dict(shares), [vectors, ALIKE], shrink, pixels]
-    return digest([RULES, manifest.sha256, *settings, versions()])
+    settings = [frame.to_json(), seed, dict(shares), [vectors, LOOKALIKE], shrink, pixels]
+    return digest([REVISION, manifest.sha256, *settings, scan_versions()])
 
 
-def choose(
+def assign_roles(
     manifest: Manifest,
     seed: int,
     shares: Mapping[str, float],
@@ -162,7 +162,7 @@ def choose(
 
 
 def index_rows(
-    manifest: Manifest, chosen: Chosen, plan: Plan, lengths: npt.NDArray[np.int64]
+    manifest: Manifest, chosen: Chosen, plan: ShardPlan, lengths: npt.NDArray[np.int64]
 ) -> Iterator[pa.Table]:
     """The index of a Dataset, a shard at a time."""
     ids = one_piece(manifest.rows(["id"]))["id"]
@@ -181,7 +181,7 @@ def index_rows(
         yield pa.table(columns).cast(INDEX_ROW)
 
 
-def _keep_shards(work: Path, folder: Path, plan: Plan) -> None:
+def _keep_shards(work: Path, folder: Path, plan: ShardPlan) -> None:
     """Link the shards into the folder that takes its name later: a run that ends before still has them.
 
     Where there are no links they are moved.
@@ -200,7 +200,7 @@ def _fields(manifest: Manifest, chosen: Chosen) -> dict[str, Any]:
         "roles": {role: int((chosen.roles == role).sum()) for role in ROLES},
         "left_out": chosen.left_out,
         "ancestors": {"manifest": manifest.sha256},
-        "versions": versions(),
+        "versions": scan_versions(),
     }
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catflap.artifacts.dataset import ROLES, Dataset
-from catflap.artifacts.folder import whole_file
+from catflap.artifacts.folder import write_atomically
 from catflap.artifacts.manifest import TABLE, Manifest
 from catflap.artifacts.tables import iter_table, leading_bits
 from catflap.data.page import bars, figure, findings, page, section, sheet, sizes, table
@@ -52,7 +52,7 @@ def profile_manifest(folder: Path, manifest: Manifest) -> None:
         section("Not used", bars("reason", manifest.reasons) + _bad(bad), shown),
     ]
     footer = f"Manifest {manifest.sha256[:16]}, made by Catflap {manifest.versions['catflap']}."
-    whole_file(
+    write_atomically(
         folder / PAGE, page("Catflap scan", manifest.source, {**counts, **more}, sections, footer).encode()
     )
 
@@ -82,7 +82,7 @@ def profile_dataset(folder: Path, dataset: Dataset, pixels: Counter[tuple[int, i
         f"seed {dataset.seed}, made by Catflap {dataset.versions['catflap']}."
     )
     title = f"{sum(dataset.roles.values()):,} photos of {len(dataset.labels):,} labels"
-    whole_file(folder / PAGE, page("Catflap dataset", title, tiles, sections, footer).encode())
+    write_atomically(folder / PAGE, page("Catflap dataset", title, tiles, sections, footer).encode())
 
 
 def _gather(path: Path) -> tuple[Counter[tuple[int, int]], dict[str, list[Row]], list[int], list[Row]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from catflap.artifacts.folder import digest, refuse_foreign, whole_folder
+from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign
 from catflap.artifacts.manifest import (
     DIGESTED,
     MARKER,
@@ -24,7 +24,7 @@ from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.data.profile import profile_manifest
 from catflap.data.scanning import local, on_ray
 from catflap.data.scanning.batch import FRAME
-from catflap.data.scanning.checks import findings, tally
+from catflap.data.scanning.checks import count_photos, findings
 from catflap.data.scanning.copies import Copies, find_copies, with_copies
 from catflap.data.scanning.mapping import Labels, mapped
 from catflap.data.scanning.parts import Parts, plan_parts, working_folder, write_listing
@@ -36,7 +36,7 @@ from catflap.errors import BadPhoto, need
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
-RULES = 3  # raised when a photo gets another row than before
+REVISION = 3  # raised when a photo gets another row than before
 
 
 def scan(
@@ -67,7 +67,7 @@ def scan(
         _examine(parts, on, workers, progress)
         progress("duplicates", 0, 0)
         copies = find_copies(parts)
-        with whole_folder(out, MARKER) as whole:
+        with atomic_folder(out, MARKER) as whole:
             write_tables(whole / TABLE, PHOTO_ROW, with_copies(parts, copies))
             save_manifest(whole, _fields(source, whole / TABLE, parts, listed, copies))
             if profile:
@@ -114,7 +114,7 @@ class _Listed:
             yield found
 
     def rules(self) -> str:
-        return digest([RULES, self._settings, versions()])
+        return digest([REVISION, self._settings, scan_versions()])
 
     def merged(self) -> dict[str, list[str]]:
         """The labels of class folders in which two folders or more hold photos, with some of their names."""
@@ -126,7 +126,7 @@ class _Listed:
         return sorted(label for label in known if label and label not in self.labels)
 
 
-def versions() -> dict[str, str]:
+def scan_versions() -> dict[str, str]:
     """The versions that decide what a scan or prepare writes."""
     names = ("numpy", "pillow", "pyarrow", "simplejpeg")
     return {"catflap": VERSION, **{name: version(name) for name in names}}
@@ -145,7 +145,7 @@ def _examine(parts: Parts, on: str | None, workers: int | None, progress: Progre
 
 
 def _fields(source: str | Path, table: Path, parts: Parts, listed: _Listed, copies: Copies) -> dict[str, Any]:
-    counts = tally(table)
+    counts = count_photos(table)
     return {
         "source": str(source),
         "photos": parts.total,
@@ -161,5 +161,5 @@ def _fields(source: str | Path, table: Path, parts: Parts, listed: _Listed, copi
         "checks": findings(counts, listed.empty(), copies.two_labels, copies.cut_chains, listed.merged()),
         "sha256": manifest_digest(iter_table(table, DIGESTED)),
         "made_from": parts.made_from,
-        "versions": versions(),
+        "versions": scan_versions(),
     }

@@ -141,14 +141,16 @@ def _halved(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**entry, "groups": max(1, entry["groups"] // 2)} if entry else entry
 
 
-Known: TypeAlias = tuple[int, Sequence[float]]  # independent photos, and the quantiles of a thing among them
+Quantiles: TypeAlias = tuple[
+    int, Sequence[float]
+]  # independent photos, and the quantiles of a thing among them
 
 
-def _known(entry: Mapping[str, Any], name: str) -> Known | None:
+def _known(entry: Mapping[str, Any], name: str) -> Quantiles | None:
     return (entry["groups"], entry[name]) if {"groups", name} <= set(entry) else None
 
 
-def _compared(values: Floats, predicted: Ints, known: Sequence[Known | None]) -> tuple[int, float, float]:
+def _compared(values: Floats, predicted: Ints, known: Sequence[Quantiles | None]) -> tuple[int, float, float]:
     """How many values (m,) could be compared, the distance, and the size of a sample that it counts for."""
     able = np.array([one is not None for one in known])[predicted] & np.isfinite(values)
     values, predicted = np.sort(np.round(values[able], DIGITS)), predicted[able]

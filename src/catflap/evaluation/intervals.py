@@ -35,7 +35,7 @@ STUDENT = {
 }
 DRAWS_AT_ONCE = 4_000_000
 NOISE = 1e-20  # of the square of all that moves a number: what rounding leaves of sums that are zero
-ALIKE = "there are not two independent photos that differ"
+NO_TWO_DIFFER = "there are not two independent photos that differ"
 
 
 def metric(value: float, low: float, high: float) -> Metric:
@@ -136,7 +136,7 @@ def positive(value: float, pull: Floats, groups: Ints) -> Metric:
     """A number above 0 with an interval that is symmetric in its logarithm."""
     variance, reach = spread(pull, groups)
     if not variance > 0 or not value > 0:
-        return missing(ALIKE, value)
+        return missing(NO_TWO_DIFFER, value)
     factor = float(np.exp(min(reach * variance**0.5 / value, 700.0)))
     return metric(value, value / factor, value * factor)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.intervals import (
-    ALIKE,
+    NO_TWO_DIFFER,
     Floats,
     Ints,
     Metric,
@@ -247,7 +247,7 @@ def _calibration_error(answers: _Answers, seed: int) -> Metric:
     )
     noise = np.quantile(np.abs(drawn - seen).sum(axis=1), 0.975)
     if noise < 1e-12:
-        return missing(ALIKE, error)
+        return missing(NO_TWO_DIFFER, error)
     high = np.quantile(np.abs(drawn).sum(axis=1), 0.975)
     return metric(error, max(0.0, error - noise), min(1.0, max(error, high)))
 

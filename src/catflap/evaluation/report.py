@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.report import MARKER, Report, judged_on, load_report, save_report
 from catflap.errors import CatflapError
 from catflap.evaluation.mistakes import Mistake
@@ -52,6 +52,6 @@ def write_report(
     }
     judged = judged_on(next(iter(sections.values()))["photos"], role, seen)
     html = page(title, labels, sections, curves, mistakes, ancestors, learnt or {}, judged)
-    with whole_folder(out, MARKER) as folder:
+    with atomic_folder(out, MARKER) as folder:
         save_report(folder, fields, html)
     return load_report(out)

@@ -10,7 +10,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import Golden, check_golden, read_golden
 from catflap.errors import CatflapError
-from catflap.exporting.export import Judged, all_files, check_roles, exported, source_of, written
+from catflap.exporting.export import Judged, all_files, check_roles, export_answer, source_of, write_and_judge
 from catflap.exporting.forms import FORMS, Form, as_variant, check_tools, made_elsewhere, tools, untested_of
 from catflap.exporting.unpacking.repack import check_new, derived_head, other_files
 from catflap.exporting.untested import with_untested, write_untested
@@ -86,7 +86,9 @@ def _added(
     check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
     source = source_of(checkpoint, dataset, progress, wishes_of(bundle.variant()))
     judged: dict[str, Judged] = {
-        name: written(name, form, source, golden.frames, progress, files, bundle.head["output"]["name"])
+        name: write_and_judge(
+            name, form, source, golden.frames, progress, files, bundle.head["output"]["name"]
+        )
         for name, (form, files) in forms.items()
         if name not in unrun
     }
@@ -98,7 +100,7 @@ def _added(
     files = {**other_files(bundle), **all_files(judged), **unrun_files}
     whole = Golden(golden.photos, golden.frames, logits)
     sha256 = write_verified(out, with_untested(head, untested), files, whole)
-    return exported(out, sha256, bundle.default_variant, judged, unrun)
+    return export_answer(out, sha256, bundle.default_variant, judged, unrun)
 
 
 def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] | None) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from catflap.errors import CatflapError, Refused
 from catflap.image import Pixels
-from catflap.runtime.engines.model import Model, enough_threads
-from catflap.runtime.profile import Profile, median_ms, scale
+from catflap.runtime.device_profile import DeviceProfile, median_ms, scale
+from catflap.runtime.engines.model import Model, check_threads
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Budget:
     max_ms: float | None = None
     min_accuracy: float | None = None
     threads: int | None = None
-    device: Profile | None = None
+    device: DeviceProfile | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_mb", "max_ms", "min_accuracy"):
@@ -34,7 +34,7 @@ class Budget:
                 raise CatflapError(f"A budget of {limit:g} is not possible.", "Use numbers above 0.")
         if self.min_accuracy is not None and self.min_accuracy > 1:
             raise CatflapError("No accuracy is above 1.", "Use a share, such as 0.98.")
-        enough_threads(self.threads)
+        check_threads(self.threads)
         if self.threads is not None and self.device is not None:
             raise CatflapError(
                 f"The device was profiled with its own number of threads, {self.device.threads}.",
@@ -42,7 +42,7 @@ class Budget:
             )
 
 
-class Clock:
+class LatencyMeter:
     """Milliseconds of one frame on the device that is meant; it is compared with this machine once."""
 
     def __init__(self, budget: Budget) -> None:
@@ -68,7 +68,7 @@ class Clock:
         return "here with 1 thread" if self.threads == 1 else f"here with {self.threads} threads"
 
 
-def choose(costs: Mapping[str, Mapping[str, float]], clock: Clock) -> list[str]:
+def choose_variants(costs: Mapping[str, Mapping[str, float]], clock: LatencyMeter) -> list[str]:
     """The variants that fit, the most accurate on calibration photos first, and the fastest of equals.
 
     `costs` maps a variant to its mb, ms, accuracy (on test photos, which judge and do not choose) and
@@ -98,7 +98,7 @@ def _overshoot(cost: Mapping[str, float], budget: Budget) -> float:
     return max(parts)
 
 
-def _told(cost: Mapping[str, float], clock: Clock) -> str:
+def _told(cost: Mapping[str, float], clock: LatencyMeter) -> str:
     budget, right = clock.budget, cost["calibration_accuracy"]
     limits: list[tuple[Any, str, bool]] = [
         (budget.max_mb, f"{cost['mb']:.2f} MB of {budget.max_mb} allowed", cost["mb"] > (budget.max_mb or 0)),

@@ -17,12 +17,12 @@ from catflap.artifacts.folder import digest
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, check_golden
 from catflap.errors import CatflapError, Refused
-from catflap.exporting.budget import Budget, Clock, choose
+from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
 from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.forms import (
     FORMS,
+    ExportSource,
     Form,
-    Source,
     as_variant,
     check_variants,
     make,
@@ -30,7 +30,13 @@ from catflap.exporting.forms import (
     untested_of,
     variant_names,
 )
-from catflap.exporting.judge import PRECISIONS, golden_tolerance, hear, judge, seat_jury
+from catflap.exporting.judge import (
+    PRECISIONS,
+    answer_calibration,
+    golden_tolerance,
+    judge,
+    load_evaluation_set,
+)
 from catflap.exporting.layers import worst_layer
 from catflap.exporting.targets.onnx_frame import with_temperature
 from catflap.exporting.untested import with_untested, write_untested
@@ -97,7 +103,7 @@ def export(
     source = source_of(checkpoint, dataset, progress, wishes)
     untested, unrun_files = write_untested(unrun, source, progress)
     tested = (name for name in variants if name not in unrun)
-    judged = {name: written(name, FORMS[name], source, frames, progress) for name in tested}
+    judged = {name: write_and_judge(name, FORMS[name], source, frames, progress) for name in tested}
     costs = {} if budget is None else costs_of(judged, frames[:1], budget)
     judged = {name: judged[name] for name in costs or judged}
     variants = tuple(name for name in variants if name in judged or name in untested)
@@ -120,13 +126,13 @@ def export(
     }
     golden = Golden(photos, frames, {name: one.logits for name, one in judged.items()})
     sha256 = write_verified(out, with_untested(head, untested), all_files(judged) | unrun_files, golden)
-    answer = exported(out, sha256, next(iter(judged)), judged, unrun)
+    answer = export_answer(out, sha256, next(iter(judged)), judged, unrun)
     return {**answer, "costs": costs} if costs else answer
 
 
 def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dict[str, dict[str, float]]:
     """What the variants that fit a budget cost, best first; Refused when none fits."""
-    clock = Clock(budget)
+    clock = LatencyMeter(budget)
     costs = {}
     for name, one in judged.items():
         model = open_variant(one.files, as_variant(name, FORMS[name]), clock.threads)
@@ -138,22 +144,22 @@ def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dic
             "accuracy": accuracy,
             "calibration_accuracy": one.calibration_accuracy,
         }
-    return {name: costs[name] for name in choose(costs, clock)}
+    return {name: costs[name] for name in choose_variants(costs, clock)}
 
 
 def source_of(
     checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[Wish, ...] = ()
-) -> Source:
+) -> ExportSource:
     """What variants are written from and judged by: the float graph and the photos of two roles."""
-    jury = seat_jury(checkpoint, dataset, progress, wishes)
-    graph = to_onnx(load_network(checkpoint), jury.frame.height, jury.frame.width)
-    return Source(checkpoint, graph, jury)
+    evaluation = load_evaluation_set(checkpoint, dataset, progress, wishes)
+    graph = to_onnx(load_network(checkpoint), evaluation.frame.height, evaluation.frame.width)
+    return ExportSource(checkpoint, graph, evaluation)
 
 
-def written(
+def write_and_judge(
     name: str,
     form: Form,
-    source: Source,
+    source: ExportSource,
     frames: Pixels,
     progress: Progress,
     files: dict[str, bytes] | None = None,
@@ -171,22 +177,26 @@ def written(
     logits = model(frames)
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames, output)
     if variant.runtime == "onnxruntime":
-        heard = source.hear(files[variant.file], f"{name} on calibration", progress, model)
+        answered = source.calibration_answers(files[variant.file], f"{name} on calibration", progress, model)
     else:
         whole = variant.takes_photos
-        heard = hear(model, source.jury, f"{name} on calibration", progress, whole=whole)
+        answered = answer_calibration(
+            model, source.evaluation, f"{name} on calibration", progress, whole=whole
+        )
     if variant.takes_photos:  # its probabilities are calibrated by what it answered itself
-        temperature = source.jury.temperature(heard.logits)
+        temperature = source.evaluation.temperature(answered.logits)
         files = {variant.file: with_temperature(files[variant.file], temperature)}
     try:
-        entry = judge(variant, model, source.jury, heard, progress)
+        entry = judge(variant, model, source.evaluation, answered, progress)
     except Refused as error:
         raise _with_layer(error, variant, files, source) from error
-    right = heard.logits.argmax(1) == source.jury.calibration.labels
+    right = answered.logits.argmax(1) == source.evaluation.calibration.labels
     return Judged({"tolerance": tolerance, **entry}, files, logits, float(right.mean()))
 
 
-def _with_layer(error: Refused, variant: Variant, files: Mapping[str, bytes], source: Source) -> Refused:
+def _with_layer(
+    error: Refused, variant: Variant, files: Mapping[str, bytes], source: ExportSource
+) -> Refused:
     """The refusal of an ONNX variant, with the layer that loses most; of others, as it is."""
     layer = None
     if variant.runtime == "onnxruntime":
@@ -199,7 +209,7 @@ def all_files(judged: Mapping[str, Judged]) -> dict[str, bytes]:
     return {member: data for one in judged.values() for member, data in one.files.items()}
 
 
-def exported(
+def export_answer(
     out: Path, sha256: str, default: str, judged: Mapping[str, Judged], untested: tuple[str, ...]
 ) -> dict[str, Any]:
     """The machine answer of `catflap export`."""

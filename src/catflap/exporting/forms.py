@@ -14,9 +14,9 @@ import numpy as np
 from catflap.artifacts.bundle import Variant
 from catflap.artifacts.bundle_zip import NAME
 from catflap.artifacts.checkpoint import Checkpoint
-from catflap.errors import CatflapError, need, system_says
+from catflap.errors import CatflapError, need, system_reason
 from catflap.exporting.embedding import with_embedding
-from catflap.exporting.judge import Heard, Jury, hear
+from catflap.exporting.judge import CalibrationAnswers, EvaluationSet, answer_calibration
 from catflap.exporting.quantising.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions
@@ -49,20 +49,22 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """What every target is written from: the Checkpoint, its float ONNX graph, and calibration photos."""
 
     checkpoint: Checkpoint
     onnx: bytes
-    jury: Jury
-    _heard: dict[bytes, Heard] = field(default_factory=dict, init=False, repr=False, compare=False)
+    evaluation: EvaluationSet
+    _answered: dict[bytes, CalibrationAnswers] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def frames(self) -> Pixels:
         """Calibration frames for quantisers, uint8 (n, height, width, 3), n ≤ 48."""
-        photos = self.jury.calibration
+        photos = self.evaluation.calibration
         chosen = photos.take(np.arange(min(CALIBRATION_FRAMES, len(photos))))
-        return np.concatenate(list(frames_of(chosen, self.jury.frame)))
+        return np.concatenate(list(frames_of(chosen, self.evaluation.frame)))
 
     @cached_property
     def rounded(self) -> bytes:
@@ -72,22 +74,24 @@ class Source:
     @cached_property
     def answers(self) -> Logits:
         """What the float graph answers to the calibration photos, logits, float32 (n, labels)."""
-        return self.hear(with_embedding(self.onnx)).logits
+        return self.calibration_answers(with_embedding(self.onnx)).logits
 
-    def hear(
+    def calibration_answers(
         self,
         graph: bytes,
         step: str = "calibration",
         progress: Progress = silent,
         model: Model | None = None,
-    ) -> Heard:
+    ) -> CalibrationAnswers:
         """What an ONNX graph, or the model that was opened from it, answers to the calibration photos.
 
         The same graph is asked once.
         """
-        if graph not in self._heard:
-            self._heard[graph] = hear(model or open_model(graph), self.jury, step, progress)
-        return self._heard[graph]
+        if graph not in self._answered:
+            self._answered[graph] = answer_calibration(
+                model or open_model(graph), self.evaluation, step, progress
+            )
+        return self._answered[graph]
 
 
 def _two(place: str, suffix: str) -> tuple[str, str]:
@@ -175,7 +179,7 @@ def check_tools(form: Form) -> None:
         raise why
 
 
-def make(form: Form, source: Source) -> dict[str, bytes]:
+def make(form: Form, source: ExportSource) -> dict[str, bytes]:
     """The files of a form by their names in the Bundle; MissingExtra when its toolchain is not here."""
     check_tools(form)
     target = import_module(f"catflap.exporting.targets.{form.target.replace('-', '_')}")
@@ -196,7 +200,7 @@ def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[st
         data = [part.read_bytes() for part in parts]
     except OSError as error:
         raise CatflapError(
-            f"{error.filename} cannot be read: {system_says(error)}.", "Name a model file."
+            f"{error.filename} cannot be read: {system_reason(error)}.", "Name a model file."
         ) from error
     form = Form("", runtime, precision, *(f"targets/other/{name}{part.suffix}" for part in parts))
     return form, dict(zip(form.members, data, strict=True))

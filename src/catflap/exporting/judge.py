@@ -19,11 +19,11 @@ from catflap.evaluation.gate import fidelity, furthest, gate
 from catflap.evaluation.metrics import measure
 from catflap.exporting.points import choose_point
 from catflap.image import Frame, Pixels
-from catflap.progress import Progress, silent, told
+from catflap.progress import Progress, silent, track
 from catflap.runtime.decisions import Probabilities, softmax
 from catflap.runtime.engines.model import Embeddings, Logits, Model
-from catflap.runtime.engines.onnx import embedded, open_model
-from catflap.runtime.looks import UNSEEN, look_of
+from catflap.runtime.engines.onnx import open_model, run_with_embedding
+from catflap.runtime.looks import NO_LOOK, look_of
 from catflap.runtime.points import Wish
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.networks.answer import open_checkpoint
@@ -62,7 +62,7 @@ PRECISIONS: Mapping[str, Precision] = {
 
 
 @dataclass(frozen=True)
-class Jury:
+class EvaluationSet:
     """The photos that judge a variant, and what the Checkpoint answers on the first of the test role.
 
     `looks` are how the calibration photos look, (n, 3), not a number beyond the first 2,000. Whether the
@@ -86,7 +86,7 @@ class Jury:
 
 
 @dataclass(frozen=True)
-class Heard:
+class CalibrationAnswers:
     """What a model answers to the calibration photos: logits (n, labels), and embeddings where it has them.
 
     These, (≤ 2,000, width), are of the first photos.
@@ -96,24 +96,26 @@ class Heard:
     embeddings: Embeddings | None
 
 
-def seat_jury(
+def load_evaluation_set(
     checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[Wish, ...] = ()
-) -> Jury:
+) -> EvaluationSet:
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
     calibration, test = (_sample(dataset.photos(role)) for role in ("calibration", "test"))
     compared = test.take(np.arange(min(len(test), REFERENCE_PHOTOS)))
     reference = score(open_checkpoint(checkpoint), compared, checkpoint.frame, "checkpoint on test", progress)
     looks = _looks(calibration, checkpoint.frame, progress)
     calibrated = checkpoint.is_calibrated
-    return Jury(calibration, test, checkpoint.frame, dataset.labels, reference, looks, calibrated, wishes)
+    return EvaluationSet(
+        calibration, test, checkpoint.frame, dataset.labels, reference, looks, calibrated, wishes
+    )
 
 
 def _looks(photos: Photos, frame: Frame, progress: Progress) -> npt.NDArray[np.float64]:
     """How the first of the photos look as frames, (n, 3); the others are not a number."""
     first = photos.take(np.arange(min(len(photos), LOOKED_AT)))
-    batches = told(frames_of(first, frame), "looks of calibration", -(-len(first) // BATCH), progress)
+    batches = track(frames_of(first, frame), "looks of calibration", -(-len(first) // BATCH), progress)
     found = [look_of(pixels) for frames in batches for pixels in frames]
-    return np.array(found + [UNSEEN] * (len(photos) - len(found)))
+    return np.array(found + [NO_LOOK] * (len(photos) - len(found)))
 
 
 def _sample(photos: Photos) -> Photos:
@@ -143,34 +145,47 @@ def golden_tolerance(
     return max(least, 2 * float(np.abs(logits - emulated).max()))
 
 
-def hear(
-    model: Model, jury: Jury, step: str = "calibration", progress: Progress = silent, *, whole: bool = False
-) -> Heard:
+def answer_calibration(
+    model: Model,
+    evaluation: EvaluationSet,
+    step: str = "calibration",
+    progress: Progress = silent,
+    *,
+    whole: bool = False,
+) -> CalibrationAnswers:
     """What a model answers to the calibration photos, read from their bytes; `whole` as `score` has it."""
     kept = list[Embeddings]()
-    logits = score(_keeping(model, kept), jury.calibration, jury.frame, step, progress, whole=whole)
-    return Heard(logits, np.concatenate(kept) if kept else None)
+    logits = score(
+        _keeping(model, kept), evaluation.calibration, evaluation.frame, step, progress, whole=whole
+    )
+    return CalibrationAnswers(logits, np.concatenate(kept) if kept else None)
 
 
-def judge(variant: Variant, model: Model, jury: Jury, heard: Heard, progress: Progress) -> dict[str, Any]:
+def judge(
+    variant: Variant,
+    model: Model,
+    evaluation: EvaluationSet,
+    answered: CalibrationAnswers,
+    progress: Progress,
+) -> dict[str, Any]:
     """A variant's entry in bundle.json, measured from raw bytes; Refused when it lost too much.
 
-    `heard` is what it answers to the calibration photos.
+    `answered` is what it answers to the calibration photos.
     """
     name, whole = variant.name, variant.takes_photos
-    test = score(model, jury.test, jury.frame, f"{name} on test", progress, whole=whole)
-    temperature = jury.temperature(heard.logits)
-    calibration, probabilities = softmax(heard.logits, temperature), softmax(test, temperature)
-    compared = len(jury.reference)
-    reference = softmax(jury.reference, temperature)
+    test = score(model, evaluation.test, evaluation.frame, f"{name} on test", progress, whole=whole)
+    temperature = evaluation.temperature(answered.logits)
+    calibration, probabilities = softmax(answered.logits, temperature), softmax(test, temperature)
+    compared = len(evaluation.reference)
+    reference = softmax(evaluation.reference, temperature)
     lost = fidelity(
         reference,
         probabilities[:compared],
-        jury.test.labels[:compared],
-        jury.test.groups[:compared],
+        evaluation.test.labels[:compared],
+        evaluation.test.groups[:compared],
     )
     precision = PRECISIONS["frame" if variant.takes_photos else variant.precision]
-    errors = float(np.mean(jury.reference.argmax(1) != jury.test.labels[:compared]))
+    errors = float(np.mean(evaluation.reference.argmax(1) != evaluation.test.labels[:compared]))
     free = precision.free / compared
     checks = gate(
         lost,
@@ -183,7 +198,7 @@ def judge(variant: Variant, model: Model, jury: Jury, heard: Heard, progress: Pr
         told = ", ".join(f"{check.name} {check.value:.4g} > {check.limit:.4g}" for check in failed)
         raise Refused(
             f"The variant {name} differs too much from the checkpoint: {told}. "
-            f"Most changed: {_changed(reference, probabilities[:compared], jury)}.",
+            f"Most changed: {_changed(reference, probabilities[:compared], evaluation)}.",
             "Export it without this variant (--variants), or give it more calibration photos.",
         )
     return {
@@ -192,20 +207,26 @@ def judge(variant: Variant, model: Model, jury: Jury, heard: Heard, progress: Pr
         "runtime": variant.runtime,
         "precision": variant.precision,
         "temperature": temperature,
-        "metrics": measure(probabilities, jury.test.labels, jury.test.groups, jury.labels),
+        "metrics": measure(probabilities, evaluation.test.labels, evaluation.test.groups, evaluation.labels),
         "fidelity": lost,
-        "decision": _decision(calibration, jury.calibration),
-        **_points(name, calibration, probabilities, jury),
+        "decision": _decision(calibration, evaluation.calibration),
+        **_points(name, calibration, probabilities, evaluation),
         "baseline": make_baseline(
-            calibration, jury.labels, jury.calibration.groups, jury.looks, heard.embeddings
+            calibration,
+            evaluation.labels,
+            evaluation.calibration.groups,
+            evaluation.looks,
+            answered.embeddings,
         ),
     }
 
 
-def _points(name: str, calibration: Probabilities, test: Probabilities, jury: Jury) -> dict[str, Any]:
+def _points(
+    name: str, calibration: Probabilities, test: Probabilities, evaluation: EvaluationSet
+) -> dict[str, Any]:
     """The field of a variant's operating points, where some are wished for."""
-    roles = (calibration, jury.calibration), (test, jury.test)
-    points = [choose_point(wish, name, jury.labels, *roles) for wish in jury.wishes]
+    roles = (calibration, evaluation.calibration), (test, evaluation.test)
+    points = [choose_point(wish, name, evaluation.labels, *roles) for wish in evaluation.wishes]
     return {"operating_points": points} if points else {}
 
 
@@ -215,7 +236,7 @@ def _keeping(model: Model, kept: list[Embeddings]) -> Model:
     def run(frames: Pixels) -> Logits:
         if sum(map(len, kept)) >= LOOKED_AT:
             return model(frames)
-        logits, found = embedded(model, frames)
+        logits, found = run_with_embedding(model, frames)
         if found is not None:
             kept.append(found)
         return logits
@@ -223,10 +244,12 @@ def _keeping(model: Model, kept: list[Embeddings]) -> Model:
     return run
 
 
-def _changed(reference: npt.NDArray[np.float64], probabilities: npt.NDArray[np.float64], jury: Jury) -> str:
+def _changed(
+    reference: npt.NDArray[np.float64], probabilities: npt.NDArray[np.float64], evaluation: EvaluationSet
+) -> str:
     """The photos that differ most, by the first 12 letters of their ids, with both probabilities."""
     return ", ".join(
-        f"photo {jury.test.ids[row][:12]} {jury.labels[label]} "
+        f"photo {evaluation.test.ids[row][:12]} {evaluation.labels[label]} "
         f"{reference[row, label]:.3f} → {probabilities[row, label]:.3f}"
         for row, label in furthest(reference, probabilities, NAMED)
     )

@@ -29,8 +29,8 @@ def choose_point(
     cannot show gets a `note`.
     """
     position = labels.index(wish.label)
-    (heard, photos), (judged, others) = calibration, test
-    scores, is_it = heard[:, position], photos.labels == position
+    (answered, photos), (judged, others) = calibration, test
+    scores, is_it = answered[:, position], photos.labels == position
     point = operating_point(scores, is_it, groups=photos.groups, **{wish.kind: wish.value})
     threshold = point["threshold"]
     if threshold is None or not is_it.any():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from catflap.exporting.forms import FORMS, Source, make
+from catflap.exporting.forms import FORMS, ExportSource, make
 from catflap.progress import Progress
 
 
 def write_untested(
-    names: Iterable[str], source: Source, progress: Progress
+    names: Iterable[str], source: ExportSource, progress: Progress
 ) -> tuple[dict[str, dict[str, str]], dict[str, bytes]]:
     """The entries of `untested` in bundle.json, and their files by name."""
     entries: dict[str, dict[str, str]] = {}

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import SUFFIX, encode_bundle, read_bundle, refuse_foreign_file
-from catflap.artifacts.folder import check_place, replaced, write_bytes
+from catflap.artifacts.bundle import SUFFIX, encode_bundle, load_bundle, refuse_foreign_file
+from catflap.artifacts.folder import atomic_path, check_place, write_bytes
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.card import card
@@ -40,9 +40,9 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
     if "training" in head:
         members[CARD] = card(head).encode("utf-8")
     data = encode_bundle(out, head, members)
-    with replaced(out) as partial:
+    with atomic_path(out) as partial:
         write_bytes(partial, data)
-        failed = [check.name for check in check_bundle(read_bundle(partial)) if not check.passed]
+        failed = [check.name for check in check_bundle(load_bundle(partial)) if not check.passed]
         if failed:
             raise Refused(f"The new bundle does not pass: {', '.join(failed)}.", "Run: catflap doctor")
     return hashlib.sha256(data).hexdigest()

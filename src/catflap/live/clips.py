@@ -12,7 +12,7 @@ from catflap.errors import CatflapError
 from catflap.image import Photo
 from catflap.live.frames import Shot
 from catflap.live.opencv import film, small_jpeg
-from catflap.live.sinks import Album
+from catflap.live.sinks import CappedFolder
 
 RATE = 10.0  # frames a second of a clip, at most
 LONGEST = 60.0  # seconds of one clip, after its first decision, however many follow
@@ -35,9 +35,9 @@ class Clips:
     lie in an Album, which deletes the oldest ones; `written` counts them.
     """
 
-    def __init__(self, album: Album, seconds: float, note: Callable[[str], None]) -> None:
+    def __init__(self, saved: CappedFolder, seconds: float, note: Callable[[str], None]) -> None:
         self.written = 0
-        self._album = album
+        self._saved = saved
         self._seconds = seconds
         self._note = note
         self._failing = False
@@ -67,10 +67,10 @@ class Clips:
             return None
         clock = self._shot.clock
         if self._clip is None:
-            name = self._album.name(self._shot.time, self._shot.number, label, "mp4")
+            name = self._saved.name(self._shot.time, self._shot.number, label, "mp4")
             self._clip = _Clip(name, list(self._recent), clock, clock + LONGEST)
         self._clip.until = min(clock + self._seconds, self._clip.latest)
-        return self._album.path(self._clip.name)
+        return self._saved.path(self._clip.name)
 
     def finish(self) -> None:
         """Write the clip that is open with what there is; while an earlier one is written, wait for it."""
@@ -101,7 +101,7 @@ class Clips:
         if self._failing:
             self._failing = False
             self._note("Clips are made again.")
-        self.written += self._album.put(clip.name, data)
+        self.written += self._saved.put(clip.name, data)
 
 
 def on_the_beat(frames: list[Kept], rate: float) -> Iterator[bytes]:

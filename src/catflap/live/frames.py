@@ -37,7 +37,7 @@ class Picture:
         return isinstance(self.raw, bytes) and isinstance(before, bytes) and self.raw == before
 
 
-class Opened(Protocol):
+class OpenSource(Protocol):
     """A source that was opened; it gives frames until it is closed."""
 
     def read(self) -> Picture | None:
@@ -57,7 +57,7 @@ class Source:
 
     name: str
     live: bool
-    open: Callable[[], Opened]
+    open: Callable[[], OpenSource]
     paced: bool = False
 
 
@@ -77,7 +77,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Outage:
     """A live source without frames: "lost" when it says so, "frozen" when it says nothing new."""
 
     kind: str

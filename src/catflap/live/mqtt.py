@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from catflap.errors import CatflapError
-from catflap.live.courier import Event, NotDelivered
+from catflap.live.delivery import Event, NotDelivered
 
 PATIENCE = 5.0  # seconds in which the broker has to answer
 AWAY = "the broker is not there"

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
 from urllib.parse import urlsplit
 
-from catflap.errors import CatflapError, system_says
+from catflap.errors import CatflapError, system_reason
 
 VIEWERS = 4
 STALE = 10.0  # seconds that a viewer may take for a frame
@@ -38,7 +38,7 @@ class Preview:
         try:
             self._server = (_Server6 if ":" in host else _Server)((host, port), partial(_Viewer, self))
         except (OSError, OverflowError, TypeError, ValueError) as error:  # the last two: it is no host name
-            why = system_says(error)
+            why = system_reason(error)
             raise CatflapError(
                 f"Cannot listen on {host} port {port}: {why}.",
                 "Use another port, or an address of this machine.",

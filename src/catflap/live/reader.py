@@ -8,14 +8,14 @@ from time import monotonic, time
 
 from catflap.errors import CatflapError
 from catflap.image import Pixels
-from catflap.live.frames import Lost, Opened, Picture, Shot, Source, Stop, Trouble
+from catflap.live.frames import Lost, OpenSource, Outage, Picture, Shot, Source, Stop
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a lost source is opened again; it doubles
 TICK = 0.2  # seconds after which a wait looks whether it should end
 PARTING = 2.0  # seconds that a source has to let go
 
 
-def open_first(source: Source) -> Opened:
+def open_first(source: Source) -> OpenSource:
     """Open a source for the first time, when it still may be a slip of the pen; CatflapError."""
     try:
         return source.open()
@@ -25,7 +25,7 @@ def open_first(source: Source) -> Opened:
         ) from error
 
 
-def waiting_shots(opened: Opened, stop: Stop) -> Generator[Shot]:
+def waiting_shots(opened: OpenSource, stop: Stop) -> Generator[Shot]:
     """Every frame of a source that waits for us, such as a video, until it ends."""
     number, clock = 0, 0.0
     try:
@@ -46,8 +46,8 @@ def waiting_shots(opened: Opened, stop: Stop) -> Generator[Shot]:
 
 
 def latest_shots(
-    source: Source, opened: Opened, stop: Stop, stalled: float, still: float, pace: float = 0.0
-) -> Generator[Shot | Trouble]:
+    source: Source, opened: OpenSource, stop: Stop, stalled: float, still: float, pace: float = 0.0
+) -> Generator[Shot | Outage]:
     """The latest frame of a live source, again and again; Trouble where there is none.
 
     A thread reads every frame into one slot, so a slow judge sees fewer frames and never old ones. A
@@ -61,12 +61,12 @@ def latest_shots(
         while not stop.asked:
             if not told and slot.is_silent(stalled):
                 told = True
-                yield Trouble("frozen", f"no frame for {stalled:g} s")
+                yield Outage("frozen", f"no frame for {stalled:g} s")
             found = slot.take(due)
             if isinstance(found, Shot):
                 told, due = False, monotonic() + pace
                 yield found
-            elif isinstance(found, Trouble):
+            elif isinstance(found, Outage):
                 told = True
                 yield found
             elif slot.is_over:
@@ -76,9 +76,9 @@ def latest_shots(
 
 
 class _Slot:
-    """A thread that reads a live source, the one frame that it last read, and trouble until it is told."""
+    """A thread that reads a live source, the one frame that it last read, and outage until it is told."""
 
-    def __init__(self, source: Source, opened: Opened, still: float) -> None:
+    def __init__(self, source: Source, opened: OpenSource, still: float) -> None:
         self._ended = False
         self._source = source
         self._still = still
@@ -87,7 +87,7 @@ class _Slot:
         self._news = Condition()
         self._stop = Event()
         self._latest: Shot | None = None
-        self._trouble: Trouble | None = None
+        self._outage: Outage | None = None
         self._number = 0
         self._start = self._last = self._changed = monotonic()
         self._thread = Thread(target=self._run, args=(opened,), name="reader", daemon=True)
@@ -97,7 +97,7 @@ class _Slot:
     def is_over(self) -> bool:
         """Whether the source ended and all that it gave was taken."""
         with self._news:
-            return self._ended and self._latest is None and self._trouble is None
+            return self._ended and self._latest is None and self._outage is None
 
     def is_silent(self, seconds: float) -> bool:
         """Whether no frame came for so long; one that still lies here is old then, and goes."""
@@ -107,20 +107,20 @@ class _Slot:
                 self._latest = None
             return silent
 
-    def take(self, due: float) -> Shot | Trouble | None:
+    def take(self, due: float) -> Shot | Outage | None:
         """Trouble as soon as there is any, the latest frame from the time `due` on; None after a while."""
 
         def is_ready() -> bool:
-            if self._trouble is None and self._latest is not None:
+            if self._outage is None and self._latest is not None:
                 return monotonic() >= due
-            return self._trouble is not None or self._ended
+            return self._outage is not None or self._ended
 
         with self._news:
             early = due - monotonic()
             self._news.wait_for(is_ready, min(TICK, early) if early > 0 else TICK)
-            found: Shot | Trouble | None = self._trouble
+            found: Shot | Outage | None = self._outage
             if found is not None:
-                self._trouble = None
+                self._outage = None
             elif monotonic() >= due:
                 found, self._latest = self._latest, None
             return found
@@ -130,15 +130,15 @@ class _Slot:
         self._stop.set()
         self._thread.join(PARTING)
 
-    def _put(self, found: Shot | Trouble) -> None:
+    def _put(self, found: Shot | Outage) -> None:
         with self._news:
             if isinstance(found, Shot):
                 self._latest = found
             else:
-                self._trouble, self._latest = found, None
+                self._outage, self._latest = found, None
             self._news.notify()
 
-    def _run(self, opened: Opened | None) -> None:
+    def _run(self, opened: OpenSource | None) -> None:
         wait = FIRST_WAIT
         while not self._stop.is_set():
             before = self._number
@@ -149,7 +149,7 @@ class _Slot:
             except Exception as error:  # a driver may raise anything, and the watch goes on
                 wait = FIRST_WAIT if self._number > before else min(2 * wait, LONGEST_WAIT)
                 kind = "" if isinstance(error, Lost) else f"{type(error).__name__}: "
-                self._put(Trouble("lost", f"{kind}{error}"))
+                self._put(Outage("lost", f"{kind}{error}"))
             finally:
                 if opened is not None:
                     opened.close()
@@ -159,7 +159,7 @@ class _Slot:
             self._ended = True
             self._news.notify()
 
-    def _read_all(self, opened: Opened) -> None:
+    def _read_all(self, opened: OpenSource) -> None:
         while not self._stop.is_set():
             picture = opened.read()
             if picture is None:
@@ -168,7 +168,7 @@ class _Slot:
             if not self._is_frozen(shot):
                 self._put(shot)
             elif not self._frozen:
-                self._put(Trouble("frozen", f"the same picture for {self._still:g} s"))
+                self._put(Outage("frozen", f"the same picture for {self._still:g} s"))
                 self._frozen = True
 
     def _is_frozen(self, shot: Shot) -> bool:

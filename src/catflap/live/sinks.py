@@ -20,9 +20,9 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError, system_says
-from catflap.live.courier import Event, NotDelivered
+from catflap.artifacts.folder import write_atomically
+from catflap.errors import CatflapError, system_reason
+from catflap.live.delivery import Event, NotDelivered
 
 PATIENCE = 10.0  # seconds for a webhook or a command
 AS_IT_IS = "%/?:@!$&'()*+,;=~[]|"  # what quoting leaves alone in a path and a query
@@ -96,7 +96,7 @@ def commands(of: Mapping[str, str]) -> Callable[[Event], None]:
         try:
             code, said = _run(command, data, {**os.environ, **told})
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotDelivered(f"{command[0]}: {system_says(error)}") from error
+            raise NotDelivered(f"{command[0]}: {system_reason(error)}") from error
         if code:
             raise NotDelivered(f"{command[0]} ended with {code}: {said}")
 
@@ -146,7 +146,7 @@ def _listen(pipe: IO[bytes], said: bytearray) -> None:
             del said[:-1000]
 
 
-class Album:
+class CappedFolder:
     """A folder of frames and clips of what was decided, which never grows beyond `limit` bytes.
 
     Only files that are named like its own are ever deleted, the oldest first. A disk that is full is
@@ -165,7 +165,7 @@ class Album:
             self._sizes = {name: (folder / name).stat().st_size for name in mine}
         except OSError as error:
             raise CatflapError(
-                f"Frames cannot be saved in {folder}: {system_says(error)}.",
+                f"Frames cannot be saved in {folder}: {system_reason(error)}.",
                 "Name a folder that can be written.",
             ) from error
         self.bytes = sum(self._sizes.values())
@@ -192,7 +192,7 @@ class Album:
         with self._lock:
             self._make_room(len(data))
             try:
-                whole_file(self._folder / name, data, durable=False)
+                write_atomically(self._folder / name, data, durable=False)
             except CatflapError as error:
                 if not self._failing:
                     self._failing = True

@@ -18,7 +18,7 @@ class Rules:
     """When a decision changes.
 
     A label is entered when its averaged probability is at least `enter`, and left when it is below
-    `leave`, for `dwell` seconds and `frames` frames in a row. `memory` is the time constant of the
+    `leave`, for `dwell` seconds and `frames` frames in a row. `smoothing` is the time constant of the
     average in seconds; 0 takes each frame as it is.
     """
 
@@ -26,7 +26,7 @@ class Rules:
     leave: float = 0.5
     dwell: float = 0.3
     frames: int = 3
-    memory: float = 0.3
+    smoothing: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.leave <= self.enter <= 1 or self.enter <= 0.5:
@@ -36,8 +36,8 @@ class Rules:
             )
         for option, value, unit, least, most in (
             ("--dwell", self.dwell, "seconds", 0, 3600),
-            ("--memory", self.memory, "seconds", 0, 3600),
-            ("--least", self.frames, "frames", 1, 10_000),
+            ("--smoothing", self.smoothing, "seconds", 0, 3600),
+            ("--min-frames", self.frames, "frames", 1, 10_000),
         ):
             if not least <= value <= most:
                 raise CatflapError(f"{option} is {value:g} {unit}.", f"Use {least} to {most:,} {unit}.")
@@ -78,7 +78,7 @@ def step(state: State, probabilities: Sequence[float], clock: float, rules: Rule
     but still `frames` frames have to agree before the decision changes.
     """
     passed = max(0.0, clock - state.clock) if state.average else 0.0
-    average = _averaged(state.average, probabilities, passed, rules.memory)
+    average = _averaged(state.average, probabilities, passed, rules.smoothing)
     best = max(range(len(average)), key=average.__getitem__)
     wanted = best if average[best] >= rules.enter and best != state.current else None
     entering = leaving = Run()

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, read_file
-from catflap.live.frames import Lost, Opened, Picture, Source
+from catflap.live.frames import Lost, OpenSource, Picture, Source
 from catflap.live.mjpeg import START, Splitter
 from catflap.runtime.predict import SUFFIXES, list_photos
 
@@ -75,13 +75,13 @@ def _stream(url: str, limit: int, timeout: float, fps: float) -> Source:
     return Source(name, True, lambda: _http(url, limit, timeout, fps), paced=True)
 
 
-def _captured(target: int | str, live: bool, timeout: float) -> Opened:
+def _captured(target: int | str, live: bool, timeout: float) -> OpenSource:
     from catflap.live.opencv import Capture  # the import costs a second, which others need not pay
 
     return Capture(target, live=live, timeout=timeout)
 
 
-def _http(url: str, limit: int, timeout: float, fps: float) -> Opened:
+def _http(url: str, limit: int, timeout: float, fps: float) -> OpenSource:
     """JPEGs, split here, so that frames which nobody judges are never decoded; or else a video."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]

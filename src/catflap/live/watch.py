@@ -8,16 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from catflap.errors import CatflapError
-from catflap.live.courier import Courier, Event
-from catflap.live.frames import Shot, Source, Stop, Trouble
+from catflap.live.counts import WatchCounts
+from catflap.live.delivery import DeliveryQueue, Event
+from catflap.live.emitter import EventEmitter, Outlets, check_labels
+from catflap.live.frames import Outage, Shot, Source, Stop
 from catflap.live.judge import Judge
 from catflap.live.preview import Preview
 from catflap.live.reader import latest_shots, open_first, waiting_shots
 from catflap.live.settings import LIMITS, WatchSettings
-from catflap.live.sinks import PATIENCE, Album, commands, has_command, webhook
+from catflap.live.sinks import PATIENCE, CappedFolder, commands, has_command, webhook
 from catflap.live.sources import find_source
-from catflap.live.tally import Tally
-from catflap.live.teller import Outlets, Teller, check_labels
 from catflap.progress import nobody
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
@@ -57,8 +57,8 @@ def watch(
         opened = open_first(source)
         starting = parts.enter_context(ExitStack())
         starting.callback(opened.close)
-        couriers = _couriers(settings, note, parts)
-        album, clips = _folders(settings, note)
+        queues = _queues(settings, note, parts)
+        saved, clips = _folders(settings, note)
         preview = None if settings.preview is None else Preview(*settings.preview)
         if preview is not None:
             parts.callback(preview.close)
@@ -66,16 +66,18 @@ def watch(
                 note("Whoever reaches the address of the preview sees what the camera sees.")
         recorder = parts.enter_context(recording(settings.log, note))
         judge = Judge(classifier, settings.region, settings.rules)
-        teller = Teller(settings, judge, Tally(), tell, Outlets(couriers, album, clips, preview, recorder))
-        teller.started(source.name, source.live)
+        emitter = EventEmitter(
+            settings, judge, WatchCounts(), tell, Outlets(queues, saved, clips, preview, recorder)
+        )
+        emitter.started(source.name, source.live)
         if source.live:
             limits = (settings.stalled, settings.still, 1 / settings.max_fps)
-            shots: Generator[Shot | Trouble] = latest_shots(source, opened, stop, *limits)
+            shots: Generator[Shot | Outage] = latest_shots(source, opened, stop, *limits)
         else:
             shots = waiting_shots(opened, stop)
         parts.callback(shots.close)
         starting.pop_all()  # whoever reads lets go: to close what somebody waits in would wait, too
-        return _follow(shots, teller, stop)
+        return _follow(shots, emitter, stop)
 
 
 def _check_idle(settings: WatchSettings, source: Source) -> None:
@@ -87,49 +89,53 @@ def _check_idle(settings: WatchSettings, source: Source) -> None:
             raise CatflapError(f"{option} does nothing for {source.name}.", f"Leave {option} out.")
 
 
-def _follow(shots: Iterable[Shot | Trouble], teller: Teller, stop: Stop) -> Event:
+def _follow(shots: Iterable[Shot | Outage], emitter: EventEmitter, stop: Stop) -> Event:
     """Judge and tell each frame until the end; however that comes, the last decision told is unsure."""
     why = "an error"
     try:
         for found in shots:
             if isinstance(found, Shot):
-                teller.shot(found)
+                emitter.shot(found)
             else:
-                teller.trouble(found)
+                emitter.outage(found)
         why = "the source ended"
     finally:
-        summary = teller.ended("stopped" if stop.asked else why)
+        summary = emitter.ended("stopped" if stop.asked else why)
     return summary
 
 
-def _couriers(settings: WatchSettings, note: Callable[[str], None], parts: ExitStack) -> list[Courier]:
+def _queues(settings: WatchSettings, note: Callable[[str], None], parts: ExitStack) -> list[DeliveryQueue]:
     """Whoever events are sent to, each on a thread of its own."""
     found = []
     if settings.webhook is not None:
-        found.append(Courier("webhook", webhook(settings.webhook), note))
+        found.append(DeliveryQueue("webhook", webhook(settings.webhook), note))
     if settings.mqtt is not None:
         from catflap.live.mqtt import open_mqtt
 
         deliver, close = open_mqtt(settings.mqtt)
         parts.callback(close)
-        found.append(Courier("mqtt", deliver, note))
+        found.append(DeliveryQueue("mqtt", deliver, note))
     if settings.on:
         wants = partial(has_command, settings.on)
         run = commands(settings.on)
-        found.append(Courier("command", run, note, again=False, wants=wants, promised=PATIENCE))
+        found.append(DeliveryQueue("command", run, note, again=False, wants=wants, promised=PATIENCE))
     return found
 
 
-def _folders(settings: WatchSettings, note: Callable[[str], None]) -> tuple[Album | None, Clips | None]:
+def _folders(
+    settings: WatchSettings, note: Callable[[str], None]
+) -> tuple[CappedFolder | None, Clips | None]:
     """Where frames and clips are saved; in one folder they share its limit."""
-    album = None if settings.save is None else Album(settings.save, settings.save_bytes, note)
+    saved = None if settings.save is None else CappedFolder(settings.save, settings.save_bytes, note)
     if settings.clips is None:
-        return album, None
+        return saved, None
     from catflap.live.clips import Clips
 
-    is_shared = album is not None and settings.clips == settings.save
-    films = album if album is not None and is_shared else Album(settings.clips, settings.save_bytes, note)
-    return album, Clips(films, settings.clip_seconds, note)
+    is_shared = saved is not None and settings.clips == settings.save
+    films = (
+        saved if saved is not None and is_shared else CappedFolder(settings.clips, settings.save_bytes, note)
+    )
+    return saved, Clips(films, settings.clip_seconds, note)
 
 
 def _end(stop: Stop) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.manifest import UNREADABLE, Manifest, load_manifest
@@ -74,8 +74,8 @@ def build(
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}
     exported = export_fingerprint(checkpoint, **asked)
     bundle = _step(
-        steps, "export", lambda: read_bundle(out), lambda found: found.head.get("made_from") == exported,
-        lambda: read_bundle(export(checkpoint, dataset, out, **asked, progress=progress)["bundle"]),
+        steps, "export", lambda: load_bundle(out), lambda found: found.head.get("made_from") == exported,
+        lambda: load_bundle(export(checkpoint, dataset, out, **asked, progress=progress)["bundle"]),
     )  # fmt: skip
     if steps["export"]["skipped"]:  # else export has
         _verify(out, progress)

@@ -12,16 +12,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.field_log import Seen, read_field_log
-from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError, system_says
+from catflap.artifacts.folder import write_atomically
+from catflap.errors import CatflapError, system_reason
 from catflap.evaluation.calibration import estimate_prior
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.intervals import Floats
 from catflap.evaluation.pages.field_page import KICKER, field_page
 from catflap.runtime.decisions import correct_prior
-from catflap.runtime.looks import LOOKS, UNSEEN, Look
+from catflap.runtime.looks import LOOKS, NO_LOOK, Look
 
 Row: TypeAlias = tuple[float, Floats, Look, float, str]
 STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
@@ -88,7 +88,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
 
     Only rows of this very bundle and variant count, and only those that were logged regularly.
     """
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     chosen = opened.variant(variant)
     labels, rows = opened.labels, _answers(opened, chosen.name, Path(log))
     baseline, source, photos = chosen.baseline, "bundle", 0
@@ -132,7 +132,7 @@ def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
     trained = [bundle.prior[label] for label in bundle.labels]
     for row in read_field_log(log, version=bundle.sha256, regular=True):
         if row.by.variant == variant and row.by.labels == bundle.labels:
-            look = row.look if row.look is not None and len(row.look) == len(LOOKS) else UNSEEN
+            look = row.look if row.look is not None and len(row.look) == len(LOOKS) else NO_LOOK
             strange = math.nan if row.strangeness is None else row.strangeness
             yield row.time, _under_training(row, bundle, trained), look, strange, row.decision
 
@@ -169,7 +169,7 @@ def write_drift_page(report: DriftReport, out: Path) -> None:
     try:
         if out.exists() and not (out.is_file() and _is_page(out)):
             raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
-        whole_file(out, field_page(report.to_json(), report.labels, WINDOW).encode("utf-8"))
+        write_atomically(out, field_page(report.to_json(), report.labels, WINDOW).encode("utf-8"))
     except OSError as error:
-        why = system_says(error)
+        why = system_reason(error)
         raise CatflapError(f"{out} cannot be written: {why}.", "Choose another place.") from error

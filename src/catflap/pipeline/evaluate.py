@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import Dataset, load_dataset
@@ -35,7 +35,7 @@ from catflap.runtime.engines.opening import open_in, runnable
 from catflap.runtime.scoring import PhotoBytes, score
 from catflap.version import VERSION
 
-UNSEEN = "Name photos that it has not seen, or the dataset that it was trained on."
+NAME_UNSEEN_PHOTOS = "Name photos that it has not seen, or the dataset that it was trained on."
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _open(model: Path) -> _Subject:
             checkpoint.history,
             {"train": "learnt", "validation": "learnt" if checkpoint.recipe == "head" else "chosen"},
         )
-    bundle = read_bundle(model)
+    bundle = load_bundle(model)
     chosen = [bundle.variant(name) for name in runnable(bundle)]
     chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
     return _Subject(
@@ -196,7 +196,7 @@ def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
         raise CatflapError(
             f"{dataset.path} was prepared anew since {subject.name} learnt from it, "
             "and its photos may have other roles.",
-            UNSEEN,
+            NAME_UNSEEN_PHOTOS,
         )
 
 
@@ -215,7 +215,8 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subjec
             if len(known):
                 some = ", ".join(names[place] for place in known[:3]) + (" …" if len(known) > 3 else "")
                 raise CatflapError(
-                    f"{subject.name} has learnt from {len(known):,} of these photos: {some}.", UNSEEN
+                    f"{subject.name} has learnt from {len(known):,} of these photos: {some}.",
+                    NAME_UNSEEN_PHOTOS,
                 )
             return "no"
     return "unknown"

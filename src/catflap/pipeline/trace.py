@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import read_bundle
+from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import MARKER as CHECKPOINT
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
@@ -21,7 +21,7 @@ def trace(artefact: Path | str) -> list[dict[str, Any]]:
     """The chain of ancestors, the artefact itself first: kind, sha256 and what is known of each."""
     path = Path(artefact)
     if not path.is_dir():
-        bundle = read_bundle(artefact)
+        bundle = load_bundle(artefact)
         about = {"name": bundle.name, "labels": list(bundle.labels), "versions": bundle.head["versions"]}
         return _chain("bundle", bundle.sha256, about, bundle.head["ancestors"])
     if (path / CHECKPOINT).is_file():

@@ -68,7 +68,7 @@ def bench(
         "photo_bytes": len(data),
         "threads": threads or cores,
         "milliseconds": timings,
-        "rules": rules(taken["answer"], seconds),
+        "rules": single_stream(taken["answer"], seconds),
         "photos_per_second": 1e3 / timings["answer"]["mean"],
         "throughput": throughput,
         "memory_mb": round(peak_memory_mb(), 1),
@@ -84,7 +84,7 @@ def machine() -> dict[str, Any]:
     return {**describe_machine().to_json(), "versions": {"catflap": VERSION, **parts}}
 
 
-def rules(taken: Sequence[float], seconds: float) -> dict[str, Any]:
+def single_stream(taken: Sequence[float], seconds: float) -> dict[str, Any]:
     """How long and how often was asked, and the early-stopping estimate of the 90th percentile in ms.
 
     MLPerf Inference's single stream: queries one after another, at least so many and for at least so
@@ -137,7 +137,7 @@ def _single_stream(classifier: Classifier, data: bytes, seconds: float) -> tuple
         marks.append(perf_counter())
         logits = classifier.model(pixels[None])
         marks.append(perf_counter())
-        classifier.predict(classifier.probabilities(logits)[0], marks[0])
+        classifier.to_prediction(classifier.probabilities(logits)[0], marks[0])
         marks.append(perf_counter())
         classifier(data)
         marks.append(perf_counter())

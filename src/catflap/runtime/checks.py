@@ -9,8 +9,8 @@ from catflap.artifacts.golden import Golden, read_golden
 from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import read_pixels
-from catflap.progress import Progress, silent, told
-from catflap.runtime.engines.onnx import embedded
+from catflap.progress import Progress, silent, track
+from catflap.runtime.engines.onnx import run_with_embedding
 from catflap.runtime.engines.opening import open_in, runnable
 from catflap.runtime.strangeness import check_width
 
@@ -33,7 +33,7 @@ def check_bundle(
         check_pixels(bundle, golden),
         *(
             check_answers(bundle, golden, variant, threads)
-            for variant in told(run, "verify", len(run), progress)
+            for variant in track(run, "verify", len(run), progress)
         ),
     )
 
@@ -59,7 +59,7 @@ def check_answers(bundle: Bundle, golden: Golden, variant: Variant, threads: int
     name = f"golden:{variant.name}"
     expected = golden.logits[variant.name]
     try:
-        answers, embeddings = embedded(open_in(bundle, variant, threads), golden.frames)
+        answers, embeddings = run_with_embedding(open_in(bundle, variant, threads), golden.frames)
         check_width(variant, None if embeddings is None else embeddings.shape[1])
     except BadArtifact as error:
         return Check(name, False, error.what, variant.tolerance)

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Photo, Pixels, read_pixels
 from catflap.runtime.decisions import Probabilities, correct_prior, decide, least_at, prior_weights, softmax
 from catflap.runtime.engines.model import Embeddings, Logits
-from catflap.runtime.engines.onnx import embedded, embedding_width
-from catflap.runtime.engines.opening import choose, open_in
+from catflap.runtime.engines.onnx import embedding_width, run_with_embedding
+from catflap.runtime.engines.opening import choose_variant, open_in
 from catflap.runtime.looks import Look, look_of
 from catflap.runtime.points import find_point
 from catflap.runtime.strangeness import check_width, read_familiar, strangeness_of, unfit
@@ -47,8 +47,8 @@ class Classifier:
         operating_point: str | None = None,
         embed: bool = False,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
-        self.variant = choose(self.bundle, variant)
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.variant = choose_variant(self.bundle, variant)
         self.notice = self._notice(variant)
         self.labels = self.bundle.labels
         self.operating_point = (
@@ -81,13 +81,13 @@ class Classifier:
         """The Prediction for a path, a photo's bytes or open file, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
-        logits, embeddings = self.answer(pixels[None])
+        logits, embeddings = self.logits(pixels[None])
         probabilities = self.probabilities(logits)[0]
-        return self.predict(probabilities, start, look_of(pixels), embeddings)
+        return self.to_prediction(probabilities, start, look_of(pixels), embeddings)
 
-    def answer(self, frames: Pixels) -> tuple[Logits, Embeddings | None]:
+    def logits(self, frames: Pixels) -> tuple[Logits, Embeddings | None]:
         """Logits (n, labels) of frames, uint8 (n, H, W, 3), and embeddings (n, width) if there are to be."""
-        return embedded(self.model, frames) if self._embed else (self.model(frames), None)
+        return run_with_embedding(self.model, frames) if self._embed else (self.model(frames), None)
 
     def probabilities(self, logits: Logits) -> Probabilities:
         """Logits (n, labels) to calibrated probabilities (n, labels), for the stated prior."""
@@ -107,7 +107,7 @@ class Classifier:
             return probabilities
         return correct_prior(probabilities, self._field, self._trained)
 
-    def predict(
+    def to_prediction(
         self,
         probabilities: Probabilities,
         start: float,
@@ -157,7 +157,7 @@ class Classifier:
 
 
 def _open_again(path: Path, sha256: str, settings: dict[str, Any]) -> Classifier:
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     if bundle.sha256 != sha256:
         raise BadArtifact(f"{path} is another bundle than the classifier's.", "Open it anew.")
     return Classifier(bundle, **settings)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from catflap.image import Pixels
 
 LOOKS = ("brightness", "contrast", "sharpness")
-UNSEEN = (math.nan,) * len(LOOKS)
+NO_LOOK = (math.nan,) * len(LOOKS)
 EVERY = 4  # rows of which one is looked at, so that it takes a hundredth of an answer's time
 Look: TypeAlias = tuple[float, ...]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadPhoto, system_says
+from catflap.errors import BadPhoto, system_reason
 from catflap.image import read_file
 from catflap.runtime.classifier import Classifier
 
@@ -85,7 +85,7 @@ def _under(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[st
         status = Path(folder).stat()
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        what = f"The folder cannot be listed: {system_says(error)}."
+        what = f"The folder cannot be listed: {system_reason(error)}."
         yield folder, BadPhoto("unreadable", what, "Check its permissions.")
         return
     here = (status.st_dev, status.st_ino)

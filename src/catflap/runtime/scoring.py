@@ -10,10 +10,10 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from catflap.ahead import ahead
-from catflap.artifacts.folder import whole_file
+from catflap.artifacts.folder import write_atomically
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, read_pixels
+from catflap.prefetch import prefetch
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits, Model
 
@@ -48,7 +48,7 @@ def frames_of(
     """
     batch, read = (1, decode) if whole else (batch, read_pixels)
     starts = range(begin, len(photos), batch)
-    return ahead(lambda start: _batch(photos, frame, start, batch, read), starts, workers)
+    return prefetch(lambda start: _batch(photos, frame, start, batch, read), starts, workers)
 
 
 def score(
@@ -102,7 +102,7 @@ def _written(folder: Path, photos: int) -> list[Logits]:
 def _write(path: Path, rows: Logits) -> None:
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    whole_file(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int, read: Reader) -> Pixels:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import Bundle, read_bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.bundle_zip import encode_members
-from catflap.artifacts.folder import whole_file
-from catflap.errors import CatflapError, Refused, missing_extra, system_says, why
+from catflap.artifacts.folder import write_atomically
+from catflap.errors import CatflapError, Refused, first_line, missing_extra, system_reason
 
 SUFFIX = ".sig"
 MOST_BYTES = 1 << 20  # of a signature
@@ -65,7 +65,7 @@ def sign_bundle(
     Raises CatflapError when these cannot sign, and MissingExtra without `sign`.
     """
     signing, _ = _tools()
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     out = out or path.with_name(path.name + SUFFIX)
     if out.exists():
         _check_replaceable(out)
@@ -82,14 +82,14 @@ def sign_bundle(
             _signing_with(signing.Config(), key, certificate, chain).sign(model, written)
         except Exception as error:  # the library and its cryptography raise many types
             if key is None:
-                raise CatflapError(f"Sigstore cannot sign: {why(error)}.", NO_SIGSTORE) from error
+                raise CatflapError(f"Sigstore cannot sign: {first_line(error)}.", NO_SIGSTORE) from error
             raise CatflapError(
-                f"{certificate or key} cannot sign: {why(error)}.",
+                f"{certificate or key} cannot sign: {first_line(error)}.",
                 "Name a private key of an elliptic curve and its own certificate, as PEM."
                 if certificate
                 else "Name a private key of an elliptic curve, as PEM.",
             ) from error
-        whole_file(out, written.read_bytes())
+        write_atomically(out, written.read_bytes())
     return {"bundle": str(path), "sha256": bundle.sha256, "signature": str(out)}
 
 
@@ -110,7 +110,7 @@ def read_signed(path: str | os.PathLike[str], signer: Signer | None) -> Bundle:
 
     Raises Refused when there is no signature, or it is another's or of other bytes.
     """
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     if signer is not None:
         check_signature(bundle, signer)
     return bundle
@@ -133,7 +133,7 @@ def check_signature(bundle: Bundle, signer: Signer, signature: Path | None = Non
         try:
             verifier.verify(_copy(bundle, Path(folder)), copy)
         except Exception as error:  # as above; whatever it is, the signature was not confirmed
-            told = "it is of another kind" if isinstance(error, AttributeError) else why(error)
+            told = "it is of another kind" if isinstance(error, AttributeError) else first_line(error)
             raise Refused(
                 f"{bundle.path} is not signed by {signer}: {told}.",
                 "Get the bundle and its signature from where they were made.",
@@ -152,9 +152,9 @@ def _verifying_by(config: Any, signer: Signer) -> Any:
         return config.use_sigstore_verifier(identity=signer.identity, oidc_issuer=signer.issuer)
     except Exception as error:  # as above
         if file is None:
-            raise CatflapError(f"Sigstore cannot be asked: {why(error)}.", NO_SIGSTORE) from error
+            raise CatflapError(f"Sigstore cannot be asked: {first_line(error)}.", NO_SIGSTORE) from error
         fix = "Name a public key of an elliptic curve" if signer.key else "Name certificates"
-        raise CatflapError(f"{file} cannot be used: {why(error)}.", f"{fix}, as PEM.") from error
+        raise CatflapError(f"{file} cannot be used: {first_line(error)}.", f"{fix}, as PEM.") from error
 
 
 def _tools() -> tuple[Any, Any]:
@@ -179,7 +179,7 @@ def _read_signature(path: Path) -> bytes:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise CatflapError(f"{path} cannot be read: {system_says(error)}.", "Name a signature.") from error
+        raise CatflapError(f"{path} cannot be read: {system_reason(error)}.", "Name a signature.") from error
     if len(data) > MOST_BYTES or not data.lstrip().startswith(b"{"):
         raise Refused(f"{path} is not a signature.", "Name a signature of catflap sign.")
     return data

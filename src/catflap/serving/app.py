@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from catflap.errors import CatflapError
-from catflap.serving import pages, photos, protocol, status
+from catflap.serving import pages, predict, protocol, status
 from catflap.serving.answers import Answer, Call, Problem, answer_problem
 from catflap.serving.keys import check_key
 from catflap.serving.service import Service, close_service
@@ -33,7 +33,7 @@ Handler: TypeAlias = Callable[[Service, Call], Awaitable[Answer]]
 MODEL = "/v2/models/{name}"
 VERSIONED = "/v2/models/{name}/versions/{version}"
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/predict", photos.predict),
+    ("POST", "/predict", predict.predict),
     ("GET", "/healthz", status.healthz),
     ("GET", "/readyz", status.readyz),
     ("GET", "/metrics", status.metrics),
@@ -224,6 +224,6 @@ async def _watch(service: Service) -> None:
     while True:
         await asyncio.sleep(service.settings.reload)
         try:
-            await asyncio.to_thread(service.shelf.refresh, service.note)
+            await asyncio.to_thread(service.models.refresh, service.note)
         except Exception as error:
             service.note(f"Looking for new bundles failed: {error}")

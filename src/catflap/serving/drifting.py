@@ -11,9 +11,9 @@ import numpy as np
 
 from catflap.artifacts.results import Prediction
 from catflap.evaluation.drift import WINDOW, measure_drift
-from catflap.runtime.looks import UNSEEN, Look
+from catflap.runtime.looks import NO_LOOK, Look
 from catflap.serving.metrics import Metrics
-from catflap.serving.shelf import Served
+from catflap.serving.registry import Served
 
 
 class DriftMeter:
@@ -37,7 +37,7 @@ class DriftMeter:
         with self._lock:
             window = self._answers.setdefault(served, [])
             strange = math.nan if prediction.strangeness is None else prediction.strangeness
-            window.append((list(prediction.probabilities.values()), prediction.look or UNSEEN, strange))
+            window.append((list(prediction.probabilities.values()), prediction.look or NO_LOOK, strange))
             if len(window) < WINDOW:
                 return
             del self._answers[served]

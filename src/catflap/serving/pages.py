@@ -61,7 +61,7 @@ async def docs(service: Service, call: Call) -> Answer:
 async def bundle_file(service: Service, call: Call) -> Answer:
     """`/bundle/FILE`: a file of the default bundle, for the camera page."""
     name = call.places["file"]
-    bundle = service.shelf.default.classifier.bundle
+    bundle = service.models.default.classifier.bundle
     if name not in bundle.members:
         raise Problem(404, f"The bundle has no file {name[:100]!r}.", f"It has: {', '.join(bundle.members)}.")
     data = bytes(bundle.members[name])

@@ -20,8 +20,8 @@ from catflap.image import Frame, Pixels, read_pixels
 from catflap.runtime.engines.model import Embeddings, Logits
 from catflap.runtime.looks import Look, look_of
 from catflap.serving.answers import Answer, Call, Problem, answer_json
+from catflap.serving.registry import Served
 from catflap.serving.service import Service, compare, settle
-from catflap.serving.shelf import Served
 from catflap.serving.tensors import (
     HEADER,
     MOST_VALUES,
@@ -70,7 +70,7 @@ async def model_metadata(service: Service, call: Call) -> Answer:
     return answer_json(
         {
             "name": served.name,
-            "versions": [version.version for version in service.shelf.versions(served.name)],
+            "versions": [version.version for version in service.models.versions(served.name)],
             "platform": _platform(served.classifier.variant),
             "inputs": [
                 {"name": PHOTO, "datatype": "BYTES", "shape": [-1]},
@@ -110,15 +110,15 @@ def _infer(
     binary = wanted_outputs(request, names)
     tensor = _the_input(read_inputs(request, rest), usual, service.settings.limits.queue)
     fitting = _fitting(found, tensor)
-    served = service.shelf.choose(fitting)
+    served = service.models.choose(fitting)
     try:
         logits, signs = _judged(service, served, tensor, until)
     except CatflapError:
-        service.shelf.give_back(fitting, served)
+        service.models.give_back(fitting, served)
         raise
     rows = served.classifier.probabilities(logits)
-    predict = served.classifier.predict
-    predictions = [predict(row, perf_counter(), *of) for row, of in zip(rows, signs, strict=True)]
+    to_prediction = served.classifier.to_prediction
+    predictions = [to_prediction(row, perf_counter(), *of) for row, of in zip(rows, signs, strict=True)]
     for photo, prediction in zip(tensor.data, predictions, strict=True):
         settle(service, served, photo, prediction)
     outputs = dict(zip(names, _outputs(logits, rows.astype(np.float32), predictions), strict=True))
@@ -156,7 +156,7 @@ def _judged(service: Service, served: Served, tensor: Tensor, until: float) -> t
         if monotonic() > until:
             raise Problem(504, f"Only {number} of {len(tensor.data)} were judged in time.", "Send fewer.")
         pixels = _pixels(service, served, item, number) if isinstance(item, bytes) else item
-        answered, embeddings = served.classifier.answer(pixels[None])
+        answered, embeddings = served.classifier.logits(pixels[None])
         rows.append(answered)
         signs.append((look_of(pixels), embeddings))
     return np.concatenate(rows), signs
@@ -193,7 +193,7 @@ def _the_input(tensors: list[Tensor], served: Served, most: int) -> Tensor:
 
 
 def _find(service: Service, call: Call) -> list[Served]:
-    return service.shelf.find(call.places["name"], call.places.get("version"))
+    return service.models.find(call.places["name"], call.places.get("version"))
 
 
 def _platform(variant: Variant) -> str:

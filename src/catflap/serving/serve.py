@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from catflap.errors import CatflapError, system_says
+from catflap.errors import CatflapError, system_reason
 from catflap.progress import nobody
 from catflap.serving.app import CROWDED, create_app
 from catflap.serving.service import Service, close_service, open_service
@@ -50,7 +50,7 @@ def serve(
         if not service.keys and not ipaddress.ip_address(host).is_loopback:
             note("Whoever reaches this address can ask; --keys asks for a key.")
         url = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        models = {name: service.shelf.versions(name)[0].version for name in service.shelf.names()}
+        models = {name: service.models.versions(name)[0].version for name in service.models.names()}
 
         def end() -> None:
             server.should_exit = True
@@ -167,7 +167,7 @@ def _listen(listener: socket.socket, settings: ServeSettings) -> None:
 
 
 def _taken(settings: ServeSettings, error: Exception) -> CatflapError:
-    why = system_says(error)
+    why = system_reason(error)
     return CatflapError(
         f"Cannot listen on {settings.host} port {settings.port}: {why}.",
         "Use another --port, or 0 for a free one.",

@@ -14,12 +14,12 @@ from catflap.image import Photo, Pixels
 from catflap.machine import describe_machine
 from catflap.runtime.recording import Recorder
 from catflap.serving.answers import Call
+from catflap.serving.body import BodyReader
 from catflap.serving.drifting import DriftMeter
-from catflap.serving.intake import Intake
 from catflap.serving.keys import read_keys
 from catflap.serving.metrics import Metrics
+from catflap.serving.registry import ModelRegistry, Served
 from catflap.serving.settings import ServeSettings
-from catflap.serving.shelf import Served, Shelf
 from catflap.serving.workers import Workers
 
 
@@ -28,9 +28,9 @@ class Service:
     """What every route works with; `note` tells the operator something."""
 
     settings: ServeSettings
-    shelf: Shelf
+    models: ModelRegistry
     workers: Workers
-    intake: Intake
+    intake: BodyReader
     metrics: Metrics
     keys: tuple[bytes, ...]
     recorder: Recorder | None
@@ -44,13 +44,15 @@ def open_service(settings: ServeSettings, note: Callable[[str], None]) -> Servic
     keys = read_keys(settings.keys)
     threads = max(1, describe_machine().cores // settings.threads)
     workers = Workers(threads, settings.limits.queue)
-    intake = Intake(settings.limits)
+    intake = BodyReader(settings.limits)
     metrics = Metrics(lambda: workers.waiting, lambda: workers.running, lambda: intake.held)
-    shelf = Shelf(settings, metrics)
-    for notice in shelf.notices():
+    models = ModelRegistry(settings, metrics)
+    for notice in models.notices():
         note(notice)
     recorder = None if settings.log is None else Recorder(settings.log, note)
-    return Service(settings, shelf, workers, intake, metrics, keys, recorder, DriftMeter(metrics, note), note)
+    return Service(
+        settings, models, workers, intake, metrics, keys, recorder, DriftMeter(metrics, note), note
+    )
 
 
 def close_service(service: Service) -> None:
@@ -65,14 +67,14 @@ async def judge(
 ) -> tuple[Served, list[Prediction | BadPhoto]]:
     """Who of them judged, and its Prediction for the bytes of each photo, or why there is none."""
     until = monotonic() + service.settings.limits.deadline
-    served = service.shelf.choose(found)
+    served = service.models.choose(found)
     results: list[Prediction | BadPhoto] = []
     try:
         jobs = [partial(judge_one, service, served, photo) for photo in photos]
         results = await service.workers.run(jobs, until, call.gone)
     finally:
         if not any(isinstance(result, Prediction) for result in results):
-            service.shelf.give_back(found, served)
+            service.models.give_back(found, served)
     compare(service, served, photos, results)
     return served, results
 
@@ -84,7 +86,7 @@ def compare(
 
     Frames it judges only where its Frame would have made the same.
     """
-    shadow = service.shelf.shadow
+    shadow = service.models.shadow
     if shadow is None or served.name != shadow.name or served.version == shadow.version:
         return
     takes_frames = shadow.classifier.frame == served.classifier.frame

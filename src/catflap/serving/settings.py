@@ -18,7 +18,7 @@ MOST = 10**9  # of any limit
 SHOWN = {  # what a limit is called where a person states it, and in which unit
     "queue": ("The queue (--queue)", " photos", 1),
     "deadline": ("The deadline (--deadline)", " s", 1),
-    "upload": ("The time for a body (--upload)", " s", 1),
+    "upload": ("The time for a body (--upload-timeout)", " s", 1),
     "body": ("The size of a body (--max-mb)", " MB", 1_000_000),
     "pixels": ("The size of a photo (--max-pixels)", " pixels", 1),
     "connections": ("The number of connections (--connections)", "", 1),

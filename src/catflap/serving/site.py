@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import read_bundle
-from catflap.artifacts.folder import whole_folder, write_json
+from catflap.artifacts.bundle import load_bundle
+from catflap.artifacts.folder import atomic_folder, write_json
 from catflap.errors import CatflapError
 
 PAGE = Path(__file__).parent / "static"
@@ -27,9 +27,9 @@ def write_site(bundle: str | os.PathLike[str], out: str | os.PathLike[str]) -> d
             "The camera page is not part of this installation, because Node was missing when it was made.",
             "Install Node 20.19 or newer and run: npm --prefix web ci && npm --prefix web run build",
         )
-    opened = read_bundle(bundle)
+    opened = load_bundle(bundle)
     target = Path(out)
-    with whole_folder(target, MARKER) as folder:
+    with atomic_folder(target, MARKER) as folder:
         shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("sources.sha256"), dirs_exist_ok=True)
         for name, data in opened.members.items():
             path = folder / MEMBERS / name

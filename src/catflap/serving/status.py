@@ -15,7 +15,7 @@ async def healthz(service: Service, call: Call) -> Answer:
 async def readyz(service: Service, call: Call) -> Answer:
     """Every bundle was verified on this machine; names and versions of what is served."""
     models = {
-        name: [served.version for served in service.shelf.versions(name)] for name in service.shelf.names()
+        name: [served.version for served in service.models.versions(name)] for name in service.models.names()
     }
     return answer_json({"status": "ready", "models": models})
 

@@ -17,7 +17,7 @@ from catflap.training.recipes import Trained
 from catflap.training.search.halving import Pick
 
 
-class Bill:
+class CostMeter:
     """The cost of a training, counted from now on.
 
     `learnt`: photos that every weight learnt from in this run; `learnt_before`: in an earlier run, which was

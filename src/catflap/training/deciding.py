@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import whole_file
+from catflap.artifacts.folder import write_atomically
 from catflap.progress import Progress
 from catflap.training.heads.features import open_extractor
 from catflap.training.heads.head import log_loss
-from catflap.training.loop.settings import GOOD_HEAD, Recipe
+from catflap.training.loop.settings import GOOD_HEAD, LoopSettings
 from catflap.training.networks.backbone import PACKAGED, check_sees, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.slim import slimmed
 from catflap.training.plan import Plan
-from catflap.training.processes import first_says, is_first_process
+from catflap.training.processes import broadcast, is_first_process
 from catflap.training.recipes import Loop, Trained, Tuning
 from catflap.training.search.candidates import candidates
-from catflap.training.search.clock import Clock, check_time, seconds_of_features
+from catflap.training.search.clock import TimeBudget, check_time, seconds_of_features
 from catflap.training.search.halving import Pick, Tune, search
 from catflap.training.search.random_start import epochs_from_scratch, or_from_scratch, suits_random_start
 
 
 @dataclass(frozen=True)
-class Decisions:
+class RunDecisions:
     """What a run has decided so far, in a file beside the Checkpoint to be; a stopped run finds it there.
 
     `made_from` is the hash of plan and dataset: a file of another run is not read. Of many processes, on
@@ -41,12 +41,12 @@ class Decisions:
 
     def keep(self, what: str, decide: Callable[[], Any]) -> Any:
         """A decision, a JSON value: what the stopped run decided, or else what is decided now."""
-        kept = first_says(self._kept(), self.device)
+        kept = broadcast(self._kept(), self.device)
         if what not in kept:
-            kept[what] = first_says(decide(), self.device)
+            kept[what] = broadcast(decide(), self.device)
             if is_first_process():
                 text = json.dumps({"made_from": self.made_from, "kept": kept}, allow_nan=False)
-                whole_file(self.path, text.encode())
+                write_atomically(self.path, text.encode())
         return kept[what]
 
     def _kept(self) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def pick(
     dataset: Dataset,
     device: str,
     progress: Progress,
-    clock: Clock | None,
-    decisions: Decisions,
+    clock: TimeBudget | None,
+    decisions: RunDecisions,
     loop: Loop,
 ) -> Pick:
     """The backbone and frame that a plan names, or that its search picks or has picked before a stop.
@@ -77,7 +77,7 @@ def pick(
         body = slimmed(named, photos, dataset.frame, device=device, progress=progress)
         if clock:
             extractor = open_extractor(body, dataset.frame, device=device)
-            pace = first_says(seconds_of_features(extractor), device)
+            pace = broadcast(seconds_of_features(extractor), device)
             check_time(clock, extractor, pace, body.name, dataset)
         return Pick(0, body, dataset.frame, [])
     found, made = candidates(dataset, plan.trials), list[Pick]()
@@ -100,7 +100,9 @@ def pick(
     )
 
 
-def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, decisions: Decisions) -> Tuning:
+def tuning_of(
+    plan: Plan, chosen: Pick, seen: Dataset, clock: TimeBudget | None, decisions: RunDecisions
+) -> Tuning:
     """What follows the head of a pick: the epochs of the plan, or those that fit, or did before a stop.
 
     `seen` is the Dataset in the frame of the pick.
@@ -120,7 +122,7 @@ def tuning_of(plan: Plan, chosen: Pick, seen: Dataset, clock: Clock | None, deci
 
 
 def try_from_scratch(
-    head: Trained, dataset: Dataset, seed: int, clock: Clock, decisions: Decisions, loop: Loop
+    head: Trained, dataset: Dataset, seed: int, clock: TimeBudget, decisions: RunDecisions, loop: Loop
 ) -> Trained:
     """The better of a poor head and as many epochs from a random start as fit, or did before a stop."""
     right = head.logits.argmax(1) == dataset.photos("validation").labels
@@ -130,11 +132,11 @@ def try_from_scratch(
     return or_from_scratch(head, dataset, epochs, seed, loop)
 
 
-def _tuner(decisions: Decisions, loop: Loop) -> Tune:
+def _tuner(decisions: RunDecisions, loop: Loop) -> Tune:
     """What fine-tunes the candidates of a search, each once, whatever is stopped between them."""
 
     def tune(
-        number: int, network: Network, settings: Recipe, seen: Dataset, part: Photos
+        number: int, network: Network, settings: LoopSettings, seen: Dataset, part: Photos
     ) -> tuple[float, float]:
         def decide() -> tuple[float, float]:
             logits, _ = loop(network, settings, seen, part)

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, first_line
 from catflap.image import Pixels
 from catflap.machine import describe_machine
 from catflap.training.sharding import shard
@@ -39,7 +39,7 @@ def pick_device(device: str) -> str:
         torch.zeros(1, device=device).cpu()  # which a device that only describes tensors cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise CatflapError(
-            f"There is no device {device!r} here: {why(error)}.", "Use --device auto."
+            f"There is no device {device!r} here: {first_line(error)}.", "Use --device auto."
         ) from error
     return device
 
@@ -83,7 +83,7 @@ def check_strategy(strategy: str) -> None:
     """Raise CatflapError for a strategy that is none, or one process that has nobody to share with."""
     if strategy not in STRATEGIES:
         raise CatflapError(f"There is no strategy {strategy!r}.", f"Use one of: {', '.join(STRATEGIES)}.")
-    if strategy == "fsdp" and is_alone():
+    if strategy == "fsdp" and is_single_process():
         raise CatflapError("One process cannot share weights with others.", "Start it with torchrun.")
 
 
@@ -120,53 +120,53 @@ def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
         )
 
 
-def first_says(said: Said, device: str) -> Said:
+def broadcast(said: Said, device: str) -> Said:
     """The first process's answer, in every process: what each would find by a clock of its own may differ."""
-    return said if is_alone() else open_fabric(device).broadcast(said)
+    return said if is_single_process() else open_fabric(device).broadcast(said)
 
 
-def all_say(number: int, device: str) -> int:
+def sum_over_processes(number: int, device: str) -> int:
     """The sum of every process's number, in every process, when all have come here."""
-    if is_alone():
+    if is_single_process():
         return number
     told = torch.tensor([number], device=open_fabric(device).device)
-    add_up(told)
+    all_reduce(told)
     return int(told)
 
 
-def add_up(told: torch.Tensor) -> None:
+def all_reduce(told: torch.Tensor) -> None:
     """Add up a tensor over all processes, in place; returns when every process has called this."""
-    if not is_alone():
+    if not is_single_process():
         torch.distributed.all_reduce(told)
 
 
-def from_all(some: list[str]) -> list[str]:
+def all_gather(some: list[str]) -> list[str]:
     """Every process's words, in every process, when all have come here."""
-    if is_alone():
+    if is_single_process():
         return some
-    told: list[list[str]] = [[] for _ in range(which_process()[1])]
+    told: list[list[str]] = [[] for _ in range(rank_and_world_size()[1])]
     torch.distributed.all_gather_object(told, some)
     return [one for each in told for one in each]
 
 
-def which_process() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
     return _processes("RANK", 0), _processes("WORLD_SIZE")
 
 
-def is_alone() -> bool:
+def is_single_process() -> bool:
     """Whether there is one process."""
     return _processes("WORLD_SIZE") == 1
 
 
 def is_first_process() -> bool:
     """Whether this process writes and tells what all of them have trained."""
-    return which_process()[0] == 0
+    return rank_and_world_size()[0] == 0
 
 
-def wait_for_all_processes(device: str) -> None:
+def barrier(device: str) -> None:
     """Return when every process has come here; at once when there is one."""
-    all_say(0, device)
+    sum_over_processes(0, device)
 
 
 def precision_on(device: str) -> Precision:

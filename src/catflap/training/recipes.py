@@ -13,16 +13,16 @@ from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.engines.model import Logits
 from catflap.training.heads.choosing import Choice, choose_head
-from catflap.training.heads.features import counting, known_of, open_extractor
+from catflap.training.heads.features import counting, labelled_features, open_extractor
 from catflap.training.heads.head import Head
-from catflap.training.loop.settings import Recipe, finetuning, scratch
+from catflap.training.loop.settings import LoopSettings, finetuning, scratch
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import Network
-from catflap.training.processes import all_say
+from catflap.training.processes import sum_over_processes
 from catflap.training.sizes import side_of
 
 History = list[dict[str, Any]]
-Loop: TypeAlias = Callable[[Network, Recipe, Dataset, Photos | None], tuple[Logits, History]]
+Loop: TypeAlias = Callable[[Network, LoopSettings, Dataset, Photos | None], tuple[Logits, History]]
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -
     extractor, looked_at = counting(open_extractor(body, dataset.frame, device=device))
     train, validation = dataset.needed("train"), dataset.needed("validation")
     choice = choose_head(
-        known_of(extractor, train, "features of train", device, progress),
-        known_of(extractor, validation, "features of validation", device, progress),
+        labelled_features(extractor, train, "features of train", device, progress),
+        labelled_features(extractor, validation, "features of validation", device, progress),
         (train.groups, validation.groups),
         len(dataset.labels),
         progress,
     )
-    return choice, all_say(sum(looked_at), device)
+    return choice, sum_over_processes(sum(looked_at), device)
 
 
 def assemble(body: Backbone, head: Head) -> Network:

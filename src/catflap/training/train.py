@@ -13,28 +13,28 @@ import torch
 
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import check_place, only_writer, refuse_foreign, whole_folder
+from catflap.artifacts.folder import atomic_folder, check_place, only_writer, refuse_foreign
 from catflap.evaluation.metrics import measure
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Logits
-from catflap.training.cost import Bill
-from catflap.training.deciding import Decisions, pick, try_from_scratch, tuning_of
+from catflap.training.cost import CostMeter
+from catflap.training.deciding import RunDecisions, pick, try_from_scratch, tuning_of
 from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
+from catflap.training.loop.step_logging import StepLogger, log_nothing
 from catflap.training.loop.teacher import teach
-from catflap.training.loop.watching import Watch, unseen
 from catflap.training.networks.network import Network, save_weights
 from catflap.training.plan import Plan
 from catflap.training.processes import (
     Precision,
+    barrier,
+    broadcast,
     check_strategy,
-    first_says,
-    is_alone,
     is_first_process,
+    is_single_process,
     open_fabric,
     pick_device,
     precision_on,
-    wait_for_all_processes,
 )
 from catflap.training.recipes import History, Trained, from_head, from_scratch
 from catflap.training.search.clock import clock_of
@@ -53,7 +53,7 @@ def train(
     device: str = "auto",
     strategy: str = "ddp",
     progress: Progress = silent,
-    watch: Watch = unseen,
+    watch: StepLogger = log_nothing,
 ) -> Checkpoint:
     """Train a classifier on the train photos, choose by the validation photos, write a Checkpoint.
 
@@ -71,12 +71,12 @@ def train(
 
 
 def _train(
-    dataset: Dataset, out: Path, plan: Plan, device: str, strategy: str, progress: Progress, watch: Watch
+    dataset: Dataset, out: Path, plan: Plan, device: str, strategy: str, progress: Progress, watch: StepLogger
 ) -> Checkpoint:
-    bill = Bill()
+    bill = CostMeter()
     progress = bill.metered(progress)
     device = pick_device(device)
-    if not is_alone():
+    if not is_single_process():
         open_fabric(device)  # which gives each process its GPU, before anything is worked out there
     precision = _precision(plan, device)
     taught = teach(plan.teacher, dataset, TEACHERS_SHARE, progress) if plan.teacher else None
@@ -84,11 +84,13 @@ def _train(
     if plan.minutes:
         clock = clock_of(plan.minutes, bill.start, device, precision, tunes=plan.may_tune)
     resume, decided = (out.with_name(f".{out.name}.{kind}") for kind in ("resume", "decided"))
-    decisions = Decisions(decided, plan.fingerprint(dataset), device)
+    decisions = RunDecisions(decided, plan.fingerprint(dataset), device)
     torch.manual_seed(plan.seed)  # what a random start is drawn from
 
-    def loop(network: Network, how: Recipe, seen: Dataset, part: Photos | None) -> tuple[Logits, History]:
-        told, targets = (unseen, None) if part else (watch, taught)  # a trial is not the training
+    def loop(
+        network: Network, how: LoopSettings, seen: Dataset, part: Photos | None
+    ) -> tuple[Logits, History]:
+        told, targets = (log_nothing, None) if part else (watch, taught)  # a trial is not the training
         photos = how.epochs * len(part or seen.photos("train"))
         with bill.learning(photos, part is not None, progress) as counted:
             return train_every_weight(
@@ -109,7 +111,7 @@ def _train(
         _write(dataset, out, plan, chosen, trained, bill.to_json(trained, chosen, device))
         for left in (resume, decided):
             left.unlink(missing_ok=True)
-    wait_for_all_processes(device)
+    barrier(device)
     return load_checkpoint(out)
 
 
@@ -117,7 +119,7 @@ def _precision(plan: Plan, device: str) -> Precision:
     """What every weight is trained in: the first process's choice, where machines differ."""
     if plan.precision != "auto":
         return "32-true"
-    return first_says(precision_on(device), device)
+    return broadcast(precision_on(device), device)
 
 
 def _prior(dataset: Dataset) -> dict[str, float]:
@@ -132,7 +134,7 @@ def _write(
     validation, body = dataset.photos("validation"), trained.backbone
     taught = plan.teacher if trained.recipe != "head" else None
     teacher = {"teacher": taught.sha256} if taught else {}
-    with whole_folder(out, MARKER) as folder:
+    with atomic_folder(out, MARKER) as folder:
         save_weights(folder, trained.network)
         fields = {
             "cost": cost,

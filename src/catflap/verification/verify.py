@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from catflap.artifacts.bundle import SHIPPED, SUFFIX, Bundle, read_bundle
+from catflap.artifacts.bundle import SHIPPED, SUFFIX, Bundle, load_bundle
 from catflap.artifacts.results import Check, Verdict
 from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.progress import Progress, silent
@@ -34,7 +34,7 @@ def verify(
     if not _is_there(path):
         raise CatflapError(f"There is no bundle {str(path)!r}.", "Name a .catflap file.")
     try:
-        bundle = read_bundle(path)
+        bundle = load_bundle(path)
         if unknown := [name for name in variants if name not in bundle.variants]:
             raise CatflapError(
                 f"The bundle has no variant {unknown[0]!r}.", f"Use: {', '.join(bundle.variants)}."

@@ -24,7 +24,7 @@ from catflap.image import Pixels
 Thumbs: TypeAlias = Callable[[Positions], Pixels]
 
 NEAR = 6  # bits in which the hashes may differ
-ALIKE = 0.92  # what confirms a pair; resized, re-encoded or 2 % cropped copies reach 0.95
+CONFIRMED = 0.92  # what confirms a pair; resized, re-encoded or 2 % cropped copies reach 0.95
 STRICTER = (0.95, 0.98)  # for groups that grew too large
 LARGE = 100
 LARGE_SHARE = 1000
@@ -78,7 +78,7 @@ def _judged(first: Positions, second: Positions, mirrored: npt.NDArray[np.bool_]
     other = pictures[second]
     other[mirrored] = mirror_thumbs(other[mirrored])
     alike = likeness(pictures[first], other)
-    return Pairs(first, second, alike).take(alike >= ALIKE)
+    return Pairs(first, second, alike).take(alike >= CONFIRMED)
 
 
 def _telling(count: int, found: list[Pairs]) -> tuple[list[Pairs], Positions]:
@@ -86,7 +86,7 @@ def _telling(count: int, found: list[Pairs]) -> tuple[list[Pairs], Positions]:
     first, second = (np.concatenate([getattr(part, name) for part in found]) for name in ("first", "second"))
     pairs = Pairs(first, second, np.concatenate([part.alike for part in found]))
     root, roots, kept = np.arange(count), [], []
-    for lowest in (*reversed(STRICTER), ALIKE):
+    for lowest in (*reversed(STRICTER), CONFIRMED):
         here = np.flatnonzero(pairs.alike >= lowest)
         kept.append(here[_join(root, first[here], second[here])])
         roots.append(root.copy())

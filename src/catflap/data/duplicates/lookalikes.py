@@ -10,7 +10,7 @@ import numpy.typing as npt
 from catflap.artifacts.dataset import Positions
 from catflap.errors import CatflapError, missing_extra
 
-ALIKE = 0.96  # cosine
+LOOKALIKE = 0.96  # cosine
 NEIGHBOURS = 8
 EXACT = 20_000  # rows; up to here all pairs are compared, above it a graph index is asked
 BLOCK = 1024
@@ -50,7 +50,7 @@ def alike_pairs(embeddings: Vectors) -> tuple[Positions, Positions]:
 def _all_pairs(unit: npt.NDArray[np.float32]) -> tuple[Positions, Positions]:
     found = []
     for start in range(0, len(unit), BLOCK):
-        one, other = np.nonzero(unit[start : start + BLOCK] @ unit[start:].T >= ALIKE)
+        one, other = np.nonzero(unit[start : start + BLOCK] @ unit[start:].T >= LOOKALIKE)
         ahead = one < other
         found.append(np.stack([one[ahead], other[ahead]]) + start)
     pairs = np.concatenate([np.empty((2, 0), np.int64), *found], axis=1)
@@ -67,7 +67,7 @@ def _nearest_pairs(unit: npt.NDArray[np.float32]) -> tuple[Positions, Positions]
     matches = index.search(unit, NEIGHBOURS + 1)
     first = np.repeat(np.arange(len(unit)), matches.keys.shape[1])
     second = matches.keys.ravel().astype(np.int64)
-    near = (matches.distances.ravel() <= 1 - ALIKE) & (first != second)
+    near = (matches.distances.ravel() <= 1 - LOOKALIKE) & (first != second)
     low, high = np.minimum(first, second)[near], np.maximum(first, second)[near]
     pairs = np.unique(np.stack([low, high]), axis=1)
     return pairs[0], pairs[1]

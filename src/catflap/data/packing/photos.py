@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from catflap.ahead import ahead
 from catflap.artifacts.dataset import SHARDS, Dataset, Positions
 from catflap.artifacts.folder import read_json, unwritable, write_json
 from catflap.artifacts.manifest import Manifest
-from catflap.data.packing.shards import Member, Plan, read_note, write_shard
+from catflap.data.packing.shards import Member, ShardPlan, read_note, write_shard
 from catflap.data.scanning.batch import FRAME
 from catflap.data.sources.listing import SUFFIXES
 from catflap.data.sources.reading import read_photo
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.image import Frame, decode, encode, inspect, read_pixels
 from catflap.machine import describe_machine
+from catflap.prefetch import prefetch
 from catflap.progress import Progress
 
 PLAN, LENGTHS = "prepare.json", "lengths"
@@ -62,7 +62,7 @@ def write_shards(
     work: Path,
     manifest: Manifest,
     chosen: Chosen,
-    plan: Plan,
+    plan: ShardPlan,
     shrink: int,
     progress: Progress,
 ) -> npt.NDArray[np.int64]:
@@ -78,7 +78,7 @@ def write_shards(
         side = shrink if chosen.roles[part.start] == "train" else 0
         labelled = zip(rows, chosen.labels[part].tolist(), strict=True)
         pack = partial(_packed, side)
-        for member in ahead(pack, labelled, readers) if side else map(pack, labelled):
+        for member in prefetch(pack, labelled, readers) if side else map(pack, labelled):
             if stopped.is_set():
                 raise CatflapError("prepare was stopped.", "Start it again; it goes on where it stopped.")
             yield member
@@ -146,7 +146,7 @@ def write_pixels(path: Path, dataset: Dataset, progress: Progress) -> None:
     described = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, described)
-        frames = ahead(lambda row: read_pixels(photos[row], large), range(len(photos)), 2)
+        frames = prefetch(lambda row: read_pixels(photos[row], large), range(len(photos)), 2)
         for done, pixels in enumerate(frames, 1):
             file.write(pixels.tobytes())
             progress("pixels", done, len(photos))

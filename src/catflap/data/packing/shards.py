@@ -23,7 +23,7 @@ LABEL_BYTES = 2 * BLOCK  # header and content of ID.cls
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """Which photos go into which shard, before any is written.
 
     `names` are the shards' file names, `starts` their first photos, with the number of photos at the end.
@@ -50,10 +50,10 @@ class Member:
     data: bytes
 
 
-def plan_shards(lengths: Positions, roles: npt.NDArray[np.str_]) -> Plan:
+def plan_shards(lengths: Positions, roles: npt.NDArray[np.str_]) -> ShardPlan:
     """Deal photos, sorted by role, out to shards of about 256 MiB; a shard holds one role only."""
     if not len(lengths):
-        return Plan((), np.zeros(1, np.int64))
+        return ShardPlan((), np.zeros(1, np.int64))
     entries = _entries(lengths)
     before = np.cumsum(entries) - entries
     new_role = np.concatenate([[True], roles[1:] != roles[:-1]])
@@ -62,7 +62,7 @@ def plan_shards(lengths: Positions, roles: npt.NDArray[np.str_]) -> Plan:
     number = in_role // SHARD_BYTES
     starts = np.flatnonzero(new_role | (np.diff(number, prepend=0) > 0))
     numbered = zip(roles[starts].tolist(), number[starts].tolist(), strict=True)
-    return Plan(tuple(f"{role}-{n:06d}.tar" for role, n in numbered), np.append(starts, len(lengths)))
+    return ShardPlan(tuple(f"{role}-{n:06d}.tar" for role, n in numbered), np.append(starts, len(lengths)))
 
 
 def offsets(lengths: Positions) -> Positions:

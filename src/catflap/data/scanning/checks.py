@@ -28,7 +28,7 @@ CLUES = {
 
 
 @dataclass
-class Tally:
+class PhotoCounts:
     """Counts over the photos of a Manifest; `clues` count the photos that are ok by (label, value)."""
 
     status: Counter[str] = field(default_factory=Counter)
@@ -39,9 +39,9 @@ class Tally:
     roles_of_groups: set[tuple[int, str]] = field(default_factory=set)
 
 
-def tally(path: Path) -> Tally:
+def count_photos(path: Path) -> PhotoCounts:
     """Count what a Manifest's table holds, a row group at a time."""
-    counts = Tally(clues={clue: Counter() for clue in CLUES})
+    counts = PhotoCounts(clues={clue: Counter() for clue in CLUES})
     for rows in iter_table(path, COLUMNS):
         _count_reasons(rows, counts)
         counts.status.update(_counts(rows, ["status"]))
@@ -64,7 +64,11 @@ def tally(path: Path) -> Tally:
 
 
 def findings(
-    counts: Tally, empty_labels: list[str], two_labels: int, cut: int, merged: Mapping[str, Sequence[str]]
+    counts: PhotoCounts,
+    empty_labels: list[str],
+    two_labels: int,
+    cut: int,
+    merged: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
     """What a person should know before learning from these photos, {"check", "what", ...} each."""
     found: list[dict[str, Any]] = []
@@ -104,7 +108,7 @@ def _finding(check: str, what: str, **numbers: Any) -> dict[str, Any]:
     return {"check": check, "what": what, **numbers}
 
 
-def _count_reasons(rows: pa.Table, counts: Tally) -> None:
+def _count_reasons(rows: pa.Table, counts: PhotoCounts) -> None:
     some = rows.filter(pc.not_equal(rows["reason"], ""))
     for status, text in zip(some["status"].to_pylist(), some["reason"].to_pylist(), strict=True):
         words = [part.partition(":")[0] for part in text.split("; ")]

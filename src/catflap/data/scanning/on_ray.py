@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from catflap.data.scanning.batch import PART_ROW, Batch, crashed, examine
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, first_line
 from catflap.version import VERSION
 
 Examine: TypeAlias = Callable[[pa.Table], pa.Table]
@@ -38,7 +38,7 @@ def run(batches: Iterable[Batch], on: str, examine: Examine = examine) -> Iterat
         yield from _run(ray, batches, examine)
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
         raise CatflapError(
-            f"The Ray cluster {on} was lost: {why(error)}.",
+            f"The Ray cluster {on} was lost: {first_line(error)}.",
             "Start it and run the same command again; it goes on where it stopped.",
         ) from error
     finally:
@@ -102,14 +102,16 @@ def _connect(on: str) -> Any:
         try:
             ray.init(**quiet)
         except Exception as error:  # Ray raises a plain Exception when its processes do not start
-            raise CatflapError(f"Ray does not start here: {why(error)}.", "Run: ray start --head") from error
+            raise CatflapError(
+                f"Ray does not start here: {first_line(error)}.", "Run: ray start --head"
+            ) from error
         return ray
     if not on.startswith("ray://"):
         raise CatflapError(f"{on!r} is no place to run.", "Use ray or ray://host:port.")
     try:
         ray.init(on, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
-        raise _silent(on, why(error)) from error
+        raise _silent(on, first_line(error)) from error
     return ray
 
 

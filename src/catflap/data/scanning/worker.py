@@ -28,7 +28,7 @@ class _NoPandas(MetaPathFinder):
             raise ModuleNotFoundError("pandas is not used here", name=name)
 
 
-def serve(examine: Callable[[pa.Table], pa.Table] = examine) -> None:
+def answer_batches(examine: Callable[[pa.Table], pa.Table] = examine) -> None:
     """Examine batches until the input ends; what decoders print goes to stderr."""
     sys.meta_path.insert(0, _NoPandas())
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -26,7 +26,7 @@ from catflap.data.sources.listing import (
 )
 from catflap.data.sources.sidecars import label_in
 from catflap.data.sources.stores import is_url, open_object
-from catflap.errors import BadPhoto, CatflapError, system_says
+from catflap.errors import BadPhoto, CatflapError, system_reason
 
 SIDECAR_BYTES = 1 << 16
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -155,7 +155,7 @@ def _list_tar(path: str) -> list[Reference]:
             members, whole = _tar_members(file)
     except OSError as error:
         raise CatflapError(
-            f"{path} cannot be read: {system_says(error)}.", "Check its path and permissions."
+            f"{path} cannot be read: {system_reason(error)}.", "Check its path and permissions."
         ) from error
     if not members:
         raise CatflapError(f"{path} is no tar archive with photos.", "Copy or download the archive again.")

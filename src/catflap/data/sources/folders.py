@@ -17,7 +17,7 @@ from catflap.data.sources.listing import (
     printable,
     reference,
 )
-from catflap.errors import CatflapError, system_says
+from catflap.errors import CatflapError, system_reason
 
 Entry = os.DirEntry[str]
 Identity = tuple[int, int]  # device and inode
@@ -48,7 +48,7 @@ def child_folders(folder: str) -> list[Entry]:
         found = [entry for entry in found if not is_ours(entry.path)]
     except OSError as error:
         raise CatflapError(
-            f"{printable(folder)} cannot be listed: {system_says(error)}.", "Name a folder of photos."
+            f"{printable(folder)} cannot be listed: {system_reason(error)}.", "Name a folder of photos."
         ) from error
     return sorted(found, key=lambda entry: os.fsencode(entry.name))
 

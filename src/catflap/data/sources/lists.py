@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from catflap.data.sources.folders import child_folders
 from catflap.data.sources.listing import ROLE_NAMES, Listing, Reference, printable, reference
 from catflap.data.sources.stores import is_url
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -132,7 +132,7 @@ def _read(path: Path) -> pa.Table:
         return pyarrow.csv.read_csv(path, parse_options=options, convert_options=convert)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CatflapError(
-            f"The list {path} cannot be read: {why(error)}.",
+            f"The list {path} cannot be read: {first_line(error)}.",
             "Save it as UTF-8 CSV with a header, or as Parquet.",
         ) from error
 
@@ -179,7 +179,7 @@ def _text(table: pa.Table, path: Path, field: str, name: str) -> pa.ChunkedArray
         text.validate(full=True)  # a Parquet file may hold bytes as text that are none
     except pa.ArrowException as error:
         raise CatflapError(
-            f"The column {name} of {path} cannot be read as text: {why(error)}.",
+            f"The column {name} of {path} cannot be read as text: {first_line(error)}.",
             f"Save the photos as files, and write the {field} of each as text or a whole number.",
         ) from error
     return text

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from catflap.data.sources.listing import Listing, Reference, by_folder, reference, within_hidden
-from catflap.errors import BadPhoto, CatflapError, why
+from catflap.errors import BadPhoto, CatflapError, first_line
 
 
 def is_url(source: str) -> bool:
@@ -23,7 +23,7 @@ def list_store(url: str) -> Listing:
         found = fs.find(root, detail=True)
     except Exception as error:  # each store has its own errors
         raise CatflapError(
-            f"{url} cannot be listed: {why(error)}.", "Check the address and credentials."
+            f"{url} cannot be listed: {first_line(error)}.", "Check the address and credentials."
         ) from error
     inside = {name: name.removeprefix(root).lstrip("/") for name in sorted(found)}
     kept = [name for name, path in inside.items() if not within_hidden(path)]
@@ -41,7 +41,7 @@ def read_object(url: str, max_bytes: int) -> bytes:
             data = cast("bytes", file.read(max_bytes + 1))
     except Exception as error:  # each store has its own errors
         raise BadPhoto(
-            "unreadable", f"{url} cannot be read: {why(error)}.", "Check the address and credentials."
+            "unreadable", f"{url} cannot be read: {first_line(error)}.", "Check the address and credentials."
         ) from error
     if len(data) > max_bytes:
         raise BadPhoto("too_many_bytes", f"{url} has over {max_bytes} bytes.", "Save a smaller copy.")
@@ -100,7 +100,8 @@ class _Object(io.RawIOBase):
 
 def _unreachable(url: str, error: Exception) -> CatflapError:
     return CatflapError(
-        f"{url} cannot be read: {why(error)}.", "Check the address and credentials, or download the archive."
+        f"{url} cannot be read: {first_line(error)}.",
+        "Check the address and credentials, or download the archive.",
     )
 
 

@@ -18,7 +18,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from catflap.errors import CatflapError, system_says, why
+from catflap.errors import CatflapError, first_line, system_reason
 from catflap.exporting.quantising.compact import compact
 from catflap.exporting.quantising.ranges import Range, activation_ranges
 from catflap.image import Pixels
@@ -52,7 +52,7 @@ def quantise(onnx_bytes: bytes, frames: Pixels, percentile: float = PERCENTILE) 
             raise  # of the temporary folder, not of the model
         except Exception as error:  # the quantiser raises many types for graphs that it does not know
             raise CatflapError(
-                f"The model cannot be quantised: {why(error)}.",
+                f"The model cannot be quantised: {first_line(error)}.",
                 "Export it with --variants fp32, or choose another backbone.",
             ) from error
         return compact(written.read_bytes())
@@ -102,7 +102,7 @@ def _temporary_folder() -> Iterator[Path]:
     except OSError as error:
         place = f" {tempfile.tempdir}" if tempfile.tempdir else ""
         raise CatflapError(
-            f"The folder for temporary files{place} cannot be written: {system_says(error)}.",
+            f"The folder for temporary files{place} cannot be written: {system_reason(error)}.",
             "Make room there, or let TMPDIR name another folder.",
         ) from error
 

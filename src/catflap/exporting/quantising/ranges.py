@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from catflap.ahead import ahead
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.machine import describe_machine
+from catflap.prefetch import prefetch
 from catflap.runtime.engines.onnx import open_session, run_session
 
 FRAMES_AT_ONCE = 4  # at most: every activation of these is in memory
@@ -58,7 +58,7 @@ def activation_ranges(graph: bytes, frames: Pixels, percentile: float) -> dict[s
             for name, tensor in zip(names, tensors, strict=True)
         ]
 
-    for seen in ahead(look, frames, min(FRAMES_AT_ONCE, describe_machine().cores)):
+    for seen in prefetch(look, frames, min(FRAMES_AT_ONCE, describe_machine().cores)):
         for name, one in zip(names, seen, strict=True):
             found[name] = found[name].joined(one) if name in found else one
             if len(found[name].largest) == one.keep:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import ExportSource
 from catflap.exporting.subprocesses import Argument, convert_apart
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
@@ -22,7 +22,7 @@ CHECKED = 4  # frames
 LIMIT = 1e-3  # of a logit
 
 
-def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
     """The .mlmodel file of the only precision that is written: fp32."""
     given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, FRAMES: source.frames[:CHECKED]}
     return convert_apart(__name__, given, (WRITTEN,))

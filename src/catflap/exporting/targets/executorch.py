@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import ExportSource
 from catflap.exporting.subprocesses import convert_apart
 
 CHECKPOINT, WRITTEN = "checkpoint", "written.pte"
 
 
-def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
     """The .pte file of the only precision that is written: fp32."""
     return convert_apart(__name__, {CHECKPOINT: source.checkpoint.path}, (WRITTEN,))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import ExportSource
 from catflap.exporting.quantising.quantise import FLOAT_LAYERS
 from catflap.exporting.quantising.rounding import convolution_weights
 from catflap.exporting.subprocesses import convert_apart
@@ -22,12 +22,12 @@ CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", 
 LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit
 
 
-def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
     """The .tflite file of a precision, fp32 or int8; converted in a process of its own, for it may crash."""
     return (_float_of(source),) if precision == "fp32" else write_int8(source)
 
 
-def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...]:
+def write_int8(source: ExportSource, largest: float | None = None) -> tuple[bytes, ...]:
     """The int8 file; with `largest` its ends are int8 too, and answers hold logits from -largest to it."""
     written = _float_of(source)
     from catflap.exporting.targets.litert_file import with_weights
@@ -38,7 +38,7 @@ def write_int8(source: Source, largest: float | None = None) -> tuple[bytes, ...
     return convert_apart(__name__, {FRAMES: source.frames, FLOAT: rounded, **ends}, (WRITTEN,))
 
 
-def _float_of(source: Source) -> bytes:
+def _float_of(source: ExportSource) -> bytes:
     return _float(source.checkpoint.path, source.checkpoint.sha256)
 
 

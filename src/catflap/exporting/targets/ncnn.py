@@ -10,13 +10,13 @@ import io
 import os
 from pathlib import Path
 
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import ExportSource
 from catflap.exporting.subprocesses import Argument, convert_apart
 
 CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.param", "written.bin"
 
 
-def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
     """The .param and the .bin of a precision: fp32 or fp16 (weights; sums are float32)."""
     given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, PRECISION: precision}
     return convert_apart(__name__, given, (GRAPH, WEIGHTS))

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import ExportSource
 from catflap.image import Frame
 from catflap.runtime.engines.onnx_frame import PHOTO, PROBABILITIES
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
@@ -20,9 +20,9 @@ from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 TEMPERATURE = "frame.temperature"  # the number in the graph that divides its logits
 
 
-def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
     """The float graph with the Frame before it and a softmax after it."""
-    return (framed(source.onnx, source.jury.frame),)
+    return (framed(source.onnx, source.evaluation.frame),)
 
 
 def framed(graph: bytes, frame: Frame) -> bytes:

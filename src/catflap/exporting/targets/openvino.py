@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from catflap.exporting.forms import Source
+from catflap.exporting.forms import ExportSource
 from catflap.exporting.subprocesses import convert_apart
 
 FLOAT_LAYERS = 3  # they see few channels and lose the most: half of the error of the logits
 ONNX, FRAMES, GRAPH, WEIGHTS = "model.onnx", "frames.npy", "written.xml", "written.bin"
 
 
-def convert(precision: str, source: Source) -> tuple[bytes, ...]:
+def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
     """The graph and the weights of a precision: fp16 (weights; sums may be float32) or int8."""
     frames = {FRAMES: source.frames} if precision == "int8" else {}
     return convert_apart(__name__, {ONNX: source.onnx, **frames}, (GRAPH, WEIGHTS))

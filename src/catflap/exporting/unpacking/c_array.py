@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
-from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.bundle import HEAD, Bundle, Variant, load_bundle
+from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.runtime.decisions import TIE
@@ -114,7 +114,7 @@ def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
     hold frames with the answers that LiteRT gives here, checked against the Bundle's own first. Raises
     CatflapError when there is no such variant, and Refused when it answers otherwise here.
     """
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     found = [variant for variant in bundle.variants.values() if variant.runtime == RUNTIME]
     if not found:
         raise CatflapError(
@@ -124,7 +124,7 @@ def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
     if why is not None:
         raise why
     files = _sources(bundle, found[0])
-    with whole_folder(Path(out), HEAD) as partial:
+    with atomic_folder(Path(out), HEAD) as partial:
         (partial / HEAD).write_bytes(bytes(bundle.members[HEAD]))
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import HEAD, Bundle, read_bundle
-from catflap.artifacts.folder import digest, whole_folder
+from catflap.artifacts.bundle import HEAD, Bundle, load_bundle
+from catflap.artifacts.folder import atomic_folder, digest
 from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError
 from catflap.exporting.writing import CARD, check_out, write_verified
@@ -17,7 +17,7 @@ from catflap.runtime.points import point_names
 
 def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What is in a Bundle, every byte checked: labels, frame, variants, files, ancestors, licences."""
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     return {
         "bundle": os.fspath(path),
         "name": bundle.name,
@@ -53,8 +53,8 @@ def _shown(bundle: Bundle, name: str) -> dict[str, Any]:
 
 def unpack_bundle(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
     """Write every file of a Bundle, checked, into a new folder, for tools that read plain files."""
-    bundle = read_bundle(path)
-    with whole_folder(out, HEAD) as partial:
+    bundle = load_bundle(path)
+    with atomic_folder(out, HEAD) as partial:
         for name, data in bundle.members.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(data)
@@ -71,7 +71,7 @@ def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, .
     Their metrics and golden cases stay as they were measured; the old Bundle becomes an ancestor.
     Raises Refused when a golden case fails here, and CatflapError when the file would be itself.
     """
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     check_new(bundle, out)
     if not variants:
         raise CatflapError("No variant was named.", f"Use some of: {', '.join(bundle.variants)}.")

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import HEAD, Bundle, Variant, read_bundle
-from catflap.artifacts.folder import whole_folder
+from catflap.artifacts.bundle import HEAD, Bundle, Variant, load_bundle
+from catflap.artifacts.folder import atomic_folder
 from catflap.errors import BadArtifact, CatflapError
 from catflap.runtime.engines.onnx import EMBEDDING, open_session
 from catflap.runtime.engines.opening import open_in
@@ -39,7 +39,7 @@ def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]
     `1/model.onnx`, `labels.txt`, and `bundle.json` with the Frame and all that was measured. Other models in
     the folder stay as they are. Raises CatflapError when there is no ONNX variant.
     """
-    bundle = read_bundle(path)
+    bundle = load_bundle(path)
     variants = [variant for variant in bundle.variants.values() if variant.runtime in RUNTIMES]
     if not variants:
         raise CatflapError(f"{path} has no variant for ONNX Runtime.", "Export it with --variants int8,fp32.")
@@ -52,7 +52,7 @@ def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]
             "labels.txt": "".join(f"{label}\n" for label in bundle.labels).encode("utf-8"),
             "1/model.onnx": bytes(bundle.members[variant.file]),
         }
-        with whole_folder(Path(out) / model, HEAD) as partial:
+        with atomic_folder(Path(out) / model, HEAD) as partial:
             for name, data in written.items():
                 (partial / name).parent.mkdir(exist_ok=True)
                 (partial / name).write_bytes(data)

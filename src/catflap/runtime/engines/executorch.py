@@ -9,7 +9,7 @@ from executorch.extension.pybindings.portable_lib import _load_for_executorch_fr
 
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
-from catflap.runtime.engines.model import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, check_threads
 
 
 def open_model(program: bytes | memoryview, threads: int | None = None) -> Model:
@@ -20,7 +20,7 @@ def open_model(program: bytes | memoryview, threads: int | None = None) -> Model
     """
     import torch
 
-    enough_threads(threads)
+    check_threads(threads)
     data = bytes(program)
     try:
         module = _load_for_executorch_from_buffer(data)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from catflap.errors import BadArtifact, why
+from catflap.errors import BadArtifact, first_line
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.engines.model import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, check_threads
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -28,7 +28,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenModel:
     """A model that is ready: `answer` takes what it is given, (1, height, width, 3), gives (1, labels)."""
 
     shape: tuple[int, ...]
@@ -75,12 +75,12 @@ def as_levels(end: End) -> npt.NDArray[np.int8]:
     return np.clip(levels, -128, 127).astype(np.int8)  # type: ignore[no-any-return]
 
 
-def open_ends(flatbuffer: bytes | memoryview, kind: Any, threads: int | None = None) -> Opened:
+def open_ends(flatbuffer: bytes | memoryview, kind: Any, threads: int | None = None) -> OpenModel:
     """A model whose ends are both of a kind, np.float32 or np.int8; BadArtifact when it is not that.
 
     One with int8 ends runs on the reference kernels.
     """
-    count = enough_threads(threads) or describe_machine().cores
+    count = check_threads(threads) or describe_machine().cores
     data = bytes(flatbuffer)
     try:
         kernels = OpResolverType.BUILTIN_REF if kind == np.int8 else OpResolverType.AUTO
@@ -90,7 +90,7 @@ def open_ends(flatbuffer: bytes | memoryview, kind: Any, threads: int | None = N
         interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:  # UnicodeDecodeError, of a damaged name, is a ValueError
-        raise BadArtifact(f"LiteRT refuses the model: {why(error)}.", "Export it again.") from error
+        raise BadArtifact(f"LiteRT refuses the model: {first_line(error)}.", "Export it again.") from error
     if [entry["dtype"] for entry in (*inputs, *outputs)] != [kind, kind]:
         wanted = np.dtype(kind).name
         raise BadArtifact(f"The model does not map {wanted} frames to {wanted} logits.", "Export it again.")
@@ -109,9 +109,9 @@ def open_ends(flatbuffer: bytes | memoryview, kind: Any, threads: int | None = N
     given, answered = (End(*entry["quantization"]) for entry in (inputs[0], outputs[0]))
     if kind == np.int8 and not (given.scale > 0 and answered.scale > 0):
         raise BadArtifact("The model does not say what its whole numbers stand for.", "Export it again.")
-    return Opened(tuple(inputs[0]["shape"]), given, answered, answer)
+    return OpenModel(tuple(inputs[0]["shape"]), given, answered, answer)
 
 
-def _check(frames: Pixels, opened: Opened) -> None:
+def _check(frames: Pixels, opened: OpenModel) -> None:
     if frames.shape[1:] != opened.shape[1:]:
         raise BadArtifact(f"The model takes frames of the shape {opened.shape[1:]}.", "Export it again.")

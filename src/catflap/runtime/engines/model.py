@@ -18,7 +18,7 @@ Model: TypeAlias = Callable[[Pixels], Logits]
 MOST_THREADS = 1024  # each is started, and has a stack
 
 
-def enough_threads(threads: int | None) -> int:
+def check_threads(threads: int | None) -> int:
     """The number of threads that was asked for, 0 for every core; CatflapError when it is none or absurd."""
     if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS):
         raise CatflapError(f"{threads} threads are not possible.", f"Use 1 to {MOST_THREADS}.")

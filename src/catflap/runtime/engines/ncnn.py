@@ -11,7 +11,7 @@ import numpy as np
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.engines.model import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, check_threads
 
 
 def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:
@@ -21,7 +21,7 @@ def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: 
     files are not a model that takes planes and answers with numbers.
     """
     net = ncnn.Net()
-    net.opt.num_threads = enough_threads(threads) or describe_machine().cores
+    net.opt.num_threads = check_threads(threads) or describe_machine().cores
     net.opt.use_vulkan_compute = False
     net.opt.openmp_blocktime = 0  # threads that wait for work let others have the processor
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from catflap.errors import BadArtifact, why
+from catflap.errors import BadArtifact, first_line
 from catflap.image import Pixels
-from catflap.runtime.engines.model import Embeddings, Logits, Model, enough_threads
+from catflap.runtime.engines.model import Embeddings, Logits, Model, check_threads
 
 EMBEDDING = "embedding"  # what the second output of a graph is called, where there is one
 VERSION: str = ort.__version__
@@ -90,7 +90,7 @@ def open_model(
     return OnnxModel(open_session(onnx, threads, optimise=optimise), output, source)
 
 
-def embedded(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
+def run_with_embedding(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
     """What a model answers to frames, and the embeddings (n, width) where it has such an output."""
     if isinstance(model, OnnxModel) and model.has_embedding:
         return model.with_embedding(frames)
@@ -109,7 +109,7 @@ def open_session(
 
     int8 layers give the same sums on every processor.
     """
-    count = enough_threads(threads)
+    count = check_threads(threads)
     model = bytes(onnx)
     if b"location" in model and _EXTERNAL.search(model):  # the first test is ten times faster
         raise BadArtifact("The model keeps tensors outside its file.", "Export it with all tensors inside.")
@@ -119,7 +119,9 @@ def open_session(
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises pybind types of its own, one for each fault
-        raise BadArtifact(f"ONNX Runtime refuses the model: {why(error)}.", "Export it again.") from error
+        raise BadArtifact(
+            f"ONNX Runtime refuses the model: {first_line(error)}.", "Export it again."
+        ) from error
 
 
 @cache
@@ -151,5 +153,5 @@ def run_session(
     try:
         outputs: list[npt.NDArray[Any]] = session.run(targets, dict(inputs))
     except Exception as error:  # as above
-        raise BadArtifact(f"The model cannot run: {why(error)}.", "Export it again.") from error
+        raise BadArtifact(f"The model cannot run: {first_line(error)}.", "Export it again.") from error
     return outputs

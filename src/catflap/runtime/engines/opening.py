@@ -87,7 +87,7 @@ def runnable(bundle: Bundle) -> list[str]:
     return here or [bundle.default_variant]
 
 
-def choose(bundle: Bundle, name: str | None = None) -> Variant:
+def choose_variant(bundle: Bundle, name: str | None = None) -> Variant:
     """The variant of this name; without one the default, or the first that can run here where it cannot."""
     wanted = bundle.variant(name)
     if name or why_not_here(wanted) is None:

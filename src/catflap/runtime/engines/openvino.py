@@ -9,7 +9,7 @@ import openvino
 
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
-from catflap.runtime.engines.model import Logits, Model, enough_threads
+from catflap.runtime.engines.model import Logits, Model, check_threads
 
 
 def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:
@@ -21,7 +21,7 @@ def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: 
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": enough_threads(threads),
+        "INFERENCE_NUM_THREADS": check_threads(threads),
     }
     core = openvino.Core()
     try:

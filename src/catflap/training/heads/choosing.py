@@ -14,7 +14,7 @@ from catflap.evaluation.calibration import COLDEST, HOTTEST, fit_temperature
 from catflap.evaluation.intervals import beyond_chance, once
 from catflap.progress import Progress, silent
 from catflap.training.heads.head import Head, fit_head, losses_of
-from catflap.training.heads.logistic import Floats, Known, Labels, fit_scales, moments
+from catflap.training.heads.logistic import Floats, LabelledFeatures, Labels, fit_scales, moments
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 MOST_COMPARED = 10_000  # photos from which settings are compared; the one that is chosen learns from all
@@ -43,9 +43,9 @@ class Choice:
 class _Round:
     """Photos to learn from, with the moments of their features, and others to judge by, with their groups."""
 
-    learnt: Known
+    learnt: LabelledFeatures
     measured: tuple[Floats, Floats]
-    judged: Known
+    judged: LabelledFeatures
     groups: Labels
 
 
@@ -60,8 +60,8 @@ class _Judged:
 
 
 def choose_head(
-    train: Known,
-    validation: Known,
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
     groups: tuple[Labels, Labels],
     classes: int,
     progress: Progress = silent,
@@ -125,7 +125,10 @@ def _judge(setting: _Setting, rounds: list[_Round], classes: int) -> _Judged:
 
 
 def _fitted(
-    setting: _Setting, parts: list[Known], classes: int, measured: tuple[Floats, Floats] | None = None
+    setting: _Setting,
+    parts: list[LabelledFeatures],
+    classes: int,
+    measured: tuple[Floats, Floats] | None = None,
 ) -> Head:
     standardise, strength = setting
     return fit_head(parts, classes, strength, standardise, True, measured)
@@ -146,7 +149,9 @@ def _entry(setting: _Setting, judged: _Judged, chosen: bool) -> dict[str, Any]:
     }
 
 
-def _rounds(train: Known, validation: Known, groups: tuple[Labels, Labels], classes: int) -> list[_Round]:
+def _rounds(
+    train: LabelledFeatures, validation: LabelledFeatures, groups: tuple[Labels, Labels], classes: int
+) -> list[_Round]:
     """One round, judged by validation; where photos are few a round for each fifth of all of them."""
     if (len(train[1]) + len(validation[1])) * classes <= FEW:
         everything = (np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]]))
@@ -158,7 +163,7 @@ def _rounds(train: Known, validation: Known, groups: tuple[Labels, Labels], clas
     return [_Round(some, moments([some]), _taken(validation, judges), groups[1][judges])]
 
 
-def _by_turns(photos: Known, groups: Labels) -> Iterator[_Round]:
+def _by_turns(photos: LabelledFeatures, groups: Labels) -> Iterator[_Round]:
     """Whole groups judge by turns, dealt label by label; a label that the others lack cannot be judged."""
     features, labels = photos
     _, firsts, owners = np.unique(groups, return_index=True, return_inverse=True)
@@ -183,6 +188,6 @@ def _part(labels: Labels, most: int) -> Labels:
     return np.sort(order[np.concatenate([firsts, rest])])
 
 
-def _taken(photos: Known, positions: Labels) -> Known:
+def _taken(photos: LabelledFeatures, positions: Labels) -> LabelledFeatures:
     features, labels = photos
     return photos if len(positions) == len(labels) else (features[positions], labels[positions])

@@ -20,22 +20,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from catflap.ahead import ahead
 from catflap.artifacts.cache import cache_folder
 from catflap.artifacts.dataset import Photos
-from catflap.artifacts.folder import digest, whole_file
-from catflap.errors import CatflapError, why
+from catflap.artifacts.folder import digest, write_atomically
+from catflap.errors import CatflapError, first_line
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions
+from catflap.prefetch import prefetch
 from catflap.progress import Progress, silent
 from catflap.runtime.engines.model import Model
 from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.training.heads.logistic import Known
+from catflap.training.heads.logistic import LabelledFeatures
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import FeatureNetwork
 from catflap.training.networks.onnx_graph import to_onnx
-from catflap.training.processes import in_halves, wait_for_all_processes, which_process
+from catflap.training.processes import barrier, in_halves, rank_and_world_size
 
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
 GPU_BATCH = 64
@@ -147,12 +147,12 @@ def features(
             answer[position] = known[names[position]]
         return positions
 
-    number, count = which_process() if meet else (0, 1)
+    number, count = rank_and_world_size() if meet else (0, 1)
     mine, others = list[_Bucket](), list[_Bucket]()
     for place, bucket in enumerate(_buckets(names)):
         (mine if place % count == number else others).append(bucket)
     for share in (mine, others):
-        for positions in ahead(one, share, extractor.workers):
+        for positions in prefetch(one, share, extractor.workers):
             done += len(positions)
             progress(step, done, len(photos))
         if meet and share is mine:
@@ -167,9 +167,11 @@ def count_unseen(extractor: Extractor, photos: Photos) -> int:
     return sum(names[position] not in known for known, positions in kept for position in positions)
 
 
-def known_of(extractor: Extractor, photos: Photos, step: str, device: str, progress: Progress) -> Known:
+def labelled_features(
+    extractor: Extractor, photos: Photos, step: str, device: str, progress: Progress
+) -> LabelledFeatures:
     """The features and labels of photos that all processes want, each of which works out a share."""
-    meet = partial(wait_for_all_processes, device)
+    meet = partial(barrier, device)
     return features(extractor, photos, step=step, progress=progress, meet=meet), photos.labels
 
 
@@ -190,7 +192,7 @@ def _room(count: int, width: int) -> Features:
             return np.memmap(file, np.float32, "r+", shape=(count, width))
     except OSError as error:
         raise CatflapError(
-            f"The features of {count:,} photos take {size / 1e9:.1f} GB in {folder}: {why(error)}.",
+            f"The features of {count:,} photos take {size / 1e9:.1f} GB in {folder}: {first_line(error)}.",
             "Make room there, or let CATFLAP_CACHE name a folder on a larger disk.",
         ) from error
 
@@ -242,7 +244,7 @@ def _save(path: Path, known: dict[str, Features]) -> None:
 def _keep(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file into the cache; where it cannot be written, work goes on without."""
     try:
-        whole_file(path, data, durable=durable)
+        write_atomically(path, data, durable=durable)
     except CatflapError:
         _tell_once(cache_folder(""))
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import pieces
 from catflap.training.heads.features import Features
-from catflap.training.heads.logistic import Floats, Known, Labels, Scaling, fit_weights, moments
+from catflap.training.heads.logistic import Floats, LabelledFeatures, Labels, Scaling, fit_weights, moments
 
 NEVER = 20.0  # nats by which a label that does not occur stays behind all others
 
@@ -42,7 +42,7 @@ class Head:
 
 
 def fit_head(
-    parts: Sequence[Known],
+    parts: Sequence[LabelledFeatures],
     classes: int,
     strength: float,
     standardise: bool,

@@ -16,7 +16,9 @@ from catflap.evaluation.calibration import pieces
 from catflap.machine import describe_machine
 
 Labels: TypeAlias = npt.NDArray[np.int64]
-Known: TypeAlias = tuple[npt.NDArray[np.float32], Labels]  # features (n, width) of photos, labels (n,)
+LabelledFeatures: TypeAlias = tuple[
+    npt.NDArray[np.float32], Labels
+]  # features (n, width) of photos, labels (n,)
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 ROWS = 256  # at once, so that they stay in the processor's cache
@@ -40,7 +42,7 @@ class Scaling:
         return plain, bias - plain @ self.centre
 
 
-def moments(parts: Sequence[Known]) -> tuple[Floats, Floats]:
+def moments(parts: Sequence[LabelledFeatures]) -> tuple[Floats, Floats]:
     """Mean and variance of each feature, float64 (width,)."""
     total = _total(parts)
     mean = sum(features.sum(0, dtype=np.float64) for features, _ in _chunks(parts)) / total
@@ -48,7 +50,7 @@ def moments(parts: Sequence[Known]) -> tuple[Floats, Floats]:
 
 
 def fit_weights(
-    parts: Sequence[Known], scaled: Scaling, importance: Floats, strength: float
+    parts: Sequence[LabelledFeatures], scaled: Scaling, importance: Floats, strength: float
 ) -> tuple[Floats, Floats]:
     """Weights, float64 (labels, width), and biases, float64 (labels,), for scaled features.
 
@@ -115,7 +117,7 @@ def fit_scales(
 class _Problem:
     """What is fitted: a score for each label, but one for two labels, which HALVES makes their logits."""
 
-    parts: Sequence[Known]
+    parts: Sequence[LabelledFeatures]
     scaled: Scaling
     importance: Floats
     penalty: float
@@ -162,7 +164,7 @@ def _cross_entropy(answers: Floats, labels: Labels, importance: Floats) -> tuple
     return lost, slope * counts[:, None]
 
 
-def _chunks(parts: Sequence[Known], share: int = 0, shares: int = 1) -> Iterator[Known]:
+def _chunks(parts: Sequence[LabelledFeatures], share: int = 0, shares: int = 1) -> Iterator[LabelledFeatures]:
     """The photos of a share of each part, some at a time, in their order."""
     for features, labels in parts:
         plain = np.asarray(features)  # a memory map's own slices take longer
@@ -172,5 +174,5 @@ def _chunks(parts: Sequence[Known], share: int = 0, shares: int = 1) -> Iterator
             yield plain[rows], labels[rows]
 
 
-def _total(parts: Sequence[Known]) -> int:
+def _total(parts: Sequence[LabelledFeatures]) -> int:
     return sum(len(labels) for _, labels in parts)

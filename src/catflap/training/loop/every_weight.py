@@ -28,14 +28,21 @@ from catflap.training.heads.head import log_loss, losses_of
 from catflap.training.loop.backward import backward, draw_alike
 from catflap.training.loop.curve import remember
 from catflap.training.loop.resizing import resize
-from catflap.training.loop.resume import FORMAT, State, load_state, save_state
-from catflap.training.loop.settings import Recipe
-from catflap.training.loop.watching import Watch, unseen
+from catflap.training.loop.resume import FORMAT, LoopState, load_state, save_state
+from catflap.training.loop.settings import LoopSettings
+from catflap.training.loop.step_logging import StepLogger, log_nothing
 from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
-from catflap.training.processes import Precision, add_up, from_all, in_halves, open_fabric, refuse_other_steps
+from catflap.training.processes import (
+    Precision,
+    all_gather,
+    all_reduce,
+    in_halves,
+    open_fabric,
+    refuse_other_steps,
+)
 from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
 
 if TYPE_CHECKING:
@@ -48,14 +55,14 @@ def train_every_weight(
     network: Network,
     dataset: Dataset,
     resume: Path,
-    recipe: Recipe,
+    settings: LoopSettings,
     seed: int,
     device: str,
     progress: Progress,
     *,
     part: Photos | None = None,
     targets: npt.NDArray[np.float32] | None = None,
-    watch: Watch = unseen,
+    watch: StepLogger = log_nothing,
     strategy: str = "ddp",
     precision: Precision = "32-true",
 ) -> tuple[Logits, list[dict[str, Any]]]:
@@ -64,71 +71,73 @@ def train_every_weight(
     `part` are the train photos to learn from, if not all. `targets`, float32 (train photos, labels), are
     probabilities to learn instead. The answer is the running average of the weights after the epoch with the
     lowest log loss on validation, blended with the start (Wortsman et al. 2022, WiSE-FT) in the share with
-    the lowest: never worse there; a careful recipe keeps the start unless the gain is more than chance; a
+    the lowest: never worse there; careful settings keep the start unless the gain is more than chance; a
     random start is not blended. With `resume`, a file, a run goes on mid-epoch. `watch` gets each step's
     figures. `strategy` is ddp or fsdp, `precision` Fabric's. It ends on the CPU.
     """
     photos, fabric = part or dataset.photos("train"), open_fabric(device, strategy, precision=precision)
-    model, start, state = _ready(fabric, network, recipe, strategy)
-    world, share = fabric.world_size, max(1, recipe.batch // fabric.world_size)  # of each batch's photos
-    steps, total = _steps_of(len(photos), share, world, recipe)
+    model, start, state = _ready(fabric, network, settings, strategy)
+    world, share = fabric.world_size, max(1, settings.batch // fabric.world_size)  # of each batch's photos
+    steps, total = _steps_of(len(photos), share, world, settings)
     wanted = _answers_to_learn(photos, len(dataset.labels), targets)
-    run = _identity(dataset, recipe, seed, (device, world, strategy, precision), start, targets, part)
+    run = _identity(dataset, settings, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
     at_once, begin = share + 1, Place(seed, done // steps, done % steps * share * world)
-
     coming = islice(load_batches(
-        photos, dataset.frame, share, start=begin, epochs=ceil(recipe.epochs), rank=fabric.global_rank,
-        world=world, crops=recipe.crops, resize=resize, pixels=None if part else dataset.train_pixels(),
-        merge=recipe.norm,
+        photos, dataset.frame, share, start=begin, epochs=ceil(settings.epochs), rank=fabric.global_rank,
+        world=world, crops=settings.crops, resize=resize, pixels=None if part else dataset.train_pixels(),
+        merge=settings.train_batch_norm,
     ), total - done)  # fmt: skip
-    with QuickConvolution() if recipe.norm else folded(state.network, dataset.frame):
+    with QuickConvolution() if settings.train_batch_norm else folded(state.network, dataset.frame):
         for step, (frames, labels, ids, _) in zip(range(done, total), coming, strict=True):
-            _set_rate(state.optimiser, _schedule(step, total, recipe))
+            _set_rate(state.optimiser, _schedule(step, total, settings))
             draw_alike(seed, step, fabric.global_rank)
-            losses, at_once = backward(fabric, model, frames, wanted(labels, ids), recipe.smoothing, at_once)
+            losses, at_once = backward(
+                fabric, model, frames, wanted(labels, ids), settings.label_smoothing, at_once
+            )
             norm = fabric.clip_gradients(model, state.optimiser, max_norm=5.0, error_if_nonfinite=False)
             loss = _refuse_non_finite(losses, norm, ids, step)
-            _move(state, recipe, step)
+            _move(state, settings, step)
             figures = {"loss": loss, "rate": state.optimiser.param_groups[0]["lr"]}
             remember(history, step + 1, (steps, total), figures)
             ended = step + 1 == total or (step + 1) % steps == 0
             if ended:
                 figures |= _end_epoch(fabric, network, state, history, dataset)
             watch(step + 1, figures)
-            if ended or (step + 1) % recipe.save_every == 0:
+            if ended or (step + 1) % settings.save_every == 0:
                 save_state(resume, run, (step + 1, total), history, state)
             progress("train every weight", step + 1, total)
-
     fabric.barrier()
-    logits, blends = _blend(network.eval(), start, whole(state.best), recipe, dataset)
-    return logits, [{"step": "settings", **vars(recipe), "precision": precision}, *history, *blends]
+    logits, blends = _blend(network.eval(), start, whole(state.best), settings, dataset)
+    return logits, [{"step": "settings", **vars(settings), "precision": precision}, *history, *blends]
 
 
-def _steps_of(photos: int, share: int, world: int, recipe: Recipe) -> tuple[int, int]:
+def _steps_of(photos: int, share: int, world: int, settings: LoopSettings) -> tuple[int, int]:
     """Steps of an epoch and of all.
 
     Raises CatflapError where batch norm would learn from one photo at a time: all its variances would be 0.
     """
-    if recipe.norm and share < 2:
+    if settings.train_batch_norm and share < 2:
         raise CatflapError("Each process would get one photo of a batch.", "Use fewer processes.")
-    steps = batches_an_epoch(photos, share, world=world, merge=recipe.norm)
-    return steps, max(1, round(steps * recipe.epochs))
+    steps = batches_an_epoch(photos, share, world=world, merge=settings.train_batch_norm)
+    return steps, max(1, round(steps * settings.epochs))
 
 
-def _ready(fabric: Fabric, network: Network, recipe: Recipe, strategy: str) -> tuple[Any, Tensors, State]:
+def _ready(
+    fabric: Fabric, network: Network, settings: LoopSettings, strategy: str
+) -> tuple[Any, Tensors, LoopState]:
     """The module that takes batches, the weights at the start, and what changes with each step."""
     keep_memory()
     learner = learner_of(network, fabric.device, strategy)
-    model = fabric.setup_module(learner.train(recipe.norm))
-    optimiser: Any = fabric.setup_optimizers(_optimiser(learner, recipe))
-    return model, _copied(network), State(learner, optimiser, _copied(learner), _copied(learner))
+    model = fabric.setup_module(learner.train(settings.train_batch_norm))
+    optimiser: Any = fabric.setup_optimizers(_optimiser(learner, settings))
+    return model, _copied(network), LoopState(learner, optimiser, _copied(learner), _copied(learner))
 
 
 def _identity(
     dataset: Dataset,
-    recipe: Recipe,
+    settings: LoopSettings,
     seed: int,
     place: tuple[str | int, ...],
     start: Tensors,
@@ -140,7 +149,7 @@ def _identity(
     tensors = [digest_tensors(start), digest_tensors(taught)]
     ids = part.ids.tolist() if part else []
     return digest(
-        [FORMAT, dataset.sha256, vars(recipe), seed, *place, *tensors, str(torch.__version__), *ids]
+        [FORMAT, dataset.sha256, vars(settings), seed, *place, *tensors, str(torch.__version__), *ids]
     )
 
 
@@ -154,15 +163,24 @@ def _answers_to_learn(
     return lambda labels, ids: torch.from_numpy(given[order[np.searchsorted(photos.ids, ids, sorter=order)]])
 
 
-def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimizer:
     groups = [
-        {"params": list(network.head.parameters()), "full_rate": recipe.rate},
-        {"params": list(network.backbone.parameters()), "full_rate": recipe.rate * recipe.body},
+        {"params": list(network.head.parameters()), "full_rate": settings.learning_rate},
+        {
+            "params": list(network.backbone.parameters()),
+            "full_rate": settings.learning_rate * settings.backbone_rate_ratio,
+        },
     ]
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.decay, fused=True)
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
     return torch.optim.SGD(
-        groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay, nesterov=True
+        groups,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=True,
     )
 
 
@@ -171,9 +189,9 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = group["full_rate"] * rate
 
 
-def _schedule(step: int, total: int, recipe: Recipe) -> float:
+def _schedule(step: int, total: int, settings: LoopSettings) -> float:
     """Linear warm-up, then a cosine to zero."""
-    warm = max(1, int(total * recipe.warm_up))
+    warm = max(1, int(total * settings.warm_up))
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, total - warm))))
@@ -184,13 +202,13 @@ def _copied(network: Network) -> Tensors:
 
 
 @torch.no_grad()
-def _move(state: State, recipe: Recipe, step: int) -> None:
+def _move(state: LoopState, settings: LoopSettings, step: int) -> None:
     """Move the weights by their gradients, and the average towards the weights, at first by more."""
     state.optimiser.step()
     state.optimiser.zero_grad()
-    if recipe.norm:
+    if settings.train_batch_norm:
         share_buffers(state.network)
-    keep = min(recipe.average, (step + 1) / (step + 10))
+    keep = min(settings.ema_decay, (step + 1) / (step + 10))
     for name, tensor in state.network.state_dict().items():
         if tensor.is_floating_point():
             state.average[name].lerp_(tensor, 1 - keep)
@@ -198,7 +216,7 @@ def _move(state: State, recipe: Recipe, step: int) -> None:
 
 @torch.no_grad()
 def _end_epoch(
-    fabric: Fabric, network: Network, state: State, history: list[dict[str, Any]], dataset: Dataset
+    fabric: Fabric, network: Network, state: LoopState, history: list[dict[str, Any]], dataset: Dataset
 ) -> dict[str, float]:
     """Judge the average, keep it where no epoch before had a lower log loss, and return the figures."""
     history[-1] |= _judged(fabric, network, whole(state.average), dataset)
@@ -210,21 +228,21 @@ def _end_epoch(
 
 
 def _blend(
-    network: Network, start: Tensors, best: Tensors, recipe: Recipe, dataset: Dataset
+    network: Network, start: Tensors, best: Tensors, settings: LoopSettings, dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Load the blend of start and best epoch with the lowest validation log loss; and all that were tried.
 
-    A careful recipe keeps the start where the gain may be chance.
+    Careful settings keep the start where the gain may be chance.
     """
     validation, tried, lost = dataset.photos("validation"), [], []
-    shares = BLENDS if recipe.blended else (1.0,)
+    shares = BLENDS if settings.blended else (1.0,)
     for share in shares:
         network.load_state_dict(_mixed(start, best, share))
         tried.append(_answers(network, validation, dataset.frame))
         lost.append(losses_of(tried[-1], validation.labels))
     means = [float(each.mean()) for each in lost]
     kept = int(np.argmin(means))
-    if recipe.careful and not beyond_chance(lost[0] - lost[kept], validation.groups):
+    if settings.careful and not beyond_chance(lost[0] - lost[kept], validation.groups):
         kept = 0
     network.load_state_dict(_mixed(start, best, shares[kept]))
     network.cpu()  # where it is counted, written, and shares its backbone with a head
@@ -254,7 +272,7 @@ def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset
         network.train(mode)
     if fabric.world_size > 1:
         sums = sums.to(fabric.device)  # Apple's GPUs have no float64, and are alone
-        add_up(sums)
+        all_reduce(sums)
     loss, accuracy = (sums / len(photos)).tolist()
     return {"validation_log_loss": loss, "validation_accuracy": accuracy}
 
@@ -282,11 +300,11 @@ def _refuse_non_finite(
     Raises CatflapError, in every process, that names the photos whose loss is not a number.
     """
     sums = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
-    add_up(sums)
+    all_reduce(sums)
     steep = norm is not None and not torch.isfinite(whole_tensor(norm)).all()
     if torch.isfinite(sums).all() and not steep:
         return float(sums[0] / sums[1])
-    bad = from_all(ids[(~torch.isfinite(losses)).cpu().numpy()].tolist())
+    bad = all_gather(ids[(~torch.isfinite(losses)).cpu().numpy()].tolist())
     if bad:
         named = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
         raise CatflapError(

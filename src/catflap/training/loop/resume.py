@@ -13,16 +13,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from catflap.artifacts.folder import sweep, whole_file
+from catflap.artifacts.folder import sweep, write_atomically
 from catflap.training.networks.network import Network
 from catflap.training.processes import is_first_process
 from catflap.training.sharding import Tensors, spread_like, whole
 
-FORMAT = 3  # of the file; one of another format is of another run
+FORMAT = 4  # of the file; one of another format is of another run
 
 
 @dataclass(frozen=True)
-class State:
+class LoopState:
     """Everything that the rest of a run depends on.
 
     `average` is the running average of the weights, `best` that after the best epoch so far.
@@ -35,7 +35,7 @@ class State:
 
 
 def save_state(
-    path: Path, run: str, steps: tuple[int, int], history: list[dict[str, Any]], state: State
+    path: Path, run: str, steps: tuple[int, int], history: list[dict[str, Any]], state: LoopState
 ) -> None:
     """Keep a run; `steps` are those that it has done and all, `run` names what it is made from.
 
@@ -51,10 +51,10 @@ def save_state(
         return
     done, total = map(str, steps)
     described = {"run": run, "step": done, "total": total, "history": json.dumps(history)}
-    whole_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
+    write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
 
 
-def load_state(path: Path, run: str, state: State) -> tuple[int, list[dict[str, Any]]]:
+def load_state(path: Path, run: str, state: LoopState) -> tuple[int, list[dict[str, Any]]]:
     """Take up a stopped run: its steps and history; 0 steps where there is none, or one of another `run`.
 
     What a kill left half-written beside it is swept away. That a stopped one is lost is told.

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, first_line
 from catflap.image import Frame
 from catflap.training.networks.narrow import cut, narrow, shorten
 from catflap.training.networks.resnet8 import FEATURES, ResNet8
@@ -72,7 +72,7 @@ def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
         network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub, network and format errors of several libraries
         raise CatflapError(
-            f"The weights of {name} cannot be fetched: {why(error)}.",
+            f"The weights of {name} cannot be fetched: {first_line(error)}.",
             f"Check the network, or use {PACKAGED}, which is installed.",
         ) from error
     config: dict[str, Any] = network.pretrained_cfg
@@ -125,7 +125,7 @@ def check_sees(backbone: Backbone, frame: Frame) -> None:
             backbone.network(torch.zeros(1, 3, frame.height, frame.width))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise CatflapError(
-            f"{backbone.name} does not see frames of {frame.width} x {frame.height} px: {why(error)}.",
+            f"{backbone.name} does not see frames of {frame.width} x {frame.height} px: {first_line(error)}.",
             f"Prepare the photos at another --size, such as {_own_side(backbone)}, or use {PACKAGED}.",
         ) from error
 

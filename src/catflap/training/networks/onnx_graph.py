@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catflap.errors import CatflapError, why
+from catflap.errors import CatflapError, first_line
 
 INPUT, OUTPUT = "pixels", "logits"
 OPSET = 18
@@ -42,7 +42,7 @@ def to_onnx(module: nn.Module, height: int, width: int) -> bytes:
             return _anonymous(program)
         except Exception as error:  # the exporter raises many types for what it cannot translate
             raise CatflapError(
-                f"The model cannot be written as ONNX: {why(error)}.",
+                f"The model cannot be written as ONNX: {first_line(error)}.",
                 "Choose another backbone, such as efficientnet_lite0.",
             ) from error
 

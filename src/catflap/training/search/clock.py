@@ -17,20 +17,20 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.training.heads.features import Extractor, count_unseen
-from catflap.training.loop.settings import Recipe
+from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
 from catflap.training.processes import (
     Precision,
-    add_up,
-    first_says,
-    is_alone,
+    all_reduce,
+    broadcast,
+    is_single_process,
+    rank_and_world_size,
     too_little_memory,
-    which_process,
 )
 
-FINETUNING = Recipe(epochs=10)  # at most
+FINETUNING = LoopSettings(epochs=10)  # at most
 PARTS, LEAST = 20, 0.1  # of an epoch
 _TRIES = 3
 _LATE = 60.0  # seconds by which a head may be late
@@ -40,7 +40,7 @@ _SEARCH_OF_HEADS = 3 / 4  # where nothing but the head comes after it
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeBudget:
     """The minutes of a training: all of it ends at `until`, what is left of a search at `search_until`.
 
     Both are seconds of perf_counter; `device` and `precision` are those of the loop, which follows the head
@@ -55,33 +55,35 @@ class Clock:
 
     def left(self) -> float:
         """Seconds left."""
-        return first_says(self.until - perf_counter(), self.device)
+        return broadcast(self.until - perf_counter(), self.device)
 
     def search_left(self) -> float:
         """Seconds left for a search; below 0 when it should have ended."""
-        return first_says(self.search_until - perf_counter(), self.device)
+        return broadcast(self.search_until - perf_counter(), self.device)
 
     def epochs(
-        self, network: Network, dataset: Dataset, how: Recipe = FINETUNING, *, before: float = 0.0
+        self, network: Network, dataset: Dataset, how: LoopSettings = FINETUNING, *, before: float = 0.0
     ) -> float:
         """How many epochs of a recipe fit into the time that is left less `before` seconds; at most its own.
 
         Whole ones; where not one fits, the part that does, in twentieths, and 0 below a tenth. Time to judge
         each epoch, and five blends at the end, counts. Many processes share an epoch; each judges the blends.
         """
-        _, processes = which_process()
+        _, processes = rank_and_world_size()
         pace = seconds_a_photo(network, dataset, how, self.device, self.precision)
         judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
         epoch = (len(dataset.photos("train")) * pace * _LOOP + judged) / processes
         fit = min(how.epochs, (self.left() - before - (5 if how.blended else 1) * judged) / epoch)
         whole = int(fit) if fit >= 1 else int(fit * PARTS) / PARTS
-        return first_says(whole if whole >= LEAST else 0, self.device)
+        return broadcast(whole if whole >= LEAST else 0, self.device)
 
 
-def clock_of(minutes: float, start: float, device: str, precision: Precision, *, tunes: bool = True) -> Clock:
+def clock_of(
+    minutes: float, start: float, device: str, precision: Precision, *, tunes: bool = True
+) -> TimeBudget:
     """The clock that began to run at `start`, in seconds of perf_counter."""
     search = _SEARCH if tunes else _SEARCH_OF_HEADS
-    return Clock(start + 60 * minutes, start + 60 * minutes * search, device, precision, tunes)
+    return TimeBudget(start + 60 * minutes, start + 60 * minutes * search, device, precision, tunes)
 
 
 def seconds_of_features(extractor: Extractor) -> float:
@@ -91,7 +93,7 @@ def seconds_of_features(extractor: Extractor) -> float:
     """
     frames = np.zeros((extractor.batch, extractor.frame.height, extractor.frame.width, 3), np.uint8)
     shared, taken = [frames] * extractor.workers, []
-    _, processes = which_process()
+    _, processes = rank_and_world_size()
     with ThreadPoolExecutor(extractor.workers) as pool:
         for _ in range(_TRIES):
             start = perf_counter()
@@ -100,7 +102,7 @@ def seconds_of_features(extractor: Extractor) -> float:
     return min(taken) / len(frames) / len(shared) / processes * _LOOP
 
 
-def check_time(clock: Clock, extractor: Extractor, pace: float, name: str, dataset: Dataset) -> None:
+def check_time(clock: TimeBudget, extractor: Extractor, pace: float, name: str, dataset: Dataset) -> None:
     """Raise Refused where features alone, of photos that are not cached, take longer than what is left.
 
     By a minute, for there is always a head. `pace` is the seconds that those of a photo take, and `name` that
@@ -109,7 +111,7 @@ def check_time(clock: Clock, extractor: Extractor, pace: float, name: str, datas
     roles, left = [dataset.photos(role) for role in ("train", "validation")], max(0.0, clock.left())
     if pace * sum(map(len, roles)) <= left + _LATE:
         return
-    photos = first_says(sum(count_unseen(extractor, photos) for photos in roles), clock.device)
+    photos = broadcast(sum(count_unseen(extractor, photos) for photos in roles), clock.device)
     needed = pace * photos
     if needed > left + _LATE:
         size = f"{extractor.frame.width} x {extractor.frame.height} px"
@@ -121,7 +123,7 @@ def check_time(clock: Clock, extractor: Extractor, pace: float, name: str, datas
 
 
 def seconds_a_photo(
-    network: Network, dataset: Dataset, how: Recipe, device: str, precision: Precision
+    network: Network, dataset: Dataset, how: LoopSettings, device: str, precision: Precision
 ) -> float:
     """What a photo takes forward and backward, measured as the loop runs it, on blank frames with a copy.
 
@@ -129,9 +131,9 @@ def seconds_a_photo(
     measure together, each with its share of a batch, and add up their gradients.
     """
     keep_memory()  # as the loop does
-    _, processes = which_process()
-    copy, batch = deepcopy(network).to(device).train(how.norm), max(1, how.batch // processes)
-    with QuickConvolution() if how.norm else folded(copy, dataset.frame):
+    _, processes = rank_and_world_size()
+    copy, batch = deepcopy(network).to(device).train(how.train_batch_norm), max(1, how.batch // processes)
+    with QuickConvolution() if how.train_batch_norm else folded(copy, dataset.frame):
         while True:
             with suppress(torch.OutOfMemoryError):  # with the error goes what the failed step still holds
                 return _seconds_of_a_step(copy, dataset.frame, batch, device, precision) / batch
@@ -151,9 +153,9 @@ def _seconds_of_a_step(
         with bf16:
             answers = network(frames)
         answers.sum().backward()
-        if not is_alone():
+        if not is_single_process():
             slopes = [each.grad.flatten() for each in network.parameters() if each.grad is not None]
-            add_up(torch.cat(slopes))
+            all_reduce(torch.cat(slopes))
         network.zero_grad()
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)

@@ -17,16 +17,22 @@ from catflap.image import Frame
 from catflap.progress import Progress
 from catflap.runtime.engines.onnx import open_model
 from catflap.training.heads.choosing import MOST_COMPARED, Choice, choose_head
-from catflap.training.heads.features import Extractor, counting, feature_graph, known_of, open_extractor
+from catflap.training.heads.features import (
+    Extractor,
+    counting,
+    feature_graph,
+    labelled_features,
+    open_extractor,
+)
 from catflap.training.heads.head import Head, log_loss
-from catflap.training.loop.settings import GOOD_HEAD, SMALL_SIDE, Recipe, finetuning
+from catflap.training.loop.settings import GOOD_HEAD, SMALL_SIDE, LoopSettings, finetuning
 from catflap.training.networks.backbone import Backbone, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.slim import slimmed
-from catflap.training.processes import all_say, first_says
+from catflap.training.processes import broadcast, sum_over_processes
 from catflap.training.recipes import assemble
 from catflap.training.search.candidates import Candidate
-from catflap.training.search.clock import Clock, check_time, seconds_of_features
+from catflap.training.search.clock import TimeBudget, check_time, seconds_of_features
 from catflap.training.search.random_start import new_backbone
 from catflap.training.sizes import photo_side, side_of
 
@@ -100,7 +106,7 @@ class Pick:
 
 
 # trains a candidate's network, of this number, on some train photos: log loss and accuracy on validation
-Tune: TypeAlias = Callable[[int, Network, Recipe, Dataset, Photos], tuple[float, float]]
+Tune: TypeAlias = Callable[[int, Network, LoopSettings, Dataset, Photos], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def search(
     limits: SearchLimits,
     device: str,
     progress: Progress,
-    clock: Clock | None = None,
+    clock: TimeBudget | None = None,
     tune: Tune | None = None,
     random_start: bool = False,
 ) -> Pick:
@@ -147,31 +153,31 @@ def search(
     if not going:
         raise _nothing_fits(table, limits)
     if random_start:
-        table.append(first_says(_random_start(dataset, limits), device))
+        table.append(broadcast(_random_start(dataset, limits), device))
     for share in RUNGS:
         if len(going) == 1 and (clock or share < 1):
             continue  # it is the pick; its head comes next
         for one in going:
             choice, trial = _tried(table[one.number], one.extractor, dataset, share, device, progress)
-            choices[one.number], table[one.number] = choice, first_says(trial, device)
+            choices[one.number], table[one.number] = choice, broadcast(trial, device)
         going = _ranked(going, table, dataset, clock)
         if clock and clock.tunes and share == RUNGS[0] and _poor(going, table):
             going = _hurried(going, table, dataset, random_start and table[-1].fits)
         least = TUNED if tune and _poor(going, table) else 1
         half = 1 if share == 1 or (clock and clock.search_left() < 0) else (len(going) + 1) // 2
         going = going[: max(least, half)]
-    passes, tuned = all_say(sum(sum(one.looked_at) for one in entered), device), list[_Tried]()
+    passes, tuned = sum_over_processes(sum(sum(one.looked_at) for one in entered), device), list[_Tried]()
     part = _share(dataset.photos("train"), 1.0)
     if tune and least == TUNED:
         for one in going:
             choice = choices[one.number]
-            table[one.number] = first_says(_on_validation(table[one.number], choice, dataset), device)
+            table[one.number] = broadcast(_on_validation(table[one.number], choice, dataset), device)
             tuned.append((_tuned(table[one.number], one, choice.head, dataset, part, tune), one))
         table += [trial for trial, _ in tuned]
     left = [*((table[one.number], one) for one in going), *tuned]
     picked, best = min(left, key=lambda pair: pair[0].validation_log_loss)
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
-    frame, known = best.extractor.frame, all_say(sum(best.looked_at), device)
+    frame, known = best.extractor.frame, sum_over_processes(sum(best.looked_at), device)
     learnt = len(tuned) * len(part)
     return Pick(best.number, best.backbone, frame, rows, picked.recipe, passes, known, learnt)
 
@@ -182,7 +188,7 @@ def _measured_all(
     limits: SearchLimits,
     device: str,
     progress: Progress,
-    clock: Clock | None,
+    clock: TimeBudget | None,
 ) -> tuple[list[Trial], list[_Contender]]:
     """What each candidate costs, and those that keep the limits and for which there is time.
 
@@ -200,11 +206,11 @@ def _measured_all(
             break
         progress("trials measured", number, len(found))
         backbone = slimmed(load_backbone(name), train, frame, device=device, progress=progress)
-        table.append(first_says(_measured(backbone, frame, size, limits), device))
+        table.append(broadcast(_measured(backbone, frame, size, limits), device))
         if not table[-1].fits:
             continue
         extractor = open_extractor(backbone, frame, device=device)
-        pace = first_says(seconds_of_features(extractor), device) if clock else 0.0
+        pace = broadcast(seconds_of_features(extractor), device) if clock else 0.0
         one = _Contender(number, backbone, *counting(extractor), pace)
         if clock and one.pace * (len(train) + len(validation)) > clock.left() / 2:
             slow.append(one)
@@ -248,8 +254,8 @@ def _tried(
     train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
     choice = choose_head(
-        known_of(extractor, train, step, device, progress),
-        known_of(extractor, validation, step, device, progress),
+        labelled_features(extractor, train, step, device, progress),
+        labelled_features(extractor, validation, step, device, progress),
         (train.groups, validation.groups),
         len(dataset.labels),
         strengths=STRENGTHS,
@@ -271,7 +277,7 @@ def _on_validation(trial: Trial, choice: Choice, dataset: Dataset) -> Trial:
 
 
 def _ranked(
-    going: list[_Contender], table: list[Trial], dataset: Dataset, clock: Clock | None
+    going: list[_Contender], table: list[Trial], dataset: Dataset, clock: TimeBudget | None
 ) -> list[_Contender]:
     """Best first: by log loss, but where every head is poor and the clock tunes, by epochs up to enough."""
     poor = _poor(going, table)

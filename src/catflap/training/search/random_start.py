@@ -14,7 +14,7 @@ from catflap.training.networks.backbone import RESNET8, Backbone, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.resnet8 import LEAST
 from catflap.training.recipes import Loop, Trained, from_scratch
-from catflap.training.search.clock import Clock
+from catflap.training.search.clock import TimeBudget
 from catflap.training.sizes import photo_side, side_of
 
 MOST_EPOCHS = 15  # then the photos are known by heart (docs/concepts/recipes.md)
@@ -32,7 +32,7 @@ def new_backbone() -> Backbone:
     return load_backbone(RESNET8, pretrained=False)
 
 
-def epochs_from_scratch(clock: Clock, dataset: Dataset) -> float:
+def epochs_from_scratch(clock: TimeBudget, dataset: Dataset) -> float:
     """Epochs from a random start that will fit."""
     how = scratch(MOST_EPOCHS, len(dataset.photos("train")), side_of(dataset))
     return clock.epochs(Network(new_backbone(), len(dataset.labels)), dataset, how)

@@ -19,7 +19,7 @@ class NotDelivered(Exception):
     """The receiver did not take an event; the text says why."""
 
 
-class Courier:
+class DeliveryQueue:
     """A thread that hands events to `deliver`, one after the other; the judge never waits for it.
 
     An event that is not delivered is tried again until it is, or, without `again`, given up. With `wants`

@@ -9,8 +9,8 @@ from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.multipart import read_parts
+from catflap.serving.registry import Served
 from catflap.serving.service import Service, judge
-from catflap.serving.shelf import Served
 
 FORM = "multipart/form-data"
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
@@ -30,7 +30,7 @@ async def predict(service: Service, call: Call) -> Answer:
         raise Problem(
             415, f"The body is {kind[:80]!r}, not a photo.", f"Send the photo's bytes as image/*, or {FORM}."
         )
-    found = service.shelf.find(call.query.get("model"), call.query.get("version"))
+    found = service.models.find(call.query.get("model"), call.query.get("version"))
     body = await call.read()
     if kind != FORM:
         served, [result] = await judge(service, found, [body], call)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from catflap.artifacts.results import UNSURE, Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo, encode
-from catflap.live.courier import Courier, Event
-from catflap.live.frames import Shot, Trouble
+from catflap.live.counts import WatchCounts
+from catflap.live.delivery import DeliveryQueue, Event
+from catflap.live.frames import Outage, Shot
 from catflap.live.judge import WHOLE, Judge
 from catflap.live.preview import Preview
 from catflap.live.settings import WatchSettings
-from catflap.live.sinks import Album
-from catflap.live.tally import Tally
+from catflap.live.sinks import CappedFolder
 from catflap.runtime.recording import Recorder
 
 if TYPE_CHECKING:
@@ -37,35 +37,35 @@ def check_labels(named: Iterable[str], labels: Sequence[str]) -> None:
 class Outlets:
     """Where events and frames go besides `tell`."""
 
-    couriers: Sequence[Courier] = ()
-    album: Album | None = None
+    queues: Sequence[DeliveryQueue] = ()
+    saved: CappedFolder | None = None
     clips: Clips | None = None
     preview: Preview | None = None
     recorder: Recorder | None = None
 
 
-class Teller:
+class EventEmitter:
     """Turns frames and troubles into events and hands them to whoever wants them."""
 
     def __init__(
         self,
         settings: WatchSettings,
         judge: Judge,
-        tally: Tally,
+        counts: WatchCounts,
         tell: Callable[[Event], None],
         outlets: Outlets,
     ) -> None:
         self._settings = settings
         self._judge = judge
-        self._tally = tally
+        self._counts = counts
         self._tell = tell
-        self._couriers = outlets.couriers
-        self._album = outlets.album
+        self._queues = outlets.queues
+        self._saved = outlets.saved
         self._clips = outlets.clips
         self._preview = outlets.preview
         self._recorder = outlets.recorder
         self._logged = -math.inf  # when the last frame was logged, on the source's clock
-        self._trouble = False
+        self._outage = False
         self._unreadable = False
         self._readable = 0.0  # when the last frame came that could be read, on the source's clock
         self._waiting = b""  # what the preview shows as long as nobody looks
@@ -84,7 +84,7 @@ class Teller:
 
     def shot(self, shot: Shot) -> None:
         """Judge a frame."""
-        self._tally.read = shot.number
+        self._counts.read = shot.number
         before = self._judge.decision
         try:
             photo = shot.picture.photo()
@@ -94,10 +94,10 @@ class Teller:
             return
         self._unreadable = False
         self._readable = shot.clock
-        if self._trouble:
-            self._trouble = False
+        if self._outage:
+            self._outage = False
             self._send({"event": "back", **_when(shot)})
-        self._tally.answer(age)
+        self._counts.answer(age)
         after = self._judge.decision
         about = {**_when(shot), "frame_age_ms": round(age * 1e3, 3), "ms": round(prediction.ms, 3)}
         if self._clips is not None:
@@ -112,14 +112,14 @@ class Teller:
             looked_at = self._preview.viewers > 0
             self._preview.show(self._picture(photo, prediction) if looked_at else self._waiting)
 
-    def trouble(self, trouble: Trouble) -> None:
+    def outage(self, outage: Outage) -> None:
         """The source gives no frames: tell it once, and believe nothing any more."""
-        if self._trouble:
+        if self._outage:
             return
-        self._trouble = True
-        self._tally.outages += 1
-        self._send({"event": trouble.kind, "time": time(), "why": trouble.why})
-        self.forget(trouble.kind)
+        self._outage = True
+        self._counts.outages += 1
+        self._send({"event": outage.kind, "time": time(), "why": outage.why})
+        self.forget(outage.kind)
         if self._clips is not None:
             self._clips.finish()
 
@@ -132,7 +132,7 @@ class Teller:
 
             self._preview.show(notice(f"{UNSURE}  ({why})"))
         if before != UNSURE:
-            self._tally.decisions += 1
+            self._counts.decisions += 1
             event = {
                 "event": "decision", "time": time(), "decision": UNSURE, "previous": before,
                 "probability": 0.0, "why": why,
@@ -146,12 +146,12 @@ class Teller:
         finally:  # whoever reads stdout may be gone
             if self._clips is not None:
                 self._clips.close()
-                self._tally.clips = self._clips.written
-            summary = {"event": "ended", "time": time(), "why": why, **self._tally.to_json()}
+                self._counts.clips = self._clips.written
+            summary = {"event": "ended", "time": time(), "why": why, **self._counts.to_json()}
             self._hand(summary)
-            for courier in self._couriers:
-                courier.close()
-        sinks = {one.name: {"delivered": one.delivered, "lost": one.lost} for one in self._couriers}
+            for queue in self._queues:
+                queue.close()
+        sinks = {one.name: {"delivered": one.delivered, "lost": one.lost} for one in self._queues}
         summary |= {"sinks": sinks} if sinks else {}
         self._tell(summary)
         return summary
@@ -162,15 +162,15 @@ class Teller:
         self._tell(event)
 
     def _hand(self, event: Event) -> None:
-        for courier in self._couriers:
-            courier.send(event)
+        for queue in self._queues:
+            queue.send(event)
 
     def _bad(self, shot: Shot, error: BadPhoto) -> None:
         """A frame that cannot be read: counted, and told when the one before could.
 
         When all were so for as long as a source may be silent, nothing is believed any more.
         """
-        self._tally.unreadable += 1
+        self._counts.unreadable += 1
         if not self._unreadable:
             self._unreadable = True
             self._send({"event": "unreadable", **_when(shot), **error.to_json()})
@@ -181,16 +181,16 @@ class Teller:
     def _decided(
         self, shot: Shot, photo: Photo, about: Event, before: str, average: dict[str, float]
     ) -> None:
-        self._tally.decisions += 1
+        self._counts.decisions += 1
         label = max(average, key=average.__getitem__)
         event = {
             "event": "decision", **about, "decision": self._judge.decision, "previous": before,
             "label": label, "probability": average[label], "probabilities": average,
         }  # fmt: skip
-        if self._album is not None:
-            saved = self._album.save(self._jpeg(photo), shot.time, shot.number, self._judge.decision)
+        if self._saved is not None:
+            saved = self._saved.save(self._jpeg(photo), shot.time, shot.number, self._judge.decision)
             if saved is not None:
-                self._tally.saved += 1
+                self._counts.saved += 1
                 event["saved"] = saved
         self._send(event | self._clip_of(self._judge.decision))
 

@@ -52,7 +52,7 @@ class _Place:
     refused: bool = False
 
 
-class Shelf:
+class ModelRegistry:
     """All that is served, by name; `refresh` looks whether a file was replaced."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
@@ -213,10 +213,10 @@ def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stam
 
 def _answer_once(classifier: Classifier, frames: Pixels) -> None:
     """Answer as a request is answered, and as if each label were the likeliest, for each has a baseline."""
-    logits, embeddings = classifier.answer(frames)
+    logits, embeddings = classifier.logits(frames)
     classifier.probabilities(logits)
     for certain in np.eye(len(classifier.labels)):
-        classifier.predict(certain, perf_counter(), look_of(frames[0]), embeddings)
+        classifier.to_prediction(certain, perf_counter(), look_of(frames[0]), embeddings)
 
 
 def _notice(served: Served) -> str:

@@ -9,20 +9,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from catflap.errors import CatflapError, system_says, why
+from catflap.errors import CatflapError, first_line, system_reason
 from catflap.progress import nobody
 
-Watch: TypeAlias = Callable[[int, dict[str, float]], None]
+StepLogger: TypeAlias = Callable[[int, dict[str, float]], None]
 
 
-def unseen(step: int, figures: dict[str, float]) -> None:
+def log_nothing(step: int, figures: dict[str, float]) -> None:
     """Watch nothing."""
 
 
 @contextmanager
-def watching(
+def open_step_loggers(
     tensorboard: Path | None, mlflow: str | None, name: str, note: Callable[[str], None] = nobody
-) -> Iterator[Watch]:
+) -> Iterator[StepLogger]:
     """A Watch that writes each step's figures into a TensorBoard folder, an MLflow store, or both.
 
     `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's. `note` gets a line after
@@ -47,13 +47,15 @@ def watching(
                     one(step, figures)
                 except Exception as error:  # network, disk and database errors of several libraries
                     watches.remove(one)
-                    note(f"Step {step} and those after it are not logged: {why(error)}.")
+                    note(f"Step {step} and those after it are not logged: {first_line(error)}.")
 
         yield watch
 
 
 @contextmanager
-def _forgiving(place: AbstractContextManager[Watch], note: Callable[[str], None]) -> Iterator[Watch]:
+def _forgiving(
+    place: AbstractContextManager[StepLogger], note: Callable[[str], None]
+) -> Iterator[StepLogger]:
     """A place for figures; that it cannot be closed is told, and what was trained is not lost."""
     watch = place.__enter__()
     try:
@@ -62,17 +64,17 @@ def _forgiving(place: AbstractContextManager[Watch], note: Callable[[str], None]
         try:
             place.__exit__(*sys.exc_info())
         except Exception as error:  # as above
-            note(f"What was logged may be incomplete: {why(error)}.")
+            note(f"What was logged may be incomplete: {first_line(error)}.")
 
 
 @contextmanager
-def _tensorboard(folder: Path) -> Iterator[Watch]:
+def _tensorboard(folder: Path) -> Iterator[StepLogger]:
     package = _wanted("torch.utils.tensorboard", "tensorboard")
     try:
         writer = package.SummaryWriter(str(folder))
     except OSError as error:
         raise CatflapError(
-            f"{folder} cannot be written: {system_says(error)}.", "Name another folder."
+            f"{folder} cannot be written: {system_reason(error)}.", "Name another folder."
         ) from error
 
     def watch(step: int, figures: dict[str, float]) -> None:
@@ -84,7 +86,7 @@ def _tensorboard(folder: Path) -> Iterator[Watch]:
 
 
 @contextmanager
-def _mlflow(address: str, name: str) -> Iterator[Watch]:
+def _mlflow(address: str, name: str) -> Iterator[StepLogger]:
     package = _wanted("mlflow", "mlflow")
     try:
         package.set_tracking_uri(address)
@@ -92,7 +94,7 @@ def _mlflow(address: str, name: str) -> Iterator[Watch]:
         run = package.start_run(run_name=name)
     except Exception as error:  # address, network and database errors of several libraries
         raise CatflapError(
-            f"MLflow cannot write to {address}: {why(error)}.", "Check the address."
+            f"MLflow cannot write to {address}: {first_line(error)}.", "Check the address."
         ) from error
     with run:
         yield lambda step, figures: package.log_metrics(figures, step=step)

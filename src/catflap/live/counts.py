@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass
-class Tally:
+class WatchCounts:
     """Counts since the watch began; ages are seconds from a frame's arrival to the answer about it."""
 
     begun: float = field(default_factory=monotonic)

@@ -10,7 +10,7 @@ from catflap.serving.answers import Problem
 from catflap.serving.settings import ServeLimits
 
 
-class Intake:
+class BodyReader:
     """Counts the bytes of all request bodies in memory, so that many large ones cannot use it up."""
 
     def __init__(self, limits: ServeLimits) -> None:

@@ -13,7 +13,7 @@ import torch
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.training import recipes
-from catflap.training.loop.settings import Recipe, finetuning
+from catflap.training.loop.settings import LoopSettings, finetuning
 from catflap.training.networks.answer import open_checkpoint
 from catflap.training.networks.backbone import PACKAGED, SLIM, TINY, load_backbone
 from catflap.training.networks.network import Network, load_network
@@ -40,13 +40,15 @@ def test_its_weights_learn_as_fast_as_the_head(
 ) -> None:
     """What the loop is given, from the backbone's own statement; the others keep what they know."""
     assert load_backbone(TINY).rate == 1.0
-    assert load_backbone(PACKAGED).rate == load_backbone(SLIM).rate == Recipe().body == 0.1
+    assert (
+        load_backbone(PACKAGED).rate == load_backbone(SLIM).rate == LoopSettings().backbone_rate_ratio == 0.1
+    )
     start = load_backbone(TINY).network.conv_stem.weight.clone()
     stated: list[float] = []
     moved: dict[float, float] = {}
     for rate in (1.0, 0.1):
 
-        def unblended(epochs: int, body: float, *rest: Any, rate: float = rate) -> Recipe:
+        def unblended(epochs: int, body: float, *rest: Any, rate: float = rate) -> LoopSettings:
             """At a rate, without the share of the start that validation may like to keep."""
             stated.append(body)
             return replace(finetuning(epochs, body, *rest), body=rate, blended=False)

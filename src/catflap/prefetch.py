@@ -11,7 +11,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def ahead(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+def prefetch(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
     """work(item) for each item, in their order; at most `workers` + 1 are under way or wait to be taken."""
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[B]] = deque()

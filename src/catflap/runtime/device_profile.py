@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import Bundle, read_bundle
-from catflap.artifacts.folder import check_place, read_json, whole_file
+from catflap.artifacts.bundle import Bundle, load_bundle
+from catflap.artifacts.folder import check_place, read_json, write_atomically
 from catflap.artifacts.golden import read_golden
 from catflap.errors import BadArtifact, CatflapError
 from catflap.machine import describe_machine
@@ -24,7 +24,7 @@ ROUNDS, WARM_UP = 40, 5
 
 
 @dataclass(frozen=True)
-class Profile:
+class DeviceProfile:
     """A device: its `machine`, the `threads` that were used, and `ms` of the shipped bundle's network."""
 
     machine: dict[str, Any]
@@ -47,10 +47,10 @@ def median_ms(step: Callable[[], object]) -> float:
     return float(np.median(taken[WARM_UP:]))
 
 
-def profile_device(threads: int) -> Profile:
+def profile_device(threads: int) -> DeviceProfile:
     """Time the shipped bundle's network on this machine, with so many threads."""
-    bundle = read_bundle(REFERENCE)
-    return Profile(describe_machine().to_json(), threads, bundle.sha256, _time(bundle, threads))
+    bundle = load_bundle(REFERENCE)
+    return DeviceProfile(describe_machine().to_json(), threads, bundle.sha256, _time(bundle, threads))
 
 
 def check_profile(path: Path) -> None:
@@ -60,31 +60,31 @@ def check_profile(path: Path) -> None:
         load_profile(path)
 
 
-def write_profile(path: Path, profile: Profile) -> None:
-    """Write a profile for `catflap export --device`, where `check_profile` has nothing against it."""
+def write_profile(path: Path, profile: DeviceProfile) -> None:
+    """Write a profile for `catflap export --device-profile`, where `check_profile` has nothing against it."""
     check_profile(path)
     fields = {"catflap": KIND, "version": 1, **vars(profile)}
-    whole_file(path, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("utf-8"))
+    write_atomically(path, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("utf-8"))
 
 
-def load_profile(path: str | os.PathLike[str]) -> Profile:
+def load_profile(path: str | os.PathLike[str]) -> DeviceProfile:
     """A profile that `catflap bench --profile` wrote; BadArtifact when the file is none."""
     fields = read_json(Path(path), KIND)
-    names = set(Profile.__dataclass_fields__)
+    names = set(DeviceProfile.__dataclass_fields__)
     kinds = {"machine": (dict,), "threads": (int,), "reference": (str,), "ms": (int, float)}
     whole = set(fields) == names | {"catflap", "version"}
     whole = whole and all(type(fields[name]) in allowed for name, allowed in kinds.items())
     if not whole or not (0 < fields["ms"] < 1e9 and 0 < fields["threads"] < 1e9):
         raise BadArtifact(f"{path} is not a whole device profile.", "Write it with: catflap bench --profile")
-    return Profile(**{name: fields[name] for name in names})
+    return DeviceProfile(**{name: fields[name] for name in names})
 
 
-def scale(profile: Profile) -> float:
+def scale(profile: DeviceProfile) -> float:
     """How many times slower than this machine the device is, with the threads of the profile.
 
     Both times are of the shipped bundle's int8 network; float networks may scale somewhat differently.
     """
-    bundle = read_bundle(REFERENCE)
+    bundle = load_bundle(REFERENCE)
     if bundle.sha256 != profile.reference:
         raise CatflapError(
             "The device profile was written with another Catflap.", "Write it anew: catflap bench --profile"
