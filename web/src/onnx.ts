@@ -7,23 +7,21 @@ import { Damaged } from "./errors";
 import { fetched, keep } from "./kept";
 import type { Model, Network } from "./model";
 
-// ORT would ask for its WebAssembly itself, but never again when it does not come once.
-let binary: Promise<Uint8Array<ArrayBuffer>> | undefined;
+// ORT has its WebAssembly. It would ask for that itself, but never again once it did not come.
+let isReady = false;
 
 export async function open({ bytes, head, threads }: Network): Promise<Model> {
   const files = { mjs: absolute(glue), wasm: absolute(wasm) };
   ort.env.wasm.wasmPaths = files;
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  binary ??= fetched(files.wasm).catch((error: unknown) => {
-    binary = undefined;
-    throw error;
-  });
-  const [model, code] = await Promise.all([bytes, binary]);
-  ort.env.wasm.wasmBinary = code;
+  const [model, code] = await Promise.all([bytes, isReady ? undefined : fetched(files.wasm)]);
+  if (code) ort.env.wasm.wasmBinary = code;
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] }).catch((error: unknown) => {
     throw new Damaged(`ONNX Runtime refuses the model (${String(error)})`);
   });
+  isReady = true;
+  delete ort.env.wasm.wasmBinary; // its own copy is enough
   void keep(files.wasm);
   const { frame, input, output } = head;
   const shape = [1, frame.height, frame.width, 3];
