@@ -33,16 +33,16 @@ WRITER = (
     + """
 import sys
 from pathlib import Path
-from catflap.artifacts.folder import whole_folder, whole_file, write_json
+from catflap.artifacts.folder import atomic_folder, write_atomically, write_json
 target, version = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
 while True:
     version += 1
-    with whole_folder(target, "thing.json") as folder:
+    with atomic_folder(target, "thing.json") as folder:
         for number in range(FILES):
             (folder / f"{number}.txt").write_text(str(version) * 50)
         write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": version})
-    whole_file(target.with_suffix(".bin"), b"%08d" % version * 5000)
+    write_atomically(target.with_suffix(".bin"), b"%08d" % version * 5000)
 """
 )
 

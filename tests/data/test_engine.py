@@ -35,7 +35,7 @@ def lethal(references):
     if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
         os.kill(os.getpid(), 11)
     return batch.examine(references)
-worker.serve(lethal)
+worker.answer_batches(lethal)
 """
 DEAF = """
 import os, sys

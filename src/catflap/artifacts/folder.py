@@ -95,7 +95,7 @@ def write_atomically(target: Path, data: bytes, *, durable: bool = True) -> None
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file as it is, under its own name; `durable` as `whole_file` has it."""
+    """Write a file as it is, under its own name; `durable` as `write_atomically` has it."""
     with open(path, "wb") as file:
         file.write(data)
         if durable:

@@ -32,7 +32,7 @@ class Clips:
     """Keeps the last seconds of frames, and writes a film from so long before a decision to so long after.
 
     A decision within a clip prolongs it. Films are encoded on a thread of their own, one at a time. They
-    lie in an Album, which deletes the oldest ones; `written` counts them.
+    lie in a CappedFolder, which deletes the oldest ones; `written` counts them.
     """
 
     def __init__(self, saved: CappedFolder, seconds: float, note: Callable[[str], None]) -> None:

@@ -94,11 +94,11 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Req
 
     async def read() -> bytes:
         nonlocal whole
-        body = await service.intake.read(request.stream(), request.headers, tally)
+        body = await service.bodies.read(request.stream(), request.headers, tally)
         whole = True
         return body
 
-    with service.intake.hold() as tally:
+    with service.bodies.hold() as tally:
         try:
             if route not in ALWAYS:
                 _check_crowd(request.scope)

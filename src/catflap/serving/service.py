@@ -30,7 +30,7 @@ class Service:
     settings: ServeSettings
     models: ModelRegistry
     workers: Workers
-    intake: BodyReader
+    bodies: BodyReader
     metrics: Metrics
     keys: tuple[bytes, ...]
     recorder: Recorder | None
@@ -44,14 +44,14 @@ def open_service(settings: ServeSettings, note: Callable[[str], None]) -> Servic
     keys = read_keys(settings.keys)
     threads = max(1, describe_machine().cores // settings.threads)
     workers = Workers(threads, settings.limits.queue)
-    intake = BodyReader(settings.limits)
-    metrics = Metrics(lambda: workers.waiting, lambda: workers.running, lambda: intake.held)
+    bodies = BodyReader(settings.limits)
+    metrics = Metrics(lambda: workers.waiting, lambda: workers.running, lambda: bodies.held)
     models = ModelRegistry(settings, metrics)
     for notice in models.notices():
         note(notice)
     recorder = None if settings.log is None else Recorder(settings.log, note)
     return Service(
-        settings, models, workers, intake, metrics, keys, recorder, DriftMeter(metrics, note), note
+        settings, models, workers, bodies, metrics, keys, recorder, DriftMeter(metrics, note), note
     )
 
 

@@ -22,7 +22,8 @@ from catflap.errors import CatflapError
 from catflap.machine import describe_machine
 
 STARTS = 3
-COMMAND = (sys.executable, "-P", "-c", "from catflap.data.scanning.worker import serve; serve()")
+WORKER = "from catflap.data.scanning.worker import answer_batches; answer_batches()"
+COMMAND = (sys.executable, "-P", "-c", WORKER)
 
 
 def run(
