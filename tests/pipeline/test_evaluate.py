@@ -93,6 +93,26 @@ def test_a_folder_of_new_photos(drawn_bundle: Exported, tmp_path: Path) -> None:
     assert report.variants["int8"]["accuracy"]["value"] == 1.0
 
 
+def test_of_split_folders_one_role_is_judged(drawn_bundle: Exported, tmp_path: Path) -> None:
+    """Else the photos that it learnt from would count."""
+    drawn, split = draw_photos(tmp_path / "drawn", count=10), tmp_path / "split"
+
+    def move(role: str, numbers: range) -> None:
+        for label in ("cat", "other"):
+            (split / role / label).mkdir(parents=True)
+            for number in numbers:
+                (drawn / label / f"{number:02}.jpg").rename(split / role / label / f"{number}.jpg")
+
+    move("train", range(5))
+    move("val", range(5, 7))
+    with pytest.raises(CatflapError, match=r"no photos of the role test\. Name one that it has: train, val"):
+        evaluate(drawn_bundle.path, split, tmp_path / "report")
+    move("test", range(7, 10))
+    for asked, role, photos in ((None, "test", 6), ("validation", "validation", 4)):
+        report = evaluate(drawn_bundle.path, split, tmp_path / "report", role=asked)
+        assert (report.role, report.variants["int8"]["photos"]) == (role, photos)
+
+
 def test_killed_runs_end_with_the_same_report(
     drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +159,7 @@ def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path:
     with pytest.raises(CatflapError, match="does not hold photos"):
         evaluate(drawn_bundle.path, None, tmp_path / "report")
     photos = draw_photos(tmp_path / "photos", ("cat", "third"), 2)
-    with pytest.raises(CatflapError, match="only these have roles"):
+    with pytest.raises(CatflapError, match="states no roles"):
         evaluate(drawn_bundle.path, photos, tmp_path / "report", role="test")
     with pytest.raises(CatflapError, match="'third'"):
         evaluate(drawn_bundle.path, photos, tmp_path / "report")

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", metavar="REPORT", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--role",
-        help="photos of the dataset to measure on: those of this role (default: test)",
+        help="photos to measure on, where roles are stated: those of this role (default: test)",
     )
 
 

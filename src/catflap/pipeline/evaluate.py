@@ -95,9 +95,10 @@ def evaluate(
 ) -> Report:
     """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
 
-    `photos` is a Dataset, of which the `role`, or test, is used, or any source that `scan` reads; without
-    it, the Dataset that a Checkpoint was trained on. The Report of a Checkpoint also shows how it learnt.
-    What is scored is kept beside the Report until that is whole, so that a stopped run goes on where it was.
+    `photos` is a Dataset or any source that `scan` reads; without it, the Dataset that a Checkpoint was
+    trained on. Where roles are stated, as in train/val/test folders, photos of `role`, or test, are used. The
+    Report of a Checkpoint also shows how it learnt. What is scored is kept beside the Report until that is
+    whole, so that a stopped run goes on where it was.
     Raises CatflapError for photos that a Checkpoint is known to have learnt from, but for a role of its own.
     """
     refuse_foreign(Path(out), MARKER)
@@ -106,13 +107,10 @@ def evaluate(
     source = photos or subject.dataset
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
-    is_dataset = (Path(source) / DATASET).is_file()
-    if role and not is_dataset and Path(source).exists():  # else scan says that it is not there
-        raise CatflapError(f"{source} is no dataset, and only these have roles.", "Leave the role out.")
     judged = (
         _of_dataset(Path(source), role or "test", subject)
-        if is_dataset
-        else _of_source(source, subject, progress)
+        if (Path(source) / DATASET).is_file()
+        else _of_source(source, role, subject, progress)
     )
     sections, drawn, first = {}, {}, None
     scored = Path(out).with_name(f".{Path(out).name}.scored")
@@ -222,11 +220,14 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subjec
     return "unknown"
 
 
-def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Photos:
+def _of_source(source: Path | str, role: str | None, subject: _Subject, progress: Progress) -> _Photos:
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(source, Path(folder) / "manifest", progress=progress)
-        table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status"])
-    table = table.take(np.flatnonzero(np.array(table["status"].to_pylist(), np.str_) == "ok"))
+        table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status", "role"])
+    wanted = np.array(table["status"].to_pylist(), np.str_) == "ok"
+    roles = np.array([stated or "" for stated in table["role"].to_pylist()], np.str_)
+    role = _stated_role(source, role, set(roles[wanted].tolist()) - {""})
+    table = table.take(np.flatnonzero(wanted & (roles == role) if role else wanted))
     names = table["uri"].to_pylist()
     seen = _refuse_learnt(np.array(table["id"].to_pylist()), names, subject)
     labels, coded = np.unique(table["label"].to_pylist(), return_inverse=True)
@@ -236,10 +237,24 @@ def _of_source(source: Path | str, subject: _Subject, progress: Progress) -> _Ph
         table["group"].to_numpy().astype(np.int64),
         names,
         {"manifest": manifest.sha256},
-        "",
+        role,
         seen,
         digest([table["id"].to_pylist(), table["bytes"].to_pylist()]),
     )
+
+
+def _stated_role(source: Path | str, role: str | None, stated: set[str]) -> str:
+    """The role of which photos are used, "" where the source states none; CatflapError for one it lacks."""
+    if not stated:
+        if role:
+            raise CatflapError(f"{source} states no roles.", "Leave the role out.")
+        return ""
+    if (role or "test") not in stated:
+        raise CatflapError(
+            f"{source} has no photos of the role {role or 'test'}.",
+            f"Name one that it has: {', '.join(sorted(stated))}.",
+        )
+    return role or "test"
 
 
 def _numbers(labels: tuple[str, ...], subject: _Subject) -> npt.NDArray[np.int64]:
