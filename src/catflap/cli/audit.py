@@ -6,7 +6,8 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from catflap.cli.output import emit, given_options, note, progress_bar
+from catflap.cli.options import given_options
+from catflap.cli.output import emit, note, progress_bar
 
 HELP = "Find photos whose label may be wrong, and write a page on which a person decides."
 EXAMPLE = "catflap audit photos.dataset -o audited.manifest"

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.export import export_text, variant_arguments, variants_of
-from catflap.cli.output import emit, part_of, progress_bar, refuse_alone, split_names
+from catflap.cli.options import part_of, refuse_alone, split_names
+from catflap.cli.output import emit, progress_bar
 from catflap.errors import CatflapError
 
 HELP = "Look into a Bundle, unpack it, add variants that are judged first, or leave some out."

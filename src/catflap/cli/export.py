@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.schema import is_text
-from catflap.cli.output import emit, progress_bar, refuse_alone, split_names, table
+from catflap.cli.options import refuse_alone, split_names
+from catflap.cli.output import emit, progress_bar, table
 from catflap.errors import CatflapError, need
 
 if TYPE_CHECKING:

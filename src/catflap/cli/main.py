@@ -20,7 +20,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from catflap.cli import output
+from catflap.cli import options, output
 from catflap.errors import CatflapError, Refused, missing_extra, system_reason
 from catflap.version import VERSION
 
@@ -125,9 +125,9 @@ def main(argv: Sequence[str]) -> int:
 class _Parser(argparse.ArgumentParser):
     """A parser of a command or of a part of one; its usage errors are ours: what, then the fix."""
 
-    def __init__(self, **options: Any) -> None:
-        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
-        super().__init__(**options)
+    def __init__(self, **given: Any) -> None:
+        given = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **given}
+        super().__init__(**given)
 
     def error(self, message: str) -> NoReturn:
         raise CatflapError(f"{message[:1].upper()}{message[1:]}.", f"Run: {self.prog} --help")
@@ -149,10 +149,10 @@ def _answer(argv: list[str]) -> int:
     parser = _Parser(
         prog=f"catflap {words[0]}",
         description=command.HELP,
-        epilog=output.example(command.EXAMPLE),
+        epilog=options.example(command.EXAMPLE),
     )
     command.arguments(parser)
-    output.json_argument(parser)
+    options.json_argument(parser)
     argv.remove(words[0])
     args = parser.parse_args(argv)
     for named in (getattr(args, "bundle", None), getattr(args, "model", None), *getattr(args, "bundles", ())):

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catflap.errors import CatflapError, system_reason
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     import argparse
 
     from catflap.progress import Progress
-    from catflap.runtime.recording import LogSettings
-    from catflap.runtime.signature import Signer
 
 KEYED = ("labels", "left_out", "reasons", "remarks", "prior", "decisions", "kinds")  # by what people named
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
@@ -29,112 +26,6 @@ REDRAW_SECONDS = 0.1
 def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
     """Print an answer on stdout: one line of JSON with --json, else `text` or the fields for people."""
     _print(_json(fields) if args.json else _printable(as_text(fields) if text is None else text))
-
-
-def example(words: str) -> str:
-    """What stands at the end of a help page."""
-    return f"example:\n  {words}"
-
-
-def json_argument(parser: argparse.ArgumentParser, default: bool | str = False) -> None:
-    """The option that every command has."""
-    parser.add_argument("--json", action="store_true", default=default, help="print the answer as JSON")
-
-
-def part_of(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, words: str
-) -> argparse.ArgumentParser:
-    """The parser of a part of a command, such as `review apply`, which tells what it does and an example."""
-    import argparse
-
-    about = f"{what[0].upper()}{what[1:]}."
-    parser = verbs.add_parser(name, help=what, description=about, epilog=example(words))
-    json_argument(parser, argparse.SUPPRESS)  # else it would undo one that stands before the part's name
-    return parser
-
-
-def megabytes(text: str) -> float:
-    """A size in megabytes as an option has it; ValueError for what is none."""
-    size = float(text)
-    if not math.isfinite(size):
-        raise ValueError(text)
-    return size
-
-
-def log_arguments(parser: argparse.ArgumentParser) -> None:
-    """What predict, watch and serve take to record what they saw."""
-    log = parser.add_argument_group("field log")
-    log.add_argument("--log", type=Path, metavar="FILE", help="record each answer in this file")
-    log.add_argument("--log-photos", action="store_true", help="keep a picture of each photo in the log, too")
-    log.add_argument(
-        "--log-mb", type=megabytes, metavar="MB",
-        help="megabytes that the log may take; the oldest rows go first (default: 1000)",
-    )  # fmt: skip
-
-
-def log_settings(args: argparse.Namespace) -> LogSettings | None:
-    """The field log that was asked for."""
-    from catflap.runtime.recording import LogSettings
-
-    refuse_alone(args, "--log field.log", "--log-photos", "--log-mb")
-    if args.log is None:
-        return None
-    limit = None if args.log_mb is None else int(args.log_mb * 1e6)
-    return LogSettings(args.log, args.log_photos, **given_options(limit=limit))
-
-
-def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
-    """Raise CatflapError for options that say more about `owner` where it was not given: they do nothing.
-
-    `owner` is an option with an example of its value, such as "--log field.log".
-    """
-    name = owner.split()[0]
-    if _given(args, name):
-        return
-    for option in options:
-        if _given(args, option):
-            raise CatflapError(f"{option} belongs to {name}, which was not given.", f"Add {owner}.")
-
-
-def _given(args: argparse.Namespace, option: str) -> bool:
-    value = getattr(args, option[2:].replace("-", "_"))
-    return value is not None and value is not False
-
-
-def given_options(**options: Any) -> dict[str, Any]:
-    """The options that were given; for the others the default of whoever takes them holds."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def point_argument(parser: argparse.ArgumentParser) -> None:
-    """The option of the verbs that can decide at an operating point."""
-    parser.add_argument(
-        "--operating-point", metavar="POINT",
-        help="decide at this operating point of the bundle, such as cat:max_fpr=0.001 (default: by the "
-        "threshold with a promise, or unsure)",
-    )  # fmt: skip
-
-
-def signer_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verbs that can refuse what somebody else made."""
-    group = parser.add_argument_group("refuse a bundle unless it was signed")
-    group.add_argument(
-        "--key", metavar="PUBLIC", type=Path, help="signed by the owner of this public key, PEM"
-    )
-    group.add_argument(
-        "--root", metavar="ROOT", type=Path, help="signed with a certificate of this authority, PEM"
-    )
-    group.add_argument("--identity", metavar="WHO", help="signed by WHO through Sigstore, such as an address")
-    group.add_argument("--issuer", metavar="URL", help="the service that told Sigstore who WHO is")
-
-
-def signer_of(args: argparse.Namespace) -> Signer | None:
-    """Who must have signed, or None when no option says so; an empty one, of an unset variable, says so."""
-    from catflap.runtime.signature import Signer
-
-    if all(option is None for option in (args.key, args.root, args.identity, args.issuer)):
-        return None
-    return Signer(args.key, args.root, args.identity or "", args.issuer or "")
 
 
 def note(text: str) -> None:
@@ -219,11 +110,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def split_names(names: str) -> tuple[str, ...]:
-    """The names in a list that was written with commas, in order."""
-    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def close_stdout() -> None:

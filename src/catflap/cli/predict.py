@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from catflap.cli.output import (
-    emit,
-    log_arguments,
-    log_settings,
-    note,
-    point_argument,
-    signer_arguments,
-    signer_of,
-)
+from catflap.cli.options import log_arguments, log_settings, point_argument, signer_arguments, signer_of
+from catflap.cli.output import emit, note
 
 HELP = "Judge photos with a Bundle, a line a photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"

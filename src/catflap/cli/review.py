@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import emit, given_options, note, part_of, progress_bar
+from catflap.cli.options import given_options, part_of
+from catflap.cli.output import emit, note, progress_bar
 
 HELP = (
     "Make a page of photos from the field, and carry out what a person decided on such a page or an audit's."

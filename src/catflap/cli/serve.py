@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import (
-    emit,
+from catflap.cli.options import (
     given_options,
     log_arguments,
     log_settings,
-    note,
     point_argument,
     refuse_alone,
     signer_arguments,
     signer_of,
 )
+from catflap.cli.output import emit, note
 
 HELP = "Answer over HTTP: /predict, the Open Inference Protocol at /v2, /metrics, and a page for people at /."
 EXAMPLE = "catflap serve cat.catflap --port 8000"

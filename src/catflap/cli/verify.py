@@ -5,16 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import (
-    emit,
-    note,
-    progress_bar,
-    refuse_alone,
-    signer_arguments,
-    signer_of,
-    split_names,
-    table,
-)
+from catflap.cli.options import refuse_alone, signer_arguments, signer_of, split_names
+from catflap.cli.output import emit, note, progress_bar, table
 
 HELP = "Check that a Bundle does on this machine what was tested: bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.output import (
-    emit,
+from catflap.cli.options import (
     given_options,
     log_arguments,
     log_settings,
     megabytes,
-    note,
     point_argument,
     refuse_alone,
     signer_arguments,
     signer_of,
 )
+from catflap.cli.output import emit, note
 
 HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
 EXAMPLE = """catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh' \\
