@@ -22,6 +22,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.image import Frame
+from catflap.pipeline.trace import trace
 from catflap.progress import silent
 from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import LoopSettings, finetuning, scratch
@@ -148,12 +149,22 @@ def test_scratch_is_the_same_for_a_seed_and_owes_nobody_weights(
 
 def test_a_teacher_moves_the_targets(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
     photos = drawn_dataset.photos("train")
-    alone = teach(drawn_checkpoint, drawn_dataset, 0.0, silent)
+    alone = teach([drawn_checkpoint], drawn_dataset, 0.0, silent)
     assert np.array_equal(alone, np.eye(2, dtype=np.float32)[photos.labels])
-    taught = teach(drawn_checkpoint, drawn_dataset, 0.7, silent)
+    taught = teach([drawn_checkpoint], drawn_dataset, 0.7, silent)
     assert taught.sum(1) == pytest.approx(1)
     assert (taught != alone).all()
     assert (taught.argmax(1) == photos.labels).all(), "the teacher knows these photos"
+
+
+def test_of_an_ensemble_the_mean_is_learnt(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    other = train(drawn_dataset, tmp_path / "other", Plan(backbone="efficientnet_lite1"))
+    one, two = (teach([teacher], drawn_dataset, 0.7, silent) for teacher in (drawn_checkpoint, other))
+    assert not np.allclose(one, two, atol=1e-3)
+    taught = teach([drawn_checkpoint, other], drawn_dataset, 0.7, silent)
+    assert taught == pytest.approx((one + two) / 2, abs=1e-6)
 
 
 def test_targets_reach_their_photos(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -175,15 +186,20 @@ def test_a_student_names_its_teacher(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     student = train(
-        drawn_dataset, tmp_path / "student", Plan(recipe="finetune", epochs=1, teacher=drawn_checkpoint)
+        drawn_dataset, tmp_path / "student", Plan(recipe="finetune", epochs=1, teachers=(drawn_checkpoint,))
     )
     assert student.ancestors["teacher"] == drawn_checkpoint.sha256
+    both = Plan(recipe="finetune", epochs=1, teachers=(drawn_checkpoint, student))
+    ensemble = train(drawn_dataset, tmp_path / "ensemble", both)
+    names = ("teacher_1", "teacher_2")
+    assert [ensemble.ancestors[name] for name in names] == [drawn_checkpoint.sha256, student.sha256]
+    assert {link["kind"] for link in trace(ensemble.path)} > set(names)
 
 
 def test_a_teacher_of_other_labels_is_refused(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
     other = Dataset(**{**vars(drawn_dataset), "labels": ("dog", "other")})
     with pytest.raises(CatflapError, match="knows other labels"):
-        teach(drawn_checkpoint, other, 0.7, silent)
+        teach([drawn_checkpoint], other, 0.7, silent)
 
 
 @pytest.mark.parametrize("asked", [{}, {"recipe": "head"}, {"recipe": "head", "minutes": 5.0}])
@@ -191,7 +207,7 @@ def test_a_head_learns_from_no_teacher(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
     with pytest.raises(CatflapError, match="A head learns from no teacher"):
-        train(drawn_dataset, tmp_path / "out", Plan(teacher=drawn_checkpoint, **asked))
+        train(drawn_dataset, tmp_path / "out", Plan(teachers=(drawn_checkpoint,), **asked))
 
 
 def test_a_head_that_was_asked_for_stays_one(

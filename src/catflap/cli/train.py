@@ -67,9 +67,9 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "start for many small pictures at 64 px or less), kept where it is better by more than chance",
     )  # fmt: skip
     parser.add_argument(
-        "--teacher", type=Path, metavar="CHECKPOINT",
+        "--teacher", type=Path, action="append", default=[], metavar="CHECKPOINT",
         help="a larger network whose opinion of the train photos is learnt beside their labels, by finetune "
-        "and scratch; a head learns from none",
+        "and scratch; a head learns from none; may be repeated: then the mean of them is learnt",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, metavar="N",
@@ -107,7 +107,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         recipe=args.recipe,
         epochs=args.epochs,
         minutes=args.minutes,
-        teacher=load_checkpoint(args.teacher) if args.teacher else None,
+        teachers=tuple(map(load_checkpoint, args.teacher)),
         trials=args.budget,
         limits=SearchLimits(args.search_ms, args.search_mb),
         seed=args.seed,

@@ -32,7 +32,7 @@ class Plan:
     unless "head" was asked for, by as much fine-tuning as fits (for many small pictures in small frames,
     where no recipe was named, by epochs from a random start), kept if its log loss on validation is lower by
     more than chance, or in any case where "finetune" was asked for.
-    `teacher` is a Checkpoint whose opinion of the train photos is learnt beside their labels. With
+    `teachers` are Checkpoints whose opinion of the train photos is learnt beside their labels. With
     `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
     replaces `backbone` and frame. Without a `backbone` and `trials`, `minutes` try as many as half of
     them allows, of those that have at most 4 MB in int8 where no limit says otherwise; 0 trials are none.
@@ -43,7 +43,7 @@ class Plan:
     recipe: str | None = None
     epochs: int | None = None
     minutes: float | None = None
-    teacher: Checkpoint | None = None
+    teachers: tuple[Checkpoint, ...] = ()
     trials: int | None = None
     limits: SearchLimits = NO_LIMITS
     seed: int = 0
@@ -51,9 +51,9 @@ class Plan:
 
     @property
     def is_open(self) -> bool:
-        """Whether backbone, recipe, time, teacher and trials are all left to whoever follows this plan."""
-        asked = (self.backbone, self.recipe, self.minutes, self.teacher, self.trials)
-        return all(one is None for one in asked)
+        """Whether backbone, recipe, time, teachers and trials are all left to whoever follows this plan."""
+        asked = (self.backbone, self.recipe, self.minutes, self.trials)
+        return not self.teachers and all(one is None for one in asked)
 
     @property
     def searches(self) -> bool:
@@ -83,9 +83,9 @@ class Plan:
 
     def fingerprint(self, dataset: Dataset) -> str:
         """What a Checkpoint would be made from, without making it."""
-        teacher = self.teacher.sha256 if self.teacher else ""
+        teachers = [teacher.sha256 for teacher in self.teachers]
         recipe = self.recipe or ("" if self.may_tune else "head")
-        loop = [self.rounds, teacher, self.precision] if recipe != "head" else []
+        loop = [self.rounds, teachers, self.precision] if recipe != "head" else []
         search = [self.trials, *astuple(self.kept_limits)] if self.searches else []
         backbone = self.backbone or PACKAGED
         settings = [dataset.sha256, backbone, recipe, self.minutes or 0, loop, search, self.seed]
@@ -99,7 +99,7 @@ class Plan:
             raise CatflapError(
                 f"There is no precision {self.precision!r}.", f"Use one of: {', '.join(PRECISIONS)}."
             )
-        if self.teacher and not self.may_tune:
+        if self.teachers and not self.may_tune:
             raise CatflapError("A head learns from no teacher.", "Add --recipe finetune, or leave it out.")
         if self.epochs is not None and (self.minutes or not self.may_tune):
             who = "Minutes say how many epochs fit" if self.minutes else "A head has no epochs"

@@ -79,7 +79,7 @@ def _train(
     if not is_single_process():
         open_fabric(device)  # which gives each process its GPU, before anything is worked out there
     precision = _precision(plan, device)
-    taught = teach(plan.teacher, dataset, TEACHERS_SHARE, progress) if plan.teacher else None
+    taught = teach(plan.teachers, dataset, TEACHERS_SHARE, progress) if plan.teachers else None
     clock = None
     if plan.minutes:
         clock = clock_of(plan.minutes, bill.start, device, precision, tunes=plan.may_tune)
@@ -132,8 +132,10 @@ def _write(
     dataset: Dataset, out: Path, plan: Plan, chosen: Pick, trained: Trained, cost: dict[str, Any]
 ) -> None:
     validation, body = dataset.photos("validation"), trained.backbone
-    taught = plan.teacher if trained.recipe != "head" else None
-    teacher = {"teacher": taught.sha256} if taught else {}
+    taught = plan.teachers if trained.recipe != "head" else ()
+    teachers = {f"teacher_{number}": one.sha256 for number, one in enumerate(taught, 1)}
+    if len(taught) == 1:
+        teachers = {"teacher": taught[0].sha256}
     with atomic_folder(out, MARKER) as folder:
         save_weights(folder, trained.network)
         fields = {
@@ -150,7 +152,7 @@ def _write(
             "prior": _prior(dataset),
             "metrics": measure(trained.logits, validation.labels, validation.groups, dataset.labels),
             "dataset": os.path.relpath(dataset.path, out),
-            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256, **teacher},
+            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256, **teachers},
             "licences": {"weights": body.licence} if trained.recipe != "scratch" else {},
             "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
         }
