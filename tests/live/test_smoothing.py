@@ -169,7 +169,7 @@ def test_whatever_comes_no_label_long_outlives_its_threshold(
     "stated",
     [
         {"enter": 0.4, "leave": 0.3}, {"enter": 0.6, "leave": 0.7}, {"leave": 0.0}, {"enter": 1.1},
-        {"dwell": -1}, {"dwell": float("nan")}, {"frames": 0}, {"memory": 1e9}, {"enter": float("nan")},
+        {"dwell": -1}, {"dwell": float("nan")}, {"frames": 0}, {"smoothing": 1e9}, {"enter": float("nan")},
     ],
 )  # fmt: skip
 def test_rules_that_make_no_sense_are_refused(stated: dict[str, float]) -> None:

@@ -281,7 +281,7 @@ def test_a_part_of_an_epoch_is_learnt_judged_and_gone_on_from(drawn_dataset: Dat
 
 
 def test_what_dropout_leaves_out_is_the_same_after_a_stop(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    learns = replace(RECIPE, norm=True)
+    learns = replace(RECIPE, train_batch_norm=True)
     expected = weights(run(drawn_dataset, tmp_path / "undisturbed", learns, kind=Forgets)[0])
     assert expected != weights(run(drawn_dataset, tmp_path / "without", learns)[0]), "or nothing is left out"
     with pytest.raises(Stop):

@@ -51,7 +51,7 @@ def test_its_weights_learn_as_fast_as_the_head(
         def unblended(epochs: int, body: float, *rest: Any, rate: float = rate) -> LoopSettings:
             """At a rate, without the share of the start that validation may like to keep."""
             stated.append(body)
-            return replace(finetuning(epochs, body, *rest), body=rate, blended=False)
+            return replace(finetuning(epochs, body, *rest), backbone_rate_ratio=rate, blended=False)
 
         monkeypatch.setattr(recipes, "finetuning", unblended)
         steps: list[dict[str, Any]] = []

@@ -119,8 +119,9 @@ def test_a_poor_head_lets_every_weight_change(
     backbone = load_backbone(PACKAGED)
     made = from_head(drawn_dataset, backbone, Tuning(lambda *_: 2, surely=True), "cpu", loop, silent)
     assert made.recipe == "finetune"
-    assert [(one.optimiser, one.body, one.smoothing) for one in given] == [(optimiser, body, smoothing)]
-    assert [(one.epochs, one.shift) for one in given] == [(2, shift)]
+    (one,) = given
+    assert (one.optimiser, one.backbone_rate_ratio, one.label_smoothing) == (optimiser, body, smoothing)
+    assert (one.epochs, one.shift) == (2, shift)
     stated = finetuning(2, 1.0, head_accuracy=0.5, side=64)
     assert stated == LoopSettings(2, backbone_rate_ratio=1.0), "this backbone states its own rate"
     assert finetuning(2, 0.1, head_accuracy=0.5, side=65).shift == 0, "larger pictures are cropped"

@@ -118,7 +118,7 @@ def test_many_processes_have_time_for_more_epochs(
     clock = clock_of(10, time.perf_counter() + spent, "cpu", "32-true")
     fitting = []
     for count in (1, 2, 4):
-        monkeypatch.setattr(timing, "which_process", lambda count=count: (0, count))
+        monkeypatch.setattr(timing, "rank_and_world_size", lambda count=count: (0, count))
         fitting.append(clock.epochs(None, drawn_dataset))  # type: ignore[arg-type]
     assert fitting == [5, 10, 10]
 
