@@ -141,9 +141,7 @@ def _halved(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**entry, "groups": max(1, entry["groups"] // 2)} if entry else entry
 
 
-Quantiles: TypeAlias = tuple[
-    int, Sequence[float]
-]  # independent photos, and the quantiles of a thing among them
+Quantiles: TypeAlias = tuple[int, Sequence[float]]  # of how many independent photos, and what they are
 
 
 def _known(entry: Mapping[str, Any], name: str) -> Quantiles | None:

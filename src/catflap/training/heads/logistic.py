@@ -16,9 +16,7 @@ from catflap.evaluation.calibration import pieces
 from catflap.machine import describe_machine
 
 Labels: TypeAlias = npt.NDArray[np.int64]
-LabelledFeatures: TypeAlias = tuple[
-    npt.NDArray[np.float32], Labels
-]  # features (n, width) of photos, labels (n,)
+LabelledFeatures: TypeAlias = tuple[npt.NDArray[np.float32], Labels]  # (n, width) and (n,)
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 ROWS = 256  # at once, so that they stay in the processor's cache
