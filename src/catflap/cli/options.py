@@ -79,7 +79,7 @@ def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
 
 def _given(args: argparse.Namespace, option: str) -> bool:
     value = getattr(args, option[2:].replace("-", "_"))
-    return value not in (None, False, [])
+    return value is not None and value is not False and value != []
 
 
 def given_options(**options: Any) -> dict[str, Any]:
