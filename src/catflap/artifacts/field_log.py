@@ -143,6 +143,7 @@ class FieldLog:
                     self._fail(error)
                 if rows:
                     self._write(rows)
+                del rows  # else their pictures stay in memory while the next are waited for
                 if closed:
                     return
         finally:
