@@ -171,7 +171,7 @@ def show(logits: Any, labels: Any, groups: Any, names: tuple[str, ...]) -> None:
 
 def together(roles: list[Photos]) -> Photos:
     """The photos of all roles as one."""
-    columns = ("ids", "labels", "groups", "shards", "offsets", "lengths")
+    columns = ("ids", "labels", "groups", "shards", "offsets", "lengths", "crcs")
     joined: dict[str, Any] = {
         name: np.concatenate([getattr(photos, name) for photos in roles]) for name in columns
     }

@@ -51,7 +51,9 @@ def main() -> None:
         chosen, lengths = assign_roles(manifest, 0, SHARES)
         roles_done = time.perf_counter()
         plan = plan_shards(lengths, chosen.roles)
-        write_tables(Path(folder) / "index.parquet", INDEX_ROW, index_rows(manifest, chosen, plan, lengths))
+        crcs = np.random.default_rng(0).integers(0, 1 << 32, len(lengths))
+        packed = np.stack([lengths, crcs], 1)
+        write_tables(Path(folder) / "index.parquet", INDEX_ROW, index_rows(manifest, chosen, plan, packed))
         stop = time.perf_counter()
         counts = {role: round(float((chosen.roles == role).mean()), 6) for role in SHARES}
         print(json.dumps({

@@ -294,7 +294,7 @@ def test_a_shard_whose_note_a_power_cut_spoilt_is_written_again(
 
     with pytest.raises(KeyboardInterrupt):
         prepare(whole, tmp_path / "d", progress=stop)
-    notes = list((tmp_path / ".d.prepare" / "lengths").iterdir())
+    notes = list((tmp_path / ".d.prepare" / "notes").iterdir())
     assert notes
     for path in notes:
         path.unlink() if note is None else path.write_bytes(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +30,8 @@ class Photos:
     """The photos of one role, by position: `photos[i]` is the bytes of the i-th.
 
     `ids` are sha256 hexadecimal, `labels` int64 class numbers, `groups` int64 near-duplicate
-    groups; all have the shape (n,). `sha256` and `made_from` are the Dataset's.
+    groups, `crcs` uint32 CRC-32 of the bytes; all have the shape (n,). `sha256` and `made_from`
+    are the Dataset's. Raises BadArtifact where the bytes are not what was packed.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Photos:
     shards: npt.NDArray[np.str_]
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
+    crcs: npt.NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,9 +53,9 @@ class Photos:
         path = self.folder / SHARDS / str(self.shards[position])
         try:
             photo = self._shard(path)[start : start + int(self.lengths[position])]
-            if len(photo) == self.lengths[position]:
+            if zlib.crc32(photo) == self.crcs[position]:
                 return photo
-            why = "it is cut short"
+            why = "it is cut short" if len(photo) < self.lengths[position] else "its bytes have changed"
         except (OSError, ValueError) as error:
             why = str(error)
         _refuse_another(self.folder, self.sha256, self.made_from)
@@ -61,7 +64,7 @@ class Photos:
 
     def take(self, positions: Positions) -> Photos:
         """The photos at some positions, in that order."""
-        columns = ("ids", "labels", "groups", "shards", "offsets", "lengths")
+        columns = ("ids", "labels", "groups", "shards", "offsets", "lengths", "crcs")
         return replace(self, **{name: getattr(self, name)[positions] for name in columns})
 
     def _shard(self, path: Path) -> mmap.mmap:
@@ -101,7 +104,9 @@ class Dataset:
         if role not in ROLES:
             raise CatflapError(f"There is no role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
         columns = _index(self.path, self.sha256, self.made_from, role)
-        names = ("id", "label", "group", "shard", "offset", "length")
+        names = ("id", "label", "group", "shard", "offset", "length", "crc32")
+        if "crc32" not in columns:
+            raise BadArtifact(f"{self.path} was written by an older Catflap.", "Run catflap prepare again.")
         return Photos(self.path, self.sha256, self.made_from, *(columns[name] for name in names))
 
     def needed(self, role: str) -> Photos:

@@ -41,6 +41,7 @@ INDEX_ROW = pa.schema(
         pa.field("shard", pa.string()),
         pa.field("offset", pa.int64()),
         pa.field("length", pa.int64()),
+        pa.field("crc32", pa.uint32()),  # of the photo's bytes in the shard
         pa.field("label", pa.int32()),
         pa.field("role", pa.string()),
         pa.field("group", pa.int64()),
@@ -56,13 +57,13 @@ STREAMED = 1 << 11  # rows in memory at once when a table is streamed
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table as one Parquet file, zstd, row groups of 8 Ki rows."""
-    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
+    """Write a table as one Parquet file, zstd, row groups of 8 Ki rows, with a checksum of each page."""
+    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Write many small tables as one Parquet file, as write_table does, without holding them all."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         held: list[pa.Table] = []
         for table in tables:
             held.append(table)
@@ -76,7 +77,7 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> N
 def iter_table(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a Parquet file, a few thousand rows at a time."""
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             for batch in file.iter_batches(STREAMED, columns=list(columns), use_threads=False):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
@@ -103,7 +104,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None, role: str | Non
     """Read a Parquet file, some of its columns, or one role's rows; BadArtifact when absent or damaged."""
     try:
         chosen = None if role is None else [("role", "=", role)]
-        return pq.read_table(path, columns=None if columns is None else list(columns), filters=chosen)
+        names = None if columns is None else list(columns)
+        return pq.read_table(path, columns=names, filters=chosen, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", REMAKE) from error
 

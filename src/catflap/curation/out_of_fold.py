@@ -62,7 +62,7 @@ def everyone(dataset: Dataset) -> Everyone:
     parts = [dataset.photos(role) for role in ROLES]
     columns = [
         np.concatenate([getattr(part, name) for part in parts])
-        for name in ("ids", "labels", "groups", "shards", "offsets", "lengths")
+        for name in ("ids", "labels", "groups", "shards", "offsets", "lengths", "crcs")
     ]
     order = np.argsort(columns[0], kind="stable")
     roles = np.repeat(ROLES, [len(part) for part in parts])

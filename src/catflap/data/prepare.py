@@ -49,7 +49,7 @@ from catflap.image import Frame
 from catflap.progress import Progress, silent
 
 DEFAULT_FRAME = Frame()
-REVISION = 2  # raised when the same Manifest gives other roles or shards than before
+REVISION = 3  # raised when the same Manifest gives other roles or shards than before
 COLUMNS = ("id", "label", "bytes", "group", "status", "role", "user_group")
 NAMED = 3  # labels with too few photos that an error names
 
@@ -88,12 +88,12 @@ def prepare(
     with working_folder(out, "prepare") as work:
         keep_or_clear(work, made_from)
         check_room(out, work, chosen.roles, lengths, shrink, frame if pixels else None)
-        lengths = write_shards(work, manifest, chosen, plan, shrink, progress)
+        packed = write_shards(work, manifest, chosen, plan, shrink, progress)
         try:
-            write_tables(work / INDEX, INDEX_ROW, index_rows(manifest, chosen, plan, lengths))
+            write_tables(work / INDEX, INDEX_ROW, index_rows(manifest, chosen, plan, packed))
             save_dataset(work, {
                 **_fields(manifest, chosen), "frame": frame.to_json(), "seed": seed, "shards": len(plan),
-                "bytes": int(lengths.sum()), "shrink": shrink, "pixels": pixels, "made_from": made_from,
+                "bytes": int(packed[:, 0].sum()), "shrink": shrink, "pixels": pixels, "made_from": made_from,
                 "sha256": _content(work / INDEX, [chosen.names, frame.to_json(), shrink, pixels]),
                 "manifest": os.path.relpath(manifest.path, out),
             })  # fmt: skip
@@ -162,9 +162,9 @@ def assign_roles(
 
 
 def index_rows(
-    manifest: Manifest, chosen: Chosen, plan: ShardPlan, lengths: npt.NDArray[np.int64]
+    manifest: Manifest, chosen: Chosen, plan: ShardPlan, packed: npt.NDArray[np.int64]
 ) -> Iterator[pa.Table]:
-    """The index of a Dataset, a shard at a time."""
+    """The index of a Dataset, a shard at a time; `packed` is length and CRC-32 of each photo, (n, 2)."""
     ids = one_piece(manifest.rows(["id"]))["id"]
     for number, name in enumerate(plan.names):
         part = plan.part(number)
@@ -172,8 +172,9 @@ def index_rows(
         columns: dict[str, Any] = {
             "id": ids.take(chosen.rows[part]),
             "shard": pa.repeat(name, count),
-            "offset": offsets(lengths[part]),
-            "length": lengths[part],
+            "offset": offsets(packed[part, 0]),
+            "length": packed[part, 0],
+            "crc32": packed[part, 1],
             "label": chosen.labels[part],
             "role": pa.repeat(str(chosen.roles[part.start]), count),
             "group": chosen.groups[part],

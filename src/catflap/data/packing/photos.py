@@ -29,7 +29,7 @@ from catflap.machine import describe_machine
 from catflap.prefetch import prefetch
 from catflap.progress import Progress
 
-PLAN, LENGTHS = "prepare.json", "lengths"
+PLAN, NOTES = "prepare.json", "notes"
 WRITERS = 4
 READ = ("id", "uri", "bytes", "offset", "format")
 QUALITY = 90  # of JPEGs that are made smaller
@@ -66,7 +66,7 @@ def write_shards(
     shrink: int,
     progress: Progress,
 ) -> npt.NDArray[np.int64]:
-    """Write the shards that are not there yet, several at a time; returns the length of each photo, (n,)."""
+    """Write the shards that are not there yet, several at a time; returns what write_shard does of each."""
     table = one_piece(manifest.rows(READ))
     total, done, lock, stopped = len(chosen.rows), 0, threading.Lock(), threading.Event()
     progress("prepare", 0, total)
@@ -89,7 +89,7 @@ def write_shards(
     def write(number: int) -> npt.NDArray[np.int64]:
         nonlocal done
         path = work / SHARDS / plan.names[number]
-        note = work / LENGTHS / f"{plan.names[number]}.npy"
+        note = work / NOTES / f"{plan.names[number]}.npy"
         kept = read_note(note) if path.exists() else None
         if kept is None:
             return write_shard(path, members(number), note)
@@ -199,8 +199,8 @@ def keep_or_clear(work: Path, made_from: str) -> None:
     except BadArtifact:
         kept = False
     if not kept:
-        for name in (SHARDS, LENGTHS):
+        for name in (SHARDS, NOTES):
             shutil.rmtree(work / name, ignore_errors=True)
         write_json(work / PLAN, {"catflap": "prepare", "version": 1, "made_from": made_from})
-    for name in (SHARDS, LENGTHS):
+    for name in (SHARDS, NOTES):
         (work / name).mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,17 +78,17 @@ def _entries(lengths: Positions) -> Positions:
 
 
 def write_shard(path: Path, members: Iterable[Member], note: Path) -> Positions:
-    """Write one shard and return the lengths of its photos, which are also noted for a run that goes on.
+    """Write one shard and return length and CRC-32 of each photo, (n, 2), noted for a run that goes on.
 
     The shard gets its name when both files are whole, and on disk, where a power cut finds them.
     """
-    partial, lengths = path.with_suffix(".partial"), []
+    partial, photos = path.with_suffix(".partial"), []
     with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
         for member in members:
             _add(archive, f"{member.id}.cls", str(member.label).encode())
             _add(archive, f"{member.id}{member.suffix}", member.data)
-            lengths.append(len(member.data))
-    written = np.array(lengths, np.int64)
+            photos.append((len(member.data), zlib.crc32(member.data)))
+    written = np.array(photos, np.int64)
     np.save(note, written)
     for file in (partial, note):
         sync(file)
@@ -96,12 +97,12 @@ def write_shard(path: Path, members: Iterable[Member], note: Path) -> Positions:
 
 
 def read_note(note: Path) -> Positions | None:
-    """The lengths that were noted of a shard's photos, or None when the note is absent or damaged."""
+    """What was noted of a shard's photos, as write_shard returns it; None when it is absent or damaged."""
     try:
-        lengths: Positions = np.load(note, allow_pickle=False)
+        noted: Positions = np.load(note, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return lengths
+    return noted
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
