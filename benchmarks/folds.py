@@ -45,7 +45,7 @@ from catflap.training.networks.backbone import load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.onnx_graph import to_onnx
 from catflap.training.networks.slim import slimmed
-from catflap.training.processes import precision_on
+from catflap.training.precision import precision_on
 from catflap.training.recipes import History, Tuning, from_head
 
 FOLDS = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,7 @@ def with_dark_calibration(dataset: Dataset, folder: Path) -> Dataset:
     rows = read_table(folder / INDEX).to_pylist()
     for row in rows:
         if row["role"] == "calibration":
-            row.update(shard="black.tar", offset=0, length=len(black))
+            row.update(shard="black.tar", offset=0, length=len(black), crc32=zlib.crc32(black))
     write_table(folder / INDEX, pa.Table.from_pylist(rows, read_table(folder / INDEX).schema))
     return load_dataset(folder)
 

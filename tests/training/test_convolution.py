@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from catflap.training.networks.convolution import QuickConvolution, limits_of
-from catflap.training.processes import precision_on
+from catflap.training.precision import precision_on
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 3, 16, 11, 13
 LAYERS = [

@@ -25,7 +25,8 @@ from catflap.training.networks.backbone import Backbone, digest_tensors
 from catflap.training.networks.flops import count_flops
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
-from catflap.training.processes import open_fabric, precision_on
+from catflap.training.precision import precision_on
+from catflap.training.processes import open_fabric
 from catflap.training.recipes import assemble
 from catflap.training.search.clock import FINETUNING, seconds_a_photo
 from catflap.training.train import train
@@ -151,13 +152,20 @@ def test_the_clock_times_what_fits(drawn_dataset: Dataset) -> None:
         seconds_a_photo(small_network(Full), drawn_dataset, FINETUNING, "cpu", "32-true")
 
 
-def test_bf16_is_for_gpus_that_compute_it_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch's usual answer counts those that only imitate it."""
-    asked = torch.cuda, "is_bf16_supported"
-    monkeypatch.setattr(*asked, lambda including_emulation=True: including_emulation)
-    assert precision_on("cuda") == "32-true"
-    monkeypatch.setattr(*asked, lambda including_emulation=True: True)
-    assert precision_on("cuda") == "bf16-mixed"
+@pytest.mark.parametrize(
+    ("native", "capability", "precision"),
+    [(True, (8, 0), "bf16-mixed"), (False, (7, 5), "16-mixed"), (False, (6, 1), "32-true")],
+    ids=["A100", "T4", "P40"],
+)
+def test_a_gpu_gets_the_numbers_that_it_is_quick_in(
+    monkeypatch: pytest.MonkeyPatch, native: bool, capability: tuple[int, int], precision: str
+) -> None:
+    """Whether it computes bf16 itself: torch's usual answer counts those that only imitate it."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision_on("cuda") == precision
 
 
 def test_fp32_is_not_tf32() -> None:

@@ -23,7 +23,7 @@ from catflap.training.networks.backbone import RESNET8, load_backbone
 from catflap.training.networks.flops import count_flops
 from catflap.training.networks.network import Network, load_network
 from catflap.training.plan import Plan
-from catflap.training.processes import precision_on
+from catflap.training.precision import precision_on
 from catflap.training.search.halving import SearchLimits
 from catflap.training.train import train
 

@@ -88,7 +88,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32"),
         help="numbers in which every weight is trained: auto is bf16 where it is faster, on GPUs, processors "
-        "with AMX and AMD's with bf16 (default: auto)",
+        "with AMX and AMD's with bf16, and fp16 on older GPUs (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N",

@@ -36,7 +36,7 @@ class Plan:
     `trials` so many backbones, frame sizes and fits are tried first, within `limits`, and the best
     replaces `backbone` and frame. Without a `backbone` and `trials`, `minutes` try as many as half of
     them allows, of those that have at most 4 MB in int8 where no limit says otherwise; 0 trials are none.
-    Weights learn in fp32 or, with the precision "auto", in bf16 where that is faster.
+    Weights learn in fp32 or, with the precision "auto", in bf16 or fp16 where that is faster.
     """
 
     backbone: str | None = None

@@ -8,23 +8,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
 from catflap.errors import CatflapError, first_line
 from catflap.image import Pixels
-from catflap.machine import describe_machine
+from catflap.training.precision import Precision
 from catflap.training.sharding import shard
 
 STRATEGIES = ("ddp", "fsdp")
 PATIENCE = timedelta(days=1)  # with a slower process, which may have millions of photos to go through
-Precision = Literal["32-true", "bf16-mixed"]
 Said = TypeVar("Said")
 
 
@@ -65,7 +65,7 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
             f"Each of {everywhere} processes takes a device of its own, and {device} is one.",
             f"Use --device {kind}.",
         )
-    alone = kind == "cuda" and number
+    alone, scaled = kind == "cuda" and number, precision == "16-mixed"
     torch.backends.cudnn.allow_tf32 = False  # else convolutions in "fp32" take 10 bits of each number
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
@@ -73,7 +73,8 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
         devices=[int(number)] if alone else here,
         num_nodes=max(1, everywhere // here),
         strategy=many if everywhere > 1 else "auto",
-        precision=precision,
+        precision=None if scaled else precision,
+        plugins=[MixedPrecision("16-mixed", kind)] if scaled else None,  # on any device, for the tests' sake
     )
     fabric.launch()
     return fabric
@@ -167,20 +168,6 @@ def is_first_process() -> bool:
 def barrier(device: str) -> None:
     """Return when every process has come here; at once when there is one."""
     sum_over_processes(0, device)
-
-
-def precision_on(device: str) -> Precision:
-    """bf16 where it is faster: on GPUs that compute it natively, processors with AMX, and AMD's with bf16.
-
-    Intel's that have bf16 without AMX gain next to nothing or lose (docs/concepts/recipes.md).
-    """
-    if device.startswith("cuda"):
-        gains = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        machine = describe_machine()
-        quick = "bf16" if machine.processor.startswith("AMD") else "amx"
-        gains = device.startswith("cpu") and quick in machine.instructions
-    return "bf16-mixed" if gains else "32-true"
 
 
 def _processes(where: str, alone: int = 1) -> int:

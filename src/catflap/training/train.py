@@ -25,8 +25,8 @@ from catflap.training.loop.step_logging import StepLogger, log_nothing
 from catflap.training.loop.teacher import teach
 from catflap.training.networks.network import Network, save_weights
 from catflap.training.plan import Plan
+from catflap.training.precision import Precision, precision_on
 from catflap.training.processes import (
-    Precision,
     barrier,
     broadcast,
     check_strategy,
@@ -34,7 +34,6 @@ from catflap.training.processes import (
     is_single_process,
     open_fabric,
     pick_device,
-    precision_on,
 )
 from catflap.training.recipes import History, Trained, from_head, from_scratch
 from catflap.training.search.clock import clock_of
@@ -78,7 +77,7 @@ def _train(
     device = pick_device(device)
     if not is_single_process():
         open_fabric(device)  # which gives each process its GPU, before anything is worked out there
-    precision = _precision(plan, device)
+    precision = _precision(plan, device, strategy)
     taught = teach(plan.teachers, dataset, TEACHERS_SHARE, progress) if plan.teachers else None
     clock = None
     if plan.minutes:
@@ -115,11 +114,15 @@ def _train(
     return load_checkpoint(out)
 
 
-def _precision(plan: Plan, device: str) -> Precision:
-    """What every weight is trained in: the first process's choice, where machines differ."""
+def _precision(plan: Plan, device: str, strategy: str) -> Precision:
+    """What every weight is trained in: the first process's choice, where machines differ.
+
+    Gradients in fp16 are scaled, which was not tried where they are spread over processes.
+    """
     if plan.precision != "auto":
         return "32-true"
-    return broadcast(precision_on(device), device)
+    quick = broadcast(precision_on(device), device)
+    return "32-true" if strategy == "fsdp" and quick == "16-mixed" else quick
 
 
 def _prior(dataset: Dataset) -> dict[str, float]:

@@ -35,6 +35,7 @@ from catflap.training.heads.logistic import LabelledFeatures
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import FeatureNetwork
 from catflap.training.networks.onnx_graph import to_onnx
+from catflap.training.precision import autocast, precision_on
 from catflap.training.processes import barrier, in_halves, rank_and_world_size
 
 IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
@@ -60,17 +61,19 @@ class Extractor:
 
 
 def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> Extractor:
-    """A backbone made ready for many photos: ONNX Runtime on the CPU, torch with bf16 on a GPU.
+    """A backbone made ready for many photos: ONNX Runtime on the CPU, torch in quick numbers on a GPU.
 
     On a CPU ONNX Runtime in fp32 is faster than torch in bf16 (docs/concepts/recipes.md), and the
     features are then those that the exported model computes. Every core works on photos of its own:
     cores that share one photo wait for each other at every layer, and take twice the processor's time.
     Before a GPU they only decode side by side; it takes their batches one after the other.
     """
-    key = _key(backbone, frame.to_json(), device)
     if device == "cpu":
+        key = _key(backbone, frame.to_json(), device)
         model = open_model(feature_graph(backbone, frame), threads=1)
         return Extractor(model, frame, backbone.features, key, describe_machine().cores)
+    precision = precision_on(device)
+    key = _key(backbone, [frame.to_json(), precision], device)
     copied = replace(backbone, network=deepcopy(backbone.network))  # the backbone itself stays where it is
     module, turn = FeatureNetwork(copied).eval().to(device), Lock()
     place = next(module.parameters()).device  # of several GPUs this process's, which its threads do not know
@@ -80,8 +83,12 @@ def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> 
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Features:
-        with turn, torch.autocast(device.split(":")[0], torch.bfloat16):
-            return in_halves(answer, frames, place)
+        with turn:
+            with autocast(device, precision):
+                found = in_halves(answer, frames, place)
+            if np.isfinite(found).all():
+                return found
+            return in_halves(answer, frames, place)  # fp16 has no number above 65,504
 
     return Extractor(run, frame, backbone.features, key, describe_machine().cores, GPU_BATCH)
 

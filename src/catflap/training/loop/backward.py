@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+def scaler_of(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """What scales losses in fp16, in which small gradients would else be 0 (Micikevicius et al. 2018)."""
+    scaler: torch.amp.GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
+    return scaler
+
+
 def draw_alike(seed: int, step: int, rank: int) -> None:
     """Let what a step of a process leaves out by chance be the same in every run, and in no other process."""
     drawn = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)

@@ -25,7 +25,7 @@ from catflap.progress import Progress
 from catflap.runtime.engines.model import Logits
 from catflap.runtime.scoring import frames_of
 from catflap.training.heads.head import log_loss, losses_of
-from catflap.training.loop.backward import backward, draw_alike
+from catflap.training.loop.backward import backward, draw_alike, scaler_of
 from catflap.training.loop.curve import remember
 from catflap.training.loop.resizing import resize
 from catflap.training.loop.resume import FORMAT, LoopState, load_state, save_state
@@ -35,8 +35,8 @@ from catflap.training.networks.backbone import digest_tensors
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
+from catflap.training.precision import Precision
 from catflap.training.processes import (
-    Precision,
     all_gather,
     all_reduce,
     in_halves,
@@ -97,7 +97,7 @@ def train_every_weight(
                 fabric, model, frames, wanted(labels, ids), settings.label_smoothing, at_once
             )
             norm = fabric.clip_gradients(model, state.optimiser, max_norm=5.0, error_if_nonfinite=False)
-            loss = _refuse_non_finite(losses, norm, ids, step)
+            loss = _refuse_non_finite(losses, norm, ids, step, state.scaler)
             _move(state, settings, step)
             figures = {"loss": loss, "rate": state.optimiser.param_groups[0]["lr"]}
             remember(history, step + 1, (steps, total), figures)
@@ -131,8 +131,10 @@ def _ready(
     keep_memory()
     learner = learner_of(network, fabric.device, strategy)
     model = fabric.setup_module(learner.train(settings.train_batch_norm))
-    optimiser: Any = fabric.setup_optimizers(_optimiser(learner, settings))
-    return model, _copied(network), LoopState(learner, optimiser, _copied(learner), _copied(learner))
+    scaler = scaler_of(fabric)
+    optimiser: Any = fabric.setup_optimizers(_optimiser(learner, settings, fused=scaler is None))
+    state = LoopState(learner, optimiser, _copied(learner), _copied(learner), scaler)
+    return model, _copied(network), state
 
 
 def _identity(
@@ -163,7 +165,7 @@ def _answers_to_learn(
     return lambda labels, ids: torch.from_numpy(given[order[np.searchsorted(photos.ids, ids, sorter=order)]])
 
 
-def _optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimizer:
+def _optimiser(network: Network, settings: LoopSettings, *, fused: bool) -> torch.optim.Optimizer:
     groups = [
         {"params": list(network.head.parameters()), "full_rate": settings.learning_rate},
         {
@@ -173,7 +175,7 @@ def _optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimize
     ]
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
         )
     return torch.optim.SGD(
         groups,
@@ -293,15 +295,21 @@ def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | 
 
 
 def _refuse_non_finite(
-    losses: torch.Tensor, norm: torch.Tensor | None, ids: npt.NDArray[np.str_], step: int
+    losses: torch.Tensor,
+    norm: torch.Tensor | None,
+    ids: npt.NDArray[np.str_],
+    step: int,
+    scaler: torch.amp.GradScaler | None,
 ) -> float:
     """The mean loss of every process's photos; where it is none, stop before weights are spoilt.
 
+    Gradients in fp16 that were scaled by too much are left out, and the next ones scaled by half.
     Raises CatflapError, in every process, that names the photos whose loss is not a number.
     """
     sums = torch.stack([losses.sum(), losses.new_tensor(len(losses))])
     all_reduce(sums)
     steep = norm is not None and not torch.isfinite(whole_tensor(norm)).all()
+    steep = steep and not (scaler and scaler.get_scale() > 1)
     if torch.isfinite(sums).all() and not steep:
         return float(sums[0] / sums[1])
     bad = all_gather(ids[(~torch.isfinite(losses)).cpu().numpy()].tolist())
@@ -309,8 +317,9 @@ def _refuse_non_finite(
         named = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
         raise CatflapError(
             f"The loss of step {step + 1} is not a number for {len(bad)} of {int(sums[1])} photos: {named}.",
-            "Leave these photos out, or use the recipe head.",
+            "Use --precision fp32." if scaler else "Leave these photos out, or use the recipe head.",
         )
     raise CatflapError(
-        f"The gradients of step {step + 1} are not numbers, though every loss is.", "Use the recipe head."
+        f"The gradients of step {step + 1} are not numbers, though every loss is.",
+        "Use --precision fp32." if scaler else "Use the recipe head.",
     )

@@ -25,13 +25,15 @@ FORMAT = 4  # of the file; one of another format is of another run
 class LoopState:
     """Everything that the rest of a run depends on.
 
-    `average` is the running average of the weights, `best` that after the best epoch so far.
+    `average` is the running average of the weights, `best` that after the best epoch so far; `scaler` scales
+    losses in fp16.
     """
 
     network: Network
     optimiser: torch.optim.Optimizer
     average: Tensors
     best: Tensors
+    scaler: torch.amp.GradScaler | None = None
 
 
 def save_state(
@@ -50,7 +52,8 @@ def save_state(
     if not is_first_process():
         return
     done, total = map(str, steps)
-    described = {"run": run, "step": done, "total": total, "history": json.dumps(history)}
+    scale = json.dumps(state.scaler.state_dict() if state.scaler else {})
+    described = {"run": run, "step": done, "total": total, "history": json.dumps(history), "scale": scale}
     write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, described))
 
 
@@ -80,6 +83,8 @@ def load_state(path: Path, run: str, state: LoopState) -> tuple[int, list[dict[s
             moments[int(number)][name] = spread_like(tensor, like) if tensor.shape == like.shape else tensor
         kept["state"] = {number: held for number, held in moments.items() if held}
         state.optimiser.load_state_dict(kept)
+        if state.scaler:
+            state.scaler.load_state_dict(json.loads(described["scale"]))
         return int(described["step"]), json.loads(described["history"])
     return 0, []
 

@@ -21,8 +21,8 @@ from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
 from catflap.training.networks.network import Network
+from catflap.training.precision import Precision, autocast
 from catflap.training.processes import (
-    Precision,
     all_reduce,
     broadcast,
     is_single_process,
@@ -147,10 +147,10 @@ def _seconds_of_a_step(
     network: Network, frame: Frame, batch: int, device: str, precision: Precision
 ) -> float:
     frames = torch.zeros(batch, frame.height, frame.width, 3, dtype=torch.uint8, device=device)
-    taken, bf16 = [], torch.autocast(device.split(":")[0], torch.bfloat16, precision == "bf16-mixed")
+    taken: list[float] = []
     for _ in range(_TRIES):
         start = perf_counter()
-        with bf16:
+        with autocast(device, precision):
             answers = network(frames)
         answers.sum().backward()
         if not is_single_process():
