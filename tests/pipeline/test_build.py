@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
@@ -258,6 +259,21 @@ def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_pa
     trained = summary["trained"]
     assert (trained["backbone"], trained["frame"]["width"]) == (picked["backbone"], picked["size"])
     assert (trained["recipe"], {trial["recipe"] for trial in trials}) == ("head", {"head"})
+
+
+@pytest.mark.slow
+def test_what_it_chooses_has_at_most_4_mb(drawn_bundle: Exported, tmp_path: Path) -> None:
+    """Of photos of 52 px, too small for the slim Lite2 at 320 px, the list goes on with Lite1."""
+    for path in drawn_bundle.path.with_name("photos").rglob("*.*"):
+        small = tmp_path / "photos" / path.parent.name / f"{path.stem}.png"
+        small.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((52, 52)).save(small)
+    out = tmp_path / "chosen.catflap"
+    build(tmp_path / "photos", out, variants=("fp32",))
+    checkpoint = load_checkpoint(out.with_suffix(".build") / "checkpoint")
+    trials = [entry for entry in checkpoint.history if entry["step"] == "trial"]
+    fits = {(trial["backbone"], trial["size"]): trial["fits"] for trial in trials}
+    assert fits == {("efficientnet_lite0", 288): True, ("efficientnet_lite1", 288): False}
 
 
 @pytest.mark.parametrize(

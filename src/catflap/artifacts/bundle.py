@@ -30,9 +30,10 @@ class Variant:
     """One executable form of the model, with what was measured on it from raw photo bytes.
 
     `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
-    logit on another machine; `decision` holds the threshold under which the answer is "unsure".
-    `weights` is a second file, for runtimes that keep the graph and its weights apart. `baseline` says how
-    sure it was on the calibration role, for `catflap drift`; None in Bundles that do not have it.
+    logit on another machine; `decision` holds the threshold that exactly one label has to reach, else
+    the answer is "unsure". `weights` is a second file, for runtimes that keep the graph and its weights
+    apart. `baseline` says how sure it was on the calibration role, for `catflap drift`; None in Bundles
+    that do not have it.
     `operating_points` are thresholds on the probability of one label, for `Classifier(operating_point=…)`.
     """
 

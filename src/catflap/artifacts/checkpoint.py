@@ -20,8 +20,9 @@ class Checkpoint:
 
     `mean` and `std` are the backbone's input normalisation on pixels scaled to 0..1;
     `dataset` is the path of its Dataset, seen from the Checkpoint, for export and evaluate;
-    `prior` is the share of each label among the train photos; `history` has one entry a step
-    of the search or an epoch; `cost` has the fields that docs/concepts/training.md lists.
+    `prior` is the share of each label among the train photos; `history` has the entries of a
+    search, the heads, and of the loop its settings, steps, epochs and blends; `cost` has the fields that
+    docs/concepts/training.md lists.
     """
 
     path: Path

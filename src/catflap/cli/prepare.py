@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--shrink", type=int, default=0, metavar="PX",
-        help="store train photos as JPEGs with this short side, 32 to 512 (default: they keep their "
+        help="store larger train photos as JPEGs with this short side, 32 to 512 (default: they keep their "
         "bytes)",
     )  # fmt: skip
     parser.add_argument(

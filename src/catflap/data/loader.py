@@ -40,12 +40,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Crops:
-    """How photos are varied: a random part of at least `smallest` of the area, mirrored half of the time.
+    """How photos are varied: a random part, mirrored half of the time.
 
-    The part's aspect is the frame's, stretched by a factor of up to e ** `stretch` either way. Where the
-    frame crops, the area is that of the largest part which has the frame's aspect. With `shift` the whole
-    photo is moved instead, by up to this share of its sides, and what lies beyond its edge is mirrored:
-    a picture that is not resized keeps every pixel as sharp as those that it is judged by (He et al. 2016).
+    Its area is drawn from `smallest` to 1, then its aspect: the frame's, stretched by a factor of up to
+    e ** `stretch` either way. A side that would be longer than the photo's is cut, so that an area of 0.8
+    may become 0.7. Where the frame crops, the area is that of the largest part which has the frame's
+    aspect. With `shift` the whole photo is moved instead, by up to this share of its sides, and what lies
+    beyond its edge is mirrored: a picture that is not resized keeps every pixel as sharp as those that it
+    is judged by (He et al. 2016).
     """
 
     smallest: float = 0.5

@@ -71,9 +71,9 @@ def prepare(
 
     `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` says how
     large they are. With `embeddings`, one row a photo of the Manifest, photos that look alike share a role
-    too. Photos keep their bytes, but with `shrink` train photos are stored as JPEGs with that short side
-    in px. `pixels` adds a memory map of decoded train photos, `profile` writes profile.html. A run that
-    was killed goes on with the first shard that is not whole.
+    too. Photos keep their bytes, but with `shrink` larger train photos are stored as JPEGs with that short
+    side in px. `pixels` adds a memory map of decoded train photos, `profile` writes profile.html. A run
+    that was killed goes on with the first shard that is not whole.
     """
     out = Path(out)
     check_seed(seed)

@@ -122,7 +122,7 @@ def _answers(
 
 
 def _per_class(answers: _Answers) -> tuple[dict[str, dict[str, Any]], Metric]:
-    """Precision, recall and F1 of each label, and the mean F1 of the labels that occur.
+    """Precision, recall and F1 of each label, and the mean F1 of the labels that occur or were answered.
 
     F1 is 2J / (1 + J) of the share J of right photos among those that are or are taken for
     the label, so its interval is that of J. The mean's variance is linearised over groups.

@@ -47,7 +47,7 @@ def bench(
     where they can be read, and the seconds from process to first answer.
     """
     if not 0 < seconds <= 86_400:
-        raise CatflapError(f"{seconds:g} seconds are not possible.", "Use more than 0.")
+        raise CatflapError(f"{seconds:g} seconds are not possible.", "Use more than 0, and 86,400 at most.")
     classifier = Classifier(bundle, variant, threads=threads)
     data = read_golden(classifier.bundle).photos[0] if photo is None else load_photo(photo, classifier.frame)
     cores = describe_machine().cores

@@ -56,7 +56,7 @@ class CostMeter:
     def to_json(self, trained: Trained, chosen: Pick, device: str) -> dict[str, Any]:
         """The field `cost` of `checkpoint.json`, the search included.
 
-        `photo_passes`: photos that went through a network in this run, a teacher's left out;
+        `photo_passes`: photos whose features this run worked out, and those that every weight learnt from;
         `cached_photos`: those that did in an earlier one; `learnt_photos`: those of both that went backward,
         too. FLOPs are of one photo.
         """

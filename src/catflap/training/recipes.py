@@ -29,9 +29,10 @@ Loop: TypeAlias = Callable[[Network, LoopSettings, Dataset, Photos | None], tupl
 class Tuning:
     """What follows the head: as many epochs of every weight as `epochs` tells.
 
-    `epochs` takes the network and the share of the validation photos that its head is right on. What was
-    tuned is kept where its log loss on validation is lower by more than chance, and else the head; with
-    `surely` it is kept anyway, as the blend with its start that has the lowest log loss on validation.
+    `epochs` takes the network and the share of the photos that its head is right on, of those that judge
+    it. What was tuned is kept where its log loss on validation is lower by more than chance, and else the
+    head; with `surely` it is kept anyway, as the blend with its start that has the lowest log loss on
+    validation.
     """
 
     epochs: Callable[[Network, float], float]

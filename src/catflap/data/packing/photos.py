@@ -137,7 +137,7 @@ def shrunk(data: bytes, side: int) -> bytes:
 
 
 def write_pixels(path: Path, dataset: Dataset, progress: Progress) -> None:
-    """Write the train photos as the frame shows them, an eighth larger, uint8 (n, height, width, 3).
+    """Write the train photos as the frame shows them, sides a seventh longer, uint8 (n, height, width, 3).
 
     A file that NumPy maps; it is written from front to back, so that a full disk is an error.
     """

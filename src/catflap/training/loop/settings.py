@@ -48,7 +48,7 @@ class LoopSettings:
 
 
 def finetuning(epochs: float, backbone_rate_ratio: float, head_accuracy: float, side: int) -> LoopSettings:
-    """For weights that start with a head on frozen features, of this accuracy on validation, 0 to 1.
+    """For weights that start with a head on frozen features, of this accuracy on what judges it, 0 to 1.
 
     `backbone_rate_ratio` is what the backbone states; at 1 the features must change whatever the head. Else a
     good
