@@ -154,7 +154,7 @@ def test_whoever_reads_a_log_that_is_moved_is_waited_for(tmp_path: Path) -> None
         time.sleep(1.5)
         path.rename(old)
         log.add(seen(2))
-        time.sleep(1.5)
+        time.sleep(3)
         assert notes == []
         assert not path.exists()
     eventually(lambda: len(notes) == 1)

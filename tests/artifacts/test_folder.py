@@ -66,12 +66,16 @@ def test_kill_at_any_moment_leaves_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "it's [a] *thing"
     file = target.with_suffix(".bin")
     dice, last, seen = random.Random(1), 0, 0
+    start = time.monotonic()
+    write_thing(target, 0)
+    longest = max(0.1, 16 * (time.monotonic() - start))  # the writer writes eight times as many files
+    shutil.rmtree(target)
     for _ in range(25):
         command = [sys.executable, "-c", WRITER, str(target), str(last)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             writer.stdout.readline()
-            time.sleep(dice.uniform(0, 0.1))
+            time.sleep(dice.uniform(0, longest))
             writer.send_signal(signal.SIGKILL)
         if target.exists():
             now = version_of(target)

@@ -41,6 +41,13 @@ FORKING = """
     print(os.WTERMSIG(os.waitpid(worker, 0)[1]))
     return 0
 """
+FAILING = """
+    import atexit, threading
+    from catflap.errors import CatflapError
+    atexit.register(threading.Event().wait)
+    print("an answer")
+    raise CatflapError("It fails.", "Do not.")
+"""
 
 
 def driven(body: str, verb: str, **options: object) -> subprocess.Popen[str]:
@@ -85,6 +92,14 @@ def test_under_nohup_a_terminal_that_goes_away_stops_nothing() -> None:
         process.terminate()
         process.communicate(timeout=30)
     assert process.returncode == 143
+
+
+def test_of_many_processes_one_that_fails_waits_for_none() -> None:
+    """nccl parts from the others at exit, who wait for what this one does not do any more."""
+    with driven(FAILING, "doctor", env={**os.environ, "WORLD_SIZE": "2"}) as process:
+        told, errors = process.communicate(timeout=60)
+    assert (process.returncode, told) == (2, "an answer\n")
+    assert errors == "error: It fails.\n  fix: Do not.\n"
 
 
 def test_a_forked_worker_is_ended_as_ever() -> None:

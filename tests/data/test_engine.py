@@ -365,12 +365,19 @@ def test_workers_end_when_their_parent_is_killed(photos: Path, tmp_path: Path) -
         time.sleep(0.005)
     process.kill()
     process.wait()
-    for _ in range(1000):
-        if not any(map(psutil.pid_exists, children)):
+    assert children
+
+    def lives(pid: int) -> bool:
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    for _ in range(6000):
+        if not any(map(lives, children)):
             break
         time.sleep(0.01)
-    assert not [pid for pid in children if psutil.pid_exists(pid)]
-    assert children
+    assert not [pid for pid in children if lives(pid)]
 
 
 def test_a_shard_is_what_its_index_says(whole: Manifest, tmp_path: Path) -> None:

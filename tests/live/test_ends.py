@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -68,14 +68,16 @@ def doors(folder: Path) -> list[str]:
 
 def test_when_nobody_reads_the_events_any_more_the_door_is_shut(red: Path, tmp_path: Path) -> None:
     command = [CATFLAP, "watch", red, "-", "--json", "--smoothing", "0", *doors(tmp_path)]
+    closed = threading.Event()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
-        feed = threading.Thread(target=send_frames, args=(process.stdin, tmp_path / "door"))
+        feed = threading.Thread(target=send_frames, args=(process.stdin, closed.is_set))
         feed.start()
-        while b'"decision": "cat"' not in process.stdout.readline():
-            pass
+        while b'"decision": "cat"' not in (line := process.stdout.readline()):
+            assert line
         process.stdout.close()
+        closed.set()
         assert process.wait(60) == 141
         feed.join(60)
         with suppress(OSError):
@@ -83,11 +85,11 @@ def test_when_nobody_reads_the_events_any_more_the_door_is_shut(red: Path, tmp_p
     assert (tmp_path / "door").read_text().split() == ["cat", "not_cat", "unsure"]
 
 
-def send_frames(pipe: IO[bytes], door: Path) -> None:
-    """Red frames until the door was opened, blue ones from then on until nobody takes them."""
+def send_frames(pipe: IO[bytes], blue: Callable[[], bool]) -> None:
+    """Red frames, or blue ones once that is said, until nobody takes them."""
     with suppress(OSError):
         while True:
-            pipe.write(jpeg("blue" if door.exists() else "red"))
+            pipe.write(jpeg("blue" if blue() else "red"))
             pipe.flush()
             time.sleep(0.02)
 
@@ -131,7 +133,7 @@ def test_when_its_terminal_closes_the_door_is_shut(red: Path, tmp_path: Path) ->
     reader.start()
     os.write(terminal, line.encode())
     with open(frames, "wb", buffering=0) as pipe:
-        feed = threading.Thread(target=send_frames, args=(pipe, tmp_path / "never"))
+        feed = threading.Thread(target=send_frames, args=(pipe, (tmp_path / "never").exists))
         feed.start()
         eventually(door.exists)
         watched.set()
@@ -172,7 +174,7 @@ def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
     ):
         assert process.stdin
         assert process.stdout
-        feed = threading.Thread(target=send_frames, args=(process.stdin, tmp_path / "never"))
+        feed = threading.Thread(target=send_frames, args=(process.stdin, (tmp_path / "never").exists))
         feed.start()
         eventually(door.exists)
         os.killpg(process.pid, signal.SIGHUP)
@@ -204,12 +206,12 @@ def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_pat
 
 def test_a_command_that_runs_at_the_end_keeps_no_door_open(red: Path, tmp_path: Path) -> None:
     door = tmp_path / "door"
-    slow, shut = f"sh -c 'echo cat >> {door}; sleep 9'", f"sh -c 'echo unsure >> {door}'"
+    slow, shut = f"sh -c 'echo cat >> {door}; sleep 6'", f"sh -c 'echo unsure >> {door}'"
     words = ["--smoothing", "0", "--on", "cat", slow, "--on", "unsure", shut]
     with watching(red, "-", *words, stdin=subprocess.PIPE) as watcher:
         pipe = watcher.process.stdin
         assert pipe
-        feed = threading.Thread(target=send_frames, args=(pipe, tmp_path / "never"))
+        feed = threading.Thread(target=send_frames, args=(pipe, (tmp_path / "never").exists))
         feed.start()
         eventually(door.exists)
         assert watcher.stop(signal.SIGTERM) == 0

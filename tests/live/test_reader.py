@@ -49,7 +49,7 @@ def test_a_video_that_cannot_be_read_on_says_what_to_check() -> None:
 
 
 def test_a_loss_is_told_also_when_newer_frames_came_before_the_next_was_wanted() -> None:
-    assert found(1, "lost", 2, 3, 4, pace=2.0) == [1, "lost", 4]
+    assert found(1, "lost", 2, 3, 4, pace=2.0, stalled=5.0) == [1, "lost", 4]
 
 
 def test_silence_is_told_while_the_next_frame_is_not_wanted_yet_and_no_old_one_follows() -> None:

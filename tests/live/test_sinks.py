@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -163,7 +164,12 @@ def test_what_is_promised_time_is_not_broken_off_and_the_last_comes_after_it() -
     for number in range(5):
         queue.send({"number": number})
     eventually(lambda: len(queue._waiting) == 4)
-    threading.Timer(0.5, released.set).start()
+
+    def release() -> None:
+        eventually(lambda: queue._until is not None and monotonic() > queue._until)
+        released.set()
+
+    threading.Thread(target=release).start()
     queue.close(patience=0.1)
     assert done == [0, 4]
     assert (queue.delivered, queue.lost) == (2, 3)

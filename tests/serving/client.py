@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -85,11 +86,22 @@ class Server:
 
 
 @contextmanager
-def running(*words: object, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """A server that listens, on a free port without one; it has to end well when the block does."""
+def running(
+    *words: object, port: int = 0, tls: ssl.SSLContext | None = None, cores: int | None = None
+) -> Iterator[Server]:
+    """A server that listens, on a free port without one; it has to end well when the block does.
+
+    With `cores` it has no more than so many, however many there are.
+    """
+
+    def limit() -> None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
     command = [str(CATFLAP), "serve", *map(str, words), "--port", str(port), "--json"]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, preexec_fn=limit if cores else None
+        )
 
         def read_log() -> str:
             log.seek(0)

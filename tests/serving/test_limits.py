@@ -22,7 +22,7 @@ KEY = "a-key-of-many-letters-1234"
 
 
 def test_more_photos_than_the_queue_holds_are_429(slow: Path) -> None:
-    with running(slow, "--queue", "2") as server, ThreadPoolExecutor(12) as clients:
+    with running(slow, "--queue", "2", cores=2) as server, ThreadPoolExecutor(12) as clients:
         replies = list(clients.map(server.predict, [RED] * 12))
         statuses = [reply.status for reply in replies]
         assert set(statuses) == {200, 429}
@@ -37,7 +37,8 @@ def test_more_photos_than_the_queue_holds_are_429(slow: Path) -> None:
 
 
 def test_what_cannot_be_done_by_the_deadline_is_503_or_504(slow: Path) -> None:
-    with running(slow, "--deadline", "0.1", "--queue", "20") as server, ThreadPoolExecutor(12) as clients:
+    words = ("--deadline", "0.1", "--queue", "20")
+    with running(slow, *words, cores=2) as server, ThreadPoolExecutor(12) as clients:
         statuses = {reply.status for reply in clients.map(server.predict, [RED] * 12)}
         assert statuses <= {200, 503, 504}
         assert 503 in statuses, "those that never began"
@@ -57,7 +58,7 @@ def test_a_client_that_leaves_gives_its_place_back(slow: Path) -> None:
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
         % len(RED)
     )
-    with running(slow, "--queue", "40") as server:
+    with running(slow, "--queue", "40", cores=2) as server:
         leaving = [server.raw(head + RED) for _ in range(30)]
         eventually(lambda: server.metric("catflap_queue") > 10)
         for connection in leaving:
@@ -163,9 +164,13 @@ def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signal.Signals) -> None:
-    with running(slow) as server, ThreadPoolExecutor(6) as clients:
+    def begun() -> float:
+        there = server.metric("catflap_queue") + server.metric("catflap_running")
+        return there + sum(reply.done() for reply in asked)
+
+    with running(slow, cores=2) as server, ThreadPoolExecutor(6) as clients:
         asked = [clients.submit(server.predict, RED) for _ in range(6)]
-        eventually(lambda: server.metric("catflap_queue") + server.metric("catflap_running") == 6)
+        eventually(lambda: begun() == 6)
         server.process.send_signal(number)
         assert [reply.result().status for reply in asked] == [200] * 6
         assert server.process.wait(30) == 0

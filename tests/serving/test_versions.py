@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -164,8 +165,11 @@ def test_the_same_bytes_again_are_no_new_version(tmp_path: Path, quick: Path) ->
     shutil.copy(quick, served)
     with running(served, "--reload", "0.05") as server:
         replace(served, quick)
-        replace(served, make_bundle(tmp_path / "new.catflap", sharpness=0.08))
-        eventually(lambda: server.metric("catflap_reloads_total", model="cat", result="loaded") == 1)
+        time.sleep(1)  # many looks
+        new = make_bundle(tmp_path / "new.catflap", sharpness=0.08)
+        replace(served, new)
+        eventually(lambda: server.predict(RED).json()["version"] == version(new))
+        assert server.metric("catflap_reloads_total", model="cat", result="loaded") == 1
 
 
 def test_a_canary_answers_its_share(tmp_path: Path, quick: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,9 +27,9 @@ from catflap.training.networks.flops import count_flops
 from catflap.training.networks.network import Network
 from catflap.training.plan import Plan
 from catflap.training.precision import precision_on
-from catflap.training.processes import open_fabric
+from catflap.training.processes import open_fabric, pick_device
 from catflap.training.recipes import assemble
-from catflap.training.search.clock import FINETUNING, seconds_a_photo
+from catflap.training.search.clock import FINETUNING, TimeBudget, seconds_a_photo, seconds_to_load
 from catflap.training.train import train
 from tests.training.small import Small, small_network
 
@@ -40,24 +41,39 @@ class Narrow(Small):
     """A GPU whose memory holds four photos: more raise what torch raises."""
 
     most = 4
+    error: type[RuntimeError] = torch.OutOfMemoryError
     seen: list[int] = []  # noqa: RUF012
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.training or torch.is_grad_enabled():
             self.seen.append(len(pixels))
             if len(pixels) > self.most:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise self.error("out of memory")
         return super().forward(pixels)
+
+
+class Apple(Narrow):
+    """Where torch raises nothing more special."""
+
+    error = RuntimeError
 
 
 class Full(Narrow):
     most = 0
 
 
+class Broken(Small):
+    """A RuntimeError that is about something else."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("a kernel failed")
+
+
+@pytest.mark.parametrize("kind", [Narrow, Apple])
 def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
-    drawn_dataset: Dataset, tmp_path: Path
+    drawn_dataset: Dataset, tmp_path: Path, kind: type[Small]
 ) -> None:
-    whole, narrow = small_network(), small_network(Narrow)
+    whole, narrow = small_network(), small_network(kind)
     Narrow.seen.clear()
     for number, network in enumerate((whole, narrow)):
         train_every_weight(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
@@ -65,6 +81,11 @@ def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
     assert max(Narrow.seen[1:]) == 4, "the size that fitted is kept"
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(tensor.float(), narrow.state_dict()[name].float(), atol=1e-5), name
+
+
+def test_another_error_of_a_gpu_is_no_lack_of_memory(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        train_every_weight(small_network(Broken), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
 
 
 def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -152,25 +173,56 @@ def test_the_clock_times_what_fits(drawn_dataset: Dataset) -> None:
         seconds_a_photo(small_network(Full), drawn_dataset, FINETUNING, "cpu", "32-true")
 
 
+def test_before_a_gpu_the_clock_counts_the_loading(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that takes longer than the network, which is so of large photos."""
+    assert seconds_to_load(drawn_dataset, FINETUNING) > 0
+    network = small_network()
+    monkeypatch.setattr("catflap.training.search.clock.seconds_a_photo", lambda *_: 1e-9)
+    monkeypatch.setattr("catflap.training.search.clock.seconds_to_load", lambda *_: 1.0)
+    fit = {
+        device: TimeBudget(perf_counter() + 200, 0.0, device, "32-true").epochs(network, drawn_dataset)
+        for device in ("cpu", "cpu:0")
+    }
+    train, validation = (drawn_dataset.roles[role] for role in ("train", "validation"))
+    assert fit == {"cpu": 10, "cpu:0": int((200 - 5 * validation) / (1.25 * train + validation))}
+
+
 @pytest.mark.parametrize(
-    ("native", "capability", "precision"),
-    [(True, (8, 0), "bf16-mixed"), (False, (7, 5), "16-mixed"), (False, (6, 1), "32-true")],
-    ids=["A100", "T4", "P40"],
+    ("name", "capability", "precision"),
+    [
+        ("NVIDIA A100-SXM4-40GB", (8, 0), "bf16-mixed"),
+        ("Tesla T4", (7, 5), "16-mixed"),
+        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), "32-true"),
+        ("Tesla P40", (6, 1), "32-true"),
+    ],
 )
 def test_a_gpu_gets_the_numbers_that_it_is_quick_in(
-    monkeypatch: pytest.MonkeyPatch, native: bool, capability: tuple[int, int], precision: str
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], precision: str
 ) -> None:
-    """Whether it computes bf16 itself: torch's usual answer counts those that only imitate it."""
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native
-    )
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert precision_on("cuda") == precision
+    """Of the GPU that is asked for; a T4 only imitates bf16, and a GTX 16 gives what is no number in fp16."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": name}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {"cuda:1": capability}.__getitem__)
+    assert precision_on("cuda:1") == precision
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_this_torch_cannot_use_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever its driver says of it. There is none here, so that it cannot be used either."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == "cpu"
+    assert "The GPU is not used" in caplog.text
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CatflapError, match="no device 'cuda'"):  # the others may have theirs
+        pick_device("auto")
 
 
 def test_fp32_is_not_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = True
-    open_fabric("cpu")
+    pick_device("cpu")
     assert not torch.backends.cudnn.allow_tf32
 
 

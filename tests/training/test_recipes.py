@@ -150,9 +150,9 @@ def test_scratch_is_the_same_for_a_seed_and_owes_nobody_weights(
 
 def test_a_teacher_moves_the_targets(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
     photos = drawn_dataset.photos("train")
-    alone = teach([drawn_checkpoint], drawn_dataset, 0.0, silent)
+    alone = teach([drawn_checkpoint], drawn_dataset, 0.0, "cpu", silent)
     assert np.array_equal(alone, np.eye(2, dtype=np.float32)[photos.labels])
-    taught = teach([drawn_checkpoint], drawn_dataset, 0.7, silent)
+    taught = teach([drawn_checkpoint], drawn_dataset, 0.7, "cpu", silent)
     assert taught.sum(1) == pytest.approx(1)
     assert (taught != alone).all()
     assert (taught.argmax(1) == photos.labels).all(), "the teacher knows these photos"
@@ -162,10 +162,18 @@ def test_of_an_ensemble_the_mean_is_learnt(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     other = train(drawn_dataset, tmp_path / "other", Plan(backbone="efficientnet_lite1"))
-    one, two = (teach([teacher], drawn_dataset, 0.7, silent) for teacher in (drawn_checkpoint, other))
+    one, two = (teach([teacher], drawn_dataset, 0.7, "cpu", silent) for teacher in (drawn_checkpoint, other))
     assert not np.allclose(one, two, atol=1e-3)
-    taught = teach([drawn_checkpoint, other], drawn_dataset, 0.7, silent)
+    taught = teach([drawn_checkpoint, other], drawn_dataset, 0.7, "cpu", silent)
     assert taught == pytest.approx((one + two) / 2, abs=1e-6)
+
+
+def test_a_teacher_answers_on_the_device(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
+    """ "cpu:0", no name of the CPU here, is taken for a GPU: torch answers there, and not ONNX Runtime."""
+    one, other = (
+        teach([drawn_checkpoint], drawn_dataset, 0.7, device, silent) for device in ("cpu", "cpu:0")
+    )
+    assert 0 < np.abs(one - other).max() < 1e-4
 
 
 def test_targets_reach_their_photos(drawn_dataset: Dataset, tmp_path: Path) -> None:
@@ -200,7 +208,7 @@ def test_a_student_names_its_teacher(
 def test_a_teacher_of_other_labels_is_refused(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
     other = Dataset(**{**vars(drawn_dataset), "labels": ("dog", "other")})
     with pytest.raises(CatflapError, match="knows other labels"):
-        teach([drawn_checkpoint], other, 0.7, silent)
+        teach([drawn_checkpoint], other, 0.7, "cpu", silent)
 
 
 @pytest.mark.parametrize("asked", [{}, {"recipe": "head"}, {"recipe": "head", "minutes": 5.0}])
@@ -248,10 +256,12 @@ def test_minutes_that_make_no_sense(
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(drawn_dataset: Dataset, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     """torchrun with gloo; batches are shared, so the weights are the same but for the order of sums."""
     words = ["train", str(drawn_dataset.path), "--recipe", "finetune", "--epochs", "1", "--json"]
-    words += ["--precision", "fp32"]
+    words += ["--precision", "fp32", "--teacher", str(drawn_checkpoint.path)]
     answers = {}
     for name, command in {"one": [CATFLAP], "two": [*TORCHRUN, CATFLAP]}.items():
         made = subprocess.run(

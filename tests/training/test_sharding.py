@@ -109,6 +109,26 @@ def test_a_photo_of_another_process_that_gives_no_number_is_named(
     assert "though every loss is" not in said
 
 
+@pytest.mark.slow
+def test_those_who_share_weights_wait_as_long_as_the_others(tmp_path: Path) -> None:
+    """For a day: torch gives the processes of a mesh half an hour, on GPUs ten minutes."""
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import torch\n"
+        "from catflap.training.processes import open_fabric\n"
+        "from tests.training.small import small_network\n"
+        "fabric = open_fabric('cpu', 'fsdp')\n"
+        "learner = fabric.setup_module(small_network())\n"
+        "group = next(learner.parameters()).device_mesh.get_group()\n"
+        "print(group._get_backend(torch.device('cpu')).options._timeout)\n"
+    )
+    made = subprocess.run(
+        [*TORCHRUN, str(script)], capture_output=True, text=True, check=False, timeout=600, cwd=REPO,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert made.stdout.splitlines() == ["1 day, 0:00:00"] * 2, made.stderr
+
+
 def test_one_process_cannot_share_weights(
     drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,11 +111,16 @@ def scene_photo() -> bytes:
     return encode(_resized(np.asarray(data.chelsea()), 640, 480), "JPEG", quality=92)
 
 
+def chromium() -> str | None:
+    """Where a Chromium is."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
 @pytest.fixture(scope="session")
 def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Debian's Chromium, whose camera sees a photo again and again."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
+    path = chromium()
     if path is None:
         pytest.skip("there is no Chromium here: apt-get install chromium")
     film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
@@ -168,7 +173,7 @@ def is_fault(line: ConsoleMessage) -> bool:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser that was never here before and allows the camera."""
     context = browser.new_context(permissions=["camera"], viewport={"width": 360, "height": 640})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from platform import machine
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.site import write_site
 from tests.artifacts.samples import with_litert, write_bundle
-from tests.web.conftest import FLAGS, file_server, served
+from tests.web.conftest import FLAGS, chromium, file_server, served
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
 
 if TYPE_CHECKING:
@@ -333,9 +333,10 @@ def test_the_notice_about_one_of_many_photos_stays(open_page: Open, address: str
     assert page.is_hidden("#notice")
 
 
+@pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="only x86 can be told to have no SIMD")
 def test_a_browser_without_simd_is_told_so(browser: Browser, address: str) -> None:
     old = "--js-flags=--no-enable-sse4-1 --no-enable-ssse3"
-    other = browser.browser_type.launch(executable_path=shutil.which("chromium"), args=[*FLAGS, old])
+    other = browser.browser_type.launch(executable_path=chromium(), args=[*FLAGS, old])
     page = other.new_page()
     page.goto(address)
     page.locator("#answer[data-state=told]").wait_for()

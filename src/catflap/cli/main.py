@@ -68,7 +68,13 @@ def run() -> NoReturn:
     # under torchrun a process may wait for another in foreign code, where it would hear no signal
     if not {*sys.argv[1:3]} & {*FOR_EVER} and os.environ.get("WORLD_SIZE", "1") == "1":
         _end_in_order()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+        # to part in order is to wait for the other processes (nccl), which wait for this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class Ended(KeyboardInterrupt):

@@ -60,12 +60,13 @@ def score(
     *,
     whole: bool = False,
     kept: Path | None = None,
+    workers: int = 2,
 ) -> Logits:
     """The logits, float32 (n, labels), of photos read from their bytes through the frame; n ≥ 1.
 
     `whole` leaves crop and resize to the model, which has the Frame inside. `kept` is a folder for these
     photos and this model alone: logits are written there 2,048 photos at a time, and a stopped run goes on
-    from those that it finds.
+    from those that it finds. `workers` threads read the photos.
     """
     if not len(photos):
         raise CatflapError("There are no photos to judge.", "Name photos that can be read.")
@@ -73,7 +74,7 @@ def score(
     parts = _written(kept, len(photos)) if kept else []
     done, total, fresh = KEPT * len(parts), -(-len(photos) // batch), list[Logits]()
     progress(step, done // batch, total)
-    for frames in frames_of(photos, frame, whole=whole, begin=done):
+    for frames in frames_of(photos, frame, workers, whole=whole, begin=done):
         fresh.append(model(frames))
         done += len(frames)
         if done % KEPT == 0 or done == len(photos):

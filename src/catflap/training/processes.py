@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +30,25 @@ Said = TypeVar("Said")
 
 
 def pick_device(device: str) -> str:
-    """The torch device for "auto": the first GPU when there is one, else the CPU.
+    """The torch device for "auto": the first GPU when there is one that this torch can use, else the CPU.
 
-    Raises CatflapError for a device that is not here.
+    From then on convolutions in fp32 are no TF32. Raises CatflapError for a device that is not here.
     """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions in "fp32" take 10 bits of each number
+    if device == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    kind = "cuda" if device == "auto" else device
+    place = f"{kind}:{_processes('LOCAL_RANK', 0)}" if kind == "cuda" else kind  # no process opens another's
     try:
-        torch.zeros(1, device=device).cpu()  # which a device that only describes tensors cannot
+        (torch.zeros(1, device=place) + 1).cpu()  # which a device that only describes tensors cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CatflapError(
-            f"There is no device {device!r} here: {first_line(error)}.", "Use --device auto."
-        ) from error
-    return device
+        if device != "auto" or not is_single_process():
+            fix = "Use --device cpu." if device == "auto" else "Use --device auto."
+            raise CatflapError(f"There is no device {kind!r} here: {first_line(error)}.", fix) from error
+        told = "The GPU is not used, for torch cannot: %s. Training is on the CPU."
+        logging.getLogger(__name__).warning(told, first_line(error))
+        return "cpu"
+    return kind
 
 
 def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "32-true") -> Fabric:
@@ -57,7 +64,10 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
     many: Any = DDPStrategy(timeout=PATIENCE)
     if strategy == "fsdp":
         many = ModelParallelStrategy(
-            shard, data_parallel_size=everywhere, tensor_parallel_size=1, timeout=PATIENCE
+            partial(shard, patience=PATIENCE),
+            data_parallel_size=everywhere,
+            tensor_parallel_size=1,
+            timeout=PATIENCE,
         )
     kind, _, number = device.partition(":")
     if everywhere > 1 and number:
@@ -66,7 +76,6 @@ def open_fabric(device: str, strategy: str = "ddp", *, precision: Precision = "3
             f"Use --device {kind}.",
         )
     alone, scaled = kind == "cuda" and number, precision == "16-mixed"
-    torch.backends.cudnn.allow_tf32 = False  # else convolutions in "fp32" take 10 bits of each number
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision on stderr
     fabric = Fabric(
         accelerator=kind,
@@ -95,11 +104,21 @@ def in_halves(
 
     Raises CatflapError where one is too many.
     """
-    with suppress(torch.OutOfMemoryError):  # with the error goes what the failed call still holds
+    with out_of_memory_forgiven():
         return answer(frames)
     if len(frames) == 1:
         raise too_little_memory(device, 1)
     return np.concatenate([in_halves(answer, half, device) for half in np.array_split(frames, 2)])
+
+
+@contextmanager
+def out_of_memory_forgiven() -> Iterator[None]:
+    """Go on behind the block when a GPU's memory ends in it; what the failed call held is let go of."""
+    try:
+        yield
+    except RuntimeError as error:  # Apple's GPUs raise nothing more special
+        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+            raise
 
 
 def too_little_memory(device: torch.device | str, photos: int) -> CatflapError:
@@ -124,6 +143,13 @@ def refuse_other_steps(fabric: Fabric, done: int, resume: Path) -> None:
 def broadcast(said: Said, device: str) -> Said:
     """The first process's answer, in every process: what each would find by a clock of its own may differ."""
     return said if is_single_process() else open_fabric(device).broadcast(said)
+
+
+def found_once(find: Callable[[], Said], device: str) -> Said:
+    """What the first process finds, in every process: to find it takes all cores of a machine."""
+    if is_single_process():
+        return find()
+    return cast(Said, broadcast(find() if is_first_process() else None, device))
 
 
 def sum_over_processes(number: int, device: str) -> int:

@@ -18,7 +18,7 @@ from catflap.training.heads.head import Head
 from catflap.training.loop.settings import LoopSettings, finetuning, scratch
 from catflap.training.networks.backbone import Backbone
 from catflap.training.networks.network import Network
-from catflap.training.processes import sum_over_processes
+from catflap.training.processes import found_once, sum_over_processes
 from catflap.training.sizes import side_of
 
 History = list[dict[str, Any]]
@@ -98,13 +98,10 @@ def _choose(dataset: Dataset, body: Backbone, device: str, progress: Progress) -
     """
     extractor, looked_at = counting(open_extractor(body, dataset.frame, device=device))
     train, validation = dataset.needed("train"), dataset.needed("validation")
-    choice = choose_head(
-        labelled_features(extractor, train, "features of train", device, progress),
-        labelled_features(extractor, validation, "features of validation", device, progress),
-        (train.groups, validation.groups),
-        len(dataset.labels),
-        progress,
-    )
+    learnt = labelled_features(extractor, train, "features of train", device, progress)
+    judging = labelled_features(extractor, validation, "features of validation", device, progress)
+    groups, labels = (train.groups, validation.groups), len(dataset.labels)
+    choice = found_once(lambda: choose_head(learnt, judging, groups, labels, progress), device)
     return choice, sum_over_processes(sum(looked_at), device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
 Tensors = dict[str, torch.Tensor]
 
 
-def shard(network: Network, mesh: DeviceMesh) -> Network:
+def shard(network: Network, mesh: DeviceMesh, patience: timedelta) -> Network:
     """Spread a network's weights over the processes of a mesh, a part of its backbone at a time.
 
     The parts that follow each other inside the backbone are gathered when they are needed, and let go of
-    afterwards (Zhao et al. 2023, FSDP; torch's fully_shard).
+    afterwards (Zhao et al. 2023, FSDP; torch's fully_shard). `patience` is how long one may keep the others
+    waiting; Fabric tells it to the group of all, not to that of the mesh.
     """
+    from torch.distributed.distributed_c10d import _set_pg_timeout
     from torch.distributed.fsdp import fully_shard
 
     processes = mesh["data_parallel"]
+    _set_pg_timeout(patience, processes.get_group())
     for part in network.backbone.children():
         for block in part.children() if isinstance(part, nn.Sequential) else ():
             if any(True for _ in block.parameters()):
@@ -62,7 +66,7 @@ def spread_like(tensor: torch.Tensor, other: Any) -> torch.Tensor:
 
 
 def share_buffers(learner: Network) -> None:
-    """Give every process the statistics of the first, as DDP does at each step."""
-    if hasattr(next(learner.parameters()), "full_tensor"):
+    """Give every process the statistics of the first; DDP does it, too, when the next step begins."""
+    if torch.distributed.is_initialized():
         for buffer in learner.buffers():
             torch.distributed.broadcast(buffer, 0)

@@ -6,7 +6,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ from catflap.training.networks.network import Network, save_weights
 from catflap.training.plan import Plan
 from catflap.training.precision import Precision, precision_on
 from catflap.training.processes import (
+    all_gather,
     barrier,
-    broadcast,
     check_strategy,
     is_first_process,
     is_single_process,
@@ -78,7 +78,7 @@ def _train(
     if not is_single_process():
         open_fabric(device)  # which gives each process its GPU, before anything is worked out there
     precision = _precision(plan, device, strategy)
-    taught = teach(plan.teachers, dataset, TEACHERS_SHARE, progress) if plan.teachers else None
+    taught = teach(plan.teachers, dataset, TEACHERS_SHARE, device, progress) if plan.teachers else None
     clock = None
     if plan.minutes:
         clock = clock_of(plan.minutes, bill.start, device, precision, tunes=plan.may_tune)
@@ -115,13 +115,14 @@ def _train(
 
 
 def _precision(plan: Plan, device: str, strategy: str) -> Precision:
-    """What every weight is trained in: the first process's choice, where machines differ.
+    """What every weight is trained in: what the slowest of many unlike devices is quick in.
 
     Gradients in fp16 are scaled, which was not tried where they are spread over processes.
     """
     if plan.precision != "auto":
         return "32-true"
-    quick = broadcast(precision_on(device), device)
+    found = all_gather([precision_on(device)])
+    quick = next(each for each in get_args(Precision) if each in found)
     return "32-true" if strategy == "fsdp" and quick == "16-mixed" else quick
 
 

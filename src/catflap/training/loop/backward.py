@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from catflap.image import Pixels
-from catflap.training.processes import too_little_memory
+from catflap.training.processes import out_of_memory_forgiven, too_little_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -44,10 +44,8 @@ def backward(
     Raises CatflapError where one photo is too many, or processes would have to halve.
     """
     while True:
-        try:
+        with out_of_memory_forgiven():
             return _in_parts(fabric, model, frames, targets, smoothing, at_once), at_once
-        except torch.OutOfMemoryError:
-            pass  # with the error go the tensors of the graph, which its traceback holds
         model.zero_grad()
         tried = min(at_once, len(frames))
         if tried == 1 or fabric.world_size > 1:

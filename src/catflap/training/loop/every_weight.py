@@ -17,13 +17,14 @@ from torch.func import functional_call
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest
-from catflap.data.loader import Place, batches_an_epoch, load_batches
+from catflap.data.loader import THREADS, Place, batches_an_epoch, load_batches
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
+from catflap.machine import describe_machine
 from catflap.progress import Progress
 from catflap.runtime.engines.model import Logits
-from catflap.runtime.scoring import frames_of
+from catflap.runtime.scoring import BATCH, frames_of
 from catflap.training.heads.head import log_loss, losses_of
 from catflap.training.loop.backward import backward, draw_alike, scaler_of
 from catflap.training.loop.curve import remember
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+QUICKER = 20  # steps that a GPU takes in the time of one, so that it saves as often by the clock
+GPU_BATCH = 64  # photos that are judged at once
 
 
 def train_every_weight(
@@ -83,6 +86,7 @@ def train_every_weight(
     run = _identity(dataset, settings, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
+    save_every = settings.save_every * (1 if fabric.device.type == "cpu" else QUICKER)
     at_once, begin = share + 1, Place(seed, done // steps, done % steps * share * world)
     coming = islice(load_batches(
         photos, dataset.frame, share, start=begin, epochs=ceil(settings.epochs), rank=fabric.global_rank,
@@ -105,11 +109,11 @@ def train_every_weight(
             if ended:
                 figures |= _end_epoch(fabric, network, state, history, dataset)
             watch(step + 1, figures)
-            if ended or (step + 1) % settings.save_every == 0:
+            if ended or (step + 1) % save_every == 0:
                 save_state(resume, run, (step + 1, total), history, state)
             progress("train every weight", step + 1, total)
     fabric.barrier()
-    logits, blends = _blend(network.eval(), start, whole(state.best), settings, dataset)
+    logits, blends = _blend(fabric, network.eval(), start, whole(state.best), settings, dataset)
     return logits, [{"step": "settings", **vars(settings), "precision": precision}, *history, *blends]
 
 
@@ -230,7 +234,12 @@ def _end_epoch(
 
 
 def _blend(
-    network: Network, start: Tensors, best: Tensors, settings: LoopSettings, dataset: Dataset
+    fabric: Fabric,
+    network: Network,
+    start: Tensors,
+    best: Tensors,
+    settings: LoopSettings,
+    dataset: Dataset,
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Load the blend of start and best epoch with the lowest validation log loss; and all that were tried.
 
@@ -240,7 +249,7 @@ def _blend(
     shares = BLENDS if settings.blended else (1.0,)
     for share in shares:
         network.load_state_dict(_mixed(start, best, share))
-        tried.append(_answers(network, validation, dataset.frame))
+        tried.append(_shared_answers(fabric, network, validation, dataset.frame))
         lost.append(losses_of(tried[-1], validation.labels))
     means = [float(each.mean()) for each in lost]
     kept = int(np.argmin(means))
@@ -279,6 +288,19 @@ def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset
     return {"validation_log_loss": loss, "validation_accuracy": accuracy}
 
 
+def _shared_answers(fabric: Fabric, network: Network, photos: Photos, frame: Frame) -> Logits:
+    """Logits of photos, of which each process works out a share, in every process."""
+    if fabric.world_size == 1:
+        return _answers(network, photos, frame)
+    logits = torch.zeros(len(photos), network.head.out_features)
+    mine = np.arange(fabric.global_rank, len(photos), fabric.world_size)
+    if len(mine):
+        logits[mine] = torch.from_numpy(_answers(network, photos.take(mine), frame))
+    told = logits.to(fabric.device)
+    all_reduce(told)
+    return told.cpu().numpy()
+
+
 @torch.inference_mode()
 def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | None = None) -> Logits:
     """Logits of photos, with other weights than the network's where they are given."""
@@ -289,7 +311,9 @@ def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | 
         logits = functional_call(network, weights, pixels) if weights else network(pixels)
         return logits.cpu().numpy()  # type: ignore[no-any-return]
 
-    for frames in frames_of(photos, frame):
+    on_cpu = device.type == "cpu"  # where more photos at a time would only wait for cores
+    workers, batch = (2, BATCH) if on_cpu else (min(THREADS, describe_machine().cores), GPU_BATCH)
+    for frames in frames_of(photos, frame, workers, batch):
         rows.append(in_halves(answer, frames, device))
     return np.concatenate(rows).astype(np.float32)
 

@@ -21,7 +21,7 @@ class LoopSettings:
     the running average of the weights. `smallest_crop` and `shift` are those of data.loader's Crops.
     `train_batch_norm` lets batch norm learn its statistics anew, which only a random start needs. `blended`
     mixes the end with the start by validation; where that is `careful`, the start alone is kept unless the
-    mix is better there by more than chance. `save_every` counts steps between two savings.
+    mix is better there by more than chance. `save_every` counts steps between two savings on a CPU.
     """
 
     epochs: float = 3

@@ -6,25 +6,32 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.data.loader import THREADS
 from catflap.errors import CatflapError
+from catflap.image import Pixels
+from catflap.machine import describe_machine
 from catflap.progress import Progress
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engines.model import Logits, Model
 from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import score
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx
+from catflap.training.processes import all_reduce, in_halves, rank_and_world_size
 
 
 def teach(
-    teachers: Sequence[Checkpoint], dataset: Dataset, share: float, progress: Progress
+    teachers: Sequence[Checkpoint], dataset: Dataset, share: float, device: str, progress: Progress
 ) -> npt.NDArray[np.float32]:
     """Probabilities to learn, float32 (train photos, labels): `share` is the teachers', the rest the label's.
 
     Each teacher sees the whole photo through its own frame (Hinton et al. 2015); of several, an ensemble, the
-    mean of their probabilities is learnt. Raises CatflapError when one knows other labels.
+    mean of their probabilities is learnt. Many processes share the photos. Raises CatflapError when one
+    knows other labels.
     """
     for teacher in teachers:
         if teacher.labels != dataset.labels:
@@ -33,10 +40,31 @@ def teach(
                 "Train a teacher on photos with the same labels.",
             )
     photos = dataset.photos("train")
-    told = np.zeros((len(photos), len(dataset.labels)))
+    told, (rank, processes) = np.zeros((len(photos), len(dataset.labels))), rank_and_world_size()
+    mine = np.arange(rank, len(photos), processes)
     for number, teacher in enumerate(teachers, 1):
-        graph = to_onnx(load_network(teacher), teacher.frame.height, teacher.frame.width)
         step = "teacher" if len(teachers) == 1 else f"teacher {number} of {len(teachers)}"
-        told += softmax(score(open_model(graph), photos, teacher.frame, step, progress), 1.0)
+        if len(mine):
+            model, workers = _opened(teacher, device)
+            seen = photos.take(mine)
+            told[mine] += softmax(score(model, seen, teacher.frame, step, progress, workers=workers), 1.0)
+    if processes > 1:
+        summed = torch.from_numpy(told).to(device)
+        all_reduce(summed)
+        told = summed.cpu().numpy()
     given = np.eye(len(dataset.labels))[photos.labels]
     return (share * told / len(teachers) + (1 - share) * given).astype(np.float32)
+
+
+def _opened(teacher: Checkpoint, device: str) -> tuple[Model, int]:
+    """A teacher made ready for many photos, and how many threads read them: as for features."""
+    network = load_network(teacher)
+    if device == "cpu":
+        return open_model(to_onnx(network, teacher.frame.height, teacher.frame.width)), 2
+    place = next(network.to(device).parameters()).device
+
+    @torch.inference_mode()
+    def answer(frames: Pixels) -> Logits:
+        return network(torch.from_numpy(frames).to(place)).cpu().numpy()  # type: ignore[no-any-return]
+
+    return lambda frames: in_halves(answer, frames, place), min(THREADS, describe_machine().cores)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil
@@ -14,9 +13,11 @@ import torch
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset
+from catflap.data.loader import load_batches
 from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.training.heads.features import Extractor, count_unseen
+from catflap.training.loop.resizing import resize
 from catflap.training.loop.settings import LoopSettings
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded
@@ -26,6 +27,7 @@ from catflap.training.processes import (
     all_reduce,
     broadcast,
     is_single_process,
+    out_of_memory_forgiven,
     rank_and_world_size,
     too_little_memory,
 )
@@ -33,6 +35,7 @@ from catflap.training.processes import (
 FINETUNING = LoopSettings(epochs=10)  # at most
 PARTS, LEAST = 20, 0.1  # of an epoch
 _TRIES = 3
+_LOADED = 256  # photos
 _LATE = 60.0  # seconds by which a head may be late
 _LOOP = 1.25  # photos and the optimiser take time too, and a machine is not as quick every minute
 _SEARCH = 1 / 2  # of the minutes, at most, for what comes before the head
@@ -67,12 +70,13 @@ class TimeBudget:
         """How many epochs of a recipe fit into the time that is left less `before` seconds; at most its own.
 
         Whole ones; where not one fits, the part that does, in twentieths, and 0 below a tenth. Time to judge
-        each epoch, and five blends at the end, counts. Many processes share an epoch; each judges the blends.
+        each epoch, and five blends at the end, counts. Many processes share all of it.
         """
         _, processes = rank_and_world_size()
         pace = seconds_a_photo(network, dataset, how, self.device, self.precision)
-        judged = len(dataset.photos("validation")) * pace / 2  # forward only, in fp32
-        epoch = (len(dataset.photos("train")) * pace * _LOOP + judged) / processes
+        loading = 0.0 if self.device == "cpu" else seconds_to_load(dataset, how)  # cores of their own
+        judged = len(dataset.photos("validation")) * max(pace / 2, loading) / processes  # forward, in fp32
+        epoch = len(dataset.photos("train")) * max(pace, loading) * _LOOP / processes + judged
         fit = min(how.epochs, (self.left() - before - (5 if how.blended else 1) * judged) / epoch)
         whole = int(fit) if fit >= 1 else int(fit * PARTS) / PARTS
         return broadcast(whole if whole >= LEAST else 0, self.device)
@@ -135,12 +139,26 @@ def seconds_a_photo(
     copy, batch = deepcopy(network).to(device).train(how.train_batch_norm), max(1, how.batch // processes)
     with QuickConvolution() if how.train_batch_norm else folded(copy, dataset.frame):
         while True:
-            with suppress(torch.OutOfMemoryError):  # with the error goes what the failed step still holds
+            with out_of_memory_forgiven():
                 return _seconds_of_a_step(copy, dataset.frame, batch, device, precision) / batch
             if batch == 1 or processes > 1:
                 raise too_little_memory(device, batch)
             copy.zero_grad()
             batch = (batch + 1) // 2
+
+
+def seconds_to_load(dataset: Dataset, how: LoopSettings) -> float:
+    """What a photo takes to be read, decoded and varied as the loop does it, with nothing else to do.
+
+    A GPU waits for that where photos are large; many processes measure together.
+    """
+    photos = dataset.photos("train")
+    some = photos.take(np.arange(min(len(photos), _LOADED)))
+    batch = max(1, how.batch // rank_and_world_size()[1])
+    start = perf_counter()
+    for _ in load_batches(some, dataset.frame, batch, epochs=1, crops=how.crops, resize=resize):
+        pass
+    return (perf_counter() - start) / len(some)
 
 
 def _seconds_of_a_step(
@@ -157,7 +175,7 @@ def _seconds_of_a_step(
             slopes = [each.grad.flatten() for each in network.parameters() if each.grad is not None]
             all_reduce(torch.cat(slopes))
         network.zero_grad()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
+        if torch.device(device).type in ("cuda", "mps"):  # which work on when the call has come back
+            torch.accelerator.synchronize(device)
         taken.append(perf_counter() - start)
     return min(taken)

@@ -29,7 +29,7 @@ from catflap.training.loop.settings import GOOD_HEAD, SMALL_SIDE, LoopSettings, 
 from catflap.training.networks.backbone import Backbone, load_backbone
 from catflap.training.networks.network import Network
 from catflap.training.networks.slim import slimmed
-from catflap.training.processes import broadcast, sum_over_processes
+from catflap.training.processes import broadcast, found_once, sum_over_processes
 from catflap.training.recipes import assemble
 from catflap.training.search.candidates import Candidate
 from catflap.training.search.clock import TimeBudget, check_time, seconds_of_features
@@ -253,13 +253,10 @@ def _tried(
     """A head that learns from a share of the train photos, and the trial with what it reaches."""
     train, validation = _share(dataset.photos("train"), share), _share(dataset.photos("validation"), 1.0)
     step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
-    choice = choose_head(
-        labelled_features(extractor, train, step, device, progress),
-        labelled_features(extractor, validation, step, device, progress),
-        (train.groups, validation.groups),
-        len(dataset.labels),
-        strengths=STRENGTHS,
-    )
+    learnt = labelled_features(extractor, train, step, device, progress)
+    judging = labelled_features(extractor, validation, step, device, progress)
+    groups, labels = (train.groups, validation.groups), len(dataset.labels)
+    choice = found_once(lambda: choose_head(learnt, judging, groups, labels, strengths=STRENGTHS), device)
     return choice, replace(
         trial,
         share=share,
