@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
-QUICKER = 20  # steps that a GPU takes in the time of one, so that it saves as often by the clock
+QUICKER = 20  # steps of a GPU in the time of one
 GPU_BATCH = 64  # photos that are judged at once
 
 
@@ -86,7 +86,6 @@ def train_every_weight(
     run = _identity(dataset, settings, seed, (device, world, strategy, precision), start, targets, part)
     done, history = load_state(resume, run, state)
     refuse_other_steps(fabric, done, resume)
-    save_every = settings.save_every * (1 if fabric.device.type == "cpu" else QUICKER)
     at_once, begin = share + 1, Place(seed, done // steps, done % steps * share * world)
     coming = islice(load_batches(
         photos, dataset.frame, share, start=begin, epochs=ceil(settings.epochs), rank=fabric.global_rank,
@@ -109,12 +108,17 @@ def train_every_weight(
             if ended:
                 figures |= _end_epoch(fabric, network, state, history, dataset)
             watch(step + 1, figures)
-            if ended or (step + 1) % save_every == 0:
+            if ended or (step + 1) % _save_every(fabric, settings) == 0:
                 save_state(resume, run, (step + 1, total), history, state)
             progress("train every weight", step + 1, total)
     fabric.barrier()
     logits, blends = _blend(fabric, network.eval(), start, whole(state.best), settings, dataset)
     return logits, [{"step": "settings", **vars(settings), "precision": precision}, *history, *blends]
+
+
+def _save_every(fabric: Fabric, settings: LoopSettings) -> int:
+    """The steps between two savings, which on a GPU would else take as long as the steps."""
+    return settings.save_every * (1 if fabric.device.type == "cpu" else QUICKER)
 
 
 def _steps_of(photos: int, share: int, world: int, settings: LoopSettings) -> tuple[int, int]:
