@@ -176,6 +176,23 @@ def all_gather(some: list[str]) -> list[str]:
     return [one for each in told for one in each]
 
 
+def share_of(photos: int) -> npt.NDArray[np.int64]:
+    """The positions of those photos that this process works on, of so many that all processes share."""
+    rank, processes = rank_and_world_size()
+    return np.arange(rank, photos, processes)
+
+
+def all_rows(rows: npt.NDArray[Any], photos: int, device: torch.device | str) -> npt.NDArray[Any]:
+    """What each process has worked out of its share, (share, k), as (photos, k) in every process."""
+    if is_single_process():
+        return rows
+    whole = np.zeros((photos, rows.shape[1]), rows.dtype)
+    whole[share_of(photos)] = rows
+    told = torch.from_numpy(whole).to(device)
+    all_reduce(told)
+    return told.cpu().numpy()
+
+
 def rank_and_world_size() -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
     return _processes("RANK", 0), _processes("WORLD_SIZE")

@@ -40,9 +40,11 @@ from catflap.training.precision import Precision
 from catflap.training.processes import (
     all_gather,
     all_reduce,
+    all_rows,
     in_halves,
     open_fabric,
     refuse_other_steps,
+    share_of,
 )
 from catflap.training.sharding import Tensors, learner_of, share_buffers, whole, whole_tensor
 
@@ -112,7 +114,7 @@ def train_every_weight(
                 save_state(resume, run, (step + 1, total), history, state)
             progress("train every weight", step + 1, total)
     fabric.barrier()
-    logits, blends = _blend(fabric, network.eval(), start, whole(state.best), settings, dataset)
+    logits, blends = _blend(network.eval(), start, whole(state.best), settings, dataset)
     return logits, [{"step": "settings", **vars(settings), "precision": precision}, *history, *blends]
 
 
@@ -238,22 +240,18 @@ def _end_epoch(
 
 
 def _blend(
-    fabric: Fabric,
-    network: Network,
-    start: Tensors,
-    best: Tensors,
-    settings: LoopSettings,
-    dataset: Dataset,
+    network: Network, start: Tensors, best: Tensors, settings: LoopSettings, dataset: Dataset
 ) -> tuple[Logits, list[dict[str, Any]]]:
     """Load the blend of start and best epoch with the lowest validation log loss; and all that were tried.
 
     Careful settings keep the start where the gain may be chance.
     """
-    validation, tried, lost = dataset.photos("validation"), [], []
+    validation, tried, lost = dataset.photos("validation"), list[Logits](), []
+    mine, device = validation.take(share_of(len(validation))), next(network.parameters()).device
     shares = BLENDS if settings.blended else (1.0,)
     for share in shares:
         network.load_state_dict(_mixed(start, best, share))
-        tried.append(_shared_answers(fabric, network, validation, dataset.frame))
+        tried.append(all_rows(_answers(network, mine, dataset.frame), len(validation), device))
         lost.append(losses_of(tried[-1], validation.labels))
     means = [float(each.mean()) for each in lost]
     kept = int(np.argmin(means))
@@ -278,7 +276,7 @@ def _mixed(start: Tensors, end: Tensors, share: float) -> Tensors:
 def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset) -> dict[str, float]:
     """Log loss and accuracy of the average on the validation photos, of which each process takes a share."""
     photos, mode = dataset.photos("validation"), network.training
-    mine = photos.take(np.arange(fabric.global_rank, len(photos), fabric.world_size))
+    mine = photos.take(share_of(len(photos)))
     sums = torch.zeros(2, dtype=torch.float64)
     if len(mine):
         logits = _answers(network.eval(), mine, dataset.frame, average)
@@ -292,23 +290,10 @@ def _judged(fabric: Fabric, network: Network, average: Tensors, dataset: Dataset
     return {"validation_log_loss": loss, "validation_accuracy": accuracy}
 
 
-def _shared_answers(fabric: Fabric, network: Network, photos: Photos, frame: Frame) -> Logits:
-    """Logits of photos, of which each process works out a share, in every process."""
-    if fabric.world_size == 1:
-        return _answers(network, photos, frame)
-    logits = torch.zeros(len(photos), network.head.out_features)
-    mine = np.arange(fabric.global_rank, len(photos), fabric.world_size)
-    if len(mine):
-        logits[mine] = torch.from_numpy(_answers(network, photos.take(mine), frame))
-    told = logits.to(fabric.device)
-    all_reduce(told)
-    return told.cpu().numpy()
-
-
 @torch.inference_mode()
 def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | None = None) -> Logits:
     """Logits of photos, with other weights than the network's where they are given."""
-    device, rows = next(network.parameters()).device, []
+    device, rows = next(network.parameters()).device, [np.empty((0, network.head.out_features), np.float32)]
 
     def answer(frames: Pixels) -> Logits:
         pixels = torch.from_numpy(frames).to(device)

@@ -21,7 +21,7 @@ from catflap.runtime.engines.onnx import open_model
 from catflap.runtime.scoring import score
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx
-from catflap.training.processes import all_reduce, in_halves, rank_and_world_size
+from catflap.training.processes import all_rows, in_halves, share_of
 
 
 def teach(
@@ -40,20 +40,16 @@ def teach(
                 "Train a teacher on photos with the same labels.",
             )
     photos = dataset.photos("train")
-    told, (rank, processes) = np.zeros((len(photos), len(dataset.labels))), rank_and_world_size()
-    mine = np.arange(rank, len(photos), processes)
+    mine = photos.take(share_of(len(photos)))
+    told = np.zeros((len(mine), len(dataset.labels)))
     for number, teacher in enumerate(teachers, 1):
         step = "teacher" if len(teachers) == 1 else f"teacher {number} of {len(teachers)}"
         if len(mine):
             model, workers = _opened(teacher, device)
-            seen = photos.take(mine)
-            told[mine] += softmax(score(model, seen, teacher.frame, step, progress, workers=workers), 1.0)
-    if processes > 1:
-        summed = torch.from_numpy(told).to(device)
-        all_reduce(summed)
-        told = summed.cpu().numpy()
+            told += softmax(score(model, mine, teacher.frame, step, progress, workers=workers), 1.0)
     given = np.eye(len(dataset.labels))[photos.labels]
-    return (share * told / len(teachers) + (1 - share) * given).astype(np.float32)
+    learnt = all_rows(told, len(photos), device) / len(teachers)
+    return (share * learnt + (1 - share) * given).astype(np.float32)
 
 
 def _opened(teacher: Checkpoint, device: str) -> tuple[Model, int]:
