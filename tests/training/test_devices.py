@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.heads.features import open_extractor
+from catflap.training.heads.features import Extractor, open_extractor
 from catflap.training.heads.head import Head
 from catflap.training.loop.every_weight import _judged, train_every_weight
 from catflap.training.loop.settings import LoopSettings
@@ -29,7 +29,13 @@ from catflap.training.plan import Plan
 from catflap.training.precision import precision_on
 from catflap.training.processes import open_fabric, pick_device
 from catflap.training.recipes import assemble
-from catflap.training.search.clock import FINETUNING, TimeBudget, seconds_a_photo, seconds_to_load
+from catflap.training.search.clock import (
+    FINETUNING,
+    TimeBudget,
+    seconds_a_photo,
+    seconds_of_features,
+    seconds_to_load,
+)
 from catflap.training.train import train
 from tests.training.small import Small, small_network
 
@@ -187,6 +193,18 @@ def test_before_a_gpu_the_clock_counts_the_loading(
     }
     train, validation = (drawn_dataset.roles[role] for role in ("train", "validation"))
     assert fit == {"cpu": 10, "cpu:0": int((200 - 5 * validation) / (1.25 * train + validation))}
+
+
+def test_before_a_gpu_features_wait_for_their_photos(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = Extractor(lambda frames: np.zeros((len(frames), 1), np.float32), FRAME, 1, "", batch=64)
+    photos = drawn_dataset.photos("train")
+    slow: Any = lambda photos, *_: (sleep(0.01) for _ in range(len(photos)))  # noqa: E731
+    monkeypatch.setattr("catflap.training.search.clock.frames_of", slow)
+    assert (
+        seconds_of_features(extractor, photos, "cpu") < 0.01 < seconds_of_features(extractor, photos, "cpu:0")
+    )
 
 
 @pytest.mark.parametrize(

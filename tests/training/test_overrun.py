@@ -22,7 +22,7 @@ def _ten_seconds_a_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(candidates, "ORDER", SMALL[:2])
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
     for place in (deciding, halving):
-        monkeypatch.setattr(place, "seconds_of_features", lambda _: 10.0)
+        monkeypatch.setattr(place, "seconds_of_features", lambda *_: 10.0)
 
 
 @pytest.mark.parametrize("backbone", [None, PACKAGED])

@@ -77,7 +77,7 @@ def pick(
         body = slimmed(named, photos, dataset.frame, device=device, progress=progress)
         if clock:
             extractor = open_extractor(body, dataset.frame, device=device)
-            pace = broadcast(seconds_of_features(extractor), device)
+            pace = broadcast(seconds_of_features(extractor, photos, device), device)
             check_time(clock, extractor, pace, body.name, dataset)
         return Pick(0, body, dataset.frame, [])
     found, made = candidates(dataset, plan.trials), list[Pick]()

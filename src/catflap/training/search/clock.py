@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from catflap.allocator import keep_memory
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.data.loader import load_batches
 from catflap.errors import Refused
 from catflap.image import Frame
+from catflap.runtime.scoring import frames_of
 from catflap.training.heads.features import Extractor, count_unseen
 from catflap.training.loop.resizing import resize
 from catflap.training.loop.settings import LoopSettings
@@ -90,10 +91,11 @@ def clock_of(
     return TimeBudget(start + 60 * minutes, start + 60 * minutes * search, device, precision, tunes)
 
 
-def seconds_of_features(extractor: Extractor) -> float:
+def seconds_of_features(extractor: Extractor, photos: Photos, device: str) -> float:
     """What the features of a photo take when every worker is busy, measured on blank frames.
 
-    Many processes measure together, and share the photos.
+    A GPU waits for `photos` to be decoded, so that of some of them this is measured, too. Many processes
+    measure together, and share the photos.
     """
     frames = np.zeros((extractor.batch, extractor.frame.height, extractor.frame.width, 3), np.uint8)
     shared, taken = [frames] * extractor.workers, []
@@ -103,7 +105,13 @@ def seconds_of_features(extractor: Extractor) -> float:
             start = perf_counter()
             list(pool.map(extractor.model, shared))
             taken.append(perf_counter() - start)
-    return min(taken) / len(frames) / len(shared) / processes * _LOOP
+    network, loading = min(taken) / len(frames) / len(shared), 0.0
+    if device != "cpu":
+        some, start = photos.take(np.arange(min(len(photos), _LOADED))), perf_counter()
+        for _ in frames_of(some, extractor.frame, extractor.workers, extractor.batch):
+            pass
+        loading = (perf_counter() - start) / len(some)
+    return max(network, loading) / processes * _LOOP
 
 
 def check_time(clock: TimeBudget, extractor: Extractor, pace: float, name: str, dataset: Dataset) -> None:

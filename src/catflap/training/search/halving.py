@@ -210,7 +210,7 @@ def _measured_all(
         if not table[-1].fits:
             continue
         extractor = open_extractor(backbone, frame, device=device)
-        pace = broadcast(seconds_of_features(extractor), device) if clock else 0.0
+        pace = broadcast(seconds_of_features(extractor, train, device), device) if clock else 0.0
         one = _Contender(number, backbone, *counting(extractor), pace)
         if clock and one.pace * (len(train) + len(validation)) > clock.left() / 2:
             slow.append(one)
