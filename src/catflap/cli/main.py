@@ -71,8 +71,9 @@ def run() -> NoReturn:
     code = main(sys.argv[1:])
     if code and os.environ.get("WORLD_SIZE", "1") != "1":
         # to part in order is to wait for the other processes (nccl), which wait for this one
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may read it any more
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 
