@@ -13,7 +13,7 @@ import pytest
 from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare
-from catflap.errors import BadPhoto, CatflapError
+from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.training.heads import features as room
 from catflap.training.heads.features import Extractor, Features, features, open_extractor
@@ -233,7 +233,7 @@ def test_another_frame_or_backbone_has_another_key(backbone: Backbone, extractor
 def test_a_damaged_shard_is_one_error(extractor: Extractor, dataset: Dataset) -> None:
     for path in (dataset.path / SHARDS).glob("train-*.tar"):
         path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(BadPhoto, match="Photo 1 of"):
+    with pytest.raises(BadArtifact, match=r"does not hold the photo .*: its bytes have changed"):
         features(extractor, dataset.photos("train"))
     for path in (dataset.path / SHARDS).glob("train-*.tar"):
         path.write_bytes(b"")
