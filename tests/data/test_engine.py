@@ -373,7 +373,7 @@ def test_workers_end_when_their_parent_is_killed(photos: Path, tmp_path: Path) -
         except psutil.NoSuchProcess:
             return False
 
-    for _ in range(6000):
+    for _ in range(1000):
         if not any(map(lives, children)):
             break
         time.sleep(0.01)

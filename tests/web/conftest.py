@@ -173,7 +173,7 @@ def is_fault(line: ConsoleMessage) -> bool:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser that was never here before and allows the camera."""
     context = browser.new_context(permissions=["camera"], viewport={"width": 360, "height": 640})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(20_000)
     yield context
     context.close()
 

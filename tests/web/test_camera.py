@@ -140,7 +140,7 @@ def test_of_starts_in_quick_succession_one_camera_is_left(page: Page) -> None:
     page.evaluate("for (let n = 0; n < 3; n++) document.getElementById('start').click()")
     page.locator(ANSWERED).wait_for()
     page.wait_for_timeout(1000)  # longer than any that was asked for takes
-    wait_for(page, lambda: cameras_on(page) == 1)
+    assert cameras_on(page) == 1
     assert page.evaluate("document.getElementById('video').srcObject.getTracks()[0] === tracks.at(-1)")
     page.evaluate("document.getElementById('start').click()")
     page.evaluate("tracks.at(-1).dispatchEvent(new Event('ended'))")  # of the one before, which is no news
@@ -160,8 +160,8 @@ def test_a_photo_turns_the_camera_off_and_the_camera_comes_back(page: Page) -> N
     page.click("#live")
     give(page, photo_file(RED))  # and now the camera that was asked for comes
     page.wait_for_timeout(1000)
-    wait_for(page, lambda: cameras_on(page) == 0)
     assert page.is_visible("#still")
+    assert cameras_on(page) == 0
 
 
 def test_a_video_that_does_not_play_leaves_no_camera_on(page: Page) -> None:
@@ -215,7 +215,7 @@ def test_an_answer_goes_when_no_other_comes(page: Page) -> None:
     assert page.locator(ANSWERED).count() == 1  # about the picture that is shown
     page.click("#pause")
     page.evaluate("HTMLVideoElement.prototype.requestVideoFrameCallback = () => 0")
-    wait_for(page, lambda: page.locator(ANSWERED).count() == 0)
+    page.wait_for_timeout(3000)
     assert_nothing_is_decided(page)
 
 

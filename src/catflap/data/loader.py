@@ -114,7 +114,12 @@ def load_batches(
         return Batch(frames, photos.labels[chosen], ids, after)
 
     steps = _steps(len(photos), batch, start, epochs, rank, world, merge)
-    return prefetch(load, steps, workers or min(THREADS, describe_machine().cores))
+    return prefetch(load, steps, workers or reading_threads())
+
+
+def reading_threads() -> int:
+    """How many threads read photos where nothing else wants the cores: one a core, 16 at most."""
+    return min(THREADS, describe_machine().cores)
 
 
 def batches_an_epoch(photos: int, batch: int, *, world: int = 1, merge: bool = False) -> int:

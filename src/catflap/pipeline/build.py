@@ -23,7 +23,7 @@ from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
 from catflap.runtime.points import parse_wishes
-from catflap.training.plan import EDGE_MB, Plan
+from catflap.training.plan import Plan
 from catflap.training.train import USUAL, train
 from catflap.verification.verify import verify
 
@@ -50,15 +50,13 @@ def build(
     skipped, so that a stopped build goes on where it was; photos that could not be read are looked at again.
     Where neither a frame is given nor anything that a plan says about backbone, recipe, time or trials,
     validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px; of photos that are much smaller
-    between smaller frames. Raises Refused when the Bundle
-    does not pass here, be it an earlier run's.
+    between smaller frames. Raises Refused when the Bundle does not pass here, be it an earlier run's.
     """
     out = Path(out)
     check_out(out)
     work = out.with_suffix(".build")
     if frame is None and plan.is_open:
-        limits = replace(plan.limits, max_mb=plan.limits.max_mb or EDGE_MB)
-        plan = replace(plan, trials=USUAL_TRIALS, recipe="head", limits=limits)
+        plan = replace(plan, trials=USUAL_TRIALS, recipe="head", limits=plan.kept_limits)
     plan.check()  # before scan and prepare, which may take hours
     check_variants(variant_names((), variants))
     parse_wishes(operating_points)

@@ -17,14 +17,14 @@ from torch.func import functional_call
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import digest
-from catflap.data.loader import THREADS, Place, batches_an_epoch, load_batches
+from catflap.data.loader import Place, batches_an_epoch, load_batches, reading_threads
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
-from catflap.machine import describe_machine
 from catflap.progress import Progress
 from catflap.runtime.engines.model import Logits
 from catflap.runtime.scoring import BATCH, frames_of
+from catflap.training.heads.features import GPU_BATCH
 from catflap.training.heads.head import log_loss, losses_of
 from catflap.training.loop.backward import backward, draw_alike, scaler_of
 from catflap.training.loop.curve import remember
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 QUICKER = 20  # steps of a GPU in the time of one
-GPU_BATCH = 64  # photos that are judged at once
 
 
 def train_every_weight(
@@ -301,7 +300,7 @@ def _answers(network: Network, photos: Photos, frame: Frame, weights: Tensors | 
         return logits.cpu().numpy()  # type: ignore[no-any-return]
 
     on_cpu = device.type == "cpu"  # where more photos at a time would only wait for cores
-    workers, batch = (2, BATCH) if on_cpu else (min(THREADS, describe_machine().cores), GPU_BATCH)
+    workers, batch = (2, BATCH) if on_cpu else (reading_threads(), GPU_BATCH)
     for frames in frames_of(photos, frame, workers, batch):
         rows.append(in_halves(answer, frames, device))
     return np.concatenate(rows).astype(np.float32)

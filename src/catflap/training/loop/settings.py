@@ -50,12 +50,11 @@ class LoopSettings:
 def finetuning(epochs: float, backbone_rate_ratio: float, head_accuracy: float, side: int) -> LoopSettings:
     """For weights that start with a head on frozen features, of this accuracy on what judges it, 0 to 1.
 
-    `backbone_rate_ratio` is what the backbone states; at 1 the features must change whatever the head. Else a
-    good
-    head's are kept: small steps at a tenth, most of each photo, and labels as they are, for smoothed ones
-    spoil the probabilities of a head that is nearly always right. When the head is poor they must change,
-    and AdamW gives every weight the step that it needs. Small pictures, of `side` pixels, are then moved
-    by up to an eighth; larger ones are cropped.
+    `backbone_rate_ratio` is what the backbone states; at 1 the features must change whatever the head. Else
+    a good head's are kept: small steps at a tenth, most of each photo, and labels as they are, for smoothed
+    ones spoil the probabilities of a head that is nearly always right. When the head is poor they must
+    change, and AdamW gives every weight the step that it needs. Small pictures, of `side` pixels, are then
+    moved by up to an eighth; larger ones are cropped.
     """
     if backbone_rate_ratio == 1:
         return LoopSettings(epochs, backbone_rate_ratio=backbone_rate_ratio)

@@ -10,10 +10,9 @@ import torch
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.data.loader import THREADS
+from catflap.data.loader import reading_threads
 from catflap.errors import CatflapError
 from catflap.image import Pixels
-from catflap.machine import describe_machine
 from catflap.progress import Progress
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engines.model import Logits, Model
@@ -63,4 +62,4 @@ def _opened(teacher: Checkpoint, device: str) -> tuple[Model, int]:
     def answer(frames: Pixels) -> Logits:
         return network(torch.from_numpy(frames).to(place)).cpu().numpy()  # type: ignore[no-any-return]
 
-    return lambda frames: in_halves(answer, frames, place), min(THREADS, describe_machine().cores)
+    return lambda frames: in_halves(answer, frames, place), reading_threads()
