@@ -24,7 +24,7 @@ import numpy as np
 from machine import header, need_photos
 
 from catflap.artifacts.dataset import ROLES, Dataset, Photos
-from catflap.artifacts.folder import digest
+from catflap.artifacts.schema import digest
 from catflap.cli.prepare import sides
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan

@@ -18,12 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catflap.artifacts import bundle as bundle_room
-from catflap.artifacts import bundle_zip
 from catflap.artifacts.bundle import load_bundle, refuse_foreign_file
 from catflap.errors import BadArtifact, CatflapError
 from tests.artifacts.samples import FILES, small_bundle, small_head, write_bundle
 
-NAMES = st.from_regex(bundle_zip.NAME, fullmatch=True)
+NAMES = st.from_regex(bundle_room.NAME, fullmatch=True)
 
 
 def fits_a_folder(names: Iterable[str]) -> bool:
@@ -42,12 +41,12 @@ def refused(path: Path) -> str:
 
 def repacked(path: Path, change: Callable[[dict[str, Any]], object], files: dict[str, bytes] = FILES) -> Path:
     """A bundle whose zip and hashes are right and whose bundle.json was changed."""
-    members = {name: bytes(data) for name, data in bundle_zip.decode_members(path.read_bytes()).items()}
+    members = {name: bytes(data) for name, data in bundle_room.decode_members(path.read_bytes()).items()}
     head = json.loads(members.pop("bundle.json"))
     change(head)
     text = json.dumps(head).encode()
     changed = path.with_name("changed.catflap")
-    changed.write_bytes(bundle_zip.encode_members({"bundle.json": text, **files}))
+    changed.write_bytes(bundle_room.encode_members({"bundle.json": text, **files}))
     return changed
 
 
@@ -120,7 +119,7 @@ def test_a_missing_or_doubled_byte_is_refused(tmp_path: Path) -> None:
             whole[:place] + whole[place:][:1] + whole[place:],
         ):
             with pytest.raises(BadArtifact):
-                bundle_zip.decode_members(changed)
+                bundle_room.decode_members(changed)
 
 
 def test_what_other_zip_programs_write_is_refused(tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> No
 )
 def test_a_head_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "bad.catflap"
-    path.write_bytes(bundle_zip.encode_members({"bundle.json": text, **FILES}))
+    path.write_bytes(bundle_room.encode_members({"bundle.json": text, **FILES}))
     refused(path)
 
 
@@ -269,26 +268,26 @@ def test_a_head_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
 def test_json_that_two_readers_could_take_in_two_ways_is_refused(
     tmp_path: Path, old: bytes, new: bytes
 ) -> None:
-    members = dict(bundle_zip.decode_members(small_bundle(tmp_path).read_bytes()))
+    members = dict(bundle_room.decode_members(small_bundle(tmp_path).read_bytes()))
     text = json.dumps(json.loads(bytes(members["bundle.json"])), separators=(",", ":")).encode()
     assert old in text
     path = tmp_path / "bad.catflap"
-    path.write_bytes(bundle_zip.encode_members({**members, "bundle.json": text.replace(old, new)}))
+    path.write_bytes(bundle_room.encode_members({**members, "bundle.json": text.replace(old, new)}))
     refused(path)
 
 
 def test_bundle_json_comes_first(tmp_path: Path) -> None:
-    members = dict(bundle_zip.decode_members(small_bundle(tmp_path).read_bytes()))
+    members = dict(bundle_room.decode_members(small_bundle(tmp_path).read_bytes()))
     path = tmp_path / "bad.catflap"
-    path.write_bytes(bundle_zip.encode_members({"card.md": b"x", **members}))
+    path.write_bytes(bundle_room.encode_members({"card.md": b"x", **members}))
     refused(path)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=6).filter(fits_a_folder))
 def test_any_members_come_back(members: dict[str, bytes]) -> None:
-    data = bundle_zip.encode_members(members)
-    found = bundle_zip.decode_members(data)
+    data = bundle_room.encode_members(members)
+    found = bundle_room.decode_members(data)
     assert {name: bytes(view) for name, view in found.items()} == members
     assert list(found) == list(members)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -300,7 +299,7 @@ def test_any_members_come_back(members: dict[str, bytes]) -> None:
 def test_noise_is_refused(noise: bytes) -> None:
     for data in (noise, b"PK\x03\x04" + noise):
         with pytest.raises(BadArtifact):
-            bundle_zip.decode_members(data)
+            bundle_room.decode_members(data)
 
 
 BAD_NAMES = [
@@ -322,25 +321,25 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_that_could_escape_are_not_written_and_not_read(name: str) -> None:
     with pytest.raises(CatflapError, match="cannot hold"):
-        bundle_zip.encode_members({name: b"x"})
+        bundle_room.encode_members({name: b"x"})
     path = name.encode("latin-1")
-    forged = bundle_zip._LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, zlib.crc32(b"x"), 1, 1, len(path), 0)
+    forged = bundle_room._LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, zlib.crc32(b"x"), 1, 1, len(path), 0)
     with pytest.raises(BadArtifact):
-        bundle_zip.decode_members(forged + path + b"x")
+        bundle_room.decode_members(forged + path + b"x")
 
 
 @pytest.mark.parametrize("names", [("card.md", "card.md/x"), ("a/b/c/d", "other", "a/b")])
 def test_a_name_that_is_the_folder_of_another_is_not_written_and_not_read(names: tuple[str, ...]) -> None:
     with pytest.raises(CatflapError, match="cannot hold"):
-        bundle_zip.encode_members(dict.fromkeys(names, b"x"))
-    forged = b"".join(map(bytes, bundle_zip._chunks(dict.fromkeys(names, b"x"))))
+        bundle_room.encode_members(dict.fromkeys(names, b"x"))
+    forged = b"".join(map(bytes, bundle_room._chunks(dict.fromkeys(names, b"x"))))
     with pytest.raises(BadArtifact, match="is a folder of others too"):
-        bundle_zip.decode_members(forged)
+        bundle_room.decode_members(forged)
 
 
 def test_too_many_members_are_refused() -> None:
     with pytest.raises(CatflapError, match="cannot hold"):
-        bundle_zip.encode_members({f"f{number}": b"" for number in range(1001)})
+        bundle_room.encode_members({f"f{number}": b"" for number in range(1001)})
 
 
 def test_a_bundle_does_not_replace_a_photo(tmp_path: Path) -> None:
@@ -370,7 +369,7 @@ def test_a_head_that_is_too_large_is_not_written_and_not_read(tmp_path: Path) ->
         write_bundle(tmp_path / "large.catflap", head, FILES)
     assert list(tmp_path.iterdir()) == []
     text = json.dumps(head).encode()
-    (tmp_path / "large.catflap").write_bytes(bundle_zip.encode_members({"bundle.json": text, **FILES}))
+    (tmp_path / "large.catflap").write_bytes(bundle_room.encode_members({"bundle.json": text, **FILES}))
     assert refused(tmp_path / "large.catflap").endswith("has more than 16 MiB.")
 
 

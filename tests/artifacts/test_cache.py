@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.cache import cache_folder
+from catflap.artifacts.folder import cache_folder
 from catflap.errors import CatflapError
 
 HOMES = ("HOME", "XDG_CACHE_HOME", "CATFLAP_CACHE")
 HOMELESS = """
 import os
-from catflap.artifacts.cache import cache_folder
+from catflap.artifacts.folder import cache_folder
 os.setuid(54321)
 print(cache_folder("features"))
 """
@@ -28,7 +28,7 @@ def test_a_system_without_numbers_of_users_asks_for_a_folder(monkeypatch: pytest
     monkeypatch.setattr(Path, "expanduser", homeless)
     for name in HOMES:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(CatflapError, match="Let CATFLAP_CACHE name a folder"):
+    with pytest.raises(CatflapError, match="Set CATFLAP_CACHE to a folder"):
         cache_folder("features")
 
 
@@ -52,4 +52,4 @@ def test_a_user_without_a_home_has_a_temporary_cache_of_its_own() -> None:
         assert (ours.stat().st_uid, ours.stat().st_mode & 0o777) == (54321, 0o700)
         ours.rmdir()
         ours.mkdir()  # somebody else's
-        assert "Let CATFLAP_CACHE name a folder." in ask().stderr
+        assert "Set CATFLAP_CACHE to a folder." in ask().stderr

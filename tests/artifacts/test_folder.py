@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,11 @@ from catflap.artifacts.folder import (
     OURS,
     atomic_folder,
     check_place,
-    digest,
-    read_json,
+    exchange,
     refuse_foreign,
     write_atomically,
-    write_json,
 )
+from catflap.artifacts.schema import digest, read_json, write_json
 from catflap.errors import BadArtifact, CatflapError
 
 # Writes version after version of a folder: files that name the version, then the marker.
@@ -33,7 +35,8 @@ WRITER = (
     + """
 import sys
 from pathlib import Path
-from catflap.artifacts.folder import atomic_folder, write_atomically, write_json
+from catflap.artifacts.folder import atomic_folder, write_atomically
+from catflap.artifacts.schema import write_json
 target, version = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
 while True:
@@ -45,6 +48,13 @@ while True:
     write_atomically(target.with_suffix(".bin"), b"%08d" % version * 5000)
 """
 )
+
+LOCKER = """
+import os, sys
+from catflap.artifacts.folder import try_lock
+print(try_lock(os.open(sys.argv[1], os.O_RDONLY)), flush=True)
+input()
+"""
 
 
 def write_thing(target: Path, number: int) -> None:
@@ -77,7 +87,7 @@ def test_kill_at_any_moment_leaves_whole_or_absent(tmp_path: Path) -> None:
             writer.stdout.readline()
             time.sleep(dice.uniform(0, longest))
             writer.send_signal(signal.SIGKILL)
-        if target.exists():
+        if last or target.exists():  # once it is there, it is always there
             now = version_of(target)
             assert now >= last
             seen, last = seen + 1, now
@@ -144,12 +154,109 @@ def test_leftovers_of_our_own_number_are_swept(tmp_path: Path) -> None:
 
 
 def test_what_a_process_of_our_number_is_writing_is_not_swept(tmp_path: Path) -> None:
-    """Two containers on one volume, each with a process 1: the second one says that it cannot."""
-    with atomic_folder(tmp_path / "thing", "thing.json") as folder:
-        with pytest.raises(CatflapError, match="File exists"):
-            write_thing(tmp_path / "thing", 2)
-        write_json(folder / "thing.json", {"catflap": "thing", "version": 1, "number": 1})
-    assert read_json(tmp_path / "thing" / "thing.json", "thing")["number"] == 1
+    """Two containers on one volume, each with a process 1: both write, and the last one to end stays."""
+    theirs = tmp_path / f".thing.partial-{os.getpid()}-000000001"
+    theirs.mkdir()
+    with subprocess.Popen([sys.executable, "-c", LOCKER, str(theirs)], stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        write_thing(tmp_path / "thing", 1)
+        assert theirs.exists()
+        other.communicate(b"\n")
+    write_thing(tmp_path / "thing", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_threads_that_write_one_target_do_not_collide(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        write_thing(tmp_path / "thing", number)
+        write_atomically(tmp_path / "file", b"%08d" % number * 5000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(200)))
+    number = read_json(tmp_path / "thing" / "thing.json", "thing")["number"]
+    assert (tmp_path / "thing" / "data.txt").read_text() == str(number)
+    data = (tmp_path / "file").read_bytes()
+    assert data == data[:8] * 5000
+    assert {path.name for path in tmp_path.iterdir()} == {"thing", "file"}
+
+
+def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    write_thing(target, 0)
+    if not exchange(target, tmp_path / "thing"):
+        pytest.skip("this file system cannot exchange names")
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for number in range(1, 200):
+                write_thing(target, number)
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    looks = 0
+    while not done.is_set():
+        target.stat()
+        looks += 1
+    writer.join()
+    assert looks > 100
+    assert version_of_thing(target) == "199"
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that cannot exchange two names, as Windows and NFS."""
+    monkeypatch.setattr("catflap.artifacts.folder.exchange", lambda one, other: False)
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_without_an_exchange_a_failing_rename_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = tmp_path / "thing", Path.rename
+    write_thing(target, 1)
+
+    def fail(path: Path, new: Path) -> Path:
+        if ".partial-" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(CatflapError, match="No space left"):
+        write_thing(target, 2)
+    assert version_of_thing(target) == "1"
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_without_an_exchange_a_folder_is_replaced(tmp_path: Path) -> None:
+    for number in range(3):
+        write_thing(tmp_path / "thing", number)
+        assert version_of_thing(tmp_path / "thing") == str(number)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_reader_puts_back_what_was_half_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    write_thing(target, 1)
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    target.rename(tmp_path / f".thing.old-{dead.pid}-0123abcd7")
+    (tmp_path / f".thing.partial-{dead.pid}-0123abcd6").mkdir()  # the next writer deletes it
+    assert read_json(target / "thing.json", "thing")["number"] == 1
+    write_thing(target, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_link_to_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    write_thing(tmp_path / "thing", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "thing")
+    with pytest.raises(CatflapError, match="link is a symbolic link"):
+        write_thing(tmp_path / "link", 2)
 
 
 def test_what_this_process_is_writing_elsewhere_is_not_swept(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from jsonschema import Draft202012Validator
 
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import load_dataset, save_dataset
-from catflap.artifacts.folder import SCHEMAS
 from catflap.artifacts.manifest import load_manifest, save_manifest
-from catflap.artifacts.schema import load_schema
+from catflap.artifacts.schema import SCHEMAS, load_schema
 from catflap.artifacts.tables import iter_table, read_table
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
@@ -77,7 +76,7 @@ def test_half_a_letter_in_a_label_is_one_error(tmp_path: Path, kind: str, text: 
     whole = marker.read_bytes()
     assert b'"cat"' in whole
     marker.write_bytes(whole.replace(b'"cat"', b'"' + text + b'"'))
-    with pytest.raises(CatflapError, match="half a letter"):
+    with pytest.raises(CatflapError, match="unpaired surrogate"):
         LOADERS[kind](tmp_path)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from catflap.artifacts.folder import digest_file
 from catflap.artifacts.manifest import Manifest, load_manifest
+from catflap.artifacts.schema import digest_file
 from catflap.curation.audit import Audit, audit
 from catflap.curation.review import Review, apply_review
 from catflap.data.prepare import prepare

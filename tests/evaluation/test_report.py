@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from catflap.artifacts.folder import digest
 from catflap.artifacts.report import load_report
+from catflap.artifacts.schema import digest
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.curves import curves
 from catflap.evaluation.learning import learning

@@ -16,8 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from catflap.artifacts.bundle import HEAD, load_bundle
-from catflap.artifacts.bundle_zip import encode_members
+from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import BadArtifact

@@ -12,6 +12,7 @@ from catflap.exporting.drawings import scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 
+
 @pytest.mark.parametrize("statement", ["import catflap", "import catflap.cli.main"])
 def test_the_front_door_is_light(statement: str) -> None:
     """Only the standard library comes in, so the import costs milliseconds on every machine."""

@@ -13,9 +13,9 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.folder import digest_file
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
+from catflap.artifacts.schema import digest_file
 from catflap.cli.main import main
 from catflap.curation.review import apply_review
 from catflap.data.prepare import prepare

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import load_bundle
-from catflap.artifacts.bundle_zip import decode_members
+from catflap.artifacts.bundle import decode_members, load_bundle
 from catflap.errors import BadArtifact
 from catflap.verification.verify import verify
 

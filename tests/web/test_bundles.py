@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.bundle import HEAD, load_bundle
-from catflap.artifacts.bundle_zip import encode_members
+from catflap.artifacts.bundle import encode_members
 from catflap.artifacts.golden import read_golden
 from catflap.serving.site import write_site
 from tests.artifacts.samples import with_litert, write_bundle

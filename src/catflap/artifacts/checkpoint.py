@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.folder import digest, digest_file, read_json, write_json
+from catflap.artifacts.schema import digest, digest_file, read_json, write_json
 from catflap.errors import BadArtifact
 from catflap.image import Frame
 

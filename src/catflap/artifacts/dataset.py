@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.folder import read_json, write_json
+from catflap.artifacts.schema import read_json, write_json
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame, Pixels
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import quote
 
-from catflap.artifacts.locks import try_lock
+from catflap.artifacts.folder import try_lock
 from catflap.errors import BadArtifact, CatflapError, system_reason
 
 APPLICATION = 0x43415446  # "CATF", which SQLite keeps in the head of the file

@@ -1,29 +1,34 @@
-"""Folders and JSON files that are whole or absent, and the hashes that name what is in them."""
+"""Write folders and files so that a kill leaves them whole or absent: temporary names, locks, the cache.
+
+A finished folder takes its name in one step where the system can exchange two names (Linux, macOS). Elsewhere
+it takes two renames; `recover` completes them when a kill came between.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import filecmp
 import glob
-import hashlib
-import json
+import itertools
 import os
+import re
+import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import gettempdir
 from types import MappingProxyType
-from typing import Any
 
-from catflap.artifacts.locks import try_lock
-from catflap.artifacts.schema import faults, is_text, load_schema
-from catflap.errors import BadArtifact, CatflapError, system_reason
+from catflap.errors import CatflapError, system_reason
 
-Json = dict[str, Any]
-SCHEMAS = ("manifest", "dataset", "checkpoint")
-# What a folder may hold beside its marker; of another kind, as an unpacked Bundle is, what the new one holds.
+# The files that each kind of artifact may contain beside its marker. An artifact of another kind, such as an
+# unpacked bundle, may contain what its replacement contains.
 OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "manifest.json": ("photos.parquet", "profile.html", "suspects.jsonl", "review.html"),
@@ -45,22 +50,27 @@ OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 MARKED = tuple(name for name in OURS if name != "field-photos.json")  # those are photos to scan
 HEAD_BYTES = 1 << 16  # of a marker; its kind stands in the first few hundred
-JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave where somebody looked
+JUNK = (".DS_Store", "Thumbs.db")  # left by file managers
+PROCESS = secrets.token_hex(4)  # tells this process from an earlier one with the same PID, as in a container
+_TEMPORARY = re.compile(r"(partial|old)-(\d+)(?:-([0-9a-f]{8}\d+))?")
+LONGEST_OWNER = 24  # characters after "partial-": PID, dash, PROCESS and a counter
+_COUNTER = itertools.count()  # tells two threads of this process apart
+_AT_FDCWD, _EXCHANGE = -100, 2  # renameat2(2)
+_SWAP = 2  # renamex_np(2) of macOS
 
 
 @contextmanager
 def atomic_folder(target: Path, marker: str) -> Iterator[Path]:
-    """Fill a folder under a temporary name; it takes its real name only when the block ends well.
+    """Yield a temporary folder that takes the name `target` when the block ends without an error.
 
-    `marker` is the file that tells this kind of artefact; a target that exists without it is
-    somebody else's and is refused, and so is one that holds somebody else's files. Leftovers of killed
-    runs are swept.
+    `marker` is the JSON file that identifies this kind of artifact. A target that exists without it, or that
+    contains other files, belongs to somebody else: CatflapError. Leftovers of killed runs are deleted.
     """
     try:
         refuse_foreign(target, marker)
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)
-        partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+        partial = _temporary(target, "partial")
         partial.mkdir()
         held = _hold(partial)
     except (OSError, ValueError) as error:
@@ -70,32 +80,30 @@ def atomic_folder(target: Path, marker: str) -> Iterator[Path]:
         if not (partial / marker).is_file():
             raise FileNotFoundError(f"{marker} was not written")
         if marker not in OURS:
-            _refuse_others(target, partial, marker)
+            _refuse_changed(target, partial, marker)
         sync(partial)
-        old = target.parent / f".{target.name}.old-{os.getpid()}"
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace_folder(partial, target)
+        with suppress(OSError):  # a folder may be writable and not readable
+            _sync_names(target.parent)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
-        os.close(held)
+        _release(held)
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_atomically(target: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file under a temporary name and rename it when it is whole.
+    """Write a file under a temporary name, then rename it.
 
-    `durable` waits until the disk has it; without, a power cut may leave a damaged file, which is
-    enough for what can be worked out again.
+    `durable` waits until the data is on disk. Without it a power cut may leave a damaged file, which is
+    acceptable for a cache.
     """
     with atomic_path(target) as partial:
         write_bytes(partial, data, durable=durable)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file as it is, under its own name; `durable` as `write_atomically` has it."""
+    """Write a file directly under its name; `durable` as in `write_atomically`."""
     with open(path, "wb") as file:
         file.write(data)
         if durable:
@@ -105,10 +113,9 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """The temporary name of a file; it takes its real name only when the block ends well.
+    """Yield the temporary name of a file that takes the name `target` when the block ends without an error.
 
-    A link stays one. Raises CatflapError where no file can be, as in place of a device: everybody else
-    would lose that.
+    A symbolic link is followed and stays one. Raises CatflapError where the target is a device or a pipe.
     """
     try:
         if target.exists() and not (target.is_file() or target.is_dir()):
@@ -116,27 +123,30 @@ def atomic_path(target: Path) -> Iterator[Path]:
         place = target.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
         sweep(place)
-    except (OSError, ValueError, RuntimeError) as error:  # the last is a loop of links
+        partial = _temporary(place, "partial")
+        partial.touch(exist_ok=False)
+        held = _hold(partial)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise unwritable(target, error) from error
-    partial = place.parent / f".{place.name}.partial-{os.getpid()}"
     try:
         yield partial
         partial.replace(place)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
+        _release(held)
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 def refuse_foreign(target: Path, marker: str) -> None:
-    """Raise when the target exists, be it a device, and is neither empty nor an artefact of this kind.
+    """Raise CatflapError unless the target is absent, an empty folder, or an artifact of this kind.
 
-    And when it is a mount point, or holds a file that no such artefact has, for that would be lost; and when
-    it lies inside an artefact.
+    Also when it is a mount point, contains a file that such an artifact does not have, or lies inside another
+    artifact.
     """
     if not target.name:
-        raise CatflapError(f"{target} is no name for a folder to be made.", "Choose another output name.")
+        raise CatflapError(f"{target} cannot be the name of a new folder.", "Choose another output name.")
     _refuse_inside(target)
     if not os.path.lexists(target):
         return
@@ -144,18 +154,19 @@ def refuse_foreign(target: Path, marker: str) -> None:
         raise CatflapError(f"{target} is a mount point.", f"Use -o {target / 'NAME'}.")
     folder = target.is_dir() and not target.is_symlink()
     if not (folder and ((target / marker).exists() or not any(target.iterdir()))):
+        link = "is a symbolic link, so it" if target.is_symlink() else "exists and"
         raise CatflapError(
-            f"{target} exists and is not a {marker.removesuffix('.json')} of Catflap.",
+            f"{target} {link} is not a {marker.removesuffix('.json')} of Catflap.",
             "Choose another output name.",
         )
     if marker in OURS:
-        _refuse_strangers(target, (marker,), OURS[marker])
+        _refuse_unknown(target, (marker,), OURS[marker])
 
 
 def _refuse_inside(target: Path) -> None:
-    """Raise when the target lies inside an artefact, which then could not be made anew without losing it."""
+    """Raise CatflapError when the target lies inside an artifact: replacing that one would delete it."""
     for folder in target.absolute().parents:
-        if _is_artefact(folder):
+        if _is_artifact(folder):
             raise CatflapError(
                 f"{target.name} would lie inside {folder}, which Catflap made.",
                 "Choose another output name, beside it.",
@@ -163,23 +174,23 @@ def _refuse_inside(target: Path) -> None:
 
 
 def is_ours(folder: str | Path) -> bool:
-    """Whether a folder is what a verb of Catflap wrote, or the NAME.build of a build, and so no photos."""
-    if _is_artefact(folder):
+    """Whether Catflap wrote a folder (an artifact, or the NAME.build of a build): it contains no photos."""
+    if _is_artifact(folder):
         return True
     if not str(folder).endswith(".build"):
         return False
     try:
-        held = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-        return all(entry.is_dir() and _is_artefact(entry.path) for entry in held)
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        return all(entry.is_dir() and _is_artifact(entry.path) for entry in entries)
     except OSError:
         return False
 
 
-def _is_artefact(folder: str | Path) -> bool:
-    return any(_says_its_kind(Path(folder, marker)) for marker in MARKED)
+def _is_artifact(folder: str | Path) -> bool:
+    return any(_states_its_kind(Path(folder, marker)) for marker in MARKED)
 
 
-def _says_its_kind(marker: Path) -> bool:
+def _states_its_kind(marker: Path) -> bool:
     try:
         if not marker.is_file():
             return False
@@ -189,8 +200,8 @@ def _says_its_kind(marker: Path) -> bool:
         return False
 
 
-def _refuse_strangers(target: Path, names: Collection[str], patterns: Collection[str] = ()) -> None:
-    """Raise when a folder holds a file that has none of these names."""
+def _refuse_unknown(target: Path, names: Collection[str], patterns: Collection[str] = ()) -> None:
+    """Raise CatflapError when a folder contains a file that matches none of the names and patterns."""
     for name in _files(target):
         known = name in names or any(fnmatchcase(name, pattern) for pattern in patterns)
         if not known and name.rpartition("/")[2] not in JUNK:
@@ -199,13 +210,13 @@ def _refuse_strangers(target: Path, names: Collection[str], patterns: Collection
             )
 
 
-def _refuse_others(target: Path, new: Path, marker: str) -> None:
-    """Raise when a folder holds a file that the new one does not have, or one that a person has changed.
+def _refuse_changed(target: Path, new: Path, marker: str) -> None:
+    """Raise CatflapError when the target has a file that its replacement lacks, or one that a person edited.
 
-    That it was changed is known where both are made from the same, by the marker.
+    An edit is recognised where both folders have the same marker, and so were made from the same input.
     """
     names = _files(new)
-    _refuse_strangers(target, names)
+    _refuse_unknown(target, names)
     if (target / marker).is_file() and filecmp.cmp(target / marker, new / marker, shallow=False):
         for name in names:
             if (target / name).is_file() and not filecmp.cmp(target / name, new / name, shallow=False):
@@ -215,44 +226,25 @@ def _refuse_others(target: Path, new: Path, marker: str) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """The names of all files and links in a folder, seen from it."""
+    """The relative names of all files and links in a folder."""
     paths = sorted(folder.rglob("*"))
     return [path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir()]
 
 
 def check_place(target: Path) -> None:
-    """Raise CatflapError when nothing can be written beside a target: before any work is done.
+    """Raise CatflapError when nothing can be written beside a target, or when it lies inside an artifact.
 
-    Its parents are made; a link is followed. A place inside an artefact is refused, too.
+    Called before long work begins. Parent folders are created; a link is followed.
     """
     _refuse_inside(target)
     try:
         place = target.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(prefix=f".{place.name}.partial-", dir=place.parent):
-            pass
-    except (OSError, ValueError, RuntimeError) as error:  # the last is a loop of links
+        longest = place.parent / f".{place.name}.partial-".ljust(len(place.name) + 10 + LONGEST_OWNER, "9")
+        longest.touch()
+        longest.unlink(missing_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise unwritable(target, error) from error
-
-
-@contextmanager
-def only_writer(target: Path, verb: str) -> Iterator[None]:
-    """Raise CatflapError while another process writes the same target; what a killed one held is free."""
-    path = target.with_name(f".{target.name}.{verb}")
-    try:
-        held = _lock(path)
-    except OSError as error:
-        raise unwritable(target, error) from error
-    if held is None:
-        raise CatflapError(
-            f"Another {verb} is writing {target}.", "Wait for it, or choose another output name."
-        )
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(held)
 
 
 def unwritable(target: Path, error: Exception) -> CatflapError:
@@ -269,99 +261,276 @@ def unwritable(target: Path, error: Exception) -> CatflapError:
     )
 
 
-def sweep(target: Path) -> None:
-    """Remove what killed runs left beside the target; put back a target that was half replaced.
+def sync(place: Path) -> None:
+    """Flush a file, or a folder with everything in it, to disk, so that it survives a power cut."""
+    for path in (*place.rglob("*"), place):
+        _sync_names(path) if path.is_dir() else _sync_file(path)
 
-    What has our own number was left by an earlier process that had it, as in a container, where each run is
-    number 1; a folder that somebody in another container fills just now is held, and stays.
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_names(folder: Path) -> None:
+    """Flush the names in a folder to disk; Windows cannot, and some network file systems refuse."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# --- Replacing a folder
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Give a finished folder the name of the target; an old target gets the name `new`, or is deleted."""
+    if not target.exists():
+        try:
+            new.rename(target)
+            return
+        except OSError as error:  # another thread or process has just written it
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    if exchange(new, target):
+        return
+    old = _temporary(target, "old")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:  # also KeyboardInterrupt: the old one stays in place
+        if not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two existing paths in one step; False where the system or file system cannot."""
+    call = _exchange_call()
+    if call is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        failed = call(*names, _SWAP)
+    else:
+        failed = call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE)
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM):
+        return False  # NFS, FAT, some FUSE file systems, a seccomp filter
+    raise OSError(number, os.strerror(number), str(other))
+
+
+@cache
+def _exchange_call() -> ctypes._NamedFuncPointer | None:
+    """The C function that exchanges two names: renameat2 of Linux, renamex_np of macOS; None elsewhere."""
+    if not sys.platform.startswith(("linux", "darwin")):
+        return None
+    with suppress(OSError, AttributeError):  # AttributeError: a libc without it
+        libc = ctypes.CDLL(None, use_errno=True)
+        return libc.renamex_np if sys.platform == "darwin" else libc.renameat2
+    return None
+
+
+def recover(target: Path) -> bool:
+    """Put back a folder whose replacement was killed between two renames; whether it is there now.
+
+    Readers call it when they find the target absent.
     """
-    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
-        kind, _, pid = left.name.removeprefix(f".{target.name}.").partition("-")
-        if kind not in ("partial", "old") or not pid.isdigit() or _is_another(int(pid)) or _is_held(left):
-            continue
-        if kind == "old" and not target.exists():
-            left.rename(target)
-        elif left.is_dir():
+    if target.exists() or not target.parent.is_dir():
+        return target.exists()
+    for left in _leftovers(target):
+        if left.name.startswith(f".{target.name}.old-") and left.is_dir() and not target.exists():
+            with suppress(OSError):  # another reader was faster, or the folder cannot be written
+                left.rename(target)
+    return target.exists()
+
+
+def sweep(target: Path) -> None:
+    """Delete what killed runs left beside a target; put the target back if it was half replaced."""
+    recover(target)
+    for left in _leftovers(target):
+        if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
 
 
-def sync(place: Path) -> None:
-    """Put a file, or a folder and all that is in it, on disk, so that a power cut finds it whole."""
-    for path in (*place.rglob("*"), place):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _temporary(target: Path, kind: str) -> Path:
+    """A name beside the target that no other thread or process uses, and that `sweep` recognises."""
+    return target.parent / f".{target.name}.{kind}-{os.getpid()}-{PROCESS}{next(_COUNTER)}"
 
 
-def write_json(path: Path, fields: Json) -> None:
-    """Write a JSON object: sorted keys, two-space indent, UTF-8, so that equal content is equal bytes."""
-    path.write_text(json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+def _leftovers(target: Path) -> list[Path]:
+    """The temporary files and folders of this target whose process has ended.
+
+    A running process is recognised by its PID and, across containers that share a folder, by its lock.
+    """
+    found = []
+    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
+        name = _TEMPORARY.fullmatch(left.name.removeprefix(f".{target.name}."))
+        if name is None:
+            continue
+        pid, token = int(name[2]), name[3] or ""
+        alive = token.startswith(PROCESS) if pid == os.getpid() else _is_running(pid)
+        if not (alive or _is_held(left)):
+            found.append(left)
+    return found
 
 
-def read_json(path: Path, kind: str) -> Json:
-    """Read an artefact's JSON object; BadArtifact when it is absent, damaged or of another kind."""
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return _is_running_on_windows(pid)
     try:
-        fields = json.loads(path.read_bytes())
-        if not is_text(fields):
-            raise ValueError("a text in it holds half a letter, which is not Unicode")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadArtifact(
-            f"{path.parent} is not a {kind}: {path.name} is missing.", f"Name a {kind}."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadArtifact(f"{path} cannot be read: {error}.", f"Make the {kind} again.") from error
-    if not isinstance(fields, dict) or fields.get("catflap") != kind or fields.get("version") != 1:
-        raise BadArtifact(
-            f"{path} is not a {kind} of version 1.", f"Make the {kind} again with this Catflap."
-        )
-    found = faults(fields, load_schema(kind)) if kind in SCHEMAS else []
-    if found:
-        raise BadArtifact(f"{path} is not valid: {found[0]}.", f"Make the {kind} again with this Catflap.")
-    return fields
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
-def digest(value: Any) -> str:
-    """The sha256 of a JSON value in canonical form, hexadecimal."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _is_running_on_windows(pid: int) -> bool:
+    """As `_is_running`; os.kill(pid, 0) would send Ctrl-C there."""
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    process = kernel.OpenProcess(0x00100000, False, pid)  # SYNCHRONIZE
+    if not process:
+        return bool(kernel.GetLastError() == 5)  # ERROR_ACCESS_DENIED: it runs, as another user
+    running = kernel.WaitForSingleObject(process, 0) == 0x102  # WAIT_TIMEOUT
+    kernel.CloseHandle(process)
+    return bool(running)
 
 
-def digest_file(path: Path) -> str:
-    """The sha256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# --- Locks, which end with the process that holds them
 
 
-def _hold(folder: Path) -> int:
-    """Lock a folder as long as the descriptor is open: until it is closed, or the process is killed."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try_lock(descriptor)
-    return descriptor
+@contextmanager
+def only_writer(target: Path, verb: str) -> Iterator[None]:
+    """Raise CatflapError while another process writes the same target; a killed process holds nothing."""
+    path = target.with_name(f".{target.name}.{verb}")
+    try:
+        held = _lock(path)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    if held is None:
+        raise _busy(target, verb)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            with suppress(OSError):
+                path.unlink()
+        os.close(held)
+
+
+@contextmanager
+def working_folder(target: Path, verb: str) -> Iterator[Path]:
+    """A folder `.NAME.VERB` beside the target for finished steps of long work, for one process at a time.
+
+    It survives an error or a kill, so that the next run continues from it, and is deleted when the block ends
+    without an error.
+    """
+    folder = target.parent / f".{target.name}.{verb}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = _lock(folder / "lock")
+    except OSError as error:
+        raise unwritable(target, error) from error
+    if held is None:
+        raise _busy(target, verb)
+    try:
+        yield folder
+    except BaseException:
+        os.close(held)
+        raise
+    if os.name == "posix":
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+    else:  # which does not delete open files
+        os.close(held)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed; False where somebody else holds it.
+
+    True on file systems without locks. Standard library only: predict, watch and serve lock the field log in
+    the base installation.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return _try_lock_on_windows(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _try_lock_on_windows(descriptor: int) -> bool:
+    try:
+        import msvcrt
+    except ModuleNotFoundError:
+        return True
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EDEADLK)
+    return True
+
+
+def _busy(target: Path, verb: str) -> CatflapError:
+    return CatflapError(f"Another {verb} is writing {target}.", "Wait for it, or choose another output name.")
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor of a file that was locked in its place; None where somebody else holds it."""
+    """The descriptor of a lock file, which is created; None where another process holds it."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         if not try_lock(descriptor):
             os.close(descriptor)
             return None
-        with suppress(FileNotFoundError):  # who held it has removed it meanwhile
+        with suppress(FileNotFoundError):  # the process that held it has just deleted it
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         os.close(descriptor)
 
 
+def _hold(path: Path) -> int | None:
+    """Lock a temporary file or folder; None on Windows, where an open file cannot be renamed."""
+    if os.name != "posix":
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try_lock(descriptor)
+    return descriptor
+
+
+def _release(held: int | None) -> None:
+    if held is not None:
+        os.close(held)
+
+
 def _is_held(path: Path) -> bool:
-    """Whether somebody has locked a folder."""
-    if not path.is_dir():
+    """Whether somebody has locked a temporary file or folder."""
+    if os.name != "posix":
         return False
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -370,14 +539,28 @@ def _is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _is_another(pid: int) -> bool:
-    """Whether a process of this number runs and is not this one."""
-    if pid == os.getpid():
-        return False
+# --- The cache
+
+
+def cache_folder(kind: str) -> Path:
+    """Where results that can be computed again are kept: $CATFLAP_CACHE or ~/.cache/catflap.
+
+    Without a home directory, as in a container, a folder in the temporary directory.
+    """
+    root = os.environ.get("CATFLAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "catflap"
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return Path(root).expanduser() / kind
+    except RuntimeError:
+        return _temporary_cache() / kind
+
+
+def _temporary_cache() -> Path:
+    """A temporary folder that only this user can write; CatflapError where there is none."""
+    with suppress(OSError, AttributeError):  # AttributeError: Windows has no getuid
+        user = os.getuid()
+        folder = Path(gettempdir()) / f"catflap-{user}"
+        folder.mkdir(0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
+            return folder
+    raise CatflapError("There is no home folder for the cache.", "Set CATFLAP_CACHE to a folder.")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catflap.artifacts.folder import read_json, write_json
+from catflap.artifacts.schema import read_json, write_json
 from catflap.errors import BadArtifact
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign
+from catflap.artifacts.folder import atomic_folder, refuse_foreign
 from catflap.artifacts.manifest import MARKER, TABLE, Manifest, load_manifest, save_manifest
+from catflap.artifacts.schema import digest
 from catflap.curation.cards import make_cards
 from catflap.curation.finding import find
 from catflap.curation.label_errors import confusions

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.folder import atomic_folder, check_place, digest, read_json, refuse_foreign, write_json
+from catflap.artifacts.folder import atomic_folder, check_place, refuse_foreign
+from catflap.artifacts.schema import digest, read_json, write_json
 from catflap.curation.decisions import Decision, read_decisions
 from catflap.curation.field_photos import FieldPhoto, useful_photos
 from catflap.curation.page import PAGE, Card, write_page

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign
+from catflap.artifacts.folder import atomic_folder, refuse_foreign
 from catflap.artifacts.manifest import (
     DIGESTED,
     MARKER,
@@ -16,6 +16,7 @@ from catflap.artifacts.manifest import (
     manifest_digest,
     save_manifest,
 )
+from catflap.artifacts.schema import digest
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.curation.carrying import Outcome, carry_out
 from catflap.curation.decisions import Decisions, read_decisions

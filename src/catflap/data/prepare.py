@@ -24,8 +24,9 @@ from catflap.artifacts.dataset import (
     load_dataset,
     save_dataset,
 )
-from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign, unwritable
+from catflap.artifacts.folder import atomic_folder, refuse_foreign, unwritable
 from catflap.artifacts.manifest import Manifest
+from catflap.artifacts.schema import digest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leading_bits, numbered, write_tables
 from catflap.data.duplicates.groups import joined
 from catflap.data.duplicates.lookalikes import LOOKALIKE, Vectors, alike_pairs

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from catflap.artifacts.folder import atomic_folder, digest, refuse_foreign
+from catflap.artifacts.folder import atomic_folder, refuse_foreign
 from catflap.artifacts.manifest import (
     DIGESTED,
     MARKER,
@@ -20,6 +20,7 @@ from catflap.artifacts.manifest import (
     manifest_digest,
     save_manifest,
 )
+from catflap.artifacts.schema import digest
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
 from catflap.data.profile import profile_manifest
 from catflap.data.scanning import local, on_ray

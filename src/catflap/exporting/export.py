@@ -13,9 +13,9 @@ import numpy as np
 from catflap.artifacts.bundle import Variant
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.folder import digest
 from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, check_golden
+from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
 from catflap.exporting.drawings import drawn_photos

@@ -11,8 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from catflap.artifacts.bundle import Variant
-from catflap.artifacts.bundle_zip import NAME
+from catflap.artifacts.bundle import NAME, Variant
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.errors import CatflapError, need, system_reason
 from catflap.exporting.embedding import with_embedding

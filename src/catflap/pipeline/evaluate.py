@@ -16,8 +16,9 @@ from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import Dataset, load_dataset
-from catflap.artifacts.folder import check_place, digest, refuse_foreign
+from catflap.artifacts.folder import check_place, refuse_foreign
 from catflap.artifacts.report import MARKER, Report
+from catflap.artifacts.schema import digest
 from catflap.data.scan import scan
 from catflap.data.sources.reading import read_photo
 from catflap.errors import BadArtifact, CatflapError

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.bundle import Bundle, load_bundle
-from catflap.artifacts.folder import check_place, read_json, write_atomically
+from catflap.artifacts.folder import check_place, write_atomically
 from catflap.artifacts.golden import read_golden
+from catflap.artifacts.schema import read_json
 from catflap.errors import BadArtifact, CatflapError
 from catflap.machine import describe_machine
 from catflap.runtime.engines.opening import open_in

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import Bundle, load_bundle
-from catflap.artifacts.bundle_zip import encode_members
+from catflap.artifacts.bundle import Bundle, encode_members, load_bundle
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError, Refused, first_line, missing_extra, system_reason
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle import load_bundle
-from catflap.artifacts.folder import atomic_folder, write_json
+from catflap.artifacts.folder import atomic_folder
+from catflap.artifacts.schema import write_json
 from catflap.errors import CatflapError
 
 PAGE = Path(__file__).parent / "static"

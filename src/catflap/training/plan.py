@@ -8,7 +8,7 @@ import torch
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.artifacts.folder import digest
+from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError
 from catflap.training.networks.backbone import PACKAGED
 from catflap.training.search.candidates import MOST_TRIALS

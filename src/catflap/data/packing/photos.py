@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from catflap.artifacts.dataset import SHARDS, Dataset, Positions
-from catflap.artifacts.folder import read_json, unwritable, write_json
+from catflap.artifacts.folder import unwritable
 from catflap.artifacts.manifest import Manifest
+from catflap.artifacts.schema import read_json, write_json
 from catflap.data.packing.shards import Member, ShardPlan, read_note, write_shard
 from catflap.data.scanning.batch import FRAME
 from catflap.data.sources.listing import SUFFIXES

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catflap.artifacts.folder import read_json, unwritable, write_json
-from catflap.artifacts.locks import try_lock
+from catflap.artifacts.folder import try_lock, unwritable
 from catflap.artifacts.manifest import UNREADABLE
+from catflap.artifacts.schema import read_json, write_json
 from catflap.artifacts.tables import joined_lines
 from catflap.data.scanning.batch import PART_ROW
 from catflap.data.sources.listing import REFERENCE, Reference

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from catflap.artifacts.bundle import HEAD, Bundle, load_bundle
-from catflap.artifacts.folder import atomic_folder, digest
+from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.golden import Golden, read_golden
+from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError
 from catflap.exporting.writing import CARD, check_out, write_verified
 from catflap.runtime.engines.opening import why_not_here

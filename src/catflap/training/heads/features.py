@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from catflap.artifacts.cache import cache_folder
 from catflap.artifacts.dataset import Photos
-from catflap.artifacts.folder import digest, write_atomically
+from catflap.artifacts.folder import cache_folder, write_atomically
+from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, first_line
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions

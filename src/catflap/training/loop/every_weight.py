@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import digest
+from catflap.artifacts.schema import digest
 from catflap.data.loader import Place, batches_an_epoch, load_batches, reading_threads
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
