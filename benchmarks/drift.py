@@ -33,12 +33,11 @@ from catflap.data.scan import scan
 from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.drawings import scene
 from catflap.image import encode, read_pixels
-from catflap.runtime.classifier import Classifier
+from catflap.runtime.classifier import Classifier, list_photos
 from catflap.runtime.decisions import softmax
-from catflap.runtime.looks import look_of
-from catflap.runtime.predict import list_photos
+from catflap.runtime.image_statistics import image_statistics
+from catflap.runtime.ood import embedding_models, ood_score
 from catflap.runtime.scoring import PhotoBytes, frames_of
-from catflap.runtime.strangeness import read_familiar, strangeness_of
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def main() -> None:
         for frames in frames_of(photos, classifier.frame):
             answered, found = classifier.logits(frames)
             logits.append(answered)
-            looks += [look_of(frame) for frame in frames]
+            looks += [image_statistics(frame) for frame in frames]
             embeddings += [] if found is None else [found]
         answers = softmax(np.concatenate(logits), classifier.variant.temperature)
         return Judged(answers, np.array(looks), np.concatenate(embeddings) if embeddings else None)
@@ -123,11 +122,11 @@ class Judged:
         """As a Classifier measures it, (n,)."""
         if self.embeddings is None:
             return None
-        familiar = read_familiar(baseline, labels)
+        familiar = embedding_models(baseline, labels)
         known = [familiar[label] for label in self.answers.argmax(axis=1)]
         return np.array(
             [
-                np.nan if one is None else strangeness_of(embedding, one)
+                np.nan if one is None else ood_score(embedding, one)
                 for embedding, one in zip(self.embeddings, known, strict=True)
             ]
         )
@@ -148,7 +147,7 @@ def cost(classifier: Classifier, photo: bytes, times: int = 200) -> dict[str, fl
         begun = perf_counter()
         classifier(photo)
         between = perf_counter()
-        look_of(frame)
+        image_statistics(frame)
         look_ms.append((perf_counter() - between) * 1e3)
         answer_ms.append((between - begun) * 1e3)
     answer, look = float(np.median(answer_ms)), float(np.median(look_ms))

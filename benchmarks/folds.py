@@ -36,8 +36,8 @@ from catflap.exporting.quantising.rounding import round_weights
 from catflap.image import Frame
 from catflap.progress import silent
 from catflap.runtime.decisions import softmax
-from catflap.runtime.engines.model import Logits
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine import Logits
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of, score
 from catflap.training.loop.every_weight import train_every_weight
 from catflap.training.loop.settings import LoopSettings

@@ -22,7 +22,7 @@ from PIL import Image
 from pixels import grainy
 
 from catflap import Classifier
-from catflap.runtime.engines.onnx import clips_pairs
+from catflap.runtime.engine_onnx import int8_sums_saturate
 
 
 def main() -> None:
@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--variant")
     parser.add_argument("--rounds", type=int, default=300)
     args = parser.parse_args()
-    header(rounds=args.rounds, bundle=args.bundle, photo="500 × 375 px", x64quantprecision=clips_pairs())
+    header(
+        rounds=args.rounds, bundle=args.bundle, photo="500 × 375 px", x64quantprecision=int8_sums_saturate()
+    )
     classifier = Classifier(args.bundle, args.variant, threads=1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photo.jpg"
@@ -49,7 +51,7 @@ def bare_parts(classifier: Classifier, path: Path) -> Callable[[], np.ndarray]:
     """Decode, resize and run with the libraries alone, in the same bundle's sizes."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1" if clips_pairs() else "0")
+    options.add_session_config_entry("session.x64quantprecision", "1" if int8_sums_saturate() else "0")
     model = bytes(classifier.bundle.members[classifier.variant.file])
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     size = (classifier.frame.width, classifier.frame.height)

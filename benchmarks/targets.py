@@ -23,8 +23,8 @@ from machine import header, in_turns
 from catflap.artifacts.bundle import Bundle, Variant, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.machine import versions
-from catflap.runtime.engines.onnx import clips_pairs
-from catflap.runtime.engines.opening import open_variant, why_not_here
+from catflap.runtime.engine import engine_error, open_members
+from catflap.runtime.engine_onnx import int8_sums_saturate
 
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "openvino", "ncnn", "executorch")
 
@@ -39,12 +39,15 @@ def main() -> None:
     args = parser.parse_args()
     bundle = load_bundle(args.bundle)
     header(
-        rounds=args.rounds, bundle=bundle.sha256, runtimes=versions(RUNTIMES), x64quantprecision=clips_pairs()
+        rounds=args.rounds,
+        bundle=bundle.sha256,
+        runtimes=versions(RUNTIMES),
+        x64quantprecision=int8_sums_saturate(),
     )
     frame = read_golden(bundle).frames[:1]
     timed = {threads: measure(bundle, frame, threads, args.rounds) for threads in (1, 2)}
     for name, variant in bundle.variants.items():
-        why = why_not_here(variant)
+        why = engine_error(variant)
         line = {"variant": name, "MB": megabytes(bundle, variant), **distance(variant)}
         times = {f"{threads} threads": timed[threads].get(name) for threads in timed}
         print(json.dumps({**line, **(times if why is None else {"not here": why.what})}))
@@ -70,8 +73,8 @@ def measure(
     """Milliseconds of each variant through Catflap and through its runtime alone, in turns."""
     steps: dict[str, Callable[[], object]] = {}
     for name, variant in bundle.variants.items():
-        if variant.runtime in BARE and why_not_here(variant) is None:
-            model = open_variant(bundle.members, variant, threads)
+        if variant.runtime in BARE and engine_error(variant) is None:
+            model = open_members(bundle.members, variant, threads)
             steps[name] = partial(model, frame)
             steps[f"bare {name}"] = BARE[variant.runtime](bundle.members, variant, frame, threads)
     times = in_turns(steps, rounds)
@@ -94,7 +97,7 @@ def bare_onnx(members: Members, variant: Variant, frame: np.ndarray, threads: in
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.x64quantprecision", "1" if clips_pairs() else "0")
+    options.add_session_config_entry("session.x64quantprecision", "1" if int8_sums_saturate() else "0")
     session = ort.InferenceSession(bytes(members[variant.file]), options)
     source = session.get_inputs()[0].name
     picture = frame[0] if variant.takes_photos else frame

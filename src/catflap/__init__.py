@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from catflap.pipeline.drift import drift as drift
     from catflap.pipeline.evaluate import evaluate as evaluate
     from catflap.pipeline.trace import trace as trace
+    from catflap.runtime.bench import DeviceProfile as DeviceProfile
     from catflap.runtime.bench import bench as bench
+    from catflap.runtime.bench import load_profile as load_profile
     from catflap.runtime.classifier import Classifier as Classifier
-    from catflap.runtime.device_profile import DeviceProfile as DeviceProfile
-    from catflap.runtime.device_profile import load_profile as load_profile
-    from catflap.runtime.predict import predict as predict
+    from catflap.runtime.classifier import predict as predict
     from catflap.runtime.recording import LogSettings as LogSettings
     from catflap.runtime.signature import Signer as Signer
     from catflap.serving.serve import serve as serve
@@ -66,7 +66,7 @@ _HOME = {
     "Classifier": "catflap.runtime.classifier",
     "Columns": "catflap.data.sources.lists",
     "Dataset": "catflap.artifacts.dataset",
-    "DeviceProfile": "catflap.runtime.device_profile",
+    "DeviceProfile": "catflap.runtime.bench",
     "Frame": "catflap.image",
     "LogSettings": "catflap.runtime.recording",
     "Manifest": "catflap.artifacts.manifest",
@@ -93,9 +93,9 @@ _HOME = {
     "load_checkpoint": "catflap.artifacts.checkpoint",
     "load_dataset": "catflap.artifacts.dataset",
     "load_manifest": "catflap.artifacts.manifest",
-    "load_profile": "catflap.runtime.device_profile",
+    "load_profile": "catflap.runtime.bench",
     "load_report": "catflap.artifacts.report",
-    "predict": "catflap.runtime.predict",
+    "predict": "catflap.runtime.classifier",
     "prepare": "catflap.data.prepare",
     "scan": "catflap.data.scan",
     "serve": "catflap.serving.serve",

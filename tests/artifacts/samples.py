@@ -16,7 +16,7 @@ from catflap.artifacts.bundle import HEAD, encode_bundle, load_bundle
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 
 FILES = {"int8.onnx": b"not a real model", "golden.npz": b"no cases", "card.md": b"# Card\n"}
 

@@ -10,7 +10,7 @@ import pytest
 
 from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
 from catflap.evaluation.unusual import AXES, embedding_entry
-from catflap.runtime.strangeness import pack, read_familiar, residuals, strangeness_of, unit, unpack
+from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unpack
 
 LABELS = ("cat", "dog")
 WIDE = 64
@@ -48,9 +48,9 @@ def alarms(count: int, calibration: int, unknown: float = 0.0) -> float:
         made = make_baseline(given, LABELS, np.arange(calibration), None, embeddings)
         made = json.loads(json.dumps(made))
         seen, more, kinds = window(random, WINDOW, unknown)
-        familiar = read_familiar(made, LABELS)
+        familiar = embedding_models(made, LABELS)
         strange = [
-            strangeness_of(one, known) if (known := familiar[kind]) else np.nan
+            ood_score(one, known) if (known := familiar[kind]) else np.nan
             for one, kind in zip(more, kinds, strict=True)
         ]
         found += measure_drift(seen, LABELS, made, None, strange).alarm
@@ -112,9 +112,9 @@ def test_photos_that_are_all_the_same_are_no_trouble(value: float) -> None:
     entry = embedding_entry(np.full((20, 8), value, np.float32), np.arange(20))
     assert entry is not None
     assert np.isfinite(entry["strangeness"]).all()
-    (familiar,) = read_familiar({"labels": {"cat": {"embedding": entry}}}, ("cat",))
+    (familiar,) = embedding_models({"labels": {"cat": {"embedding": entry}}}, ("cat",))
     assert familiar is not None
-    assert strangeness_of(np.full(8, value, np.float32), familiar) <= 1
+    assert ood_score(np.full(8, value, np.float32), familiar) <= 1
 
 
 def test_the_same_photos_give_the_same_baseline() -> None:

@@ -13,7 +13,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
-from catflap.runtime.device_profile import DeviceProfile, load_profile, profile_device, scale, write_profile
+from catflap.runtime.bench import DeviceProfile, device_slowdown, load_profile, profile_device, write_profile
 
 COSTS = {
     "int8": {"mb": 3.8, "ms": 5.0, "accuracy": 0.990, "calibration_accuracy": 0.990},
@@ -69,11 +69,11 @@ def test_a_profile_of_a_slower_device_scales(tmp_path: Path) -> None:
     write_profile(tmp_path / "pi.json", slower)
     loaded = load_profile(tmp_path / "pi.json")
     assert loaded == slower
-    assert scale(loaded) > 10
+    assert device_slowdown(loaded) > 10
     clock = LatencyMeter(Budget(max_ms=1, device=loaded))
     assert "scaled" in clock.place
     with pytest.raises(CatflapError, match="another Catflap"):
-        scale(replace(loaded, reference="0" * 64))
+        device_slowdown(replace(loaded, reference="0" * 64))
 
 
 def test_threads_are_those_that_were_stated_or_those_of_the_profile() -> None:

@@ -62,9 +62,9 @@ FLAGS = ["-Wall", "-Wextra", "-Werror"]
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    from catflap.runtime.engines.litert_micro import open_model
+    from catflap.runtime.engine_litert import open_micro_model
 
-    logits = open_model(MICRO.read_bytes(), 1)(read_golden(load_bundle(tiny_bundle)).frames)
+    logits = open_micro_model(MICRO.read_bytes(), 1)(read_golden(load_bundle(tiny_bundle)).frames)
     about = {"runtime": "litert-micro", "precision": "int8", "temperature": 7.5, "tolerance": 2.0}
     decision = {"threshold": 0.9, "error_rate": 0.01, "photos": 50}
     return with_litert(

@@ -14,7 +14,7 @@ from catflap.exporting.quantising import quantise as room
 from catflap.exporting.quantising.compact import compact
 from catflap.exporting.quantising.quantise import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx
 from tests.drawn import Exported

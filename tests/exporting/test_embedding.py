@@ -12,7 +12,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.exporting.embedding import with_embedding
 from catflap.exporting.quantising.quantise import halve, quantise
 from catflap.image import Pixels, read_pixels
-from catflap.runtime.engines.onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
+from catflap.runtime.engine_onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models

@@ -31,7 +31,7 @@ from catflap.exporting.writing import name_of
 from catflap.image import encode, read_pixels
 from catflap.progress import silent
 from catflap.runtime.decisions import decide, softmax
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
 from tests.drawn import Exported, make_checkpoint, make_dataset

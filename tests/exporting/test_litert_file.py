@@ -26,7 +26,7 @@ from catflap.exporting.targets.litert_file import (
     operators,
     with_weights,
 )
-from catflap.runtime.engines.litert import open_model
+from catflap.runtime.engine_litert import open_model
 
 COLOUR = Path(__file__).parent.parent / "runtime" / "colour.tflite"
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)

@@ -17,9 +17,8 @@ from catflap.evaluation.operating import operating_point, reached_at
 from catflap.exporting.export import export, export_fingerprint
 from catflap.exporting.points import FIGURES, choose_point
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.decisions import softmax
-from catflap.runtime.engines.onnx import open_model
-from catflap.runtime.points import Wish
+from catflap.runtime.decisions import PointSpec, softmax
+from catflap.runtime.engine_onnx import open_model
 from tests.drawn import Exported
 from tests.exporting.test_export import frames_of_role
 
@@ -145,7 +144,7 @@ def test_a_wish_that_no_threshold_meets_is_refused(
     answers = np.stack([scores, 1 - scores], 1) if labels[0] == "cat" else np.stack([1 - scores, scores], 1)
     judged = (answers, photos)
     with pytest.raises(Refused) as refused:
-        choose_point(Wish("cat", kind, value), "int8", labels, judged, judged)
+        choose_point(PointSpec("cat", kind, value), "int8", labels, judged, judged)
     assert refused.value.what.startswith(
         f"No threshold of int8 meets cat:{kind}={value:g} on the calibration"
     )

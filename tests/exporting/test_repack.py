@@ -248,7 +248,7 @@ def test_what_is_absent_is_told_before_photos_are_scored(
 ) -> None:
     given = (load_bundle(drawn_bundle.path), drawn_checkpoint, drawn_dataset, tmp_path / "new.catflap")
     (tmp_path / "mine.pte").write_bytes(b"a program")
-    for place in ("catflap.errors", "catflap.runtime.engines.opening"):
+    for place in ("catflap.errors", "catflap.runtime.engine"):
         monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
     told: list[str] = []
 

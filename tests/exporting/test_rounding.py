@@ -14,7 +14,7 @@ from catflap.exporting.quantising import rounding as room
 from catflap.exporting.quantising.quantise import FLOAT_LAYERS, quantise
 from catflap.exporting.quantising.rounding import LARGEST, Convolution, round_weights
 from catflap.image import Pixels
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx

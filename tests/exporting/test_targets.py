@@ -22,7 +22,7 @@ from catflap.exporting.quantising.rounding import convolution_weights
 from catflap.exporting.subprocesses import convert_apart
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import silent
-from catflap.runtime.engines.opening import open_variant
+from catflap.runtime.engine import open_members
 from catflap.verification.verify import verify
 
 TOOLS = {
@@ -99,7 +99,7 @@ def test_a_target_keeps_what_the_checkpoint_says(
     assert {f"golden:{name}" for name in names} <= {check.name for check in verdict.checks}
     bundle = load_bundle(path)
     for name in names:  # a runtime may point into bytes that Python has let go
-        model = open_variant(
+        model = open_members(
             {member: bytes(bundle.members[member]) for member in bundle.variant(name).members},
             bundle.variant(name),
         )

@@ -17,7 +17,7 @@ from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.targets.onnx_frame import framed
 from catflap.exporting.unpacking.triton import config
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported
 from tests.runtime.models import model, reworked

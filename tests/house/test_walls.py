@@ -12,20 +12,20 @@ from catflap.errors import EXTRAS
 # A foreign library belongs to one file. These belong to more: the files, or their folder, and why.
 SHARED = {
     "torch": (
-        "training/ exporting/targets/ exporting/quantising/rounding.py runtime/engines/executorch.py",
+        "training/ exporting/targets/ exporting/quantising/rounding.py runtime/engine_executorch.py",
         "the network, its features, training, graphs and weights; lint-imports holds it",
     ),
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),
     "ai_edge_litert": (
-        "runtime/engines/litert.py exporting/targets/litert.py exporting/targets/litert_file.py",
+        "runtime/engine_litert.py exporting/targets/litert.py exporting/targets/litert_file.py",
         "it runs models; its quantiser asks it; it brings the schema of its files",
     ),
-    "openvino": ("runtime/engines/openvino.py exporting/targets/openvino.py", "one runs, one writes"),
-    "executorch": ("runtime/engines/executorch.py exporting/targets/executorch.py", "one runs, one writes"),
+    "openvino": ("runtime/engine_openvino.py exporting/targets/openvino.py", "one runs, one writes"),
+    "executorch": ("runtime/engine_executorch.py exporting/targets/executorch.py", "one runs, one writes"),
     "onnx": ("exporting/", "its quantiser and the graph with the Frame inside"),
     "onnxruntime": (
-        "runtime/engines/onnx.py exporting/quantising/quantise.py",
+        "runtime/engine_onnx.py exporting/quantising/quantise.py",
         "it runs models; its quantiser makes int8",
     ),
 }

@@ -24,7 +24,7 @@ from catflap.image import encode
 from catflap.pipeline.drift import _stated, drift
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import correct_prior, softmax
-from catflap.runtime.looks import LOOKS, look_of
+from catflap.runtime.image_statistics import STATISTICS, image_statistics
 from catflap.runtime.recording import LogSettings, Recorder
 from catflap.runtime.scoring import frames_of, score
 from tests.drawn import Exported
@@ -75,7 +75,7 @@ def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
         assert set(variant.baseline["labels"]) == set(opened.labels)
         assert sum(entry["share"] for entry in variant.baseline["labels"].values()) == pytest.approx(1)
         for entry in variant.baseline["labels"].values():
-            assert set(entry["looks"]) == {"groups", *LOOKS}
+            assert set(entry["looks"]) == {"groups", *STATISTICS}
             assert 0 < min(entry["looks"]["brightness"]) <= max(entry["looks"]["brightness"]) < 1
             assert set(entry["embedding"]) == {"groups", "mean", "length", "axes", "limit", "strangeness"}
             assert max(entry["embedding"]["strangeness"]) >= 1
@@ -159,7 +159,7 @@ def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
     recorder.close()
     rows = list(read_field_log(log))
     assert len(rows) == 2 * WINDOW
-    assert all(row.look and len(row.look) == len(LOOKS) for row in rows)
+    assert all(row.look and len(row.look) == len(STATISTICS) for row in rows)
     made = baseline_with(opened, rows[:WINDOW])
     windows = [measure(opened, made, part) for part in (rows[:WINDOW], rows[WINDOW:])]
     assert [window.scores["brightness"] > 1 for window in windows] == [False, True]
@@ -171,7 +171,7 @@ def test_photos_that_are_strange_to_the_network_are_told(drawn_bundle: Exported,
     opened, rows = load_bundle(drawn_bundle.path), field(drawn_bundle.path, WINDOW)
     classifier, strange = Classifier(drawn_bundle.path, embed=True), []
     for seed in range(WINDOW):
-        strange.append(classifier(scene(seed, 64, 64)).strangeness)
+        strange.append(classifier(scene(seed, 64, 64)).ood_score)
     assert np.median(strange) > 1  # type: ignore[type-var]
     baseline = opened.variant().baseline
     assert baseline
@@ -294,7 +294,9 @@ def test_real_photos_blurred_at_night_and_unknown(held_out: Dataset) -> None:
     def judged(photos: Any) -> tuple[Any, Any]:
         logits = score(classifier.model, photos, classifier.frame)
         frames = np.concatenate(list(frames_of(photos, classifier.frame)))
-        return softmax(logits, classifier.variant.temperature), np.array([look_of(frame) for frame in frames])
+        return softmax(logits, classifier.variant.temperature), np.array(
+            [image_statistics(frame) for frame in frames]
+        )
 
     calibration, test = held_out.photos("calibration"), held_out.photos("test")
     answers, looks = judged(calibration)

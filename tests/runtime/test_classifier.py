@@ -20,8 +20,9 @@ from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.exporting.drawings import drawn_photos, scene
 from catflap.image import encode
-from catflap.runtime.classifier import Classifier, field_prior, parse_prior
-from catflap.runtime.engines.opening import why_not_here
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.decisions import complete_prior, parse_prior
+from catflap.runtime.engine import engine_error
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
 from tests.drawn import Exported, drawn
@@ -80,9 +81,9 @@ def test_the_prior_of_the_field_moves_the_odds_by_its_ratio(tiny_bundle: Path) -
 
 def test_labels_that_are_not_stated_share_the_rest_as_in_training() -> None:
     trained = {"a": 0.5, "b": 0.3, "c": 0.2}
-    assert field_prior({"a": 0.9}, trained) == pytest.approx([0.9, 0.06, 0.04])
-    assert field_prior({}, trained) == pytest.approx([0.5, 0.3, 0.2])
-    assert field_prior({"c": 0.1, "a": 0.2, "b": 0.7}, trained) == pytest.approx([0.2, 0.7, 0.1])
+    assert complete_prior({"a": 0.9}, trained) == pytest.approx([0.9, 0.06, 0.04])
+    assert complete_prior({}, trained) == pytest.approx([0.5, 0.3, 0.2])
+    assert complete_prior({"c": 0.1, "a": 0.2, "b": 0.7}, trained) == pytest.approx([0.2, 0.7, 0.1])
 
 
 @pytest.mark.parametrize(
@@ -92,13 +93,13 @@ def test_labels_that_are_not_stated_share_the_rest_as_in_training() -> None:
 )  # fmt: skip
 def test_a_prior_that_cannot_be_is_refused(stated: object) -> None:
     with pytest.raises(CatflapError, match="prior"):
-        field_prior(stated, {"a": 0.5, "b": 0.3, "c": 0.2})  # type: ignore[arg-type]
+        complete_prior(stated, {"a": 0.5, "b": 0.3, "c": 0.2})  # type: ignore[arg-type]
 
 
 def test_a_prior_names_a_label_whatever_blanks_are_around_it() -> None:
     trained = {" a ": 0.5, "b": 0.5}
     for stated in ({"a": 0.2}, {" a ": 0.2}, {"a ": 0.2, " b": 0.8}):
-        assert field_prior(stated, trained).tolist() == [0.2, 0.8]
+        assert complete_prior(stated, trained).tolist() == [0.2, 0.8]
 
 
 def test_a_prior_is_read_as_people_write_it() -> None:
@@ -150,7 +151,7 @@ def test_a_variant_that_is_not_what_its_runtime_needs_is_refused(
     tiny_bundle: Path, tmp_path: Path, change: str
 ) -> None:
     path = rewritten(tiny_bundle, tmp_path / "odd.catflap", FOREIGN[change])
-    why = why_not_here(load_bundle(path).variant())
+    why = engine_error(load_bundle(path).variant())
     if why is not None:
         pytest.skip(why.what)
     with pytest.raises(BadArtifact, match=r"has [12] files|has no (in|out)put"):
@@ -234,7 +235,7 @@ def test_a_classifier_is_copied_and_goes_to_other_processes(
     assert pickle.loads(kept)(photo).embedding is None
     assert pickle.loads(pickle.dumps(Classifier("cat", embed=True)))(photo).embedding is not None
     rewritten(tiny_bundle, path, lambda head: head.update(name="another"))
-    with pytest.raises(BadArtifact, match="is another bundle"):
+    with pytest.raises(BadArtifact, match="has changed since"):
         pickle.loads(kept)
 
 
@@ -266,7 +267,7 @@ def test_answers_that_are_none_are_refused(
     tiny_bundle: Path, tmp_path: Path, weights: np.ndarray, scale: float
 ) -> None:
     path = reworked(tiny_bundle, tmp_path / "odd.catflap", colour_model(weights, scale=scale))
-    with pytest.raises(BadArtifact, match="does not answer with a number for each label"):
+    with pytest.raises(BadArtifact, match="does not give a finite logit for each label"):
         Classifier(path)(scene(1, 40, 40))
 
 

@@ -36,7 +36,7 @@ def both(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("threads", [None, 1, 2])
 def test_it_answers_as_numpy_does(threads: int | None) -> None:
-    from catflap.runtime.engines.litert import open_model
+    from catflap.runtime.engine_litert import open_model
 
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     logits = open_model(COLOUR.read_bytes(), threads)(frames)
@@ -45,7 +45,7 @@ def test_it_answers_as_numpy_does(threads: int | None) -> None:
 
 
 def test_threads_that_share_a_model_get_their_own_answers() -> None:
-    from catflap.runtime.engines.litert import open_model
+    from catflap.runtime.engine_litert import open_model
 
     model = open_model(COLOUR.read_bytes(), 1)
     frames = np.random.default_rng(1).integers(0, 256, (40, 1, 32, 32, 3), np.uint8)
@@ -71,7 +71,7 @@ def test_verify_runs_it_and_predict_answers_with_it(
 
 
 def test_what_is_no_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
-    from catflap.runtime.engines.litert import open_model
+    from catflap.runtime.engine_litert import open_model
 
     whole = COLOUR.read_bytes()
     for damaged in (b"", b"no model", whole[: len(whole) // 2], bytes(len(whole))):
@@ -93,36 +93,38 @@ def test_a_damaged_name_in_a_model_is_refused(tiny_bundle: Path, tmp_path: Path)
 
 
 def test_frames_of_another_size_are_refused() -> None:
-    from catflap.runtime.engines.litert import open_model
+    from catflap.runtime.engine_litert import open_model
 
-    with pytest.raises(BadArtifact, match="takes frames of the shape"):
+    with pytest.raises(BadArtifact, match="takes frames of shape"):
         open_model(COLOUR.read_bytes())(np.zeros((1, 31, 32, 3), np.uint8))
 
 
 def test_int8_ends_answer_within_a_step() -> None:
-    from catflap.runtime.engines.litert_micro import open_model
+    from catflap.runtime.engine_litert import open_micro_model
 
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     frames[0], frames[1] = (255, 0, 0), (0, 0, 255)
-    logits = open_model(MICRO.read_bytes(), 1)(frames)
+    logits = open_micro_model(MICRO.read_bytes(), 1)(frames)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, frames.mean((1, 2)) @ WEIGHTS, atol=2 * STEP)
     np.testing.assert_allclose(logits / STEP, np.rint(logits / STEP), atol=1e-3)  # whole steps
 
 
 def test_a_pixel_becomes_a_level_without_loss() -> None:
-    from catflap.runtime.engines.litert import End, as_levels, open_ends
+    from catflap.runtime.engine_litert import Quantisation, open_interpreter, quantised_pixels
 
-    assert (as_levels(open_ends(MICRO.read_bytes(), np.int8).given) == np.arange(256) - 128).all()
-    assert as_levels(End(0.5, -128))[[0, 127, 255]].tolist() == [-128, 126, 127]  # cut off, never wrapped
+    levels = quantised_pixels(open_interpreter(MICRO.read_bytes(), np.int8).input)
+    assert (levels == np.arange(256) - 128).all()
+    clipped = quantised_pixels(Quantisation(0.5, -128))  # clipped, never wrapped
+    assert clipped[[0, 127, 255]].tolist() == [-128, 126, 127]
 
 
 def test_a_model_with_other_ends_is_refused() -> None:
-    from catflap.runtime.engines import litert, litert_micro
+    from catflap.runtime.engine_litert import open_micro_model, open_model
 
     with pytest.raises(BadArtifact, match="does not map int8 frames"):
-        litert_micro.open_model(COLOUR.read_bytes())
+        open_micro_model(COLOUR.read_bytes())
     with pytest.raises(BadArtifact, match="does not map float32 frames"):
-        litert.open_model(MICRO.read_bytes())
-    with pytest.raises(BadArtifact, match="takes frames of the shape"):
-        litert_micro.open_model(MICRO.read_bytes())(np.zeros((1, 31, 32, 3), np.uint8))
+        open_model(MICRO.read_bytes())
+    with pytest.raises(BadArtifact, match="takes frames of shape"):
+        open_micro_model(MICRO.read_bytes())(np.zeros((1, 31, 32, 3), np.uint8))

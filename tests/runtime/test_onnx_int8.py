@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.machine import describe_machine
-from catflap.runtime.engines.onnx import _PAIR, _options, clips_pairs, open_model
+from catflap.runtime.engine_onnx import _PAIR, _options, int8_sums_saturate, open_model
 from tests.runtime import models
 
 FRAMES = np.random.default_rng(0).integers(200, 256, (5, 4, 4, 3), dtype=np.uint8)
@@ -58,7 +58,7 @@ def test_only_processors_that_cut_off_pay_for_exact_sums() -> None:
     about = describe_machine()
     if about.architecture not in ("aarch64", "arm64") and "vnni" not in about.instructions:
         pytest.skip("this processor may need exact sums")
-    assert not clips_pairs()
+    assert not int8_sums_saturate()
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -69,6 +69,6 @@ def test_a_session_takes_the_option_and_gives_the_same_answers(exact: bool) -> N
     golden, file = read_golden(bundle), bundle.variant("int8").file
     session = ort.InferenceSession(bytes(bundle.members[file]), options, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"pixels": golden.frames})
-    if clips_pairs() and not exact:
+    if int8_sums_saturate() and not exact:
         pytest.skip("the processor cuts off sums without the option")
     assert np.array_equal(logits, open_model(bundle.members[file], 1)(golden.frames))

@@ -15,7 +15,7 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.points import parse_wishes
+from catflap.runtime.decisions import parse_point_specs
 from tests.artifacts.samples import write_bundle
 from tests.serving.bundles import make_bundle, max_fpr_point
 
@@ -119,7 +119,7 @@ def test_a_name_is_read_as_a_number(bundle: Path) -> None:
 
 
 def test_labels_may_hold_what_separates_the_parts_of_a_name() -> None:
-    (wish,) = parse_wishes(["a:b=c:min_recall=0.99"], ["a:b=c", "d"])
+    (wish,) = parse_point_specs(["a:b=c:min_recall=0.99"], ["a:b=c", "d"])
     assert (wish.label, wish.kind, wish.value, wish.name) == (
         "a:b=c",
         "min_recall",

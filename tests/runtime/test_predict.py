@@ -21,8 +21,7 @@ from catflap.data.sources.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
 from catflap.exporting.drawings import scene
 from catflap.image import encode
-from catflap.runtime.classifier import Classifier
-from catflap.runtime.predict import SUFFIXES, list_photos, predict
+from catflap.runtime.classifier import SUFFIXES, Classifier, list_photos, predict
 from catflap.serving.answers import Problem
 
 

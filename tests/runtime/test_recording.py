@@ -69,13 +69,13 @@ def test_an_embedding_is_recorded_where_the_variant_has_one(
     assert asked.embedding is not None
     assert row.embedding is not None
     assert np.abs(row.embedding - asked.embedding).max() <= asked.embedding.max() / 250
-    assert row.strangeness == asked.strangeness
+    assert row.strangeness == asked.ood_score
     assert row.strangeness is not None
     plain = Classifier(drawn_bundle.path)(photo)
-    assert (plain.embedding, plain.strangeness) == (None, None)
+    assert (plain.embedding, plain.ood_score) == (None, None)
     assert plain == replace(asked, ms=plain.ms)
     without = Classifier(tiny_bundle, embed=True)(photo)
-    assert (without.embedding, without.strangeness) == (None, None)
+    assert (without.embedding, without.ood_score) == (None, None)
 
 
 def test_pictures_are_kept_only_when_asked_for_and_small(tiny_bundle: Path, photo: Path) -> None:

@@ -12,9 +12,8 @@ import pytest
 from catflap.errors import BadPhoto, CatflapError
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, Pixels, encode, read_pixels
-from catflap.runtime import scoring
-from catflap.runtime.engines.model import Logits
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine import Logits
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of, score
 from tests.runtime.models import colour_model
 
@@ -62,20 +61,19 @@ def test_no_photos_are_one_error() -> None:
         score(open_model(colour_model(np.eye(3))), [], FRAME)
 
 
-def test_a_part_that_was_damaged_is_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "KEPT", 16)
+def test_a_part_that_was_damaged_is_scored_again(tmp_path: Path) -> None:
     model, looked_at = open_model(colour_model(np.eye(3))), list[int]()
 
     def counted(frames: Pixels) -> Logits:
         looked_at.append(len(frames))
         return model(frames)
 
-    expected = score(counted, PHOTOS, FRAME, kept=tmp_path)
-    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path), expected)
+    expected = score(counted, PHOTOS, FRAME, kept=tmp_path, part=16)
+    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path, part=16), expected)
     assert looked_at == [16, 16, 5, 5], "what fills no part is scored again"
     first, second = sorted(tmp_path.iterdir())
     second.write_bytes(second.read_bytes()[:100])
-    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path), expected)
+    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path, part=16), expected)
     first.write_bytes(b"")
-    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path), expected)
+    assert np.array_equal(score(counted, PHOTOS, FRAME, kept=tmp_path, part=16), expected)
     assert looked_at[4:] == [16, 5, 16, 16, 5]

@@ -16,7 +16,7 @@ from catflap.artifacts.golden import FILE, Golden, encode_golden, read_golden
 from catflap.evaluation.drift import make_baseline
 from catflap.exporting.drawings import scene
 from catflap.image import Frame, encode, read_pixels
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from tests.artifacts.samples import small_head, write_bundle
 
 SIDE = 32

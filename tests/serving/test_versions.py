@@ -249,7 +249,7 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "--tls-cert", "{quick}"], 2, "TLS certificate or key cannot be used"),
         (["{quick}", "--keys", "nowhere"], 2, "The keys in nowhere cannot be read"),
         (["{quick}", "--keys", "{quick}"], 2, "fix: Name a readable UTF-8 text file with one key a line."),
-        (["{strange}"], 1, "does not give the embedding that its baseline is of"),
+        (["{strange}"], 1, "does not fit its baseline"),
         (["nowhere.catflap"], 2, "nowhere.catflap cannot be read"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.onnx_graph import to_onnx
 
 

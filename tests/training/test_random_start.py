@@ -14,7 +14,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.model import Logits
+from catflap.runtime.engine import Logits
 from catflap.training import deciding
 from catflap.training.deciding import RunDecisions, try_from_scratch, tuning_of
 from catflap.training.loop.settings import LoopSettings

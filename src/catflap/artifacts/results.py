@@ -16,10 +16,10 @@ UNSURE = "unsure"
 class Prediction:
     """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
 
-    `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds. `look` is
-    how the frame looks, for the field log and drift (runtime/looks.py); `embedding` the features in front of
-    the head, float32 (width,), and `strangeness` how unlike its label's calibration photos it is
-    (runtime/strangeness.py), where they were asked for. The three are no part of the answer.
+    `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds. The
+    rest is for the field log and drift, where it was asked for: `image_statistics` of the frame
+    (runtime/image_statistics.py), the `embedding`, the features before the head, float32 (width,), and its
+    `ood_score` (runtime/ood.py).
     """
 
     label: str
@@ -27,9 +27,9 @@ class Prediction:
     probabilities: dict[str, float]
     decision: str
     ms: float
-    look: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
+    image_statistics: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
     embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    strangeness: float | None = field(default=None, repr=False, compare=False)
+    ood_score: float | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of one line of `catflap predict --json`."""

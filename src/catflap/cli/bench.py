@@ -41,8 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Time and print."""
-    from catflap.runtime.bench import bench
-    from catflap.runtime.device_profile import check_profile, profile_device, write_profile
+    from catflap.runtime.bench import bench, check_profile, profile_device, write_profile
 
     if args.profile is not None:
         check_profile(args.profile)

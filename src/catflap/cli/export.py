@@ -60,7 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def budget_of(args: argparse.Namespace) -> Budget | None:
     """The budget that was stated, or None."""
     from catflap.exporting.budget import Budget
-    from catflap.runtime.device_profile import load_profile
+    from catflap.runtime.bench import load_profile
 
     refuse_alone(args, "--max-ms 20", "--device-profile", "--threads")
     if args.max_mb is None and args.max_ms is None and args.min_accuracy is None:

@@ -36,8 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Judge and print; 1 when some photos could not be read."""
     from catflap.artifacts.results import Prediction
-    from catflap.runtime.classifier import Classifier, parse_prior
-    from catflap.runtime.predict import predict
+    from catflap.runtime.classifier import Classifier, predict
+    from catflap.runtime.decisions import parse_prior
     from catflap.runtime.recording import recording
     from catflap.runtime.signature import read_signed
 

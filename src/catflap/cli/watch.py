@@ -125,7 +125,7 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.live.settings import WatchSettings, parse_address, parse_commands, parse_region
     from catflap.live.smoothing import Rules
     from catflap.live.watch import watch
-    from catflap.runtime.classifier import parse_prior
+    from catflap.runtime.decisions import parse_prior
 
     refuse_alone(args, "--clips films", "--clip-seconds")
     refuse_alone(args, "--log field.log", "--log-every")

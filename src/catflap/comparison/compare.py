@@ -18,7 +18,7 @@ from catflap.comparison.packages import installed
 from catflap.errors import CatflapError
 from catflap.progress import Progress, silent
 from catflap.runtime.bench import machine
-from catflap.runtime.engines.opening import choose_variant
+from catflap.runtime.engine import choose_variant
 
 STARTS = 3
 ROWS = {  # field -> what it is called for people, and the unit it is divided by

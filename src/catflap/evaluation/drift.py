@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from catflap.evaluation.intervals import Floats, Ints, independent
 from catflap.evaluation.unusual import STRANGENESS, embedding_entry
-from catflap.runtime.looks import LOOKS
+from catflap.runtime.image_statistics import STATISTICS
 
 WINDOW = 200  # photos
 ALARM = 0.002  # a p-value below it; a fifth of 1 in 100, since photos in bursts are fewer than they seem
@@ -89,7 +89,7 @@ def make_baseline(
                 entry["embedding"] = described | {STRANGENESS: _quantiles(described[STRANGENESS])}
         mine = mine & np.isfinite(seen).all(axis=1)
         if mine.sum() >= FEWEST:
-            columns = zip(LOOKS, seen[mine].T, strict=True)
+            columns = zip(STATISTICS, seen[mine].T, strict=True)
             entry["looks"] = {"groups": independent(groups[mine])} | {
                 name: _quantiles(of) for name, of in columns
             }
@@ -118,7 +118,7 @@ def measure_drift(
         values = np.asarray(strangeness, np.float64)
         things.append((STRANGENESS, values, [_halved(entry.get("embedding", {})) for entry in entries]))
     looked = [entry.get("looks", {}) for entry in entries]
-    for name, values in zip(LOOKS, _rows(looks, len(given)).T, strict=True):
+    for name, values in zip(STATISTICS, _rows(looks, len(given)).T, strict=True):
         things.append((name, values, looked))
     tests = {
         name: _compared(
@@ -178,7 +178,7 @@ def log_odds(probabilities: npt.ArrayLike) -> Floats:
 
 
 def _rows(looks: npt.ArrayLike | None, count: int) -> Floats:
-    return np.full((count, len(LOOKS)), np.nan) if looks is None else np.asarray(looks, np.float64)
+    return np.full((count, len(STATISTICS)), np.nan) if looks is None else np.asarray(looks, np.float64)
 
 
 def _quantiles(values: Floats) -> list[float]:

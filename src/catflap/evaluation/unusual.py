@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from catflap.evaluation.intervals import Ints, independent
-from catflap.runtime.strangeness import Vectors, pack, residuals, unit, unpack
+from catflap.runtime.ood import Vectors, pack, residuals, unit, unpack
 
 STRANGENESS = "strangeness"
 FEWEST = 5  # independent photos of a label that can tell

@@ -16,9 +16,9 @@ from catflap.exporting.unpacking.repack import check_new, derived_head, other_fi
 from catflap.exporting.untested import with_untested, write_untested
 from catflap.exporting.writing import write_verified
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.onnx import open_session
-from catflap.runtime.engines.opening import why_not_here
-from catflap.runtime.points import wishes_of
+from catflap.runtime.decisions import point_specs
+from catflap.runtime.engine import engine_error
+from catflap.runtime.engine_onnx import open_session
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 Forms: TypeAlias = dict[str, tuple[Form, dict[str, bytes] | None]]  # None: still to be written
@@ -84,7 +84,7 @@ def _added(
     unrun = untested_of(name for name, (_, given) in forms.items() if given is None)
     rows = len(bundle.labels) * (len(golden.logits) + len(forms) - len(unrun))
     check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
-    source = source_of(checkpoint, dataset, progress, wishes_of(bundle.variant()))
+    source = source_of(checkpoint, dataset, progress, point_specs(bundle.variant()))
     judged: dict[str, Judged] = {
         name: write_and_judge(
             name, form, source, golden.frames, progress, files, bundle.head["output"]["name"]
@@ -120,7 +120,7 @@ def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] |
         )
     if files is None:
         check_tools(form)
-    elif (why := why_not_here(as_variant(name, form))) is not None:
+    elif (why := engine_error(as_variant(name, form))) is not None:
         raise why
     if form.runtime != "onnxruntime":
         return

@@ -8,8 +8,8 @@ from typing import Any
 
 from catflap.errors import CatflapError, Refused
 from catflap.image import Pixels
-from catflap.runtime.device_profile import DeviceProfile, median_ms, scale
-from catflap.runtime.engines.model import Model, check_threads
+from catflap.runtime.bench import DeviceProfile, device_slowdown, median_ms
+from catflap.runtime.engine import Model, check_threads
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LatencyMeter:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.scale = 1.0 if budget.device is None else scale(budget.device)
+        self.scale = 1.0 if budget.device is None else device_slowdown(budget.device)
 
     def ms(self, model: Model, frame: Pixels) -> float:
         """The time of a model that was opened with `threads`, here or scaled."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from catflap.runtime.engines.onnx import EMBEDDING
+from catflap.runtime.engine_onnx import EMBEDDING
 
 _CARRIERS = ("DequantizeLinear", "QuantizeLinear", "Cast")  # the same numbers in another type
 _HEADS = ("Gemm", "MatMul")

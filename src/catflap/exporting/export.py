@@ -43,10 +43,9 @@ from catflap.exporting.untested import with_untested, write_untested
 from catflap.exporting.writing import check_out, name_of, write_verified
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.model import Logits
-from catflap.runtime.engines.onnx import VERSION as ONNXRUNTIME
-from catflap.runtime.engines.opening import open_variant
-from catflap.runtime.points import Wish, parse_wishes
+from catflap.runtime.decisions import PointSpec, parse_point_specs
+from catflap.runtime.engine import Logits, open_members
+from catflap.runtime.engine_onnx import VERSION as ONNXRUNTIME
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
 from catflap.version import VERSION
@@ -95,7 +94,7 @@ def export(
     check_out(out)
     check_roles(checkpoint, dataset)
     check_variants(variants)
-    wishes = parse_wishes(operating_points, checkpoint.labels)
+    wishes = parse_point_specs(operating_points, checkpoint.labels)
     unrun = untested_of(variants)
     photos = (*drawn_photos(checkpoint.frame), *golden_photos)
     check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(unrun)))
@@ -135,7 +134,7 @@ def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dic
     clock = LatencyMeter(budget)
     costs = {}
     for name, one in judged.items():
-        model = open_variant(one.files, as_variant(name, FORMS[name]), clock.threads)
+        model = open_members(one.files, as_variant(name, FORMS[name]), clock.threads)
         ms = clock.ms(model, frame)
         accuracy = one.entry["metrics"]["accuracy"]["value"]
         costs[name] = {
@@ -148,7 +147,7 @@ def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dic
 
 
 def source_of(
-    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[Wish, ...] = ()
+    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[PointSpec, ...] = ()
 ) -> ExportSource:
     """What variants are written from and judged by: the float graph and the photos of two roles."""
     evaluation = load_evaluation_set(checkpoint, dataset, progress, wishes)
@@ -173,7 +172,7 @@ def write_and_judge(
     files = make(form, source) if files is None else files
     progress(f"write {name}", 1, 1)
     variant = as_variant(name, form)
-    model = open_variant(files, variant, output=output)
+    model = open_members(files, variant, output=output)
     logits = model(frames)
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames, output)
     if variant.runtime == "onnxruntime":
@@ -234,7 +233,7 @@ def export_fingerprint(
     """What a Bundle would be made from, without making it."""
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
     made_by = [VERSION, ONNXRUNTIME, tools(variant_names((), variants))]
-    wishes = [wish.name for wish in parse_wishes(operating_points)]
+    wishes = [wish.name for wish in parse_point_specs(operating_points)]
     return digest([checkpoint.sha256, list(variants), photos, about, made_by, *wishes])
 
 

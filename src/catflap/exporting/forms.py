@@ -20,9 +20,8 @@ from catflap.exporting.quantising.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.model import Logits, Model
-from catflap.runtime.engines.onnx import open_model
-from catflap.runtime.engines.opening import ENGINES, IN_TWO_FILES, why_not_here
+from catflap.runtime.engine import ENGINES, Logits, Model, engine_error
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
 
 CALIBRATION_FRAMES = 48
@@ -174,7 +173,7 @@ def check_tools(form: Form) -> None:
     for package in PACKAGES[form.target]:
         if form.precision == "int8" or package not in QUANTISERS:
             need(package.replace("-", "_"))
-    if form.runtime in ENGINES and (why := why_not_here(as_variant("", form))) is not None:
+    if form.runtime in ENGINES and (why := engine_error(as_variant("", form))) is not None:
         raise why
 
 
@@ -194,7 +193,7 @@ def made_elsewhere(path: Path, name: str, precision: str) -> tuple[Form, dict[st
         )
     if not NAME.fullmatch(name + path.suffix) or "/" in name:
         raise CatflapError(f"A variant cannot be named {name!r}.", "Use up to 90 letters, digits, - and _.")
-    parts = [path, path.with_suffix(".bin")] if runtime in IN_TWO_FILES else [path]
+    parts = [path, path.with_suffix(".bin")] if runtime in ENGINES and ENGINES[runtime].files == 2 else [path]
     try:
         data = [part.read_bytes() for part in parts]
     except OSError as error:

@@ -20,11 +20,10 @@ from catflap.evaluation.metrics import measure
 from catflap.exporting.points import choose_point
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress, silent, track
-from catflap.runtime.decisions import Probabilities, softmax
-from catflap.runtime.engines.model import Embeddings, Logits, Model
-from catflap.runtime.engines.onnx import open_model, run_with_embedding
-from catflap.runtime.looks import NO_LOOK, look_of
-from catflap.runtime.points import Wish
+from catflap.runtime.decisions import PointSpec, Probabilities, softmax
+from catflap.runtime.engine import Embeddings, Logits, Model
+from catflap.runtime.engine_onnx import open_model, run_with_embedding
+from catflap.runtime.image_statistics import NO_STATISTICS, image_statistics
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.networks.answer import open_checkpoint
 
@@ -77,7 +76,7 @@ class EvaluationSet:
     reference: Logits
     looks: npt.NDArray[np.float64]
     calibrated: bool
-    wishes: tuple[Wish, ...] = ()
+    wishes: tuple[PointSpec, ...] = ()
 
     def temperature(self, answers: Logits) -> float:
         """That of a model which answers this to the calibration photos."""
@@ -97,7 +96,7 @@ class CalibrationAnswers:
 
 
 def load_evaluation_set(
-    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[Wish, ...] = ()
+    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[PointSpec, ...] = ()
 ) -> EvaluationSet:
     """The calibration and test photos of a Dataset, with what the Checkpoint answers on the latter."""
     calibration, test = (_sample(dataset.photos(role)) for role in ("calibration", "test"))
@@ -114,8 +113,8 @@ def _looks(photos: Photos, frame: Frame, progress: Progress) -> npt.NDArray[np.f
     """How the first of the photos look as frames, (n, 3); the others are not a number."""
     first = photos.take(np.arange(min(len(photos), LOOKED_AT)))
     batches = track(frames_of(first, frame), "looks of calibration", -(-len(first) // BATCH), progress)
-    found = [look_of(pixels) for frames in batches for pixels in frames]
-    return np.array(found + [NO_LOOK] * (len(photos) - len(found)))
+    found = [image_statistics(pixels) for frames in batches for pixels in frames]
+    return np.array(found + [NO_STATISTICS] * (len(photos) - len(found)))
 
 
 def _sample(photos: Photos) -> Photos:

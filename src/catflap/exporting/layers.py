@@ -10,7 +10,7 @@ import onnx
 
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
-from catflap.runtime.engines.onnx import open_session, run_session
+from catflap.runtime.engine_onnx import open_session, run_session
 
 FRAMES = 4
 KINDS = {"tensor(float)": onnx.TensorProto.FLOAT, "tensor(float16)": onnx.TensorProto.FLOAT16}

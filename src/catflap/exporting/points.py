@@ -10,14 +10,13 @@ from catflap.artifacts.dataset import Photos
 from catflap.errors import Refused
 from catflap.evaluation.intervals import Floats, independent
 from catflap.evaluation.operating import Flags, operating_point, reached_at, steps
-from catflap.runtime.decisions import Probabilities, least_at
-from catflap.runtime.points import Wish
+from catflap.runtime.decisions import PointSpec, Probabilities, point_cutoff
 
 FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
 
 
 def choose_point(
-    wish: Wish,
+    wish: PointSpec,
     variant: str,
     labels: Sequence[str],
     calibration: tuple[Probabilities, Photos],
@@ -36,7 +35,7 @@ def choose_point(
     if threshold is None or not is_it.any():
         raise _unmet(wish, variant, scores, is_it)
     reached = reached_at(
-        least_at(threshold), judged[:, position], others.labels == position, groups=others.groups
+        point_cutoff(threshold), judged[:, position], others.labels == position, groups=others.groups
     )
     return {
         "label": wish.label,
@@ -48,7 +47,7 @@ def choose_point(
     }
 
 
-def _unmet(wish: Wish, variant: str, scores: Floats, is_it: Flags) -> Refused:
+def _unmet(wish: PointSpec, variant: str, scores: Floats, is_it: Flags) -> Refused:
     what = f"No threshold of {variant} meets {wish.name} on the calibration photos"
     if not is_it.any():
         return Refused(f"{what}: none of them is {wish.label}.", "Prepare the dataset from more photos.")
@@ -63,7 +62,7 @@ def _unmet(wish: Wish, variant: str, scores: Floats, is_it: Flags) -> Refused:
     )
 
 
-def _note(wish: Wish, photos: Photos, position: int) -> dict[str, str]:
+def _note(wish: PointSpec, photos: Photos, position: int) -> dict[str, str]:
     """What the photos are too few to show, groups counted once."""
     rate = {"max_fpr": wish.value, "min_recall": 1 - wish.value}.get(wish.kind)
     is_it = photos.labels == position

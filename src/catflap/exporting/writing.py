@@ -13,7 +13,7 @@ from catflap.artifacts.folder import atomic_path, check_place, write_bytes
 from catflap.artifacts.golden import Golden, encode_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.card import card
-from catflap.runtime.checks import check_bundle
+from catflap.runtime.golden_checks import check_bundle
 
 CARD = "card.md"
 

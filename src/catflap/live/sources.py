@@ -19,7 +19,7 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, read_file
 from catflap.live.frames import Lost, OpenSource, Picture, Source
 from catflap.live.mjpeg import START, Splitter
-from catflap.runtime.predict import SUFFIXES, list_photos
+from catflap.runtime.classifier import SUFFIXES, list_photos
 
 CHUNK = 1 << 16
 STREAMS = ("multipart/x-mixed-replace", "video/x-motion-jpeg")

@@ -22,7 +22,7 @@ from catflap.exporting.writing import check_out
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
-from catflap.runtime.points import parse_wishes
+from catflap.runtime.decisions import parse_point_specs
 from catflap.training.plan import Plan
 from catflap.training.train import USUAL, train
 from catflap.verification.verify import verify
@@ -59,12 +59,12 @@ def build(
         plan = replace(plan, trials=USUAL_TRIALS, recipe="head", limits=plan.kept_limits)
     plan.check()  # before scan and prepare, which may take hours
     check_variants(variant_names((), variants))
-    parse_wishes(operating_points)
+    parse_point_specs(operating_points)
     frame = frame or Frame()
     steps: Steps = {}
 
     manifest, dataset = _prepared(source, work, frame, plan.seed, steps, progress)
-    parse_wishes(operating_points, dataset.labels)  # before train, which may take hours, too
+    parse_point_specs(operating_points, dataset.labels)  # before train, which may take hours, too
     trained = plan.fingerprint(dataset)
     checkpoint = _step(
         steps, "train", lambda: load_checkpoint(work / "checkpoint"),

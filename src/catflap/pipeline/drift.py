@@ -21,9 +21,9 @@ from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.intervals import Floats
 from catflap.evaluation.pages.field_page import KICKER, field_page
 from catflap.runtime.decisions import correct_prior
-from catflap.runtime.looks import LOOKS, NO_LOOK, Look
+from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, ImageStatistics
 
-Row: TypeAlias = tuple[float, Floats, Look, float, str]
+Row: TypeAlias = tuple[float, Floats, ImageStatistics, float, str]
 STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
 
 
@@ -132,7 +132,7 @@ def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
     trained = [bundle.prior[label] for label in bundle.labels]
     for row in read_field_log(log, version=bundle.sha256, regular=True):
         if row.by.variant == variant and row.by.labels == bundle.labels:
-            look = row.look if row.look is not None and len(row.look) == len(LOOKS) else NO_LOOK
+            look = row.look if row.look is not None and len(row.look) == len(STATISTICS) else NO_STATISTICS
             strange = math.nan if row.strangeness is None else row.strangeness
             yield row.time, _under_training(row, bundle, trained), look, strange, row.decision
 

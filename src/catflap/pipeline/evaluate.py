@@ -31,8 +31,7 @@ from catflap.image import Frame
 from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
-from catflap.runtime.engines.model import Model
-from catflap.runtime.engines.opening import open_in, runnable
+from catflap.runtime.engine import Model, open_variant, runnable_variants
 from catflap.runtime.scoring import PhotoBytes, score
 from catflap.version import VERSION
 
@@ -161,13 +160,13 @@ def _open(model: Path) -> _Subject:
             {"train": "learnt", "validation": "learnt" if checkpoint.recipe == "head" else "chosen"},
         )
     bundle = load_bundle(model)
-    chosen = [bundle.variant(name) for name in runnable(bundle)]
+    chosen = [bundle.variant(name) for name in runnable_variants(bundle)]
     chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
     return _Subject(
         bundle.name,
         bundle.labels,
         bundle.frame,
-        {one.name: (open_in(bundle, one), one.temperature, one.takes_photos) for one in chosen},
+        {one.name: (open_variant(bundle, one), one.temperature, one.takes_photos) for one in chosen},
         {**bundle.head["ancestors"], "bundle": bundle.sha256},
         None,
         [],

@@ -1,1 +1,1 @@
-"""Bundle and photo to Prediction; engines/ has a file for each runtime."""
+"""From a Bundle and a photo to a Prediction. Read classifier.py first, then decisions.py and engine.py."""

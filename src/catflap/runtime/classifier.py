@@ -1,45 +1,58 @@
-"""One photo in, one Prediction out."""
+"""From photo paths to Predictions: `Classifier` answers one photo, `predict` many paths and folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from itertools import chain
-from numbers import Real
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadArtifact, CatflapError
-from catflap.image import Photo, Pixels, read_pixels
-from catflap.runtime.decisions import Probabilities, correct_prior, decide, least_at, prior_weights, softmax
-from catflap.runtime.engines.model import Embeddings, Logits
-from catflap.runtime.engines.onnx import embedding_width, run_with_embedding
-from catflap.runtime.engines.opening import choose_variant, open_in
-from catflap.runtime.looks import Look, look_of
-from catflap.runtime.points import find_point
-from catflap.runtime.strangeness import check_width, read_familiar, strangeness_of, unfit
+from catflap.errors import BadArtifact, BadPhoto, system_reason
+from catflap.image import Photo, Pixels, read_file, read_pixels
+from catflap.runtime.decisions import (
+    Probabilities,
+    complete_prior,
+    correct_prior,
+    decide,
+    find_operating_point,
+    point_cutoff,
+    prior_weights,
+    softmax,
+)
+from catflap.runtime.engine import Embeddings, Logits, choose_variant, open_variant
+from catflap.runtime.engine_onnx import embedding_width, run_with_embedding
+from catflap.runtime.image_statistics import ImageStatistics, image_statistics
+from catflap.runtime.ood import check_width, embedding_models, ood_score, wrong_embedding
+
+BundleLike: TypeAlias = "str | os.PathLike[str] | Bundle"
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".heic", ".heif",
+)  # fmt: skip
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mjpeg", ".mjpg")
 
 
 class Classifier:
-    """A Bundle, opened and ready: call it with a photo to get a Prediction.
+    """An open Bundle: call it with a photo to get a Prediction.
 
-    `bundle` is a path, the name of a shipped bundle ("cat") or an opened Bundle; `variant` a
-    name in it; `threads` None means every core. `prior` gives the share of each label where
-    the photos will come from; labels that it leaves out share the rest as they did in training.
-    `operating_point`, such as "cat:max_fpr=0.001", is the name of one in the variant: then the decision is
-    that label where its probability, before any stated prior, reaches the point, and never "unsure".
-    `embed` gives each Prediction the embedding too, where the variant has one, for a field log.
-    `notice` is what a person should be told of it: that another variant than the default one answers; "".
+    `bundle` is a path, the name of a shipped bundle ("cat") or an open Bundle; `variant` the name of one in
+    it; `threads` None uses every core. `prior` gives the share of each label where the photos will come from;
+    labels that it leaves out divide the rest as in training.
+    `operating_point`, such as "cat:max_fpr=0.001", names one in the variant: the decision is then that label
+    where its probability, before any stated prior, reaches the point's threshold, and never "unsure".
+    `embed` adds what a field log keeps to each Prediction: image statistics and, where the variant has them,
+    the embedding and its OOD score.
+    `notice` tells that another variant than the default one answers; else "".
     """
 
     def __init__(
         self,
-        bundle: str | os.PathLike[str] | Bundle,
+        bundle: BundleLike,
         variant: str | None = None,
         *,
         threads: int | None = None,
@@ -47,53 +60,57 @@ class Classifier:
         operating_point: str | None = None,
         embed: bool = False,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.variant = choose_variant(self.bundle, variant)
-        self.notice = self._notice(variant)
-        self.labels = self.bundle.labels
-        self.operating_point = (
-            None if operating_point is None else find_point(self.bundle, self.variant, operating_point)
-        )
-        self.frame = self.bundle.frame
-        self.model = open_in(self.bundle, self.variant, threads)
-        check_width(self.variant, embedding_width(self.model))
-        trained = {label: self.bundle.prior[label] for label in self.labels}
-        self._embed = embed
         self._settings = {
             "variant": variant, "threads": threads, "prior": prior, "operating_point": operating_point,
             "embed": embed,
         }  # fmt: skip
-        self._familiar = read_familiar(self.variant.baseline if embed else None, self.labels)
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.labels = self.bundle.labels
+        self.frame = self.bundle.frame
+        self.variant = choose_variant(self.bundle, variant)
+        default = self.bundle.default_variant
+        self.notice = ""
+        if not variant and self.variant.name != default:
+            self.notice = f"{default} cannot run here, so {self.variant.name} answers."
+        self.operating_point = None
+        if operating_point is not None:
+            self.operating_point = find_operating_point(self.bundle, self.variant, operating_point)
+        self.model = open_variant(self.bundle, self.variant, threads)
+        self._embed = embed
+        self._embedding_models = embedding_models(self.variant.baseline if embed else None, self.labels)
+        check_width(self.variant, embedding_width(self.model))
+        trained = {label: self.bundle.prior[label] for label in self.labels}
         self._trained = np.array(list(trained.values()))
-        self._field = None if prior is None else field_prior(prior, trained)
+        self._field = None if prior is None else complete_prior(prior, trained)
+        self.prior: dict[str, float] | None = None
         if self._field is not None:
-            prior_weights(self._trained, self._field)  # refused here, not at the first photo
-        self.prior = (
-            None if self._field is None else dict(zip(self.labels, self._field.tolist(), strict=True))
-        )
+            prior_weights(self._trained, self._field)  # refuses an unusable prior now, not at the first photo
+            self.prior = dict(zip(self.labels, self._field.tolist(), strict=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied as what opens it again; its bundle's file must be there, unchanged."""
+        """Pickle and copy as the path and settings to open it again; its file must be there, unchanged."""
         path = self.bundle.path
-        return _open_again, (path.absolute() if path.is_file() else path, self.bundle.sha256, self._settings)
+        return _reopen, (path.absolute() if path.is_file() else path, self.bundle.sha256, self._settings)
 
     def __call__(self, photo: Photo) -> Prediction:
         """The Prediction for a path, a photo's bytes or open file, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
+        if not self._embed:
+            return self.to_prediction(self.probabilities(self.model(pixels[None]))[0], start)
         logits, embeddings = self.logits(pixels[None])
-        probabilities = self.probabilities(logits)[0]
-        return self.to_prediction(probabilities, start, look_of(pixels), embeddings)
+        statistics = image_statistics(pixels)
+        return self.to_prediction(self.probabilities(logits)[0], start, statistics, embeddings)
 
     def logits(self, frames: Pixels) -> tuple[Logits, Embeddings | None]:
-        """Logits (n, labels) of frames, uint8 (n, H, W, 3), and embeddings (n, width) if there are to be."""
+        """Logits (n, labels) of frames, uint8 (n, H, W, 3), and with `embed` embeddings (n, width)."""
         return run_with_embedding(self.model, frames) if self._embed else (self.model(frames), None)
 
     def probabilities(self, logits: Logits) -> Probabilities:
-        """Logits (n, labels) to calibrated probabilities (n, labels), for the stated prior."""
+        """Calibrated probabilities (n, labels) from logits (n, labels), under the stated prior."""
         if logits.shape[1] != len(self.labels) or not np.isfinite(logits).all():
             raise BadArtifact(
-                f"The variant {self.variant.name} does not answer with a number for each label.",
+                f"The variant {self.variant.name} does not give a finite logit for each label.",
                 "Run catflap verify, or export it again.",
             )
         probabilities = softmax(logits, self.variant.temperature)
@@ -102,7 +119,7 @@ class Classifier:
         return correct_prior(probabilities, self._trained, self._field)
 
     def as_trained(self, probabilities: Probabilities) -> Probabilities:
-        """Probabilities (n, labels) for the stated prior, as they are under that of training."""
+        """Probabilities (n, labels) under the prior of training, from those under the stated prior."""
         if self._field is None:
             return probabilities
         return correct_prior(probabilities, self._field, self._trained)
@@ -111,92 +128,128 @@ class Classifier:
         self,
         probabilities: Probabilities,
         start: float,
-        look: Look | None = None,
+        statistics: ImageStatistics | None = None,
         embeddings: Embeddings | None = None,
     ) -> Prediction:
-        """One row of probabilities as a Prediction; `start` is when its work began, perf_counter.
+        """The Prediction from one photo's probabilities (labels,), and its embedding as (1, width).
 
-        `embeddings` is (1, width).
+        `start` is the perf_counter() at which its work began.
         """
         best = int(probabilities.argmax())
-        embedding = None if embeddings is None else embeddings[0]
+        if self.operating_point is None:
+            decision = decide(probabilities, self.labels, self.variant.decision["threshold"])[0]
+        else:
+            decision = self._decide_at_point(self.operating_point, probabilities)
         return Prediction(
             label=self.labels[best],
             probability=float(probabilities[best]),
             probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
-            decision=self._decision(probabilities),
+            decision=decision,
             ms=(perf_counter() - start) * 1e3,
-            look=look,
-            embedding=embedding,
-            strangeness=None if embedding is None else self._strangeness(embedding, probabilities),
+            image_statistics=statistics,
+            embedding=None if embeddings is None else embeddings[0],
+            ood_score=None if embeddings is None else self._ood_score(embeddings[0], probabilities),
         )
 
-    def _decision(self, probabilities: Probabilities) -> str:
-        """A label or "unsure" for one row of probabilities; at an operating point always a label."""
-        point = self.operating_point
-        if point is None:
-            return decide(probabilities[None], self.labels, self.variant.decision["threshold"])[0]
+    def _decide_at_point(self, point: Mapping[str, Any], probabilities: Probabilities) -> str:
+        """The point's label where its probability reaches the threshold, else the likeliest other label."""
         label = self.labels.index(point["label"])
-        if self.as_trained(probabilities[None])[0, label] >= least_at(point["threshold"]):
+        if self.as_trained(probabilities[None])[0, label] >= point_cutoff(point["threshold"]):
             return self.labels[label]
         others = [other for other in range(len(self.labels)) if other != label]
         return self.labels[max(others, key=probabilities.__getitem__)]
 
-    def _notice(self, asked: str | None) -> str:
-        default = self.bundle.default_variant
-        if asked or self.variant.name == default:
-            return ""
-        return f"{default} cannot run here, so {self.variant.name} answers."
-
-    def _strangeness(self, embedding: Embeddings, probabilities: Probabilities) -> float | None:
-        """How strange a photo is for its likeliest label under the prior of training; None when not known."""
-        familiar = self._familiar[int(self.as_trained(probabilities[None])[0].argmax())]
-        if not np.isfinite(embedding).all() or (familiar and len(familiar.mean) != len(embedding)):
-            raise unfit(self.variant)
-        return None if familiar is None else strangeness_of(embedding, familiar)
+    def _ood_score(self, embedding: Embeddings, probabilities: Probabilities) -> float | None:
+        """The OOD score for the likeliest label under the prior of training; None if it has no model."""
+        model = self._embedding_models[int(self.as_trained(probabilities[None])[0].argmax())]
+        if not np.isfinite(embedding).all() or (model and len(model.mean) != len(embedding)):
+            raise wrong_embedding(self.variant)
+        return None if model is None else ood_score(embedding, model)
 
 
-def _open_again(path: Path, sha256: str, settings: dict[str, Any]) -> Classifier:
+def _reopen(path: Path, sha256: str, settings: dict[str, Any]) -> Classifier:
     bundle = load_bundle(path)
     if bundle.sha256 != sha256:
-        raise BadArtifact(f"{path} is another bundle than the classifier's.", "Open it anew.")
+        raise BadArtifact(f"{path} has changed since the classifier opened it.", "Open it again.")
     return Classifier(bundle, **settings)
 
 
-def parse_prior(stated: Iterable[str]) -> dict[str, float] | None:
-    """The shares that a person wrote as LABEL=SHARE, one or several in an entry, split by commas.
+def predict(
+    classifier: Classifier | BundleLike,
+    paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+    recorder: Callable[..., None] | None = None,
+) -> Iterator[tuple[str, Prediction | BadPhoto]]:
+    """Each photo's path with its Prediction, or with the BadPhoto that says why there is none.
 
-    An entry with one "=" is one share: a comma in it belongs to its label.
+    A folder stands for the photos under it, sorted by name; an empty or unreadable folder gives a BadPhoto,
+    too. `recorder`, a Recorder, writes a FieldLog. Instead of a Classifier, pass a bundle's path, its name or
+    an open Bundle.
     """
-    shares: dict[str, float] = {}
-    entries = [[entry] if entry.count("=") == 1 else entry.split(",") for entry in stated]
-    for entry in chain.from_iterable(entries):
-        label, _, share = entry.rpartition("=")
-        if label.strip() in shares:
-            raise CatflapError(f"The prior names {label.strip()!r} twice.", "Give each label one share.")
+    if not isinstance(classifier, Classifier):
+        classifier = Classifier(classifier, embed=recorder is not None)
+    for path in (paths,) if isinstance(paths, str | os.PathLike) else paths:
+        for photo, fault in list_photos(os.fspath(path)):
+            if fault is not None:
+                yield photo, fault
+                continue
+            try:
+                data = photo if recorder is None else read_file(photo, classifier.frame.max_bytes)
+                prediction = classifier(data)
+            except BadPhoto as error:
+                fix = error.fix
+                if _is_watchable(photo):
+                    fix = "Use catflap watch for a video, an address, or JPEGs on stdin (-)."
+                yield photo, BadPhoto(error.reason, error.what, fix)
+                continue
+            if recorder is not None:
+                recorder(classifier, data, prediction, "predict", path=photo)
+            yield photo, prediction
+
+
+def _is_watchable(path: str) -> bool:
+    """Whether a path names a source for `catflap watch`: stdin, a URL, a pipe or a video."""
+    try:
+        is_stream = path == "-" or "://" in path or Path(path).is_fifo()
+    except ValueError:
+        return False
+    return is_stream or path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def list_photos(path: str) -> Iterator[tuple[str, BadPhoto | None]]:
+    """The path itself, or the photos under the folder that it names, with a BadPhoto for a bad folder."""
+    if not path:  # an unset shell variable; Path("") would be the current folder
+        yield path, BadPhoto("unreadable", "The name of a photo is empty.", "Name a photo or a folder.")
+        return
+    if not Path(path).is_dir():
+        yield path, None
+        return
+    found = 0
+    for found, entry in enumerate(_walk(path, ()), 1):  # noqa: B007
+        yield entry
+    if not found:
+        yield path, BadPhoto("empty", "The folder has no photos.", f"Photos end with {', '.join(SUFFIXES)}.")
+
+
+def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, BadPhoto | None]]:
+    """Files with a photo's suffix in a folder and below; links are followed, but not in circles."""
+    try:
+        status = Path(folder).stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        what = f"The folder cannot be listed: {system_reason(error)}."
+        yield folder, BadPhoto("unreadable", what, "Check its permissions.")
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in parents:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
         try:
-            shares[label.strip()] = float(share)
-        except ValueError as error:
-            raise CatflapError(
-                f"The prior {entry!r} is not LABEL=SHARE.", "Use: --prior cat=0.001"
-            ) from error
-    return shares or None
-
-
-def field_prior(stated: Mapping[str, float], trained: Mapping[str, float]) -> Probabilities:
-    """The whole prior, shape (labels,) in the order of `trained`, from the shares stated for some labels."""
-    if isinstance(stated, Mapping):  # no two labels differ by blanks only
-        names = {label.strip(): label for label in trained}
-        stated = {names.get(str(label).strip(), label): share for label, share in stated.items()}
-    fits = isinstance(stated, Mapping) and set(stated) <= set(trained)
-    fits = fits and all(isinstance(share, Real) and 0 < share < 1 for share in stated.values())
-    if not fits or (total := float(sum(stated.values()))) > 1 + 1e-9:
-        raise CatflapError(
-            f"The prior {stated!r} does not fit the labels {', '.join(trained)}.",
-            "Give shares between 0 and 1, such as --prior cat=0.01.",
-        )
-    rest = {label: share for label, share in trained.items() if label not in stated}
-    if (not rest and abs(total - 1) > 1e-6) or (rest and total >= 1):
-        raise CatflapError(f"The shares of the prior add up to {total:g}.", "Make all labels add up to 1.")
-    scale = (1 - total) / sum(rest.values()) if rest else 0.0
-    return np.array([stated.get(label, trained[label] * scale) for label in trained])
+            is_folder = entry.is_dir()
+        except OSError:
+            is_folder = False
+        if is_folder:
+            yield from _walk(entry.path, (*parents, here))
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield entry.path, None

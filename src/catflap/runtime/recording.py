@@ -1,4 +1,4 @@
-"""Answers on their way into a FieldLog: how `predict`, `watch` and `serve` record what they saw."""
+"""Recording: how `predict`, `watch` and `serve` write their answers into a FieldLog."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ QUALITY = 90  # of the JPEGs that are kept
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Where to log, and what: `pictures` keeps a JPEG of each photo, of twice the frame's size.
+    """Where to log, and what: `pictures` keeps a JPEG of each photo, at twice the frame's size.
 
-    `limit` is how many bytes the log may have.
+    `limit` is the maximum size of the log in bytes.
     """
 
     path: Path
@@ -33,11 +33,11 @@ class LogSettings:
 
     def __post_init__(self) -> None:
         if not 1_000_000 <= self.limit <= 10**15:
-            raise CatflapError(f"A field log of {self.limit} bytes is not possible.", "Use 1 MB or more.")
+            raise CatflapError(f"The field log's limit is {self.limit} bytes.", "Use 1 MB or more.")
 
 
 class Recorder:
-    """Writes answers into a FieldLog; whatever happens to the disk, it does not stop the work."""
+    """Writes answers into a FieldLog; a failing disk does not stop the caller."""
 
     def __init__(self, settings: LogSettings, note: Callable[[str], None]) -> None:
         self._log = FieldLog(settings.path, limit=settings.limit, note=note)
@@ -53,32 +53,43 @@ class Recorder:
         path: str = "",
         regular: bool = True,
     ) -> None:
-        """Record an answer about a photo, which is the bytes of a file, with its `path`, or pixels."""
+        """Record the answer to a photo, given as the bytes of a file, with its `path`, or as pixels."""
         picture = None
         if self._pictures:
             try:
                 side = 2 * max(classifier.frame.width, classifier.frame.height)
                 picture = thumbnail(photo, side, QUALITY)
-            except BadPhoto:  # what could be judged may still be too odd for a picture
+            except BadPhoto:  # a photo can have an answer and still be too odd for a thumbnail
                 picture = None
         bundle = classifier.bundle
         prior = tuple(sorted((classifier.prior or {}).items()))
-        by = By(bundle.name, bundle.sha256, classifier.variant.name, classifier.labels, prior)
-        probabilities = np.array(list(prediction.probabilities.values()), np.float32)
-        answer = (probabilities, prediction.decision, verb, regular)
-        found = str(Path(path).resolve()) if path else ""  # whoever reads the log may be somewhere else
-        where = found.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 is no text
-        signs = (prediction.look, prediction.embedding, prediction.strangeness)
-        self._log.add(Seen(time(), digest_photo(photo), by, *answer, where, picture, *signs))
+        # An absolute path, because the log may be read elsewhere; and text, whatever bytes the name has.
+        absolute = str(Path(path).resolve()) if path else ""
+        self._log.add(
+            Seen(
+                time(),
+                digest_photo(photo),
+                By(bundle.name, bundle.sha256, classifier.variant.name, classifier.labels, prior),
+                np.array(list(prediction.probabilities.values()), np.float32),
+                prediction.decision,
+                verb,
+                regular,
+                absolute.encode("utf-8", "backslashreplace").decode(),
+                picture,
+                prediction.image_statistics,
+                prediction.embedding,
+                prediction.ood_score,
+            )
+        )
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write what is still queued."""
         self._log.close()
 
 
 @contextmanager
 def recording(settings: LogSettings | None, note: Callable[[str], None]) -> Iterator[Recorder | None]:
-    """A Recorder while the block runs; None without settings."""
+    """A Recorder for the duration of the block; None without settings."""
     if settings is None:
         yield None
         return
@@ -90,6 +101,6 @@ def recording(settings: LogSettings | None, note: Callable[[str], None]) -> Iter
 
 
 def digest_photo(photo: Photo) -> str:
-    """The sha256 of a photo's bytes, or of its pixels where it never was a file."""
+    """The sha256 of a photo's bytes, or of its pixels if it never was a file."""
     data = photo if isinstance(photo, bytes) else np.ascontiguousarray(photo).tobytes()
     return hashlib.sha256(data).hexdigest()

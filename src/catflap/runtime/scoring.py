@@ -1,12 +1,12 @@
-"""Many photos in, logits out: how a variant is scored from raw photo bytes."""
+"""Scoring: the logits of many photos from their raw bytes, in batches, with resume."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
@@ -15,21 +15,20 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, read_pixels
 from catflap.prefetch import prefetch
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.model import Logits, Model
+from catflap.runtime.engine import Logits, Model
 
 BATCH = 16
-KEPT = 2048  # photos, in whole batches, whose logits are written together: what a stopped run loses
-Reader: TypeAlias = Callable[[bytes, Frame], Pixels]
+PART = 2048  # photos whose logits are written together: what a stopped run loses
 
 
 class PhotoBytes(Protocol):
     """Photos by position: a role of a Dataset, or a list of bytes."""
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of photos."""
 
     def __getitem__(self, position: int, /) -> bytes:
-        """The bytes of one."""
+        """The bytes of one photo."""
 
 
 def frames_of(
@@ -43,12 +42,25 @@ def frames_of(
 ) -> Iterator[Pixels]:
     """Batches of frames, uint8 (≤ batch, height, width, 3), in the order of the photos from `begin` on.
 
-    `whole` gives each photo alone and decoded only, (1, H, W, 3), for graphs with the Frame inside.
-    Raises BadPhoto that tells which photo cannot be decoded.
+    `whole` gives each photo alone, decoded but not resized, (1, H, W, 3), for graphs that contain the Frame.
+    Raises BadPhoto, naming the photo, when one cannot be decoded.
     """
     batch, read = (1, decode) if whole else (batch, read_pixels)
-    starts = range(begin, len(photos), batch)
-    return prefetch(lambda start: _batch(photos, frame, start, batch, read), starts, workers)
+
+    def load(start: int) -> Pixels:
+        frames = []
+        for position in range(start, min(start + batch, len(photos))):
+            data = photos[position]
+            try:
+                frames.append(read(data, frame))
+            except BadPhoto as error:
+                name = f"Photo {position + 1} of {len(photos)}, sha256 {hashlib.sha256(data).hexdigest()}"
+                raise BadPhoto(
+                    error.reason, f"{name}: {error.what}", "Scan and prepare the photos again."
+                ) from error
+        return np.stack(frames)
+
+    return prefetch(load, range(begin, len(photos), batch), workers)
 
 
 def score(
@@ -61,62 +73,43 @@ def score(
     whole: bool = False,
     kept: Path | None = None,
     workers: int = 2,
+    part: int = PART,
 ) -> Logits:
     """The logits, float32 (n, labels), of photos read from their bytes through the frame; n ≥ 1.
 
-    `whole` leaves crop and resize to the model, which has the Frame inside. `kept` is a folder for these
-    photos and this model alone: logits are written there 2,048 photos at a time, and a stopped run goes on
-    from those that it finds. `workers` threads read the photos.
+    `whole` leaves crop and resize to the model, whose graph contains the Frame. `kept` is a folder for these
+    photos and this model alone: logits are written there `part` photos at a time, a multiple of 16, and a
+    later run continues from those that it finds. `workers` threads read the photos.
     """
     if not len(photos):
-        raise CatflapError("There are no photos to judge.", "Name photos that can be read.")
+        raise CatflapError("There are no photos to score.", "Name photos that can be read.")
     batch = 1 if whole else BATCH
-    parts = _written(kept, len(photos)) if kept else []
-    done, total, fresh = KEPT * len(parts), -(-len(photos) // batch), list[Logits]()
+    parts = _read_parts(kept, len(photos), part) if kept else []
+    done, total, recent = part * len(parts), -(-len(photos) // batch), list[Logits]()
     progress(step, done // batch, total)
     for frames in frames_of(photos, frame, workers, whole=whole, begin=done):
-        fresh.append(model(frames))
+        recent.append(model(frames))
         done += len(frames)
-        if done % KEPT == 0 or done == len(photos):
-            parts.append(np.concatenate(fresh))
-            fresh.clear()
-            if kept and done % KEPT == 0:
-                _write(kept / f"{len(parts):06}.npy", parts[-1])
+        if done % part == 0 or done == len(photos):
+            parts.append(np.concatenate(recent))
+            recent.clear()
+            if kept and done % part == 0:
+                buffer = io.BytesIO()
+                np.save(buffer, parts[-1])
+                write_atomically(kept / f"{len(parts):06}.npy", buffer.getvalue())
         progress(step, -(-done // batch), total)
     return np.concatenate(parts)
 
 
-def _written(folder: Path, photos: int) -> list[Logits]:
-    """What a stopped run has left of the logits of so many photos: of the first ones, KEPT a part."""
+def _read_parts(folder: Path, photos: int, part: int) -> list[Logits]:
+    """The logits that a stopped run has written, `part` photos a file, from the first photo on."""
     parts = list[Logits]()
-    while KEPT * (len(parts) + 1) <= photos:
+    while part * (len(parts) + 1) <= photos:
         try:
             rows = np.load(folder / f"{len(parts) + 1:06}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # absent or damaged: from here on they are worked out again
+        except (OSError, ValueError, EOFError):  # absent or damaged: recompute from here on
             break
-        if rows.ndim != 2 or len(rows) != KEPT:
+        if rows.ndim != 2 or len(rows) != part:
             break
         parts.append(rows)
     return parts
-
-
-def _write(path: Path, rows: Logits) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
-    write_atomically(path, buffer.getvalue())
-
-
-def _batch(photos: PhotoBytes, frame: Frame, start: int, batch: int, read: Reader) -> Pixels:
-    stop = min(start + batch, len(photos))
-    return np.stack([_pixels(photos, position, frame, read) for position in range(start, stop)])
-
-
-def _pixels(photos: PhotoBytes, position: int, frame: Frame, read: Reader) -> Pixels:
-    data = photos[position]
-    try:
-        return read(data, frame)
-    except BadPhoto as error:
-        which = f"Photo {position + 1} of {len(photos)}, sha256 {hashlib.sha256(data).hexdigest()}"
-        raise BadPhoto(
-            error.reason, f"{which}: {error.what}", "Scan and prepare the photos again."
-        ) from error

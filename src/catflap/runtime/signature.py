@@ -1,4 +1,4 @@
-"""Who made a Bundle: detached signatures; the one file that owns model_signing.
+"""Signatures: sign a Bundle, and check who signed it; the one file that owns model_signing.
 
 OpenSSF Model Signing v1.0: an in-toto statement over the file's SHA-256 in a Sigstore bundle.
 """
@@ -17,16 +17,16 @@ from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError, Refused, first_line, missing_extra, system_reason
 
 SUFFIX = ".sig"
-MOST_BYTES = 1 << 20  # of a signature
-MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"  # of every version
-NO_SIGSTORE = "It needs the network; without it, use a key or a certificate of your own."
+MAX_BYTES = 1 << 20  # of a signature
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"  # the start of every version's
+NO_SIGSTORE = "Sigstore needs the network; without it, use your own key or certificate."
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Who must have signed a Bundle; one of the three.
+    """Who must have signed a Bundle: exactly one of three.
 
-    The owner of a public `key`, PEM; whoever has a certificate that leads to `root`, a PEM file of
+    The owner of a public `key` (PEM); the owner of a certificate that chains to `root`, a PEM file of
     self-signed certificates; or an `identity` that its OpenID `issuer`, a URL, confirmed to Sigstore.
     """
 
@@ -40,13 +40,15 @@ class Signer:
             self.issuer
         ):
             raise CatflapError(
-                "Who must have signed is not clear.", "Give --key, or --root, or --identity with --issuer."
+                "The signer is ambiguous or missing.", "Give --key, or --root, or --identity with --issuer."
             )
 
     def __str__(self) -> str:
         if self.key:
             return f"the owner of {self.key}"
-        return f"a certificate of {self.root}" if self.root else f"{self.identity}, told by {self.issuer}"
+        return (
+            f"a certificate of {self.root}" if self.root else f"{self.identity}, confirmed by {self.issuer}"
+        )
 
 
 def sign_bundle(
@@ -57,42 +59,42 @@ def sign_bundle(
     certificate: Path | None = None,
     chain: Path | None = None,
 ) -> dict[str, Any]:
-    """Sign a Bundle; the signature lies beside it, as NAME.catflap.sig.
+    """Sign a Bundle after checking it; the signature is written beside it, as NAME.catflap.sig.
 
-    With a private `key`, PEM; with its `certificate` and the `chain` of those between it and the root,
-    too; without a key by Sigstore, which asks in a browser who you are. The Bundle is checked first.
-    Raises CatflapError when these cannot sign, and MissingExtra without `sign`.
+    Sign with a private `key` (PEM), optionally with its `certificate` and the `chain` of certificates between
+    it and the root. Without a key Sigstore signs, which asks who you are in a browser.
+    Raises CatflapError when these cannot sign, and MissingExtra without the extra `sign`.
     """
-    signing, _ = _tools()
+    signing, _ = _import_model_signing()
     bundle = load_bundle(path)
     out = out or path.with_name(path.name + SUFFIX)
     if out.exists():
         _check_replaceable(out)
     if (chain and not certificate) or (certificate and not key):
         raise CatflapError(
-            "A chain needs its certificate, and a certificate its key.",
-            "Give --key with --certificate, and --chain with both.",
+            "--chain needs --certificate, and --certificate needs --key.",
+            "Give the missing one.",
         )
     for file in filter(None, (key, certificate, chain)):
         _check_file(file)
     with tempfile.TemporaryDirectory() as folder:
-        model, written = _copy(bundle, Path(folder)), Path(folder) / "written.sig"
+        model, written = _write_copy(bundle, Path(folder)), Path(folder) / "written.sig"
         try:
-            _signing_with(signing.Config(), key, certificate, chain).sign(model, written)
+            _signer(signing.Config(), key, certificate, chain).sign(model, written)
         except Exception as error:  # the library and its cryptography raise many types
             if key is None:
                 raise CatflapError(f"Sigstore cannot sign: {first_line(error)}.", NO_SIGSTORE) from error
             raise CatflapError(
                 f"{certificate or key} cannot sign: {first_line(error)}.",
-                "Name a private key of an elliptic curve and its own certificate, as PEM."
+                "Name an elliptic-curve private key and its own certificate, as PEM."
                 if certificate
-                else "Name a private key of an elliptic curve, as PEM.",
+                else "Name an elliptic-curve private key, as PEM.",
             ) from error
         write_atomically(out, written.read_bytes())
     return {"bundle": str(path), "sha256": bundle.sha256, "signature": str(out)}
 
 
-def _signing_with(config: Any, key: Path | None, certificate: Path | None, chain: Path | None) -> Any:
+def _signer(config: Any, key: Path | None, certificate: Path | None, chain: Path | None) -> Any:
     if key is None:
         return config.use_sigstore_signer(use_ambient_credentials=True)
     if certificate is None:
@@ -100,14 +102,14 @@ def _signing_with(config: Any, key: Path | None, certificate: Path | None, chain
     return config.use_certificate_signer(
         private_key=key,
         signing_certificate=certificate,
-        certificate_chain=[chain or certificate],  # an empty chain is an error of the library
+        certificate_chain=[chain or certificate],  # the library fails on an empty chain
     )
 
 
 def read_signed(path: str | os.PathLike[str], signer: Signer | None) -> Bundle:
-    """Open a Bundle only if this Signer signed it; without a Signer, open it.
+    """Open a Bundle if this Signer signed it; without a Signer, open it unchecked.
 
-    Raises Refused when there is no signature, or it is another's or of other bytes.
+    Raises Refused when there is no signature, or when it is someone else's or of other bytes.
     """
     bundle = load_bundle(path)
     if signer is not None:
@@ -116,8 +118,8 @@ def read_signed(path: str | os.PathLike[str], signer: Signer | None) -> Bundle:
 
 
 def check_signature(bundle: Bundle, signer: Signer, signature: Path | None = None) -> None:
-    """Raise Refused unless this very Bundle, as it was read, is signed by this Signer."""
-    _, verifying = _tools()
+    """Raise Refused unless this Signer signed this Bundle, exactly as it was read."""
+    _, verifying = _import_model_signing()
     signature = signature or bundle.path.with_name(bundle.path.name + SUFFIX)
     if not signature.is_file():
         raise Refused(
@@ -125,21 +127,23 @@ def check_signature(bundle: Bundle, signer: Signer, signature: Path | None = Non
             f"Ask its maker for that file, or run: catflap sign {bundle.path} --key PRIVATE",
         )
     data = _read_signature(signature)
-    verifier = _verifying_by(verifying.Config(), signer)
+    verifier = _verifier(verifying.Config(), signer)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "signature.sig"
         copy.write_bytes(data)
         try:
-            verifier.verify(_copy(bundle, Path(folder)), copy)
-        except Exception as error:  # as above; whatever it is, the signature was not confirmed
-            told = "it is of another kind" if isinstance(error, AttributeError) else first_line(error)
+            verifier.verify(_write_copy(bundle, Path(folder)), copy)
+        except Exception as error:  # as above; whatever it is, the signature is not confirmed
+            reason = (
+                "it is another kind of signature" if isinstance(error, AttributeError) else first_line(error)
+            )
             raise Refused(
-                f"{bundle.path} is not signed by {signer}: {told}.",
-                "Get the bundle and its signature from where they were made.",
+                f"{bundle.path} is not signed by {signer}: {reason}.",
+                "Get the bundle and its signature from their maker again.",
             ) from error
 
 
-def _verifying_by(config: Any, signer: Signer) -> Any:
+def _verifier(config: Any, signer: Signer) -> Any:
     file = signer.key or signer.root
     if file is not None:
         _check_file(file)
@@ -151,12 +155,12 @@ def _verifying_by(config: Any, signer: Signer) -> Any:
         return config.use_sigstore_verifier(identity=signer.identity, oidc_issuer=signer.issuer)
     except Exception as error:  # as above
         if file is None:
-            raise CatflapError(f"Sigstore cannot be asked: {first_line(error)}.", NO_SIGSTORE) from error
-        fix = "Name a public key of an elliptic curve" if signer.key else "Name certificates"
+            raise CatflapError(f"Sigstore is not available: {first_line(error)}.", NO_SIGSTORE) from error
+        fix = "Name an elliptic-curve public key" if signer.key else "Name certificates"
         raise CatflapError(f"{file} cannot be used: {first_line(error)}.", f"{fix}, as PEM.") from error
 
 
-def _tools() -> tuple[Any, Any]:
+def _import_model_signing() -> tuple[Any, Any]:
     try:
         from model_signing import signing, verifying
     except ModuleNotFoundError as error:
@@ -166,8 +170,8 @@ def _tools() -> tuple[Any, Any]:
     return signing, verifying
 
 
-def _copy(bundle: Bundle, folder: Path) -> Path:
-    """The bytes that were read, which are what will run, even if the file was changed since."""
+def _write_copy(bundle: Bundle, folder: Path) -> Path:
+    """Write the bytes that were read, which are what will run, even if the file has changed since."""
     path = folder / "bundle.catflap"
     path.write_bytes(encode_members(bundle.members))
     return path
@@ -176,16 +180,18 @@ def _copy(bundle: Bundle, folder: Path) -> Path:
 def _read_signature(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise CatflapError(f"{path} cannot be read: {system_reason(error)}.", "Name a signature.") from error
-    if len(data) > MOST_BYTES or not data.lstrip().startswith(b"{"):
-        raise Refused(f"{path} is not a signature.", "Name a signature of catflap sign.")
+        raise CatflapError(
+            f"{path} cannot be read: {system_reason(error)}.", "Name a signature file."
+        ) from error
+    if len(data) > MAX_BYTES or not data.lstrip().startswith(b"{"):
+        raise Refused(f"{path} is not a signature.", "Name a file that catflap sign wrote.")
     return data
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise Refused where a file is something else than a signature, which would be lost."""
+    """Raise Refused where the output would overwrite a file that is not a signature."""
     try:
         fields = json.loads(_read_signature(path))
     except (ValueError, RecursionError):
@@ -196,4 +202,4 @@ def _check_replaceable(path: Path) -> None:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise CatflapError(f"There is no file {path}.", "Name a key or a certificate, PEM.")
+        raise CatflapError(f"There is no file {path}.", "Name a PEM file with a key or a certificate.")

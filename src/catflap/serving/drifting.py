@@ -11,7 +11,7 @@ import numpy as np
 
 from catflap.artifacts.results import Prediction
 from catflap.evaluation.drift import WINDOW, measure_drift
-from catflap.runtime.looks import NO_LOOK, Look
+from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics
 from catflap.serving.metrics import Metrics
 from catflap.serving.registry import Served
 
@@ -26,7 +26,9 @@ class DriftMeter:
         self._metrics = metrics
         self._note = note
         self._lock = Lock()
-        self._answers: WeakKeyDictionary[Served, list[tuple[list[float], Look, float]]] = WeakKeyDictionary()
+        self._answers: WeakKeyDictionary[Served, list[tuple[list[float], ImageStatistics, float]]] = (
+            WeakKeyDictionary()
+        )
 
     def add(self, served: Served, prediction: Prediction) -> None:
         """Count an answer; the last one of a window measures it. Nothing happens without a baseline."""
@@ -36,8 +38,14 @@ class DriftMeter:
             return
         with self._lock:
             window = self._answers.setdefault(served, [])
-            strange = math.nan if prediction.strangeness is None else prediction.strangeness
-            window.append((list(prediction.probabilities.values()), prediction.look or NO_LOOK, strange))
+            strange = math.nan if prediction.ood_score is None else prediction.ood_score
+            window.append(
+                (
+                    list(prediction.probabilities.values()),
+                    prediction.image_statistics or NO_STATISTICS,
+                    strange,
+                )
+            )
             if len(window) < WINDOW:
                 return
             del self._answers[served]

@@ -17,8 +17,8 @@ from catflap.artifacts.bundle import Variant
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
-from catflap.runtime.engines.model import Embeddings, Logits
-from catflap.runtime.looks import Look, look_of
+from catflap.runtime.engine import Embeddings, Logits
+from catflap.runtime.image_statistics import ImageStatistics, image_statistics
 from catflap.serving.answers import Answer, Call, Problem, answer_json
 from catflap.serving.registry import Served
 from catflap.serving.service import Service, compare, settle
@@ -34,7 +34,7 @@ from catflap.serving.tensors import (
 )
 from catflap.version import VERSION
 
-Signs: TypeAlias = tuple[Look, Embeddings | None]
+Signs: TypeAlias = tuple[ImageStatistics, Embeddings | None]
 Inferred: TypeAlias = tuple[Answer, Served, Pixels | list[bytes], list[Prediction]]
 PHOTO = "photo"
 BINARY = "binary_tensor_data"
@@ -158,7 +158,7 @@ def _judged(service: Service, served: Served, tensor: Tensor, until: float) -> t
         pixels = _pixels(service, served, item, number) if isinstance(item, bytes) else item
         answered, embeddings = served.classifier.logits(pixels[None])
         rows.append(answered)
-        signs.append((look_of(pixels), embeddings))
+        signs.append((image_statistics(pixels), embeddings))
     return np.concatenate(rows), signs
 
 

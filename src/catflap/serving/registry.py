@@ -14,9 +14,9 @@ from catflap.allocator import give_back_memory
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.image import Pixels
-from catflap.runtime.checks import check_bundle
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.looks import look_of
+from catflap.runtime.golden_checks import check_bundle
+from catflap.runtime.image_statistics import image_statistics
 from catflap.runtime.signature import SUFFIX, read_signed
 from catflap.serving.answers import Problem
 from catflap.serving.metrics import Metrics
@@ -216,7 +216,7 @@ def _answer_once(classifier: Classifier, frames: Pixels) -> None:
     logits, embeddings = classifier.logits(frames)
     classifier.probabilities(logits)
     for certain in np.eye(len(classifier.labels)):
-        classifier.to_prediction(certain, perf_counter(), look_of(frames[0]), embeddings)
+        classifier.to_prediction(certain, perf_counter(), image_statistics(frames[0]), embeddings)
 
 
 def _notice(served: Served) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from catflap.machine import peak_memory_mb
 from catflap.progress import Progress
-from catflap.runtime.energy import EnergyMeter
+from catflap.runtime.bench import EnergyMeter
 from catflap.training.networks.flops import count_flops
 from catflap.training.recipes import Trained
 from catflap.training.search.halving import Pick

@@ -11,7 +11,7 @@ import torch
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.image import Frame
 from catflap.progress import Progress
-from catflap.runtime.engines.model import Logits
+from catflap.runtime.engine import Logits
 from catflap.training.heads.choosing import Choice, choose_head
 from catflap.training.heads.features import counting, labelled_features, open_extractor
 from catflap.training.heads.head import Head

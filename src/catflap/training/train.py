@@ -16,7 +16,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import atomic_folder, check_place, only_writer, refuse_foreign
 from catflap.evaluation.metrics import measure
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.model import Logits
+from catflap.runtime.engine import Logits
 from catflap.training.cost import CostMeter
 from catflap.training.deciding import RunDecisions, pick, try_from_scratch, tuning_of
 from catflap.training.loop.every_weight import train_every_weight

@@ -9,8 +9,8 @@ from catflap.artifacts.bundle import SHIPPED, SUFFIX, Bundle, load_bundle
 from catflap.artifacts.results import Check, Verdict
 from catflap.errors import BadArtifact, CatflapError, Refused
 from catflap.progress import Progress, silent
-from catflap.runtime.checks import check_bundle
-from catflap.runtime.engines.opening import why_not_here
+from catflap.runtime.engine import engine_error
+from catflap.runtime.golden_checks import check_bundle
 from catflap.runtime.signature import Signer, check_signature
 
 LISTED = "every file as its bundle.json lists it"
@@ -43,7 +43,7 @@ def verify(
         checks = check_bundle(bundle, variants=variants, threads=threads, progress=progress)
     except BadArtifact as error:
         return Verdict(os.fspath(path), (Check("integrity", False, error.what, LISTED),))
-    absent = {} if variants else {name: why_not_here(one) for name, one in bundle.variants.items()}
+    absent = {} if variants else {name: engine_error(one) for name, one in bundle.variants.items()}
     unrun = {} if variants else {name: _converted(one["runtime"]) for name, one in bundle.untested.items()}
     return Verdict(
         os.fspath(path),

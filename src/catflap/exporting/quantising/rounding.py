@@ -16,7 +16,7 @@ from torch.nn import functional
 from catflap.allocator import keep_memory
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
-from catflap.runtime.engines.onnx import open_session, run_session
+from catflap.runtime.engine_onnx import open_session, run_session
 from catflap.training.networks.onnx_graph import INPUT
 
 LARGEST = 127

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.exporting.forms import ExportSource
 from catflap.image import Frame
-from catflap.runtime.engines.onnx_frame import PHOTO, PROBABILITIES
+from catflap.runtime.engine_onnx import PHOTO, PROBABILITIES
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
 TEMPERATURE = "frame.temperature"  # the number in the graph that divides its logits

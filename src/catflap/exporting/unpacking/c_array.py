@@ -15,7 +15,7 @@ from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.runtime.decisions import TIE
-from catflap.runtime.engines.opening import why_not_here
+from catflap.runtime.engine import engine_error
 
 RUNTIME = "litert-micro"
 CASES = 4  # golden frames of 27 kB each, at 96 px
@@ -120,7 +120,7 @@ def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
         raise CatflapError(
             f"{path} has no variant for LiteRT Micro.", "Add one with --variants litert-micro."
         )
-    why = why_not_here(found[0])
+    why = engine_error(found[0])
     if why is not None:
         raise why
     files = _sources(bundle, found[0])
@@ -134,16 +134,16 @@ def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
 
 def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
     """The texts of the four files by their names."""
-    from catflap.runtime.engines.litert import as_levels, open_ends
+    from catflap.runtime.engine_litert import open_interpreter, quantised_pixels
 
     model = bytes(bundle.members[variant.file])
-    opened = open_ends(model, np.int8, threads=1)
-    if (as_levels(opened.given) != np.arange(256) - 128).any():
+    opened = open_interpreter(model, np.int8, threads=1)
+    if (quantised_pixels(opened.input) != np.arange(256) - 128).any():
         raise CatflapError(f"{variant.name} does not take pixels less 128.", "Export it again.")
     golden = read_golden(bundle)
-    frames = as_levels(opened.given)[golden.frames]
-    answers = np.concatenate([opened.answer(frame[None]) for frame in frames])
-    logits = (answers.astype(np.int32) - opened.answered.zero) * opened.answered.scale
+    frames = quantised_pixels(opened.input)[golden.frames]
+    answers = np.concatenate([opened.run(frame[None]) for frame in frames])
+    logits = (answers.astype(np.int32) - opened.output.zero) * opened.output.scale
     if not np.abs(logits - golden.logits[variant.name]).max() <= variant.tolerance:  # nor where it is nan
         raise Refused(f"{variant.name} answers its golden cases otherwise here.", "Export it again.")
     fields = {
@@ -154,14 +154,14 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "width": bundle.frame.width,
         "frame_bytes": bundle.frame.height * bundle.frame.width * 3,
         "labels": len(bundle.labels),
-        "input_scale": _float(opened.given.scale),
-        "input_zero": opened.given.zero,
-        "output_scale": _float(opened.answered.scale),
-        "output_zero": opened.answered.zero,
+        "input_scale": _float(opened.input.scale),
+        "input_zero": opened.input.zero,
+        "output_scale": _float(opened.output.scale),
+        "output_zero": opened.output.zero,
         "temperature": _float(variant.temperature),
         "threshold": _threshold(variant.decision["threshold"]),
         "cases": min(CASES, len(frames)),
-        "tolerance": max(1, int(variant.tolerance / opened.answered.scale)),
+        "tolerance": max(1, int(variant.tolerance / opened.output.scale)),
     }
     labels = ", ".join(_string(label) for label in bundle.labels)
     return {

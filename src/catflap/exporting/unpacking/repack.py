@@ -12,8 +12,8 @@ from catflap.artifacts.golden import Golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError
 from catflap.exporting.writing import CARD, check_out, write_verified
-from catflap.runtime.engines.opening import why_not_here
-from catflap.runtime.points import point_names
+from catflap.runtime.decisions import point_specs
+from catflap.runtime.engine import engine_error
 
 
 def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def _shown(bundle: Bundle, name: str) -> dict[str, Any]:
         "bytes": bundle.size_of(variant),
         "accuracy": accuracy.get("value") if isinstance(accuracy, dict) else None,
         "flips": variant.fidelity["flips"],
-        "runs_here": why_not_here(variant) is None,
-        **({"operating_points": points} if (points := point_names(variant)) else {}),
+        "runs_here": engine_error(variant) is None,
+        **({"operating_points": points} if (points := [spec.name for spec in point_specs(variant)]) else {}),
     }
 
 

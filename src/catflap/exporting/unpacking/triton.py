@@ -10,8 +10,8 @@ from typing import Any
 from catflap.artifacts.bundle import HEAD, Bundle, Variant, load_bundle
 from catflap.artifacts.folder import atomic_folder
 from catflap.errors import BadArtifact, CatflapError
-from catflap.runtime.engines.onnx import EMBEDDING, open_session
-from catflap.runtime.engines.opening import open_in
+from catflap.runtime.engine import open_variant
+from catflap.runtime.engine_onnx import EMBEDDING, open_session
 
 MOST_FRAMES = 64  # in one batch
 DELAY_US = 1000  # that a frame may wait for others
@@ -62,7 +62,7 @@ def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]
 
 def config(bundle: Bundle, variant: Variant) -> str:
     """A variant's config.pbtxt: a ModelConfig of Triton as protobuf text; BadArtifact for an odd graph."""
-    open_in(bundle, variant, threads=1)  # which refuses other types, and ends of other names
+    open_variant(bundle, variant, threads=1)  # which refuses other types, and ends of other names
     session = open_session(bundle.members[variant.file], threads=1)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     odd = [end.name for end in (*inputs, *outputs) if not NAME.fullmatch(end.name) or not end.shape]

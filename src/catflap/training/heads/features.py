@@ -28,8 +28,8 @@ from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions
 from catflap.prefetch import prefetch
 from catflap.progress import Progress, silent
-from catflap.runtime.engines.model import Model
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine import Model
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
 from catflap.training.heads.logistic import LabelledFeatures
 from catflap.training.networks.backbone import Backbone

@@ -22,7 +22,7 @@ from catflap.errors import CatflapError
 from catflap.evaluation.intervals import beyond_chance
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
-from catflap.runtime.engines.model import Logits
+from catflap.runtime.engine import Logits
 from catflap.runtime.scoring import BATCH, frames_of
 from catflap.training.heads.features import GPU_BATCH
 from catflap.training.heads.head import log_loss, losses_of

@@ -15,8 +15,8 @@ from catflap.errors import CatflapError
 from catflap.image import Pixels
 from catflap.progress import Progress
 from catflap.runtime.decisions import softmax
-from catflap.runtime.engines.model import Logits, Model
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine import Logits, Model
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import score
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx

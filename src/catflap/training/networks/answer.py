@@ -7,7 +7,7 @@ import torch
 from catflap.allocator import keep_memory
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.image import Pixels
-from catflap.runtime.engines.model import Logits, Model
+from catflap.runtime.engine import Logits, Model
 from catflap.training.networks.network import load_network
 
 

@@ -15,7 +15,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.progress import Progress
-from catflap.runtime.engines.onnx import open_model
+from catflap.runtime.engine_onnx import open_model
 from catflap.training.heads.choosing import MOST_COMPARED, Choice, choose_head
 from catflap.training.heads.features import (
     Extractor,

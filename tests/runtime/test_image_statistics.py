@@ -11,11 +11,11 @@ from PIL import Image, ImageFilter
 from catflap.exporting.drawings import scene
 from catflap.image import Pixels
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.looks import LOOKS, look_of
+from catflap.runtime.image_statistics import STATISTICS, image_statistics
 
 
 def by_name(frame: Pixels) -> dict[str, float]:
-    return dict(zip(LOOKS, look_of(frame), strict=True))
+    return dict(zip(STATISTICS, image_statistics(frame), strict=True))
 
 
 def test_a_flat_frame_has_its_level_and_nothing_else() -> None:
@@ -35,7 +35,7 @@ def test_it_is_what_the_description_says(shape: tuple[int, int]) -> None:
         for x in range(1, shape[1] - 1)
     ]
     expected = (inner.mean() / 255, inner.std() / 255, np.log1p(np.var(laplacian)))
-    assert look_of(frame) == pytest.approx(expected, rel=1e-4)
+    assert image_statistics(frame) == pytest.approx(expected, rel=1e-4)
 
 
 def test_blur_lowers_sharpness_and_dusk_brightness() -> None:
@@ -48,8 +48,9 @@ def test_blur_lowers_sharpness_and_dusk_brightness() -> None:
     assert dusk["brightness"] == pytest.approx(first["brightness"] / 4, abs=0.01)
 
 
-def test_a_prediction_has_a_look_that_is_no_part_of_its_answer(tiny_bundle: Path) -> None:
+def test_only_a_prediction_for_a_field_log_has_image_statistics(tiny_bundle: Path) -> None:
     frame = np.full((50, 60, 3), 128, np.uint8)
-    prediction = Classifier(tiny_bundle)(frame)
-    assert prediction.look == pytest.approx((128 / 255, 0, 0))
+    assert Classifier(tiny_bundle)(frame).image_statistics is None
+    prediction = Classifier(tiny_bundle, embed=True)(frame)
+    assert prediction.image_statistics == pytest.approx((128 / 255, 0, 0))
     assert set(prediction.to_json()) == {"label", "probability", "probabilities", "decision", "ms"}

@@ -1,4 +1,4 @@
-"""Models that run on ncnn; the one file that owns it."""
+"""ncnn: models as a graph (param) and its weights (bin); the one file that owns it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.engines.model import Logits, Model, check_threads
+from catflap.runtime.engine import Logits, Model, check_threads
 
 
 def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:
-    """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), one by one.
+    """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), frame by frame.
 
-    `threads` None uses every core. Sums are float32 on every processor. Raises BadArtifact when the
-    files are not a model that takes planes and answers with numbers.
+    `threads` None uses every core. Sums are float32 on every processor. Raises BadArtifact when
+    the files are not a model with one input and one output.
     """
     net = ncnn.Net()
     net.opt.num_threads = check_threads(threads) or describe_machine().cores
     net.opt.use_vulkan_compute = False
-    net.opt.openmp_blocktime = 0  # threads that wait for work let others have the processor
+    net.opt.openmp_blocktime = 0  # idle threads yield the processor
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, name, False)
     with tempfile.TemporaryDirectory() as folder:
@@ -35,16 +35,16 @@ def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: 
     (source,), (target,) = net.input_names(), net.output_names()
 
     def run(frames: Pixels) -> Logits:
-        return np.stack([answer(frame) for frame in frames])
+        return np.stack([run_one(frame) for frame in frames])
 
-    def answer(frame: Pixels) -> Logits:
+    def run_one(frame: Pixels) -> Logits:
         planes = np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32)
         with net.create_extractor() as extractor:
             extractor.input(source, ncnn.Mat(planes))
             failed, found = extractor.extract(target)
             logits = np.array(found, np.float32)
         if failed or logits.ndim != 1:
-            raise BadArtifact(f"The model answers in the shape {logits.shape}.", "Export it again.")
+            raise BadArtifact(f"The model's output has the shape {logits.shape}.", "Export it again.")
         return logits
 
     return run

@@ -1,0 +1,122 @@
+"""LiteRT: models with float32 ends, and LiteRT Micro models with int8 ends; the one file that owns it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from catflap.errors import BadArtifact, first_line
+from catflap.image import Pixels
+from catflap.machine import describe_machine
+from catflap.runtime.engine import Logits, Model, check_threads
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a model's input or output encodes numbers: value = (integer - `zero`) * `scale`."""
+
+    scale: float
+    zero: int
+
+
+@dataclass(frozen=True)
+class LiteRTModel:
+    """An open model: `run` maps one input (1, height, width, 3) to one output (1, labels).
+
+    `shape` is that of the input; `input` and `output` say how int8 ends encode numbers.
+    """
+
+    shape: tuple[int, ...]
+    input: Quantisation
+    output: Quantisation
+    run: Callable[[Array], Array]
+
+
+def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Model:
+    """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), frame by frame.
+
+    `threads` None uses every core. Raises BadArtifact when the bytes are not a model that takes one
+    frame as float32, 0 to 255, and outputs float32.
+    """
+    opened = open_interpreter(flatbuffer, np.float32, threads)
+
+    def run(frames: Pixels) -> Logits:
+        _check_shape(frames, opened)
+        return np.concatenate([opened.run(frame[None].astype(np.float32)) for frame in frames])
+
+    return run
+
+
+def open_micro_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Model:
+    """The same for a model with int8 ends: frames become int8 and outputs logits by the model's own scales.
+
+    It runs on LiteRT's reference kernels, which round exactly as LiteRT Micro's do; the faster ones differ
+    by a few steps.
+    """
+    opened = open_interpreter(flatbuffer, np.int8, threads)
+    levels = quantised_pixels(opened.input)
+
+    def run(frames: Pixels) -> Logits:
+        _check_shape(frames, opened)
+        answers = np.concatenate([opened.run(levels[frame[None]]) for frame in frames])
+        return ((answers.astype(np.int32) - opened.output.zero) * opened.output.scale).astype(np.float32)
+
+    return run
+
+
+def quantised_pixels(input: Quantisation) -> npt.NDArray[np.int8]:
+    """The model's int8 input for each of the 256 pixel values, int8 (256,)."""
+    levels = np.rint(np.arange(256) / input.scale) + input.zero
+    return np.clip(levels, -128, 127).astype(np.int8)  # type: ignore[no-any-return]
+
+
+def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | None = None) -> LiteRTModel:
+    """Open a model whose input and output are both `dtype`, np.float32 or np.int8; else BadArtifact.
+
+    A model with int8 ends runs on the reference kernels.
+    """
+    count = check_threads(threads) or describe_machine().cores
+    data = bytes(flatbuffer)
+    try:
+        kernels = OpResolverType.BUILTIN_REF if dtype == np.int8 else OpResolverType.AUTO
+        interpreter = Interpreter(
+            model_content=data, num_threads=count, experimental_op_resolver_type=kernels
+        )
+        interpreter.allocate_tensors()
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    except (ValueError, RuntimeError) as error:  # a damaged name gives UnicodeDecodeError, a ValueError
+        raise BadArtifact(f"LiteRT refuses the model: {first_line(error)}.", "Export it again.") from error
+    if [entry["dtype"] for entry in (*inputs, *outputs)] != [dtype, dtype]:
+        wanted = np.dtype(dtype).name
+        raise BadArtifact(f"The model does not map {wanted} frames to {wanted} logits.", "Export it again.")
+    source, target = inputs[0]["index"], outputs[0]["index"]
+    lock = threading.Lock()  # an interpreter keeps the frame that it works on
+
+    def run(frame: Array, _data: bytes = data) -> Array:  # the interpreter points into these bytes
+        with lock:
+            interpreter.set_tensor(source, frame)
+            interpreter.invoke()
+            logits: Array = interpreter.get_tensor(target)
+        if logits.ndim != 2 or len(logits) != 1:
+            raise BadArtifact(f"The model's output has the shape {logits.shape}.", "Export it again.")
+        return logits
+
+    input, output = (Quantisation(*entry["quantization"]) for entry in (inputs[0], outputs[0]))
+    if dtype == np.int8 and not (input.scale > 0 and output.scale > 0):
+        raise BadArtifact("The model does not state its quantisation scales.", "Export it again.")
+    return LiteRTModel(tuple(inputs[0]["shape"]), input, output, run)
+
+
+def _check_shape(frames: Pixels, opened: LiteRTModel) -> None:
+    if frames.shape[1:] != opened.shape[1:]:
+        raise BadArtifact(
+            f"The model takes frames of shape {opened.shape[1:]}, not {frames.shape[1:]}.", "Export it again."
+        )

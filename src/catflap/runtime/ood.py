@@ -1,0 +1,93 @@
+"""The out-of-distribution (OOD) score: how far an embedding lies from its label's calibration photos."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.bundle import Variant
+from catflap.errors import BadArtifact
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """How a label's embeddings are distributed: unit vectors around `mean` (width,), spread along `axes`.
+
+    `axes` (k, width), k ≥ 0, are unit vectors; 1 in 100 calibration photos has a residual above `limit`.
+    """
+
+    mean: Vectors
+    axes: Vectors
+    limit: float
+
+
+def embedding_models(
+    baseline: Mapping[str, Any] | None, labels: Sequence[str]
+) -> list[EmbeddingModel | None]:
+    """The embedding model of each label from a variant's baseline, which load_bundle has checked."""
+    known = {} if baseline is None else baseline["labels"]
+    entries = [known.get(label, {}).get("embedding") for label in labels]
+    return [None if entry is None else EmbeddingModel(*unpack(entry), entry["limit"]) for entry in entries]
+
+
+def ood_score(embedding: Vectors, model: EmbeddingModel) -> float:
+    """0 for a typical embedding (width,); above 1 for one farther away than 99 in 100 calibration photos."""
+    return float(residuals(embedding[None], model.mean, model.axes)[0] / model.limit)
+
+
+def residuals(embeddings: Vectors, mean: Vectors, axes: Vectors) -> Vectors:
+    """The lengths (n,), 0 to 2, of what mean and axes leave unexplained of embeddings (n, width)."""
+    away = unit(embeddings) - mean
+    lengths: Vectors = np.linalg.norm(away - (away @ axes.T) @ axes, axis=1)
+    return lengths
+
+
+def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
+    """Vectors (…, width) scaled to length 1, float32; zero stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def check_width(variant: Variant, width: int | None) -> None:
+    """Raise BadArtifact if a stated embedding width differs from that of the variant's baseline."""
+    labels = (variant.baseline or {"labels": {}})["labels"].values()
+    means = (entry["embedding"]["mean"] for entry in labels if "embedding" in entry)
+    if width is not None and any(len(base64.b64decode(mean)) != width for mean in means):
+        raise wrong_embedding(variant)
+
+
+def wrong_embedding(variant: Variant) -> BadArtifact:
+    """The error for embeddings that do not belong to a variant's baseline."""
+    return BadArtifact(
+        f"The embedding of the variant {variant.name} does not fit its baseline.",
+        "Run catflap verify, or export it again.",
+    )
+
+
+def pack(mean: Vectors, axes: Vectors) -> dict[str, Any]:
+    """Mean (width,) and axes (k, width) as they stand in a baseline: base64 of int8, a byte a number."""
+    length = round(float(np.linalg.norm(mean)), 6)
+    return {"mean": _to_base64(mean[None]), "length": length, "axes": _to_base64(axes)}
+
+
+def unpack(entry: Mapping[str, Any]) -> tuple[Vectors, Vectors]:
+    """Mean and axes from what `pack` wrote."""
+    mean = unit(_from_base64(entry["mean"])) * np.float32(entry["length"])
+    return mean, unit(_from_base64(entry["axes"]).reshape(-1, len(mean)))
+
+
+def _to_base64(vectors: Vectors) -> str:
+    """Each vector scaled so that its largest number is ±127."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=1e-12)
+    return base64.b64encode(np.rint(vectors * (127 / largest)).astype(np.int8).tobytes()).decode("ascii")
+
+
+def _from_base64(text: str) -> Vectors:
+    return np.frombuffer(base64.b64decode(text), np.int8).astype(np.float32)
