@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,37 @@ def example(words: str) -> str:
 def json_argument(parser: argparse.ArgumentParser, default: bool | str = False) -> None:
     """The option that every command has."""
     parser.add_argument("--json", action="store_true", default=default, help="print the answer as JSON")
+
+
+def short_help(parser: argparse.ArgumentParser, shown: Collection[str]) -> None:
+    """Let --help list only the options in `shown`, and add --help-all, which lists all. Call it last."""
+    listing = parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="list every option")
+    assert isinstance(listing, _HelpAll)
+    for action in parser._actions:
+        if action.option_strings and not {"-h", "--help-all", *shown} & {*action.option_strings}:
+            listing.hidden[action] = action.help
+            action.help = argparse.SUPPRESS
+
+
+def list_all_options(parser: argparse.ArgumentParser) -> None:
+    """Undo `short_help`: let --help list every option again."""
+    for listing in parser._actions:
+        if isinstance(listing, _HelpAll):
+            for action, text in listing.hidden.items():
+                action.help = text
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help of every option; `hidden` is the help that --help leaves out."""
+
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.hidden: dict[argparse.Action, str | None] = {}
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        list_all_options(parser)
+        parser.print_help()
+        parser.exit()
 
 
 def part_of(
