@@ -6,7 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from catflap.errors import missing_extra
+from catflap.offline import stay_offline
 from catflap.version import VERSION as __version__
+
+stay_offline()  # before any part of Catflap can import a library with telemetry
 
 if TYPE_CHECKING:
     from catflap.artifacts.bundle import Bundle as Bundle

@@ -13,6 +13,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "rich": "data",
         "fsspec": "data",
         "usearch": "data",
+        "shtab": "data",
         "cleanlab": "train",
         "torch": "train",
         "torchvision": "train",

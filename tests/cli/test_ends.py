@@ -41,6 +41,7 @@ FORKING = """
     print(os.WTERMSIG(os.waitpid(worker, 0)[1]))
     return 0
 """
+ANYTHING = "lambda parser: parser.add_argument('words', nargs='*')"
 FAILING = """
     import atexit, threading
     from catflap.errors import CatflapError
@@ -118,3 +119,16 @@ def test_only_what_goes_on_says_so(verb: str, resumes: bool) -> None:
     assert process.returncode == 143
     assert told.startswith("Stopped.")
     assert ("run the same command again" in told) == resumes
+
+
+def test_a_folder_that_is_called_like_an_endless_verb_changes_nothing(tmp_path: Path) -> None:
+    """`catflap scan serve` is a scan, which SIGTERM ends in order; `catflap predict build` does not go on."""
+    body = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
+    for words, told in (
+        (("scan", "serve"), "Stopped. What was finished"),
+        (("predict", "build"), "Stopped.\n"),
+    ):
+        command = [sys.executable, "-c", DRIVER.format(body).replace("lambda parser: None", ANYTHING), *words]
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert process.returncode == 143
+        assert process.stderr.startswith(told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from catflap.artifacts.bundle import SHIPPED
 from catflap.cli import prepare
-from catflap.cli.main import COMMANDS
+from catflap.cli.main import COMMANDS, GROUPS
 from catflap.data.packing.roles import SHARES
 
 CATFLAP = Path(sys.executable).with_name("catflap")
@@ -56,11 +57,75 @@ def in_terminal(command: list[str], **variables: str) -> str:
     return written.decode()
 
 
-def test_help_lists_every_command() -> None:
-    answer = catflap("--help")
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
+def test_help_lists_every_command_on_one_screen(words: tuple[str, ...]) -> None:
+    answer = catflap(*words)
     assert answer.returncode == 0
     assert all(f"  {name} " in answer.stdout for name in COMMANDS)
+    assert [line.split()[0] for line in answer.stdout.splitlines() if line.startswith(tuple(GROUPS))] == [
+        *GROUPS
+    ]
+    assert len(answer.stdout.splitlines()) <= 30
+    assert max(map(len, answer.stdout.splitlines())) <= 80
     assert answer.stderr == ""
+
+
+def test_help_of_a_command_may_be_asked_for_in_two_ways() -> None:
+    assert catflap("help", "scan").stdout == catflap("scan", "--help").stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("trian",), "catflap train"),
+        (("export", "c", "-o", "b.catflap", "--target", "ncnn"), "--targets"),
+        (
+            ("bundle", "strip", "cat", "-o", "b.catflap", "--variants", "int8", "--variant", "int8"),
+            "--variants",
+        ),
+        (("prepare", "m", "-o", "d", "--fit", "sqash"), "squash"),
+        (("review", "aply", "m"), "apply"),
+        (("completion", "bsh"), "bash"),
+    ],
+)
+def test_a_mistyped_word_is_told_with_the_one_that_was_meant(words: tuple[str, ...], meant: str) -> None:
+    answer = catflap(*words)
+    assert (answer.returncode, answer.stderr.splitlines()[1]) == (2, f"  fix: Did you mean: {meant}")
+
+
+def test_a_word_that_resembles_nothing_is_answered_with_the_help() -> None:
+    assert "fix: Run: catflap doctor --help" in catflap("doctor", "--nonsense").stderr
+    assert "fix: Run: catflap --help" in catflap("xyzzy").stderr
+
+
+def completed(*words: str, cwd: Path) -> list[str]:
+    """What bash offers for the last of some words."""
+    script = subprocess.run(
+        [CATFLAP, "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    line = " ".join(f"'{word}'" for word in words)
+    ask = (
+        f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}\n"
+        "$(complete -p catflap | sed 's/.*-F \\([^ ]*\\).*/\\1/') catflap\nprintf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    answer = subprocess.run(["bash", "-c", ask], cwd=cwd, capture_output=True, text=True, check=True)
+    return answer.stdout.split()
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "mine.catflap").touch()
+    assert completed("catflap", "tra", cwd=tmp_path) == ["train", "trace"]
+    assert completed("catflap", "train", "--epo", cwd=tmp_path) == ["--epochs"]
+    assert completed("catflap", "review", "qu", cwd=tmp_path) == ["queue"]
+    assert completed("catflap", "verify", "mi", cwd=tmp_path) == ["mine.catflap"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_given_every_command(shell: str) -> None:
+    script = catflap("completion", shell).stdout
+    assert [name for name in COMMANDS if name not in script] == []
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
 def test_version() -> None:
@@ -82,7 +147,6 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
 @pytest.mark.parametrize(
     "words",
     [
-        (),
         ("scna",),
         ("doctor", "--nonsense"),
         ("doctor", "surplus"),

@@ -28,7 +28,10 @@ def test_the_rooms_of_the_device_need_no_other_extra() -> None:
 
 def modules_after(statement: str) -> set[str]:
     """Top-level modules that a statement loads beyond those that a bare interpreter has."""
-    code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    code = (
+        f"import sys; before = set(sys.modules); {statement}\n"
+        "print(*(name for name, module in sys.modules.items() if module and name not in before))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in answer.stdout.split()}
 

@@ -9,100 +9,85 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
+import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from catflap.cli import options, output
 from catflap.errors import CatflapError, Refused, missing_extra, system_reason
+from catflap.stopping import Ended, end_in_order
 from catflap.version import VERSION
 
-COMMANDS: Mapping[str, str] = MappingProxyType(
+GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "build": "walk the whole line, from photos to a verified bundle; resumable",
-        "scan": "read labelled photos from folders, lists or archives into a manifest",
-        "prepare": "give every photo of a manifest a role, without leaks, and pack a dataset",
-        "audit": "find photos whose label may be wrong, for a person to decide",
-        "review": "make pages of photos to decide on; carry out what was decided",
-        "train": "train a classifier on a dataset",
-        "evaluate": "measure a checkpoint or a bundle on photos it has not seen",
-        "export": "turn a checkpoint into a bundle that a device can run",
-        "bundle": "look into a bundle, unpack it, add variants to it or leave some out",
-        "sign": "sign a bundle, so that devices can refuse what is not yours",
-        "verify": "check that a bundle does on this machine what was tested",
-        "predict": "judge photos with a bundle",
-        "watch": "judge a camera, a stream, a video or a folder, frame by frame, and tell events",
-        "serve": "answer over HTTP, with the Open Inference Protocol and a page for people",
-        "drift": "say whether the field still looks like what a bundle was calibrated on",
-        "web": "write the camera page with a bundle in it into a folder",
-        "bench": "time a bundle on this machine",
-        "compare": "set what learning needs beside what answering needs, measured",
-        "trace": "print the ancestors of an artefact, back to the manifest of its photos",
-        "demo": "show the whole line on small free data",
-        "doctor": "say what is installed here and what to install",
+        "make": {
+            "build": "photos to a verified bundle: all the steps below; resumable",
+            "scan": "read labelled photos into a manifest",
+            "prepare": "assign roles without leaks and pack a dataset",
+            "audit": "find photos whose label may be wrong",
+            "review": "pages of photos to decide on; apply the decisions",
+            "train": "train a classifier on a dataset",
+            "export": "turn a checkpoint into a bundle for devices",
+        },
+        "look": {
+            "evaluate": "measure a checkpoint or a bundle on unseen photos",
+            "verify": "check that a bundle works on this machine as tested",
+            "bench": "time a bundle on this machine",
+            "compare": "the cost of training beside the cost of inference",
+            "drift": "does the field still look like the calibration photos?",
+            "trace": "print the ancestors of an artifact",
+        },
+        "run": {
+            "predict": "classify photos",
+            "watch": "classify a camera, stream, video or folder live",
+            "serve": "HTTP server: REST, Open Inference Protocol, camera page",
+            "web": "write the camera page with a bundle into a folder",
+        },
+        "tools": {
+            "bundle": "inspect, unpack, add to, strip or list a bundle",
+            "sign": "sign a bundle, so that devices can refuse others",
+            "demo": "the whole line on small free data",
+            "doctor": "what is installed here, and what to install",
+            "completion": "completion of commands for bash, zsh or fish",
+        },
     }
 )
-DESCRIPTION = "A folder of photos to a verified image classifier that decides on the device at the edge."
-RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they go on where they were stopped
-FOR_EVER = ("serve", "watch")  # they end by signals, and see to that themselves
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {name: what for commands in GROUPS.values() for name, what in commands.items()}
+)
+RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they continue where they were stopped
+ENDLESS = ("serve", "watch")  # they handle signals themselves
 STOPPED = 130
-AGAIN = 2.0  # seconds in which a signal counts once: timeout(1) sends it to the process and to its group
 BROKEN_PIPE = 141
 
 
 def run() -> NoReturn:
-    """The `catflap` program: answer the command line and leave with its exit code."""
+    """The `catflap` program: answer the command line and exit with its code."""
     if not sys.warnoptions:  # warnings are for developers, who ask for them with PYTHONWARNINGS
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"  # in worker processes too
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
-    # under torchrun a process may wait for another in foreign code, where it would hear no signal
-    if not {*sys.argv[1:3]} & {*FOR_EVER} and os.environ.get("WORLD_SIZE", "1") == "1":
-        _end_in_order()
+    distributed = os.environ.get("WORLD_SIZE", "1") != "1"  # started by torchrun
+    # A distributed process may wait for another one in foreign code, where Python handles no signal.
+    if command_of(sys.argv[1:]) not in ENDLESS and not distributed:
+        end_in_order()
     code = main(sys.argv[1:])
-    if code and os.environ.get("WORLD_SIZE", "1") != "1":
-        # to part in order is to wait for the other processes (nccl), which wait for this one
+    if code and distributed:
+        # An orderly exit would wait for the other processes (NCCL), which wait for this one.
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # nobody may read it any more
+            with suppress(OSError):  # the reader may have gone
                 stream.flush()
         os._exit(code)
     sys.exit(code)
-
-
-class Ended(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, on which work is put away as on Ctrl-C."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.code = 128 + number
-
-
-def _end_in_order() -> None:
-    """Raise Ended on SIGTERM and on SIGHUP, unless whoever started this ignores them, as nohup does."""
-    ours, last = os.getpid(), -AGAIN
-
-    def end(number: int, frame: object) -> None:
-        nonlocal last
-        if os.getpid() != ours:  # a forked worker, for which nothing has changed
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif monotonic() - last >= AGAIN:
-            last = monotonic()
-            raise Ended(number)
-
-    for name in ("SIGTERM", "SIGHUP"):  # Windows lacks the second
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -116,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
         return _fail(missing_extra(error) or _bug(error), as_json)
     except KeyboardInterrupt as stop:
         kept = " What was finished is kept; run the same command again to go on."
-        output.note(f"Stopped.{kept if {*argv[:2]} & {*RESUMED} else ''}")
+        output.note(f"Stopped.{kept if command_of(argv) in RESUMED else ''}")
         return stop.code if isinstance(stop, Ended) else STOPPED
     except BrokenPipeError:
         output.close_stdout()
@@ -129,46 +114,84 @@ def main(argv: Sequence[str]) -> int:
         return _fail(_bug(error), as_json)
 
 
+def command_of(argv: Sequence[str]) -> str:
+    """The command that a command line names; "" where it names none."""
+    return next((word for word in argv if word != "--json"), "")
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command, with its description and its example."""
+    module = import_module(f"catflap.cli.{command}")
+    parser = _Parser(
+        prog=f"catflap {command}", description=module.HELP, epilog=options.example(module.EXAMPLE)
+    )
+    module.arguments(parser)
+    options.json_argument(parser)
+    return parser
+
+
+def _answer(argv: list[str]) -> int:
+    name = command_of(argv)
+    if name == "--version":
+        print(f"catflap {VERSION}")
+        return 0
+    if name == "help" and len(argv) > 1:  # catflap help scan
+        argv, name = [*argv[1:], "--help"], argv[1]
+    if not argv or name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if not name:
+        raise CatflapError("No command was named.", "Run: catflap --help")
+    if name not in COMMANDS:
+        meant = _nearest(name, COMMANDS)
+        raise CatflapError(
+            f"There is no command {name!r}.",
+            f"Did you mean: catflap {meant}" if meant else "Run: catflap --help",
+        )
+    parser = parser_of(name)
+    argv.remove(name)
+    args = parser.parse_args(argv)
+    for named in (getattr(args, "bundle", None), getattr(args, "model", None), *getattr(args, "bundles", ())):
+        _note_shipped(named)
+    return int(import_module(f"catflap.cli.{name}").answer(args))
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser of a command or of a part of one; its usage errors are ours: what, then the fix."""
+    """A parser of a command or of a part of one; its usage errors are CatflapErrors with a suggestion."""
 
     def __init__(self, **given: Any) -> None:
         given = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **given}
         super().__init__(**given)
 
     def error(self, message: str) -> NoReturn:
-        raise CatflapError(f"{message[:1].upper()}{message[1:]}.", f"Run: {self.prog} --help")
+        raise CatflapError(f"{message[:1].upper()}{message[1:]}.", self._fix(message))
+
+    def _fix(self, message: str) -> str:
+        unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
+        if unknown and (meant := _nearest(unknown[1], _option_strings(self))):
+            return f"Did you mean: {meant}"
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice and (meant := _nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
+            return f"Did you mean: {meant}"
+        return f"Run: {self.prog} --help"
 
 
-def _answer(argv: list[str]) -> int:
-    if argv and argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if argv and argv[0] == "--version":
-        print(f"catflap {VERSION}")
-        return 0
-    words = [word for word in argv if word != "--json"]
-    if not words:
-        raise CatflapError("No command was named.", "Run: catflap --help")
-    if words[0] not in COMMANDS:
-        raise _unknown(words[0])
-    command = import_module(f"catflap.cli.{words[0]}")
-    parser = _Parser(
-        prog=f"catflap {words[0]}",
-        description=command.HELP,
-        epilog=options.example(command.EXAMPLE),
-    )
-    command.arguments(parser)
-    options.json_argument(parser)
-    argv.remove(words[0])
-    args = parser.parse_args(argv)
-    for named in (getattr(args, "bundle", None), getattr(args, "model", None), *getattr(args, "bundles", ())):
-        _tell_shipped(named)
-    return int(command.answer(args))
+def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The long options of a parser and of its parts."""
+    for action in parser._actions:
+        yield from (option for option in action.option_strings if option.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for part in action.choices.values():
+                yield from _option_strings(part)
 
 
-def _tell_shipped(named: str | os.PathLike[str] | None) -> None:
-    """Say that a shipped bundle is meant where a person's own file is called almost so."""
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that a mistyped one resembles; "" where none does."""
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
+
+
+def _note_shipped(named: str | os.PathLike[str] | None) -> None:
+    """Tell the user that a shipped bundle is meant where one of their own files has almost its name."""
     if named is None:
         return
     with suppress(OSError, ValueError):  # a name that no file can have: the command itself says so
@@ -181,19 +204,13 @@ def _tell_shipped(named: str | os.PathLike[str] | None) -> None:
 
 
 def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    usage = "usage: catflap COMMAND ... [--json]\n       catflap COMMAND --help\n       catflap --version"
-    start = "start:\n  catflap build PHOTOS -o mine.catflap\n  catflap predict mine.catflap new-photo.jpg"
-    return "\n".join([usage, "", DESCRIPTION, "", *lines, "", start])
-
-
-def _unknown(name: str) -> CatflapError:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, COMMANDS, n=1)
-    meant = f"Did you mean: catflap {near[0]}" if near else "Run: catflap --help"
-    return CatflapError(f"There is no command {name!r}.", meant)
+    """One screen: the commands by group, and how to begin."""
+    lines = ["usage: catflap COMMAND ... [--json]   catflap COMMAND --help   catflap --version"]
+    for group, commands in GROUPS.items():
+        for name, what in commands.items():
+            lines.append(f"{group:<6}  {name:<10}  {what}")
+            group = ""
+    return "\n".join([*lines, "start:  catflap build PHOTOS -o mine.catflap"])
 
 
 def _fail(error: CatflapError, as_json: bool) -> int:
