@@ -24,8 +24,7 @@ from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import COMMANDS
 from catflap.offline import BLOCKED, SWITCHES
-from catflap.runtime.classifier import Classifier
-from catflap.runtime.predict import predict
+from catflap.runtime.classifier import Classifier, predict
 from catflap.runtime.recording import LogSettings, recording
 from tests.drawn import Exported
 
