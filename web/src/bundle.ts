@@ -1,16 +1,14 @@
-// The Bundle: its head, checked against the schema, and its members, checked by hash when they are read.
+// The Bundle: bundle.json, checked against the schema, and its members, checked by SHA-256 when they are read.
 
 import schema from "../../src/catflap/artifacts/bundle.schema.json";
 import { Damaged } from "./errors";
 import type { Frame } from "./frame";
-import { fault, type Schema } from "./schema";
-import { sha256 } from "./sha256";
 import { readDirectory, readMember, type Member, type Source } from "./zip";
 
 const FORMAT = "1";
 const HEAD = "bundle.json";
 const MAX_HEAD = 16 << 20;
-const DEEPEST = 64; // objects and lists within each other
+const MAX_DEPTH = 64; // of nested objects and lists
 
 export interface Variant {
   readonly file: string;
@@ -39,7 +37,7 @@ export interface Head {
 
 export interface Bundle {
   readonly head: Head;
-  /** The bytes of a member; Damaged when they are not what was exported. */
+  /** The bytes of a member; Damaged when its hash is wrong. */
   member(name: string): Promise<Uint8Array>;
 }
 
@@ -47,17 +45,17 @@ export interface Bundle {
 export interface Files {
   readonly sizes?: ReadonlyMap<string, number>;
   read(name: string): Promise<Uint8Array>;
-  /** Keep the head for when there is no network; called once the Bundle is known to be good. */
+  /** Cache the head for offline use; called once the Bundle is known to be valid. */
   keepHead?(): Promise<void>;
 }
 
-/** Where verified members are kept between visits, by their hash. */
+/** A cache of verified members between visits, by hash. */
 export interface Shelf {
   get(sha256: string): Promise<Uint8Array | undefined>;
   put(sha256: string, data: Uint8Array): Promise<void>;
 }
 
-/** Open a Bundle. A file is checked whole; what a server offers is checked when it is read. */
+/** Open a Bundle. A local file is checked at once and whole; a server's members are checked when they are read. */
 export async function openBundle(files: Files, shelf?: Shelf): Promise<Bundle> {
   const { sizes } = files;
   const headSize = sizes && (sizes.get(HEAD) ?? Infinity);
@@ -78,7 +76,7 @@ export async function openBundle(files: Files, shelf?: Shelf): Promise<Bundle> {
     void shelf?.put(hash, data);
     return data;
   }
-  if (sizes) for (const [name] of listed) await member(name); // a file at hand is checked whole, at once
+  if (sizes) for (const [name] of listed) await member(name); // a local file is checked at once
   return { head, member };
 }
 
@@ -100,16 +98,16 @@ function parseHead(bytes: Uint8Array): Head {
   if (typeof version !== "string" || version.split(".")[0] !== FORMAT) {
     throw new Damaged(`it is of the format ${String(version)}, and this page reads ${FORMAT}`);
   }
-  if (!isShallow(head)) throw new Damaged(`${HEAD} is nested more than ${DEEPEST} deep`);
+  if (!isShallow(head)) throw new Damaged(`${HEAD} is nested more than ${MAX_DEPTH} deep`);
   const found = fault(head, schema as Schema) ?? contradiction(head as Head);
   if (found) throw new Damaged(`${HEAD} is not valid: ${found}`);
   return head as Head;
 }
 
-/** Whether it can be walked through, and posted to the page, by calls within calls. */
+/** Whether it is nested little enough for recursive code, such as structured clone. */
 function isShallow(value: unknown): boolean {
   let level: unknown[] = [value];
-  for (let depth = 0; depth <= DEEPEST; depth++) {
+  for (let depth = 0; depth <= MAX_DEPTH; depth++) {
     level = level.filter((each) => typeof each === "object" && each !== null);
     if (!level.length) return true;
     level = level.flatMap((each) => Object.values(each as object));
@@ -117,7 +115,7 @@ function isShallow(value: unknown): boolean {
   return false;
 }
 
-/** What the schema cannot say: the names in a head must fit each other. */
+/** What the schema cannot express: the names in a head must match each other. */
 function contradiction(head: Head): string | undefined {
   const forms = [...Object.values(head.variants), ...Object.values(head.untested ?? {})];
   const named = [...forms.map((form) => form.file), head.golden.file];
@@ -132,4 +130,143 @@ function contradiction(head: Head): string | undefined {
   const total = Object.values(head.prior).reduce((sum, share) => sum + share, 0);
   if (Math.abs(total - 1) > 1e-3) return "the prior does not add up to 1";
   return undefined;
+}
+
+export interface Schema {
+  type?: string;
+  enum?: unknown[];
+  pattern?: string;
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  items?: Schema;
+  minItems?: number;
+  maxItems?: number;
+  uniqueItems?: boolean;
+  required?: string[];
+  properties?: Record<string, Schema>;
+  additionalProperties?: boolean | Schema;
+  minProperties?: number;
+}
+
+/** The first thing that is wrong with a value, with its place; undefined when it conforms. */
+export function fault(value: unknown, schema: Schema, place = "$"): string | undefined {
+  if (schema.type && !isOf(value, schema.type)) return `${place} is not of the type ${schema.type}`;
+  if (schema.enum && !schema.enum.includes(value)) return `${place} is none of ${schema.enum.join(", ")}`;
+  if (typeof value === "string" && schema.pattern && !new RegExp(schema.pattern, "u").test(value)) {
+    return `${place} does not match ${schema.pattern}`;
+  }
+  if (typeof value === "number") return numberFault(value, schema, place);
+  if (Array.isArray(value)) return arrayFault(value, schema, place);
+  if (isOf(value, "object")) return objectFault(value as Record<string, unknown>, schema, place);
+  return undefined;
+}
+
+function isOf(value: unknown, type: string): boolean {
+  switch (type) {
+    case "object":
+      return typeof value === "object" && value !== null && !Array.isArray(value);
+    case "array":
+      return Array.isArray(value);
+    case "integer":
+      return Number.isInteger(value);
+    case "null":
+      return value === null;
+    default:
+      return typeof value === type;
+  }
+}
+
+function numberFault(value: number, schema: Schema, place: string): string | undefined {
+  const { minimum = -Infinity, maximum = Infinity, exclusiveMinimum = -Infinity } = schema;
+  const inside = value >= minimum && value <= maximum && value > exclusiveMinimum && Number.isFinite(value);
+  return inside ? undefined : `${place} is out of range`;
+}
+
+function arrayFault(value: unknown[], schema: Schema, place: string): string | undefined {
+  if (value.length < (schema.minItems ?? 0) || value.length > (schema.maxItems ?? value.length)) {
+    return `${place} has ${value.length} items`;
+  }
+  if (schema.uniqueItems && new Set(value.map((item) => JSON.stringify(item))).size < value.length) {
+    return `${place} has an item twice`;
+  }
+  return first(value, (item, index) => fault(item, schema.items ?? {}, `${place}[${index}]`));
+}
+
+function objectFault(value: Record<string, unknown>, schema: Schema, place: string): string | undefined {
+  const missing = schema.required?.find((name) => !Object.hasOwn(value, name));
+  if (missing) return `${place}.${missing} is missing`;
+  const entries = Object.entries(value);
+  if (entries.length < (schema.minProperties ?? 0)) return `${place} is empty`;
+  return first(entries, ([name, item]) => {
+    const known = schema.properties && Object.hasOwn(schema.properties, name) && schema.properties[name];
+    if (known) return fault(item, known, `${place}.${name}`);
+    if (schema.additionalProperties === false) return `${place}.${name} is unknown`;
+    if (typeof schema.additionalProperties !== "object") return undefined;
+    return fault(item, schema.additionalProperties, `${place}.${name}`);
+  });
+}
+
+function first<T>(items: T[], check: (item: T, index: number) => string | undefined): string | undefined {
+  for (let index = 0; index < items.length; index++) {
+    const found = check(items[index], index);
+    if (found) return found;
+  }
+  return undefined;
+}
+
+/** SHA-256 as hexadecimal: by WebCrypto, or without it (FIPS 180-4) on pages that plain http serves. */
+export async function sha256(data: Uint8Array): Promise<string> {
+  if (globalThis.crypto?.subtle) return hex(new Uint8Array(await crypto.subtle.digest("SHA-256", data as BufferSource)));
+  return sha256Plain(data);
+}
+
+const PRIMES: number[] = [];
+for (let n = 2; PRIMES.length < 64; n++) if (PRIMES.every((prime) => n % prime)) PRIMES.push(n);
+const fraction = (value: number) => ((value - Math.floor(value)) * 2 ** 32) | 0;
+const K = Int32Array.from(PRIMES, (prime) => fraction(Math.cbrt(prime)));
+const START = PRIMES.slice(0, 8).map((prime) => fraction(Math.sqrt(prime)));
+
+/** The same without WebCrypto. */
+export function sha256Plain(data: Uint8Array): string {
+  const state = Int32Array.from(START);
+  const words = new Int32Array(64);
+  const whole = data.length & ~63;
+  for (let place = 0; place < whole; place += 64) block(state, words, data, place);
+  const tail = new Uint8Array(data.length - whole < 56 ? 64 : 128);
+  tail.set(data.subarray(whole));
+  tail[data.length - whole] = 0x80;
+  const length = new DataView(tail.buffer, tail.length - 8);
+  length.setUint32(0, Math.floor(data.length / 2 ** 29));
+  length.setUint32(4, (data.length << 3) >>> 0);
+  for (let place = 0; place < tail.length; place += 64) block(state, words, tail, place);
+  const out = new DataView(new ArrayBuffer(32));
+  state.forEach((word, index) => out.setInt32(4 * index, word));
+  return hex(new Uint8Array(out.buffer));
+}
+
+function block(state: Int32Array, w: Int32Array, data: Uint8Array, place: number): void {
+  for (let t = 0, p = place; t < 16; t++, p += 4) {
+    w[t] = (data[p] << 24) | (data[p + 1] << 16) | (data[p + 2] << 8) | data[p + 3];
+  }
+  for (let t = 16; t < 64; t++) {
+    const low = turn(w[t - 15], 7) ^ turn(w[t - 15], 18) ^ (w[t - 15] >>> 3);
+    const high = turn(w[t - 2], 17) ^ turn(w[t - 2], 19) ^ (w[t - 2] >>> 10);
+    w[t] = (w[t - 16] + low + w[t - 7] + high) | 0;
+  }
+  let [a, b, c, d, e, f, g, h] = state;
+  for (let t = 0; t < 64; t++) {
+    const first = (h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + K[t] + w[t]) | 0;
+    const second = ((turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    [h, g, f, e, d, c, b, a] = [g, f, e, (d + first) | 0, c, b, a, (first + second) | 0];
+  }
+  [a, b, c, d, e, f, g, h].forEach((word, index) => (state[index] = (state[index] + word) | 0));
+}
+
+function turn(word: number, by: number): number {
+  return (word >>> by) | (word << (32 - by));
+}
+
+function hex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// The page's end of the worker: one promise a request.
+// The page's side of the worker: one promise per request.
 
 import { BadPhoto, Damaged, Lost, NoBundle, NoSimd, Overtaken } from "./errors";
 import type { Op, Reply, Requests } from "./messages";

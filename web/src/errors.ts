@@ -1,6 +1,8 @@
-// What went wrong, as a sentence of text.ts can tell it.
+// Errors, and the sentences by which people are told of them.
 
-/** The file is no whole Catflap bundle; `why` is a clause. */
+import { text } from "./text";
+
+/** The file is not a valid Catflap bundle; `why` is a clause. */
 export class Damaged extends Error {
   constructor(readonly why: string) {
     super(why);
@@ -8,7 +10,7 @@ export class Damaged extends Error {
   }
 }
 
-/** A photo that cannot be used; `why` is a clause. */
+/** A photo that cannot be read; `why` is a reason code. */
 export class BadPhoto extends Error {
   constructor(readonly why: string) {
     super(why);
@@ -16,7 +18,7 @@ export class BadPhoto extends Error {
   }
 }
 
-/** The browser has a camera but does not show its picture; `why` is a clause. */
+/** The camera started, but the browser does not play its video; `why` is a clause. */
 export class NoPicture extends Error {
   constructor(readonly why: string) {
     super(why);
@@ -24,7 +26,7 @@ export class NoPicture extends Error {
   }
 }
 
-/** The server offers no bundle, or there is no network and none was kept. */
+/** The server offers no bundle, or there is no network and none in the cache. */
 export class NoBundle extends Error {
   constructor(readonly why: string) {
     super(why);
@@ -32,7 +34,7 @@ export class NoBundle extends Error {
   }
 }
 
-/** A file of the bundle or of the page that did not come; it may come later. `why` is a clause. */
+/** A download failed; a retry may succeed. `why` is a clause. */
 export class Lost extends Error {
   constructor(readonly why: string) {
     super(why);
@@ -40,7 +42,7 @@ export class Lost extends Error {
   }
 }
 
-/** Another bundle was opened meanwhile. */
+/** Another bundle was opened in the meantime. */
 export class Overtaken extends Error {
   constructor(readonly why = "another bundle was opened meanwhile") {
     super(why);
@@ -48,5 +50,29 @@ export class Overtaken extends Error {
   }
 }
 
-/** The browser's WebAssembly has no SIMD, without which nothing runs here. */
+/** The browser's WebAssembly has no SIMD, which the page needs. */
 export class NoSimd extends Error {}
+
+export function reasonOf(error: unknown): string {
+  if (error instanceof BadPhoto) {
+    if (error.why === "too_many_bytes") return text.errorPhotoBytes;
+    return error.why === "too_many_pixels" ? text.errorPhotoPixels : text.errorPhoto;
+  }
+  if (error instanceof NoBundle) return text.noBundle;
+  if (error instanceof NoSimd) return text.errorSimd;
+  if (error instanceof Lost) return text.errorLost(error.why);
+  if (error instanceof Damaged) return text.errorBundle(error.why);
+  return text.errorOther(error instanceof Error ? error.message : String(error));
+}
+
+/** Why a camera does not start. */
+export function cameraReason({ name, message }: Error): string {
+  const known: Record<string, string> = {
+    NotAllowedError: text.errorDenied,
+    NotFoundError: text.errorAbsent,
+    OverconstrainedError: text.errorAbsent,
+    NotReadableError: text.errorBusy,
+    NoPicture: text.errorPlay,
+  };
+  return known[name] ?? text.errorOther(message || name);
+}

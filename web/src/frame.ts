@@ -1,5 +1,4 @@
-// The Frame: how upright sRGB pixels become the pixels that the model sees.
-// Specified in docs/concepts/frame.md; step 4 is here, step 5 in resize.ts.
+// The Frame of bundle.json, and which part of a photo it keeps (docs/concepts/frame.md, step 4); the rest is in photo.ts.
 
 export interface Frame {
   readonly width: number;
@@ -28,3 +27,6 @@ export function keptPart(frame: Frame, width: number, height: number): Part {
   const top = Math.floor((height - down) / 2);
   return { left, top, width: across, height: down };
 }
+
+/** How camera pictures are copied out of a VideoFrame. */
+export const AS_RGBA = { format: "RGBA" } as const;

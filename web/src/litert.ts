@@ -7,7 +7,7 @@ import compatWasm from "@litertjs/core/wasm/litert_wasm_compat_internal.wasm?url
 import glue from "@litertjs/core/wasm/litert_wasm_internal.js?url";
 import wasm from "@litertjs/core/wasm/litert_wasm_internal.wasm?url";
 import { Damaged } from "./errors";
-import { keep } from "./kept";
+import { keep } from "./offline_cache";
 import type { Model, Network } from "./model";
 
 type Instantiation = [imports: WebAssembly.Imports, done: (...made: unknown[]) => void];
@@ -23,7 +23,7 @@ let ready: Promise<void> | undefined;
 
 export async function open({ bytes, head }: Network): Promise<Model> {
   ready ??= load().catch((error: unknown) => {
-    ready = undefined; // so that the next one tries again
+    ready = undefined; // so that the next call retries
     throw error;
   });
   const [data] = await Promise.all([bytes, ready]);

@@ -1,27 +1,38 @@
 // The page: pictures in, the answer on the screen. See docs/guides/camera-page.md.
 
-import "./style/index.css";
-import { bindAdjust, priorOf, trainedPrior, type Adjustment } from "./adjust";
-import { isAllowed, listCameras, nextPicture, type Camera } from "./camera";
+import "./style.css";
+import { bindCamera, isAllowed, latestPicture, listCameras, nextPicture, type Camera } from "./camera";
 import { startWorker } from "./client";
+import { bindAdjust, bindInput, priorOf, trainedPrior, type Adjustment } from "./controls";
 import { correctPrior, predict, softmax, type Prediction } from "./decisions";
-import { Lost, Overtaken } from "./errors";
-import { bindInput } from "./input";
-import { bindCamera } from "./live";
+import { cameraReason, Lost, Overtaken, reasonOf } from "./errors";
 import type { Answer, CaseResult, Opened } from "./messages";
-import { decoded, latestPicture } from "./picture";
-import { cameraReason, reasonOf } from "./reasons";
-import { speaker } from "./speech";
 import { text } from "./text";
-import { addEntry, clearEntries, differs, element, removeEntries, showAnswer, showCases, showNotice, showTold } from "./view";
-import { showFacts, showOutline, showUnchecked, showWaiting, spoken } from "./view";
+import {
+  addEntry,
+  clearEntries,
+  decoded,
+  differs,
+  element,
+  removeEntries,
+  showAnswer,
+  showCases,
+  showFacts,
+  showNotice,
+  showOutline,
+  showTold,
+  showUnchecked,
+  showWaiting,
+  speaker,
+  spoken,
+} from "./view";
 
 const BUNDLE = new URL("bundle/", document.baseURI).href;
-const STEADY = 600; // ms that a decision about the camera's picture must stand before it is noted
+const STEADY = 600; // ms for which a decision must be stable before it is listed
 const MEASURE = "catflap answer";
-const BETWEEN_CASES = 400; // ms of camera pictures between two golden cases
-const LOST_AFTER = 5000; // ms until golden cases that did not come are asked for again
-const STALE = 2000; // ms after which an answer about the camera's picture goes if no other has come
+const BETWEEN_CASES = 400; // ms for camera pictures between two golden cases
+const LOST_AFTER = 5000; // ms until failed downloads of golden cases are retried
+const STALE = 2000; // ms after which a camera answer is cleared if no new one follows
 const THREADS = crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardwareConcurrency >> 1)) : 1;
 
 const client = startWorker();
@@ -36,14 +47,14 @@ let variant = "";
 let showing: "nothing" | "camera" | "photo" = "nothing";
 let latest: Answer | undefined;
 let photo: { file: Blob; image: HTMLImageElement } | undefined; // the one on the screen
-let noted = ""; // the last decision about the camera's picture that went into the history
+let noted = ""; // the last camera decision in the history
 let since = { decision: "", time: 0 };
 let cases: CaseResult[] = [];
-let distrust = ""; // why nothing is decided: the network is not here what was tested
-let told = ""; // the notice beside that
-const early: File[] = []; // photos that came before there was a bundle
-let hands: Promise<void> = Promise.resolve(); // what a person handed over, one after the other
-let turn = 0; // counts what was opened, so that work for an earlier bundle stops
+let distrust = ""; // why nothing is decided: golden cases differ here
+let told = ""; // the notice after it
+const early: File[] = []; // photos received before a bundle was open
+let hands: Promise<void> = Promise.resolve(); // the user's actions, one after another
+let turn = 0; // increases with each bundle or variant, so that work for an earlier one stops
 let stale: ReturnType<typeof setTimeout> | undefined;
 
 const showAdjust = bindAdjust(
@@ -132,7 +143,7 @@ function muted(on: boolean): void {
   if (on || told === text.cameraMuted) tell(on ? text.cameraMuted : "");
 }
 
-/** Take the answer off the screen, for what it was about is gone. */
+/** Clear the answer, because its picture is gone. */
 function forget(): void {
   latest = undefined;
   say("");
@@ -140,7 +151,7 @@ function forget(): void {
   else if (opened) showWaiting(text.ready, opened.head.labels);
 }
 
-/** Judge the camera's pictures, always the latest one, until another camera or a photo takes over. */
+/** Classify the camera's latest picture again and again, until another camera or a photo replaces it. */
 async function watch(mine: Camera): Promise<void> {
   const isBlind = () => live.camera !== mine || live.paused || mine.track.muted;
   let next = nextPicture(video);
@@ -165,13 +176,13 @@ async function watch(mine: Camera): Promise<void> {
   }
 }
 
-/** Let the answer about the camera's picture go when no other comes, as when a download or a photo is in the way. */
+/** Clear the camera's answer when no new one follows, for example during a download. */
 function expect(took = 0): void {
   clearTimeout(stale);
   stale = setTimeout(() => showing === "camera" && !live.paused && forget(), Math.max(STALE, 3 * took));
 }
 
-/** Photos of the user's: each is judged and noted, once there is a bundle; the last one stays on the screen. */
+/** The user's photos: each is classified and listed once there is a bundle; the last one stays on the screen. */
 async function take(files: File[]): Promise<void> {
   tell("");
   const isBundle = ({ name }: File) => name.toLowerCase().endsWith(".catflap");
@@ -187,12 +198,12 @@ async function judgeEarly(): Promise<void> {
   for (const file of photos) await judgePhoto(file, photos.length > 1 ? file.name : "");
 }
 
-/** Begin with what a person handed over once what came before it is done. */
+/** Run the user's actions one after another. */
 function inTurn(work: () => Promise<void>): Promise<void> {
   return (hands = hands.then(work).catch(report));
 }
 
-/** Judge a photo; where it is one of many, `name` tells which is bad. */
+/** Classify a photo; `name` is for the error message if it is one of several. */
 async function judgePhoto(file: Blob, name = ""): Promise<void> {
   if (!opened) return;
   const start = performance.now();
@@ -235,7 +246,7 @@ function limit(): number {
   return adjustment.threshold ?? (opened as Opened).head.variants[variant].decision.threshold;
 }
 
-/** Note a decision about the camera's picture once it has stood for a moment, and say it. */
+/** List and announce a decision about the camera's picture once it has been stable for a moment. */
 function note(prediction: Prediction): void {
   if (distrust) return;
   const now = performance.now();
@@ -246,7 +257,7 @@ function note(prediction: Prediction): void {
   say(spoken(prediction, !distrust));
 }
 
-/** Run the golden cases, one at a time between pictures, and show the verdict. */
+/** Run the golden cases, one at a time between camera pictures, and show the verdict. */
 async function check(): Promise<void> {
   if (!opened) return;
   const mine = turn;
@@ -274,7 +285,7 @@ async function check(): Promise<void> {
   }
 }
 
-/** Decide nothing any more, and say why; "" decides again. What the variant decided before is taken back. */
+/** Stop deciding, and show why; "" resumes. The variant's earlier decisions are removed from the history. */
 function trustNot(why: string): void {
   if (distrust === why) return;
   distrust = why;
@@ -320,7 +331,7 @@ async function showCameras(): Promise<void> {
   element<HTMLSelectElement>("camera-choice").value = live.id ?? "";
 }
 
-/** Tell how long an answer took, people on the page and tools by a measure of User Timing. */
+/** Show how long an answer took, on the page and as a User Timing measure for tools. */
 function showSpeed(start: number, { pixelsMs, networkMs }: Answer, size: string): void {
   performance.clearMeasures(MEASURE);
   const { duration } = performance.measure(MEASURE, { start, detail: { pixelsMs, networkMs, variant } });
@@ -347,7 +358,7 @@ async function nextCamera(): Promise<void> {
   live.start(found[(place + 1) % found.length]?.deviceId);
 }
 
-/** Show a notice; why nothing is decided stays before it. */
+/** Show a notice; the reason for not deciding stays before it. */
 function tell(sentence: string): void {
   told = sentence;
   showNotice([distrust, told].filter(Boolean).join(" "));

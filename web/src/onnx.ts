@@ -4,7 +4,7 @@ import * as ort from "onnxruntime-web/wasm";
 import glue from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import { Damaged } from "./errors";
-import { fetched, keep } from "./kept";
+import { fetched, keep } from "./offline_cache";
 import type { Model, Network } from "./model";
 
 // ORT has its WebAssembly. It would ask for that itself, but never again once it did not come.

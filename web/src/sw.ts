@@ -9,8 +9,8 @@ declare const __POLICY__: string; // what index.html forbids; a worker hears of 
 
 const PREFIX = "catflap-page-";
 const CACHE = PREFIX + __VERSION__;
-const KEPT = "catflap-kept"; // the one of kept.ts
-const PATIENCE = 4000; // ms for the network where there is a copy, too
+const KEPT = "catflap-kept"; // the cache of offline_cache.ts
+const PATIENCE = 4000; // ms to wait for the network where there is a cached copy
 
 self.addEventListener("install", (event) => {
   event.waitUntil(fill().then(() => self.skipWaiting()));

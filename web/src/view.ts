@@ -1,12 +1,12 @@
-// What the page shows: the answer, the history and the checks. It keeps no state of its own.
+// What the page shows and says: the answer, the history, the checks and what a screen reader announces.
 
 import { reaches, UNSURE, type Prediction } from "./decisions";
 import { keptPart, type Frame } from "./frame";
 import type { CaseResult, Opened } from "./messages";
 import { text } from "./text";
 
-const MOST_BARS = 4;
-const MOST_ENTRIES = 50;
+const MAX_BARS = 4;
+const MAX_ENTRIES = 50;
 const THUMBNAIL = 96;
 
 const percents = new Intl.NumberFormat(text.language, { style: "percent", maximumFractionDigits: 1 });
@@ -17,10 +17,18 @@ export function element<T extends HTMLElement = HTMLElement>(id: string): T {
   return document.getElementById(id) as T;
 }
 
-/** A share as people read it; what rounds to all is not all. */
+/** A share as a percentage; one that rounds to 100 % or 0 % is shown with > or <. */
 export function percent(share: number): string {
   if (share > 0.9995 && share < 1) return `> ${percents.format(0.999)}`;
   return share < 0.0005 && share > 0 ? `< ${percents.format(0.001)}` : percents.format(share);
+}
+
+/** An image that is ready to be shown, so that picture and answer change together. */
+export async function decoded(file: Blob): Promise<HTMLImageElement> {
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  await image.decode();
+  return image;
 }
 
 /** A label as people read it. */
@@ -35,7 +43,7 @@ export function spoken({ decision, label, probability }: Prediction, trusted: bo
   return say(shown(label), percent(probability));
 }
 
-/** An answer; one that is not `trusted` decides nothing, however sure the network is. */
+/** Show an answer; one that is not `trusted` shows no decision. */
 export function showAnswer(prediction: Prediction, threshold: number, trusted: boolean): void {
   const { decision, label, probability, probabilities } = prediction;
   const state = !trusted ? "untrusted" : decision === UNSURE ? "unsure" : "sure";
@@ -51,7 +59,7 @@ export function showAnswer(prediction: Prediction, threshold: number, trusted: b
   write(element("detail"), detail);
   write(element("sheet-answer"), spoken(prediction, trusted));
   let rows = Object.entries(probabilities);
-  if (rows.length > MOST_BARS) rows = rows.sort((a, b) => b[1] - a[1]).slice(0, MOST_BARS);
+  if (rows.length > MAX_BARS) rows = rows.sort((a, b) => b[1] - a[1]).slice(0, MAX_BARS);
   const list = element("bars");
   while (list.children.length > rows.length) list.lastElementChild?.remove();
   while (list.children.length < rows.length) list.append(makeBar());
@@ -71,7 +79,7 @@ export function showWaiting(word: string, labels: string[] = []): void {
   write(element("label"), word);
   write(element("detail"), "\u00a0");
   write(element("sheet-answer"), "");
-  const bars = labels.slice(0, MOST_BARS).map((label) => {
+  const bars = labels.slice(0, MAX_BARS).map((label) => {
     const row = makeBar();
     write(row.children[0] as HTMLElement, shown(label));
     return row;
@@ -135,7 +143,7 @@ export function addEntry(prediction: Prediction, variant: string, picture: Canva
   row.append(words, how);
   const list = element("entries");
   list.prepend(row);
-  while (list.children.length > MOST_ENTRIES) list.lastElementChild?.remove();
+  while (list.children.length > MAX_ENTRIES) list.lastElementChild?.remove();
   showHistoryState();
 }
 
@@ -152,7 +160,7 @@ export function removeEntries(variant: string): void {
   showHistoryState();
 }
 
-/** Whether the network answered one of the golden cases otherwise than it was tested. */
+/** Whether a golden case's logits differ from the tested ones by more than the limit. */
 export function differs(results: CaseResult[], limit: number): boolean {
   return results.some(({ logits }) => !(logits <= limit));
 }
@@ -177,7 +185,7 @@ export function showCases(results: CaseResult[], total: number, pixelLimit: numb
   body.replaceChildren(...results.map((result, index) => caseRow(result, index, pixelLimit, limit)));
 }
 
-/** The golden cases cannot run: that is no pass. */
+/** Show that the golden cases could not run, which is a failure. */
 export function showUnchecked(why: string): void {
   element("verdict").dataset.state = "fail";
   write(element("verdict"), text.checkFail);
@@ -233,7 +241,26 @@ function showHistoryState(): void {
   element("clear").hidden = empty;
 }
 
-/** Change a text only when it differs, so that screen readers and the layout are left in peace. */
+/** Set a text only if it differs, to spare screen readers and layout. */
 function write(target: HTMLElement, words: string): void {
   if (target.textContent !== words) target.textContent = words;
+}
+
+const BETWEEN = 3000; // ms
+
+/** A function that announces a sentence at once, or BETWEEN ms after the previous one; "" silences at once. */
+export function speaker(write: (sentence: string) => void): (sentence: string) => void {
+  let next = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  function begin(sentence: string): void {
+    next = performance.now() + BETWEEN;
+    write(sentence);
+  }
+  return (sentence) => {
+    clearTimeout(timer);
+    const wait = next - performance.now();
+    if (!sentence) write("");
+    else if (wait <= 0) begin(sentence);
+    else timer = setTimeout(begin, wait, sentence);
+  };
 }

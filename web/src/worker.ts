@@ -1,21 +1,27 @@
 // The worker: opens the Bundle, turns pictures into frames and runs the network, away from the page's thread.
 
-import { openBundle, zipFiles, type Bundle } from "./bundle";
+import { openBundle, zipFiles, type Bundle, type Variant } from "./bundle";
 import { Damaged, Overtaken } from "./errors";
 import { largestDifference, readGolden, type Golden } from "./golden";
-import { keepOnly, shelf, webFiles } from "./kept";
+import { keepOnly, shelf, webFiles } from "./offline_cache";
 import type { Answer, CaseResult, Op, Reply, Request, Requests } from "./messages";
-import { openModel, usableVariants, type Model } from "./model";
+import { usableVariants, type Model, type Network, type Runtime } from "./model";
 import { readPhoto, readPicture } from "./photo";
 
-/** What a request asks for, to be done when it is its turn: what it needs from the network has come before. */
+// One file for each runtime, loaded when a variant needs it.
+const RUNTIMES: Record<Runtime, () => Promise<{ open(network: Network): Promise<Model> }>> = {
+  litert: () => import("./litert"),
+  onnxruntime: () => import("./onnx"),
+};
+
+/** The part of a request that runs in turn; its downloads are done before. */
 type Work<K extends Op> = () => Promise<Requests[K]["answer"]>;
 
 let bundle: Bundle | undefined;
 let model: Model | undefined;
 let golden: Promise<Golden> | undefined;
-let asked = 0; // counts the bundles that were asked for
-let newest = 0; // of those that came
+let asked = 0; // number of bundles requested
+let newest = 0; // number of the latest one that opened
 
 /** Open a Bundle with the first variant that loads; the one before stays until the new one is ready. */
 async function open({ from, threads }: Requests["open"]["args"]): Promise<Work<"open">> {
@@ -46,6 +52,11 @@ interface Loaded {
   readonly why: string; // what is wrong with the first of all; empty where that is the one
 }
 
+async function openModel(variant: Variant, network: Network): Promise<Model> {
+  const runtime = await RUNTIMES[variant.runtime as Runtime]();
+  return runtime.open(network);
+}
+
 /** Load the first variant that this browser can. */
 async function loadFirst(opened: Bundle, variants: string[], threads: number): Promise<Loaded> {
   const errors: Error[] = [];
@@ -55,7 +66,7 @@ async function loadFirst(opened: Bundle, variants: string[], threads: number): P
       const network = await openModel(opened.head.variants[variant], { bytes, head: opened.head, threads });
       return { network, variant, why: errors[0]?.message ?? "" };
     } catch (error) {
-      await bytes; // a bundle that is not whole is refused, whatever else it holds
+      await bytes; // a damaged bundle is refused, even if another variant would load
       errors.push(error as Error);
     }
   }
@@ -95,7 +106,7 @@ async function photo({ file }: Requests["photo"]["args"]): Promise<Work<"photo">
 async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<Work<"golden">> {
   const opened = theBundle();
   golden ??= readGolden(opened).catch((error: unknown) => {
-    golden = undefined; // so that the next one asks again
+    golden = undefined; // so that the next call retries
     throw error;
   });
   const { photos, frames, logits } = await golden;
@@ -139,7 +150,7 @@ const OPS: { [K in Op]: (args: Requests[K]["args"]) => Promise<Work<K>> } = {
   golden: golden_,
 };
 
-// One at a time, in order: a variant is never replaced under a picture that it judges.
+// One request at a time, in order: a variant is never replaced while it classifies a picture.
 let last: Promise<void> = Promise.resolve();
 
 self.addEventListener("message", ({ data: { id, op, args } }: MessageEvent<Request>) => {

@@ -1,5 +1,5 @@
 // The one byte-exact zip encoding of a Bundle, read by ranges so that only what is used is fetched.
-// The same rules as src/catflap/artifacts/bundle_zip.py: the headers are rebuilt and compared.
+// The same rules as src/catflap/artifacts/bundle.py: the headers are rebuilt and compared.
 
 import { Damaged } from "./errors";
 

@@ -4,8 +4,8 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { correctPrior, decide, fieldPrior, predict, softmax } from "../src/decisions";
-import { readJpegHead } from "../src/jpeg";
-import { sha256, sha256Plain } from "../src/sha256";
+import { readJpegHead } from "../src/photo_headers";
+import { sha256, sha256Plain } from "../src/bundle";
 
 describe("decisions", () => {
   it("turns logits into calibrated probabilities", () => {

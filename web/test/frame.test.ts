@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { keptPart, type Frame, type Part } from "../src/frame";
-import { toFrame, type Rows } from "../src/resize";
+import { toFrame, type Rows } from "../src/photo";
 import { readPng } from "./png";
 
 interface Vector {

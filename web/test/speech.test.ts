@@ -1,7 +1,7 @@
 // A screen reader hears the latest sentence, and no two within three seconds.
 
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { speaker } from "../src/speech";
+import { speaker } from "../src/view";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());

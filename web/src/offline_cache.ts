@@ -1,19 +1,19 @@
-// What is kept on the device so that the page works offline: in Cache Storage, which only secure pages have.
+// The offline cache: files and bundle members in Cache Storage, which only secure pages (https, localhost) have.
 
 import type { Files, Shelf } from "./bundle";
 import { Lost, NoBundle } from "./errors";
 
 const CACHE = "catflap-kept";
 const HEAD = "bundle.json";
-const PATIENCE = 4000; // ms for the network where there is a copy, too
+const PATIENCE = 4000; // ms to wait for the network where there is a cached copy
 
-/** Keep a file of the page that the service worker does not fetch beforehand. */
+/** Cache a file of the page that the service worker does not precache. */
 export async function keep(url: string): Promise<void> {
   const cache = await open();
   if (cache && !(await cache.match(url))) await cache.add(url).catch(() => undefined);
 }
 
-/** The bytes of a file; Lost when it does not come. */
+/** Download a file; Lost when that fails. */
 export async function fetched(url: string, how: RequestInit = {}): Promise<Uint8Array<ArrayBuffer>> {
   try {
     const response = await fetch(url, how);
@@ -24,7 +24,7 @@ export async function fetched(url: string, how: RequestInit = {}): Promise<Uint8
   throw new Lost(`${url.split("/").at(-1)} did not come`);
 }
 
-/** The files of a Bundle that a server offers unpacked; its head is kept for when there is no network. */
+/** The files of a Bundle that a server offers unpacked; its head is cached for offline use. */
 export function webFiles(folder: string): Files {
   let fresh: Uint8Array | undefined; // a head that came by the network
   return {
@@ -44,7 +44,7 @@ export function webFiles(folder: string): Files {
   };
 }
 
-/** Members of Bundles by their hash. */
+/** The cache of Bundle members by hash. */
 export function shelf(): Shelf {
   return {
     async get(sha256) {
@@ -58,7 +58,7 @@ export function shelf(): Shelf {
   };
 }
 
-/** Let go of the members of the Bundles that this server offered before. */
+/** Delete cached members that are not among these hashes. */
 export async function keepOnly(hashes: string[]): Promise<void> {
   const cache = await open();
   const named = new Set(hashes.map(key));
@@ -67,7 +67,7 @@ export async function keepOnly(hashes: string[]): Promise<void> {
   }
 }
 
-/** Where a member is kept: below the page's own folder, for another page may share its origin. */
+/** A member's cache key: below the page's own folder, because another page may share its origin. */
 function key(sha256: string): string {
   return new URL(`kept/${sha256}`, self.location.href).href;
 }

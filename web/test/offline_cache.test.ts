@@ -2,7 +2,7 @@
 
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { Lost } from "../src/errors";
-import { keepOnly, webFiles } from "../src/kept";
+import { keepOnly, webFiles } from "../src/offline_cache";
 
 const at = (path: string) => `https://here.example/page/assets/${path}`;
 

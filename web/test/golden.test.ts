@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { Damaged } from "../src/errors";
-import { numbers, readNpz } from "../src/npz";
+import { numbers, readNpz } from "../src/golden";
 
 const file = (name: string) => Uint8Array.from(readFileSync(new URL(name, import.meta.url)));
 

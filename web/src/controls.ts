@@ -1,4 +1,4 @@
-// The sheet with the sliders: threshold, prior, network, camera, checks.
+// Controls: the sheet with threshold, prior, network and camera; and choosing, dropping or pasting files.
 
 import type { Head } from "./bundle";
 import { fieldPrior } from "./decisions";
@@ -13,7 +13,7 @@ export interface Adjustment {
 const STEEPNESS = 9.21 / 1000; // the ends of the prior slider are 1 and 9,999 in 10,000
 const number = new Intl.NumberFormat(text.language, { maximumSignificantDigits: 2 });
 
-/** The prior of every label where the camera looks. */
+/** The stated prior of every label; undefined: as in training. */
 export function priorOf(head: Head, { prior }: Adjustment): number[] | undefined {
   return prior && fieldPrior(trainedPrior(head), prior.label, prior.share);
 }
@@ -22,7 +22,7 @@ export function trainedPrior(head: Head): number[] {
   return head.labels.map((label) => head.prior[label]);
 }
 
-/** Make the sheet work; `changed` is called when an answer has to be shown anew. */
+/** Bind the sheet's controls; `changed` is called when the answer must be rendered again. */
 export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; threshold: number } | undefined, changed: () => void): () => void {
   const sheet = element<HTMLDialogElement>("adjust");
   const threshold = element<HTMLInputElement>("threshold");
@@ -84,4 +84,34 @@ export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; 
     if (event.target === sheet) sheet.close(); // a click beside the sheet
   });
   return show;
+}
+
+/** Call `take` with the files that a person chooses, drops or pastes. */
+export function bindInput(take: (files: File[]) => void): void {
+  const chooser = element<HTMLInputElement>("file");
+  const choose = () => chooser.click();
+  element("choose").addEventListener("click", choose);
+  element("open-bundle").addEventListener("click", choose);
+  chooser.addEventListener("change", () => {
+    hand(chooser.files);
+    chooser.value = ""; // so that the same file can be chosen again
+  });
+  document.addEventListener("paste", (event) => hand(event.clipboardData?.files));
+
+  let over = 0; // entering a child comes before leaving its parent
+  const mark = (by: number) => document.body.classList.toggle("dropping", (over = Math.max(0, over + by)) > 0);
+  document.addEventListener("dragenter", () => mark(1));
+  document.addEventListener("dragleave", () => mark(-1));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    mark(-over);
+    hand(event.dataTransfer?.files);
+  });
+
+  function hand(files: FileList | null | undefined): void {
+    if (!files?.length) return;
+    element<HTMLDialogElement>("adjust").close();
+    take([...files]);
+  }
 }

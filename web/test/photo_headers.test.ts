@@ -3,8 +3,8 @@
 import { readFileSync } from "node:fs";
 import { deflateSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
-import { orientationOf } from "../src/orientation";
-import { readStored } from "../src/stored";
+import { orientationOf } from "../src/photo_headers";
+import { readStored } from "../src/photo_headers";
 
 const vector = (name: string) => readFileSync(new URL(`../../docs/reference/vectors/${name}`, import.meta.url));
 const stored = (bytes: Uint8Array) => readStored(new Blob([bytes as BlobPart]));
