@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from catflap.artifacts.checkpoint import Checkpoint
     from catflap.artifacts.dataset import Dataset
-    from tests.drawn import Exported
+    from tests.tiny import Exported
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share the cores
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -83,33 +87,59 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_cache(shared_by_workers: Path) -> Iterator[Path]:
     """A cache of this run's own, so that no test sees what another run left, nor leaves anything."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        folder = shared_by_workers / "cache"
         patch.setenv("CATFLAP_CACHE", str(folder))
         yield folder
 
 
 @pytest.fixture(scope="session")
-def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
-    from tests.drawn import make_dataset
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run, the same for all its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    return make_dataset(tmp_path_factory.mktemp("line"))
+
+def make_once(target: Path, make: Callable[[], object]) -> Path:
+    """The target, written by `make` unless another worker of this run has done so."""
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            make()
+    return target
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(shared_by_workers: Path) -> Dataset:
+    """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
+    from catflap.artifacts.dataset import load_dataset
+    from tests.tiny import make_dataset
+
+    folder = shared_by_workers / "drawn"
+    folder.mkdir(exist_ok=True)
+    return load_dataset(make_once(folder / "dataset", lambda: make_dataset(folder)))
 
 
 @pytest.fixture(scope="session")
 def drawn_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
-    """A head trained on them."""
-    from tests.drawn import make_checkpoint
+    """A head on the tiny network, trained on them."""
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from tests.tiny import make_checkpoint
 
-    return make_checkpoint(drawn_dataset)
+    path = drawn_dataset.path.with_name("checkpoint")
+    return load_checkpoint(make_once(path, lambda: make_checkpoint(drawn_dataset)))
 
 
 @pytest.fixture(scope="session")
 def drawn_bundle(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> Exported:
-    """The Bundle of int8 and fp32, and what `export` answered."""
-    from tests.drawn import make_bundle
+    """Its Bundle of int8 and fp32, and what `export` returned."""
+    from tests.tiny import Exported, make_bundle
 
-    return make_bundle(drawn_checkpoint, drawn_dataset)
+    answer = drawn_dataset.path.with_name("answer.json")
+
+    def make() -> None:
+        answer.write_text(json.dumps(make_bundle(drawn_checkpoint, drawn_dataset).answer))
+
+    made = json.loads(make_once(answer, make).read_text("utf-8"))
+    return Exported(drawn_dataset.path.with_name("tiny.catflap"), made)

@@ -18,7 +18,7 @@ from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.drawings import drawn_photos
 from catflap.machine import peak_memory_mb
 from tests.artifacts.samples import runnable_bundle
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 
 @pytest.fixture(scope="module")

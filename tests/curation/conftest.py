@@ -14,7 +14,7 @@ from catflap.artifacts.manifest import Manifest
 from catflap.curation.audit import Audit, audit
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
-from tests.drawn import COLOURS, FRAME, drawn
+from tests.tiny import COLOURS, FRAME, drawn
 
 HOSTILE = """</script><script>document.title="hacked"</script><img src=x onerror="document.title='hacked'">"""
 NAMES = {"cat": "cat", "other": "other", "third": HOSTILE}

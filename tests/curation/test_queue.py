@@ -21,7 +21,7 @@ from catflap.image import Pixels, encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import digest_photo
 from tests.curation.test_page import browser, context, downloaded, opened, press  # noqa: F401
-from tests.drawn import Exported, drawn
+from tests.tiny import Exported, drawn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

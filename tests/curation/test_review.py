@@ -15,7 +15,7 @@ from catflap.curation.review import Review, apply_review
 from catflap.data.prepare import prepare
 from catflap.errors import CatflapError
 from tests.curation.conftest import HOSTILE, Collection
-from tests.drawn import FRAME
+from tests.tiny import FRAME
 
 Decided = dict[str, Any]
 
@@ -176,7 +176,7 @@ def test_a_photo_that_is_used_again_joins_what_shows_the_same(tmp_path: Path) ->
     from PIL import Image
 
     from catflap.data.scan import scan
-    from tests.drawn import draw_photos
+    from tests.tiny import draw_photos
 
     source = draw_photos(tmp_path / "photos", count=12)
     (source / "cat" / "03.jpg").rename(source / "cat" / "first.jpg")
@@ -201,7 +201,7 @@ def test_a_photo_that_is_used_again_keeps_the_role_and_groups_of_its_copies(
 ) -> None:
     """Or a burst could be in train and in test; also where a dropped copy is what states its group."""
     from catflap.data.scan import scan
-    from tests.drawn import draw_photos
+    from tests.tiny import draw_photos
 
     source = draw_photos(tmp_path / "photos", count=6)
     (source / "other" / "again.jpg").write_bytes((source / "cat" / "03.jpg").read_bytes())
@@ -230,7 +230,7 @@ def test_two_photos_that_are_used_again_and_show_the_same_join_each_other_only(t
     from PIL import Image
 
     from catflap.data.scan import scan
-    from tests.drawn import draw_photos
+    from tests.tiny import draw_photos
 
     source = draw_photos(tmp_path / "photos", count=6)
     Image.open(source / "cat" / "03.jpg").resize((200, 150)).save(source / "cat" / "small.jpg", quality=80)

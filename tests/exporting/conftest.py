@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from catflap.artifacts.bundle import Bundle, load_bundle
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from catflap.cli.main import main
 from catflap.exporting.unpacking.c_array import _string, _threshold
 from catflap.runtime.decisions import decide, softmax
 from tests.artifacts.samples import with_litert
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'")
 MICRO = Path(__file__).parent.parent / "runtime" / "colour_micro.tflite"

@@ -17,7 +17,7 @@ from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.network import load_network
 from catflap.training.networks.onnx_graph import to_onnx
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from catflap.runtime.decisions import decide, softmax
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
-from tests.drawn import Exported, make_checkpoint, make_dataset
+from tests.tiny import Exported, make_checkpoint, make_dataset
 
 
 def frames_of_role(dataset: Dataset, role: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_int8_is_small_and_its_logits_are_float(bundle: Bundle) -> None:
     model = onnx.load_from_string(bytes(bundle.members["int8.onnx"]))
     (last,) = (node for node in model.graph.node if model.graph.output[0].name in node.output)
     assert last.op_type == "Gemm"
-    assert len(bundle.members["int8.onnx"]) < 0.3 * len(bundle.members["fp32.onnx"])
+    assert len(bundle.members["int8.onnx"]) < 0.5 * len(bundle.members["fp32.onnx"])
 
 
 @pytest.mark.parametrize("variant", ["int8", "fp32"])
@@ -168,10 +168,10 @@ def test_the_card_tells_what_was_measured(bundle: Bundle) -> None:
 def test_a_variant_that_differs_is_refused(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    """The ranges of a model that has only seen the dark cut off what it sees by day."""
+    """The ranges of a model that has only seen grey cut off what it sees in colour."""
     evaluation = load_evaluation_set(drawn_checkpoint, drawn_dataset, silent)
     fp32 = bytes(bundle.members["fp32.onnx"])
-    dark = quantise(fp32, np.zeros((8, 64, 64, 3), np.uint8))
+    grey = quantise(fp32, np.full((8, 64, 64, 3), 128, np.uint8))
 
     def judged(name: str, graph: bytes) -> dict[str, Any]:
         model = open_model(graph)
@@ -180,7 +180,7 @@ def test_a_variant_that_differs_is_refused(
         )
 
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
-        judged("int8", dark)
+        judged("int8", grey)
     assert judged("fp32", fp32)["fidelity"]["flips"] == 0
 
 

@@ -38,8 +38,8 @@ def spoilt(graph: bytes, tensor: str, factor: float) -> bytes:
 @pytest.mark.parametrize(
     ("layer", "factor"),
     [
-        ("backbone.blocks.0.0.conv_pw", 1.5),
-        ("backbone.blocks.3.1.conv_pwl", -1),
+        ("backbone.blocks.1.0.conv_pw", 1.5),
+        ("backbone.blocks.3.0.conv_pwl", -1),
         ("backbone.conv_head", 8),
         ("head", 0),
     ],
@@ -79,7 +79,7 @@ def test_the_refusal_names_the_layer_and_the_photos(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    layer = "backbone.blocks.5.2.conv_pw"
+    layer = "backbone.blocks.4.0.conv_pw"
     bad = spoilt(bytes(bundle.members["int8.onnx"]), f"{layer}.weight_scale", -1)
     (tmp_path / "bad.onnx").write_bytes(bad)
     words = ["add", bundle.path, "-o", tmp_path / "new.catflap", "--checkpoint", drawn_checkpoint.path]

@@ -19,8 +19,8 @@ from catflap.exporting.points import FIGURES, choose_point
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import PointSpec, softmax
 from catflap.runtime.engine_onnx import open_model
-from tests.drawn import Exported
 from tests.exporting.test_export import frames_of_role
+from tests.tiny import Exported
 
 WISHES = {
     "cat:max_fpr=0.1": ("cat", {"max_fpr": 0.1}),

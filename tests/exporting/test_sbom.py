@@ -8,7 +8,7 @@ import pytest
 
 from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 
 def test_it_holds_what_the_bundle_holds(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:

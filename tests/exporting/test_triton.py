@@ -19,8 +19,8 @@ from catflap.exporting.targets.onnx_frame import framed
 from catflap.exporting.unpacking.triton import config
 from catflap.runtime.engine_onnx import open_model
 from tests.artifacts.samples import write_bundle
-from tests.drawn import Exported
 from tests.runtime.models import model, reworked
+from tests.tiny import Exported
 
 KINDS = {onnx.TensorProto.UINT8: 2, onnx.TensorProto.FLOAT: 11}  # to Triton's DataType
 

@@ -20,7 +20,7 @@ from catflap.image import read_pixels
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 FILE = "targets/coreml/fp32.mlmodel"
 

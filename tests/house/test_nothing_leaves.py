@@ -26,7 +26,7 @@ from catflap.cli.main import COMMANDS
 from catflap.offline import BLOCKED, SWITCHES
 from catflap.runtime.classifier import Classifier, predict
 from catflap.runtime.recording import LogSettings, recording
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 CALLS = (
     "connect,sendto,sendmsg,sendmmsg,openat,open,creat,mkdir,mkdirat,"

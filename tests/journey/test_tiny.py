@@ -12,7 +12,7 @@ from catflap.artifacts.dataset import ROLES, Dataset
 from catflap.cli.main import main
 from catflap.runtime.classifier import Classifier
 from catflap.verification.verify import verify
-from tests.drawn import FRAME, Exported, drawn
+from tests.tiny import FRAME, Exported, drawn
 
 
 def test_every_photo_reaches_the_dataset(drawn_dataset: Dataset) -> None:

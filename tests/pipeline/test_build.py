@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,8 +29,9 @@ from catflap.pipeline.build import build
 from catflap.training.plan import Plan
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
-from tests.drawn import FRAME, Exported, drawn
+from tests.tiny import CATFLAP, FRAME, TINY, Exported, drawn
 
+PLAN = Plan(backbone=TINY)
 STEPS = ["scan", "prepare", "train", "export", "evaluate"]
 
 
@@ -54,7 +54,12 @@ def test_operating_points_are_exported_once_and_unknown_labels_refused_before_tr
     built: Path, drawn_bundle: Exported
 ) -> None:
     photos, steps = drawn_bundle.path.with_name("photos"), set[str]()
-    wishes: Any = {"frame": FRAME, "operating_points": ("cat:min_recall=0.9",), "variants": ("fp32",)}
+    wishes: Any = {
+        "plan": PLAN,
+        "frame": FRAME,
+        "operating_points": ("cat:min_recall=0.9",),
+        "variants": ("fp32",),
+    }
     assert made(build(photos, built, **wishes)) == ["export", "evaluate"]
     assert load_bundle(built).variant().operating_points[0]["wish"] == {"min_recall": 0.9}
     assert made(build(photos, built, **wishes)) == []
@@ -67,9 +72,9 @@ def test_operating_points_are_exported_once_and_unknown_labels_refused_before_tr
 
 def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     photos, before = drawn_bundle.path.with_name("photos"), built.read_bytes()
-    first = build(photos, built, frame=FRAME)
+    first = build(photos, built, plan=PLAN, frame=FRAME)
     assert (made(first), first["verdict"]) == (["evaluate"], "pass")
-    assert made(build(photos, built, frame=FRAME)) == []
+    assert made(build(photos, built, plan=PLAN, frame=FRAME)) == []
     assert built.read_bytes() == before
     assert Path(first["page"]).read_text("utf-8").startswith("<!doctype html>")
     assert load_report(first["report"]).page == Path(first["page"])  # as `evaluate` has it
@@ -111,10 +116,10 @@ def test_photos_that_could_not_be_read_are_looked_at_again(built: Path, drawn_bu
                 meanwhile.enter_context(absent(photos / "cat" / "07.jpg"))
 
         assert scan(photos, manifest, workers=1, progress=vanish).reasons == {"unreadable": 1}
-    summary = build(photos, built, frame=FRAME)
+    summary = build(photos, built, plan=PLAN, frame=FRAME)
     assert (summary["photos"]["found"], summary["photos"]["quarantined"]) == (60, 0)
     assert made(summary) == ["scan", "evaluate"], "the others were made from all photos"
-    assert made(build(photos, built, frame=FRAME)) == []
+    assert made(build(photos, built, plan=PLAN, frame=FRAME)) == []
 
 
 def test_photos_that_stay_unreadable_are_not_scanned_for_again(built: Path, drawn_bundle: Exported) -> None:
@@ -123,9 +128,9 @@ def test_photos_that_stay_unreadable_are_not_scanned_for_again(built: Path, draw
     try:
         link.symlink_to(target)
         os.mkfifo(pipe)
-        summary = build(photos, built, frame=FRAME)
+        summary = build(photos, built, plan=PLAN, frame=FRAME)
         assert (made(summary)[0], summary["photos"]["quarantined"]) == ("scan", 2)
-        assert made(build(photos, built, frame=FRAME)) == []
+        assert made(build(photos, built, plan=PLAN, frame=FRAME)) == []
         shutil.copy(photos / "cat" / "07.jpg", target)
         assert some_readable(load_manifest(work / "manifest"))
     finally:
@@ -149,7 +154,7 @@ def test_a_manifest_that_no_dataset_can_be_made_of_is_made_again(
     else:
         with changed(photos / "cat" / "07.jpg"):
             scan(photos, work / "manifest", workers=1)
-    assert made(build(photos, built, frame=FRAME)) == ["scan", "prepare", "evaluate"]
+    assert made(build(photos, built, plan=PLAN, frame=FRAME)) == ["scan", "prepare", "evaluate"]
     assert built.read_bytes() == before
 
 
@@ -166,7 +171,7 @@ def test_photos_that_change_all_the_time_are_one_error(built: Path, drawn_bundle
                 meanwhile.enter_context(changed(photos / "cat" / f"0{scans}.jpg"))
 
         with pytest.raises(BadArtifact, match=r"has changed .*\. Delete .*manifest and build again\."):
-            build(photos, built, frame=FRAME, progress=change)
+            build(photos, built, plan=PLAN, frame=FRAME, progress=change)
     assert scans == 1
     assert not (work / "dataset").exists()
 
@@ -180,7 +185,7 @@ def test_a_kept_bundle_that_does_not_pass_here_is_refused(built: Path, drawn_bun
     files[kept.head["golden"]["file"]] = encode_golden(Golden(golden.photos, golden.frames, logits))
     write_bundle(built, {name: value for name, value in kept.head.items() if name != "files"}, files)
     with pytest.raises(Refused, match="does not pass here: "):
-        build(drawn_bundle.path.with_name("photos"), built, frame=FRAME)
+        build(drawn_bundle.path.with_name("photos"), built, plan=PLAN, frame=FRAME)
 
 
 @pytest.mark.slow
@@ -189,7 +194,7 @@ def test_what_is_damaged_is_made_again_and_the_same(built: Path, drawn_bundle: E
     built.write_bytes(before[:-1])
     weights = built.with_suffix(".build") / "checkpoint" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert made(build(photos, built, frame=FRAME)) == ["train", "export", "evaluate"]
+    assert made(build(photos, built, plan=PLAN, frame=FRAME)) == ["train", "export", "evaluate"]
     assert built.read_bytes() == before
 
 
@@ -199,7 +204,7 @@ def test_a_new_photo_makes_all_anew(built: Path, drawn_bundle: Exported, tmp_pat
     shutil.copytree(drawn_bundle.path.with_name("photos"), photos)
     (photos / "cat" / "new.png").write_bytes(encode(drawn("cat", 77), "PNG"))
     before = built.read_bytes()
-    summary = build(photos, built, frame=FRAME)
+    summary = build(photos, built, plan=PLAN, frame=FRAME)
     assert made(summary) == STEPS
     assert summary["photos"]["found"] == 61
     assert built.read_bytes() != before
@@ -211,11 +216,10 @@ def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
     out, photos = tmp_path / "tiny.catflap", drawn_bundle.path.with_name("photos")
-    command = [sys.executable, "-m", "catflap.cli", "build", str(photos), "-o", str(out), "--size", "64"]
-    program = f"from catflap.cli.main import main; import sys; sys.exit(main({command[3:]}))"
+    command = [*CATFLAP, "build", str(photos), "-o", str(out), "--size", "64", "--backbone", TINY]
     dice = random.Random(0)
     for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             process.wait(dice.uniform(4, 25))
         except subprocess.TimeoutExpired:
@@ -223,7 +227,7 @@ def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
             process.wait()
         if out.exists():
             assert out.read_bytes() == drawn_bundle.path.read_bytes()
-    build(photos, out, frame=FRAME)
+    build(photos, out, plan=PLAN, frame=FRAME)
     assert out.read_bytes() == drawn_bundle.path.read_bytes()
     left = {path.name for path in [*tmp_path.iterdir(), *out.with_suffix(".build").iterdir()]}
     assert left == {"cache", "tiny.catflap", "tiny.build", "manifest", "dataset", "checkpoint", "report"}
@@ -233,7 +237,9 @@ def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
 def test_a_frame_that_is_no_square_goes_the_whole_line(drawn_bundle: Exported, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     out, variants = tmp_path / "wide.catflap", ("int8", "openvino-fp16")
-    summary = build(drawn_bundle.path.with_name("photos"), out, frame=Frame(96, 64), variants=variants)
+    summary = build(
+        drawn_bundle.path.with_name("photos"), out, plan=PLAN, frame=Frame(96, 64), variants=variants
+    )
     assert summary["verdict"] == "pass"
     bundle = load_bundle(out)
     assert (bundle.frame.width, bundle.frame.height) == (96, 64)

@@ -27,7 +27,7 @@ from catflap.runtime.decisions import correct_prior, softmax
 from catflap.runtime.image_statistics import STATISTICS, image_statistics
 from catflap.runtime.recording import LogSettings, Recorder
 from catflap.runtime.scoring import frames_of, score
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 if TYPE_CHECKING:
     from catflap.artifacts.dataset import Dataset

@@ -24,7 +24,7 @@ from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.trace import trace
 from catflap.runtime import scoring
-from tests.drawn import Exported, draw_photos, make_checkpoint
+from tests.tiny import Exported, draw_photos, make_checkpoint
 
 
 def test_a_bundle_on_its_dataset_gives_what_export_measured(

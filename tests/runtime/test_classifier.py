@@ -25,8 +25,8 @@ from catflap.runtime.decisions import complete_prior, parse_prior
 from catflap.runtime.engine import engine_error
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
-from tests.drawn import Exported, drawn
 from tests.runtime.models import colour_model, reworked
+from tests.tiny import Exported, drawn
 
 SKEWED = {"cold": 0.5, "warm": 0.5}
 

@@ -19,7 +19,7 @@ from catflap.exporting.drawings import scene
 from catflap.image import encode, inspect
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import LogSettings, Recorder
-from tests.drawn import Exported
+from tests.tiny import Exported
 
 CATFLAP = Path(sys.executable).with_name("catflap")
 

@@ -19,9 +19,9 @@ from catflap.runtime.classifier import Classifier
 from catflap.serving.registry import Served
 from catflap.serving.service import Service, close_service, judge_one, open_service
 from catflap.serving.settings import ServeSettings
-from tests.drawn import Exported
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
 from tests.serving.client import eventually, form, running
+from tests.tiny import Exported
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
 

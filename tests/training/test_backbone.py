@@ -16,7 +16,7 @@ from catflap.image import Frame, read_pixels
 from catflap.training.heads.features import open_extractor
 from catflap.training.networks.backbone import LITES, PACKAGED, Backbone, digest_tensors, load_backbone
 from catflap.training.networks.network import Network
-from tests.drawn import FRAME, drawn
+from tests.tiny import FRAME, drawn
 
 TABBY, TIGER_CAT, EGYPTIAN_CAT = 281, 282, 285  # of the 1,000 ImageNet classes
 

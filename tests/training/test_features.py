@@ -19,7 +19,7 @@ from catflap.training.heads import features as room
 from catflap.training.heads.features import Extractor, Features, features, open_extractor
 from catflap.training.heads.head import fit_head
 from catflap.training.networks.backbone import PACKAGED, Backbone, load_backbone
-from tests.drawn import FRAME
+from tests.tiny import FRAME
 
 
 @pytest.fixture(scope="module")

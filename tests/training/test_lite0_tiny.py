@@ -19,7 +19,7 @@ from catflap.training.networks.backbone import PACKAGED, SLIM, TINY, load_backbo
 from catflap.training.networks.network import Network, load_network
 from catflap.training.plan import Plan
 from catflap.training.train import train
-from tests.drawn import FRAME
+from tests.tiny import FRAME
 
 
 @torch.inference_mode()

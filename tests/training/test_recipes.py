@@ -34,6 +34,7 @@ from catflap.training.plan import Plan
 from catflap.training.recipes import Tuning, from_head, from_scratch
 from catflap.training.sizes import side_of
 from catflap.training.train import train
+from tests.tiny import TINY
 from tests.training.small import small_network
 from tests.training.torchrun import CATFLAP, TORCHRUN
 
@@ -223,7 +224,7 @@ def test_a_head_that_was_asked_for_stays_one(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     """However many minutes there are."""
-    made = train(drawn_dataset, tmp_path / "made", Plan(minutes=60.0, backbone=PACKAGED, recipe="head"))
+    made = train(drawn_dataset, tmp_path / "made", Plan(minutes=60.0, backbone=TINY, recipe="head"))
     assert made.recipe == "head"
     assert {entry["step"] for entry in made.history} == {"head"}
     assert (made.path / WEIGHTS).read_bytes() == (drawn_checkpoint.path / WEIGHTS).read_bytes()
@@ -232,7 +233,7 @@ def test_a_head_that_was_asked_for_stays_one(
 def test_no_time_left_is_the_head(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    short = train(drawn_dataset, tmp_path / "short", Plan(minutes=1e-6))
+    short = train(drawn_dataset, tmp_path / "short", Plan(minutes=1e-6, backbone=TINY))
     assert short.recipe == "head"
     assert (short.path / WEIGHTS).read_bytes() == (drawn_checkpoint.path / WEIGHTS).read_bytes()
 

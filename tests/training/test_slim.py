@@ -19,7 +19,7 @@ from catflap.training.networks.network import load_network
 from catflap.training.networks.slim import slimmed
 from catflap.training.plan import Plan
 from catflap.training.train import train
-from tests.drawn import FRAME
+from tests.tiny import FRAME
 
 WIDE, NECK = 1248, 352
 

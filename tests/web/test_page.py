@@ -20,7 +20,7 @@ from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, FileChooser, Page
 
-    from tests.drawn import Exported
+    from tests.tiny import Exported
 
 
 def wait_until_kept(page: Page) -> None:

@@ -1,0 +1,116 @@
+"""The tiny network (33,000 weights) and a line of artefacts made with it, for quick tests.
+
+`TINY` is a backbone like any other of timm's: `Plan(backbone=TINY)`, `load_backbone(TINY)` and everything
+after them take the same way as Lite0, in milliseconds. Importing this file registers it in this process; a
+test that runs the command line in a process of its own starts `[*CATFLAP, "train", ...]`.
+The session fixtures `drawn_dataset`, `drawn_checkpoint` and `drawn_bundle` of conftest.py are made with it,
+once a run.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.models import register_model
+from timm.models.efficientnet import EfficientNet, decode_arch_def
+
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.image import Frame, Pixels
+
+TINY = "catflap_tiny"
+CATFLAP = (sys.executable, str(Path(__file__).resolve()))
+STAGES = (  # as in EfficientNet-Lite, an eighth as wide
+    "ds_r1_k3_s1_e1_c8", "ir_r1_k3_s2_e3_c16", "ir_r1_k5_s2_e3_c24",
+    "ir_r1_k3_s2_e3_c40", "ir_r1_k3_s1_e3_c64",
+)  # fmt: skip
+
+FRAME = Frame(64, 64)
+COLOURS = {"cat": (200, 80, 60), "other": (60, 90, 200), "third": (70, 190, 80)}
+
+
+@register_model
+def catflap_tiny(pretrained: bool = False, **_: Any) -> EfficientNet:
+    """The network without a classifier; "pretrained" are the weights of one seed, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2 if pretrained else 1)
+        network = EfficientNet(
+            block_args=decode_arch_def([[stage] for stage in STAGES]),
+            num_classes=0,
+            num_features=128,
+            stem_size=8,
+            fix_stem=True,
+            act_layer=torch.nn.ReLU6,
+            pad_type="same",
+        )
+        for part in network.modules():
+            if isinstance(part, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(part.weight)
+            elif isinstance(part, torch.nn.BatchNorm2d):  # so that folding has something to fold
+                torch.nn.init.uniform_(part.weight, 0.9, 1.1)
+                torch.nn.init.uniform_(part.bias, -0.1, 0.1)
+    network.pretrained_cfg = {
+        "input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "license": "Apache-2.0",
+    }  # fmt: skip
+    return network
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A Bundle, and what `export` returned when it was written."""
+
+    path: Path
+    answer: dict[str, Any]
+
+
+def drawn(label: str, number: int) -> Pixels:
+    """A photo of blobs in the label's colour, uint8 (120, 160, 3), always the same."""
+    random = np.random.default_rng([list(COLOURS).index(label), number])
+    blobs = np.clip(np.array(COLOURS[label]) + random.normal(0, 60, (9, 12, 3)), 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(blobs).resize((160, 120), Image.Resampling.BICUBIC))
+
+
+def draw_photos(root: Path, labels: tuple[str, ...] = ("cat", "other"), count: int = 30) -> Path:
+    """A class folder of drawn JPEGs."""
+    for label in labels:
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(drawn(label, number)).save(root / label / f"{number:02}.jpg", quality=90)
+    return root
+
+
+def make_dataset(root: Path, labels: tuple[str, ...] = ("cat", "other"), count: int = 30) -> Dataset:
+    """Drawn photos, scanned and prepared for a frame of 64 px; `photos` and `manifest` lie beside it."""
+    from catflap.data.prepare import prepare
+    from catflap.data.scan import scan
+
+    photos = draw_photos(root / "photos", labels, count)
+    return prepare(scan(photos, root / "manifest", workers=1), root / "dataset", frame=FRAME)
+
+
+def make_checkpoint(dataset: Dataset, backbone: str = TINY) -> Checkpoint:
+    """A head on a backbone, in `checkpoint` beside the Dataset."""
+    from catflap.training.plan import Plan
+    from catflap.training.train import train
+
+    return train(dataset, dataset.path.with_name("checkpoint"), Plan(backbone=backbone))
+
+
+def make_bundle(checkpoint: Checkpoint, dataset: Dataset) -> Exported:
+    """The Checkpoint as a Bundle of int8 and fp32, `tiny.catflap` beside the Dataset."""
+    from catflap.exporting.export import export
+
+    path = dataset.path.with_name("tiny.catflap")
+    return Exported(path, export(checkpoint, dataset, path))
+
+
+if __name__ == "__main__":
+    from catflap.cli.main import run
+
+    run()
