@@ -14,6 +14,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "fsspec": "data",
         "usearch": "data",
         "shtab": "data",
+        "jinja2": "data",
         "cleanlab": "train",
         "torch": "train",
         "torchvision": "train",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from catflap.evaluation.calibration import conformal_threshold
-from catflap.evaluation.intervals import beyond_chance
+from catflap.evaluation.intervals import significantly_positive
 from catflap.evaluation.metrics import measure
 from catflap.runtime.decisions import decide, softmax
 
@@ -74,9 +74,9 @@ def test_a_gain_is_beyond_chance_where_there_is_one_and_seldom_else():
         sizes = 1 + (rng.random(300) < 0.5) * 3
         owners = np.repeat(np.arange(300), sizes)
         gains = (rng.standard_t(4, 300))[owners]
-        said["none"] += beyond_chance(gains, owners)
-        said["none, groups ignored"] += beyond_chance(gains, np.arange(len(owners)))
-        said["some"] += beyond_chance(gains + 0.4, owners)
+        said["none"] += significantly_positive(gains, owners)
+        said["none, groups ignored"] += significantly_positive(gains, np.arange(len(owners)))
+        said["some"] += significantly_positive(gains + 0.4, owners)
     assert said["none"] / SETS < 0.025 + 3 * 0.011
     assert said["none, groups ignored"] / SETS > 0.1
     assert said["some"] / SETS > 0.9
@@ -86,8 +86,8 @@ def test_a_gain_is_beyond_chance_where_there_is_one_and_seldom_else():
     ("gains", "shown"), [([1.0], False), ([0.0, 0.0], False), ([1.0, -0.8], False), ([1.0, 1.2], True)]
 )
 def test_photos_of_one_group_show_no_gain(gains, shown):
-    assert not beyond_chance(np.array(gains), np.full(len(gains), 7))
-    assert beyond_chance(np.array(gains), np.arange(len(gains)) + 7) == shown
+    assert not significantly_positive(np.array(gains), np.full(len(gains), 7))
+    assert significantly_positive(np.array(gains), np.arange(len(gains)) + 7) == shown
 
 
 @pytest.mark.parametrize("error_rate", [0.02, 0.1])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catflap.evaluation.drift import ALARM, WINDOW, log_odds, make_baseline, measure_drift
+from catflap.evaluation.drift_baseline import ALARM, WINDOW, log_odds, make_baseline, measure_drift
 from catflap.runtime.decisions import softmax
 
 LABELS = ("cat", "dog", "other")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from catflap.evaluation.pages.field_page import MOST, field_page
+from catflap.evaluation.field_page import MAX_PERIODS, field_page
 from tests.evaluation.test_report import HOSTILE, TAGS, Page
 
 WINDOW = 200
@@ -62,7 +62,7 @@ def test_it_says_what_was_logged() -> None:
     words = " ".join(page.words)
     assert "1,003 photos of the field" in words
     assert "alarm" in words
-    assert "1.50, strangeness; 1 alarms" in words
+    assert "strangeness: score 1.50, the alarm is at 1" in words
     assert "of 5" in words
     assert page.tags.count("tr") == 1 + 2, "a row for each alarm"
     assert sum("strangeness 1.50" in word for word in page.words) == 2 + 2, "in the picture and in the table"
@@ -74,11 +74,11 @@ def test_it_says_what_was_logged() -> None:
     assert "scores above 1" not in calm
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, MOST, MOST + 1, 5000])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, MAX_PERIODS, MAX_PERIODS + 1, 5000])
 def test_a_log_of_any_length_fits(count: int) -> None:
     page = parsed(report(count, alarms=(count // 2,)))
     columns = [value for tag, name, value in page.attributes if (tag, name) == ("rect", "class")]
-    assert len(columns) <= 3 * MOST
+    assert len(columns) <= 3 * MAX_PERIODS
     assert len(columns) == 0 or count
     places = [
         float(value)
@@ -89,7 +89,7 @@ def test_a_log_of_any_length_fits(count: int) -> None:
     told = " ".join(page.words)
     assert ("too few photos" in told) == (count == 0)
     if count:
-        assert "strangeness 1.50" in told, "the worst of a stretch is told"
+        assert "strangeness 1.50" in told, "the worst of a period is shown"
 
 
 def test_many_labels_are_the_most_common_and_others() -> None:
@@ -99,7 +99,7 @@ def test_many_labels_are_the_most_common_and_others() -> None:
         one["decisions"] = {label: 5 + number for number, label in enumerate(labels)}
     words = " ".join(parsed(fields, labels).words)
     assert "label 11" in words
-    assert "label 0" not in words.replace("label 10", "")[words.index("What was decided") :]
+    assert "label 0" not in words.replace("label 10", "")[words.index("Over time") :]
     assert f"{sum(range(5, 12))} of {sum(range(5, 17))} others" in words
 
 

@@ -12,9 +12,16 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from catflap.errors import CatflapError, Refused
-from catflap.evaluation.intervals import STUDENT, effective_photos, resamples, wilson
+from catflap.evaluation.calibration import operating_point
+from catflap.evaluation.intervals import (
+    STUDENT_T,
+    allowed_errors,
+    binomial_tails,
+    effective_photos,
+    resamples,
+    wilson,
+)
 from catflap.evaluation.metrics import measure
-from catflap.evaluation.operating import operating_point
 from catflap.runtime.decisions import softmax
 
 
@@ -92,7 +99,8 @@ def test_recall_at_a_false_positive_rate_is_that_of_the_roc_curve():
 def test_a_rate_that_the_photos_cannot_show_says_so():
     logits, labels, groups = answers(100, 2)
     point = measure(logits, labels, groups, ["cat", "other"])["per_class"]["cat"]["recall_at_fpr"]["0.001"]
-    assert "cannot show 0.1 %" in point["note"]
+    assert (point["low"], point["high"]) == (None, None)
+    assert "an interval at 0.1 % needs 3,574 independent photos" in point["reason"]
     assert point["false_positive_rate"]["value"] == 0
     assert point["false_positive_rate"]["high"] > 0.05
 
@@ -248,7 +256,7 @@ def test_wilson_is_that_of_scipy():
 
 
 def test_student_table_is_that_of_scipy():
-    for freedom, reach in STUDENT.items():
+    for freedom, reach in STUDENT_T.items():
         assert reach == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-5)
 
 
@@ -276,17 +284,48 @@ def test_resamples_draw_every_group_once_on_average():
     assert weights.mean(axis=0) == pytest.approx(np.ones(50), abs=0.2)
 
 
-def test_operating_points_reach_what_is_stated():
+def test_operating_points_reach_what_is_stated_and_no_less_than_they_can():
     logits, labels, _ = answers(2000, 2)
     scores, positives = softmax(logits)[:, 0], labels == 0
     few = operating_point(scores, positives, max_fpr=0.05)
-    assert few["false_positive_rate"]["value"] <= 0.05
+    assert few["proven"]
+    assert few["missing"] == 0
+    allowed = allowed_errors(few["negatives"], 0.05)
+    assert few["false_positive_rate"]["value"] * few["negatives"] == pytest.approx(allowed, abs=0.01)
     many = operating_point(scores, positives, min_recall=0.95)
     assert many["recall"]["value"] >= 0.95
-    lower = np.sort(scores[scores < few["threshold"]])[-1]
-    assert (scores[~positives] >= lower).mean() > 0.05
-    higher = np.sort(scores[scores > many["threshold"]])[0]
-    assert (scores[positives] >= higher).mean() < 0.95
+    assert (1 - many["recall"]["value"]) * many["positives"] == pytest.approx(
+        allowed_errors(many["positives"], 0.05), abs=0.01
+    )
+
+
+@pytest.mark.parametrize(("goal", "value"), [("max_fpr", 0.001), ("min_recall", 0.999)])
+def test_too_few_photos_say_how_many_are_missing(goal, value):
+    logits, labels, _ = answers(300, 2)
+    scores, positives = softmax(logits)[:, 0], labels == 0
+    point = operating_point(scores, positives, **{goal: value})
+    photos = int((positives if goal == "min_recall" else ~positives).sum())
+    assert not point["proven"]
+    assert point["groups"] == photos
+    assert point["missing"] == 2995 - photos
+    assert allowed_errors(2995, 0.001) == 0
+    assert allowed_errors(2994, 0.001) is None
+
+
+def test_a_rate_of_zero_is_proven_by_no_number_of_photos():
+    logits, labels, _ = answers(300, 2)
+    point = operating_point(softmax(logits)[:, 0], labels == 0, max_fpr=0.0)
+    assert point["missing"] is None
+    assert not point["proven"]
+    assert point["false_positive_rate"]["value"] == 0
+
+
+@pytest.mark.parametrize(("trials", "probability"), [(1, 0.5), (50, 0.01), (3000, 0.001), (400, 0.7)])
+def test_binomial_tails_are_scipys(trials, probability):
+    tails = binomial_tails(trials, probability)
+    expected = stats.binom.sf(np.arange(len(tails)) - 1, trials, probability)
+    np.testing.assert_allclose(tails, expected, atol=1e-12)
+    assert len(tails) == trials + 1 or tails[-1] < 1e-12
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0, 20.0])

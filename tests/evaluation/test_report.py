@@ -14,12 +14,9 @@ from sklearn import metrics as reference
 from catflap.artifacts.report import load_report
 from catflap.artifacts.schema import digest
 from catflap.errors import BadArtifact, CatflapError
-from catflap.evaluation.curves import curves
-from catflap.evaluation.learning import learning
-from catflap.evaluation.metrics import measure
-from catflap.evaluation.mistakes import Mistake, worst_mistakes
-from catflap.evaluation.pages.charts import percent
-from catflap.evaluation.report import write_report
+from catflap.evaluation.charts import percent
+from catflap.evaluation.metrics import Mistake, curves, measure, worst_mistakes
+from catflap.evaluation.report_page import learning, write_report
 from catflap.image import encode
 from catflap.runtime.decisions import softmax
 
@@ -230,9 +227,9 @@ def test_a_report_shows_how_it_was_learnt(tmp_path):
     assert learnt["blends"]["kept"] == 1
     raw = report.page.read_text("utf-8")
     page = Page(raw)
-    assert raw.split("How it learnt")[1].count("<svg") == 5
+    assert raw.split("<h2>Training")[1].count("<svg") == 5
     assert set(page.tags) <= set(TAGS.split())
-    assert "scaled one by one: 0.2 at 0.01" in page.words
+    assert "standardised per feature: 0.2 at 0.01" in page.words
     assert raw.count('r="5.5"') == 2, "one head was chosen, one blend kept"
     drawn = next(value for tag, name, value in page.attributes if tag == "path" and value.count("L") == 119)
     across = [float(point.split()[0]) for point in drawn[1:].split("L")]
@@ -274,7 +271,7 @@ def test_no_history_breaks_the_page(tmp_path, value):
     assert load_report(report.path) == report
     raw = report.page.read_text("utf-8")
     assert set(Page(raw).tags) <= set(TAGS.split()) - {"img"}
-    assert "nan" not in raw.split("How it learnt")[1].split("The worst mistakes")[0].lower()
+    assert "nan" not in raw.split("<h2>Training")[1].split("Worst mistakes")[0].lower()
 
 
 def test_a_report_of_before_has_no_learning(tmp_path):

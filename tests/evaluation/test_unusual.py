@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from catflap.evaluation.drift import WINDOW, make_baseline, measure_drift
-from catflap.evaluation.unusual import AXES, embedding_entry
+from catflap.evaluation.drift_baseline import AXES, WINDOW, make_baseline, measure_drift, ood_baseline
 from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unpack
 
 LABELS = ("cat", "dog")
@@ -69,7 +68,7 @@ def test_a_kind_that_was_never_learnt_is_found_within_200_photos(calibration: in
 
 def test_one_in_a_hundred_is_above_one() -> None:
     random = np.random.default_rng(0)
-    entry = embedding_entry(photos(random, 1000, 0), np.arange(1000))
+    entry = ood_baseline(photos(random, 1000, 0), np.arange(1000))
     assert entry is not None
     assert np.mean(entry["strangeness"] > 1) == pytest.approx(0.01, abs=0.002)
     mean, axes = unpack(entry)
@@ -82,8 +81,8 @@ def test_near_duplicates_do_not_make_one_another_familiar() -> None:
     """Ten pictures of each of thirty photos are as strange as the thirty."""
     random = np.random.default_rng(1)
     once = photos(random, 30, 0)
-    alone = embedding_entry(once, np.arange(30))
-    tenfold = embedding_entry(np.repeat(once, 10, axis=0), np.repeat(np.arange(30), 10))
+    alone = ood_baseline(once, np.arange(30))
+    tenfold = ood_baseline(np.repeat(once, 10, axis=0), np.repeat(np.arange(30), 10))
     assert alone is not None
     assert tenfold is not None
     assert tenfold["groups"] == 30
@@ -103,13 +102,13 @@ def test_numbers_survive_as_bytes() -> None:
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_label_with_few_photos_tells_nothing(count: int) -> None:
-    assert embedding_entry(np.ones((count, 8), np.float32), np.arange(count)) is None
-    assert embedding_entry(np.ones((40, 8), np.float32), np.zeros(40, np.int64)) is None
+    assert ood_baseline(np.ones((count, 8), np.float32), np.arange(count)) is None
+    assert ood_baseline(np.ones((40, 8), np.float32), np.zeros(40, np.int64)) is None
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_photos_that_are_all_the_same_are_no_trouble(value: float) -> None:
-    entry = embedding_entry(np.full((20, 8), value, np.float32), np.arange(20))
+    entry = ood_baseline(np.full((20, 8), value, np.float32), np.arange(20))
     assert entry is not None
     assert np.isfinite(entry["strangeness"]).all()
     (familiar,) = embedding_models({"labels": {"cat": {"embedding": entry}}}, ("cat",))

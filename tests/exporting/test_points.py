@@ -13,7 +13,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
-from catflap.evaluation.operating import operating_point, reached_at
+from catflap.evaluation.calibration import operating_point, rates_at
 from catflap.exporting.export import export, export_fingerprint
 from catflap.exporting.points import FIGURES, choose_point
 from catflap.runtime.classifier import Classifier
@@ -58,7 +58,7 @@ def test_a_threshold_is_chosen_on_calibration_and_reported_on_test(
     assert point["threshold"] == pytest.approx(chosen["threshold"], abs=1e-6)
     assert point["calibration"] == {figure: chosen[figure] for figure in FIGURES}
     scores = probabilities(pointed, drawn_dataset, variant, "test")[:, position]
-    reached = reached_at(point["threshold"], scores, others.labels == position, groups=others.groups)
+    reached = rates_at(point["threshold"], scores, others.labels == position, groups=others.groups)
     assert point["test"] == {figure: reached[figure] for figure in FIGURES}
     assert Classifier(pointed, variant, operating_point=name).operating_point == point
 

@@ -33,7 +33,7 @@ def test_a_bundle_on_its_dataset_gives_what_export_measured(
     report = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "report")
     assert set(report.variants) == {"int8", "fp32"}
     assert report.learning == {}
-    assert "How it learnt" not in report.page.read_text("utf-8")
+    assert "<h2>Training" not in report.page.read_text("utf-8")
     for name, variant in load_bundle(drawn_bundle.path).variants.items():
         assert report.variants[name]["accuracy"] == variant.metrics["accuracy"]
         assert report.variants[name]["confusion_matrix"] == variant.metrics["confusion_matrix"]
@@ -48,7 +48,7 @@ def test_a_checkpoint_finds_its_dataset(
     assert report.variants["checkpoint"]["photos"] == drawn_dataset.roles["calibration"]
     (heads,) = {len(path["strength"]) for path in report.learning["heads"]}
     assert heads * len(report.learning["heads"]) == len(drawn_checkpoint.history)
-    assert "How it learnt" in report.page.read_text("utf-8")
+    assert "<h2>Training" in report.page.read_text("utf-8")
 
 
 def test_a_report_says_what_the_model_had_to_do_with_the_photos(

@@ -13,7 +13,7 @@ import pytest
 
 from catflap.artifacts.field_log import Seen, read_field_log
 from catflap.cli.main import main
-from catflap.evaluation.drift import make_baseline
+from catflap.evaluation.drift_baseline import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.registry import Served

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from catflap.errors import CatflapError
 from catflap.evaluation import calibration
-from catflap.evaluation.intervals import once
+from catflap.evaluation.intervals import group_weights
 from catflap.machine import describe_machine
 from catflap.training.heads import logistic
 from catflap.training.heads.head import fit_head, log_loss, losses_of
@@ -189,7 +189,7 @@ def test_a_photo_counts_as_its_weight_when_scales_are_fitted() -> None:
     alone = fit_scales(evidence, prior, labels, (0.05, 20))
     bursts = np.repeat(np.arange(40), random.integers(1, 30, 40))
     many = evidence[bursts], prior[bursts], labels[bursts], (0.05, 20)
-    assert fit_scales(*many, once(bursts)) == pytest.approx(alone, rel=1e-4)
+    assert fit_scales(*many, group_weights(bursts)) == pytest.approx(alone, rel=1e-4)
     assert fit_scales(*many) != pytest.approx(alone, rel=1e-2), "or this test shows nothing"
 
 

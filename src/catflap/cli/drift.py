@@ -34,7 +34,7 @@ def answer(args: argparse.Namespace) -> int:
     """Compare and print; 1 when the newest photos are unlike those of the calibration."""
     from datetime import datetime
 
-    from catflap.evaluation.drift import WINDOW
+    from catflap.evaluation.drift_baseline import WINDOW
     from catflap.pipeline.drift import STAND_IN, drift, write_drift_page
 
     report = drift(args.bundle, args.log, variant=args.variant)

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Evaluate and print the metrics."""
     from catflap.artifacts.report import judged_on
+    from catflap.evaluation.decision_rates import in_words
     from catflap.pipeline.evaluate import evaluate
 
     with progress_bar(args) as progress:
@@ -39,5 +40,10 @@ def answer(args: argparse.Namespace) -> int:
         f"on {judged_on(found['photos'], report.role, report.seen)}"
         for name, found in report.variants.items()
     ]
-    emit(report.to_json(), args, "\n".join([*lines, f"report: {report.page}"]))
+    decisions = [
+        f"{name}: {in_words(found['decisions'])}"
+        for name, found in report.variants.items()
+        if "decisions" in found
+    ]
+    emit(report.to_json(), args, "\n".join([*decisions, *lines, f"report: {report.page}"]))
     return 0

@@ -1,4 +1,4 @@
-"""What is fitted on the calibration role: the temperature, the field's prior, and when to be unsure."""
+"""What is fitted on the calibration role: temperature, field prior, conformal threshold, operating points."""
 
 from __future__ import annotations
 
@@ -10,73 +10,82 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.errors import CatflapError
-from catflap.evaluation.intervals import Floats, Ints, once
+from catflap.evaluation.intervals import (
+    CONFIDENCE,
+    Flags,
+    Floats,
+    Ints,
+    allowed_errors,
+    effective_photos,
+    group_weights,
+    groups_needed,
+    share,
+)
 from catflap.runtime.decisions import correct_prior, softmax
 
-AT_ONCE = 1 << 18  # logits that are looked at together: they stay in the processor's cache
-COLDEST, HOTTEST = 0.05, 20.0
-HALVINGS = 40
-MOST_ROUNDS = 1000
+CHUNK = 1 << 18  # logits per slice: they stay in the processor cache
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+BISECTIONS = 40
+MAX_ROUNDS = 1000
 
 
 def fit_temperature(
     logits: npt.ArrayLike, labels: npt.ArrayLike, groups: Ints | None = None, *, calibrated: bool = False
 ) -> float:
-    """The number that logits (n, classes) are divided by so that probabilities match what is observed.
+    """The temperature that calibrates logits (n, classes) on the labels (n,).
 
-    It minimises the negative log-likelihood of the labels (n,) between 0.05 and 20 (Guo et al.
-    2017). That function is convex in 1 / temperature, so its slope is bisected. Photos without a
-    mistake would ask for certainty; then the mean stated error stays at 1 / (n + 2), which is all
-    that n photos can show (Laplace's rule of succession). Without photos it is 1. Each of the `groups` (n,)
-    weighs and counts as one photo, however many it has. `calibrated` logits are as sure as other
-    photos have shown before: those without a mistake do not make them less sure.
+    It minimises the negative log-likelihood between 0.05 and 20 (Guo et al. 2017). That function is
+    convex in 1 / temperature, so its slope is bisected. Without a mistake the minimum would be at full
+    certainty; then the mean stated error is kept at 1 / (n + 2), Laplace's rule of succession. 1.0
+    without photos. Each of the `groups` (n,) has a total weight of 1. `calibrated` logits were
+    calibrated on other photos before: a set without mistakes does not raise their temperature.
     """
     scores, truth = np.asarray(logits), np.asarray(labels, np.int64)
     if not len(truth):
         return 1.0
     if not np.isfinite(scores).all():
-        raise CatflapError("The model gave a value that is not a number.", "Train or export it again.")
-    weights = np.ones(len(truth)) if groups is None else once(groups)
-    photos, parts = weights.sum(), pieces(scores)
+        raise CatflapError("A logit is not finite.", "Train or export the model again.")
+    weights = np.ones(len(truth)) if groups is None else group_weights(groups)
+    photos, parts = weights.sum(), row_slices(scores)
     highest = scores.max(axis=1, keepdims=True).astype(np.float64)
-    of_truth = weights @ (scores[np.arange(len(truth)), truth] - highest[:, 0])
+    total_true_logit = weights @ (scores[np.arange(len(truth)), truth] - highest[:, 0])
 
     def total(of_photos: Callable[[Floats], Floats]) -> float:
-        """The weighted sum of what is told of each photo from its logits, of which the highest is 0."""
+        """The weighted sum over photos of a function of their logits, shifted so that the highest is 0."""
         return float(weights @ np.concatenate([of_photos(scores[at] - highest[at]) for at in parts]))
 
-    def overconfident(temperature: float) -> bool:
-        """The slope: the expected logit under the model is above the mean logit of the truth."""
+    def slope_positive(temperature: float) -> bool:
+        """Whether the slope is positive: the expected logit exceeds the mean logit of the true label."""
         expected = total(lambda below: (softmax(below, temperature) * below).sum(axis=1))
-        return bool(expected > of_truth)
+        return bool(expected > total_true_logit)
 
-    def too_sure(temperature: float) -> bool:
+    def overconfident_on_average(temperature: float) -> bool:
         stated = total(lambda below: 1 - softmax(below, temperature).max(axis=1)) / photos
         return bool(stated < 1 / (photos + 2))
 
-    fitted = _bisect(overconfident)
-    if not too_sure(fitted):
+    fitted = _bisect(slope_positive)
+    if not overconfident_on_average(fitted):
         return fitted
-    cautious = _bisect(too_sure)
-    return max(fitted, min(cautious, 1.0)) if calibrated else cautious
+    smoothed = _bisect(overconfident_on_average)
+    return max(fitted, min(smoothed, 1.0)) if calibrated else smoothed
 
 
-def pieces(logits: npt.NDArray[Any]) -> list[slice]:
-    """Rows of logits (n, classes) that are looked at together, where all of them take time and memory."""
-    rows = max(1, AT_ONCE // logits.shape[1])
+def row_slices(logits: npt.NDArray[Any]) -> list[slice]:
+    """Slices of rows of logits (n, classes) that fit in the processor cache."""
+    rows = max(1, CHUNK // logits.shape[1])
     return [slice(begin, begin + rows) for begin in range(0, len(logits), rows)]
 
 
 def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike) -> Floats:
-    """The shares of the labels in the field, shape (classes,), from unlabelled photos of the field.
+    """The label shares in the field, shape (classes,), from unlabelled photos of the field.
 
-    `probabilities` (n, classes) are calibrated ones under the `trained` shares. Expectation
-    maximisation of Saerens, Latinne and Decaestecker 2002, equation 2.9, until no share moves by
-    1e-7. It assumes that only the shares differ between training and field.
+    `probabilities` (n, classes) are calibrated under the `trained` shares. Expectation maximisation
+    (Saerens, Latinne and Decaestecker 2002, equation 2.9) until no share moves by 1e-7. It assumes
+    that only the label shares differ between training and field.
     """
     given, before = np.asarray(probabilities, np.float64), np.asarray(trained, np.float64)
     now: Floats = before / before.sum()
-    for _ in range(MOST_ROUNDS if len(given) else 0):
+    for _ in range(MAX_ROUNDS if len(given) else 0):
         after: Floats = np.maximum(correct_prior(given, before, now).mean(axis=0), 1e-12)
         after /= after.sum()
         if np.abs(after - now).max() < 1e-7:
@@ -104,9 +113,8 @@ def conformal_threshold(
         raise CatflapError(f"An error rate of {error_rate} is not possible.", "Use one between 0 and 1.")
     truth = np.asarray(labels, np.int64)
     scores = np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth]
-    if groups is not None and len(groups):
-        order = np.lexsort((scores, groups))
-        scores = scores[order][np.unique(np.asarray(groups)[order], return_index=True)[1]]
+    if groups is not None:
+        scores = _group_minima(scores, np.asarray(groups))
     rank = math.ceil((len(scores) + 1) * (1 - error_rate) - 1e-9)
     if rank > len(scores):
         return 0.0
@@ -114,9 +122,112 @@ def conformal_threshold(
 
 
 def _bisect(too_cold: Callable[[float], bool]) -> float:
-    """The temperature between the bounds at which `too_cold` turns false, in logarithmic halves."""
-    low, high = math.log(COLDEST), math.log(HOTTEST)
-    for _ in range(HALVINGS):
+    """The temperature between the bounds at which `too_cold` turns false, by bisection on the log scale."""
+    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if too_cold(math.exp(middle)) else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def operating_point(
+    scores: npt.ArrayLike,
+    positives: npt.ArrayLike,
+    *,
+    max_fpr: float | None = None,
+    min_recall: float | None = None,
+    cost_ratio: float | None = None,
+    groups: npt.ArrayLike | None = None,
+) -> dict[str, Any]:
+    """The threshold on one label's scores (n,) for a stated goal, and the rates it reaches on these photos.
+
+    A photo gets the label when its score is at or above the threshold; `positives` (n,) are true for
+    photos of the label. State one goal. `max_fpr` and `min_recall` hold for new photos with 95 %
+    confidence, the choice of the threshold included (`allowed_errors`); the unit is the group (n,) and
+    its worst photo. Where the photos are too few to prove that, `proven` is false, no group may err,
+    and `missing` says how many more independent photos are needed, None where no number suffices.
+    `cost_ratio` is how many false positives cost as much as one miss; it minimises the cost at the
+    label shares of these photos and proves nothing. The threshold is None when only "never" meets the
+    goal. Choose on calibration photos; report on others.
+    """
+    values, truth = np.asarray(scores, np.float64), np.asarray(positives, np.bool_)
+    goals = {"max_fpr": max_fpr, "min_recall": min_recall, "cost_ratio": cost_ratio}
+    stated = {name: float(goal) for name, goal in goals.items() if goal is not None}
+    largest = math.inf if cost_ratio is not None else 1.0
+    if len(stated) != 1 or not all(0 <= goal <= largest for goal in stated.values()):
+        raise CatflapError(
+            "An operating point needs exactly one goal, within its range.",
+            "State max_fpr or min_recall (0 to 1), or cost_ratio (0 or more).",
+        )
+    owners = _owners(groups, len(truth))
+    thresholds, hits, alarms = threshold_steps(values, truth)
+    proof: dict[str, Any] = {}
+    if cost_ratio is not None:
+        threshold = float(thresholds[np.argmin(alarms + stated["cost_ratio"] * (hits[-1] - hits))])
+    elif max_fpr is not None:
+        worst = -_group_minima(-values[~truth], owners[~truth])  # each group's highest-scored negative
+        proof, allowed = _proof(len(worst), max_fpr)
+        limit = np.sort(worst)[::-1][allowed] if allowed < len(worst) else -math.inf
+        threshold = float(thresholds[thresholds > limit][-1])
+    else:
+        worst = _group_minima(values[truth], owners[truth])  # each group's lowest-scored positive
+        proof, allowed = _proof(len(worst), 1 - stated["min_recall"])
+        within = allowed < len(worst)
+        threshold = float(np.sort(worst)[allowed]) if within else float(thresholds[hits >= hits[-1]][0])
+    return {"wish": stated, **proof, **rates_at(threshold, values, truth, groups=owners)}
+
+
+def rates_at(
+    threshold: float, scores: npt.ArrayLike, positives: npt.ArrayLike, *, groups: npt.ArrayLike | None = None
+) -> dict[str, Any]:
+    """Recall, false-positive rate and precision of a threshold, each with its interval.
+
+    For photos other than those that the threshold was chosen on; else the intervals are too narrow.
+    """
+    values, truth = np.asarray(scores, np.float64), np.asarray(positives, np.bool_)
+    owners, taken = _owners(groups, len(truth)), values >= threshold
+
+    def rate(hits: Flags, among: Flags, reason: str) -> dict[str, Any]:
+        effective = effective_photos(np.zeros(int(among.sum()), np.int64), owners[among], 1)[0]
+        return share(int((hits & among).sum()), int(among.sum()), float(effective), reason)
+
+    return {
+        "threshold": threshold if math.isfinite(threshold) else None,
+        "recall": rate(taken, truth, "no photo has this label"),
+        "false_positive_rate": rate(taken, ~truth, "every photo has this label"),
+        "precision": rate(truth, taken, "no photo reaches the threshold"),
+        "positives": int(truth.sum()),
+        "negatives": int((~truth).sum()),
+    }
+
+
+def threshold_steps(values: Floats, truth: Flags) -> tuple[Floats, Ints, Ints]:
+    """The ROC as counts: thresholds from infinity down, and the positives and negatives at or above each."""
+    order = np.argsort(-values, kind="stable")
+    ranked, right = values[order], truth[order]
+    last = (
+        np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1) if len(ranked) else np.zeros(0, np.int64)
+    )
+    hits, alarms = np.cumsum(right, dtype=np.int64)[last], np.cumsum(~right, dtype=np.int64)[last]
+    return np.append(math.inf, ranked[last]), np.append(0, hits), np.append(0, alarms)
+
+
+def _proof(groups: int, rate: float) -> tuple[dict[str, Any], int]:
+    """What so many independent groups can prove of an error rate, and how many of them may err."""
+    allowed, needed = allowed_errors(groups, rate), groups_needed(rate)
+    missing = 0 if allowed is not None else None if needed is None else needed - groups
+    proof = {"confidence": CONFIDENCE, "groups": groups, "proven": allowed is not None, "missing": missing}
+    return proof, allowed or 0
+
+
+def _group_minima(values: Floats, owners: Ints) -> Floats:
+    """The lowest value of each group."""
+    if not len(values):
+        return values
+    order = np.lexsort((values, owners))
+    return values[order][np.unique(owners[order], return_index=True)[1]]
+
+
+def _owners(groups: npt.ArrayLike | None, count: int) -> Ints:
+    """Group numbers (n,) from 0; each photo its own group where none are given."""
+    return np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

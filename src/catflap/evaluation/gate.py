@@ -1,4 +1,4 @@
-"""Whether a variant still is the model that was tested: the gate of `export` and `bundle add`."""
+"""The gate of `export` and `bundle add`: does a variant answer and calibrate as the Checkpoint does?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from catflap.artifacts.results import Check
 from catflap.errors import CatflapError, Refused
-from catflap.evaluation.intervals import Ints, effective_photos, wilson
+from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
+from catflap.evaluation.intervals import Floats, Ints, effective_photos, significantly_positive, wilson
+from catflap.evaluation.metrics import expected_calibration_error
+from catflap.runtime.decisions import softmax
+
+NEAR_BOUND = 1.02  # a temperature within this factor of a bound of the fit was not fitted, but stopped
+LOSS_MARGIN = 0.01  # nats per photo; or a quarter of the loss that it is compared with, if that is more
+ERROR_MARGIN = 0.02  # of the calibration error; or what so few photos cannot tell, if that is more
 
 
 def fidelity(
@@ -19,24 +26,23 @@ def fidelity(
     labels: npt.ArrayLike,
     groups: npt.ArrayLike,
 ) -> dict[str, Any]:
-    """How a variant's answers differ from the reference's on the same photos, ready for JSON.
+    """How a variant's probabilities differ from the reference's on the same photos, ready for JSON.
 
-    Probabilities (n, classes), labels and groups (n,). A flip is another likeliest label;
-    `accuracy_difference` is variant minus reference; `mcnemar_p` is the exact two-sided p-value
-    that one is right more often than the other (McNemar 1947), a group counting once. Raises
-    Refused when the variant gives something that is not a number.
+    Probabilities (n, classes), each at its own temperature; labels and groups (n,). A flip is a change
+    of the most probable label. `accuracy_difference` is variant minus reference; `mcnemar_p` is the
+    exact two-sided p-value of McNemar's test (1947), each group counted once. Raises Refused when a
+    value of the variant is not finite.
     """
     reference = np.asarray(reference_probabilities, np.float64)
     variant = np.asarray(variant_probabilities, np.float64)
     truth, owners = np.asarray(labels, np.int64), np.unique(np.asarray(groups), return_inverse=True)[1]
     if not len(truth) or reference.shape != variant.shape or len(reference) != len(truth):
         raise CatflapError(
-            f"Answers of the shapes {reference.shape} and {variant.shape} for {len(truth)} photos "
-            "cannot be compared.",
+            f"Shapes {reference.shape} and {variant.shape} do not match {len(truth)} photos.",
             "Give both models the same photos, at least one.",
         )
     if not (np.isfinite(reference).all() and np.isfinite(variant).all()):
-        raise Refused("The variant gave values that are not numbers.", "Export another variant.")
+        raise Refused("A probability of the variant is not finite.", "Export another variant.")
     differences = np.abs(reference - variant)
     before, after = reference.argmax(axis=1), variant.argmax(axis=1)
     flips = int((before != after).sum())
@@ -63,11 +69,11 @@ def gate(
     max_probability_difference: float,
     max_accuracy_drop: float,
 ) -> tuple[Check, ...]:
-    """The checks that a variant must pass: plain limits on what `fidelity` measured.
+    """The checks of a variant against limits on what `fidelity` measured.
 
-    A few photos cannot show that a rate stays under a small limit, nor that it does not (0 flips
-    in 100 photos: 0 to 3.7 %), so on a small set the caller allows a stated number of photos,
-    number / photos, rather than trust a test of significance that such a set always passes.
+    A few photos cannot show whether a rate is under a small limit (0 flips in 100 photos: 0 to 3.7 %).
+    So on a small set the caller allows a stated number of photos, number / n, instead of a significance
+    test, which a small set always passes.
     """
     measured = (
         ("flip_rate", fidelity["flip_rate"], max_flip_rate),
@@ -77,17 +83,63 @@ def gate(
     return tuple(Check(name, bool(value <= limit + 1e-12), value, limit) for name, value, limit in measured)
 
 
+def calibration_checks(
+    variant_logits: npt.ArrayLike,
+    reference_logits: npt.ArrayLike,
+    temperature: float,
+    reference_temperature: float,
+    labels: npt.ArrayLike,
+    groups: npt.ArrayLike,
+) -> tuple[Check, ...]:
+    """The checks of a variant's calibration on test photos, each model at its own temperature.
+
+    Logits (n, classes), labels and groups (n,). `temperature`: the fit on the calibration photos did not
+    stop at its bound, as it does when their labels are wrong. `calibration_transfer`: the log loss is not
+    significantly above that at the best temperature of these photos, or by a margin only.
+    `log_loss_increase` and `calibration_error_increase`: variant minus reference. Margins are a
+    hundredth of a nat or a quarter of the loss, and two points of the calibration error or 1 / sqrt(n).
+    """
+    truth = np.asarray(labels, np.int64)
+    owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    logits, reference = np.asarray(variant_logits, np.float64), np.asarray(reference_logits, np.float64)
+    losses, before = _losses(logits, temperature, truth), _losses(reference, reference_temperature, truth)
+    best = _losses(logits, fit_temperature(logits, truth, owners, calibrated=True), truth)
+    excess, increase = float((losses - best).mean()), float((losses - before).mean())
+    allowed = max(LOSS_MARGIN, float(best.mean()) / 4)
+    increase_allowed = max(LOSS_MARGIN, float(before.mean()) / 4)
+    error, error_before = (
+        expected_calibration_error(softmax(given, heat), truth)
+        for given, heat in ((logits, temperature), (reference, reference_temperature))
+    )
+    error_allowed = max(ERROR_MARGIN, len(truth) ** -0.5)
+    bound = MAX_TEMPERATURE if temperature > 1 else MIN_TEMPERATURE
+    fitted = MIN_TEMPERATURE * NEAR_BOUND < temperature < MAX_TEMPERATURE / NEAR_BOUND
+    transfers = excess <= allowed or not significantly_positive(losses - best, owners)
+    kept = increase <= increase_allowed or not significantly_positive(losses - before, owners)
+    return (
+        Check("temperature", fitted, temperature, bound),
+        Check("calibration_transfer", transfers, excess, allowed),
+        Check("log_loss_increase", kept, increase, increase_allowed),
+        Check(
+            "calibration_error_increase",
+            error - error_before <= error_allowed,
+            error - error_before,
+            error_allowed,
+        ),
+    )
+
+
 def furthest(
     reference_probabilities: npt.ArrayLike, variant_probabilities: npt.ArrayLike, count: int
 ) -> tuple[tuple[int, int], ...]:
-    """The photos whose probabilities changed most, most first: each by its row and the label's column."""
+    """The photos whose probabilities changed most, in order: (row, column of the label)."""
     changes = np.abs(np.asarray(variant_probabilities) - np.asarray(reference_probabilities))
     rows = np.argsort(-changes.max(axis=1), kind="stable")[:count]
     return tuple((int(row), int(changes[row].argmax())) for row in rows)
 
 
 def _mcnemar(gained: Ints, owners: Ints) -> float:
-    """The exact sign test on the groups in which the two models differ in right answers."""
+    """The exact sign test on the groups for which only one of the two models is right."""
     nets = np.sign(np.bincount(owners, gained))
     better, worse = int((nets > 0).sum()), int((nets < 0).sum())
     total = better + worse
@@ -96,3 +148,11 @@ def _mcnemar(gained: Ints, owners: Ints) -> float:
         for k in range(min(better, worse) + 1)
     ]
     return min(1.0, 2 * math.fsum(math.exp(log) for log in logs))
+
+
+def _losses(logits: Floats, temperature: float, truth: Ints) -> Floats:
+    """The log loss of each photo."""
+    scaled = logits / temperature
+    highest = scaled.max(axis=1)
+    logs = np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
+    return np.asarray(highest + logs - scaled[np.arange(len(truth)), truth])

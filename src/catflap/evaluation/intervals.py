@@ -1,13 +1,15 @@
-"""How far a measured number can be trusted: 95 % intervals that count groups, not photos.
+"""95 % confidence intervals, and sample sizes for a stated bound; the unit is the group, not the photo.
 
-Photos of one group (near-duplicates, one burst, one video) are not independent. Shares use
-Wilson's interval (1927) with Kish's effective sample size (1965); numbers made of many photos
-use a variance summed over groups; only the calibration error needs the bootstrap over groups
-(Efron 1979). How well each one covers the truth is simulated in tests/evaluation/test_coverage.py.
+Photos of one group (near-duplicates, one burst, one video) are not independent. Proportions use
+Wilson's interval (1927) with Kish's effective sample size (1965). Averages use a cluster-robust
+variance. Only the calibration error needs a cluster bootstrap (Efron 1979). Bounds on an error rate
+at a chosen threshold are exact order statistics (Wilks 1941). tests/evaluation/test_coverage.py
+simulates how often each interval contains the true value.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -16,10 +18,11 @@ import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 Metric: TypeAlias = dict[str, Any]
 
 Z = 1.959963984540054
-STUDENT = {
+STUDENT_T = {
     1: 12.706205,
     2: 4.302653,
     3: 3.182446,
@@ -33,28 +36,29 @@ STUDENT = {
     60: 2.000298,
     10**9: Z,
 }
-DRAWS_AT_ONCE = 4_000_000
-NOISE = 1e-20  # of the square of all that moves a number: what rounding leaves of sums that are zero
-NO_TWO_DIFFER = "there are not two independent photos that differ"
+RESAMPLE_CHUNK = 4_000_000
+ROUNDING = 1e-20  # of the squared sum of influences: below it a variance is rounding error
+NO_VARIANCE = "no two independent photos differ"
+CONFIDENCE = 0.95  # of a bound that `allowed_errors` proves
 
 
 def metric(value: float, low: float, high: float) -> Metric:
-    """A number with its 95 % interval as it stands in JSON, to six decimals."""
+    """A value with its 95 % interval, ready for JSON, rounded to six decimals."""
     return {"value": round(float(value), 6), "low": round(float(low), 6), "high": round(float(high), 6)}
 
 
 def missing(reason: str, value: float | None = None) -> Metric:
-    """A number, or its interval only, that the photos cannot give, and why."""
+    """A value without an interval, or neither, and the reason."""
     rounded = None if value is None else round(float(value), 6)
     return {"value": rounded, "low": None, "high": None, "reason": reason}
 
 
 def effective_photos(keys: Ints, groups: Ints, count: int) -> Floats:
-    """How many independent photos each key has, shape (count,): (sum of sizes)² / sum of sizes².
+    """Kish's effective sample size of each key, shape (count,): (sum of sizes)² / sum of sizes².
 
-    `keys` (n,) are numbers below `count`, `groups` (n,) numbers of groups; a size is the number of
-    photos that a group has under a key. Equal groups give the number of groups (Kish 1965); 0
-    where a key has no photo.
+    `keys` (n,) are integers below `count`, `groups` (n,) are group numbers. A size is the number of
+    photos of one group with one key. Groups of equal size give the number of groups (Kish 1965).
+    A key without photos gives 0.
     """
     if not len(keys):
         return np.zeros(count)
@@ -66,19 +70,19 @@ def effective_photos(keys: Ints, groups: Ints, count: int) -> Floats:
     return np.asarray(total**2 / np.maximum(squares, 1.0))
 
 
-def independent(groups: Ints) -> int:
-    """How many independent photos these are, by the groups (n,) they are of, n ≥ 1; 1 at least."""
+def independent_photos(groups: Ints) -> int:
+    """The effective sample size of photos in these groups (n,), n ≥ 1, rounded down; at least 1."""
     return int(effective_photos(np.zeros(len(groups), np.int64), groups, 1)[0])
 
 
-def once(groups: Ints) -> Floats:
-    """How much each photo weighs, (n,), where each of the groups (n,) weighs as one photo."""
+def group_weights(groups: Ints) -> Floats:
+    """Weights (n,) of photos such that each of the groups (n,) has a total weight of 1."""
     owners = np.unique(groups, return_inverse=True)[1]
     return np.asarray(1 / np.bincount(owners)[owners])
 
 
 def wilson(share: npt.ArrayLike, photos: npt.ArrayLike, z: float = Z) -> tuple[Floats, Floats]:
-    """The low and high end of a share among so many independent photos (Wilson 1927)."""
+    """Wilson's interval (1927) for a proportion among so many independent photos: low and high."""
     p, n = np.asarray(share, np.float64), np.maximum(np.asarray(photos, np.float64), 1e-9)
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -86,71 +90,113 @@ def wilson(share: npt.ArrayLike, photos: npt.ArrayLike, z: float = Z) -> tuple[F
 
 
 def share(hits: float, photos: float, effective: float, reason: str) -> Metric:
-    """hits / photos with its interval, or the reason when there are no photos."""
+    """hits / photos with its interval; the reason instead when there are no photos."""
     if not photos:
         return missing(reason)
     low, high = wilson(hits / photos, effective)
     return metric(hits / photos, float(low), float(high))
 
 
-def spread(pull: Floats, groups: Ints) -> tuple[float, float]:
-    """The variance of a number and how many standard errors its 95 % interval reaches.
+def clustered_variance(influence: Floats, groups: Ints) -> tuple[float, float]:
+    """The cluster-robust variance of an estimate, and the t quantile of its 95 % interval.
 
-    `pull` (n,) is how far each photo moves the number, summing to zero: its influence. The
-    variance sums it within groups first. The reach is Student's t with as many degrees of freedom
-    as there are groups that carry the variance, (sum of squares)² / sum of fourth powers
-    (Satterthwaite 1946), but at least 2: a few mistakes make a good classifier's whole variance.
+    `influence` (n,) is each photo's influence on the estimate; it sums to zero. It is summed within
+    groups first. The degrees of freedom are the number of groups that carry the variance, (sum of
+    squares)² / sum of fourth powers (Satterthwaite 1946), at least 2: the whole variance of a good
+    classifier may come from a few mistakes.
     """
-    sums = np.bincount(groups, pull) ** 2
+    sums = np.bincount(groups, influence) ** 2
     total = float(sums.sum())
-    if total <= NOISE * float(np.abs(pull).sum()) ** 2:
+    if total <= ROUNDING * float(np.abs(influence).sum()) ** 2:
         return 0.0, Z
     carriers = max(2.0, total**2 / float((sums**2).sum()))
-    reach = np.interp(1 / carriers, [1 / k for k in reversed(STUDENT)], list(reversed(STUDENT.values())))
+    reach = np.interp(1 / carriers, [1 / k for k in reversed(STUDENT_T)], list(reversed(STUDENT_T.values())))
     return total * len(sums) / max(len(sums) - 1, 1), float(reach)
 
 
-def beyond_chance(gains: Floats, groups: Ints) -> bool:
-    """Whether the 95 % interval of the mean of gains (n,), of as many photos in `groups`, lies above 0.
+def significantly_positive(gains: Floats, groups: Ints) -> bool:
+    """Whether the 95 % interval of the mean of gains (n,), clustered by groups (n,), lies above 0.
 
-    Photos of one group show nothing.
+    False for photos of one group.
     """
     mean, owners = float(gains.mean()), np.unique(groups, return_inverse=True)[1]
-    variance, reach = spread((gains - mean) / len(gains), owners)
+    variance, reach = clustered_variance((gains - mean) / len(gains), owners)
     return bool(owners.any()) and mean > reach * variance**0.5
 
 
-def rate(value: float, pull: Floats, groups: Ints, effective: float) -> Metric:
-    """A number between 0 and 1 with Wilson's interval, at the photos that its variance is worth.
+def rate(value: float, influence: Floats, groups: Ints, effective: float) -> Metric:
+    """A value between 0 and 1 with Wilson's interval, at the sample size that matches its variance.
 
-    `effective` photos stand in where nothing varies, as in a set without a mistake.
+    Without variance, as in a set without mistakes, the sample size is `effective`.
     """
-    variance, reach = spread(pull, groups)
+    variance, reach = clustered_variance(influence, groups)
     if variance > 0 and 0 < value < 1:
         effective = value * (1 - value) / variance
     low, high = wilson(value, effective, reach)
     return metric(value, float(low), float(high))
 
 
-def positive(value: float, pull: Floats, groups: Ints) -> Metric:
-    """A number above 0 with an interval that is symmetric in its logarithm."""
-    variance, reach = spread(pull, groups)
+def positive(value: float, influence: Floats, groups: Ints) -> Metric:
+    """A value above 0 with an interval that is symmetric on the log scale."""
+    variance, reach = clustered_variance(influence, groups)
     if not variance > 0 or not value > 0:
-        return missing(NO_TWO_DIFFER, value)
+        return missing(NO_VARIANCE, value)
     factor = float(np.exp(min(reach * variance**0.5 / value, 700.0)))
     return metric(value, value / factor, value * factor)
 
 
 def resamples(groups: int, seed: int) -> Iterator[Floats]:
-    """Bootstrap weights in pieces (some rounds, groups): how often each group is drawn.
+    """Cluster bootstrap weights in chunks (rounds, groups): how often each group was drawn.
 
-    There are 1,000 rounds; above 200,000 groups fewer, at least 200, so that it takes seconds.
+    1,000 rounds; fewer above 200,000 groups, at least 200.
     """
     generator = np.random.default_rng(seed)
     rounds = min(1000, max(200, 200_000_000 // max(groups, 1)))
-    step = max(1, DRAWS_AT_ONCE // max(groups, 1))
+    step = max(1, RESAMPLE_CHUNK // max(groups, 1))
     for start in range(0, rounds, step):
         here = min(step, rounds - start)
         drawn = generator.integers(0, groups, (here, groups))
         drawn += np.arange(here)[:, None] * groups
         yield np.bincount(drawn.ravel(), minlength=here * groups).reshape(here, groups).astype(np.float64)
+
+
+def binomial_tails(trials: int, probability: float) -> Floats:
+    """P(Binomial(trials, probability) >= k) for k = 0, 1, … until negligible; 0 < probability < 1."""
+    mean = trials * probability
+    top = min(trials, int(mean + 12 * math.sqrt(mean) + 20))
+    k = np.arange(top)
+    ratios = np.log((trials - k) / (k + 1)) + math.log(probability) - math.log1p(-probability)
+    densities = np.exp(np.append(0.0, np.cumsum(ratios)) + trials * math.log1p(-probability))
+    return np.asarray(np.maximum(1 - np.append(0.0, np.cumsum(densities)), 0.0))
+
+
+def binomial_quantile(trials: float, probability: float, tail: float) -> float:
+    """The count k with P(Binomial(trials, probability) >= k) = tail, interpolated between integers.
+
+    It is the rank of the order statistic beyond which a share `probability` of the population lies at
+    most, with probability `tail`. Below 1 where no order statistic is far enough out.
+    """
+    tails = binomial_tails(max(1, int(trials)), probability)
+    return float(np.interp(-tail, -tails, np.arange(len(tails))))
+
+
+def allowed_errors(groups: int, rate: float, confidence: float = CONFIDENCE) -> int | None:
+    """How many of so many independent groups may err so that the true rate is at most `rate`.
+
+    The threshold is an order statistic of the groups' scores, so the true error rate at it has a Beta
+    distribution, whatever the scores are (Wilks 1941): the bound holds with this confidence although
+    the threshold was chosen on the same groups. None when even 0 errors do not prove it.
+    """
+    if rate >= 1:
+        return groups
+    if rate <= 0 or not groups:
+        return None
+    proven = int((binomial_tails(groups, rate)[1:] >= confidence).sum())
+    return proven - 1 if proven else None
+
+
+def groups_needed(rate: float, confidence: float = CONFIDENCE) -> int | None:
+    """How many independent groups without an error prove a rate of at most `rate`; None for a rate of 0."""
+    if rate <= 0:
+        return None
+    return 1 if rate >= 1 else math.ceil(math.log(1 - confidence) / math.log1p(-rate))

@@ -14,7 +14,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.evaluation.calibration import conformal_threshold, fit_temperature
-from catflap.evaluation.drift import make_baseline
+from catflap.evaluation.drift_baseline import make_baseline
 from catflap.evaluation.gate import fidelity, furthest, gate
 from catflap.evaluation.metrics import measure
 from catflap.exporting.points import choose_point

@@ -8,11 +8,12 @@ from typing import Any
 
 from catflap.artifacts.dataset import Photos
 from catflap.errors import Refused
-from catflap.evaluation.intervals import Floats, independent
-from catflap.evaluation.operating import Flags, operating_point, reached_at, steps
+from catflap.evaluation.calibration import operating_point, rates_at, threshold_steps
+from catflap.evaluation.intervals import Flags, Floats
 from catflap.runtime.decisions import PointSpec, Probabilities, point_cutoff
 
 FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
+PROOF = ("confidence", "groups", "proven", "missing")
 
 
 def choose_point(
@@ -24,8 +25,8 @@ def choose_point(
 ) -> dict[str, Any]:
     """An entry of `operating_points` in bundle.json, from the calibrated probabilities of two roles.
 
-    Raises Refused when no threshold on the calibration photos meets the wish. A rate that so few photos
-    cannot show gets a `note`.
+    Raises Refused when no threshold on the calibration photos meets the goal. Where they are too few to
+    prove it with 95 % confidence, `note` says how many are missing.
     """
     position = labels.index(wish.label)
     (answered, photos), (judged, others) = calibration, test
@@ -34,16 +35,17 @@ def choose_point(
     threshold = point["threshold"]
     if threshold is None or not is_it.any():
         raise _unmet(wish, variant, scores, is_it)
-    reached = reached_at(
+    reached = rates_at(
         point_cutoff(threshold), judged[:, position], others.labels == position, groups=others.groups
     )
     return {
         "label": wish.label,
         "wish": point["wish"],
         "threshold": threshold,
+        **{name: point[name] for name in PROOF if name in point},
         "calibration": {name: point[name] for name in FIGURES},
         "test": {name: reached[name] for name in FIGURES},
-        **_note(wish, photos, position),
+        **_note(wish, point),
     }
 
 
@@ -51,24 +53,22 @@ def _unmet(wish: PointSpec, variant: str, scores: Floats, is_it: Flags) -> Refus
     what = f"No threshold of {variant} meets {wish.name} on the calibration photos"
     if not is_it.any():
         return Refused(f"{what}: none of them is {wish.label}.", "Prepare the dataset from more photos.")
-    what += f", but never to say {wish.label}"
-    if wish.kind != "max_fpr":
-        return Refused(f"{what}.", f"State a greater {wish.kind}.")
-    _, _, alarms = steps(scores, is_it)
+    _, _, alarms = threshold_steps(scores, is_it)
     least = math.ceil(1e6 * alarms[1] / alarms[-1]) / 1e6
     return Refused(
-        f"{what}: the highest already lets {alarms[1]} of {alarms[-1]} others pass.",
-        f"Look whether their labels are right, or allow more: {wish.label}:max_fpr={least:.6g}.",
+        f"{what}, except never to say {wish.label}: {alarms[1]} of {alarms[-1]} others score highest.",
+        f"Check their labels, or allow more: {wish.label}:max_fpr={least:.6g}.",
     )
 
 
-def _note(wish: PointSpec, photos: Photos, position: int) -> dict[str, str]:
-    """What the photos are too few to show, groups counted once."""
-    rate = {"max_fpr": wish.value, "min_recall": 1 - wish.value}.get(wish.kind)
-    is_it = photos.labels == position
-    count = independent(photos.groups[is_it if wish.kind == "min_recall" else ~is_it])
-    if rate is None or rate * count >= 1 - 1e-9:
+def _note(wish: PointSpec, point: dict[str, Any]) -> dict[str, str]:
+    """How many photos are missing to prove the goal with 95 % confidence."""
+    if point.get("proven", True):
         return {}
-    who = wish.label if wish.kind == "min_recall" else f"others than {wish.label}"
-    told = f"{count} independent calibration photos of {who} cannot show a rate of {rate:.3g}"
-    return {"note": f"{told}; the least that they can show is 1 in {count}"}
+    who = wish.label if wish.kind == "min_recall" else f"labels other than {wish.label}"
+    if point["missing"] is None:
+        return {"note": f"not proven: no number of photos proves {wish.kind}={wish.value:.12g}"}
+    return {
+        "note": f"not proven with 95 % confidence: {point['groups']:,} independent calibration photos of "
+        f"{who}, {point['missing']:,} more are needed"
+    }

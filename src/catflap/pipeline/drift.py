@@ -17,9 +17,9 @@ from catflap.artifacts.field_log import Seen, read_field_log
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError, system_reason
 from catflap.evaluation.calibration import estimate_prior
-from catflap.evaluation.drift import WINDOW, Drift, make_baseline, measure_drift
+from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
+from catflap.evaluation.field_page import KICKER, field_page
 from catflap.evaluation.intervals import Floats
-from catflap.evaluation.pages.field_page import KICKER, field_page
 from catflap.runtime.decisions import correct_prior
 from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, ImageStatistics
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.bundle import load_bundle
+from catflap.artifacts.bundle import Variant, load_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import Dataset, load_dataset
@@ -22,11 +22,9 @@ from catflap.artifacts.schema import digest
 from catflap.data.scan import scan
 from catflap.data.sources.reading import read_photo
 from catflap.errors import BadArtifact, CatflapError
-from catflap.evaluation.curves import curves
-from catflap.evaluation.learning import learning
-from catflap.evaluation.metrics import measure
-from catflap.evaluation.mistakes import worst_mistakes
-from catflap.evaluation.report import write_report
+from catflap.evaluation.decision_rates import shipped_decisions
+from catflap.evaluation.metrics import curves, measure, worst_mistakes
+from catflap.evaluation.report_page import learning, write_report
 from catflap.image import Frame
 from catflap.machine import versions
 from catflap.progress import Progress, silent
@@ -53,6 +51,7 @@ class _Subject:
     dataset: Path | None
     history: list[dict[str, Any]]
     seen: dict[str, str]
+    variants: dict[str, Variant] = field(default_factory=dict)  # of a Bundle
 
 
 @dataclass(frozen=True)
@@ -119,15 +118,18 @@ def evaluate(
         logits = score(run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept)
         probabilities = softmax(logits, temperature)
         first = probabilities if first is None else first
-        sections[name] = measure(probabilities, judged.labels, judged.groups, subject.labels)
-        drawn[name] = curves(probabilities, judged.labels, judged.groups, subject.labels)
-    truth = (judged.labels, judged.groups, subject.labels, judged.names, judged.bytes)
+        truth = (judged.labels, judged.groups, subject.labels)
+        sections[name] = measure(probabilities, *truth)
+        if variant := subject.variants.get(name):
+            points = variant.operating_points
+            sections[name]["decisions"] = shipped_decisions(variant.decision, points, probabilities, *truth)
+        drawn[name] = curves(probabilities, *truth)
     report = write_report(
         Path(out),
         sections,
         title=subject.name,
         labels=subject.labels,
-        mistakes=[] if first is None else worst_mistakes(first, *truth),
+        mistakes=[] if first is None else worst_mistakes(first, *truth, judged.names, judged.bytes),
         curves=drawn,
         ancestors={**subject.ancestors, **judged.ancestors},
         learnt=learning(subject.history),
@@ -171,6 +173,7 @@ def _open(model: Path) -> _Subject:
         None,
         [],
         {"train": "learnt", "validation": "chosen", "calibration": "calibrated"},
+        {one.name: one for one in chosen},
     )
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from catflap.artifacts.results import Prediction
-from catflap.evaluation.drift import WINDOW, measure_drift
+from catflap.evaluation.drift_baseline import WINDOW, measure_drift
 from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics
 from catflap.serving.metrics import Metrics
 from catflap.serving.registry import Served

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.evaluation.calibration import COLDEST, HOTTEST, fit_temperature
-from catflap.evaluation.intervals import beyond_chance, once
+from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
+from catflap.evaluation.intervals import group_weights, significantly_positive
 from catflap.progress import Progress, silent
 from catflap.training.heads.head import Head, fit_head, losses_of
 from catflap.training.heads.logistic import Floats, LabelledFeatures, Labels, fit_scales, moments
@@ -103,9 +103,11 @@ def _best(judged: list[_Judged], strengths: int, groups: Labels) -> int:
     losses = np.stack([one.losses for one in judged])
     means = losses.mean(1)
     together, one_by_one = int(means[:strengths].argmin()), strengths + int(means[strengths:].argmin())
-    as_good = [n for n in range(strengths) if not beyond_chance(losses[n] - losses[together], groups)]
+    as_good = [
+        n for n in range(strengths) if not significantly_positive(losses[n] - losses[together], groups)
+    ]
     middle = as_good[(len(as_good) - 1) // 2]
-    return one_by_one if beyond_chance(losses[middle] - losses[one_by_one], groups) else middle
+    return one_by_one if significantly_positive(losses[middle] - losses[one_by_one], groups) else middle
 
 
 def _judge(setting: _Setting, rounds: list[_Round], classes: int) -> _Judged:
@@ -115,7 +117,9 @@ def _judge(setting: _Setting, rounds: list[_Round], classes: int) -> _Judged:
     priors = np.concatenate([np.broadcast_to(head.prior, (len(one.groups), classes)) for head, one in pairs])
     labels = np.concatenate([one.judged[1] for one in rounds])
     groups = np.concatenate([one.groups for one in rounds])
-    scale, share = fit_scales(evidence, priors, labels, (1 / HOTTEST, 1 / COLDEST), once(groups))
+    scale, share = fit_scales(
+        evidence, priors, labels, (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE), group_weights(groups)
+    )
     logits = scale * evidence + share * np.where(np.isfinite(priors), priors, 0)
     temperature = fit_temperature(logits, labels, groups)
     accuracy = float((logits.argmax(1) == labels).mean())

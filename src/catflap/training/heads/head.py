@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.errors import CatflapError
-from catflap.evaluation.calibration import pieces
+from catflap.evaluation.calibration import row_slices
 from catflap.training.heads.features import Features
 from catflap.training.heads.logistic import Floats, LabelledFeatures, Labels, Scaling, fit_weights, moments
 
@@ -95,7 +95,7 @@ def log_loss(logits: npt.NDArray[np.float32], labels: Labels) -> float:
 def losses_of(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> npt.NDArray[np.float64]:
     """The negative log-likelihood of each photo's label, in nats, float64 (n,)."""
     lost = np.empty(len(labels))
-    for rows in pieces(logits):
+    for rows in row_slices(logits):
         shifted = logits[rows].astype(np.float64) - logits[rows].max(1, keepdims=True)
         chosen = shifted[np.arange(len(shifted)), labels[rows]]
         lost[rows] = np.log(np.exp(shifted).sum(1)) - chosen

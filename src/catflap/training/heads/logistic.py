@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from catflap.evaluation.calibration import pieces
+from catflap.evaluation.calibration import row_slices
 from catflap.machine import describe_machine
 
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -103,7 +103,7 @@ def fit_scales(
         return -float((each * targets * logarithms).sum()), slope
 
     def loss(point: Floats) -> tuple[float, Floats]:
-        lost, slopes = zip(*(of_some(point, at) for at in pieces(evidence)), strict=True)
+        lost, slopes = zip(*(of_some(point, at) for at in row_slices(evidence)), strict=True)
         pull = point[1] - 1
         return float(pull**2 / 2 + sum(lost)), sum(slopes) + np.array([0, pull])
 

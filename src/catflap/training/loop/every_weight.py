@@ -19,7 +19,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.schema import digest
 from catflap.data.loader import Place, batches_an_epoch, load_batches, reading_threads
 from catflap.errors import CatflapError
-from catflap.evaluation.intervals import beyond_chance
+from catflap.evaluation.intervals import significantly_positive
 from catflap.image import Frame, Pixels
 from catflap.progress import Progress
 from catflap.runtime.engine import Logits
@@ -254,7 +254,7 @@ def _blend(
         lost.append(losses_of(tried[-1], validation.labels))
     means = [float(each.mean()) for each in lost]
     kept = int(np.argmin(means))
-    if settings.careful and not beyond_chance(lost[0] - lost[kept], validation.groups):
+    if settings.careful and not significantly_positive(lost[0] - lost[kept], validation.groups):
         kept = 0
     network.load_state_dict(_mixed(start, best, shares[kept]))
     network.cpu()  # where it is counted, written, and shares its backbone with a head

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from catflap.artifacts.dataset import Dataset
-from catflap.evaluation.intervals import beyond_chance
+from catflap.evaluation.intervals import significantly_positive
 from catflap.training.heads.head import losses_of
 from catflap.training.loop.settings import MANY_PHOTOS, SMALL_SIDE, scratch
 from catflap.training.networks.backbone import RESNET8, Backbone, load_backbone
@@ -49,7 +49,7 @@ def or_from_scratch(head: Trained, dataset: Dataset, epochs: float, seed: int, l
     learnt = from_scratch(dataset, new_backbone(), epochs, loop)
     validation = dataset.photos("validation")
     lost = [losses_of(each.logits, validation.labels) for each in (head, learnt)]
-    better = beyond_chance(lost[0] - lost[1], validation.groups)
+    better = significantly_positive(lost[0] - lost[1], validation.groups)
     compared = [
         {"step": "blend", "share": share, "validation_log_loss": float(each.mean()), "kept": kept}
         for share, each, kept in zip((0.0, 1.0), lost, (not better, better), strict=True)

@@ -1,17 +1,23 @@
-"""The pictures of a Report as inline SVG: no script, readable in light and dark, described in words."""
+"""Charts as inline SVG, and the Jinja2 templates that hold them: no script, nothing loaded from elsewhere.
+
+Vega-Lite or Observable Plot would add 250 to 830 kB of JavaScript to every page and need a script to run
+where the page now forbids scripts; these charts are a few kB each and readable without one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from catflap.errors import need
 from catflap.html_text import text
 
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 46
-TONES = 5  # that the page has; what comes later is plain
+TONES = 5  # colours; further lines are grey
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,35 @@ class Scale:
         return round(HEIGHT - BOTTOM - self.place(value) * (HEIGHT - TOP - BOTTOM), 1)
 
 
+def render(template: str, **fields: Any) -> str:
+    """A page from a template in templates/; every value is escaped, and control characters are shown."""
+    return str(_environment().get_template(template).render(**fields, percent=percent, count="{:,}".format))
+
+
+@cache
+def _environment() -> Any:
+    need("jinja2")
+    import jinja2
+
+    def visible(value: Any) -> Any:
+        """Text with control characters as codes, such as \\u202e, which would reorder the page."""
+        if not isinstance(value, str) or hasattr(value, "__html__"):
+            return value
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in value)
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("catflap.evaluation"),
+        autoescape=True,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["dictlist"] = lambda entries, most: list(entries.items())[:most]
+    return environment
+
+
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as people read it; 100 % and 0 % only where they are exact."""
+    """A share in percent; 100 % and 0 % only where they are exact."""
     if value is None:
         return "–"
     for places in range(digits, 5):
@@ -43,7 +76,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def reliability(points: Sequence[dict[str, Any]]) -> str:
-    """Stated probability against the share that was right, with 95 % whiskers."""
+    """A reliability diagram with 95 % whiskers."""
     if not points:
         return nothing("There are no photos.")
     start = max(0.0, math.floor(min(point["stated"] for point in points) * 10 - 1e-9) / 10)
@@ -54,26 +87,26 @@ def reliability(points: Sequence[dict[str, Any]]) -> str:
     for point in points:
         x, y = across.x(point["stated"]), up.y(point["value"])
         radius = round(3 + 6 * math.sqrt(point["photos"] / most), 1)
-        said = (
+        tooltip = (
             f"{point['photos']} photos at {percent(point['stated'])}: {percent(point['value'])} right "
             f"({percent(point['low'])} to {percent(point['high'])})"
         )
         marks += [
             f'<line class="whisker" x1="{x}" x2="{x}" y1="{up.y(point["low"])}" y2="{up.y(point["high"])}"/>',
-            f'<circle class="dot" cx="{x}" cy="{y}" r="{radius}"><title>{said}</title></circle>',
+            f'<circle class="dot" cx="{x}" cy="{y}" r="{radius}"><title>{tooltip}</title></circle>',
         ]
     return chart("Reliability: each dot is one bin of photos; on the diagonal is ideal.", across, up, marks)
 
 
 def roc(lines: Sequence[dict[str, Any]]) -> str:
-    """Recall against false positives, with the false positives on a logarithmic axis that starts at none."""
+    """ROC curves with a logarithmic axis of false positives that starts at zero."""
     if not lines:
-        return nothing("The photos have one label only, so there is nothing to trade.")
+        return nothing("The photos have one label only, so there is no ROC curve.")
     decades = max(1, min(5, math.ceil(-math.log10(min(line["finest"] for line in lines)) - 1e-9)))
     floor = 10.0**-decades
 
     def place(rate: float) -> float:
-        """None at 0, then a gap of a tenth, then the decades."""
+        """Zero at 0, then a gap of a tenth, then the decades."""
         return 0.0 if rate < floor * 0.999 else 0.1 + 0.9 * (math.log10(rate) + decades) / decades
 
     ticks = ((0.0, "0"), *((10.0**-k, f"{10.0 ** (2 - k):g} %") for k in range(decades, -1, -1)))
@@ -99,7 +132,7 @@ def roc(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def histogram(bars: dict[str, Any] | None) -> str:
-    """Two counts back to back, on a logarithmic axis so that the few in the middle can be seen."""
+    """Two histograms back to back, on a logarithmic axis so that small counts are visible."""
     if bars is None:
         return nothing("There are no photos.")
     most = max(10, *bars["up_photos"], *bars["down_photos"])
@@ -129,7 +162,7 @@ def histogram(bars: dict[str, Any] | None) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one line, and the one that was chosen; a point without a number is left out."""
+    """The points of a line and the index of the chosen one; points without a number are left out."""
 
     name: str
     across: Sequence[float | None]
@@ -138,7 +171,7 @@ class Line:
 
 
 def lines(description: str, words: tuple[str, str], given: Sequence[Line], powers: bool = False) -> str:
-    """Lines over one axis; with `powers` it is logarithmic. Five lines at most have a colour of their own."""
+    """A line chart of at most five lines; with `powers` the x axis is logarithmic."""
     drawn = [(line, _points(line, powers)) for line in given]
     drawn = [(line, points) for line, points in drawn if points]
     if not drawn:
@@ -154,11 +187,11 @@ def lines(description: str, words: tuple[str, str], given: Sequence[Line], power
         dots = list(points) if len(points) <= 12 else [place for place in (line.chosen,) if place in points]
         for place in dots:
             x, y = points[place]
-            said = f"{line.name}: {y:.5g} at {x:g}"
+            tooltip = f"{line.name}: {y:.5g} at {x:g}"
             radius = 5.5 if place == line.chosen else 2.6
             marks.append(
                 f'<circle class="dot tone{number}" cx="{across.x(x)}" cy="{up.y(y)}" r="{radius}">'
-                f"<title>{text(said)}</title></circle>"
+                f"<title>{text(tooltip)}</title></circle>"
             )
         names.append(line.name)
     return chart(description, across, up, marks) + legend(names)
@@ -181,7 +214,7 @@ def whisker(number: dict[str, Any], start: float) -> str:
 
 
 def nothing(why: str) -> str:
-    """What stands where a picture cannot be drawn."""
+    """What stands in place of a chart without data."""
     return f'<p class="none">{text(why)}</p>'
 
 
@@ -194,7 +227,7 @@ def shares(words: str, start: float = 0.0) -> Scale:
 
 
 def _points(line: Line, powers: bool) -> dict[int, tuple[float, float]]:
-    """The points that have both numbers and a place on the axis, by their place in the line."""
+    """The points that can be drawn, by their index in the line."""
     pairs = enumerate(zip(line.across, line.up, strict=True))
     whole = {place: (x, y) for place, (x, y) in pairs if x is not None and y is not None}
     return {place: point for place, point in whole.items() if point[0] > 0 or not powers}
@@ -229,7 +262,7 @@ def path(style: str, points: Sequence[tuple[float, float]]) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """What stands under a chart: the names of its lines or bars, in the order of their tones."""
+    """The legend of a chart, in the order of its colours."""
     keys = (
         f'<span><span class="key {tone(number)}"></span><bdi>{text(name)}</bdi></span>'
         for number, name in enumerate(names)
@@ -238,17 +271,12 @@ def legend(names: Sequence[str]) -> str:
 
 
 def tone(number: int) -> str:
-    """The colour of a line or bar by its place, as a class of the page's style."""
+    """The CSS class of the colour of line or bar `number`."""
     return f"tone{number}" if number < TONES else "plain"
 
 
-def card(heading: str, picture: str) -> str:
-    """A picture on the page, under what it shows; both are HTML."""
-    return f'<div class="card"><h3>{heading}</h3>{picture}</div>'
-
-
 def chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> str:
-    """Grid, ticks and words around the marks."""
+    """A chart with grid, ticks and axis titles around the marks."""
     floor, parts = HEIGHT - BOTTOM, []
     for value, words in up.ticks:
         y = up.y(value)
@@ -271,3 +299,85 @@ def chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> s
         + "".join([*parts, *marks])
         + "</svg>"
     )
+
+
+def columns(names: Sequence[str], counts: Sequence[Mapping[str, int]], times: Sequence[str]) -> str:
+    """A stacked column chart of the shares of decisions in each period."""
+    if not counts:
+        return nothing("There is no whole window of photos yet.")
+    across, up = _times(times), shares("share of the decisions")
+    width = (WIDTH - LEFT - RIGHT) / len(counts)
+    marks = []
+    for place, period in enumerate(counts):
+        whole, below = sum(period.values()), 0
+        for number, name in enumerate(names):
+            count = period.get(name, 0)
+            if count:
+                top, floor = up.y((below + count) / whole), up.y(below / whole)
+                tooltip = f"{times[place]}: {count:,} of {whole:,} {name}"
+                marks.append(
+                    f'<rect class="bar {tone(number)}" x="{LEFT + place * width + 0.5:.1f}" y="{top}" '
+                    f'width="{max(0.5, width - 1):.1f}" height="{floor - top:.1f}">'
+                    f"<title>{text(tooltip)}</title></rect>"
+                )
+                below += count
+    described = "Decisions over time: the share of each label, and of unsure."
+    return chart(described, across, up, marks) + legend(names)
+
+
+def band(quartiles: Sequence[Sequence[float]], times: Sequence[str]) -> str:
+    """The median of shares over time and the band between the quartiles, from quartiles (n, 3)."""
+    if not quartiles:
+        return nothing("There is no whole window of photos yet.")
+    start = max(0.0, math.floor(min(low for low, _, _ in quartiles) * 10 - 1e-9) / 10)
+    across, up = _times(times), shares("probability of the answer", min(start, 0.9))
+    x = [across.x(place) for place in _middles(len(quartiles))]
+    lows, middles, highs = ([up.y(value) for value in column] for column in zip(*quartiles, strict=True))
+    around = [*zip(x, highs, strict=True), *zip(reversed(x), reversed(lows), strict=True)]
+    marks = [path("band", around), path("line tone0", list(zip(x, middles, strict=True)))]
+    for place, (left, top, (low, middle, high)) in enumerate(zip(x, middles, quartiles, strict=True)):
+        tooltip = f"{times[place]}: {percent(middle)}, half of them {percent(low)} to {percent(high)}"
+        marks.append(
+            f'<circle class="dot" cx="{left}" cy="{top}" r="2.5"><title>{text(tooltip)}</title></circle>'
+        )
+    return chart("Confidence over time: the median, and the half around it.", across, up, marks)
+
+
+def against_limit(names: Sequence[str], scores: Sequence[Mapping[str, float]], times: Sequence[str]) -> str:
+    """Drift scores over time, with a dashed line at 1, the alarm."""
+    if not scores:
+        return nothing("There is no whole window of photos yet.")
+    most = max([1.25, *(score for period in scores for score in period.values())])
+    step = next(
+        size for size in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if most / size <= 6 or size == 1000
+    )
+    top = step * math.ceil(most / step)
+    ticks = tuple((step * k, f"{step * k:g}") for k in range(round(top / step) + 1))
+    across, up = _times(times), Scale(lambda value: value / top, ticks, "drift score")
+    x = [across.x(place) for place in _middles(len(scores))]
+    marks = [path("limit", [(LEFT, up.y(1)), (WIDTH - RIGHT, up.y(1))])]
+    for number, name in enumerate(names):
+        points = [
+            (left, up.y(period[name])) for left, period in zip(x, scores, strict=True) if name in period
+        ]
+        marks.append(path(f"line {tone(number)}", points))
+        marks += [
+            f'<circle class="bar {tone(number)}" cx="{left}" cy="{up.y(period[name])}" r="3">'
+            f"<title>{text(f'{time}: {name} {period[name]:.2f}')}</title></circle>"
+            for left, period, time in zip(x, scores, times, strict=True)
+            if period.get(name, 0) > 1 or (name in period and len(scores) == 1)
+        ]
+    described = "Drift scores over time; above the dashed line at 1 they alarm."
+    return chart(described, across, up, marks) + legend(names)
+
+
+def _times(times: Sequence[str]) -> Scale:
+    """An axis of periods of equal width; three are labelled."""
+    count = len(times)
+    shown = sorted({count // 8, count // 2, count - 1 - count // 8})
+    middles = _middles(count)
+    return Scale(lambda value: value, tuple((middles[place], text(times[place])) for place in shown), "")
+
+
+def _middles(count: int) -> list[float]:
+    return [(place + 0.5) / count for place in range(count)]

@@ -1,0 +1,118 @@
+"""How often a user gets a right decision, a wrong one, or "unsure": the decision judged, not the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.evaluation.intervals import Flags, Ints, Metric, effective_photos, share
+from catflap.runtime.decisions import Probabilities, decide, point_cutoff
+
+MANY_UNSURE = 1 / 3  # above this share of unsure photos export and evaluate warn
+
+
+def decision_rates(
+    decisions: Sequence[str], labels: npt.ArrayLike, groups: npt.ArrayLike, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The rates of decided, right, wrong and unsure photos, overall and per true label, ready for JSON.
+
+    `decisions` (n,) are what users get: a name in `class_names`, or another word such as "unsure",
+    which is no decision. `labels` (n,) are true class numbers, `groups` (n,) name photos that are
+    not independent. Rates are shares of all photos, so decided = right + wrong and decided + unsure = 1;
+    `wrong_when_decided` is a share of the decided ones. Each has its 95 % interval (Wilson, groups
+    counted).
+    """
+    truth = np.asarray(labels, np.int64)
+    owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    said = np.array([numbers.get(decision, -1) for decision in decisions], np.int64)
+    whole = _rates(said, truth, owners, np.ones(len(truth), np.bool_))
+    per_label = {
+        name: {
+            **_rates(said, truth, owners, truth == number),
+            "predicted": int((said == number).sum()),
+        }
+        for number, name in enumerate(class_names)
+    }
+    return {**whole, "per_label": per_label}
+
+
+def point_decisions(
+    point: Mapping[str, Any], probabilities: Probabilities, class_names: Sequence[str]
+) -> list[str]:
+    """What `Classifier(operating_point=…)` says to probabilities (n, classes) under the prior of training.
+
+    The point's label where its probability reaches the threshold, else the most probable other label.
+    """
+    number = class_names.index(point["label"])
+    others = np.array(probabilities, np.float64)
+    reached = others[:, number] >= point_cutoff(point["threshold"])
+    others[:, number] = -1
+    return [class_names[number if hit else best] for hit, best in zip(reached, others.argmax(1), strict=True)]
+
+
+def shipped_decisions(
+    decision: Mapping[str, Any],
+    points: Sequence[Mapping[str, Any]],
+    probabilities: Probabilities,
+    labels: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """A variant's `decisions` in bundle.json and report.json, judged on photos with true labels (n,).
+
+    `decision` and `points` are the entries of the variant in bundle.json: the rates of its own decision,
+    and in `operating_points` those of each point.
+    """
+    said = decide(probabilities, class_names, decision["threshold"])
+    return {
+        **decision_rates(said, labels, groups, class_names),
+        "operating_points": [
+            {
+                "label": point["label"],
+                "wish": point["wish"],
+                **decision_rates(
+                    point_decisions(point, probabilities, class_names), labels, groups, class_names
+                ),
+            }
+            for point in points
+        ],
+    }
+
+
+def in_words(rates: Mapping[str, Any]) -> str:
+    """Rates in one sentence: Of 100 photos: 97 decided, 1 of them wrong, 3 unsure."""
+    photos = rates["photos"]
+    if not photos:
+        return "There are no photos."
+    counts = rates["counts"]
+    decided, wrong, unsure = counts["right"] + counts["wrong"], counts["wrong"], counts["unsure"]
+    number = "photo" if photos == 1 else "photos"
+    return f"Of {photos:,} {number}: {decided:,} decided, {wrong:,} of them wrong, {unsure:,} unsure."
+
+
+def _rates(said: Ints, truth: Ints, owners: Ints, among: Flags) -> dict[str, Any]:
+    decided, right = said >= 0, said == truth
+
+    def of(hits: Flags, photos: Flags, reason: str) -> Metric:
+        effective = effective_photos(np.zeros(int(photos.sum()), np.int64), owners[photos], 1)[0]
+        return share(int((hits & photos).sum()), int(photos.sum()), float(effective), reason)
+
+    none = "there are no such photos"
+    return {
+        "photos": int(among.sum()),
+        "groups": len(np.unique(owners[among])),
+        "counts": {
+            "right": int((right & among).sum()),
+            "wrong": int((decided & ~right & among).sum()),
+            "unsure": int((~decided & among).sum()),
+        },
+        "decided": of(decided, among, none),
+        "right": of(right, among, none),
+        "wrong": of(decided & ~right, among, none),
+        "unsure": of(~decided, among, none),
+        "wrong_when_decided": of(~right, among & decided, "no photo was decided"),
+    }

@@ -1,0 +1,259 @@
+"""Drift: the baseline of a variant's calibration answers, and how far a window of field answers is from it.
+
+Compared are, for each predicted label: the confidence (log-odds of the most probable label), the OOD score
+(distance of the embedding from the label's mean and principal axes), and image statistics of the frame
+(brightness, contrast, sharpness). A change of the label mix alone does not alarm. Objects that were never
+trained on raise the OOD score even where the network is confident; blur and darkness change the image
+statistics before they change the answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.evaluation.intervals import Floats, Ints, independent_photos
+from catflap.runtime.image_statistics import STATISTICS
+from catflap.runtime.ood import Vectors, pack, residuals, unit, unpack
+
+WINDOW = 200  # photos
+ALARM = 0.002  # p-value; a fifth of 1 in 100, because photos of a burst are not independent
+KNOTS = 101  # quantiles per label
+DIGITS = 4  # of a quantile, and of the values compared with it
+MIN_PHOTOS = 5  # of a predicted label; below, it has no quantiles, and below so many groups no OOD score
+EPSILON = 1e-9  # probabilities are kept this far from 0 and 1
+CONFIDENCE, OOD = "sureness", "strangeness"  # as JSON calls the two scores
+MAX_EMBEDDED_LABELS = 50  # labels with an OOD baseline; more would make bundle.json large
+AXES = 8  # principal axes per label; 32 detected unknown objects hardly better
+GROUPS_PER_AXIS = 10
+FOLDS = 10  # for the OOD scores of the calibration photos themselves
+OOD_QUANTILE = 0.99  # of the calibration distances; the OOD score is a distance divided by it
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The drift of a window of field answers against the baseline.
+
+    `distance` is the Kolmogorov-Smirnov distance, 0 to 1; `p` its p-value, corrected for the number of
+    tests; `score` the distance divided by the one that alarms: above 1 it alarms. All three are those of
+    the statistic that drifted `most`; `scores` has every statistic's score.
+    """
+
+    photos: int
+    distance: float
+    p: float
+    score: float
+    most: str = CONFIDENCE
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def alarm(self) -> bool:
+        """True when the p-value is below the alarm level."""
+        return self.p < ALARM
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as `catflap drift` prints them."""
+        numbers = {"distance": round(self.distance, 4), "p": self.p, "score": round(self.score, 4)}
+        scores = {name: round(score, 4) for name, score in self.scores.items()}
+        return {"photos": self.photos, **numbers, "alarm": self.alarm, "most": self.most, "scores": scores}
+
+
+def make_baseline(
+    probabilities: npt.ArrayLike,
+    labels: Sequence[str],
+    groups: Ints,
+    looks: npt.ArrayLike | None = None,
+    embeddings: npt.NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """The `baseline` of a variant in bundle.json, from its probabilities (n, labels) on calibration photos.
+
+    For each predicted label: its share, and quantiles of the log-odds and of the image statistics `looks`
+    (n, 3), without rows that are not finite. `groups` (n,) count independent photos. `embeddings` (k, width)
+    of the first k ≤ n photos give the label's OOD baseline (`ood_baseline`). A label predicted for fewer
+    than 5 photos has no quantiles.
+    """
+    given = np.asarray(probabilities, np.float64)
+    confidence, predicted = log_odds(given), given.argmax(axis=1)
+    images = _rows(looks, len(given))
+    entries_by_label: dict[str, Any] = {}
+    for place, label in enumerate(labels):
+        chosen = predicted == place
+        entry: dict[str, Any] = {"share": round(float(chosen.mean()), 6)}
+        if chosen.sum() >= MIN_PHOTOS:
+            entry |= {
+                "groups": independent_photos(groups[chosen]),
+                "quantiles": _quantiles(confidence[chosen]),
+            }
+        if embeddings is not None and len(labels) <= MAX_EMBEDDED_LABELS:
+            first = np.flatnonzero(chosen[: len(embeddings)])
+            described = ood_baseline(embeddings[first], groups[first])
+            if described is not None:
+                entry["embedding"] = described | {OOD: _quantiles(described[OOD])}
+        chosen = chosen & np.isfinite(images).all(axis=1)
+        if chosen.sum() >= MIN_PHOTOS:
+            columns = zip(STATISTICS, images[chosen].T, strict=True)
+            entry["looks"] = {"groups": independent_photos(groups[chosen])} | {
+                name: _quantiles(of) for name, of in columns
+            }
+        entries_by_label[label] = entry
+    return {"photos": len(given), "labels": entries_by_label}
+
+
+def measure_drift(
+    probabilities: npt.ArrayLike,
+    labels: Sequence[str],
+    baseline: Mapping[str, Any],
+    looks: npt.ArrayLike | None = None,
+    strangeness: npt.ArrayLike | None = None,
+) -> Drift:
+    """The Drift of a window: probabilities (m, labels), image statistics (m, 3), OOD scores (m,), m ≥ 1.
+
+    Probabilities are those under the prior of training. Each statistic is compared by a two-sample
+    Kolmogorov-Smirnov test with the baseline's labels, mixed as they are predicted in the window. The
+    p-value is Stephens' (1970) approximation, Bonferroni-corrected. Photos of a label without quantiles
+    and values that are not finite are left out.
+    """
+    given = np.asarray(probabilities, np.float64)
+    predicted, entries = given.argmax(axis=1), [baseline["labels"].get(label, {}) for label in labels]
+    statistics = [(CONFIDENCE, log_odds(given), entries)]
+    if strangeness is not None:
+        values = np.asarray(strangeness, np.float64)
+        statistics.append((OOD, values, [_half_groups(entry.get("embedding", {})) for entry in entries]))
+    image_entries = [entry.get("looks", {}) for entry in entries]
+    for name, values in zip(STATISTICS, _rows(looks, len(given)).T, strict=True):
+        statistics.append((name, values, image_entries))
+    tests = {
+        name: _ks_distance(
+            values, predicted, [_known(entry, "quantiles" if name == CONFIDENCE else name) for entry in of]
+        )
+        for name, values, of in statistics
+    }
+    photos = tests[CONFIDENCE][0]
+    tests = {name: test for name, test in tests.items() if test[0]}
+    if not tests:
+        return Drift(photos, 0.0, 1.0, 0.0)
+    scores = {name: far / _critical(size, len(tests)) for name, (_, far, size) in tests.items()}
+    most = max(scores, key=scores.__getitem__)
+    _, distance, size = tests[most]
+    return Drift(photos, distance, min(1.0, len(tests) * _p(distance, size)), scores[most], most, scores)
+
+
+def _half_groups(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Half as many groups: mean and axes were fitted on the photos that they score."""
+    return {**entry, "groups": max(1, entry["groups"] // 2)} if entry else entry
+
+
+Quantiles: TypeAlias = tuple[int, Sequence[float]]  # independent photos, and their quantiles
+
+
+def _known(entry: Mapping[str, Any], name: str) -> Quantiles | None:
+    return (entry["groups"], entry[name]) if {"groups", name} <= set(entry) else None
+
+
+def _ks_distance(
+    values: Floats, predicted: Ints, quantiles: Sequence[Quantiles | None]
+) -> tuple[int, float, float]:
+    """The number of values (m,) compared, the KS distance, and the effective sample size of the test."""
+    able = np.array([one is not None for one in quantiles])[predicted] & np.isfinite(values)
+    values, predicted = np.sort(np.round(values[able], DIGITS)), predicted[able]
+    if not len(values):
+        return 0, 0.0, 1.0
+    shares = np.bincount(predicted, minlength=len(quantiles)) / len(values)
+    less, at_most, variance = np.zeros(len(values)), np.zeros(len(values)), 0.0
+    for one, share in zip(quantiles, shares.tolist(), strict=True):
+        if one is not None and share:
+            exclusive, inclusive = _cumulative(values, one[1])
+            less, at_most = less + share * exclusive, at_most + share * inclusive
+            variance += share**2 / one[0]
+    first, last = (np.searchsorted(values, values, side) / len(values) for side in ("left", "right"))
+    distance = float(max((last - at_most).max(), (less - first).max(), 0.0))
+    return len(values), distance, 1 / (1 / len(values) + variance)
+
+
+def log_odds(probabilities: npt.ArrayLike) -> Floats:
+    """The log-odds (n,) of the most probable label, from probabilities (n, labels)."""
+    given = np.asarray(probabilities, np.float64)
+    best = given.argmax(axis=1)
+    rest = given.copy()
+    rest[np.arange(len(given)), best] = 0
+    others = np.clip(rest.sum(axis=1), EPSILON, 1 - EPSILON)  # 1 - p would cancel
+    odds: Floats = np.log1p(-others) - np.log(others)
+    return odds
+
+
+def _rows(looks: npt.ArrayLike | None, count: int) -> Floats:
+    return np.full((count, len(STATISTICS)), np.nan) if looks is None else np.asarray(looks, np.float64)
+
+
+def _quantiles(values: Floats) -> list[float]:
+    shares = np.linspace(0, 1, min(KNOTS, len(values)))
+    return [round(float(value), DIGITS) for value in np.quantile(values, shares)]
+
+
+def _cumulative(values: Floats, quantiles: Sequence[float]) -> tuple[Floats, Floats]:
+    """The baseline's cumulative distribution at each value, exclusive and inclusive; they differ at ties."""
+    knots = np.maximum.accumulate(np.asarray(quantiles, np.float64))
+    shares = np.linspace(0, 1, len(knots))
+    more = np.interp(-values, -knots[::-1], shares, left=0.0, right=1.0)
+    return 1 - more, np.interp(values, knots, shares, left=0.0, right=1.0)
+
+
+def _p(distance: float, size: float) -> float:
+    """The p-value of a distance between two samples of this effective size."""
+    root = math.sqrt(size)
+    reach = (root + 0.12 + 0.11 / root) * distance
+    if reach < 0.2:
+        return 1.0
+    terms = ((2.0 if k % 2 else -2.0) * math.exp(-2 * (k * reach) ** 2) for k in range(1, 101))
+    return min(1.0, max(0.0, sum(terms)))
+
+
+def _critical(size: float, tests: int) -> float:
+    """The distance that alarms in one of so many tests."""
+    root = math.sqrt(size)
+    return math.sqrt(-math.log(ALARM / tests / 2) / 2) / (root + 0.12 + 0.11 / root)
+
+
+def ood_baseline(embeddings: Vectors, groups: Ints) -> dict[str, Any] | None:
+    """A label's OOD baseline from its embeddings (n, width), with the OOD score of each photo, (n,).
+
+    The distance of an embedding is the norm of its residual after projection on the label's mean and
+    principal axes (Jackson & Mudholkar 1979). Field photos took no part in that fit; so calibration photos
+    are scored out of fold, ten folds, no group in two of them. None for fewer than 5 groups (n,).
+    """
+    names, of = np.unique(groups, return_inverse=True)
+    if len(names) < MIN_PHOTOS:
+        return None
+    distances = np.empty(len(embeddings), np.float32)
+    part = of % min(FOLDS, len(names))
+    for number in range(part.max() + 1):
+        chosen = part == number
+        distances[chosen] = residuals(embeddings[chosen], *unpack(_fit(embeddings[~chosen], len(names))))
+    limit = round(max(float(np.quantile(distances, OOD_QUANTILE)), 1e-6), 6)
+    return {
+        "groups": independent_photos(groups),
+        **_fit(embeddings, len(names)),
+        "limit": limit,
+        OOD: distances.astype(np.float64) / limit,
+    }
+
+
+def _fit(embeddings: Vectors, groups: int) -> dict[str, Any]:
+    """Mean and principal axes of the unit embeddings (n, width), packed."""
+    directions = unit(embeddings).astype(np.float64)
+    mean = directions.mean(axis=0)
+    spread = directions - mean
+    count = min(AXES, groups // GROUPS_PER_AXIS, len(spread) - 1, len(mean) - 1)
+    if len(spread) < len(mean):  # the smaller of two Gram matrices with the same axes
+        _, vectors = np.linalg.eigh(spread @ spread.T)
+        axes = vectors[:, ::-1][:, :count].T @ spread
+    else:
+        _, vectors = np.linalg.eigh(spread.T @ spread)
+        axes = vectors[:, ::-1][:, :count].T
+    greatest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    return pack(mean.astype(np.float32), unit(axes * np.where(greatest < 0, -1, 1)))

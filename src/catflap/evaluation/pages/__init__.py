@@ -1,1 +1,0 @@
-"""What was measured as HTML pages: nothing is loaded from elsewhere, nothing runs."""
