@@ -67,8 +67,11 @@ def test_photos_that_are_too_few_to_show_a_rate_are_told(pointed: Bundle, drawn_
     photos = drawn_dataset.photos("calibration")
     others = len(np.unique(photos.groups[photos.labels != pointed.labels.index("cat")]))
     strict, cheap = pointed.variant("fp32").operating_points
-    note = f"{others} independent calibration photos of others than cat cannot show a rate of 0.1"
-    assert strict["note"] == f"{note}; the least that they can show is 1 in {others}"
+    note = (
+        f"not proven with 95 % confidence: {others} independent calibration photos of labels other than cat"
+    )
+    assert strict["note"] == f"{note}, {29 - others} more are needed", "0.9 to the power of 29 is below 0.05"
+    assert (strict["proven"], strict["missing"], strict["groups"]) == (False, 29 - others, others)
     assert "note" not in cheap
     card = bytes(pointed.members["card.md"]).decode()
     told = f"cat:max_fpr=0.1 says cat at a probability of {strict['threshold']:.6g} or more"
@@ -106,13 +109,13 @@ def test_a_bundle_without_wishes_has_no_points(drawn_bundle: Exported, drawn_che
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["dog:max_fpr=0.1"], "is about a label that is not there"),
+        (["dog:max_fpr=0.1"], "names an unknown label"),
         (["cat:max_fpr=0.1", "cat:max_fpr=1e-1"], "is stated twice"),
-        (["cat:max_fpr=1.1"], "is not LABEL:WISH=NUMBER"),
-        (["cat:min_recall=nan"], "is not LABEL:WISH=NUMBER"),
-        (["cat:cost_ratio=inf"], "is not LABEL:WISH=NUMBER"),
-        (["cat:precision=0.9"], "is not LABEL:WISH=NUMBER"),
-        (["max_fpr=0.1"], "is not LABEL:WISH=NUMBER"),
+        (["cat:max_fpr=1.1"], "is not LABEL:KIND=NUMBER"),
+        (["cat:min_recall=nan"], "is not LABEL:KIND=NUMBER"),
+        (["cat:cost_ratio=inf"], "is not LABEL:KIND=NUMBER"),
+        (["cat:precision=0.9"], "is not LABEL:KIND=NUMBER"),
+        (["max_fpr=0.1"], "is not LABEL:KIND=NUMBER"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_before_any_work(
@@ -130,9 +133,9 @@ def test_a_wish_that_cannot_be_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("kind", "value", "what", "fix"),
     [
-        ("max_fpr", 0.1, "but never to say cat: the highest already lets 1 of", "allow more: cat:max_fpr=0."),
-        ("cost_ratio", 0.0, "but never to say cat", "State a greater cost_ratio"),
-        ("min_recall", 0.0, "but never to say cat", "State a greater min_recall"),
+        ("max_fpr", 0.1, "except never to say cat: 1 of", "allow more: cat:max_fpr=0."),
+        ("cost_ratio", 0.0, "except never to say cat", "State a greater cost_ratio"),
+        ("min_recall", 0.0, "except never to say cat", "State a greater min_recall"),
     ],
 )
 def test_a_wish_that_no_threshold_meets_is_refused(

@@ -172,8 +172,7 @@ def operating_point(
     else:
         worst = _group_minima(values[truth], owners[truth])  # each group's lowest-scored positive
         proof, allowed = _proof(len(worst), 1 - stated["min_recall"])
-        within = allowed < len(worst)
-        threshold = float(np.sort(worst)[allowed]) if within else float(thresholds[hits >= hits[-1]][0])
+        threshold = float(np.sort(worst)[allowed]) if allowed < len(worst) else math.inf
     return {"wish": stated, **proof, **rates_at(threshold, values, truth, groups=owners)}
 
 

@@ -53,6 +53,8 @@ def _unmet(wish: PointSpec, variant: str, scores: Floats, is_it: Flags) -> Refus
     what = f"No threshold of {variant} meets {wish.name} on the calibration photos"
     if not is_it.any():
         return Refused(f"{what}: none of them is {wish.label}.", "Prepare the dataset from more photos.")
+    if wish.kind != "max_fpr":
+        return Refused(f"{what}, except never to say {wish.label}.", f"State a greater {wish.kind}.")
     _, _, alarms = threshold_steps(scores, is_it)
     least = math.ceil(1e6 * alarms[1] / alarms[-1]) / 1e6
     return Refused(
