@@ -4,6 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 BIN := .venv/bin
 EXTRAS := train,serve,live,targets,sign
 CODE := $(wildcard src tests benchmarks examples *.py)
+WORKERS ?= -n 2 --dist loadfile
 PIP := 26.1.2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -16,15 +17,15 @@ help:  ## list the targets
 demo: .venv/ready  ## the whole line on small free data, in under three minutes
 	$(BIN)/catflap demo
 
-test: .venv/ready .venv-base/ready  ## the fast tests
-	$(BIN)/pytest -m "not slow"
+test: .venv/ready .venv-base/ready  ## the fast tests; at their end what was skipped, and how to get it
+	$(BIN)/pytest -m "not slow" $(WORKERS)
 
 check: .venv/ready .venv-base/ready  ## what has to pass before a change is merged
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
 bench: .venv/ready  ## every benchmark, or BENCH=name; each says its machine, versions and n
 	@for script in benchmarks/$(or $(BENCH),*).py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

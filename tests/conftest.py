@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -36,6 +37,15 @@ def photos_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"there are no photos in {root}; set CATFLAP_PHOTOS to a class folder")
     return root
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say at the end what was skipped, each reason once; a reason says how to get what is missing."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:4} {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(autouse=True)
