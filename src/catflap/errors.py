@@ -1,4 +1,4 @@
-"""The errors that people see: what happened, then the one fix."""
+"""Errors that users see (what happened, then one fix), and which extra each foreign module belongs to."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
 
 
 class CatflapError(Exception):
-    """An error that a person can act on: `what` happened and the one `fix`."""
+    """An error that a user can act on: `what` happened and the one `fix`."""
 
     def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what, fix)  # the arguments, from which another process makes it again
+        super().__init__(what, fix)  # the arguments that pickle needs
         self.what = what
         self.fix = fix
 
@@ -64,12 +64,12 @@ class CatflapError(Exception):
         return f"{self.what} {self.fix}"
 
     def to_json(self) -> dict[str, str]:
-        """The error as it stands in every machine answer."""
+        """The error as every JSON answer has it."""
         return {"what": self.what, "fix": self.fix}
 
 
 class BadPhoto(CatflapError):
-    """A photo that cannot be used; `reason` is the word that a Manifest row records."""
+    """A photo that cannot be used; `reason` is the code in its Manifest row."""
 
     def __init__(self, reason: str, what: str, fix: str) -> None:
         super().__init__(what, fix)
@@ -90,7 +90,7 @@ class MissingExtra(CatflapError):
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
-    """Turn a failed import into the extra to install, or None when it is not one of ours."""
+    """Turn a failed import into the extra to install; None when no extra of Catflap has that module."""
     module = (error.name or "").split(".")[0]
     extra = EXTRAS.get(module)
     if extra is None:
@@ -98,6 +98,14 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     return MissingExtra(
         f"This step needs {module}, which is not installed.",
         f"Run: pip install 'catflap[{extra}]'",
+    )
+
+
+def missing_runtime(module: str) -> MissingExtra:
+    """The error for the runtime of one variant: names one package, not an extra with all of them."""
+    return MissingExtra(
+        f"This variant needs {module}, which is not installed.",
+        f"Run: pip install {module.replace('_', '-')}",
     )
 
 
@@ -111,18 +119,18 @@ def does_not_load(module: str, error: Exception) -> MissingExtra:
 
 
 def need(module: str) -> None:
-    """Raise MissingExtra where a module of an extra is not installed, without the time of its import."""
+    """Raise MissingExtra where a module of an extra is not installed, without importing it."""
     if find_spec(module) is None:
         error = ModuleNotFoundError(f"No module named {module!r}", name=module)
         raise missing_extra(error) or error
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a library's error says, 200 letters at most; its kind when it is mute."""
-    said = str(error).strip()
-    return said.splitlines()[0][:200].rstrip(".: ") if said else type(error).__name__
+    """The first line of a library's error message, at most 200 characters; its type if it has no message."""
+    message = str(error).strip()
+    return message.splitlines()[0][:200].rstrip(".: ") if message else type(error).__name__
 
 
 def system_reason(error: Exception) -> str:
-    """Why the system refused, without the path; for other errors their words, or their kind."""
+    """The operating system's message without the path; for other errors their message or type."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -10,20 +10,25 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from catflap.artifacts.schema import faults, load_schema
+from catflap.evaluation.metrics import measure
 from tests.artifacts.samples import FILES, small_head
 
 STRANGE: list[Any] = [None, True, False, 0, 1, -1, 2, 10**6, 10**12, 0.5, -0.5, 1e-9, 1e9 + 0.5]
 STRANGE += ["", "x", "cat", "a" * 600, "\x1f", "é猫", [], ["cat"], ["cat", "cat"], [1, True]]
 STRANGE += [{}, {"cat": 1}, {"cat": {"file": "x"}}]
 SCHEMA = load_schema("bundle")
-KNOWN = {"$schema", "title", "description", "type", "enum", "pattern"}
+KNOWN = {"$schema", "$ref", "$defs", "title", "description", "type", "enum", "pattern"}
 KNOWN |= {"minimum", "maximum", "exclusiveMinimum", "items", "minItems", "maxItems", "uniqueItems"}
 KNOWN |= {"properties", "required", "additionalProperties", "minProperties"}
 
 
 def document() -> dict[str, Any]:
     listed = {name: {"sha256": "0" * 64, "bytes": len(data)} for name, data in FILES.items()}
-    return {"catflap_bundle": "1.0", **small_head(), "files": listed}
+    head = small_head()
+    head["variants"]["int8"]["metrics"] = measure(
+        [[2, 0], [0, 1], [1, 0]], [0, 1, 1], [0, 1, 2], head["labels"]
+    )
+    return {"catflap_bundle": "1.0", **head, "files": listed}
 
 
 def mutate(value: Any, dice: random.Random) -> None:
@@ -102,7 +107,7 @@ def test_the_schemas_use_only_what_the_checker_knows() -> None:
     while stack:
         schema = stack.pop()
         assert set(schema) <= KNOWN
-        stack += list(schema.get("properties", {}).values())
+        stack += [*schema.get("properties", {}).values(), *schema.get("$defs", {}).values()]
         stack += [
             schema[name] for name in ("items", "additionalProperties") if isinstance(schema.get(name), dict)
         ]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import struct
+import subprocess
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import catflap
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.artifacts.results import Verdict
@@ -33,6 +35,7 @@ from tests.runtime.models import reworked
 from tests.tiny import Exported
 
 Arrays = dict[str, np.ndarray]
+SRC = Path(catflap.__file__).parents[1]
 
 
 def failed(verdict: Verdict) -> list[str]:
@@ -47,6 +50,19 @@ def test_what_was_exported_passes(drawn_bundle: Exported) -> None:
     assert answer["verdict"] == "pass"
     assert all(set(check) == {"name", "pass", "value", "limit"} for check in answer["checks"])
     assert json.loads(json.dumps(answer)) == answer
+
+
+def test_the_base_installation_passes_and_asks_only_for_what_the_bundle_holds(base_python: Path) -> None:
+    code = "from catflap.cli.main import run; run()"
+    answer = subprocess.run(
+        [base_python, "-c", code, "verify", "cat", "--json"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    verdict = json.loads(answer.stdout)
+    assert verdict["verdict"] == "pass"
+    assert list(verdict["not_run"]) == ["litert-int8"]
+    assert verdict["not_run"]["litert-int8"].endswith("Run: pip install ai-edge-litert")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

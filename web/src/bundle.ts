@@ -133,7 +133,9 @@ function contradiction(head: Head): string | undefined {
 }
 
 export interface Schema {
-  type?: string;
+  $ref?: string;
+  $defs?: Record<string, Schema>;
+  type?: string | string[];
   enum?: unknown[];
   pattern?: string;
   minimum?: number;
@@ -150,15 +152,22 @@ export interface Schema {
 }
 
 /** The first thing that is wrong with a value, with its place; undefined when it conforms. */
-export function fault(value: unknown, schema: Schema, place = "$"): string | undefined {
-  if (schema.type && !isOf(value, schema.type)) return `${place} is not of the type ${schema.type}`;
+export function fault(value: unknown, given: Schema, place = "$", root = given): string | undefined {
+  const schema = given.$ref ? root.$defs?.[given.$ref.replace("#/$defs/", "")] : given;
+  if (!schema) return `${place} has no schema`;
+  const types = schema.type === undefined ? [] : [schema.type].flat();
+  if (types.length && !types.some((type) => isOf(value, type))) {
+    return `${place} is not of the type ${types.join(" or ")}`;
+  }
   if (schema.enum && !schema.enum.includes(value)) return `${place} is none of ${schema.enum.join(", ")}`;
   if (typeof value === "string" && schema.pattern && !new RegExp(schema.pattern, "u").test(value)) {
     return `${place} does not match ${schema.pattern}`;
   }
   if (typeof value === "number") return numberFault(value, schema, place);
-  if (Array.isArray(value)) return arrayFault(value, schema, place);
-  if (isOf(value, "object")) return objectFault(value as Record<string, unknown>, schema, place);
+  if (Array.isArray(value)) return arrayFault(value, schema, place, root);
+  if (isOf(value, "object")) {
+    return objectFault(value as Record<string, unknown>, schema, place, root);
+  }
   return undefined;
 }
 
@@ -183,27 +192,32 @@ function numberFault(value: number, schema: Schema, place: string): string | und
   return inside ? undefined : `${place} is out of range`;
 }
 
-function arrayFault(value: unknown[], schema: Schema, place: string): string | undefined {
+function arrayFault(value: unknown[], schema: Schema, place: string, root: Schema): string | undefined {
   if (value.length < (schema.minItems ?? 0) || value.length > (schema.maxItems ?? value.length)) {
     return `${place} has ${value.length} items`;
   }
   if (schema.uniqueItems && new Set(value.map((item) => JSON.stringify(item))).size < value.length) {
     return `${place} has an item twice`;
   }
-  return first(value, (item, index) => fault(item, schema.items ?? {}, `${place}[${index}]`));
+  return first(value, (item, index) => fault(item, schema.items ?? {}, `${place}[${index}]`, root));
 }
 
-function objectFault(value: Record<string, unknown>, schema: Schema, place: string): string | undefined {
+function objectFault(
+  value: Record<string, unknown>,
+  schema: Schema,
+  place: string,
+  root: Schema,
+): string | undefined {
   const missing = schema.required?.find((name) => !Object.hasOwn(value, name));
   if (missing) return `${place}.${missing} is missing`;
   const entries = Object.entries(value);
   if (entries.length < (schema.minProperties ?? 0)) return `${place} is empty`;
   return first(entries, ([name, item]) => {
     const known = schema.properties && Object.hasOwn(schema.properties, name) && schema.properties[name];
-    if (known) return fault(item, known, `${place}.${name}`);
+    if (known) return fault(item, known, `${place}.${name}`, root);
     if (schema.additionalProperties === false) return `${place}.${name} is unknown`;
     if (typeof schema.additionalProperties !== "object") return undefined;
-    return fault(item, schema.additionalProperties, `${place}.${name}`);
+    return fault(item, schema.additionalProperties, `${place}.${name}`, root);
   });
 }
 

@@ -29,6 +29,7 @@ FORMAT = "1.0"
 HEAD = "bundle.json"
 SUFFIX = ".catflap"
 MAX_HEAD = 16 << 20  # bytes of bundle.json
+ROUNDED = 2e-6  # what six decimals may lose of an interval
 DEEPEST = 64  # objects and lists in bundle.json within each other; ours have 8
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -241,12 +242,76 @@ def _check_head(head: Any, path: str) -> None:
             found.append("the prior does not name every label")
         if abs(sum(head["prior"].values()) - 1) > 1e-3:
             found.append("the prior does not add up to 1")
+        found += [
+            fault for name, entry in head["variants"].items() for fault in _metric_faults(name, entry, head)
+        ]
         if not all(_same_width(entry) for entry in variants):
             found.append("the means and axes of a baseline differ in their width")
         if not all(_are_points(entry.get("operating_points", []), head["labels"]) for entry in variants):
             found.append("an operating point has another label or not one wish, or stands twice")
     if found:
         raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
+
+
+def _metric_faults(name: str, variant: dict[str, Any], head: dict[str, Any]) -> list[str]:
+    """What contradicts itself in the measured figures of a variant; types and ranges are the schema's."""
+    metrics, labels = variant["metrics"], set(head["labels"])
+    place = f"$.variants.{name}"
+    found = [f"{place}.{one}" for one in _wrong_intervals(metrics, "metrics")]
+    for number, point in enumerate(variant.get("operating_points", [])):
+        for role in ("calibration", "test"):
+            found += [
+                f"{place}.{one}"
+                for one in _wrong_intervals(point[role], f"operating_points[{number}].{role}")
+            ]
+    named = {*metrics.get("labels", ()), *metrics.get("per_class", ())}
+    named |= {one[key] for one in metrics.get("confusions", ()) for key in ("true", "predicted")}
+    if not named <= labels:
+        found.append(
+            f"{place}.metrics names the label {min(named - labels)!r}, which the bundle does not have"
+        )
+    photos = metrics.get("photos")
+    if photos is not None:
+        if metrics.get("groups", 0) > photos:
+            found.append(f"{place}.metrics has more groups than photos")
+        per_class = metrics.get("per_class")
+        if per_class and sum(one["support"] for one in per_class.values()) != photos:
+            found.append(f"{place}.metrics.per_class does not add up to {photos} photos")
+    matrix = metrics.get("confusion_matrix")
+    if matrix:
+        sides = {len(matrix[part]) for part in ("photos", "value", "low", "high")}
+        sides |= {
+            len(row) for part in ("photos", "value", "low", "high") for row in matrix[part] if row is not None
+        }
+        if sides != {len(labels)}:
+            found.append(f"{place}.metrics.confusion_matrix does not have a row and a column a label")
+        elif photos is not None and sum(map(sum, matrix["photos"])) != photos:
+            found.append(f"{place}.metrics.confusion_matrix does not add up to {photos} photos")
+    fidelity = variant["fidelity"]
+    if fidelity["flips"] > fidelity["photos"] or fidelity.get("groups", 0) > fidelity["photos"]:
+        found.append(f"{place}.fidelity has more flips or groups than photos")
+    low, high = fidelity.get("flip_rate_low", 0), fidelity.get("flip_rate_high", 1)
+    if not low - ROUNDED <= fidelity["flip_rate"] <= high + ROUNDED:
+        found.append(f"{place}.fidelity.flip_rate lies outside of its interval")
+    return found
+
+
+def _wrong_intervals(value: Any, place: str) -> Iterator[str]:
+    """The measured numbers that lie outside of their interval, or are null without a reason."""
+    if isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _wrong_intervals(item, f"{place}[{position}]")
+    if not isinstance(value, dict):
+        return
+    if {"value", "low", "high"} <= value.keys() and not isinstance(value["value"], list):
+        ends = value["low"], value["value"], value["high"]
+        if None in ends:
+            if not value.get("reason"):
+                yield f"{place} is null without a reason"
+        elif not ends[0] - ROUNDED <= ends[1] <= ends[2] + ROUNDED:
+            yield f"{place}.value lies outside of its interval"
+    for key, item in value.items():
+        yield from _wrong_intervals(item, f"{place}.{key}")
 
 
 def _same_width(variant: dict[str, Any]) -> bool:

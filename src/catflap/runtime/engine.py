@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.bundle import Bundle, Variant
-from catflap.errors import BadArtifact, CatflapError, does_not_load, missing_extra
+from catflap.errors import BadArtifact, CatflapError, does_not_load, missing_runtime
 from catflap.image import Pixels
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -124,7 +124,7 @@ def engine_error(variant: Variant) -> CatflapError | None:
             "Update Catflap or use another variant.",
         )
     if find_spec(engine.needs) is None:
-        return missing_extra(ModuleNotFoundError(name=engine.needs))
+        return missing_runtime(engine.needs)
     try:
         import_module(engine.opener.partition(":")[0])
     except (ImportError, OSError) as error:
