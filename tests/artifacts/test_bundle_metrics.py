@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import BadArtifact, encode_bundle, load_bundle
-from catflap.evaluation.metrics import measure
 from catflap.evaluation.calibration import operating_point
+from catflap.evaluation.metrics import measure
 from tests.artifacts.samples import FILES, small_head
 
 EDITS = 2000
