@@ -1,0 +1,196 @@
+"""Peers of `build`: one of them learns from a class folder, and answers the photos of another.
+
+    python benchmarks/peers/classifiers.py scikit-learn|fastai|timm|torchvision TASK.json OUT.npz
+
+TASK.json names `learn` and `judge`, lists of path and label number, `labels`, their count, `weights`, a
+file with the backbone (safetensors), `epochs` and `threads`. Writes `probabilities`, (photos, labels) float
+in the order of `judge`. Each peer does as its documentation or its reference script says, at 224 px.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BACKBONE = "tf_efficientnet_lite0"
+SIDE = 224
+Task = dict[str, Any]
+
+
+def pretrained(task: Task, classes: int) -> Any:
+    """Timm's model with the weights, and a new head; without one for 0 classes."""
+    import timm
+
+    return timm.create_model(
+        BACKBONE, pretrained=True, num_classes=classes, pretrained_cfg_overlay={"file": task["weights"]}
+    )
+
+
+class Files:
+    """Photos as files; `transform` makes each a tensor."""
+
+    def __init__(self, photos: list[tuple[str, int]], transform: Callable[[Any], Any]) -> None:
+        self.photos, self.transform = photos, transform
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        path, label = self.photos[number]
+        with Image.open(path) as photo:
+            return self.transform(photo.convert("RGB")), label
+
+
+def plain() -> Any:
+    """The usual transform of evaluation: the short side to 256 px, the centre of 224 px."""
+    import torch
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [v2.Resize(256, antialias=True), v2.CenterCrop(SIDE), v2.ToImage(),
+         v2.ToDtype(torch.float, scale=True), v2.Normalize((0.5,) * 3, (0.5,) * 3)]
+    )  # fmt: skip
+
+
+def answers(model: Any, photos: list[tuple[str, int]]) -> Any:
+    """What the network says of each photo, before any softmax."""
+    import torch
+
+    model.eval()
+    loader = torch.utils.data.DataLoader(Files(photos, plain()), batch_size=32)
+    with torch.inference_mode():
+        return torch.cat([model(frames) for frames, _ in loader]).numpy()
+
+
+def scikit_learn(task: Task) -> Any:
+    """Twenty lines that anyone would write: frozen features, standardised, and a logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    network = pretrained(task, 0)
+    labels = np.array([label for _, label in task["learn"]])
+    features = answers(network, task["learn"])
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    folds = StratifiedKFold(max(2, min(5, int(np.bincount(labels).min()))), shuffle=True, random_state=0)
+    strengths = {"logisticregression__C": [0.0003, 0.001, 0.003, 0.01, 0.1, 1.0]}
+    search = GridSearchCV(model, strengths, cv=folds, scoring="accuracy").fit(features, labels)
+    found = search.predict_proba(answers(network, task["judge"]))
+    probabilities = np.zeros((len(found), task["labels"]))
+    probabilities[:, search.classes_] = found
+    return probabilities
+
+
+def fastai(task: Task) -> Any:
+    """The quick start: vision_learner, fine_tune."""
+    import pandas
+    from fastai.vision.all import ImageDataLoaders, Resize, accuracy, aug_transforms, vision_learner
+
+    rows = [(path.lstrip("/"), label) for path, label in task["learn"]]
+    loaders = ImageDataLoaders.from_df(
+        pandas.DataFrame(rows, columns=["name", "label"]), path="/", valid_pct=0.2, seed=0,
+        item_tfms=Resize(SIDE), batch_tfms=aug_transforms(), num_workers=0,
+    )  # fmt: skip
+    learner = vision_learner(
+        loaders, BACKBONE, metrics=accuracy, pretrained_cfg_overlay={"file": task["weights"]}
+    )
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(task["epochs"])
+        items = [path for path, _ in task["judge"]]
+        found = learner.get_preds(dl=learner.dls.test_dl([item.lstrip("/") for item in items]))[0].numpy()
+    probabilities = np.zeros((len(found), task["labels"]))
+    probabilities[:, np.array(list(loaders.vocab), int)] = found
+    return probabilities
+
+
+def fine_tuned(task: Task, transform: Any, batch: int, optimiser_of: Callable[[Any], Any]) -> Any:
+    """The epochs of a reference script: warm-up, a cosine, label smoothing."""
+    import torch
+
+    model = pretrained(task, task["labels"])
+    loader = torch.utils.data.DataLoader(
+        Files(task["learn"], transform), batch_size=batch, shuffle=True, drop_last=len(task["learn"]) > batch
+    )
+    optimiser = optimiser_of(model)
+    total = task["epochs"] * len(loader)
+    warm = max(1, total // 10)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimiser,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=warm),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, total - warm)),
+        ],
+        [warm],
+    )
+    lossy = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    model.train()
+    for _ in range(task["epochs"]):
+        for frames, labels in loader:
+            loss = lossy(model(frames), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return softmax(answers(model, task["judge"]))
+
+
+def timm(task: Task) -> Any:
+    """The pieces of its train.py for fine-tuning: its augmentation, AdamW, a cosine."""
+    from timm.data import create_transform
+    from timm.optim import create_optimizer_v2
+
+    transform = create_transform(
+        (3, SIDE, SIDE), is_training=True, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="random",
+        auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25,
+    )  # fmt: skip
+    return fine_tuned(
+        task, transform, 64, lambda model: create_optimizer_v2(model, opt="adamw", lr=5e-4, weight_decay=0.05)
+    )
+
+
+def torchvision(task: Task) -> Any:
+    """Its references/classification: SGD, TrivialAugment, erasing; a tenth of its rate, being pretrained."""
+    import torch
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(),
+         v2.ToImage(), v2.ToDtype(torch.float, scale=True), v2.Normalize((0.5,) * 3, (0.5,) * 3),
+         v2.RandomErasing(0.1)]
+    )  # fmt: skip
+    return fine_tuned(
+        task, transform, 32,
+        lambda model: torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4),
+    )  # fmt: skip
+
+
+def softmax(logits: Any) -> Any:
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)
+
+
+PEERS: dict[str, Callable[[Task], Any]] = {
+    "scikit-learn": scikit_learn, "fastai": fastai, "timm": timm, "torchvision": torchvision,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run one peer."""
+    name, task, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    torch.manual_seed(0)
+    np.savez(out, probabilities=PEERS[name](task))
+
+
+if __name__ == "__main__":
+    main()
