@@ -115,15 +115,7 @@ def run_catflap(photos: Path, options: str, _name: str, _epochs: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "CATFLAP_CACHE": f"{folder}/cache"}
         bundle = Path(folder) / "league.catflap"
-        command = [
-            sys.executable,
-            "-m",
-            "catflap.cli.main",
-            "build",
-            str(photos / "learn"),
-            "-o",
-            str(bundle),
-        ]
+        command = [str(CATFLAP), "build", str(photos / "learn"), "-o", str(bundle)]
         done, cost = timed([*command, "--json", *options.split()], environment)
         if done.returncode or not bundle.is_file():
             return {"failed": (done.stderr.strip() or done.stdout.strip())[-300:], **cost}
