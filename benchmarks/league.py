@@ -63,7 +63,11 @@ def main() -> None:
     header(size=args.size, sets=len(wanted), entrants=[*entrants, *peers], results=str(args.results))
     args.results.parent.mkdir(parents=True, exist_ok=True)
     for photo_set in wanted if not args.table else ():
-        photos = gather(photo_set, args.size, args.cache, args.clones)
+        try:
+            photos = gather(photo_set, args.size, args.cache, args.clones)
+        except subprocess.CalledProcessError:
+            print(json.dumps({"set": photo_set.name, "skipped": f"{photo_set.repository} cannot be fetched"}))
+            continue
         for name in [*peers, *entrants]:
             if (photo_set.name, args.size, name) not in {key(row) for row in results(args.results)}:
                 run = run_catflap if name in entrants else run_peer
