@@ -242,7 +242,7 @@ def table(rows: list[Row], sets: Iterable[PhotoSet]) -> list[str]:
 
 
 def error(row: Row) -> float:
-    return max(1 - float(row["accuracy"]), 0.5 / row["n"])
+    return max(1 - float(row["accuracy"]), 0.5 / int(row["n"]))
 
 
 if __name__ == "__main__":
