@@ -17,8 +17,8 @@ import torch
 from machine import header, in_turns
 from torch import nn
 
-from catflap.allocator import keep_memory
 from catflap.image import Frame
+from catflap.machine import keep_memory
 from catflap.training.networks.backbone import PACKAGED, RESNET8, load_backbone
 from catflap.training.networks.convolution import QuickConvolution
 from catflap.training.networks.folding import folded

@@ -1,25 +1,43 @@
-"""How long work tells how far it is: any function that takes the step, what is done and the total."""
+"""Loops over long work: report progress after each item, or compute items ahead on threads."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
-T = TypeVar("T")
-Progress: TypeAlias = Callable[[str, int, int], None]
+A = TypeVar("A")
+B = TypeVar("B")
+Progress: TypeAlias = Callable[[str, int, int], None]  # the step, how many items are done, and the total
 
 
-def nobody(told: object) -> None:
-    """Tell nobody: neither an answer nor a note."""
+def nobody(message: object) -> None:
+    """Ignore a message: the default where a caller may want notes."""
 
 
 def silent(step: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
-def track(items: Iterable[T], step: str, total: int, progress: Progress) -> Iterator[T]:
-    """Hand items on, telling after each how many of the total are done."""
+def track(items: Iterable[A], step: str, total: int, progress: Progress) -> Iterator[A]:
+    """Yield the items and report after each how many of the total are done."""
     progress(step, 0, total)
     for done, item in enumerate(items, 1):
         yield item
         progress(step, done, total)
+
+
+def prefetch(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """work(item) for each item, in order, computed ahead on threads; at most `workers` + 1 are kept."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[B]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

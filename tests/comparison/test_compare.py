@@ -12,11 +12,10 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.comparison.compare import _probed, compare, table
-from catflap.comparison.packages import _needed, installed
 from catflap.comparison.probe import probe
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.drawings import drawn_photos
-from catflap.machine import peak_memory_mb
+from catflap.machine import installed_packages, peak_memory_mb
 from tests.artifacts.samples import runnable_bundle
 from tests.tiny import Exported
 
@@ -29,30 +28,13 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_base_is_a_small_part_of_what_training_needs() -> None:
-    base, train = installed(), installed(("train",))
+    base, train = installed_packages(), installed_packages(("train",))
     assert {"catflap", "numpy", "onnxruntime", "pillow"} <= set(base)
     assert {"torch", "timm", "scikit-learn", "pyarrow", "onnx"} <= set(train) - set(base)
     assert set(base) < set(train)
     assert not {"pytest", "ruff", "torch"} & set(base)
     assert 0 < sum(base.values()) < 0.5 * sum(train.values())
     assert base["numpy"] > 10  # MB
-
-
-@pytest.mark.parametrize(
-    ("line", "extras", "found"),
-    [
-        ("numpy>=1.26", (), ("numpy", frozenset())),
-        ("Ruamel.Yaml_x ; python_version > '3'", (), ("ruamel-yaml-x", frozenset())),
-        ("torch>=2; extra == 'train'", (), None),
-        ("torch>=2; extra == 'train'", ("train",), ("torch", frozenset())),
-        ('ray[data,tune] >=2 ; extra == "cluster"', ("cluster",), ("ray", frozenset({"data", "tune"}))),
-        ("catflap[data]; extra == 'train'", ("train",), ("catflap", frozenset({"data"}))),
-    ],
-)
-def test_requirement_lines_are_read(
-    line: str, extras: tuple[str, ...], found: tuple[str, frozenset[str]] | None
-) -> None:
-    assert _needed(line, frozenset(extras)) == found
 
 
 def test_both_sides_answer_the_same_photo(

@@ -1,4 +1,4 @@
-"""No command needs `fcntl` or `resource`, which Windows lacks: photos to a bundle to an answer without them."""
+"""No command needs `fcntl` or `resource`, which Windows lacks: photos to a bundle to an answer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The training environment beside the inference environment, all of it measured."""
+"""The cost of the training environment beside that of the inference environment, all of it measured."""

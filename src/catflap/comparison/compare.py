@@ -1,4 +1,4 @@
-"""The training environment beside the inference environment: the verb `compare`."""
+"""The verb `compare`: the cost of the training environment beside that of the inference environment."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from catflap.artifacts.golden import read_golden
-from catflap.comparison.packages import installed
 from catflap.errors import CatflapError
+from catflap.machine import installed_packages
 from catflap.progress import Progress, silent
 from catflap.runtime.bench import machine
 from catflap.runtime.engine import choose_variant
 
 STARTS = 3
-ROWS = {  # field -> what it is called for people, and the unit it is divided by
-    "flops_a_photo": ("work a photo, MFLOP", 1e6),
-    "flops_in_all": ("work in all, GFLOP", 1e9),
-    "seconds": ("time in all, s", 1),
-    "photos_per_second": ("photos a second", 1),
-    "peak_memory_mb": ("memory at most, MB", 1),
-    "seconds_to_first_answer": ("process to first answer, s", 1),
-    "milliseconds_an_answer": ("an answer, one thread, ms", 1),
-    "answering_memory_mb": ("memory while answering, MB", 1),
+ROWS = {  # field: its name in the table, and the unit that it is divided by
+    "flops_a_photo": ("work per photo, MFLOP", 1e6),
+    "flops_in_all": ("total work, GFLOP", 1e9),
+    "seconds": ("total time, s", 1),
+    "photos_per_second": ("photos per second", 1),
+    "peak_memory_mb": ("peak memory, MB", 1),
+    "seconds_to_first_answer": ("start to first answer, s", 1),
+    "milliseconds_an_answer": ("one answer, one thread, ms", 1),
+    "answering_memory_mb": ("memory during inference, MB", 1),
     "packages": ("packages", 1),
     "packages_mb": ("packages, MB", 1),
     "model_bytes": ("model, MB", 1e6),
@@ -39,7 +39,7 @@ ROWS = {  # field -> what it is called for people, and the unit it is divided by
 def compare(
     checkpoint: Path | str, bundle: Path | str, *, variant: str | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
-    """What learning needs beside what answering needs, each row measured here or by `train`.
+    """The cost of training beside the cost of inference, measured here or by `train`.
 
     Rows: FLOPs a photo, seconds and photos/s, ms an answer on one thread, peak memory in MB,
     seconds from process to first answer, packages and MB installed, bytes of the model. The photos/s of a
@@ -63,7 +63,7 @@ def compare(
 
 
 def table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
-    """The comparison as rows for people: what and its unit, training, inference, and their ratio."""
+    """The comparison as table rows: name with unit, training, inference, and their ratio."""
     learning, answering = comparison["training"], comparison["inference"]
     rows = []
     for field, (what, unit) in ROWS.items():
@@ -78,7 +78,7 @@ def table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _training_side(trained: Checkpoint, photo: Path) -> dict[str, Any]:
     cost = trained.cost
-    packages = installed(("train",))
+    packages = installed_packages(("train",))
     forward, backward = cost["flops_forward"], cost["flops_backward"]
     seen = cost["photo_passes"] + cost.get("cached_photos", 0)
     return {
@@ -95,7 +95,7 @@ def _training_side(trained: Checkpoint, photo: Path) -> dict[str, Any]:
 
 
 def _device_side(trained: Checkpoint, shipped: Bundle, variant: str, photo: Path) -> dict[str, Any]:
-    packages = installed()
+    packages = installed_packages()
     probed = _probed("inference", shipped.path, photo, variant)
     return {
         "flops_a_photo": trained.cost["flops_forward"],
@@ -111,8 +111,8 @@ def _device_side(trained: Checkpoint, shipped: Bundle, variant: str, photo: Path
 
 
 def _probed(side: str, model: Path, photo: Path, variant: str) -> dict[str, float]:
-    """Let fresh processes answer; the cold start is a process's whole life but for the timed runs."""
-    probe = "catflap.comparison.probe"  # -P: not what happens to lie in the folder where somebody works
+    """Measure in fresh processes; the cold start is the time of a whole process without its timed runs."""
+    probe = "catflap.comparison.probe"  # -P: import nothing from the working directory
     command = [sys.executable, "-P", "-m", probe, side, str(model), str(photo), variant]
     starts, answers = [], []
     for _ in range(STARTS):

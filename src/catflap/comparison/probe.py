@@ -1,4 +1,4 @@
-"""One environment, measured in a process of its own: `python -m catflap.comparison.probe`."""
+"""Measure one environment in its own process: `python -m catflap.comparison.probe`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = 50
 
 
 def probe(side: str, model: str, photo: str, variant: str) -> dict[str, Any]:
-    """How one thread answers: ms a photo (median of 50), and the peak memory of this process in MB."""
+    """Milliseconds per photo on one thread (median of 50), and the peak memory of this process in MB."""
     answer = _trained(model) if side == "training" else _exported(model, variant)
     data = Path(photo).read_bytes()
     answer(data)

@@ -20,7 +20,7 @@ from catflap.data.jpeg import plain_rgb
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, resize
 from catflap.machine import describe_machine
-from catflap.prefetch import prefetch
+from catflap.progress import prefetch
 
 Resize: TypeAlias = Callable[..., Pixels]
 

@@ -13,8 +13,7 @@ import numpy as np
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, read_pixels
-from catflap.prefetch import prefetch
-from catflap.progress import Progress, silent
+from catflap.progress import Progress, prefetch, silent
 from catflap.runtime.engine import Logits, Model
 
 BATCH = 16

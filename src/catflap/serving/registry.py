@@ -10,10 +10,10 @@ from time import perf_counter
 
 import numpy as np
 
-from catflap.allocator import give_back_memory
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.image import Pixels
+from catflap.machine import give_back_memory
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.golden_checks import check_bundle
 from catflap.runtime.image_statistics import image_statistics

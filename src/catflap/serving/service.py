@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from catflap.allocator import give_back_large_memory
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.image import Photo, Pixels
-from catflap.machine import describe_machine
+from catflap.machine import describe_machine, give_back_large_memory
 from catflap.runtime.recording import Recorder
 from catflap.serving.answers import Call
 from catflap.serving.body import BodyReader

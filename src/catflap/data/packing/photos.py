@@ -27,8 +27,7 @@ from catflap.data.sources.reading import read_photo
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
 from catflap.image import Frame, decode, encode, inspect, read_pixels
 from catflap.machine import describe_machine
-from catflap.prefetch import prefetch
-from catflap.progress import Progress
+from catflap.progress import Progress, prefetch
 
 PLAN, NOTES = "prepare.json", "notes"
 WRITERS = 4

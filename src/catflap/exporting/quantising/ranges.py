@@ -12,7 +12,7 @@ import onnx
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.prefetch import prefetch
+from catflap.progress import prefetch
 from catflap.runtime.engine_onnx import open_session, run_session
 
 FRAMES_AT_ONCE = 4  # at most: every activation of these is in memory

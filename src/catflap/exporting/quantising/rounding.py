@@ -13,9 +13,9 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional
 
-from catflap.allocator import keep_memory
 from catflap.exporting.layers import showing
 from catflap.image import Pixels
+from catflap.machine import keep_memory
 from catflap.runtime.engine_onnx import open_session, run_session
 from catflap.training.networks.onnx_graph import INPUT
 

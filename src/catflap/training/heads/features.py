@@ -26,8 +26,7 @@ from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, first_line
 from catflap.image import Frame, Pixels
 from catflap.machine import describe_machine, versions
-from catflap.prefetch import prefetch
-from catflap.progress import Progress, silent
+from catflap.progress import Progress, prefetch, silent
 from catflap.runtime.engine import Model
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.schema import digest
 from catflap.data.loader import Place, batches_an_epoch, load_batches, reading_threads
 from catflap.errors import CatflapError
 from catflap.evaluation.intervals import significantly_positive
 from catflap.image import Frame, Pixels
+from catflap.machine import keep_memory
 from catflap.progress import Progress
 from catflap.runtime.engine import Logits
 from catflap.runtime.scoring import BATCH, frames_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from catflap.allocator import keep_memory
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.image import Pixels
+from catflap.machine import keep_memory
 from catflap.runtime.engine import Logits, Model
 from catflap.training.networks.network import load_network
 

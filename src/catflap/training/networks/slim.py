@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Photos, no_photos
 from catflap.image import Frame
+from catflap.machine import keep_memory
 from catflap.progress import Progress, silent
 from catflap.runtime.scoring import frames_of
 from catflap.training.networks.backbone import Backbone, digest_tensors

@@ -11,11 +11,11 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from catflap.allocator import keep_memory
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.data.loader import load_batches
 from catflap.errors import Refused
 from catflap.image import Frame
+from catflap.machine import keep_memory
 from catflap.runtime.scoring import frames_of
 from catflap.training.heads.features import Extractor, count_unseen
 from catflap.training.loop.resizing import resize
