@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from catflap.exporting.budget import Budget as Budget
     from catflap.exporting.export import export as export
     from catflap.image import Frame as Frame
-    from catflap.live.settings import WatchSettings as WatchSettings
-    from catflap.live.smoothing import Rules as Rules
+    from catflap.live.hysteresis import Rules as Rules
     from catflap.live.watch import watch as watch
+    from catflap.live.watch_settings import WatchSettings as WatchSettings
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
     from catflap.pipeline.drift import drift as drift
@@ -77,13 +77,13 @@ _HOME = {
     "Prediction": "catflap.artifacts.results",
     "Refused": "catflap.errors",
     "Report": "catflap.artifacts.report",
-    "Rules": "catflap.live.smoothing",
+    "Rules": "catflap.live.hysteresis",
     "SearchLimits": "catflap.training.search.halving",
     "ServeLimits": "catflap.serving.settings",
     "ServeSettings": "catflap.serving.settings",
     "Signer": "catflap.runtime.signature",
     "Verdict": "catflap.artifacts.results",
-    "WatchSettings": "catflap.live.settings",
+    "WatchSettings": "catflap.live.watch_settings",
     "audit": "catflap.curation.audit",
     "bench": "catflap.runtime.bench",
     "build": "catflap.pipeline.build",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from catflap import LogSettings, Rules, ServeLimits, ServeSettings, WatchSettings
+from catflap.cli.options import list_all_options
 from catflap.curation import audit, queue
 
 SERVE = {
@@ -22,7 +23,7 @@ WATCH = {
     "--max-fps": WatchSettings.max_fps, "--fps": WatchSettings.fps, "--stalled": WatchSettings.stalled,
     "--still": WatchSettings.still, "--log-every": WatchSettings.log_every,
     "--clip-seconds": WatchSettings.clip_seconds, "--save-mb": WatchSettings.save_bytes / 1e6,
-    "--enter": Rules.enter, "--leave": Rules.leave, "--dwell": Rules.dwell, "--min-frames": Rules.frames,
+    "--dwell": Rules.dwell, "--min-frames": Rules.frames,
     "--smoothing": Rules.smoothing, "--log-mb": LogSettings.limit / 1e6,
 }  # fmt: skip
 
@@ -43,6 +44,7 @@ def test_an_option_that_was_not_given_leaves_the_default_to_the_settings(
     parser = argparse.ArgumentParser()
     import_module(f"catflap.cli.{words[0]}").arguments(parser)
     asked = parser.parse_args(words[1:])
+    list_all_options(parser)
     told = dict(helps(parser))
     for option, value in usual.items():
         assert getattr(asked, option[2:].replace("-", "_")) is None

@@ -83,12 +83,12 @@ def test_the_page_of_commands_lists_the_commands() -> None:
 
 
 def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """What a parser takes, with what its sub-commands take; --help and --json go without saying."""
+    """What a parser takes, with what its sub-commands take; --help and --json need no description."""
     found = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             found += [inner for choice in action.choices.values() for inner in actions_of(choice)]
-        if not {"--help", "--json"} & set(action.option_strings):
+        if not {"--help", "--help-all", "--json"} & set(action.option_strings):
             found.append(action)
     return found
 

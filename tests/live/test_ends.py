@@ -20,7 +20,7 @@ from tests.live.cameras import CATFLAP, eventually, jpeg, watching
 
 ANYWHERE = """
 import signal, sys, threading
-from catflap.live.settings import WatchSettings
+from catflap.live.watch_settings import WatchSettings
 from catflap.live.watch import watch
 
 lines = 0

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.image import Pixels
-from catflap.live.frames import OpenSource, Outage, Picture, Shot, Source, Stop
-from catflap.live.reader import latest_shots
+from catflap.live.frames import OpenSource, Outage, Shot, Source, SourceFrame, Stop, latest_frames
 
 SCENE = np.full((200, 300, 3), 90, np.uint8)
 
@@ -21,11 +20,11 @@ class Sensor:
     def __init__(self, frames: list[Pixels], raw_bytes: bool) -> None:
         self._frames, self._raw_bytes, self._count = frames, raw_bytes, 0
 
-    def read(self) -> Picture:
+    def read(self) -> SourceFrame:
         sleep(0.01)
         pixels = self._frames[self._count % len(self._frames)].copy()
         self._count += 1
-        return Picture(lambda: pixels, raw=pixels.tobytes() if self._raw_bytes else pixels)
+        return SourceFrame(lambda: pixels, raw=pixels.tobytes() if self._raw_bytes else pixels)
 
     def close(self) -> None:
         pass
@@ -33,7 +32,7 @@ class Sensor:
 
 def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Outage]:
     sensor: OpenSource = Sensor(frames, raw_bytes)
-    shots = latest_shots(Source("sensor", True, lambda: sensor), sensor, Stop(), stalled=60, still=0.3)
+    shots = latest_frames(Source("sensor", True, lambda: sensor), sensor, Stop(), stalled=60, still=0.3)
     try:
         return list(islice(shots, count))
     finally:
@@ -42,7 +41,7 @@ def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Outa
 
 @pytest.mark.parametrize("raw_bytes", [False, True])
 def test_the_same_picture_is_told_once_and_judged_no_more(raw_bytes: bool) -> None:
-    shots = latest_shots(
+    shots = latest_frames(
         Source("sensor", True, lambda: sensor), sensor := Sensor([SCENE], raw_bytes), stop := Stop(), 60, 0.3
     )
     for one in shots:
@@ -51,7 +50,7 @@ def test_the_same_picture_is_told_once_and_judged_no_more(raw_bytes: bool) -> No
     assert one == Outage("frozen", "the same picture for 0.3 s")
     sensor._frames = [SCENE, SCENE + 1]
     assert isinstance(next(shots), Shot), "the first other picture ends it"
-    stop.asked = True
+    stop.requested = True
     assert [one for one in shots if isinstance(one, Outage)] == []
 
 

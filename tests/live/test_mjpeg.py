@@ -12,8 +12,8 @@ from PIL import Image
 
 from catflap.exporting.drawings import scene
 from catflap.image import encode
-from catflap.live.frames import Lost
-from catflap.live.mjpeg import Splitter
+from catflap.live.frames import SourceLost
+from catflap.live.sources import Splitter
 
 PHOTOS = [encode(scene(seed, 90, 60), "JPEG", quality=80, progressive=seed == 1) for seed in range(3)]
 HEAD = b"--cut\r\nContent-Type: image/jpeg\r\n\r\n"
@@ -71,5 +71,5 @@ def test_garbage_between_is_skipped() -> None:
 
 
 def test_an_endless_frame_is_refused() -> None:
-    with pytest.raises(Lost, match="more than 5000 bytes"):
+    with pytest.raises(SourceLost, match="more than 5000 bytes"):
         split(PHOTOS[0][:700] + b"\x00" * 10_000, 512, 5000)

@@ -8,18 +8,18 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from catflap.live.delivery import DeliveryQueue
+from catflap.live.delivery import NotDelivered, OrderedDelivery
 from tests.live.cameras import camera, eventually, watching, write_video
 
 pytest.importorskip("amqtt", reason="no broker is installed; pip install amqtt")
 paho = pytest.importorskip("paho.mqtt.client", reason="paho is not installed; pip install 'catflap[live]'")
 
-from catflap.live.mqtt import open_mqtt  # noqa: E402  which needs it
+from catflap.live.mqtt import Mqtt  # noqa: E402  which needs it
 
 
 class Broker:
@@ -116,8 +116,8 @@ def test_a_refused_login_is_told_and_leaves_nothing_behind() -> None:
     port, notes = free_port(), list[str]()
     refusing = Broker(port, anonymous=False)
     try:
-        deliver, close = open_mqtt(f"mqtt://127.0.0.1:{port}/door/cat")
-        queue = DeliveryQueue("mqtt", deliver, notes.append)
+        connection = Mqtt(f"mqtt://127.0.0.1:{port}/door/cat")
+        queue = OrderedDelivery("mqtt", connection.deliver, notes.append)
         queue.send({"event": "started"})
         eventually(lambda: bool(notes))
     finally:
@@ -126,7 +126,7 @@ def test_a_refused_login_is_told_and_leaves_nothing_behind() -> None:
     with broker(port) as listener:
         eventually(lambda: listener.events() == ["started"])
         queue.close()
-        close()
+        connection.close()
         eventually(lambda: listener.status()[-1:] == ["offline"])
         assert listener.status() == ["online", "offline"], "no refusal left a message that waits"
     assert notes[1:] == ["mqtt: delivers again."]
@@ -150,3 +150,83 @@ def test_a_broker_that_is_down_gets_the_events_later(red: Path) -> None:
             assert decided == [None, "cat", "not_cat"]
             watcher.process.kill()
             eventually(lambda: listener.status()[-1:] == ["offline"])
+
+
+class Silent:
+    """A broker that accepts connections and answers only some of what it is sent.
+
+    Of the packets it knows those that it confirms: "connect", "publish".
+    """
+
+    def __init__(self, confirms: tuple[str, ...]) -> None:
+        self.confirms = confirms
+        self.published = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                one = self._server.accept()[0]
+                self._open.append(one)
+                threading.Thread(target=self._answer, args=(one,), daemon=True).start()
+
+    def _answer(self, one: socket.socket) -> None:
+        with suppress(OSError):
+            while head := one.recv(1):
+                length, shift = 0, 0
+                while (byte := one.recv(1)[0]) & 0x80:
+                    length, shift = length | (byte & 0x7F) << shift, shift + 7
+                body = b""
+                length |= byte << shift
+                while len(body) < length:
+                    body += one.recv(length - len(body))
+                kind = head[0] >> 4
+                if kind == 1 and "connect" in self.confirms:
+                    one.sendall(b"\x20\x02\x00\x00")
+                elif kind == 3:
+                    topic = 2 + int.from_bytes(body[:2], "big")
+                    self.published += b"status" not in body[2:topic]
+                    if "publish" in self.confirms:
+                        one.sendall(b"\x40\x02" + body[topic : topic + 2])
+                elif kind == 12:
+                    one.sendall(b"\xd0\x00")
+
+    def close(self) -> None:
+        for one in (self._server, *self._open):
+            one.close()
+
+
+@pytest.mark.parametrize("confirms", [(), ("connect",)])
+def test_a_broker_that_never_answers_is_noted_and_gets_no_event_twice(confirms: tuple[str, ...]) -> None:
+    broker = Silent(confirms)
+    connection = Mqtt(f"mqtt://127.0.0.1:{broker.port}/door/cat", answer_seconds=0.2 if not confirms else 2)
+    why = "the broker did not confirm it" if confirms else "the broker does not answer"
+    event = {"event": "decision", "number": 9}
+    try:
+        for _ in range(2):  # tried again, published once
+            with pytest.raises(NotDelivered, match=why):
+                connection.deliver(event)
+        assert broker.published == len(confirms)
+    finally:
+        connection.close()
+        broker.close()
+
+
+def test_a_broker_that_confirms_nothing_does_not_fill_the_memory() -> None:
+    broker = Silent(("connect",))
+    connection = Mqtt(f"mqtt://127.0.0.1:{broker.port}/door/cat", answer_seconds=0.05)
+    try:
+        eventually(connection.is_connected)
+        reasons = []
+        for number in range(100):
+            with pytest.raises(NotDelivered) as caught:
+                connection.deliver({"event": "decision", "number": number})
+            reasons.append(str(caught.value))
+        assert reasons[0] == "the broker did not confirm it"
+        assert reasons[-1] == "the broker confirms nothing"
+    finally:
+        connection.close()
+        broker.close()

@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from catflap.image import Frame, encode
-from catflap.live.frames import Lost
+from catflap.live.frames import SourceLost
 from catflap.live.sources import find_source
 from tests.live.cameras import Camera, camera, flat, jpeg, watching
 
@@ -125,7 +125,7 @@ def test_a_stream_that_calls_itself_a_photo_is_not_asked_again(monkeypatch: pyte
         monkeypatch.setattr(Camera, "frame", lambda _: jpeg("red") * 3)
         opened = find_source(source.url, Frame(), timeout=5.0, fps=20.0).open()
         assert [opened.read() is not None for _ in range(3)] == [True] * 3
-        with pytest.raises(Lost, match="the stream ended"):
+        with pytest.raises(SourceLost, match="the stream ended"):
             opened.read()
         opened.close()
         assert source.visits == 1

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from time import monotonic
+from urllib.error import HTTPError
 
 import cv2
 import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.live.emitter import EventEmitter, Outlets
 from catflap.live.frames import Outage
-from catflap.live.mjpeg import Splitter
-from catflap.live.preview import Preview
+from catflap.live.preview import CONNECTIONS, VIEWERS, Preview
+from catflap.live.sources import Splitter
 from tests.live.cameras import PATIENCE, eventually, jpeg
-from tests.live.test_emitter import BAD, emitter_of, show
+from tests.live.test_events import BAD, Desk
 
 
 @pytest.fixture
@@ -53,49 +54,89 @@ def looking(preview: Preview) -> Iterator[Viewer]:
         yield Viewer(answer)
 
 
-def teller_with(red: Path, preview: Preview) -> EventEmitter:
-    emitter = emitter_of(red, lambda _: None, Outlets(preview=preview), stalled=1.0)
-    emitter.started("0", True)
-    return emitter
+def desk_with(red: Path, preview: Preview) -> Desk:
+    desk = Desk(red, preview=preview, stalled=1.0)
+    desk.watch.started("0", True)
+    return desk
 
 
 def test_before_the_first_frame_there_is_a_picture_that_says_so(red: Path, preview: Preview) -> None:
-    emitter = teller_with(red, preview)
+    desk = desk_with(red, preview)
     with looking(preview) as viewer:
         assert not viewer.sees_red()
-        show(emitter, 1, 1, jpeg("red"))
+        desk.show(1, 1, jpeg("red"))
         assert viewer.sees_red()
 
 
 @pytest.mark.parametrize("outage", ["lost", "unreadable"])
-def test_no_old_picture_stays_when_nothing_is_believed_any_more(
+def test_no_old_picture_stays_when_nothing_is_decided_any_more(
     red: Path, preview: Preview, outage: str
 ) -> None:
-    emitter = teller_with(red, preview)
+    desk = desk_with(red, preview)
     with looking(preview) as viewer:
         assert not viewer.sees_red()
-        show(emitter, 1, 1, jpeg("red"))
+        desk.show(1, 1, jpeg("red"))
         assert viewer.sees_red()
         if outage == "lost":
-            emitter.outage(Outage("lost", "unplugged"))
+            desk.watch.outage(Outage("lost", "unplugged"))
         else:
-            show(emitter, 2, 20, BAD)
-        assert not viewer.sees_red()
+            desk.show(2, 20, BAD)
+        while viewer.sees_red():
+            pass
 
 
-def test_who_comes_after_hours_without_viewers_gets_no_old_frame(red: Path, preview: Preview) -> None:
-    emitter = teller_with(red, preview)
+def test_who_comes_later_sees_the_latest_frame(red: Path, preview: Preview) -> None:
+    desk = desk_with(red, preview)
+    desk.show(1, 5, jpeg("red"))
+    desk.show(6, 1, jpeg("blue"))
     with looking(preview) as viewer:
         assert not viewer.sees_red()
-        show(emitter, 1, 1, jpeg("red"))
+    desk.show(7, 1, jpeg("red"))
+    with looking(preview) as viewer:
         assert viewer.sees_red()
-    number = 1
-    while preview.viewers:  # that one left is seen when the next picture cannot be sent
-        number += 1
-        show(emitter, number, 1, jpeg("red"))
-    show(emitter, number + 1, 1, jpeg("red"))
-    with looking(preview) as viewer:
-        assert not viewer.sees_red()
+
+
+def test_a_viewer_that_never_reads_holds_up_neither_frames_nor_other_viewers(
+    red: Path, preview: Preview
+) -> None:
+    desk = desk_with(red, preview)
+    with socket.create_connection(("127.0.0.1", preview.port)) as deaf:
+        deaf.sendall(b"GET /stream HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: preview.viewers == 1)
+        desk.show(1, 300, jpeg("red", width=1280, height=720))
+        with urllib.request.urlopen(f"http://127.0.0.1:{preview.port}/stream", timeout=60) as answer:
+            viewer = Viewer(answer)
+            while not viewer.sees_red():
+                pass
+            desk.show(301, 1, jpeg("blue"))
+            while viewer.sees_red():
+                pass
+
+
+def test_connections_that_ask_nothing_take_no_more_than_their_share_and_are_closed() -> None:
+    preview = Preview("127.0.0.1", 0, head_seconds=0.5)
+    silent = [socket.create_connection(("127.0.0.1", preview.port)) for _ in range(3 * CONNECTIONS)]
+    try:
+        for one in silent:
+            one.settimeout(PATIENCE)
+            with suppress(ConnectionError):
+                assert one.recv(1) == b"", "it is closed, without an answer"
+        with urllib.request.urlopen(f"http://127.0.0.1:{preview.port}/", timeout=PATIENCE) as page:
+            assert page.status == 200
+    finally:
+        for one in silent:
+            one.close()
+        preview.close()
+
+
+def test_more_viewers_than_there_may_be_are_told_to_come_later(preview: Preview) -> None:
+    with ExitStack() as viewers:
+        for number in range(VIEWERS):
+            url = f"http://127.0.0.1:{preview.port}/stream"
+            viewers.enter_context(urllib.request.urlopen(url, timeout=60))
+            eventually(lambda count=number + 1: preview.viewers == count)  # type: ignore[misc]
+        with pytest.raises(HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{preview.port}/stream", timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.live.frames import Lost, Picture, Shot, Source, Stop
-from catflap.live.reader import latest_shots, waiting_shots
+from catflap.live.frames import Shot, Source, SourceFrame, SourceLost, Stop, all_frames, latest_frames
 
 
 class Script:
@@ -19,18 +18,18 @@ class Script:
     def __init__(self, *words: int | str) -> None:
         self._words: Iterator[int | str] = iter(words)
 
-    def read(self) -> Picture | None:
+    def read(self) -> SourceFrame | None:
         sleep(0.1)  # until the frame before was taken
         word = next(self._words, None)
         if word == "lost":
-            raise Lost("it was unplugged")
+            raise SourceLost("it was unplugged")
         if word == "silence":
             sleep(3)
             return self.read()
         if word is None:
             return None
         pixels = np.full((8, 8, 3), word, np.uint8)
-        return Picture(lambda: pixels, raw=pixels)
+        return SourceFrame(lambda: pixels, raw=pixels)
 
     def close(self) -> None:
         pass
@@ -39,13 +38,13 @@ class Script:
 def found(*words: int | str, pace: float, stalled: float = 0.4) -> list[int | str]:
     """The numbers of the frames that came, and the kinds of outage."""
     script = Script(*words)
-    shots = latest_shots(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
+    shots = latest_frames(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
     return [one.number if isinstance(one, Shot) else one.kind for one in shots]
 
 
 def test_a_video_that_cannot_be_read_on_says_what_to_check() -> None:
     with pytest.raises(CatflapError, match=r"it was unplugged\. Check the file, and watch it again\."):
-        list(waiting_shots(Script(1, "lost"), Stop()))
+        list(all_frames(Script(1, "lost"), Stop()))
 
 
 def test_a_loss_is_told_also_when_newer_frames_came_before_the_next_was_wanted() -> None:

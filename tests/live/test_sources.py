@@ -11,8 +11,7 @@ import pytest
 
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame
-from catflap.live.frames import Shot, Source, Stop
-from catflap.live.reader import open_first, waiting_shots
+from catflap.live.frames import Shot, Source, Stop, all_frames, open_first
 from catflap.live.sources import find_source
 from tests.live.cameras import flat, jpeg, write_video
 
@@ -22,7 +21,7 @@ def find(word: object, fps: float = 1.0) -> Source:
 
 
 def shots_of(source: Source) -> list[Shot]:
-    return list(waiting_shots(open_first(source), Stop()))
+    return list(all_frames(open_first(source), Stop()))
 
 
 @pytest.mark.parametrize("name", ["video.avi", "video.mp4"])
@@ -33,7 +32,7 @@ def test_a_video_gives_every_frame_with_its_time(name: str, tmp_path: Path) -> N
     assert [shot.number for shot in shots] == list(range(1, 16))
     assert [shot.clock for shot in shots] == pytest.approx([number / 10 for number in range(15)], abs=0.02)
     for shot, colour in ((shots[0], "red"), (shots[-1], "blue")):
-        pixels = shot.picture.photo()
+        pixels = shot.load()
         assert isinstance(pixels, np.ndarray)
         assert pixels.shape == (120, 160, 3)
         assert np.abs(pixels.astype(int) - flat(colour)).max() < 30, "red, green, blue in that order"
@@ -59,15 +58,15 @@ def test_a_folder_gives_its_photos_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(jpeg("red"))
     shots = shots_of(find(tmp_path, fps=2.0))
-    assert [Path(shot.picture.path or "").name for shot in shots] == ["a.jpg", "b.jpg", "c.png"]
+    assert [Path(shot.path or "").name for shot in shots] == ["a.jpg", "b.jpg", "c.png"]
     assert [shot.clock for shot in shots] == [0, 0.5, 1.0]
-    assert shots[0].picture.photo() == jpeg("red")
+    assert shots[0].load() == jpeg("red")
 
 
 def test_a_folder_without_photos_says_so(tmp_path: Path) -> None:
     (shot,) = shots_of(find(tmp_path))
     with pytest.raises(BadPhoto, match="no photos"):
-        shot.picture.photo()
+        shot.load()
 
 
 def test_a_file_on_stdin_waits_and_a_pipe_does_not(tmp_path: Path) -> None:
@@ -84,10 +83,10 @@ def test_a_file_on_stdin_waits_and_a_pipe_does_not(tmp_path: Path) -> None:
 ON_STDIN = """
 from catflap.image import Frame
 from catflap.live.frames import Stop
-from catflap.live.reader import waiting_shots
+from catflap.live.frames import all_frames
 from catflap.live.sources import find_source
 source = find_source("-", Frame(), timeout=2.0, fps=10.0)
-print(source.live, [round(shot.clock, 3) for shot in waiting_shots(source.open(), Stop())][-1])
+print(source.live, [round(shot.clock, 3) for shot in all_frames(source.open(), Stop())][-1])
 """
 
 
@@ -97,8 +96,8 @@ print(source.live, [round(shot.clock, 3) for shot in waiting_shots(source.open()
         ("nowhere.mp4", "There is no source"),
         ("ftp://camera/x", "cannot be reached with ftp"),
         ("rtsp://", "cannot be reached with rtsp"),
-        ("http://[::1/x", "not a proper URL"),
-        ("http://camera:99999/", "not a proper URL"),
+        ("http://[::1/x", "not a valid URL"),
+        ("http://camera:99999/", "not a valid URL"),
         ("a\x00b", "There is no source"),
         ("²", "There is no source"),
         ("", "There is no source"),

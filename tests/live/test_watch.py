@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.live.mjpeg import Splitter
+from catflap.live.sources import Splitter
 from tests.live.cameras import CATFLAP, camera, eventually, jpeg, watching, write_video
 
 QUICK = ("--dwell", "0.1", "--smoothing", "0.1")
@@ -276,10 +276,10 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
         (["nowhere"], "There is no source"),
         (["VIDEO", "--region", "1,2,3"], "four numbers"),
         (["VIDEO", "--region", "0.5,0,0.4,1"], "not inside"),
-        (["VIDEO", "--enter", "0.3"], "not possible"),
+        (["VIDEO", "--enter", "0.3"], "--enter is 0.3"),
         (["VIDEO", "--on", "dog", "true"], "never decides 'dog'"),
-        (["VIDEO", "--on", "cat", "'"], "cannot be read"),
-        (["VIDEO", "--webhook", "ftp://x"], "no proper URL"),
+        (["VIDEO", "--on", "cat", "'"], "cannot be parsed"),
+        (["VIDEO", "--webhook", "ftp://x"], "not a valid URL"),
         (["VIDEO", "--mqtt", "mqtt://host"], "no host or no topic"),
         (["VIDEO", "--on", "cat", "a", "--on", "not_cat", "b", "--on", "cat", "c"], "'cat' has 2 commands"),
         (["VIDEO", "--preview", "http"], "has no port"),
@@ -290,12 +290,12 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
         (["VIDEO", "--stalled", "0"], "stalled is 0"),
         (["VIDEO", "--still", "0"], "still is 0"),
         (["VIDEO", "--prior", "cat"], "LABEL=SHARE"),
-        (["VIDEO", "--fps", "2"], "--fps does nothing for "),
-        (["VIDEO", "--max-fps", "2"], "--max-fps does nothing for "),
-        (["FOLDER", "--max-fps", "2"], "--max-fps does nothing for "),
-        (["FOLDER", "--still", "30"], "--still does nothing for "),
-        (["987", "--fps", "2"], "--fps does nothing for camera 987."),
-        (["rtsp://127.0.0.1:1/x", "--fps", "2"], "--fps does nothing for rtsp://127.0.0.1:1/x."),
+        (["VIDEO", "--fps", "2"], "--fps has no effect on "),
+        (["VIDEO", "--max-fps", "2"], "--max-fps has no effect on "),
+        (["FOLDER", "--max-fps", "2"], "--max-fps has no effect on "),
+        (["FOLDER", "--still", "30"], "--still has no effect on "),
+        (["987", "--fps", "2"], "--fps has no effect on camera 987."),
+        (["rtsp://127.0.0.1:1/x", "--fps", "2"], "--fps has no effect on rtsp://127.0.0.1:1/x."),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_fix(

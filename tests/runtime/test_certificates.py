@@ -18,8 +18,8 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.drawings import scene
 from catflap.image import encode
-from catflap.live.settings import WatchSettings
 from catflap.live.watch import watch
+from catflap.live.watch_settings import WatchSettings
 from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve
 from catflap.serving.settings import ServeSettings

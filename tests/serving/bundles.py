@@ -37,12 +37,14 @@ def make_bundle(
     baseline: dict[str, Any] | None = None,
     embeds: bool = False,
     points: Mapping[float, float] = MappingProxyType({}),
+    threshold: float | None = None,
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
-    an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label.
+    an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label;
+    `threshold` is the one of the decision.
     """
     graph = _graph(sharpness, effort, side, embeds)
     frame = Frame(side, side, fit)
@@ -54,6 +56,8 @@ def make_bundle(
     variant |= {"temperature": 1.0, "tolerance": 0.01}
     variant |= {} if baseline is None else {"baseline": baseline}
     variant |= {"operating_points": [max_fpr_point(labels[0], *point) for point in points.items()]}
+    if threshold is not None:
+        variant["decision"] = {**variant["decision"], "threshold": threshold}
     head |= {"name": name, "labels": list(labels), "default_variant": "fp32", "variants": {"fp32": variant}}
     head |= {"prior": {labels[0]: 0.25, labels[1]: 0.75}, "frame": frame.to_json()}
     head["golden"] |= {"cases": len(photos)}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from catflap.cli.options import (
     given_options,
@@ -12,14 +15,18 @@ from catflap.cli.options import (
     megabytes,
     point_argument,
     refuse_alone,
+    short_help,
     signer_arguments,
     signer_of,
 )
 from catflap.cli.output import emit, note
 
-HELP = "Judge a camera, a stream, a video, a folder or frames on stdin, and tell a line an event."
+HELP = "Classify a camera, a stream, a video, a folder or frames on stdin, and print a line for each event."
 EXAMPLE = """catflap watch cat.catflap 0 --on cat 'pinctrl set 17 op dh' \\
     --on not_cat 'pinctrl set 17 op dl' --on unsure 'pinctrl set 17 op dl'"""
+SHOWN = (  # by --help; the rest by --help-all
+    "--operating-point", "--region", "--on", "--webhook", "--mqtt", "--save", "--clips", "--preview", "--log",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,23 +38,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="0 or /dev/video0, rtsp://… or http://…, a video, a folder of photos, or - for JPEGs on stdin",
     )  # fmt: skip
     add(
-        "--variant",
-        metavar="NAME",
+        "--variant", metavar="NAME",
         help="variant to run: int8, fp32, … (default: the bundle's own, if it can run here)",
-    )
+    )  # fmt: skip
     add("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
     add(
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from; may be repeated (default: as in training)",
     )  # fmt: skip
-    point_argument(parser)
     add(
         "--region", metavar="L,T,R,B",
-        help="judge this part: left,top,right,bottom as shares of the frame (default: the whole frame)",
+        help="classify this part: left,top,right,bottom as shares of the frame (default: the whole frame)",
     )  # fmt: skip
     add(
         "--max-fps", type=float, metavar="N",
-        help="judge at most so many frames of a live source a second (default: 1000, the most)",
+        help="frames of a live source a second, at most (default: 1000, the maximum)",
     )  # fmt: skip
     add(
         "--fps", type=float, metavar="N",
@@ -59,34 +64,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--still", type=float, metavar="SECONDS",
-        help="seconds of the very same picture after which a live source counts as frozen (default: 60)",
+        help="seconds of exactly the same picture after which it counts as frozen (default: 60)",
     )  # fmt: skip
-    add("--every-frame", action="store_true", help="tell every judged frame, too")
-    _deciding(parser)
-    _telling(parser)
-    signer_arguments(parser)
-    log_arguments(parser)
-    add(
-        "--log-every", type=float, metavar="SECONDS",
-        help="seconds between two logged frames; those that decide are logged, too (default: 10)",
-    )  # fmt: skip
+    add("--every-frame", action="store_true", help="print a line for each classified frame, too")
 
-
-def _deciding(parser: argparse.ArgumentParser) -> None:
-    """When a decision changes."""
-    add = parser.add_argument_group("deciding").add_argument
+    point_argument(parser)
+    add = parser.add_argument_group("when the decision changes").add_argument
     add(
         "--enter", type=float, metavar="P",
-        help="average probability at which a label is decided (default: 0.8)",
+        help="average probability at which a label is decided (default: the bundle's threshold)",
     )  # fmt: skip
     add(
         "--leave", type=float, metavar="P",
-        help="average probability below which the decided label is given up (default: 0.5)",
+        help="average probability below which the decided label is given up (default: a quarter of the odds "
+        "of --enter, such as 0.5 for 0.8)",
     )  # fmt: skip
     add(
         "--dwell", type=float, metavar="SECONDS",
-        help="seconds that the average must stay beyond --enter or --leave before the decision changes "
-        "(default: 0.3)",
+        help="seconds that the average must stay beyond --enter or --leave (default: 0.3)",
     )  # fmt: skip
     add("--min-frames", type=int, metavar="N", help="frames in a row for which it must, too (default: 3)")
     add(
@@ -94,21 +89,18 @@ def _deciding(parser: argparse.ArgumentParser) -> None:
         help="seconds over which probabilities are averaged; 0: each frame alone (default: 0.3)",
     )  # fmt: skip
 
-
-def _telling(parser: argparse.ArgumentParser) -> None:
-    """Whom to tell, and what to keep."""
-    add = parser.add_argument_group("telling").add_argument
+    add = parser.add_argument_group("what follows").add_argument
     add(
         "--on", nargs=2, action="append", default=[], metavar=("LABEL", "COMMAND"),
         help="run a command when LABEL, or unsure, is decided; may be repeated, once a label",
     )  # fmt: skip
     add("--webhook", metavar="URL", help="POST each event but frames as JSON to URL")
     add("--mqtt", metavar="URL", help="publish each event but frames: mqtt://HOST/TOPIC, or mqtts://…")
-    add("--save", type=Path, metavar="FOLDER", help="save each frame that decided in FOLDER")
-    add("--clips", type=Path, metavar="FOLDER", help="save a film around each decision in FOLDER")
+    add("--save", type=Path, metavar="FOLDER", help="save the frame of each decision in FOLDER")
+    add("--clips", type=Path, metavar="FOLDER", help="save a video around each decision in FOLDER")
     add(
         "--clip-seconds", type=float, metavar="N",
-        help="seconds of a film before the decision, and as many after it (default: 4)",
+        help="seconds of a video before the decision, and as many after it (default: 4)",
     )  # fmt: skip
     add(
         "--save-mb", type=megabytes, metavar="MB",
@@ -116,18 +108,25 @@ def _telling(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--preview", metavar="PORT",
-        help="show what is judged in a browser of this machine; HOST:PORT shows it to others, too",
+        help="show the frames in a browser of this machine; HOST:PORT shows them to others, too",
     )  # fmt: skip
+    signer_arguments(parser)
+    log_arguments(parser)
+    parser.add_argument(
+        "--log-every", type=float, metavar="SECONDS",
+        help="seconds between two logged frames; those that decide are logged, too (default: 10)",
+    )  # fmt: skip
+    short_help(parser, SHOWN)
 
 
 def answer(args: argparse.Namespace) -> int:
     """Watch until the source ends or somebody stops it."""
-    from catflap.live.settings import WatchSettings, parse_address, parse_commands, parse_region
-    from catflap.live.smoothing import Rules
+    from catflap.live.hysteresis import Rules
     from catflap.live.watch import watch
+    from catflap.live.watch_settings import WatchSettings, parse_address, parse_commands, parse_region
     from catflap.runtime.decisions import parse_prior
 
-    refuse_alone(args, "--clips films", "--clip-seconds")
+    refuse_alone(args, "--clips videos", "--clip-seconds")
     refuse_alone(args, "--log field.log", "--log-every")
     if args.clips is None:
         refuse_alone(args, "--save frames", "--save-mb")
@@ -163,21 +162,29 @@ def answer(args: argparse.Namespace) -> int:
             log_every=args.log_every,
         ),
     )
-    watch(settings, lambda event: emit(event, args, _text(event)), note)
+    is_writing = False
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal is_writing
+        is_writing = True
+        try:
+            emit(event, args, _text(event))
+        finally:
+            is_writing = False
+
+    watch(settings, tell, note)
+    if is_writing:
+        os._exit(0)  # the reader of stdout hangs, and the interpreter would wait for it
     return 0
 
 
-def _text(event: dict[str, object]) -> str:
-    """An event for people: when, what, and what belongs to it."""
-    from datetime import datetime
-
-    when = datetime.fromtimestamp(float(str(event["time"]))).strftime("%H:%M:%S.%f")[:-3]
+def _text(event: dict[str, Any]) -> str:
+    """An event for people: when, what, and the details."""
+    when = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S.%f")[:-3]
     hidden = ("event", "time", "probabilities", "frame_time", "label", "ms", "fix")
-    words = [
-        f"{name.replace('_', ' ')} {value:.3g}"
-        if isinstance(value, float)
-        else f"{name.replace('_', ' ')} {value}"
+    details = [
+        f"{name.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
         for name, value in event.items()
         if name not in hidden
     ]
-    return f"{when}  {event['event']}: {', '.join(words)}"
+    return f"{when}  {event['event']}: {', '.join(details)}"

@@ -1,1 +1,1 @@
-"""Cameras, streams, videos and folders to events, in real time and for months."""
+"""From a camera, stream, video or folder to events: the verb `watch`, its sources and its receivers."""

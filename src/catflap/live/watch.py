@@ -1,23 +1,28 @@
-"""Frames to events: the verb `watch`."""
+"""The verb `watch`: it classifies each frame, follows the decision, and tells events when it changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
+from threading import Thread
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from catflap.errors import CatflapError
-from catflap.live.counts import WatchCounts
-from catflap.live.delivery import DeliveryQueue, Event
-from catflap.live.emitter import EventEmitter, Outlets, check_labels
-from catflap.live.frames import Outage, Shot, Source, Stop
-from catflap.live.judge import Judge
-from catflap.live.preview import Preview
-from catflap.live.reader import latest_shots, open_first, waiting_shots
-from catflap.live.settings import LIMITS, WatchSettings
-from catflap.live.sinks import PATIENCE, CappedFolder, commands, has_command, webhook
+import numpy as np
+
+from catflap.artifacts.results import UNSURE, Prediction
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Photo
+from catflap.live.archive import Archive, whole_frame
+from catflap.live.delivery import Event, LatestDelivery, OrderedDelivery, Output
+from catflap.live.frames import Outage, Shot, Stop, all_frames, latest_frames, open_first
+from catflap.live.hysteresis import State, average, check_order, leave_threshold, step
+from catflap.live.receivers import COMMAND_SECONDS, KILL_SECONDS, commands, webhook
 from catflap.live.sources import find_source
+from catflap.live.watch_settings import WHOLE, WatchSettings, check_unused, pixel_box
 from catflap.progress import nobody
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
@@ -25,121 +30,341 @@ from catflap.runtime.signature import read_signed
 from catflap.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
-    from catflap.live.clips import Clips
+    from catflap.live.preview import Preview  # which imports OpenCV
+
+SHARE_OF_FRAMES = 0.8  # that decide a label at an operating point, before the label is entered
+Receiver = OrderedDelivery | LatestDelivery
 
 
 def watch(
     settings: WatchSettings, tell: Callable[[Event], None] = nobody, note: Callable[[str], None] = nobody
 ) -> Event:
-    """Watch until the source ends or SIGTERM, SIGHUP or Ctrl-C comes, and return the summary, the last event.
+    """Watch until the source ends or SIGTERM, SIGHUP or Ctrl-C comes; return the summary, the last event.
 
-    `tell` is given every event as it happens, `note` what the operator should know. Raises
-    CatflapError when the source cannot be opened at first; later it is opened again and again.
+    `tell` is called with every event as it happens, `note` with what the user should know, both on one thread
+    of their own. What `tell` raises ends the watch and is raised here. CatflapError when the source cannot be
+    opened at first; later it is opened again and again.
     """
     bundle = read_signed(settings.bundle, settings.signer)
-    is_logged = settings.log is not None
     classifier = Classifier(
         bundle,
         settings.variant,
         threads=settings.threads,
         prior=settings.prior,
         operating_point=settings.operating_point,
-        embed=is_logged,
+        embed=settings.log is not None,
     )
-    if classifier.notice:
-        note(classifier.notice)
-    check_labels(settings.on, classifier.labels)
-    patience = 2 * settings.stalled  # first the silence is told, then the connection is given up
-    source = find_source(settings.source, classifier.frame, timeout=patience, fps=settings.fps)
-    _check_idle(settings, source)
+    _check_labels(settings.on, classifier.labels)
+    timeout = 2 * settings.stalled  # a silent source is first reported, then opened again
+    source = find_source(settings.source, classifier.frame, timeout=timeout, fps=settings.fps)
+    check_unused(settings, source.name, live=source.live, paced=source.paced)
     stop = Stop()
-    with ExitStack() as parts, stopped_by_signals(partial(_end, stop)):
+    with ExitStack() as parts, stopped_by_signals(partial(_stop_on_signal, stop)):
+        output = Output(tell, note, stop, lossless=not source.live)
+        parts.callback(output.close)
+        if classifier.notice:
+            output.note(classifier.notice)
         opened = open_first(source)
         starting = parts.enter_context(ExitStack())
         starting.callback(opened.close)
-        queues = _queues(settings, note, parts)
-        saved, clips = _folders(settings, note)
-        preview = None if settings.preview is None else Preview(*settings.preview)
-        if preview is not None:
+        preview = None
+        if settings.preview is not None:
+            from catflap.live.preview import Preview
+
+            region = None if settings.region == WHOLE else settings.region
+            preview = Preview(*settings.preview, classifier.frame, region)
             parts.callback(preview.close)
             if not preview.private:
-                note("Whoever reaches the address of the preview sees what the camera sees.")
-        recorder = parts.enter_context(recording(settings.log, note))
-        judge = Judge(classifier, settings.region, settings.rules)
-        emitter = EventEmitter(
-            settings, judge, WatchCounts(), tell, Outlets(queues, saved, clips, preview, recorder)
-        )
-        emitter.started(source.name, source.live)
+                output.note("Warning: anyone who can reach the preview's address sees what the camera sees.")
+        receivers = _open_receivers(settings, output.note, parts)
+        recorder = parts.enter_context(recording(settings.log, output.note))
+        archive = Archive(settings, classifier, recorder, output.note, stop, lossless=not source.live)
+        watched = Watch(settings, classifier, output, receivers, archive, preview)
+        watched.started(source.name, source.live)
+        frames: Iterable[Shot | Outage]
         if source.live:
             limits = (settings.stalled, settings.still, 1 / settings.max_fps)
-            shots: Generator[Shot | Outage] = latest_shots(source, opened, stop, *limits)
+            frames = latest_frames(source, opened, stop, *limits)
         else:
-            shots = waiting_shots(opened, stop)
-        parts.callback(shots.close)
-        starting.pop_all()  # whoever reads lets go: to close what somebody waits in would wait, too
-        return _follow(shots, emitter, stop)
+            frames = all_frames(opened, stop)
+        parts.callback(frames.close)
+        starting.pop_all()  # from here on whoever reads the source closes it
+        why = "an error"
+        try:
+            for found in frames:
+                if isinstance(found, Shot):
+                    watched.frame(found)
+                else:
+                    watched.outage(found)
+            why = "stopped" if stop.requested else "the source ended"
+        finally:  # however the watch ends, the last decision is unsure
+            summary = watched.ended("an error" if output.error else why)
+        return summary
 
 
-def _check_idle(settings: WatchSettings, source: Source) -> None:
-    """Raise CatflapError for a setting that is not the default one and does nothing for this source."""
-    idle = [*([] if source.paced else ["fps"]), *([] if source.live else ["max_fps", "still"])]
-    for name in idle:
-        if getattr(settings, name) != getattr(WatchSettings, name):
-            option = LIMITS[name][0]
-            raise CatflapError(f"{option} does nothing for {source.name}.", f"Leave {option} out.")
-
-
-def _follow(shots: Iterable[Shot | Outage], emitter: EventEmitter, stop: Stop) -> Event:
-    """Judge and tell each frame until the end; however that comes, the last decision told is unsure."""
-    why = "an error"
-    try:
-        for found in shots:
-            if isinstance(found, Shot):
-                emitter.shot(found)
-            else:
-                emitter.outage(found)
-        why = "the source ended"
-    finally:
-        summary = emitter.ended("stopped" if stop.asked else why)
-    return summary
-
-
-def _queues(settings: WatchSettings, note: Callable[[str], None], parts: ExitStack) -> list[DeliveryQueue]:
-    """Whoever events are sent to, each on a thread of its own."""
-    found = []
-    if settings.webhook is not None:
-        found.append(DeliveryQueue("webhook", webhook(settings.webhook), note))
-    if settings.mqtt is not None:
-        from catflap.live.mqtt import open_mqtt
-
-        deliver, close = open_mqtt(settings.mqtt)
-        parts.callback(close)
-        found.append(DeliveryQueue("mqtt", deliver, note))
-    if settings.on:
-        wants = partial(has_command, settings.on)
-        run = commands(settings.on)
-        found.append(DeliveryQueue("command", run, note, again=False, wants=wants, promised=PATIENCE))
-    return found
-
-
-def _folders(
-    settings: WatchSettings, note: Callable[[str], None]
-) -> tuple[CappedFolder | None, Clips | None]:
-    """Where frames and clips are saved; in one folder they share its limit."""
-    saved = None if settings.save is None else CappedFolder(settings.save, settings.save_bytes, note)
-    if settings.clips is None:
-        return saved, None
-    from catflap.live.clips import Clips
-
-    is_shared = saved is not None and settings.clips == settings.save
-    films = (
-        saved if saved is not None and is_shared else CappedFolder(settings.clips, settings.save_bytes, note)
-    )
-    return saved, Clips(films, settings.clip_seconds, note)
-
-
-def _end(stop: Stop) -> None:
-    """The first signal ends the watch well, a second one without waiting for the frame in hand."""
-    if stop.asked:
+def _stop_on_signal(stop: Stop) -> None:
+    """End the watch in order at the first signal, at once at the second."""
+    if stop.requested:
         raise KeyboardInterrupt
-    stop.asked = True
+    stop.requested = True
+
+
+def _check_labels(named: Iterable[str], labels: Sequence[str]) -> None:
+    """Refuse commands for a decision that the bundle never gives."""
+    unknown = [name for name in named if name not in (*labels, UNSURE)]
+    if unknown:
+        raise CatflapError(
+            f"The bundle never decides {unknown[0]!r}.", f"Use one of: {', '.join((*labels, UNSURE))}."
+        )
+
+
+def _open_receivers(settings: WatchSettings, note: Callable[[str], None], parts: ExitStack) -> list[Receiver]:
+    """Everyone whom events are sent to, each on a thread of its own; commands first, for they act."""
+    receivers: list[Receiver] = []
+    if settings.on:
+        seconds = COMMAND_SECONDS + 2 * KILL_SECONDS
+        run = commands(settings.on)
+        receivers.append(LatestDelivery("command", run, note, wanted=settings.on, seconds=seconds))
+    if settings.webhook is not None:
+        receivers.append(OrderedDelivery("webhook", webhook(settings.webhook), note))
+    if settings.mqtt is not None:
+        from catflap.live.mqtt import Mqtt
+
+        broker = Mqtt(settings.mqtt)
+        parts.callback(broker.close)
+        receivers.append(OrderedDelivery("mqtt", broker.deliver, note))
+    return receivers
+
+
+@dataclass
+class Counts:
+    """Counts since the watch began; ages are seconds from a frame's arrival to its answer."""
+
+    begun: float = field(default_factory=monotonic)
+    read: int = 0
+    judged: int = 0
+    unreadable: int = 0
+    decisions: int = 0
+    outages: int = 0
+    age_sum: float = 0.0
+    age_max: float = 0.0
+
+    def to_json(self) -> Event:
+        """The counts as they stand in the summary; frames neither judged nor unreadable were dropped."""
+        seconds = monotonic() - self.begun
+        return {
+            "seconds": round(seconds, 3),
+            "frames": self.read,
+            "judged": self.judged,
+            "dropped": self.read - self.judged - self.unreadable,
+            "unreadable": self.unreadable,
+            "decisions": self.decisions,
+            "outages": self.outages,
+            "judged_a_second": round(self.judged / seconds, 2) if seconds else 0.0,
+            "mean_age_ms": round(self.age_sum / self.judged * 1e3, 3) if self.judged else 0.0,
+            "max_age_ms": round(self.age_max * 1e3, 3),
+        }
+
+
+class Watch:
+    """Frames and outages in, events out; it holds what is decided now.
+
+    Every method returns without waiting for anyone who hears, stores or shows something, except that a file
+    waits for its events to be read and its frames to be stored.
+    """
+
+    def __init__(
+        self,
+        settings: WatchSettings,
+        classifier: Classifier,
+        output: Output,
+        receivers: Sequence[Receiver],
+        archive: Archive,
+        preview: Preview | None = None,
+    ) -> None:
+        self._settings = settings
+        self._classifier = classifier
+        self._output = output
+        self._receivers = receivers
+        self._archive = archive
+        self._preview = preview
+        output.tallies += [*(one.tally for one in receivers), *archive.tallies]
+        rules = settings.rules
+        # Without --enter the bundle decides on the averaged probabilities; at an operating point, whose
+        # threshold may be close to 1, it decides each frame, and the decisions are averaged.
+        self._at_point = classifier.operating_point is not None
+        self._by_bundle = rules.enter is None and not self._at_point
+        own = classifier.variant.decision["threshold"] if self._by_bundle else SHARE_OF_FRAMES
+        self._enter = own if rules.enter is None else rules.enter
+        self._leave = leave_threshold(self._enter) if rules.leave is None else rules.leave
+        check_order(self._enter, self._leave)
+        self._state = State()
+        self._counts = Counts()
+        self._last: Shot | None = None  # the latest frame that was judged
+        self._logged = -math.inf  # when a frame was last logged, on the source's clock
+        self._in_outage = False
+        self._unreadable = False
+        self._readable = 0.0  # when the last readable frame came, on the source's clock
+
+    @property
+    def decision(self) -> str:
+        """A label, or "unsure"."""
+        current = self._state.current
+        return UNSURE if current is None else self._classifier.labels[current]
+
+    def started(self, source: str, live: bool) -> None:
+        """The watch begins."""
+        bundle = self._classifier.bundle
+        about = {"bundle": bundle.name, "version": bundle.sha256[:12], "source": source, "live": live}
+        about |= {"enter": round(self._enter, 6), "leave": round(self._leave, 6)}
+        if self._preview is not None:
+            about["preview"] = self._preview.port
+        self._send({"event": "started", "time": time(), **about})
+
+    def frame(self, shot: Shot) -> None:
+        """Classify a frame and tell, store and show what follows."""
+        self._counts.read = shot.number
+        settings, before = self._settings, self._state.current
+        try:
+            photo = shot.load()
+            prediction = self._classifier(photo if settings.region == WHOLE else self._crop(photo))
+        except BadPhoto as error:
+            self._bad_frame(shot, error)
+            return
+        age = monotonic() - shot.taken
+        self._state = self._next_state(prediction, shot.clock)
+        changed = self._state.current != before
+        decision = UNSURE if self._state.current is None else self._classifier.labels[self._state.current]
+        self._last, self._readable, self._unreadable = shot, shot.clock, False
+        self._counts.judged += 1
+        self._counts.age_sum += age
+        self._counts.age_max = max(self._counts.age_max, age)
+        if self._in_outage:
+            self._in_outage = False
+            self._send({"event": "back", **_when(shot)})
+        if settings.clips is not None:
+            self._archive.see(shot, photo)
+        if changed or settings.every_frame:
+            about = {**_when(shot), "frame_age_ms": round(age * 1e3, 3), "ms": round(prediction.ms, 3)}
+            if settings.every_frame:
+                own = prediction.to_json()
+                self._output.tell({"event": "frame", **own, **about, "decision": decision})
+            if changed:
+                self._changed(shot, photo, about, before)
+        is_due = shot.clock - self._logged >= settings.log_every
+        if settings.log is not None and (is_due or changed):
+            self._logged = shot.clock if is_due else self._logged
+            self._archive.log(photo, prediction, shot.path or "", is_due)
+        if self._preview is not None:
+            self._preview.show(photo, f"{decision}  ({prediction.label} {prediction.probability:.2f})")
+
+    def outage(self, outage: Outage) -> None:
+        """The source gives no frames: tell it once, and decide nothing any more."""
+        if self._in_outage:
+            return
+        self._in_outage = True
+        self._counts.outages += 1
+        self._send({"event": outage.kind, "time": time(), "why": outage.why})
+        self._forget(outage.kind)
+        self._archive.finish_clip()
+
+    def ended(self, why: str) -> Event:
+        """The watch is over: nothing is decided any more, and the summary tells who got what."""
+        self._forget("ended")
+        self._archive.close()
+        counts = {"saved": self._archive.saved.delivered, "clips": self._archive.clips.delivered}
+        summary = {"event": "ended", "time": time(), "why": why, **self._counts.to_json(), **counts}
+        for receiver in self._receivers:
+            receiver.send(summary)
+        closing = [Thread(target=receiver.close) for receiver in self._receivers]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+        tallies = [*(one.tally for one in self._receivers), *self._archive.tallies]
+        tallies += [self._output.tally] if self._output.tally.lost else []
+        sinks = {tally.name: tally.to_json() for tally in tallies}
+        summary |= {"sinks": sinks} if sinks else {}
+        self._output.tell(summary)
+        return summary
+
+    def _next_state(self, prediction: Prediction, clock: float) -> State:
+        """The state after a frame."""
+        labels, rules = self._classifier.labels, self._settings.rules
+        if self._at_point:
+            evidence = [float(label == prediction.decision) for label in labels]
+        else:
+            evidence = [*prediction.probabilities.values()]
+        averaged = average(self._state, evidence, clock, rules.smoothing)
+        best = averaged.index(max(averaged))
+        passing = best if averaged[best] >= self._enter else None
+        if self._by_bundle:
+            decision = self._classifier.to_prediction(np.array(averaged), 0.0).decision
+            passing = None if decision == UNSURE else labels.index(decision)
+        return step(self._state, averaged, passing, self._leave, clock, rules)
+
+    def _changed(self, shot: Shot, photo: Photo, about: Event, before: int | None) -> None:
+        """A frame changed the decision: those who act hear it first."""
+        self._counts.decisions += 1
+        labels, averaged = self._classifier.labels, self._state.average
+        best = averaged.index(max(averaged))
+        event = {
+            "event": "decision", **about, "decision": self.decision,
+            "previous": UNSURE if before is None else labels[before],
+            "label": labels[best], "probability": averaged[best],
+            "probabilities": dict(zip(labels, averaged, strict=True)),
+        }  # fmt: skip
+        self._send(event | self._archive.decided(shot, photo, self.decision))
+
+    def _forget(self, why: str) -> None:
+        """Forget what was decided and tell `unsure`, so that nobody acts on it while the camera is off."""
+        before = self.decision
+        self._state = State(clock=self._state.clock)
+        if self._preview is not None:
+            self._preview.show(None, f"{UNSURE}  ({why})")
+        if before == UNSURE:
+            return
+        self._counts.decisions += 1
+        event = {
+            "event": "decision", "time": time(), "decision": UNSURE, "previous": before,
+            "probability": 0.0, "why": why,
+        }  # fmt: skip
+        if why != "ended" and self._last is not None:
+            event |= self._archive.decided(self._last, None, UNSURE)
+        self._send(event)
+
+    def _bad_frame(self, shot: Shot, error: BadPhoto) -> None:
+        """A frame that cannot be read: counted, and told when the one before could be.
+
+        When all were so for as long as a source may be silent, nothing is decided any more.
+        """
+        self._counts.unreadable += 1
+        if not self._unreadable:
+            self._unreadable = True
+            self._send({"event": "unreadable", **_when(shot), **error.to_json()})
+        if shot.clock - self._readable >= self._settings.stalled:
+            self._readable = math.inf  # once is enough
+            self._forget("unreadable")
+
+    def _send(self, event: Event) -> None:
+        """Tell an event, first to the receivers, among them first to those who act on it."""
+        for receiver in self._receivers:
+            receiver.send(event)
+        self._output.tell(event)
+
+    def _crop(self, photo: Photo) -> Photo:
+        """The region of a frame."""
+        pixels = whole_frame(photo, self._classifier.frame)
+        left, top, right, bottom = pixel_box(self._settings.region, pixels.shape[1], pixels.shape[0])
+        region: Photo = pixels[top:bottom, left:right]
+        return region
+
+
+def _when(shot: Shot) -> Mapping[str, float | str]:
+    """The frame that an event is about, and its times."""
+    about: dict[str, float | str] = {
+        "time": shot.time, "frame": shot.number, "frame_time": round(shot.clock, 4),
+    }  # fmt: skip
+    if shot.path is not None:
+        about["path"] = shot.path
+    return about

@@ -1,4 +1,4 @@
-"""What to watch, how to decide, and whom to tell."""
+"""What a watch is asked to do: WatchSettings, its limits, and the words of the command line that fill it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from catflap.errors import CatflapError
-from catflap.live.smoothing import Rules
+from catflap.live.hysteresis import Rules
 from catflap.runtime.recording import LogSettings
 from catflap.runtime.signature import Signer
 
 Region = tuple[float, float, float, float]
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 DAY = 86_400  # seconds
 LIMITS: Mapping[str, tuple[str, str, float, int]] = MappingProxyType(
-    {  # field -> the option that sets it, its unit, by what it is divided for that, and the most
+    {  # field -> the option that sets it, its unit, the divisor to that unit, and the maximum
         "stalled": ("--stalled", "seconds", 1, 3600),
         "still": ("--still", "seconds", 1, DAY),
         "max_fps": ("--max-fps", "frames a second", 1, 1000),
@@ -32,17 +33,18 @@ LIMITS: Mapping[str, tuple[str, str, float, int]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """What a watch may be asked to do.
+    """What to watch, how to decide, and whom to tell.
 
-    `region` is the part that is judged: left, top, right, bottom as shares of the frame. `stalled` is after
-    how many seconds without a frame a live source counts as frozen, and without a readable one nothing is
-    believed any more, `still` after how many with the very same picture; `max_fps` how many frames of it are
-    judged a second at most, and `fps` how many photos of a folder make a second, or are fetched a second at
-    most from an address that gives one. `on` maps a label, or "unsure", to a command. `save` is a folder for
-    the frames that decided, `clips` one for films of `clip_seconds` before and after each decision, each of
-    at most `save_bytes`. `every_frame` tells each judged frame too. `log` records a frame every `log_every`
-    seconds, and each one that decided. At an `operating_point` of the bundle the decisions of frames are
-    averaged, not their probabilities. A bundle that `signer` did not sign is refused.
+    `region` is the part that is classified: left, top, right, bottom as shares of the frame. A live source
+    counts as frozen after `stalled` seconds without a frame, or `still` seconds with exactly the same
+    picture; after `stalled` seconds without a readable frame the decision becomes unsure. At most `max_fps`
+    frames of a live source are classified a second; `fps` is how many photos of a folder make a second, or
+    are fetched a second from an address that gives one. `on` maps a label, or "unsure", to a command. `save`
+    is a folder for the frames that changed the decision, `clips` one for videos of `clip_seconds` before and
+    after each decision, each of at most `save_bytes`. `every_frame` also reports each classified frame. `log`
+    records a frame every `log_every` seconds, and each one that changed the decision. At an `operating_point`
+    of the bundle the decisions of frames are averaged instead of their probabilities. A bundle that `signer`
+    did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]
@@ -51,7 +53,7 @@ class WatchSettings:
     threads: int | None = None
     prior: Mapping[str, float] | None = None
     operating_point: str | None = None
-    region: Region = (0.0, 0.0, 1.0, 1.0)
+    region: Region = WHOLE
     rules: Rules = field(default_factory=Rules)
     stalled: float = 5.0
     still: float = 60.0
@@ -85,19 +87,34 @@ class WatchSettings:
                 )
 
 
-def parse_region(word: str) -> Region:
-    """LEFT,TOP,RIGHT,BOTTOM as a person writes them."""
+def check_unused(settings: WatchSettings, source: str, *, live: bool, paced: bool) -> None:
+    """Raise CatflapError for a setting that is not the default one and has no effect on this source."""
+    unused = [*([] if paced else ["fps"]), *([] if live else ["max_fps", "still"])]
+    for name in unused:
+        if getattr(settings, name) != getattr(WatchSettings, name):
+            option = LIMITS[name][0]
+            raise CatflapError(f"{option} has no effect on {source}.", f"Leave {option} out.")
+
+
+def pixel_box(region: Region, width: int, height: int) -> tuple[int, int, int, int]:
+    """A region in pixels of a frame: left, top, right, bottom; at least one pixel."""
+    left, top = int(region[0] * width), int(region[1] * height)
+    return left, top, max(left + 1, int(region[2] * width)), max(top + 1, int(region[3] * height))
+
+
+def parse_region(text: str) -> Region:
+    """The region written as LEFT,TOP,RIGHT,BOTTOM."""
     try:
-        left, top, right, bottom = map(float, word.split(","))
+        left, top, right, bottom = map(float, text.split(","))
     except ValueError as error:
         raise CatflapError(
-            f"The region {word!r} is not four numbers.", "Use: --region 0.25,0,0.75,1"
+            f"The region {text!r} is not four numbers.", "Use: --region 0.25,0,0.75,1"
         ) from error
     return left, top, right, bottom
 
 
 def parse_commands(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The command of each label, as a person names them: LABEL COMMAND, each label once."""
+    """The command of each label, from pairs of LABEL and COMMAND; each label once."""
     for label, times in Counter(label for label, _ in pairs).items():
         if times > 1:
             raise CatflapError(
@@ -106,9 +123,9 @@ def parse_commands(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return dict(pairs)
 
 
-def parse_address(word: str) -> tuple[str, int]:
-    """PORT, or HOST:PORT, as a person writes it; a port alone is for this machine only."""
-    host, _, port = word.rpartition(":")
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port, written as PORT or HOST:PORT; a port alone is for this machine only."""
+    host, _, port = text.rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        raise CatflapError(f"The address {word!r} has no port.", "Use: --preview 8080")
+        raise CatflapError(f"The address {text!r} has no port.", "Use: --preview 8080")
     return host.strip("[]") or "127.0.0.1", int(port)

@@ -9,20 +9,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catflap.errors import CatflapError
-from catflap.live.settings import WatchSettings
-from catflap.live.smoothing import UNKNOWN, Rules, State, step
+from catflap.live.hysteresis import Rules, State, average, leave_threshold, step
+from catflap.live.watch_settings import WatchSettings
 
 CAT, OTHER, HALF = (0.99, 0.01), (0.01, 0.99), (0.6, 0.4)
+ENTER, LEAVE = 0.8, 0.5
 FPS = 10
+UNKNOWN = State()
+
+
+def seen(
+    state: State,
+    frame: tuple[float, ...],
+    clock: float,
+    rules: Rules,
+    enter: float = ENTER,
+    leave: float = LEAVE,
+) -> State:
+    """The state after one more frame."""
+    averaged = average(state, frame, clock, rules.smoothing)
+    best = averaged.index(max(averaged))
+    return step(state, averaged, best if averaged[best] >= enter else None, leave, clock, rules)
 
 
 def follow(
-    frames: Iterable[tuple[float, ...]], rules: Rules, state: State = UNKNOWN, start: float = 0.0
+    frames: Iterable[tuple[float, ...]],
+    rules: Rules,
+    state: State = UNKNOWN,
+    start: float = 0.0,
+    enter: float = ENTER,
 ) -> list[State]:
     """The states after each frame, ten frames a second."""
     found = []
     for number, frame in enumerate(frames, 1):
-        state = step(state, frame, start + number / FPS, rules)
+        state = seen(state, frame, start + number / FPS, rules, enter)
         found.append(state)
     return found
 
@@ -49,16 +69,14 @@ def test_one_bad_frame_changes_nothing(memory: float) -> None:
 
 
 def test_between_the_thresholds_a_decision_stays() -> None:
-    rules = Rules(enter=0.9, leave=0.5)
-    inside = follow([CAT] * 20, rules)[-1]
-    assert set(currents(follow([HALF] * 50, rules, inside, 2.0))) == {0}
-    assert set(currents(follow([HALF] * 50, rules))) == {None}
+    inside = follow([CAT] * 20, Rules(), enter=0.9)[-1]
+    assert set(currents(follow([HALF] * 50, Rules(), inside, 2.0, 0.9))) == {0}
+    assert set(currents(follow([HALF] * 50, Rules(), enter=0.9))) == {None}
 
 
 def test_below_the_leave_threshold_it_becomes_unsure() -> None:
-    rules = Rules(enter=0.9, leave=0.5)
-    inside = follow([CAT] * 20, rules)[-1]
-    states = currents(follow([(0.4, 0.6)] * 50, rules, inside, 2.0))
+    inside = follow([CAT] * 20, Rules(), enter=0.9)[-1]
+    states = currents(follow([(0.4, 0.6)] * 50, Rules(), inside, 2.0, 0.9))
     assert states[0] == 0
     assert states[-1] is None
 
@@ -69,7 +87,7 @@ def test_a_label_is_left_also_when_the_other_one_hovers_around_its_threshold(fps
     inside = follow([CAT] * 20, Rules())[-1]
     state = inside
     for number in range(5 * fps):
-        state = step(state, OTHER if number % 2 else (0.34, 0.66), 2.0 + number / fps, Rules())
+        state = seen(state, OTHER if number % 2 else (0.34, 0.66), 2.0 + number / fps, Rules())
     assert inside.current == 0
     assert state.current != 0
 
@@ -100,8 +118,8 @@ def test_three_labels_none_of_which_is_likely_are_unsure() -> None:
 
 def test_an_average_forgets_with_its_time_constant() -> None:
     rules = Rules(smoothing=1.0)
-    state = step(UNKNOWN, (1.0, 0.0), 0.0, rules)
-    state = step(state, (0.0, 1.0), 1.0, rules)
+    state = seen(State(), (1.0, 0.0), 0.0, rules)
+    state = seen(state, (0.0, 1.0), 1.0, rules)
     assert state.average == pytest.approx((0.36788, 0.63212), abs=1e-5)
 
 
@@ -117,10 +135,10 @@ def test_a_clock_that_goes_back_counts_as_one_that_stands() -> None:
 def test_a_clock_that_leaps_ahead_does_not_make_one_frame_enough() -> None:
     rules = Rules()
     state = follow([OTHER] * 20, rules)[-1]
-    leapt = step(state, CAT, 1e9, rules)
+    leapt = seen(state, CAT, 1e9, rules)
     assert leapt.current == 1
-    assert step(leapt, OTHER, 1e9 + 0.1, rules).current == 1
-    twice = step(leapt, CAT, 2e9, rules)
+    assert seen(leapt, OTHER, 1e9 + 0.1, rules).current == 1
+    twice = seen(leapt, CAT, 2e9, rules)
     assert twice.current == 1, "two frames are fewer than three"
 
 
@@ -133,9 +151,9 @@ def test_whatever_comes_a_change_takes_its_frames(
     frames: list[tuple[float, float]], least: int, memory: float
 ) -> None:
     rules = Rules(frames=least, smoothing=memory)
-    state, since = UNKNOWN, 0
+    state, since = State(), 0
     for share, clock in frames:
-        after = step(state, (share, 1 - share), clock, rules)
+        after = seen(state, (share, 1 - share), clock, rules)
         assert sum(after.average) == pytest.approx(1)
         since += 1
         if after.current != state.current:
@@ -150,12 +168,12 @@ def test_whatever_comes_no_label_long_outlives_its_threshold(
 ) -> None:
     """Once it was too unlikely for long enough, another label may still have as long to be entered."""
     rules = Rules(frames=least, dwell=0.5)
-    state, clock = UNKNOWN, 0.0
+    state, clock = State(), 0.0
     low: list[float] = []  # the times of frames in a row below the threshold
     for share, pause in frames:
         clock += pause
-        after = step(state, (share, 1 - share), clock, rules)
-        is_low = state.current is not None and after.average[state.current] < rules.leave
+        after = seen(state, (share, 1 - share), clock, rules)
+        is_low = state.current is not None and after.average[state.current] < LEAVE
         low = [*low, clock] if is_low else []
         ripe = [time for count, time in enumerate(low, 1) if count >= least and time - low[0] > 0.51]
         if len(ripe) >= least and ripe[-1] - ripe[0] > 0.51:
@@ -163,6 +181,11 @@ def test_whatever_comes_no_label_long_outlives_its_threshold(
         if after.current != state.current:
             low = []
         state = after
+
+
+@pytest.mark.parametrize(("enter", "leave"), [(0.8, 0.5), (0.5, 0.2), (0.99, 99 / 103), (1.0, 1.0)])
+def test_a_label_is_left_at_a_quarter_of_the_odds_at_which_it_is_entered(enter: float, leave: float) -> None:
+    assert leave_threshold(enter) == pytest.approx(leave)
 
 
 @pytest.mark.parametrize(
