@@ -28,7 +28,7 @@ from machine import header
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from catflap.artifacts.bundle import load_bundle
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.serving.site import PAGE, write_site
 

@@ -31,7 +31,7 @@ from catflap.artifacts.dataset import Photos
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode, read_pixels
 from catflap.runtime.classifier import Classifier, list_photos
 from catflap.runtime.decisions import softmax

@@ -30,9 +30,9 @@ from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.gate import fidelity
 from catflap.evaluation.metrics import measure
-from catflap.exporting.forms import CALIBRATION_FRAMES
-from catflap.exporting.quantising.quantise import quantise
-from catflap.exporting.quantising.rounding import round_weights
+from catflap.exporting.judging import CALIBRATION_FRAMES
+from catflap.exporting.quantise import quantise
+from catflap.exporting.rounding import round_weights
 from catflap.image import Frame
 from catflap.progress import silent
 from catflap.runtime.decisions import softmax

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from machine import header, in_turns
 
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Frame, encode, read_pixels
 
 SIZES = {"500 × 375": (500, 375), "1600 × 1200": (1600, 1200), "12 megapixels": (4000, 3000)}

@@ -48,6 +48,8 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "ray": "cluster",
         "model_signing": "sign",
         "OpenSSL": "sign",
+        "cyclonedx": "sbom",
+        "packageurl": "sbom",
     }
 )
 

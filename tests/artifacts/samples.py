@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.artifacts.bundle import HEAD, encode_bundle, load_bundle
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Frame, encode, read_pixels
 from catflap.runtime.engine_onnx import open_model
 

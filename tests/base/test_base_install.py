@@ -10,7 +10,7 @@ import pytest
 
 from catflap.cli.main import COMMANDS
 from catflap.errors import EXTRAS
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 
 BASE = {"catflap", "numpy", "onnxruntime", "pillow"}

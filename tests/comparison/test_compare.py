@@ -14,7 +14,7 @@ from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_check
 from catflap.comparison.compare import _probed, compare, table
 from catflap.comparison.probe import probe
 from catflap.errors import BadArtifact, CatflapError
-from catflap.exporting.drawings import drawn_photos
+from catflap.exporting.golden_cases import drawn_photos
 from catflap.machine import installed_packages, peak_memory_mb
 from tests.artifacts.samples import runnable_bundle
 from tests.tiny import Exported

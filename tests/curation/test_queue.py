@@ -16,7 +16,7 @@ import pytest
 from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
 from catflap.curation.queue import review_queue, take_photos
 from catflap.errors import BadArtifact, CatflapError
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Pixels, encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import digest_photo

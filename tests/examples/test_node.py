@@ -20,8 +20,8 @@ from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import BadArtifact
-from catflap.exporting.drawings import ROTATED, scene
 from catflap.exporting.export import export
+from catflap.exporting.golden_cases import ROTATED, scene
 from catflap.image import Frame, encode, read_pixels, resize
 from catflap.runtime.classifier import Classifier
 from tests.artifacts.samples import write_bundle

@@ -72,7 +72,7 @@ def test_a_profile_of_a_slower_device_scales(tmp_path: Path) -> None:
     assert device_slowdown(loaded) > 10
     clock = LatencyMeter(Budget(max_ms=1, device=loaded))
     assert "scaled" in clock.place
-    with pytest.raises(CatflapError, match="another Catflap"):
+    with pytest.raises(CatflapError, match="another version of Catflap"):
         device_slowdown(replace(loaded, reference="0" * 64))
 
 

@@ -14,7 +14,7 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
-from catflap.exporting.unpacking.c_array import _string, _threshold
+from catflap.exporting.targets.to_litert_micro import _string, _threshold
 from catflap.runtime.decisions import decide, softmax
 from tests.artifacts.samples import with_litert
 from tests.tiny import Exported
@@ -181,7 +181,7 @@ def test_a_model_that_answers_otherwise_is_not_written(
         name="litert-micro", runtime="litert-micro", precision="int8", tolerance=1e-6,
     )  # fmt: skip
     assert main(["bundle", "unpack", str(path), "--c", "-o", str(tmp_path / "c"), "--json"]) == 1
-    assert "answers its golden cases otherwise" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert "gives other outputs for its golden cases" in json.loads(capsys.readouterr().out)["error"]["what"]
     assert not (tmp_path / "c").exists()
 
 

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting.quantising import quantise as room
-from catflap.exporting.quantising.compact import compact
-from catflap.exporting.quantising.quantise import FLOAT_LAYERS
+from catflap.exporting import quantise as room
+from catflap.exporting.onnx_edits import compact
+from catflap.exporting.quantise import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.network import load_network

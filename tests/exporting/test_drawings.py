@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catflap.exporting.drawings import NEVER_SCALED, drawn_photos, large_scene, scene
 from catflap.exporting.export import PIXEL_TOLERANCE
+from catflap.exporting.golden_cases import NEVER_SCALED, drawn_photos, large_scene, scene
 from catflap.image import Frame, encode, inspect, read_pixels
 
 PHOTOS = drawn_photos()

@@ -9,8 +9,8 @@ import pytest
 from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting.embedding import with_embedding
-from catflap.exporting.quantising.quantise import halve, quantise
+from catflap.exporting.onnx_edits import with_embedding
+from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
 from catflap.training.networks.network import load_network
@@ -29,7 +29,7 @@ def plain(drawn_checkpoint: Checkpoint, frames: Pixels) -> dict[str, bytes]:
     """The graph of each precision as it is without."""
     graph = to_onnx(load_network(drawn_checkpoint), frames.shape[1], frames.shape[2])
     careful = quantise(graph, frames, 100.0)
-    return {"fp32": graph, "int8": quantise(graph, frames), "careful": careful, "fp16": halve(graph)}
+    return {"fp32": graph, "int8": quantise(graph, frames), "careful": careful, "fp16": to_fp16(graph)}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "careful", "fp16"])

@@ -22,14 +22,13 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.calibration import fit_temperature
 from catflap.evaluation.metrics import measure
-from catflap.exporting.drawings import drawn_photos
-from catflap.exporting.export import export, source_of
-from catflap.exporting.forms import FORMS, as_variant
-from catflap.exporting.judge import answer_calibration, judge, load_evaluation_set
-from catflap.exporting.quantising.quantise import quantise
-from catflap.exporting.writing import name_of
+from catflap.exporting.export import export
+from catflap.exporting.golden_cases import drawn_photos
+from catflap.exporting.judging import judge, load_source
+from catflap.exporting.quantise import quantise
+from catflap.exporting.repack import name_of
+from catflap.exporting.target import form_of
 from catflap.image import encode, read_pixels
-from catflap.progress import silent
 from catflap.runtime.decisions import decide, softmax
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.answer import open_checkpoint
@@ -143,9 +142,9 @@ def test_a_head_stays_as_sure_as_more_photos_have_shown(
 def test_a_burst_of_calibration_photos_makes_no_variant_surer(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    evaluation = load_evaluation_set(drawn_checkpoint, drawn_dataset, silent)
-    photos = evaluation.calibration
-    burst = replace(evaluation, calibration=replace(photos, groups=photos.labels), calibrated=False)
+    source = load_source(replace(drawn_checkpoint, history=[]), drawn_dataset)
+    photos = source.calibration
+    burst = replace(source, calibration=replace(photos, groups=photos.labels))
     sure = 20 * np.eye(2, dtype=np.float32)[photos.labels]
     stated = 1 - softmax(sure, burst.temperature(sure)).max(axis=1)
     assert stated.mean() == pytest.approx(1 / (2 + 2)), "a burst of each label"
@@ -169,15 +168,14 @@ def test_a_variant_that_differs_is_refused(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
     """The ranges of a model that has only seen grey cut off what it sees in colour."""
-    evaluation = load_evaluation_set(drawn_checkpoint, drawn_dataset, silent)
+    source = load_source(drawn_checkpoint, drawn_dataset)
     fp32 = bytes(bundle.members["fp32.onnx"])
     grey = quantise(fp32, np.full((8, 64, 64, 3), 128, np.uint8))
 
     def judged(name: str, graph: bytes) -> dict[str, Any]:
         model = open_model(graph)
-        return judge(
-            as_variant(name, FORMS[name]), model, evaluation, answer_calibration(model, evaluation), silent
-        )
+        answers = source.run_on_calibration(model, name)
+        return judge(form_of(name).as_variant(name), model, source, answers)
 
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
         judged("int8", grey)
@@ -187,16 +185,15 @@ def test_a_variant_that_differs_is_refused(
 def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    source = source_of(drawn_checkpoint, drawn_dataset, silent)
-    graph, told = bytes(bundle.members["int8.onnx"]), list[str]()
-    variant, model = as_variant("int8", FORMS["int8"]), open_model(graph)
+    told = list[str]()
+    source = load_source(drawn_checkpoint, drawn_dataset, lambda step, *_: told.append(step))
+    graph = bytes(bundle.members["int8.onnx"])
+    variant, model = form_of("int8").as_variant("int8"), open_model(graph)
     answered = source.calibration_answers(graph)
     assert source.calibration_answers(bytes(bytearray(graph))) is answered
-    entry = judge(variant, model, source.evaluation, answered, lambda step, *_: told.append(step))
-    assert entry == judge(
-        variant, model, source.evaluation, answer_calibration(model, source.evaluation), silent
-    )
-    assert set(told) == {"int8 on test"}
+    assert told.count("calibration") == len(source.calibration) // 16 + 2
+    entry = judge(variant, model, source, answered)
+    assert entry == judge(variant, model, source, source.run_on_calibration(model, "again"))
 
 
 def with_dark_calibration(dataset: Dataset, folder: Path) -> Dataset:

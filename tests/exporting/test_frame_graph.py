@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting.drawings import scene
-from catflap.exporting.export import source_of, write_and_judge
-from catflap.exporting.forms import FORMS
-from catflap.exporting.targets.onnx_frame import TEMPERATURE, framed, with_temperature
+from catflap.exporting.export import write_and_judge
+from catflap.exporting.golden_cases import scene
+from catflap.exporting.judging import load_source
+from catflap.exporting.target import form_of
+from catflap.exporting.targets.to_onnx_frame import TEMPERATURE, framed, with_temperature
 from catflap.image import Frame, read_pixels
-from catflap.progress import silent
 from tests.runtime.models import model
 
 FRAMES = (
@@ -65,10 +65,10 @@ def test_its_temperature_is_that_of_its_own_answers(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
     """Its pixels are a level off, so the answers of the float graph have another."""
-    source = source_of(replace(drawn_checkpoint, history=[]), drawn_dataset, silent)
-    form, frames = FORMS["onnx-frame"], np.stack([scene(n, 64, 64) for n in range(3)])
-    judged = write_and_judge("onnx-frame", form, source, frames, silent)
+    source = load_source(replace(drawn_checkpoint, history=[]), drawn_dataset)
+    form, frames = form_of("onnx-frame"), np.stack([scene(n, 64, 64) for n in range(3)])
+    judged = write_and_judge("onnx-frame", form, source, frames)
     held = onnx.load_from_string(judged.files[form.file]).graph.initializer
     (baked,) = (numpy_helper.to_array(tensor) for tensor in held if tensor.name == TEMPERATURE)
     assert baked == np.float32(judged.entry["temperature"])
-    assert baked != np.float32(source.evaluation.temperature(source.answers))
+    assert baked != np.float32(source.reference_temperature)

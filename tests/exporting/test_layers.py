@@ -14,8 +14,8 @@ from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
-from catflap.exporting.layers import worst_layer
-from catflap.exporting.quantising.quantise import halve
+from catflap.exporting.onnx_edits import worst_layer
+from catflap.exporting.quantise import to_fp16
 from catflap.image import Pixels, read_pixels
 
 
@@ -55,7 +55,7 @@ def test_the_layer_whose_scale_was_spoilt_is_named(
     assert found
     assert found.name == layer
     assert found.decibels < 20 < whole.decibels
-    overflowing = spoilt(halve(fp32), f"{layer}.weight", 3e4 if factor else 0)
+    overflowing = spoilt(to_fp16(fp32), f"{layer}.weight", 3e4 if factor else 0)
     assert worst_layer(fp32, overflowing, frames).name == layer  # type: ignore[union-attr]
 
 
@@ -86,7 +86,7 @@ def test_the_refusal_names_the_layer_and_the_photos(
     words += ["--file", tmp_path / "bad.onnx", "--precision", "fp32", "--json"]
     assert main(["bundle", *map(str, words)]) == 1
     what = json.loads(capsys.readouterr().out)["error"]["what"]
-    assert f"The layer that loses most: {layer}, signal to noise " in what
+    assert f"The layer that loses most: {layer}, signal-to-noise ratio " in what
     assert what.count("photo ") == 3
     photos = drawn_dataset.photos("test")
     named = {part.split()[0] for part in what.split("photo ")[1:]}

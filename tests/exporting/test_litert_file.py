@@ -18,13 +18,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from torch.nn.functional import conv2d
 
-from catflap.exporting.targets.litert_file import (
+from catflap.exporting.targets.to_litert import (
     ALIGNED,
     IDENTIFIER,
-    compact,
+    compact_tflite,
     first_convolutions,
     operators,
-    with_weights,
+    replace_weights,
 )
 from catflap.runtime.engine_litert import open_model
 
@@ -61,9 +61,9 @@ def with_weights_behind(data: bytes) -> bytes:
 
 def test_no_answer_changes_and_names_between_the_ends_go() -> None:
     given = COLOUR.read_bytes()
-    made = compact(given)
+    made = compact_tflite(given)
     assert len(made) < len(given)
-    assert compact(made) == made
+    assert compact_tflite(made) == made
     np.testing.assert_array_equal(open_model(made, 1)(FRAMES), open_model(given, 1)(FRAMES))
     (graph,) = opened(made).subgraphs
     names = [tensor.name.decode() for tensor in graph.tensors]
@@ -76,13 +76,13 @@ def test_weights_behind_the_flatbuffer_come_into_it() -> None:
     given = with_weights_behind(COLOUR.read_bytes())
     assert all(buffer.data is None for buffer in opened(given).buffers)
     np.testing.assert_array_equal(open_model(given, 1)(FRAMES), open_model(COLOUR.read_bytes(), 1)(FRAMES))
-    made = compact(given)
+    made = compact_tflite(given)
     assert all(buffer.offset == buffer.size == 0 for buffer in opened(made).buffers)
     np.testing.assert_array_equal(open_model(made, 1)(FRAMES), open_model(given, 1)(FRAMES))
 
 
 def test_weights_begin_where_a_microcontroller_can_read_them() -> None:
-    made = compact(COLOUR.read_bytes())
+    made = compact_tflite(COLOUR.read_bytes())
     starts = []
     model = schema.Model.GetRootAs(made, 0)
     for number in range(model.BuffersLength()):
@@ -96,12 +96,12 @@ def test_weights_begin_where_a_microcontroller_can_read_them() -> None:
 def test_equal_vectors_are_written_once() -> None:
     """Zero points of two layers with as many channels are one list of zeros, eight bytes a channel."""
     model = opened(COLOUR.read_bytes())
-    plain = len(compact(packed(model)))
+    plain = len(compact_tflite(packed(model)))
     for tensor in model.subgraphs[0].tensors[:2]:
         tensor.quantization = schema.QuantizationParametersT()
         tensor.quantization.scale = np.full(1000, 0.5, np.float32)
         tensor.quantization.zeroPoint = np.zeros(1000, np.int64)
-    shared = len(compact(packed(model)))
+    shared = len(compact_tflite(packed(model)))
     assert 12_000 < shared - plain < 13_000
     assert len(packed(model)) > 24_000
 
@@ -152,9 +152,9 @@ def test_weights_are_exchanged_where_their_values_stand() -> None:
     old, new, unknown = ([generator.normal(size=shape) for shape in shapes] for _ in range(3))
     given = two_convolutions(*old)
     folded = [weights * (1 + 1e-6) for weights in old]
-    made = with_weights(given, [*zip(unknown, old, strict=True), *zip(folded, new, strict=True)])
+    made = replace_weights(given, [*zip(unknown, old, strict=True), *zip(folded, new, strict=True)])
     pixels = generator.normal(size=(1, 8, 8, 3)).astype(np.float32)
-    for data, (first, second) in ((given, old), (made, new), (with_weights(given, []), old)):
+    for data, (first, second) in ((given, old), (made, new), (replace_weights(given, []), old)):
         seen = conv2d(torch.from_numpy(pixels).permute(0, 3, 1, 2).double(), torch.from_numpy(first))
         wanted = conv2d(seen, torch.from_numpy(second), groups=4).permute(0, 2, 3, 1).numpy()
         interpreter = Interpreter(model_content=data)

@@ -15,7 +15,7 @@ from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.calibration import operating_point, rates_at
 from catflap.exporting.export import export, export_fingerprint
-from catflap.exporting.points import FIGURES, choose_point
+from catflap.exporting.judging import FIGURES, choose_point
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import PointSpec, softmax
 from catflap.runtime.engine_onnx import open_model

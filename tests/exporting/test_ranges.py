@@ -14,9 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from catflap.artifacts.bundle import Bundle
 from catflap.errors import CatflapError
-from catflap.exporting.quantising import ranges as room
-from catflap.exporting.quantising.quantise import quantise
-from catflap.exporting.quantising.ranges import activation_ranges
+from catflap.exporting import quantise as room
+from catflap.exporting.quantise import activation_ranges, quantise
 from catflap.image import Pixels
 from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 from tests.runtime.models import model

@@ -17,10 +17,10 @@ from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.golden import HEADERS, read_golden
 from catflap.cli.main import main
 from catflap.errors import CatflapError, MissingExtra
-from catflap.exporting.adding import add_file, add_variants
-from catflap.exporting.drawings import scene
-from catflap.exporting.quantising.quantise import quantise
-from catflap.exporting.unpacking.repack import strip_bundle
+from catflap.exporting.export import add_file, add_variants
+from catflap.exporting.golden_cases import scene
+from catflap.exporting.quantise import quantise
+from catflap.exporting.repack import strip_bundle
 from catflap.image import encode
 from catflap.pipeline.trace import trace
 from catflap.runtime.classifier import Classifier

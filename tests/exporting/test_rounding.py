@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.exporting.quantising import rounding as room
-from catflap.exporting.quantising.quantise import FLOAT_LAYERS, quantise
-from catflap.exporting.quantising.rounding import LARGEST, Convolution, round_weights
+from catflap.exporting import rounding as room
+from catflap.exporting.quantise import FLOAT_LAYERS, quantise
+from catflap.exporting.rounding import LARGEST, Convolution, round_weights
 from catflap.image import Pixels
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.exporting.subprocesses import Argument, convert_apart
+from catflap.exporting.target import Argument, run_converter
 
 
 def test_what_lies_where_somebody_works_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,7 @@ def test_what_lies_where_somebody_works_is_not_run(tmp_path: Path, monkeypatch: 
     for name in ("random", "json"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w')\nwork = print\n")
     with pytest.raises(CatflapError, match="no attribute 'work'"):
-        convert_apart("json", {}, ())
+        run_converter("json", {}, ())
     assert not (tmp_path / "ran").exists()
 
 
@@ -28,9 +28,9 @@ def test_arguments_are_files_and_results_must_be(tmp_path: Path, monkeypatch: py
     (tmp_path / "here" / "file").write_text("bytes", "utf-8")
     frames = np.arange(4, dtype=np.uint8).reshape(2, 2)
     given: dict[str, Argument] = {"words": "größer", "folder": Path("here"), "frames.npy": frames}
-    assert convert_apart("tests.exporting.showing", given, ("shown",)) == (
+    assert run_converter("tests.exporting.showing", given, ("shown",)) == (
         "größer bytes [[0, 1], [2, 3]]".encode(),
     )
     assert (tmp_path / "here" / "file").exists()
-    with pytest.raises(CatflapError, match=r"cannot be converted for showing: it wrote no lost\.bin\."):
-        convert_apart("tests.exporting.showing", given, ("shown", "lost.bin"))
+    with pytest.raises(CatflapError, match=r"The conversion for showing failed: it wrote no lost\.bin\."):
+        run_converter("tests.exporting.showing", given, ("shown", "lost.bin"))

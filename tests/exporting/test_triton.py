@@ -15,8 +15,8 @@ from onnx import helper
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
-from catflap.exporting.targets.onnx_frame import framed
-from catflap.exporting.unpacking.triton import config
+from catflap.exporting.targets.to_onnx_frame import framed
+from catflap.exporting.targets.to_triton import config
 from catflap.runtime.engine_onnx import open_model
 from tests.artifacts.samples import write_bundle
 from tests.runtime.models import model, reworked

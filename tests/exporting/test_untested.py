@@ -15,7 +15,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
 from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.export import export
-from catflap.exporting.targets.coreml import layer_by_layer
+from catflap.exporting.targets.to_coreml import layer_by_layer
 from catflap.image import read_pixels
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify

@@ -11,7 +11,7 @@ import pytest
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError
-from catflap.exporting.writing import check_out, write_verified
+from catflap.exporting.repack import check_out, write_verified
 from tests.artifacts.samples import runnable_bundle
 
 # Writes the Bundle again, and is killed when its bytes are to be put on disk.
@@ -20,11 +20,11 @@ import os, signal, sys
 from pathlib import Path
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
-from catflap.exporting import writing
+from catflap.exporting import repack
 bundle = load_bundle(sys.argv[1])
 head = {name: value for name, value in bundle.head.items() if name != "files"}
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-writing.write_verified(Path(sys.argv[2]), head, {"fp32.onnx": bytes(bundle.members["fp32.onnx"])},
+repack.write_verified(Path(sys.argv[2]), head, {"fp32.onnx": bytes(bundle.members["fp32.onnx"])},
                        read_golden(bundle))
 """
 

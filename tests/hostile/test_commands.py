@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from catflap.artifacts.manifest import load_manifest
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from tests.hostile.test_photos import png_head
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catflap.errors import BadPhoto
-from catflap.exporting.drawings import drawn_photos, scene, wide_gamut_profile
+from catflap.exporting.golden_cases import drawn_photos, scene, wide_gamut_profile
 from catflap.image import MAX_SCANS, SLOW_BYTES, Frame, encode, inspect, read_pixels, small_grey, thumbnail
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of what the tests do on purpose

@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catflap.exporting.drawings import scene, wide_gamut_profile
+from catflap.exporting.golden_cases import scene, wide_gamut_profile
 from catflap.image import Frame, Pixels, encode, read_pixels
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "vectors"

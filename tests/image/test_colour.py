@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from catflap.errors import BadPhoto
-from catflap.exporting.drawings import scene, wide_gamut_profile
+from catflap.exporting.golden_cases import scene, wide_gamut_profile
 from catflap.image import MAX_PROFILE, Frame, Pixels, encode, inspect, read_pixels, thumbnail
 from tests.image import reference
 from tests.image.make_golden import exif, ways, xmp

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Frame, Pixels, encode, read_pixels
 from tests.image import reference
 

@@ -23,7 +23,7 @@ from catflap.artifacts.report import load_report
 from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.data.scan import scan, some_readable
 from catflap.errors import BadArtifact, CatflapError, MissingExtra, Refused
-from catflap.exporting.forms import FORMS, PACKAGES, QUANTISERS, check_tools
+from catflap.exporting.target import Target, check_tools, load_targets
 from catflap.image import Frame, encode
 from catflap.pipeline.build import build
 from catflap.training.plan import Plan
@@ -65,7 +65,7 @@ def test_operating_points_are_exported_once_and_unknown_labels_refused_before_tr
     assert made(build(photos, built, **wishes)) == []
     shutil.rmtree(built.with_suffix(".build") / "checkpoint")
     wishes["operating_points"] = ("dog:min_recall=0.9",)
-    with pytest.raises(CatflapError, match="a label that is not there"):
+    with pytest.raises(CatflapError, match="names an unknown label"):
         build(photos, built, **wishes, progress=lambda step, *_: steps.add(step))
     assert steps == set()
 
@@ -308,21 +308,23 @@ def test_what_cannot_be_exported_is_told_before_anything_is_scanned(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", [target for target, packages in PACKAGES.items() if packages])
+@pytest.mark.parametrize(
+    "target", [one for one in load_targets().values() if one.packages], ids=lambda one: one.name
+)
 def test_each_package_that_a_target_needs_is_asked_for_before_anything_is_scanned(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_target = {form.precision: name for name, form in FORMS.items() if form.target == target}
+    of_target = {form.precision: name for name, form in target.forms.items()}
     name = of_target.get("int8") or next(iter(of_target.values()))
-    for package in PACKAGES[target]:
+    for package in (*target.packages, *target.quantisers):
         absent = package.replace("-", "_")
         monkeypatch.setattr(
             "catflap.errors.find_spec", lambda module, absent=absent: module != absent or None
         )
         with pytest.raises(MissingExtra, match=f"needs {absent},"):
             build(tmp_path / "none", tmp_path / "x.catflap", variants=("int8", name))
-        for other in {*of_target.values()} - {name} if package in QUANTISERS else ():
-            check_tools(FORMS[other])
+        for other in {*of_target.values()} - {name} if package in target.quantisers else ():
+            check_tools(other)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
 from catflap.errors import BadArtifact
 from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.pipeline.drift import _stated, drift
 from catflap.runtime.classifier import Classifier

@@ -16,7 +16,7 @@ import pytest
 
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.live.watch import watch
 from catflap.live.watch_settings import WatchSettings

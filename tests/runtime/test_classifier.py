@@ -18,7 +18,7 @@ from PIL import Image
 
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.errors import BadArtifact, BadPhoto, CatflapError
-from catflap.exporting.drawings import drawn_photos, scene
+from catflap.exporting.golden_cases import drawn_photos, scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import complete_prior, parse_prior

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Pixels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.image_statistics import STATISTICS, image_statistics

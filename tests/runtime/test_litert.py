@@ -16,7 +16,7 @@ import pytest
 
 from catflap.cli.main import main
 from catflap.errors import BadArtifact
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.verification.verify import verify

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from tests.artifacts.samples import with_litert
 

@@ -19,7 +19,7 @@ from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.results import Prediction
 from catflap.data.sources.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.classifier import SUFFIXES, Classifier, list_photos, predict
 from catflap.serving.answers import Problem

@@ -15,7 +15,7 @@ import pytest
 
 from catflap.artifacts.field_log import Seen, read_field_log
 from catflap.errors import CatflapError
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode, inspect
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import LogSettings, Recorder

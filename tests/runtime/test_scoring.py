@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from catflap.errors import BadPhoto, CatflapError
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Frame, Pixels, encode, read_pixels
 from catflap.runtime.engine import Logits
 from catflap.runtime.engine_onnx import open_model

@@ -14,7 +14,7 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
-from catflap.exporting.drawings import drawn_photos
+from catflap.exporting.golden_cases import drawn_photos
 from catflap.image import encode
 from tests.serving.bundles import BLUE, RED
 from tests.serving.client import Server, eventually, form

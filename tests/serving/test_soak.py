@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from catflap.exporting.drawings import drawn_photos
+from catflap.exporting.golden_cases import drawn_photos
 from catflap.image import encode
 from tests.serving.bundles import BLUE, RED, make_bundle
 from tests.serving.client import PATIENCE, Server, form, running

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from catflap import image
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import Frame
 from catflap.training.loop.resizing import resize
 

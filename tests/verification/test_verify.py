@@ -23,8 +23,8 @@ from catflap.artifacts.golden import read_golden
 from catflap.artifacts.results import Verdict
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError
-from catflap.exporting.drawings import drawn_photos
 from catflap.exporting.export import PIXEL_TOLERANCE
+from catflap.exporting.golden_cases import drawn_photos
 from catflap.image import Frame, read_pixels
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.engine_onnx import open_model

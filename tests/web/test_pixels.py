@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from catflap.exporting.drawings import drawn_photos, scene
+from catflap.exporting.golden_cases import drawn_photos, scene
 from catflap.image import Frame, Pixels, encode, read_pixels
 from tests.image.make_golden import exif, ways, xmp
 from tests.web.conftest import file_server

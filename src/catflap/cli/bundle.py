@@ -1,4 +1,4 @@
-"""`catflap bundle`: look into a Bundle, unpack it, add variants or leave some out."""
+"""`catflap bundle`: inspect, unpack, strip, extend or list the contents of a Bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from catflap.cli.options import part_of, refuse_alone, split_names
 from catflap.cli.output import emit, progress_bar
 from catflap.errors import CatflapError
 
-HELP = "Look into a Bundle, unpack it, add variants that are judged first, or leave some out."
+HELP = "Inspect, unpack, strip or extend a Bundle; added variants are judged as in export."
 EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
 
 
@@ -18,11 +18,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with which Bundle."""
     verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip|sbom", required=True)
     part_of(verbs, "inspect", "say what is in a bundle", "catflap bundle inspect cat")
-    part_of(
+    sbom = part_of(
         verbs,
         "sbom",
         "print a bundle's bill of materials: CycloneDX, JSON",
         "catflap bundle sbom cat > cat.json",
+    )
+    sbom.add_argument("--manufacturer", metavar="NAME", help="who places the model on the market")
+    sbom.add_argument(
+        "--contact", metavar="EMAIL", help="where that manufacturer answers about vulnerabilities"
     )
     unpack = part_of(
         verbs, "unpack", "write a bundle's files into a new folder", "catflap bundle unpack cat -o files"
@@ -47,6 +51,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write a model repository of Triton: a model for each ONNX variant",
     )
+    forms.add_argument(
+        "--for",
+        dest="layout",
+        metavar="TARGET",
+        help="write the layout of this target, as --c and --triton do",
+    )
     strip.add_argument(
         "--variants", required=True, metavar="LIST", help="variants to keep, the default one first"
     )
@@ -65,7 +75,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Do it and print what came out."""
-    from catflap.exporting.unpacking.repack import inspect_bundle, strip_bundle
+    from catflap.exporting.repack import inspect_bundle, strip_bundle
 
     if args.verb == "inspect":
         emit(inspect_bundle(args.bundle), args)
@@ -81,21 +91,24 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _unpack(args: argparse.Namespace) -> None:
-    from catflap.exporting.unpacking.c_array import unpack_as_c
-    from catflap.exporting.unpacking.repack import unpack_bundle
-    from catflap.exporting.unpacking.triton import unpack_for_triton
+    from catflap.artifacts.bundle import load_bundle
+    from catflap.exporting.repack import unpack_bundle
+    from catflap.exporting.target import unpacker
 
-    unpack = unpack_for_triton if args.triton else unpack_as_c if args.c else unpack_bundle
-    emit(unpack(args.bundle, args.out), args)
+    name = "triton" if args.triton else "litert-micro" if args.c else args.layout
+    if name is None:
+        emit(unpack_bundle(args.bundle, args.out), args)
+    else:
+        emit(unpacker(name)(load_bundle(args.bundle), args.out), args)
 
 
 def _sbom(args: argparse.Namespace) -> None:
     import json
 
     from catflap.artifacts.bundle import load_bundle
-    from catflap.exporting.unpacking.sbom import bill_of_materials
+    from catflap.exporting.sbom import bill_of_materials
 
-    fields = bill_of_materials(load_bundle(args.bundle))
+    fields = bill_of_materials(load_bundle(args.bundle), args.manufacturer, args.contact)
     emit(fields, args, json.dumps(fields, indent=2, ensure_ascii=False))
 
 
@@ -103,7 +116,7 @@ def _add(args: argparse.Namespace) -> None:
     from catflap.artifacts.bundle import load_bundle
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
-    from catflap.exporting.adding import add_file, add_variants
+    from catflap.exporting.export import add_file, add_variants
 
     refuse_alone(args, "--file MODEL", "--name", "--precision")
     if args.file and (args.variants or args.targets):

@@ -105,7 +105,7 @@ def variant_arguments(parser: argparse.ArgumentParser) -> None:
 
 def variants_of(args: argparse.Namespace) -> tuple[str, ...]:
     """The variants that were asked for, in order."""
-    from catflap.exporting.forms import variant_names
+    from catflap.exporting.target import variant_names
 
     chosen = args.variants or ("" if args.targets else "int8,fp32")
     return variant_names(split_names(args.targets or ""), split_names(chosen))
@@ -140,7 +140,8 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def export_text(fields: dict) -> str:  # type: ignore[type-arg]
-    """An export for people: a line a variant and a line an operating point, then the Verdict."""
+    """An export for people: variants, what they decide, operating points, then the verdict."""
+    from catflap.evaluation.decision_rates import in_words
     from catflap.exporting.card import point_text
 
     rows = [
@@ -153,6 +154,9 @@ def export_text(fields: dict) -> str:  # type: ignore[type-arg]
         }
         for name, variant in fields["variants"].items()
     ]
+    decisions = "".join(
+        f"\n{name}: {in_words(variant['decisions'])}" for name, variant in fields["variants"].items()
+    )
     points = "".join(
         f"\n{name}: {point_text(point)}"
         for name, variant in fields["variants"].items()
@@ -160,4 +164,5 @@ def export_text(fields: dict) -> str:  # type: ignore[type-arg]
     )
     untested = f"\nconverted, but not run: {', '.join(fields['untested'])}" if "untested" in fields else ""
     size = f"{fields['bytes'] / 1e6:.1f} MB"
-    return f"{table(rows)}{points}{untested}\nverdict: {fields['verdict']}   {fields['bundle']} ({size})"
+    verdict = f"verdict: {fields['verdict']}   {fields['bundle']} ({size})"
+    return f"{table(rows)}{decisions}{points}{untested}\n{verdict}"

@@ -1,1 +1,1 @@
-"""Checkpoint to Bundle, one file per target runtime."""
+"""Checkpoint to Bundle: variants for each target, judged, gated and checked; one file per target."""

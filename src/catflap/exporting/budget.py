@@ -1,4 +1,4 @@
-"""What a variant may cost and must reach, and which of those that were judged fit."""
+"""The budget of a variant in MB, ms and accuracy, and the choice among judged variants."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from catflap.runtime.engine import Model, check_threads
 class Budget:
     """Limits for each variant: the MB of its files, the ms of its network for one frame, its accuracy.
 
-    The accuracy is that on calibration photos, since what a test photo chooses it can no longer judge.
-    ms are measured here with `threads`, one by default, or, when there is a device profile, scaled to that
-    device with the threads that it was profiled with; who states both gets a CatflapError.
+    The accuracy is that on calibration photos, because test photos must not choose what they judge. ms are
+    measured here with `threads`, one by default; with a device profile they are scaled to that device, with
+    the threads it was profiled with. Stating both is a CatflapError.
     """
 
     max_mb: float | None = None
@@ -43,25 +43,25 @@ class Budget:
 
 
 class LatencyMeter:
-    """Milliseconds of one frame on the device that is meant; it is compared with this machine once."""
+    """The latency of one frame on the intended device, which is compared with this machine once."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.scale = 1.0 if budget.device is None else device_slowdown(budget.device)
 
     def ms(self, model: Model, frame: Pixels) -> float:
-        """The time of a model that was opened with `threads`, here or scaled."""
+        """The milliseconds of a model that was opened with `threads`, scaled to the device."""
         return median_ms(lambda: model(frame)) * self.scale
 
     @property
     def threads(self) -> int:
-        """With how many threads a model has to be opened."""
+        """The number of threads to open models with."""
         device = self.budget.device
         return self.budget.threads or 1 if device is None else device.threads
 
     @property
     def place(self) -> str:
-        """Where the milliseconds are, in words."""
+        """Where the milliseconds were measured, in words."""
         device = self.budget.device
         if device is not None:
             return f"on {device.name()}, scaled"
@@ -69,25 +69,24 @@ class LatencyMeter:
 
 
 def choose_variants(costs: Mapping[str, Mapping[str, float]], clock: LatencyMeter) -> list[str]:
-    """The variants that fit, the most accurate on calibration photos first, and the fastest of equals.
+    """The variants within the budget: the most accurate on calibration photos first, then the fastest.
 
-    `costs` maps a variant to its mb, ms, accuracy (on test photos, which judge and do not choose) and
-    calibration_accuracy. Raises Refused, which tells what was nearest and by how much it misses, when none
-    fits.
+    `costs` maps variants to mb, ms, accuracy (on test photos) and calibration_accuracy. Raises Refused,
+    which names the nearest variant and its limits, when none is within the budget.
     """
     over = {name: _overshoot(cost, clock.budget) for name, cost in costs.items()}
     fitting = [name for name in costs if over[name] <= 1]
     if not fitting:
         nearest = min(costs, key=lambda name: over[name])
         raise Refused(
-            f"No variant fits the budget. Nearest is {nearest}: {_told(costs[nearest], clock)}.",
+            f"No variant fits the budget. Nearest is {nearest}: {_describe(costs[nearest], clock)}.",
             "Loosen the budget, add --targets, or train with a smaller --size or another backbone.",
         )
     return sorted(fitting, key=lambda name: (-costs[name]["calibration_accuracy"], costs[name]["ms"]))
 
 
 def _overshoot(cost: Mapping[str, float], budget: Budget) -> float:
-    """The worst of the limits as a ratio; at most 1 fits. Of accuracy the errors count."""
+    """The worst ratio of a cost to its limit, at most 1 within the budget; for accuracy, of errors."""
     parts = [0.0]
     if budget.max_mb is not None:
         parts.append(cost["mb"] / budget.max_mb)
@@ -98,7 +97,7 @@ def _overshoot(cost: Mapping[str, float], budget: Budget) -> float:
     return max(parts)
 
 
-def _told(cost: Mapping[str, float], clock: LatencyMeter) -> str:
+def _describe(cost: Mapping[str, float], clock: LatencyMeter) -> str:
     budget, right = clock.budget, cost["calibration_accuracy"]
     limits: list[tuple[Any, str, bool]] = [
         (budget.max_mb, f"{cost['mb']:.2f} MB of {budget.max_mb} allowed", cost["mb"] > (budget.max_mb or 0)),

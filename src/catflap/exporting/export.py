@@ -1,73 +1,59 @@
-"""Checkpoint to Bundle: the verb `export`."""
+"""Checkpoint to Bundle, and further variants to a Bundle: the verbs `export` and `bundle add`."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import Variant
+from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.folder import working_folder
 from catflap.artifacts.golden import FILE as GOLDEN
-from catflap.artifacts.golden import Golden, check_golden
+from catflap.artifacts.golden import Golden, check_golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
-from catflap.exporting.drawings import drawn_photos
-from catflap.exporting.forms import (
-    FORMS,
-    ExportSource,
-    Form,
-    as_variant,
-    check_variants,
-    make,
-    tools,
-    untested_of,
-    variant_names,
-)
-from catflap.exporting.judge import (
+from catflap.exporting.golden_cases import drawn_photos
+from catflap.exporting.judging import (
     PRECISIONS,
-    answer_calibration,
+    ExportSource,
+    Judged,
+    Workspace,
     golden_tolerance,
     judge,
-    load_evaluation_set,
+    load_source,
 )
-from catflap.exporting.layers import worst_layer
-from catflap.exporting.targets.onnx_frame import with_temperature
-from catflap.exporting.untested import with_untested, write_untested
-from catflap.exporting.writing import check_out, name_of, write_verified
+from catflap.exporting.onnx_edits import worst_layer
+from catflap.exporting.repack import check_new, check_out, derived_head, name_of, other_files, write_verified
+from catflap.exporting.target import (
+    Form,
+    check_tools,
+    check_variants,
+    convert,
+    form_of,
+    read_model_file,
+    tool_versions,
+    untested_names,
+    variant_names,
+)
+from catflap.exporting.targets.to_onnx_frame import with_temperature
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import PointSpec, parse_point_specs
-from catflap.runtime.engine import Logits, open_members
+from catflap.runtime.decisions import parse_point_specs, point_specs
+from catflap.runtime.engine import engine_error, open_members
 from catflap.runtime.engine_onnx import VERSION as ONNXRUNTIME
-from catflap.training.networks.network import load_network
-from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
+from catflap.runtime.engine_onnx import open_session
+from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 from catflap.version import VERSION
 
-PIXEL_TOLERANCE = 4  # what another decoder may differ by: docs/concepts/frame.md
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A variant that may go into a Bundle: its entry in bundle.json, files, and golden logits.
-
-    `calibration_accuracy` is how many of the calibration photos it is right on, 0 to 1.
-    """
-
-    entry: dict[str, Any]
-    files: dict[str, bytes]
-    logits: Logits
-    calibration_accuracy: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The variant as the machine answer of `catflap export` has it."""
-        return {"bytes": sum(map(len, self.files.values())), **self.entry}
+PIXEL_TOLERANCE = 4  # grey levels that another decoder may differ by: docs/concepts/frame.md
+VARIANTS = ("int8", "fp32")
 
 
 def export(
@@ -75,84 +61,125 @@ def export(
     dataset: Dataset,
     out: Path,
     *,
-    variants: tuple[str, ...] = ("int8", "fp32"),
+    variants: tuple[str, ...] = VARIANTS,
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
     operating_points: tuple[str, ...] = (),
     budget: Budget | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write a verified Bundle whose variants were measured from raw photo bytes; the first is the default.
+    """Write a verified Bundle whose variants are measured from photo bytes; the first is the default.
 
-    Golden cases are drawn; the user may add photos of his own. `about` is a sentence or two for the
-    card: what the photos are and may be used for. `operating_points`, such as "cat:max_fpr=0.001", are
-    chosen for each variant; Refused when one cannot be. With a `budget` only the variants that fit go in,
-    the most accurate on calibration photos as the default; Refused when none does. Raises Refused, and
-    writes nothing, when a variant differs from the Checkpoint by more than its Precision allows.
+    Golden cases are drawn; `golden_photos` adds photos. `about` is a sentence or two for the card: what the
+    photos are and may be used for. `operating_points`, such as "cat:max_fpr=0.001", are chosen for each
+    variant. With a `budget` only variants within it go in, the most accurate on calibration photos first.
+    Finished variants are kept in `.NAME.catflap.export` beside the Bundle until it is written, so that a
+    stopped export continues. Raises Refused, and writes nothing, when a variant fails the gate, an operating
+    point cannot be met or no variant is within the budget.
     """
     out, variants = Path(out), variant_names((), variants)
     check_out(out)
     check_roles(checkpoint, dataset)
     check_variants(variants)
-    wishes = parse_point_specs(operating_points, checkpoint.labels)
-    unrun = untested_of(variants)
+    specs = parse_point_specs(operating_points, checkpoint.labels)
+    untested = untested_names(variants)
     photos = (*drawn_photos(checkpoint.frame), *golden_photos)
-    check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(unrun)))
+    check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(untested)))
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
-    source = source_of(checkpoint, dataset, progress, wishes)
-    untested, unrun_files = write_untested(unrun, source, progress)
-    tested = (name for name in variants if name not in unrun)
-    judged = {name: write_and_judge(name, FORMS[name], source, frames, progress) for name in tested}
-    costs = {} if budget is None else costs_of(judged, frames[:1], budget)
-    judged = {name: judged[name] for name in costs or judged}
-    variants = tuple(name for name in variants if name in judged or name in untested)
-    head = {
-        "name": name_of(out),
-        "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, operating_points),
-        "about": about,
-        "labels": list(checkpoint.labels),
-        "frame": checkpoint.frame.to_json(),
-        "input": {"name": INPUT, "dtype": "uint8", "layout": "NHWC"},
-        "output": {"name": OUTPUT, "dtype": "float32"},
-        "default_variant": next(iter(judged)),
-        "variants": {name: one.entry for name, one in judged.items()},
-        "prior": checkpoint.prior,
-        "golden": {"file": GOLDEN, "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE},
-        "ancestors": {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
-        "licences": checkpoint.licences,
-        "versions": checkpoint.versions | tools(variants) | {"catflap": VERSION, "onnxruntime": ONNXRUNTIME},
-        "training": {"backbone": checkpoint.backbone, "recipe": checkpoint.recipe, "roles": dataset.roles},
-    }
-    golden = Golden(photos, frames, {name: one.logits for name, one in judged.items()})
-    sha256 = write_verified(out, with_untested(head, untested), all_files(judged) | unrun_files, golden)
-    answer = export_answer(out, sha256, next(iter(judged)), judged, unrun)
+    with working_folder(out, "export") as folder:
+        try:
+            source = load_source(checkpoint, dataset, progress, specs, Workspace(folder))
+            entries, files = _write_untested(untested, source)
+            judged = {
+                name: _kept_or_judged(name, source, frames) for name in variants if name not in untested
+            }
+            costs = {} if budget is None else _costs(judged, frames[:1], budget)
+            judged = {name: judged[name] for name in costs or judged}
+            variants = tuple(name for name in variants if name in judged or name in entries)
+            versions = checkpoint.versions | tool_versions(variants)
+            head = {
+                "name": name_of(out),
+                "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, operating_points),
+                "about": about,
+                "labels": list(checkpoint.labels),
+                "frame": checkpoint.frame.to_json(),
+                "input": {"name": INPUT, "dtype": "uint8", "layout": "NHWC"},
+                "output": {"name": OUTPUT, "dtype": "float32"},
+                "default_variant": next(iter(judged)),
+                "variants": {name: one.entry for name, one in judged.items()},
+                "prior": checkpoint.prior,
+                "golden": {"file": GOLDEN, "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE},
+                "ancestors": {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
+                "licences": checkpoint.licences,
+                "versions": versions | {"catflap": VERSION, "onnxruntime": ONNXRUNTIME},
+                "training": {
+                    "backbone": checkpoint.backbone, "recipe": checkpoint.recipe, "roles": dataset.roles,
+                },
+                **({"untested": entries} if entries else {}),
+            }  # fmt: skip
+            for one in judged.values():
+                files |= one.files
+            golden = Golden(photos, frames, {name: one.logits for name, one in judged.items()})
+            sha256 = write_verified(out, head, files, golden)
+        except CatflapError:  # not a kill: the same run would end in the same way
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    answer = _answer(out, sha256, next(iter(judged)), judged, untested)
     return {**answer, "costs": costs} if costs else answer
 
 
-def costs_of(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dict[str, dict[str, float]]:
-    """What the variants that fit a budget cost, best first; Refused when none fits."""
-    clock = LatencyMeter(budget)
-    costs = {}
-    for name, one in judged.items():
-        model = open_members(one.files, as_variant(name, FORMS[name]), clock.threads)
-        ms = clock.ms(model, frame)
-        accuracy = one.entry["metrics"]["accuracy"]["value"]
-        costs[name] = {
-            "mb": sum(map(len, one.files.values())) / 1e6,
-            "ms": ms,
-            "accuracy": accuracy,
-            "calibration_accuracy": one.calibration_accuracy,
-        }
-    return {name: costs[name] for name in choose_variants(costs, clock)}
+def export_fingerprint(
+    checkpoint: Checkpoint,
+    variants: tuple[str, ...] = VARIANTS,
+    golden_photos: tuple[bytes, ...] = (),
+    about: str = "",
+    operating_points: tuple[str, ...] = (),
+) -> str:
+    """A digest of everything that a Bundle would be made from."""
+    photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
+    made_by = [VERSION, ONNXRUNTIME, tool_versions(variant_names((), variants))]
+    specs = [spec.name for spec in parse_point_specs(operating_points)]
+    return digest([checkpoint.sha256, list(variants), photos, about, made_by, *specs])
 
 
-def source_of(
-    checkpoint: Checkpoint, dataset: Dataset, progress: Progress, wishes: tuple[PointSpec, ...] = ()
-) -> ExportSource:
-    """What variants are written from and judged by: the float graph and the photos of two roles."""
-    evaluation = load_evaluation_set(checkpoint, dataset, progress, wishes)
-    graph = to_onnx(load_network(checkpoint), evaluation.frame.height, evaluation.frame.width)
-    return ExportSource(checkpoint, graph, evaluation)
+def add_variants(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    out: Path,
+    variants: tuple[str, ...],
+    *,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a new Bundle with more variants of the Checkpoint that it was made from.
+
+    Each is measured and gated as in `export`, and gets the operating points of the Bundle's default variant.
+    Raises Refused when the gate fails, and CatflapError when it is another Checkpoint.
+    """
+    forms: dict[str, tuple[Form, dict[str, bytes] | None]] = {
+        name: (form_of(name), None) for name in variants
+    }
+    return _add(bundle, checkpoint, dataset, out, forms, tool_versions(variants), progress)
+
+
+def add_file(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    out: Path,
+    model: Path,
+    name: str,
+    *,
+    precision: str = "fp32",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a new Bundle with a model file of another toolchain as a variant, judged like our own.
+
+    The file's suffix names its runtime; `precision` says what it may lose: fp32 nothing.
+    """
+    return _add(
+        bundle, checkpoint, dataset, out, {name: read_model_file(model, name, precision)}, {}, progress
+    )
 
 
 def write_and_judge(
@@ -160,7 +187,6 @@ def write_and_judge(
     form: Form,
     source: ExportSource,
     frames: Pixels,
-    progress: Progress,
     files: dict[str, bytes] | None = None,
     output: str = OUTPUT,
 ) -> Judged:
@@ -168,50 +194,84 @@ def write_and_judge(
 
     `output` names the logits of an ONNX graph.
     """
-    progress(f"write {name}", 0, 1)
-    files = make(form, source) if files is None else files
-    progress(f"write {name}", 1, 1)
-    variant = as_variant(name, form)
+    source.progress(f"write {name}", 0, 1)
+    files = convert(name, source) if files is None else files
+    source.progress(f"write {name}", 1, 1)
+    variant = form.as_variant(name)
     model = open_members(files, variant, output=output)
     logits = model(frames)
     tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames, output)
+    step = f"{name} on calibration"
     if variant.runtime == "onnxruntime":
-        answered = source.calibration_answers(files[variant.file], f"{name} on calibration", progress, model)
+        answers = source.calibration_answers(files[variant.file], step, model)
     else:
-        whole = variant.takes_photos
-        answered = answer_calibration(
-            model, source.evaluation, f"{name} on calibration", progress, whole=whole
-        )
-    if variant.takes_photos:  # its probabilities are calibrated by what it answered itself
-        temperature = source.evaluation.temperature(answered.logits)
+        answers = source.run_on_calibration(model, step, whole=variant.takes_photos)
+    if variant.takes_photos:  # its graph has the temperature inside
+        temperature = source.temperature(answers.logits)
         files = {variant.file: with_temperature(files[variant.file], temperature)}
     try:
-        entry = judge(variant, model, source.evaluation, answered, progress)
+        entry = judge(variant, model, source, answers)
     except Refused as error:
-        raise _with_layer(error, variant, files, source) from error
-    right = answered.logits.argmax(1) == source.evaluation.calibration.labels
+        layer = None
+        if variant.runtime == "onnxruntime":
+            layer = worst_layer(source.onnx, files[variant.file], source.frames)
+        if layer is None:
+            raise
+        raise Refused(f"{error.what} The layer that loses most: {layer}.", error.fix) from error
+    right = answers.logits.argmax(1) == source.calibration.labels
     return Judged({"tolerance": tolerance, **entry}, files, logits, float(right.mean()))
 
 
-def _with_layer(
-    error: Refused, variant: Variant, files: Mapping[str, bytes], source: ExportSource
-) -> Refused:
-    """The refusal of an ONNX variant, with the layer that loses most; of others, as it is."""
-    layer = None
-    if variant.runtime == "onnxruntime":
-        layer = worst_layer(source.onnx, files[variant.file], source.frames)
-    return error if layer is None else Refused(f"{error.what} The layer that loses most: {layer}.", error.fix)
+def _kept_or_judged(name: str, source: ExportSource, frames: Pixels) -> Judged:
+    """A variant that a stopped export of the same inputs had finished; else it is written and judged."""
+    form, specs = form_of(name), [spec.name for spec in source.specs]
+    parts = [
+        source.key,
+        vars(form),
+        specs,
+        hashlib.sha256(frames.tobytes()).hexdigest(),
+        tool_versions((name,)),
+    ]
+    kept = source.workspace.arrays(
+        f"{name}-{digest(parts)[:24]}", lambda: write_and_judge(name, form, source, frames).to_arrays()
+    )
+    return Judged.from_arrays(kept)
 
 
-def all_files(judged: Mapping[str, Judged]) -> dict[str, bytes]:
-    """The files of all variants."""
-    return {member: data for one in judged.values() for member, data in one.files.items()}
+def _write_untested(
+    names: tuple[str, ...], source: ExportSource
+) -> tuple[dict[str, dict[str, str]], dict[str, bytes]]:
+    """The entries of `untested` in bundle.json and the files of variants that no engine here can run."""
+    entries: dict[str, dict[str, str]] = {}
+    files: dict[str, bytes] = {}
+    for name in names:
+        form = form_of(name)
+        source.progress(f"write {name}", 0, 1)
+        files |= convert(name, source)
+        source.progress(f"write {name}", 1, 1)
+        entries[name] = {"file": form.file, "runtime": form.runtime, "precision": form.precision}
+    return entries, files
 
 
-def export_answer(
+def _costs(judged: Mapping[str, Judged], frame: Pixels, budget: Budget) -> dict[str, dict[str, float]]:
+    """The costs of the variants within a budget, best first; Refused when none is."""
+    clock = LatencyMeter(budget)
+    costs = {
+        name: {
+            "mb": sum(map(len, one.files.values())) / 1e6,
+            "ms": clock.ms(open_members(one.files, form_of(name).as_variant(name), clock.threads), frame),
+            "accuracy": one.entry["metrics"]["accuracy"]["value"],
+            "calibration_accuracy": one.calibration_accuracy,
+        }
+        for name, one in judged.items()
+    }
+    return {name: costs[name] for name in choose_variants(costs, clock)}
+
+
+def _answer(
     out: Path, sha256: str, default: str, judged: Mapping[str, Judged], untested: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The machine answer of `catflap export`."""
+    """The machine answer of `catflap export` and `catflap bundle add`."""
     return {
         "bundle": str(out),
         "verdict": "pass",
@@ -223,22 +283,8 @@ def export_answer(
     }
 
 
-def export_fingerprint(
-    checkpoint: Checkpoint,
-    variants: tuple[str, ...] = ("int8", "fp32"),
-    golden_photos: tuple[bytes, ...] = (),
-    about: str = "",
-    operating_points: tuple[str, ...] = (),
-) -> str:
-    """What a Bundle would be made from, without making it."""
-    photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
-    made_by = [VERSION, ONNXRUNTIME, tools(variant_names((), variants))]
-    wishes = [wish.name for wish in parse_point_specs(operating_points)]
-    return digest([checkpoint.sha256, list(variants), photos, about, made_by, *wishes])
-
-
 def check_roles(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Raise CatflapError when this Dataset cannot judge what was trained into the Checkpoint."""
+    """Raise CatflapError unless the Checkpoint was trained on this Dataset and its roles have two labels."""
     if checkpoint.ancestors.get("dataset") != dataset.sha256:
         raise CatflapError(
             f"{checkpoint.path} was not trained on {dataset.path}.",
@@ -251,3 +297,84 @@ def check_roles(checkpoint: Checkpoint, dataset: Dataset) -> None:
                 f"The {role} role has photos of fewer than two labels.",
                 "Prepare the dataset from more photos.",
             )
+
+
+def _add(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    out: Path,
+    forms: Mapping[str, tuple[Form, dict[str, bytes] | None]],
+    versions: dict[str, str],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write a Bundle with more variants; those without files are converted first."""
+    check_new(bundle, out)
+    if bundle.head["ancestors"].get("checkpoint") != checkpoint.sha256:
+        raise CatflapError(
+            f"{bundle.path.name} was not made from {checkpoint.path}.",
+            "Name the checkpoint it was made from.",
+        )
+    for name, (form, given) in forms.items():
+        _check_form(bundle, name, form, given)
+    check_roles(checkpoint, dataset)
+    golden = read_golden(bundle)
+    untested = untested_names(name for name, (_, given) in forms.items() if given is None)
+    rows = len(bundle.labels) * (len(golden.logits) + len(forms) - len(untested))
+    check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
+    source = load_source(checkpoint, dataset, progress, point_specs(bundle.variant()))
+    output = bundle.head["output"]["name"]
+    judged = {
+        name: write_and_judge(name, form, source, golden.frames, given, output)
+        for name, (form, given) in forms.items()
+        if name not in untested
+    }
+    entries, files = _write_untested(untested, source)
+    head = derived_head(bundle, ["add", *forms])
+    head["variants"] = {**head["variants"], **{name: one.entry for name, one in judged.items()}}
+    head["versions"] = {**head["versions"], **versions}
+    if entries:
+        head["untested"] = {**head.get("untested", {}), **entries}
+    files = {**other_files(bundle), **files}
+    for one in judged.values():
+        files |= one.files
+    logits = {**golden.logits, **{name: one.logits for name, one in judged.items()}}
+    sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
+    return _answer(out, sha256, bundle.default_variant, judged, untested)
+
+
+def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] | None) -> None:
+    """Raise CatflapError when the Bundle has such a variant or file, or other names for inputs and outputs.
+
+    MissingExtra when a package that writes or runs it is missing.
+    """
+    if name in bundle.variants or name in bundle.untested:
+        raise CatflapError(
+            f"{bundle.path.name} has a variant {name!r}.", "Add another one, or strip it first."
+        )
+    taken = [member for member in form.members if member in bundle.members]
+    if taken:
+        raise CatflapError(
+            f"{bundle.path.name} has a file {taken[0]} of another variant, which {name} would replace.",
+            "Strip that variant first.",
+        )
+    if files is None:
+        check_tools(name)
+    elif (why := engine_error(form.as_variant(name))) is not None:
+        raise why
+    if form.runtime != "onnxruntime":
+        return
+    inputs, outputs = ([INPUT], [OUTPUT]) if files is None else _ends(files[form.file])
+    source, target = bundle.head["input"]["name"], bundle.head["output"]["name"]
+    if inputs != [source] or target not in outputs:
+        raise CatflapError(
+            f"The graph of {name} takes {', '.join(inputs)!r:.100} and gives {', '.join(outputs)!r:.100}; "
+            f"the graphs of {bundle.path.name} take {source!r:.100} and give {target!r:.100}.",
+            "Rename the input and the output of the graph, and add it again.",
+        )
+
+
+def _ends(graph: bytes) -> tuple[list[str], list[str]]:
+    """The names of an ONNX graph's inputs and outputs."""
+    session = open_session(graph, threads=1)
+    return [end.name for end in session.get_inputs()], [end.name for end in session.get_outputs()]

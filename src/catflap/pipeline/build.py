@@ -17,8 +17,8 @@ from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint, some_readable
 from catflap.errors import BadArtifact, Refused
 from catflap.exporting.export import export, export_fingerprint
-from catflap.exporting.forms import check_variants, variant_names
-from catflap.exporting.writing import check_out
+from catflap.exporting.repack import check_out
+from catflap.exporting.target import check_variants, variant_names
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent

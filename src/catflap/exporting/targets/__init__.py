@@ -1,1 +1,1 @@
-"""One file for each target: how a Checkpoint is written for its runtime."""
+"""One file per target, to_NAME.py, each with a TARGET; delete the file and the target is gone."""

@@ -9,17 +9,20 @@ import contextlib
 import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from catflap.exporting.forms import ExportSource
-from catflap.exporting.subprocesses import Argument, convert_apart
+from catflap.exporting.target import Argument, Form, Target, run_converter
+
+if TYPE_CHECKING:
+    from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.param", "written.bin"
 
 
-def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .param and the .bin of a precision: fp32 or fp16 (weights; sums are float32)."""
-    given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, PRECISION: precision}
-    return convert_apart(__name__, given, (GRAPH, WEIGHTS))
+    given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, PRECISION: form.precision}
+    return run_converter(__name__, given, (GRAPH, WEIGHTS))
 
 
 def work(folder: Path) -> None:
@@ -55,3 +58,14 @@ def work(folder: Path) -> None:
             ncnnbin=WEIGHTS,
             fp16=(folder / PRECISION).read_text("utf-8") == "fp16",
         )
+
+
+TARGET = Target(
+    "ncnn",
+    {
+        "ncnn-fp32": Form("ncnn", "fp32", "targets/ncnn/fp32.param", "targets/ncnn/fp32.bin"),
+        "ncnn-fp16": Form("ncnn", "fp16", "targets/ncnn/fp16.param", "targets/ncnn/fp16.bin"),
+    },
+    convert,
+    packages=("pnnx", "ncnn"),
+)

@@ -1,4 +1,4 @@
-"""Weights on the int8 grid, rounded so that a layer's answers on photos change least."""
+"""GPTQ: convolution weights rounded to the int8 grid so that layer outputs on photos change least."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional
 
-from catflap.exporting.layers import showing
+from catflap.exporting.onnx_edits import with_outputs
 from catflap.image import Pixels
 from catflap.machine import keep_memory
 from catflap.runtime.engine_onnx import open_session, run_session
 from catflap.training.networks.onnx_graph import INPUT
 
 LARGEST = 127
-DAMPING = 0.01  # of the mean square of an input, added to each: what photos hardly show stays as it is
+DAMPING = 0.01  # of the mean square input, added to the diagonal
 FRAMES = 24
-POSITIONS = 800  # of a frame, about
-BLOCK = 64  # columns whose losses go to the later ones together
+POSITIONS = 800  # per frame, about
+BLOCK = 64  # columns whose errors are passed on together
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of a float graph: the names of what it reads and of its weights, and how it walks."""
+    """A convolution of a float graph: names of its input and weights, kernel, groups, strides and padding."""
 
     source: str
     weights: str
@@ -38,9 +38,9 @@ class Convolution:
     pads: tuple[int, int, int, int]
 
     def patches(self, given: torch.Tensor) -> torch.Tensor:
-        """What each group of filters sees of (1, channels, h, w): (group, inputs of a filter, positions).
+        """The patches of an input (1, channels, h, w): (group, inputs of a filter, positions).
 
-        Of many positions those of a coarser grid.
+        Many positions are thinned to a coarser grid.
         """
         top, left, bottom, right = self.pads
         padded = functional.pad(given, (left, right, top, bottom))
@@ -57,10 +57,10 @@ class Convolution:
 def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
     """The same float graph with the weights of its convolutions rounded to int8 steps, as ONNX bytes.
 
-    The grid of an output channel is symmetric, with its largest weight at ±127, where it stays: so a
-    quantiser that takes such grids keeps every weight. Weights are rounded one after the other, and what
-    each loses is made up for by those that are still to come, as far as frames, uint8 (n, height, width, 3),
-    n ≥ 1, show their inputs to be alike (GPTQ, Frantar et al. 2022). Dilated convolutions are left alone.
+    The grid of an output channel is symmetric with its largest weight at ±127, so a quantiser with such
+    grids keeps every weight. Weights are rounded one by one, and the later ones compensate each error, by the
+    correlation of their inputs on frames, uint8 (n, height, width, 3), n ≥ 1 (GPTQ, Frantar et al. 2022).
+    Dilated convolutions are not changed.
     """
     keep_memory()
     model = onnx.load_from_string(onnx_bytes)
@@ -70,11 +70,11 @@ def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
     convolutions = [one for one in found if one is not None]
     if not convolutions:
         return onnx_bytes
-    squares = _squares(model, convolutions, frames[:FRAMES])
+    grams = _gram_matrices(model, convolutions, frames[:FRAMES])
     for one in convolutions:
         weights = torch.from_numpy(numpy_helper.to_array(held[one.weights]).astype(np.float64))
         rows = weights.view(one.group, len(weights) // one.group, -1)
-        rounded = _rounded(rows, squares[one.weights]).view(weights.shape).numpy().astype(np.float32)
+        rounded = _rounded(rows, grams[one.weights]).view(weights.shape).numpy().astype(np.float32)
         held[one.weights].CopyFrom(numpy_helper.from_array(rounded, one.weights))
     return bytes(model.SerializeToString())
 
@@ -87,26 +87,28 @@ def convolution_weights(onnx_bytes: bytes) -> dict[str, npt.NDArray[np.float32]]
 
 
 def _read(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Convolution | None:
-    """A Conv node that `patches` can follow."""
-    said: dict[str, Any] = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    strides = tuple(said.get("strides", (1, 1)))
+    """A Conv node as a Convolution; None for dilated ones and automatic padding."""
+    attributes: dict[str, Any] = {
+        entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute
+    }
+    strides = tuple(attributes.get("strides", (1, 1)))
     if (
         not len(kernel) == len(strides) == 2
-        or any(step != 1 for step in said.get("dilations", ()))
-        or said.get("auto_pad", b"NOTSET") != b"NOTSET"
+        or any(step != 1 for step in attributes.get("dilations", ()))
+        or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
     ):
         return None
-    pads = tuple(said.get("pads", (0, 0, 0, 0)))
+    pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
     size = (kernel[0], kernel[1])
-    return Convolution(node.input[0], node.input[1], size, said.get("group", 1), strides, pads)
+    return Convolution(node.input[0], node.input[1], size, attributes.get("group", 1), strides, pads)
 
 
-def _squares(
+def _gram_matrices(
     model: onnx.ModelProto, convolutions: list[Convolution], frames: Pixels
 ) -> dict[str, torch.Tensor]:
-    """For each convolution the sums of products of its inputs over all positions, (group, inputs, inputs)."""
+    """The Gram matrix of each convolution's inputs over all positions, (group, inputs, inputs)."""
     sources = list(dict.fromkeys(one.source for one in convolutions))
-    session = open_session(showing(model, sources))
+    session = open_session(with_outputs(model, sources))
     sums: dict[str, torch.Tensor] = {}
     for number, frame in enumerate(frames):
         tensors = dict(zip(sources, run_session(session, {INPUT: frame[None]}, sources), strict=True))
@@ -117,13 +119,13 @@ def _squares(
     return sums
 
 
-def _rounded(rows: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-    """Filters (group, filters, inputs) on their grids, float64, for inputs with these sums of products."""
+def _rounded(rows: torch.Tensor, grams: torch.Tensor) -> torch.Tensor:
+    """Filters (group, filters, inputs) on their grids, float64, for inputs with these Gram matrices."""
     steps = rows.abs().amax(-1).clamp(min=1e-12) / LARGEST
     largest = rows.abs().argmax(-1)
-    order = squares.diagonal(dim1=-2, dim2=-1).sum(0).argsort(descending=True)
+    order = grams.diagonal(dim1=-2, dim2=-1).sum(0).argsort(descending=True)
     left = rows[..., order].clone()
-    known = squares[:, order][:, :, order]
+    known = grams[:, order][:, :, order]
     level = DAMPING * known.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
     known = known + level[:, None, None] * torch.eye(len(order), dtype=known.dtype)
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(known)), upper=True)

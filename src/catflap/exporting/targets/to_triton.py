@@ -1,26 +1,26 @@
-"""A Bundle's ONNX variants as models of a Triton Inference Server; needs only the base install."""
+"""Target: Triton Inference Server. A Bundle's ONNX variants as a model repository, with a TensorRT recipe."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import HEAD, Bundle, Variant, load_bundle
+from catflap.artifacts.bundle import HEAD, Bundle, Variant
 from catflap.artifacts.folder import atomic_folder
 from catflap.errors import BadArtifact, CatflapError
+from catflap.exporting.target import Target
 from catflap.runtime.engine import open_variant
 from catflap.runtime.engine_onnx import EMBEDDING, open_session
 
 MOST_FRAMES = 64  # in one batch
 DELAY_US = 1000  # that a frame may wait for others
 TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
-NAME = re.compile(r"[A-Za-z0-9_.:/-]+")  # of an end: nothing that protobuf text would read as its own
+NAME = re.compile(r"[A-Za-z0-9_.:/-]+")  # of an input or output: nothing that needs escaping in protobuf text
 RUNTIMES = ("onnxruntime", "onnxruntime-frame")
 TENSORRT = """
-# On an NVIDIA card: TensorRT builds an engine when the model is loaded, which takes minutes. Its sums are
-# others than those that were tested, in FP16 more so: hold it to the golden cases of the bundle.
+# On an NVIDIA GPU: TensorRT builds an engine when the model is loaded, which takes minutes. Its results
+# differ from those that were tested, more so in FP16: check it with the golden cases of the bundle.
 # optimization { execution_accelerators {
 #   gpu_execution_accelerator: [ {
 #     name: "tensorrt"
@@ -32,17 +32,18 @@ TENSORRT = """
 """
 
 
-def unpack_for_triton(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
+def unpack(bundle: Bundle, out: Path) -> dict[str, Any]:
     """Write each ONNX variant of a Bundle into a Triton model repository, a folder.
 
-    `out/NAME-VARIANT/` gets `config.pbtxt`, whose names, types and dimensions are those of the graph,
-    `1/model.onnx`, `labels.txt`, and `bundle.json` with the Frame and all that was measured. Other models in
-    the folder stay as they are. Raises CatflapError when there is no ONNX variant.
+    `out/NAME-VARIANT/` gets `config.pbtxt` with the graph's names, types and dimensions, `1/model.onnx`,
+    `labels.txt` and `bundle.json`. Other models in the folder are kept. Raises CatflapError when there is no
+    ONNX variant.
     """
-    bundle = load_bundle(path)
     variants = [variant for variant in bundle.variants.values() if variant.runtime in RUNTIMES]
     if not variants:
-        raise CatflapError(f"{path} has no variant for ONNX Runtime.", "Export it with --variants int8,fp32.")
+        raise CatflapError(
+            f"{bundle.path} has no variant for ONNX Runtime.", "Export it with --variants int8,fp32."
+        )
     files: list[str] = []
     for variant in variants:
         model = f"{bundle.name}-{variant.name}"
@@ -72,7 +73,7 @@ def config(bundle: Bundle, variant: Variant) -> str:
             "Export it again.",
         )
     batched = not any(isinstance(end.shape[0], int) for end in (*inputs, *outputs))
-    told = {
+    parameters = {
         "catflap_sha256": bundle.sha256,
         "catflap_temperature": repr(variant.temperature),
         "catflap_threshold": repr(variant.decision["threshold"]),
@@ -88,7 +89,7 @@ def config(bundle: Bundle, variant: Variant) -> str:
         *(["instance_group [ { kind: KIND_CPU } ]"] if variant.precision == "int8" else []),
         *(
             f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
-            for key, value in told.items()
+            for key, value in parameters.items()
         ),
     ]
     return "\n".join(lines) + "\n" + (TENSORRT if batched and variant.precision != "int8" else "")
@@ -99,3 +100,6 @@ def _end(end: Any, batched: bool, labels: str = "") -> str:
     sizes = [size if isinstance(size, int) else -1 for size in end.shape[batched:]]
     named = f' label_filename: "{labels}"' if labels and end.name != EMBEDDING else ""
     return f'{{ name: "{end.name}" data_type: {TYPES[end.type]} dims: {sizes}{named} }}'
+
+
+TARGET = Target("triton", unpack=unpack)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catflap.exporting.forms import ExportSource
-from catflap.exporting.subprocesses import convert_apart
+from catflap.exporting.target import Form, Target, run_converter
 
-FLOAT_LAYERS = 3  # they see few channels and lose the most: half of the error of the logits
+if TYPE_CHECKING:
+    from catflap.exporting.judging import ExportSource
+
+FLOAT_LAYERS = 3  # the first have few channels and cause half of the error of the logits
 ONNX, FRAMES, GRAPH, WEIGHTS = "model.onnx", "frames.npy", "written.xml", "written.bin"
 
 
-def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The graph and the weights of a precision: fp16 (weights; sums may be float32) or int8."""
-    frames = {FRAMES: source.frames} if precision == "int8" else {}
-    return convert_apart(__name__, {ONNX: source.onnx, **frames}, (GRAPH, WEIGHTS))
+    frames = {FRAMES: source.frames} if form.precision == "int8" else {}
+    return run_converter(__name__, {ONNX: source.onnx, **frames}, (GRAPH, WEIGHTS))
 
 
 def work(folder: Path) -> None:
@@ -41,3 +44,15 @@ def work(folder: Path) -> None:
         if model.has_rt_info(section):  # paths, versions and settings of the machine that wrote it
             model.set_rt_info("", section)
     openvino.save_model(model, str(folder / GRAPH), compress_to_fp16=True)
+
+
+TARGET = Target(
+    "openvino",
+    {
+        "openvino-int8": Form("openvino", "int8", "targets/openvino/int8.xml", "targets/openvino/int8.bin"),
+        "openvino-fp16": Form("openvino", "fp16", "targets/openvino/fp16.xml", "targets/openvino/fp16.bin"),
+    },
+    convert,
+    packages=("openvino",),
+    quantisers=("nncf",),
+)

@@ -6,23 +6,25 @@ program in C++, C#, Java, JavaScript or Rust needs nothing but a decoder. docs/r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from catflap.exporting.forms import ExportSource
+from catflap.exporting.target import Form, Target
 from catflap.image import Frame
 from catflap.runtime.engine_onnx import PHOTO, PROBABILITIES
-from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    import onnx
+
+    from catflap.exporting.judging import ExportSource
 
 TEMPERATURE = "frame.temperature"  # the number in the graph that divides its logits
 
 
-def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The float graph with the Frame before it and a softmax after it."""
-    return (framed(source.onnx, source.evaluation.frame),)
+    return (framed(source.onnx, source.checkpoint.frame),)
 
 
 def framed(graph: bytes, frame: Frame) -> bytes:
@@ -32,6 +34,11 @@ def framed(graph: bytes, frame: Frame) -> bytes:
     rounded passes, as Pillow does: float pixels or a scale would give others. ONNX Resize, opset 18. The
     temperature of its probabilities is 1.
     """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+
     model = onnx.load_from_string(graph)
     part, nodes, constants = _crop(frame) if frame.fit == "crop" else (PHOTO, [], {})
     filters: dict[str, dict[str, Any]] = {
@@ -69,6 +76,9 @@ def framed(graph: bytes, frame: Frame) -> bytes:
 
 def with_temperature(graph: bytes, temperature: float) -> bytes:
     """The ONNX bytes of a graph of `framed` whose probabilities are calibrated by a temperature."""
+    import onnx
+    from onnx import numpy_helper
+
     model = onnx.load_from_string(graph)
     for tensor in model.graph.initializer:
         if tensor.name == TEMPERATURE:
@@ -78,6 +88,8 @@ def with_temperature(graph: bytes, temperature: float) -> bytes:
 
 def _crop(frame: Frame) -> tuple[str, list[onnx.NodeProto], dict[str, list[int]]]:
     """The largest centred part of the frame's aspect, in whole numbers: step 4 of docs/concepts/frame.md."""
+    from onnx import helper
+
     node, names = helper.make_node, iter(range(100))
 
     def operate(kind: str, *inputs: str) -> str:
@@ -98,3 +110,8 @@ def _crop(frame: Frame) -> tuple[str, list[onnx.NodeProto], dict[str, list[int]]
     nodes.append(node("Slice", [PHOTO, "frame.starts", "frame.ends"], ["frame.part"]))
     constants = {"frame.h": [frame.height], "frame.w": [frame.width], "frame.one": [1], "frame.two": [2]}
     return "frame.part", nodes, constants
+
+
+TARGET = Target(
+    "onnx-frame", {"onnx-frame": Form("onnxruntime-frame", "fp32", "targets/onnx/frame.onnx")}, convert
+)

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catflap.exporting.forms import ExportSource
-from catflap.exporting.subprocesses import Argument, convert_apart
-from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+from catflap.exporting.target import Argument, Form, Target, run_converter
+
+if TYPE_CHECKING:
+    from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, FRAMES, WRITTEN = "checkpoint", "frames.npy", "written.mlmodel"
 CHECKED = 4  # frames
 LIMIT = 1e-3  # of a logit
 
 
-def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .mlmodel file of the only precision that is written: fp32."""
     given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, FRAMES: source.frames[:CHECKED]}
-    return convert_apart(__name__, given, (WRITTEN,))
+    return run_converter(__name__, given, (WRITTEN,))
 
 
 def work(folder: Path) -> None:
@@ -35,6 +36,7 @@ def work(folder: Path) -> None:
 
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.networks.network import load_network
+    from catflap.training.networks.onnx_graph import INPUT, OUTPUT
 
     opened = load_checkpoint(folder / CHECKPOINT)
     network = load_network(opened).eval()
@@ -54,7 +56,7 @@ def work(folder: Path) -> None:
         for frame in torch.from_numpy(np.load(folder / FRAMES)).float():
             off = float((layer_by_layer(spec, frame[None]) - network(frame[None])).abs().max())
             if not off <= LIMIT:
-                raise ValueError(f"the layers of the file answer otherwise than the checkpoint, by {off:.3g}")
+                raise ValueError(f"the layers of the file differ from the checkpoint by {off:.3g}")
     (folder / WRITTEN).write_bytes(spec.SerializeToString(deterministic=True))
 
 
@@ -68,7 +70,7 @@ def layer_by_layer(spec: Any, pixels: Any) -> Any:
     for layer in spec.neuralNetwork.layers:
         kind = layer.WhichOneof("layer")
         if kind not in LAYERS:
-            raise ValueError(f"it has a layer {kind} that is not known here")
+            raise ValueError(f"it has a layer {kind} that is not supported here")
         values[layer.output[0]] = LAYERS[kind](getattr(layer, kind), *(values[name] for name in layer.input))
     return values[spec.description.output[0].name]
 
@@ -91,7 +93,7 @@ def _convolution(about: Any, x: Any) -> Any:
     size = (about.outputChannels, about.kernelChannels, *about.kernelSize)
     bias = _weights(about.bias, about.outputChannels) if about.hasBias else None
     if about.WhichOneof("ConvolutionPaddingType") != "valid" or about.isDeconvolution:
-        raise ValueError("it has a convolution that is not known here")
+        raise ValueError("it has a convolution that is not supported here")
     return conv2d(
         pad(x, _edges(about.valid.paddingAmounts)),
         _weights(about.weights, *size),
@@ -107,13 +109,13 @@ def _padding(about: Any, x: Any) -> Any:
     from torch.nn.functional import pad
 
     if about.WhichOneof("PaddingType") != "constant":
-        raise ValueError("it has a padding that is not known here")
+        raise ValueError("it has a padding that is not supported here")
     return pad(x, _edges(about.paddingAmounts), value=about.constant.value)
 
 
 def _pooling(about: Any, x: Any) -> Any:
     if not about.globalPooling or about.type != about.AVERAGE:
-        raise ValueError("it has a pooling that is not known here")
+        raise ValueError("it has a pooling that is not supported here")
     return x.mean((2, 3), keepdim=True)
 
 
@@ -123,7 +125,7 @@ def _activation(about: Any, x: Any) -> Any:
         return x * about.linear.alpha + about.linear.beta
     if kind == "ReLU":
         return x.relu()
-    raise ValueError(f"it has an activation {kind} that is not known here")
+    raise ValueError(f"it has an activation {kind} that is not supported here")
 
 
 def _inner_product(about: Any, x: Any) -> Any:
@@ -144,3 +146,9 @@ LAYERS: Mapping[str, Callable[..., Any]] = {
     "reshapeStatic": lambda about, x: x.reshape(*about.targetShape),
     "innerProduct": _inner_product,
 }
+TARGET = Target(
+    "coreml",
+    {"coreml-fp32": Form("coreml", "fp32", "targets/coreml/fp32.mlmodel")},
+    convert,
+    packages=("coremltools",),
+)

@@ -1,22 +1,26 @@
-"""A Bundle's variant for LiteRT Micro as C: the model, what its numbers mean, and golden cases."""
+"""Target: LiteRT Micro for microcontrollers. int8 from end to end, and a Bundle unpacked as C++ sources."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import HEAD, Bundle, Variant, load_bundle
+from catflap.artifacts.bundle import HEAD, Bundle, Variant
 from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
+from catflap.exporting.target import Form, Target
 from catflap.runtime.decisions import TIE
 from catflap.runtime.engine import engine_error
 
+if TYPE_CHECKING:
+    from catflap.exporting.judging import ExportSource
+
+HEADROOM = 1.1  # times the largest logit of the calibration photos: the range of the int8 output
 RUNTIME = "litert-micro"
 CASES = 4  # golden frames of 27 kB each, at 96 px
 HEADER = """\
@@ -107,18 +111,27 @@ extern const int8_t catflap_golden_answers[CATFLAP_GOLDEN_CASES][CATFLAP_LABELS]
 """
 
 
-def unpack_as_c(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
+    """The .tflite file: int8 pixels minus 128 in, int8 logits out, integer arithmetic only.
+
+    The output range holds every logit of the calibration photos, plus a tenth.
+    """
+    from catflap.exporting.targets.to_litert import write_int8
+
+    return write_int8(source, HEADROOM * float(np.abs(source.logits).max()))
+
+
+def unpack(bundle: Bundle, out: Path) -> dict[str, Any]:
     """Write a Bundle's variant for LiteRT Micro as C++ sources into a new folder.
 
-    `catflap_model.h` and `.cc` hold the model and what its numbers mean; `catflap_golden.h` and `.cc`
-    hold frames with the answers that LiteRT gives here, checked against the Bundle's own first. Raises
-    CatflapError when there is no such variant, and Refused when it answers otherwise here.
+    `catflap_model.h` and `.cc` hold the model and its decision rule; `catflap_golden.h` and `.cc` hold
+    golden frames with LiteRT's outputs, first checked against the Bundle's. Raises CatflapError when
+    there is no such variant, Refused when its outputs differ here.
     """
-    bundle = load_bundle(path)
     found = [variant for variant in bundle.variants.values() if variant.runtime == RUNTIME]
     if not found:
         raise CatflapError(
-            f"{path} has no variant for LiteRT Micro.", "Add one with --variants litert-micro."
+            f"{bundle.path} has no variant for LiteRT Micro.", "Add one with --variants litert-micro."
         )
     why = engine_error(found[0])
     if why is not None:
@@ -139,13 +152,13 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
     model = bytes(bundle.members[variant.file])
     opened = open_interpreter(model, np.int8, threads=1)
     if (quantised_pixels(opened.input) != np.arange(256) - 128).any():
-        raise CatflapError(f"{variant.name} does not take pixels less 128.", "Export it again.")
+        raise CatflapError(f"{variant.name} does not take pixels minus 128.", "Export it again.")
     golden = read_golden(bundle)
     frames = quantised_pixels(opened.input)[golden.frames]
     answers = np.concatenate([opened.run(frame[None]) for frame in frames])
     logits = (answers.astype(np.int32) - opened.output.zero) * opened.output.scale
     if not np.abs(logits - golden.logits[variant.name]).max() <= variant.tolerance:  # nor where it is nan
-        raise Refused(f"{variant.name} answers its golden cases otherwise here.", "Export it again.")
+        raise Refused(f"{variant.name} gives other outputs for its golden cases here.", "Export it again.")
     fields = {
         "name": re.sub(r"[^\w.-]", "_", bundle.name),
         "variant": variant.name,
@@ -203,3 +216,13 @@ def _string(text: str) -> str:
     """A label as C writes it, UTF-8; each other byte in three octal digits, so that none runs on."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\?')
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
+
+
+TARGET = Target(
+    "litert-micro",
+    {"litert-micro": Form("litert-micro", "int8", "targets/litert/micro.tflite")},
+    convert,
+    unpack,
+    packages=("litert-torch", "ai-edge-litert"),
+    quantisers=("ai-edge-quantizer",),
+)

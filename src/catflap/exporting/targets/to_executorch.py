@@ -6,16 +6,19 @@ The model takes one frame as float32, 0 to 255, and answers with float32 logits.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from catflap.exporting.forms import ExportSource
-from catflap.exporting.subprocesses import convert_apart
+from catflap.exporting.target import Form, Target, run_converter
+
+if TYPE_CHECKING:
+    from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, WRITTEN = "checkpoint", "written.pte"
 
 
-def convert(precision: str, source: ExportSource) -> tuple[bytes, ...]:
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .pte file of the only precision that is written: fp32."""
-    return convert_apart(__name__, {CHECKPOINT: source.checkpoint.path}, (WRITTEN,))
+    return run_converter(__name__, {CHECKPOINT: source.checkpoint.path}, (WRITTEN,))
 
 
 def work(folder: Path) -> None:
@@ -32,3 +35,11 @@ def work(folder: Path) -> None:
     program = torch.export.export(load_network(opened).eval(), (example,))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     (folder / WRITTEN).write_bytes(lowered.to_executorch().buffer)
+
+
+TARGET = Target(
+    "executorch",
+    {"executorch-fp32": Form("executorch", "fp32", "targets/executorch/fp32.pte")},
+    convert,
+    packages=("executorch",),
+)

@@ -1,23 +1,29 @@
-"""A Bundle looked into, unpacked, or written again with fewer variants; needs only the base install."""
+"""Bundles inspected, unpacked, stripped and written (verified first), with the base install."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import HEAD, Bundle, load_bundle
-from catflap.artifacts.folder import atomic_folder
-from catflap.artifacts.golden import Golden, read_golden
+from catflap.artifacts.bundle import HEAD, SUFFIX, Bundle, encode_bundle, load_bundle, refuse_foreign_file
+from catflap.artifacts.folder import atomic_folder, atomic_path, check_place, write_bytes
+from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.schema import digest
-from catflap.errors import CatflapError
-from catflap.exporting.writing import CARD, check_out, write_verified
+from catflap.errors import CatflapError, Refused
+from catflap.exporting.card import card
 from catflap.runtime.decisions import point_specs
 from catflap.runtime.engine import engine_error
+from catflap.runtime.golden_checks import check_bundle
+
+CARD = "card.md"
 
 
 def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What is in a Bundle, every byte checked: labels, frame, variants, files, ancestors, licences."""
+    """The contents of a Bundle, every hash checked: labels, frame, variants, files, ancestors, licences."""
     bundle = load_bundle(path)
     return {
         "bundle": os.fspath(path),
@@ -53,7 +59,7 @@ def _shown(bundle: Bundle, name: str) -> dict[str, Any]:
 
 
 def unpack_bundle(path: str | os.PathLike[str], out: Path) -> dict[str, Any]:
-    """Write every file of a Bundle, checked, into a new folder, for tools that read plain files."""
+    """Write every file of a Bundle into a new folder, for tools that read plain files."""
     bundle = load_bundle(path)
     with atomic_folder(out, HEAD) as partial:
         for name, data in bundle.members.items():
@@ -101,14 +107,14 @@ def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, .
 
 
 def check_new(bundle: Bundle, out: Path) -> None:
-    """Raise CatflapError when a Bundle would be written over itself, or over something else's file."""
+    """Raise CatflapError when a Bundle would be written over itself, or over a foreign file."""
     check_out(out)
     if out.exists() and bundle.path.exists() and out.samefile(bundle.path):
         raise CatflapError(f"{out} is the bundle itself.", "Choose another output name.")
 
 
 def derived_head(bundle: Bundle, how: list[str]) -> dict[str, Any]:
-    """The bundle.json of a Bundle made from this one, which becomes its ancestor."""
+    """The bundle.json of a Bundle derived from this one, which becomes its ancestor."""
     head = {name: value for name, value in bundle.head.items() if name != "files"}
     head["made_from"] = digest([bundle.sha256, *how])
     head["ancestors"] = {**head["ancestors"], "bundle": bundle.sha256}
@@ -116,6 +122,36 @@ def derived_head(bundle: Bundle, how: list[str]) -> dict[str, Any]:
 
 
 def other_files(bundle: Bundle) -> dict[str, bytes]:
-    """The files of a Bundle but those that are written anew: the head, the golden cases and our card."""
+    """The files of a Bundle except those written anew: bundle.json, the golden cases and our card."""
     again = {HEAD, bundle.head["golden"]["file"], *([CARD] if "training" in bundle.head else [])}
     return {name: bytes(data) for name, data in bundle.members.items() if name not in again}
+
+
+def check_out(out: Path) -> None:
+    """Raise CatflapError when a Bundle may not be written there; called before any work."""
+    if not out.name.endswith(SUFFIX):
+        raise CatflapError(f"A bundle's name ends with {SUFFIX}.", f"Use: -o {out.name}{SUFFIX}")
+    check_place(out)
+    refuse_foreign_file(out)
+
+
+def name_of(out: Path) -> str:
+    """The file name without its suffix, with characters that a bundle's name may have."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", out.name.removesuffix(SUFFIX)).strip("-.")[:100] or "bundle"
+
+
+def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], golden: Golden) -> str:
+    """Write a Bundle with card and golden cases, and return its sha256.
+
+    Raises Refused, and leaves nothing behind, when a golden case fails on this machine.
+    """
+    members = {**files, head["golden"]["file"]: encode_golden(golden)}
+    if "training" in head:
+        members[CARD] = card(head).encode("utf-8")
+    data = encode_bundle(out, head, members)
+    with atomic_path(out) as partial:
+        write_bytes(partial, data)
+        failed = [check.name for check in check_bundle(load_bundle(partial)) if not check.passed]
+        if failed:
+            raise Refused(f"The new bundle does not pass: {', '.join(failed)}.", "Run: catflap doctor")
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,451 @@
+"""How a variant is judged: its source, what it loses, how it decides; the result is its bundle.json entry."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.bundle import Variant
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset, Photos
+from catflap.artifacts.folder import write_atomically
+from catflap.artifacts.schema import digest
+from catflap.errors import Refused
+from catflap.evaluation.calibration import (
+    conformal_threshold,
+    fit_temperature,
+    operating_point,
+    rates_at,
+    threshold_steps,
+)
+from catflap.evaluation.decision_rates import shipped_decisions
+from catflap.evaluation.drift_baseline import make_baseline
+from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
+from catflap.evaluation.intervals import Flags, Floats
+from catflap.evaluation.metrics import measure
+from catflap.exporting.onnx_edits import with_embedding
+from catflap.exporting.rounding import round_weights
+from catflap.image import Pixels
+from catflap.machine import versions
+from catflap.progress import Progress, silent, track
+from catflap.runtime.decisions import PointSpec, Probabilities, point_cutoff, softmax
+from catflap.runtime.engine import Embeddings, Logits, Model
+from catflap.runtime.engine_onnx import open_model, run_with_embedding
+from catflap.runtime.image_statistics import NO_STATISTICS, image_statistics
+from catflap.runtime.scoring import BATCH, frames_of, score
+from catflap.training.networks.answer import open_checkpoint
+from catflap.training.networks.network import load_network
+from catflap.training.networks.onnx_graph import to_onnx
+from catflap.version import VERSION
+
+MAX_PHOTOS = 20_000  # of a role, sampled; more would not change a printed digit
+MAX_REFERENCE_PHOTOS = 2_000  # test photos that the Checkpoint itself scores: torch is slow on a CPU
+MAX_BASELINE_PHOTOS = 2_000  # calibration photos with image statistics and embeddings
+CALIBRATION_FRAMES = 48
+ERROR_RATE = 0.01
+NAMED_PHOTOS = 3  # in a refusal
+FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
+PROOF = ("confidence", "groups", "proven", "missing")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a variant may lose against the Checkpoint before export refuses it.
+
+    `spread` is the share of the largest golden logit by which another machine may differ. Labels flip
+    among photos that the model hardly decides, and a weak model has more of those: so half of the
+    Checkpoint's own errors may flip and a quarter be added (`of_errors`), and at least the stated rates.
+    `free` photos are always allowed, because so few prove nothing.
+    """
+
+    spread: float
+    max_flip_rate: float
+    max_probability_difference: float
+    max_accuracy_drop: float
+    of_errors: tuple[float, float]
+    free: int
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    "int8": Precision(0.03, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
+    "fp16": Precision(0.01, 0.001, 0.05, 0.001, (0.1, 0.05), 1),
+    "frame": Precision(0.001, 0.002, 0.05, 0.002, (0.1, 0.05), 1),  # fp32, but pixels differ by one level
+    "fp32": Precision(0.001, 0.0, 1e-3, 0.0, (0.0, 0.0), 0),
+}
+
+
+@dataclass(frozen=True)
+class CalibrationAnswers:
+    """A model's logits (n, labels) on the calibration photos, and its embeddings (≤ 2,000, width) if any."""
+
+    logits: Logits
+    embeddings: Embeddings | None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Finished steps of a stopped export: arrays by name in a folder; without a folder nothing is kept."""
+
+    folder: Path | None = None
+
+    def arrays(
+        self, name: str, make: Callable[[], dict[str, npt.NDArray[Any]]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that an earlier run kept under this name, else those of `make`, which are kept."""
+        path = None if self.folder is None else self.folder / f"{name}.npz"
+        if path is not None and path.is_file():
+            try:
+                with np.load(path, allow_pickle=False) as kept:
+                    return {entry: kept[entry] for entry in kept.files}
+            except Exception:  # damaged: zip, zlib and NumPy raise many types; it is made again
+                path.unlink(missing_ok=True)
+        made = make()
+        if path is not None:
+            buffer = io.BytesIO()
+            np.savez(buffer, **made)  # type: ignore[arg-type]
+            write_atomically(path, buffer.getvalue())
+        return made
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What variants are written from and judged by: the Checkpoint, photos of two roles, the float graph.
+
+    `specs` are the operating points that each variant gets.
+    """
+
+    checkpoint: Checkpoint
+    dataset_sha256: str
+    labels: tuple[str, ...]
+    calibration: Photos
+    test: Photos
+    specs: tuple[PointSpec, ...] = ()
+    progress: Progress = silent
+    workspace: Workspace = field(default_factory=Workspace)
+    _answers: dict[bytes, CalibrationAnswers] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of all that every variant depends on."""
+        packages = ("numpy", "pillow", "simplejpeg", "torch", "onnx", "onnxruntime")
+        return digest([self.checkpoint.sha256, self.dataset_sha256, VERSION, versions(packages)])[:24]
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The float graph as ONNX bytes."""
+        frame = self.checkpoint.frame
+
+        def export() -> dict[str, npt.NDArray[Any]]:
+            graph = to_onnx(load_network(self.checkpoint), frame.height, frame.width)
+            return {"graph": np.frombuffer(graph, np.uint8)}
+
+        return self.workspace.arrays(f"graph-{self.key}", export)["graph"].tobytes()
+
+    @cached_property
+    def frames(self) -> Pixels:
+        """Calibration frames for quantisers, uint8 (n, height, width, 3), n ≤ 48."""
+        chosen = self.calibration.take(np.arange(min(CALIBRATION_FRAMES, len(self.calibration))))
+        return np.concatenate(list(frames_of(chosen, self.checkpoint.frame)))
+
+    @cached_property
+    def rounded(self) -> bytes:
+        """The float graph with its convolution weights on the int8 grid, as ONNX bytes."""
+        return round_weights(self.onnx, self.frames)
+
+    @cached_property
+    def reference(self) -> Logits:
+        """The Checkpoint's own logits on the first 2,000 test photos."""
+        photos = self.test.take(np.arange(min(len(self.test), MAX_REFERENCE_PHOTOS)))
+
+        def run() -> dict[str, npt.NDArray[Any]]:
+            model = open_checkpoint(self.checkpoint)
+            step = "checkpoint on test"
+            return {"logits": score(model, photos, self.checkpoint.frame, step, self.progress)}
+
+        return self.workspace.arrays(f"reference-{self.key}", run)["logits"]
+
+    @cached_property
+    def image_statistics(self) -> npt.NDArray[np.float64]:
+        """Image statistics (n, 3) of the calibration photos; NaN after the first 2,000."""
+        first = self.calibration.take(np.arange(min(len(self.calibration), MAX_BASELINE_PHOTOS)))
+        batches, step = -(-len(first) // BATCH), "image statistics"
+        frames = track(frames_of(first, self.checkpoint.frame), step, batches, self.progress)
+        rows = [image_statistics(pixels) for batch in frames for pixels in batch]
+        return np.array(rows + [NO_STATISTICS] * (len(self.calibration) - len(rows)))
+
+    @cached_property
+    def logits(self) -> Logits:
+        """The float graph's logits on the calibration photos, float32 (n, labels)."""
+        return self.calibration_answers(with_embedding(self.onnx)).logits
+
+    @cached_property
+    def reference_temperature(self) -> float:
+        """The temperature of the float graph, which is that of the Checkpoint."""
+        return self.temperature(self.logits)
+
+    def temperature(self, logits: Logits) -> float:
+        """The temperature of a model with these logits on the calibration photos."""
+        photos = self.calibration
+        calibrated = self.checkpoint.is_calibrated
+        return fit_temperature(logits, photos.labels, photos.groups, calibrated=calibrated)
+
+    def calibration_answers(
+        self, graph: bytes, step: str = "calibration", model: Model | None = None
+    ) -> CalibrationAnswers:
+        """The answers of an ONNX graph, or of the model opened from it; each graph is run once."""
+        if graph not in self._answers:
+            self._answers[graph] = self.run_on_calibration(model or open_model(graph), step)
+        return self._answers[graph]
+
+    def run_on_calibration(self, model: Model, step: str, *, whole: bool = False) -> CalibrationAnswers:
+        """A model's answers to the calibration photos, read from their bytes; `whole` as in `score`."""
+        kept: list[Embeddings] = []
+
+        def run(frames: Pixels) -> Logits:
+            if sum(map(len, kept)) >= MAX_BASELINE_PHOTOS:
+                return model(frames)
+            logits, embeddings = run_with_embedding(model, frames)
+            if embeddings is not None:
+                kept.append(embeddings)
+            return logits
+
+        logits = score(run, self.calibration, self.checkpoint.frame, step, self.progress, whole=whole)
+        return CalibrationAnswers(logits, np.concatenate(kept) if kept else None)
+
+
+def load_source(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    progress: Progress = silent,
+    specs: tuple[PointSpec, ...] = (),
+    workspace: Workspace | None = None,
+) -> ExportSource:
+    """The ExportSource of a Checkpoint and its Dataset; of a large role a fixed sample of 20,000 photos."""
+    calibration, test = (
+        photos.take(np.random.default_rng(0).permutation(len(photos))[:MAX_PHOTOS])
+        for photos in (dataset.photos("calibration"), dataset.photos("test"))
+    )
+    return ExportSource(
+        checkpoint,
+        dataset.sha256,
+        dataset.labels,
+        calibration,
+        test,
+        specs,
+        progress,
+        workspace or Workspace(),
+    )
+
+
+def golden_tolerance(
+    precision: Precision,
+    variant: Variant,
+    files: Mapping[str, bytes],
+    logits: Logits,
+    frames: Pixels,
+    output: str,
+) -> float:
+    """How much a golden logit may differ elsewhere: a share of the largest, or twice the effect of emulation.
+
+    Runtimes and GPUs without int8 kernels emulate int8 in float and round differently; only ONNX Runtime can
+    do that here (`output` names the logits). CPUs do not differ: `open_session` uses exact sums on those
+    without VNNI.
+    """
+    least = precision.spread * float(np.abs(logits).max())
+    if variant.runtime != "onnxruntime":
+        return least
+    emulated = open_model(files[variant.file], optimise=False, output=output)(frames)
+    return max(least, 2 * float(np.abs(logits - emulated).max()))
+
+
+def judge(
+    variant: Variant, model: Model, source: ExportSource, answers: CalibrationAnswers
+) -> dict[str, Any]:
+    """A variant's entry in bundle.json, measured from photo bytes; Refused when the gate fails.
+
+    `answers` are those to the calibration photos. Each model has its own temperature, the Checkpoint too.
+    """
+    test, calibration = source.test, source.calibration
+    step = f"{variant.name} on test"
+    logits = score(model, test, source.checkpoint.frame, step, source.progress, whole=variant.takes_photos)
+    temperature = source.temperature(answers.logits)
+    calibrated, probabilities = softmax(answers.logits, temperature), softmax(logits, temperature)
+    lost = _gate(variant, source, logits, temperature)
+    decision = _decision(calibrated, calibration)
+    points = [
+        choose_point(spec, variant.name, source.labels, (calibrated, calibration), (probabilities, test))
+        for spec in source.specs
+    ]
+    truth = (test.labels, test.groups, source.labels)
+    return {
+        "file": variant.file,
+        **({"weights": variant.weights} if variant.weights else {}),
+        "runtime": variant.runtime,
+        "precision": variant.precision,
+        "temperature": temperature,
+        "metrics": measure(probabilities, *truth),
+        "fidelity": lost,
+        "decision": decision,
+        "decisions": shipped_decisions(decision, points, probabilities, *truth),
+        **({"operating_points": points} if points else {}),
+        "baseline": make_baseline(
+            calibrated, source.labels, calibration.groups, source.image_statistics, answers.embeddings
+        ),
+    }
+
+
+def _gate(variant: Variant, source: ExportSource, logits: Logits, temperature: float) -> dict[str, Any]:
+    """The fidelity of a variant; Refused when it lost too much, or is not calibrated."""
+    compared = len(source.reference)
+    labels, groups = source.test.labels[:compared], source.test.groups[:compared]
+    reference = softmax(source.reference, source.reference_temperature)
+    probabilities = softmax(logits[:compared], temperature)
+    lost = fidelity(reference, probabilities, labels, groups)
+    precision = PRECISIONS["frame" if variant.takes_photos else variant.precision]
+    errors = float(np.mean(source.reference.argmax(1) != labels))
+    free = precision.free / compared
+    failed = [
+        check
+        for check in gate(
+            lost,
+            max_flip_rate=max(precision.max_flip_rate, precision.of_errors[0] * errors, free),
+            max_probability_difference=precision.max_probability_difference,
+            max_accuracy_drop=max(precision.max_accuracy_drop, precision.of_errors[1] * errors, free),
+        )
+        if not check.passed
+    ]
+    if failed:
+        changed = ", ".join(
+            f"photo {source.test.ids[row][:12]} {source.labels[label]} "
+            f"{reference[row, label]:.3f} → {probabilities[row, label]:.3f}"
+            for row, label in furthest(reference, probabilities, NAMED_PHOTOS)
+        )
+        limits = ", ".join(f"{check.name} {check.value:.4g} > {check.limit:.4g}" for check in failed)
+        raise Refused(
+            f"The variant {variant.name} differs too much from the checkpoint: {limits}. "
+            f"Most changed: {changed}.",
+            "Export it without this variant (--variants), or give it more calibration photos.",
+        )
+    failed = [
+        check
+        for check in calibration_checks(
+            logits[:compared], source.reference, temperature, source.reference_temperature, labels, groups
+        )
+        if not check.passed
+    ]
+    if failed:
+        limits = ", ".join(f"{check.name} {check.value:.4g}, limit {check.limit:.4g}" for check in failed)
+        raise Refused(
+            f"The variant {variant.name} is not calibrated on test photos: {limits}.",
+            "Check the labels of the calibration photos: catflap audit.",
+        )
+    return lost
+
+
+def _decision(probabilities: Probabilities, calibration: Photos) -> dict[str, Any]:
+    """The conformal threshold for the lowest error rate, from 1 % up, that so many groups can guarantee."""
+    groups = len(np.unique(calibration.groups))
+    rate = max(ERROR_RATE, 1.0 / (groups + 1))
+    threshold = conformal_threshold(probabilities, calibration.labels, rate, calibration.groups)
+    return {"threshold": threshold, "error_rate": rate, "photos": len(calibration), "groups": groups}
+
+
+def choose_point(
+    spec: PointSpec,
+    variant: str,
+    labels: Sequence[str],
+    calibration: tuple[Probabilities, Photos],
+    test: tuple[Probabilities, Photos],
+) -> dict[str, Any]:
+    """An entry of `operating_points` in bundle.json, chosen on calibration and measured on test photos.
+
+    Raises Refused when no threshold meets the goal on the calibration photos. Where they are too few to prove
+    it with 95 % confidence, `note` says how many are missing.
+    """
+    position = labels.index(spec.label)
+    (calibrated, photos), (probabilities, others) = calibration, test
+    scores, is_it = calibrated[:, position], photos.labels == position
+    point = operating_point(scores, is_it, groups=photos.groups, **{spec.kind: spec.value})
+    threshold = point["threshold"]
+    if threshold is None or not is_it.any():
+        raise _unmet(spec, variant, scores, is_it)
+    reached = rates_at(
+        point_cutoff(threshold), probabilities[:, position], others.labels == position, groups=others.groups
+    )
+    return {
+        "label": spec.label,
+        "wish": point["wish"],
+        "threshold": threshold,
+        **{name: point[name] for name in PROOF if name in point},
+        "calibration": {name: point[name] for name in FIGURES},
+        "test": {name: reached[name] for name in FIGURES},
+        **_note(spec, point),
+    }
+
+
+def _unmet(spec: PointSpec, variant: str, scores: Floats, is_it: Flags) -> Refused:
+    what = f"No threshold of {variant} meets {spec.name} on the calibration photos"
+    if not is_it.any():
+        return Refused(f"{what}: none of them is {spec.label}.", "Prepare the dataset from more photos.")
+    what = f"{what}, except never to say {spec.label}"
+    if spec.kind != "max_fpr":
+        return Refused(f"{what}.", f"State a greater {spec.kind}.")
+    _, _, alarms = threshold_steps(scores, is_it)
+    least = math.ceil(1e6 * alarms[1] / alarms[-1]) / 1e6
+    return Refused(
+        f"{what}: {alarms[1]} of {alarms[-1]} others score highest.",
+        f"Check their labels, or allow more: {spec.label}:max_fpr={least:.6g}.",
+    )
+
+
+def _note(spec: PointSpec, point: Mapping[str, Any]) -> dict[str, str]:
+    """How many photos are missing to prove the goal."""
+    if point.get("proven", True):
+        return {}
+    who = spec.label if spec.kind == "min_recall" else f"labels other than {spec.label}"
+    if point["missing"] is None:
+        return {"note": f"not proven: no number of photos proves {spec.kind}={spec.value:.12g}"}
+    return {
+        "note": f"not proven with 95 % confidence: {point['groups']:,} independent calibration photos of "
+        f"{who}, {point['missing']:,} more are needed"
+    }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A variant that passed: bundle.json entry, files, golden logits, accuracy on calibration photos."""
+
+    entry: dict[str, Any]
+    files: dict[str, bytes]
+    logits: Logits
+    calibration_accuracy: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The variant in the machine answer of `catflap export`."""
+        return {"bytes": sum(map(len, self.files.values())), **self.entry}
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The variant for a Workspace."""
+        files = {f"file.{name}": np.frombuffer(data, np.uint8) for name, data in self.files.items()}
+        about = json.dumps([self.entry, self.calibration_accuracy]).encode()
+        return {"about": np.frombuffer(about, np.uint8), "logits": self.logits, **files}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Judged:
+        """The variant that `to_arrays` wrote."""
+        entry, accuracy = json.loads(arrays["about"].tobytes())
+        files = {
+            name.removeprefix("file."): data.tobytes()
+            for name, data in arrays.items()
+            if name.startswith("file.")
+        }
+        return cls(entry, files, arrays["logits"], accuracy)

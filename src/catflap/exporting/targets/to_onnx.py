@@ -1,0 +1,52 @@
+"""Target: ONNX Runtime. fp32, fp16 and int8 graphs, each with the embedding as a second output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from catflap.exporting.target import Form, Target
+
+if TYPE_CHECKING:
+    from catflap.exporting.judging import ExportSource
+
+PERCENTILES = (99.999, 100.0, 99.99)  # of activations; tried until the calibration photos hardly flip
+
+
+def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
+    """The ONNX file of a precision: fp32, fp16 or int8."""
+    from catflap.exporting.onnx_edits import with_embedding
+    from catflap.exporting.quantise import to_fp16
+
+    if form.precision == "int8":
+        return (_int8(source),)
+    return (with_embedding(to_fp16(source.onnx) if form.precision == "fp16" else source.onnx),)
+
+
+def _int8(source: ExportSource) -> bytes:
+    """The int8 graph with the first activation percentile that passes on calibration photos, or the best."""
+    from catflap.exporting.judging import PRECISIONS
+    from catflap.exporting.onnx_edits import with_embedding
+    from catflap.exporting.quantise import quantise
+
+    expected = source.logits.argmax(1)
+    tried: list[tuple[float, bytes]] = []
+    for percentile in PERCENTILES:
+        graph = with_embedding(quantise(source.rounded, source.frames, percentile))
+        flips = float(np.mean(source.calibration_answers(graph).logits.argmax(1) != expected))
+        tried.append((flips, graph))
+        if flips <= PRECISIONS["int8"].max_flip_rate:
+            break
+    return min(tried, key=lambda pair: pair[0])[1]
+
+
+TARGET = Target(
+    "onnx",
+    {
+        "int8": Form("onnxruntime", "int8", "int8.onnx"),
+        "fp32": Form("onnxruntime", "fp32", "fp32.onnx"),
+        "fp16": Form("onnxruntime", "fp16", "fp16.onnx"),
+    },
+    convert,
+)
