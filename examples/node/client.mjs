@@ -13,7 +13,7 @@ const FRAMED = "onnxruntime-frame";
 // On x86-64 without VNNI the fast int8 sums are cut off at 16 bits; the option makes them exact, and slower.
 const EXACT = { extra: { session: { x64quantprecision: "1" } } };
 const OPTIONS = { intraOpNumThreads: 1, logSeverityLevel: 3, ...EXACT };
-const TIE = 1e-5; // of the threshold, that a probability may lie below it
+const TIE = 1e-5; // how far below the threshold a probability may be, as a share of it, before format 1.1
 
 const [path, ...photos] = process.argv.slice(2);
 try {
@@ -82,16 +82,17 @@ async function judge({ head, members }, paths) {
   return all;
 }
 
-function decided(probabilities, labels, { decision: { threshold } }) {
+function decided(probabilities, labels, { decision: { threshold, rule } }) {
   if (probabilities.length !== labels.length || !probabilities.every(Number.isFinite)) {
     throw new Error("The network's answer is not one finite number a label; verify the bundle.");
   }
   const best = probabilities.indexOf(Math.max(...probabilities));
-  const reached = labels.filter((_, label) => probabilities[label] >= threshold * (1 - TIE));
+  const reached = probabilities.filter((probability) => probability >= threshold * (1 - TIE)).length;
+  const isDecided = rule === "top" ? probabilities[best] >= threshold : reached === 1;
   return {
     label: labels[best],
     probability: probabilities[best],
     probabilities: Object.fromEntries(labels.map((label, n) => [label, probabilities[n]])),
-    decision: reached.length === 1 ? reached[0] : "unsure",
+    decision: isDecided ? labels[best] : "unsure",
   };
 }

@@ -45,6 +45,7 @@ function faultOf(head) {
     if (!isText(variant?.runtime) || !isListed(variant.file)) return `the variant ${name} has no runtime or no file that is listed`;
     if (!(isWithin(variant.tolerance, 0, 1e6) && variant.tolerance > 0)) return `the tolerance of ${name} is no number above 0`;
     if (!isWithin(variant.decision?.threshold, 0, 1)) return `the threshold of ${name} is no number from 0 to 1`;
+    if (![undefined, "top"].includes(variant.decision.rule)) return `the decision rule of ${name} is unknown`;
   }
 }
 

@@ -234,6 +234,40 @@ def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> No
     assert load_bundle(path).head["extra"] == "\U0001f408"
 
 
+def risk_curve(*points: tuple[float, float, float], **changes: object) -> dict[str, object]:
+    """A decision of format 1.1 with this curve: error rate, threshold, share unsure."""
+    names = ("error_rate", "threshold", "unsure")
+    curve = [dict(zip(names, point, strict=True)) for point in points]
+    return {"threshold": 0.7, "error_rate": 0.03, "photos": 50, "rule": "top", "curve": curve, **changes}
+
+
+def test_a_decision_with_a_curve_is_read(tmp_path: Path) -> None:
+    decision = risk_curve((0.01, 0.9, 0.4), (0.03, 0.7, 0.1), (0.05, 0.7, 0.1))
+    path = repacked(small_bundle(tmp_path), lambda head: head["variants"]["int8"].update(decision=decision))
+    assert load_bundle(path).variant("int8").decision == decision
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        risk_curve((0.03, 0.7, 0.1), (0.01, 0.9, 0.4)),
+        risk_curve((0.01, 0.6, 0.4), (0.03, 0.7, 0.1)),
+        risk_curve((0.03, 0.7, 0.1), (0.03, 0.7, 0.1)),
+        risk_curve((0.01, 0.9, 0.4), (0.02, 0.7, 0.1)),
+        risk_curve((0.03, 0.8, 0.1)),
+        risk_curve(),
+        risk_curve((0, 0.7, 0.1), (0.03, 0.7, 0.1)),
+        risk_curve((0.03, 0.7, 1.1)),
+        risk_curve((0.03, 0.7, 0.1), rule="only"),
+        risk_curve((0.03, 0.7, 0.1), threshold=1.5),
+    ],
+    ids=["rates descend", "thresholds ascend", "a rate twice", "no own rate", "no own threshold",
+         "empty", "a rate of 0", "more than all unsure", "an unknown rule", "a threshold above 1"],
+)  # fmt: skip
+def test_a_curve_that_contradicts_itself_is_refused(tmp_path: Path, decision: dict[str, object]) -> None:
+    refused(repacked(small_bundle(tmp_path), lambda head: head["variants"]["int8"].update(decision=decision)))
+
+
 @pytest.mark.parametrize(
     "text",
     [

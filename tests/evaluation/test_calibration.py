@@ -12,7 +12,12 @@ from scipy import optimize, special
 
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import conformal_threshold, estimate_prior, fit_temperature
-from catflap.runtime.decisions import correct_prior, decide, softmax
+from catflap.runtime.decisions import DecisionRule, correct_prior, decide, softmax
+
+
+def only(threshold: float) -> DecisionRule:
+    """The rule of bundles before format 1.1."""
+    return DecisionRule(threshold, 0.01, top=False)
 
 
 def drawn(n, k, temperature, seed=0):
@@ -144,7 +149,7 @@ def test_too_few_photos_make_everything_unsure(n, error_rate):
     assert conformal_threshold(np.tile([0.9, 0.1], (n, 1)), labels, error_rate) == 0
     enough = conformal_threshold(np.tile([0.9, 0.1], (n + 1, 1)), np.zeros(n + 1, int), error_rate)
     assert enough == 0.5
-    assert decide(np.array([[1.0, 0.0]]), ["cat", "other"], 0.0) == ["unsure"]
+    assert decide(np.array([[1.0, 0.0]]), ["cat", "other"], only(0.0)) == ["unsure"]
 
 
 def test_a_group_counts_once_and_by_its_worst_photo():
@@ -160,7 +165,7 @@ def test_a_larger_allowance_never_makes_more_photos_unsure():
     logits, labels = drawn(500, 2, 0.5)
     p = softmax(logits)
     unsure = [
-        decide(p, ["a", "b"], conformal_threshold(p, labels, rate)).count("unsure")
+        decide(p, ["a", "b"], only(conformal_threshold(p, labels, rate))).count("unsure")
         for rate in (0.001, 0.005, 0.01, 0.05, 0.2, 0.6)
     ]
     assert unsure == sorted(unsure, reverse=True)
@@ -176,9 +181,9 @@ def test_an_impossible_error_rate_is_refused(error_rate):
 
 def test_decide_needs_exactly_one_label():
     p = np.array([[0.7, 0.2, 0.1], [0.45, 0.45, 0.1], [0.4, 0.3, 0.3], [0.0, 0.5, 0.5]])
-    assert decide(p, ["a", "b", "c"], 0.42) == ["a", "unsure", "unsure", "unsure"]
-    assert decide(p[0], ["a", "b", "c"], 0.5) == ["a"]
-    assert decide(p[:0], ["a", "b", "c"], 0.5) == []
+    assert decide(p, ["a", "b", "c"], only(0.42)) == ["a", "unsure", "unsure", "unsure"]
+    assert decide(p[0], ["a", "b", "c"], only(0.5)) == ["a"]
+    assert decide(p[:0], ["a", "b", "c"], only(0.5)) == []
 
 
 def test_a_tie_with_the_threshold_is_one_on_every_machine():
@@ -186,8 +191,8 @@ def test_a_tie_with_the_threshold_is_one_on_every_machine():
     threshold = float(softmax(np.array([1.75, 1.25]), 1.3)[1])
     tie = np.array([1 - threshold, threshold])
     for p in (tie, tie.astype(np.float32), np.nextafter(tie, 0), tie * (1 - 5e-6)):
-        assert decide(p, ["a", "b"], threshold) == ["unsure"]
-    assert decide(tie * (1 - 1e-4), ["a", "b"], threshold) == ["a"]
+        assert decide(p, ["a", "b"], only(threshold)) == ["unsure"]
+    assert decide(tie * (1 - 1e-4), ["a", "b"], only(threshold)) == ["a"]
 
 
 @settings(max_examples=50, deadline=None)

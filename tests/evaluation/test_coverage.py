@@ -12,7 +12,7 @@ import pytest
 from catflap.evaluation.calibration import conformal_threshold
 from catflap.evaluation.intervals import significantly_positive
 from catflap.evaluation.metrics import measure
-from catflap.runtime.decisions import decide, softmax
+from catflap.runtime.decisions import DecisionRule, decide, softmax
 
 SETS = 200
 NAMES = ["cat", "other"]
@@ -98,7 +98,7 @@ def test_conformal_decisions_are_wrong_no_more_often_than_promised(error_rate):
         logits, labels, owners = source(rng, 150, 2, 1.0)
         threshold = conformal_threshold(softmax(logits), labels, error_rate, owners)
         logits, labels, _ = source(rng, 400, 2, 1.0)
-        said = np.array(decide(softmax(logits), ["0", "1"], threshold))
+        said = np.array(decide(softmax(logits), ["0", "1"], DecisionRule(threshold, error_rate, top=False)))
         sure = said != "unsure"
         wrong += (said[sure] != labels[sure].astype(str)).sum()
         decided += sure.sum()

@@ -14,8 +14,8 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
-from catflap.exporting.targets.to_litert_micro import _string, _threshold
-from catflap.runtime.decisions import decide, softmax
+from catflap.exporting.targets.to_litert_micro import _float, _string
+from catflap.runtime.decisions import TIE, DecisionRule, decide, decision_rule, softmax
 from tests.artifacts.samples import with_litert
 from tests.tiny import Exported
 
@@ -60,13 +60,17 @@ int main(void) {
 FLAGS = ["-Wall", "-Wextra", "-Werror"]
 
 
+ONLY = {"threshold": 0.9, "error_rate": 0.01, "photos": 50}  # before format 1.1
+TOP = {**ONLY, "rule": "top", "curve": [{"error_rate": 0.01, "threshold": 0.9, "unsure": 0.2}]}
+
+
 @pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+def bundle(request: pytest.FixtureRequest, tiny_bundle: Path, tmp_path: Path) -> Path:
     from catflap.runtime.engine_litert import open_micro_model
 
     logits = open_micro_model(MICRO.read_bytes(), 1)(read_golden(load_bundle(tiny_bundle)).frames)
     about = {"runtime": "litert-micro", "precision": "int8", "temperature": 7.5, "tolerance": 2.0}
-    decision = {"threshold": 0.9, "error_rate": 0.01, "photos": 50}
+    decision = getattr(request, "param", ONLY)
     return with_litert(
         tiny_bundle, tmp_path / "micro.catflap", MICRO.read_bytes(),
         name="litert-micro", logits=logits, decision=decision, **about,
@@ -95,6 +99,7 @@ def compiled(folder: Path, program: str, compiler: str) -> subprocess.CompletedP
     return subprocess.run([folder / "program"], capture_output=True, check=True)
 
 
+@pytest.mark.parametrize("bundle", [ONLY, TOP], indirect=True, ids=["before 1.1", "top"])
 @pytest.mark.parametrize("compiler", ["g++", "gcc"])
 def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compiler: str) -> None:
     ended = compiled(folder, PROGRAM, compiler)
@@ -112,7 +117,7 @@ def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compile
     levels = np.arange(-128, 128)
     pairs = np.stack([levels, -1 - levels], axis=1) * (56 / 127.5)
     expected = softmax(pairs, variant.temperature)
-    decisions = decide(expected, ("0", "1"), variant.decision["threshold"])
+    decisions = decide(expected, ("0", "1"), decision_rule(variant.decision))
     assert {"0", "1", "unsure"} == set(decisions)
     for level, line, row, decision in zip(levels, lines, expected, decisions, strict=False):
         told, probability, number = line.split()
@@ -133,14 +138,15 @@ def test_a_tie_with_the_threshold_is_unsure_in_float32_too(folder: Path, bundle:
 
     header = folder / "catflap_model.h"
     line = re.compile(r"#define CATFLAP_THRESHOLD (.*)")
-    assert line.search(header.read_text())[1] == _threshold(variant.decision["threshold"])
+    assert line.search(header.read_text())[1] == _float(variant.decision["threshold"] * (1 - TIE))
     header.write_text(
         line.sub("static float threshold;\n#define CATFLAP_THRESHOLD threshold", header.read_text())
     )
-    ended = compiled(folder, TIES % ", ".join(map(_threshold, thresholds)), "gcc")
+    literals = ", ".join(_float(threshold * (1 - TIE)) for threshold in thresholds)
+    ended = compiled(folder, TIES % literals, "gcc")
     told = np.array(ended.stdout.split(), int).reshape(len(thresholds), 256)
     for row, threshold in zip(told, thresholds, strict=True):
-        decisions = decide(expected, ("0", "1"), threshold)
+        decisions = decide(expected, ("0", "1"), DecisionRule(threshold, 0.01, top=False))
         assert "unsure" in decisions
         assert [{-1: "unsure"}.get(number, str(number)) for number in row.tolist()] == decisions
 

@@ -29,7 +29,7 @@ from catflap.exporting.quantise import quantise
 from catflap.exporting.repack import name_of
 from catflap.exporting.target import form_of
 from catflap.image import encode, read_pixels
-from catflap.runtime.decisions import decide, softmax
+from catflap.runtime.decisions import decide, decision_rule, softmax
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
@@ -86,7 +86,7 @@ def test_the_promise_of_the_decision_holds_on_calibration(
 ) -> None:
     about, photos = bundle.variant(variant), drawn_dataset.photos("calibration")
     logits = open_model(bundle.members[about.file])(frames_of_role(drawn_dataset, "calibration"))
-    decisions = decide(softmax(logits, about.temperature), bundle.labels, about.decision["threshold"])
+    decisions = decide(softmax(logits, about.temperature), bundle.labels, decision_rule(about.decision))
     wrong = [
         d not in ("unsure", bundle.labels[label]) for d, label in zip(decisions, photos.labels, strict=True)
     ]

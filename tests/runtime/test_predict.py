@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -12,17 +13,21 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.results import Prediction
+from catflap.cli.main import main
 from catflap.data.sources.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.classifier import SUFFIXES, Classifier, list_photos, predict
 from catflap.serving.answers import Problem
+from tests.serving.bundles import make_bundle
 
 
 @pytest.fixture
@@ -168,3 +173,31 @@ def test_a_folder_that_cannot_be_listed_is_named() -> None:
     finally:
         (root / "shut").chmod(0o755)
         shutil.rmtree(root)
+
+
+def test_predict_decides_at_another_error_rate_of_the_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same photo, a cat with 0.731: decided at 3 %, where 0.7 is enough, and unsure at 1 %."""
+    curve = [
+        {"error_rate": 0.01, "threshold": 0.9, "unsure": 0.4},
+        {"error_rate": 0.03, "threshold": 0.7, "unsure": 0.1},
+    ]
+    decision = {"threshold": 0.7, "error_rate": 0.03, "photos": 100, "rule": "top", "curve": curve}
+    bundle = make_bundle(tmp_path / "cat.catflap", decision=decision)
+    path = tmp_path / "photo.png"
+    path.write_bytes(encode(np.full((40, 40, 3), (138, 0, 128), np.uint8), "PNG"))
+
+    def decided(*options: str, code: int = 0) -> dict[str, Any]:
+        assert main(["predict", str(bundle), str(path), "--json", *options]) == code
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert decided()["probability"] == pytest.approx(0.731, abs=1e-3)
+    words = {rate: decided("--error-rate", rate)["decision"] for rate in ("0.01", "0.02", "0.03", "0.5")}
+    assert words == {"0.01": "unsure", "0.02": "unsure", "0.03": "cat", "0.5": "cat"}
+    assert decided()["decision"] == "cat"
+    assert "cannot promise the error rate 0.001" in decided("--error-rate", "0.001", code=2)["error"]["what"]
+    both = decided("--error-rate", "0.01", "--operating-point", "cat:max_fpr=0.1", code=2)
+    assert "both" in both["error"]["what"]
+    assert copy.copy(Classifier(bundle, error_rate=0.01))(path).decision == "unsure"

@@ -38,13 +38,14 @@ def make_bundle(
     embeds: bool = False,
     points: Mapping[float, float] = MappingProxyType({}),
     threshold: float | None = None,
+    decision: Mapping[str, Any] | None = None,
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
     an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label;
-    `threshold` is the one of the decision.
+    `decision` is the variant's, in place of one from before format 1.1, of which `threshold` is the threshold.
     """
     graph = _graph(sharpness, effort, side, embeds)
     frame = Frame(side, side, fit)
@@ -55,6 +56,7 @@ def make_bundle(
     variant = {**head["variants"].pop("int8"), "file": "fp32.onnx", "precision": "fp32"}
     variant |= {"temperature": 1.0, "tolerance": 0.01}
     variant |= {} if baseline is None else {"baseline": baseline}
+    variant |= {} if decision is None else {"decision": dict(decision)}
     variant |= {"operating_points": [max_fpr_point(labels[0], *point) for point in points.items()]}
     if threshold is not None:
         variant["decision"] = {**variant["decision"], "threshold": threshold}

@@ -10,13 +10,21 @@ const HEAD = "bundle.json";
 const MAX_HEAD = 16 << 20;
 const MAX_DEPTH = 64; // of nested objects and lists
 
+/** The calibrated threshold, and those for other error rates with the share of photos left unsure. */
+export interface Decision {
+  readonly threshold: number;
+  readonly error_rate: number;
+  readonly rule?: "top"; // absent before format 1.1
+  readonly curve?: { readonly error_rate: number; readonly threshold: number; readonly unsure: number }[];
+}
+
 export interface Variant {
   readonly file: string;
   readonly runtime: string;
   readonly precision: string;
   readonly temperature: number;
   readonly tolerance: number;
-  readonly decision: { readonly threshold: number; readonly error_rate: number };
+  readonly decision: Decision;
   readonly metrics: Record<string, unknown>;
 }
 
@@ -122,6 +130,9 @@ function contradiction(head: Head): string | undefined {
   const absent = named.find((file) => !Object.hasOwn(head.files, file));
   if (absent) return `${absent} is named but not listed`;
   if (!Object.hasOwn(head.variants, head.default_variant)) return "the default variant is not there";
+  if (!Object.values(head.variants).every(({ decision }) => isRiskCurve(decision))) {
+    return "a curve of error rates is not ascending, or does not hold the decision's own";
+  }
   const labels = new Set(head.labels);
   const priors = Object.keys(head.prior);
   if (priors.length !== labels.size || !priors.every((label) => labels.has(label))) {
@@ -149,6 +160,14 @@ export interface Schema {
   properties?: Record<string, Schema>;
   additionalProperties?: boolean | Schema;
   minProperties?: number;
+}
+
+function isRiskCurve({ curve, error_rate: rate, threshold }: Decision): boolean {
+  if (!curve) return true;
+  const ascends = curve.every(
+    (point, n) => !n || (point.error_rate > curve[n - 1].error_rate && point.threshold <= curve[n - 1].threshold),
+  );
+  return ascends && curve.some((point) => point.error_rate === rate && point.threshold === threshold);
 }
 
 /** The first thing that is wrong with a value, with its place; undefined when it conforms. */

@@ -1,6 +1,6 @@
 // Controls: the sheet with threshold, prior, network and camera; and choosing, dropping or pasting files.
 
-import type { Head } from "./bundle";
+import type { Decision, Head } from "./bundle";
 import { fieldPrior } from "./decisions";
 import { text } from "./text";
 import { element, percent, shown } from "./view";
@@ -23,19 +23,26 @@ export function trainedPrior(head: Head): number[] {
 }
 
 /** Bind the sheet's controls; `changed` is called when the answer must be rendered again. */
-export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; threshold: number } | undefined, changed: () => void): () => void {
+export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; decision: Decision } | undefined, changed: () => void): () => void {
   const sheet = element<HTMLDialogElement>("adjust");
   const threshold = element<HTMLInputElement>("threshold");
   const prior = element<HTMLInputElement>("prior");
   const label = element<HTMLSelectElement>("prior-label");
+  const rate = element<HTMLSelectElement>("error-rate");
   threshold.step = "5";
   prior.step = "10";
 
   function show(): void {
     const opened = current();
     if (!opened) return;
-    const { head } = opened;
-    const limit = adjustment.threshold ?? opened.threshold;
+    const { head, decision } = opened;
+    const limit = adjustment.threshold ?? decision.threshold;
+    const curve = decision.curve ?? [];
+    rate.hidden = curve.length < 2;
+    rate.replaceChildren(
+      ...curve.map((point) => new Option(text.errorRate(percent(point.error_rate), percent(point.unsure)), String(point.threshold))),
+    );
+    rate.selectedIndex = curve.findIndex((point) => point.threshold === limit); // -1: between them
     threshold.value = String(Math.round(1000 * limit));
     tell("threshold", percent(limit));
     element("threshold-reset").hidden = adjustment.threshold === undefined;
@@ -69,6 +76,7 @@ export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; 
     adjustment.prior = { label: label.selectedIndex, share };
   };
   threshold.addEventListener("input", change(() => (adjustment.threshold = Number(threshold.value) / 1000)));
+  rate.addEventListener("change", change(() => (adjustment.threshold = Number(rate.value))));
   prior.addEventListener("input", change(setPrior));
   label.addEventListener("change", change(() => (adjustment.prior = undefined)));
   element("threshold-reset").addEventListener("click", change(() => (adjustment.threshold = undefined)));

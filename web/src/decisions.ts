@@ -31,25 +31,32 @@ export function fieldPrior(trained: number[], label: number, share: number): num
   return trained.map((was, index) => (index === label ? share : was * ((1 - share) / rest)));
 }
 
-/** Whether a probability reaches the threshold, or is a hundred-thousandth below it: answers come in steps. */
-export function reaches(probability: number, threshold: number): boolean {
-  return probability >= threshold * (1 - 1e-5);
+/** When a label is decided: with `top` if it is the likeliest and reaches the threshold, else if it alone does. */
+export interface Rule {
+  readonly threshold: number;
+  readonly top: boolean; // false in bundles before format 1.1
 }
 
-/** The label that alone reaches the threshold, else "unsure". */
-export function decide(probabilities: number[], labels: readonly string[], threshold: number): string {
-  const reached = labels.filter((_, index) => reaches(probabilities[index], threshold));
-  return reached.length === 1 ? reached[0] : UNSURE;
+/** Whether a probability reaches the threshold; before format 1.1 also one that is a hundred-thousandth below. */
+export function reaches(probability: number, { threshold, top }: Rule): boolean {
+  return probability >= (top ? threshold : threshold * (1 - 1e-5));
+}
+
+/** The label that the rule decides, else "unsure". */
+export function decide(probabilities: number[], labels: readonly string[], rule: Rule): string {
+  const reached = labels.filter((_, index) => reaches(probabilities[index], rule));
+  const isDecided = rule.top ? reached.length > 0 : reached.length === 1;
+  return isDecided ? labels[probabilities.indexOf(Math.max(...probabilities))] : UNSURE;
 }
 
 /** One row of probabilities as a Prediction. */
-export function predict(probabilities: number[], labels: readonly string[], threshold: number): Prediction {
+export function predict(probabilities: number[], labels: readonly string[], rule: Rule): Prediction {
   const best = probabilities.indexOf(Math.max(...probabilities));
   return {
     label: labels[best],
     probability: probabilities[best],
     probabilities: Object.fromEntries(labels.map((label, index) => [label, probabilities[index]])),
-    decision: decide(probabilities, labels, threshold),
+    decision: decide(probabilities, labels, rule),
   };
 }
 

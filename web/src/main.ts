@@ -4,7 +4,7 @@ import "./style.css";
 import { bindCamera, isAllowed, latestPicture, listCameras, nextPicture, type Camera } from "./camera";
 import { startWorker } from "./client";
 import { bindAdjust, bindInput, priorOf, trainedPrior, type Adjustment } from "./controls";
-import { correctPrior, predict, softmax, type Prediction } from "./decisions";
+import { correctPrior, predict, softmax, type Prediction, type Rule } from "./decisions";
 import { cameraReason, Lost, Overtaken, reasonOf } from "./errors";
 import type { Answer, CaseResult, Opened } from "./messages";
 import { text } from "./text";
@@ -59,7 +59,7 @@ let stale: ReturnType<typeof setTimeout> | undefined;
 
 const showAdjust = bindAdjust(
   adjustment,
-  () => opened && { head: opened.head, threshold: opened.head.variants[variant].decision.threshold },
+  () => opened && { head: opened.head, decision: opened.head.variants[variant].decision },
   () => latest && render(latest),
 );
 
@@ -230,7 +230,7 @@ async function judgePhoto(file: Blob, name = ""): Promise<void> {
 function render(answer: Answer): Prediction {
   latest = answer;
   const prediction = judge(answer);
-  showAnswer(prediction, limit(), !distrust);
+  showAnswer(prediction, rule(), !distrust);
   return prediction;
 }
 
@@ -239,11 +239,12 @@ function judge({ logits }: Answer): Prediction {
   const { temperature } = head.variants[variant];
   const prior = priorOf(head, adjustment);
   const plain = softmax(logits, temperature);
-  return predict(prior ? correctPrior(plain, trainedPrior(head), prior) : plain, head.labels, limit());
+  return predict(prior ? correctPrior(plain, trainedPrior(head), prior) : plain, head.labels, rule());
 }
 
-function limit(): number {
-  return adjustment.threshold ?? (opened as Opened).head.variants[variant].decision.threshold;
+function rule(): Rule {
+  const decision = (opened as Opened).head.variants[variant].decision;
+  return { threshold: adjustment.threshold ?? decision.threshold, top: decision.rule === "top" };
 }
 
 /** List and announce a decision about the camera's picture once it has been stable for a moment. */

@@ -34,7 +34,9 @@ export const text = {
   clearHistory: "Clear",
 
   threshold: "Threshold",
-  thresholdHelp: "A label counts when it reaches this. When none or several do, the answer is “unsure”.",
+  thresholdHelp: "The likeliest label is the answer when it reaches this; otherwise the answer is “unsure”.",
+  errorRateLabel: "Error rate",
+  errorRate: (rate: string, unsure: string) => `At most ${rate} wrong: ${unsure} unsure`,
   prior: "How common is it?",
   priorHelp: "How often it is really there. The training photos cannot know where you look.",
   priorLabel: "Label",

@@ -1,6 +1,6 @@
 // What the page shows and says: the answer, the history, the checks and what a screen reader announces.
 
-import { reaches, UNSURE, type Prediction } from "./decisions";
+import { reaches, UNSURE, type Prediction, type Rule } from "./decisions";
 import { keptPart, type Frame } from "./frame";
 import type { CaseResult, Opened } from "./messages";
 import { text } from "./text";
@@ -44,7 +44,7 @@ export function spoken({ decision, label, probability }: Prediction, trusted: bo
 }
 
 /** Show an answer; one that is not `trusted` shows no decision. */
-export function showAnswer(prediction: Prediction, threshold: number, trusted: boolean): void {
+export function showAnswer(prediction: Prediction, rule: Rule, trusted: boolean): void {
   const { decision, label, probability, probabilities } = prediction;
   const state = !trusted ? "untrusted" : decision === UNSURE ? "unsure" : "sure";
   const [name, share] = [shown(label), percent(probability)];
@@ -65,8 +65,8 @@ export function showAnswer(prediction: Prediction, threshold: number, trusted: b
   while (list.children.length < rows.length) list.append(makeBar());
   rows.forEach(([name, share], index) => {
     const row = list.children[index] as HTMLElement;
-    fillBar(row, name, share, threshold);
-    row.classList.toggle("reached", trusted && reaches(share, threshold));
+    fillBar(row, name, share, rule.threshold);
+    row.classList.toggle("reached", trusted && reaches(share, rule));
   });
 }
 

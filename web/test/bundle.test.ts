@@ -40,6 +40,17 @@ function makeHead(): Record<string, any> {
   };
 }
 
+const CURVE = {
+  threshold: 0.7,
+  error_rate: 0.03,
+  photos: 9,
+  rule: "top",
+  curve: [
+    { error_rate: 0.01, threshold: 0.9, unsure: 0.4 },
+    { error_rate: 0.03, threshold: 0.7, unsure: 0.1 },
+  ],
+};
+
 /** Lists within each other. */
 function nested(depth: number): unknown {
   let value: unknown = 0;
@@ -59,6 +70,12 @@ describe("openBundle", () => {
     const bundle = await openBundle(filesOf(makeHead(), MODEL, isZip));
     expect(bundle.head.labels).toEqual(["cat", "not_cat"]);
     expect(await bundle.member("int8.onnx")).toEqual(MODEL);
+  });
+
+  it("opens one with a curve of error rates", async () => {
+    const head = makeHead();
+    (head.variants.int8 as { decision: unknown }).decision = CURVE;
+    expect((await openBundle(filesOf(head))).head.variants.int8.decision).toEqual(CURVE);
   });
 
   it("refuses a member with other bytes", async () => {
@@ -85,6 +102,9 @@ describe("openBundle", () => {
     ["a label twice", (head) => (head.labels = ["cat", "cat"])],
     ["an unknown frame field", (head) => (head.frame.mean = 0.5)],
     ["a frame that is too large", (head) => (head.frame.width = 4096)],
+    ["a curve of error rates that descends", (head) => (head.variants.int8.decision = { ...CURVE, curve: [...CURVE.curve].reverse() })],
+    ["a curve without the decision's own rate", (head) => (head.variants.int8.decision = { ...CURVE, error_rate: 0.02 })],
+    ["an unknown decision rule", (head) => (head.variants.int8.decision = { ...CURVE, rule: "only" })],
     ["an unknown filter", (head) => (head.frame.filter = "lanczos")],
     ["a temperature of zero", (head) => (head.variants.int8.temperature = 0)],
     ["a file that is not listed", (head) => (head.variants.int8.file = "../secret")],

@@ -23,14 +23,25 @@ describe("decisions", () => {
     expect(fieldPrior([0.2, 0.3, 0.5], 0, 0.6)).toEqual([0.6, expect.closeTo(0.15), expect.closeTo(0.25)]);
   });
 
-  it("decides only when one label alone reaches the threshold", () => {
-    expect(decide([0.7, 0.3], ["cat", "dog"], 0.4)).toBe("cat");
-    expect(decide([0.55, 0.45], ["cat", "dog"], 0.4)).toBe("unsure");
-    expect(decide([0.55, 0.45], ["cat", "dog"], 0.8)).toBe("unsure");
-    const threshold = 0.45;
-    expect(decide([0.55, threshold * (1 - 1e-6)], ["cat", "dog"], threshold)).toBe("unsure"); // a tie
-    expect(decide([0.55, threshold * (1 - 1e-4)], ["cat", "dog"], threshold)).toBe("cat");
-    expect(predict([0.3, 0.7], ["cat", "dog"], 0.5)).toMatchObject({ label: "dog", probability: 0.7, decision: "dog" });
+  it("decides only when one label alone reaches the threshold, before format 1.1", () => {
+    const only = (threshold: number) => ({ threshold, top: false });
+    expect(decide([0.7, 0.3], ["cat", "dog"], only(0.4))).toBe("cat");
+    expect(decide([0.55, 0.45], ["cat", "dog"], only(0.4))).toBe("unsure");
+    expect(decide([0.55, 0.45], ["cat", "dog"], only(0.8))).toBe("unsure");
+    const tie = 0.45;
+    expect(decide([0.55, tie * (1 - 1e-6)], ["cat", "dog"], only(tie))).toBe("unsure");
+    expect(decide([0.55, tie * (1 - 1e-4)], ["cat", "dog"], only(tie))).toBe("cat");
+    const expected = { label: "dog", probability: 0.7, decision: "dog" };
+    expect(predict([0.3, 0.7], ["cat", "dog"], only(0.5))).toMatchObject(expected);
+  });
+
+  it("decides the likeliest label when it reaches the threshold, since format 1.1", () => {
+    const top = (threshold: number) => ({ threshold, top: true });
+    const labels = ["cat", "dog", "fox"];
+    expect(decide([0.4, 0.35, 0.25], labels, top(0.34))).toBe("cat");
+    expect(decide([0.2, 0.35, 0.45], labels, top(0.45))).toBe("fox");
+    expect(decide([0.2, 0.35, 0.45], labels, top(0.45 * (1 + 1e-6)))).toBe("unsure");
+    expect(decide([0.5, 0.5], ["cat", "dog"], top(0.50025))).toBe("unsure");
   });
 });
 

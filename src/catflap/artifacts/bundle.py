@@ -17,6 +17,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +26,7 @@ from catflap.artifacts.schema import faults, is_text, load_schema
 from catflap.errors import BadArtifact, CatflapError, system_reason
 from catflap.image import Frame
 
-FORMAT = "1.0"
+FORMAT = "1.1"
 HEAD = "bundle.json"
 SUFFIX = ".catflap"
 MAX_HEAD = 16 << 20  # bytes of bundle.json
@@ -49,10 +50,10 @@ class Variant:
     """One executable form of the model, with what was measured on it from raw photo bytes.
 
     `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
-    logit on another machine; `decision` holds the threshold that exactly one label has to reach, else
-    the answer is "unsure". `weights` is a second file, for runtimes that keep the graph and its weights
-    apart. `baseline` says how sure it was on the calibration role, for `catflap drift`; None in Bundles
-    that do not have it.
+    logit on another machine; `decision` holds the threshold that a label has to reach, else the
+    answer is "unsure", and the thresholds for other error rates (runtime/decisions.py). `weights` is a
+    second file, for runtimes that keep the graph and its weights apart. `baseline` describes
+    its answers on the calibration role, for `catflap drift`; None in Bundles that do not have it.
     `operating_points` are thresholds on the probability of one label, for `Classifier(operating_point=…)`.
     """
 
@@ -245,6 +246,8 @@ def _check_head(head: Any, path: str) -> None:
         found += [
             fault for name, entry in head["variants"].items() for fault in _metric_faults(name, entry, head)
         ]
+        if not all(_is_risk_curve(entry["decision"]) for entry in variants):
+            found.append("a curve of error rates is not ascending, or does not hold the decision's own")
         if not all(_same_width(entry) for entry in variants):
             found.append("the means and axes of a baseline differ in their width")
         if not all(_are_points(entry.get("operating_points", []), head["labels"]) for entry in variants):
@@ -312,6 +315,13 @@ def _wrong_intervals(value: Any, place: str) -> Iterator[str]:
             yield f"{place}.value lies outside of its interval"
     for key, item in value.items():
         yield from _wrong_intervals(item, f"{place}.{key}")
+
+
+def _is_risk_curve(decision: dict[str, Any]) -> bool:
+    """Whether a decision's curve ascends in its rates, descends in its thresholds, and holds its own."""
+    points = [(point["error_rate"], point["threshold"]) for point in decision.get("curve", [])]
+    ascends = all(low[0] < high[0] and low[1] >= high[1] for low, high in pairwise(points))
+    return ascends and (not points or (decision["error_rate"], decision["threshold"]) in points)
 
 
 def _same_width(variant: dict[str, Any]) -> bool:

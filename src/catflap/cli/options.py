@@ -119,6 +119,15 @@ def given_options(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def error_rate_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of the verbs that can decide at another error rate of the bundle."""
+    parser.add_argument(
+        "--error-rate", type=float, metavar="RATE",
+        help="decide so that at most this share of photos gets a wrong label, such as 0.02: a rate of the "
+        "bundle's curve (default: the bundle's own rate)",
+    )  # fmt: skip
+
+
 def point_argument(parser: argparse.ArgumentParser) -> None:
     """The option of the verbs that can decide at an operating point."""
     parser.add_argument(

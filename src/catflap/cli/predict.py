@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from catflap.cli.options import log_arguments, log_settings, point_argument, signer_arguments, signer_of
+from catflap.cli.options import (
+    error_rate_argument,
+    log_arguments,
+    log_settings,
+    point_argument,
+    signer_arguments,
+    signer_of,
+)
 from catflap.cli.output import emit, note
 
 HELP = "Judge photos with a Bundle, a line a photo."
@@ -28,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how common a label is where the photos come from, such as cat=0.001; may be repeated (default: "
         "as in training)",
     )  # fmt: skip
+    error_rate_argument(parser)
     point_argument(parser)
     signer_arguments(parser)
     log_arguments(parser)
@@ -50,6 +58,7 @@ def answer(args: argparse.Namespace) -> int:
         threads=args.threads,
         prior=prior,
         operating_point=args.operating_point,
+        error_rate=args.error_rate,
         embed=log is not None,
     )
     if classifier.notice:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.evaluation.intervals import Flags, Ints, Metric, effective_photos, share
-from catflap.runtime.decisions import Probabilities, decide, point_cutoff
+from catflap.runtime.decisions import Probabilities, decide, decision_rule, point_cutoff
 
 MANY_UNSURE = 1 / 3  # above this share of unsure photos export and evaluate warn
 
@@ -67,7 +67,7 @@ def shipped_decisions(
     `decision` and `points` are the entries of the variant in bundle.json: the rates of its own decision,
     and in `operating_points` those of each point.
     """
-    said = decide(probabilities, class_names, decision["threshold"])
+    said = decide(probabilities, class_names, decision_rule(decision))
     return {
         **decision_rates(said, labels, groups, class_names),
         "operating_points": [

@@ -12,13 +12,14 @@ import numpy as np
 
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadArtifact, BadPhoto, system_reason
+from catflap.errors import BadArtifact, BadPhoto, CatflapError, system_reason
 from catflap.image import Photo, Pixels, read_file, read_pixels
 from catflap.runtime.decisions import (
     Probabilities,
     complete_prior,
     correct_prior,
     decide,
+    decision_rule,
     find_operating_point,
     point_cutoff,
     prior_weights,
@@ -45,6 +46,8 @@ class Classifier:
     labels that it leaves out divide the rest as in training.
     `operating_point`, such as "cat:max_fpr=0.001", names one in the variant: the decision is then that label
     where its probability, before any stated prior, reaches the point's threshold, and never "unsure".
+    `error_rate` decides at another error rate of the bundle's curve: the greatest there that is not above it;
+    `rule` holds the threshold and rate that decide.
     `embed` adds what a field log keeps to each Prediction: image statistics and, where the variant has them,
     the embedding and its OOD score.
     `notice` tells that another variant than the default one answers; else "".
@@ -58,11 +61,16 @@ class Classifier:
         threads: int | None = None,
         prior: Mapping[str, float] | None = None,
         operating_point: str | None = None,
+        error_rate: float | None = None,
         embed: bool = False,
     ) -> None:
+        if operating_point is not None and error_rate is not None:
+            raise CatflapError(
+                "An operating point and an error rate are both stated.", "State one: each is a way to decide."
+            )
         self._settings = {
             "variant": variant, "threads": threads, "prior": prior, "operating_point": operating_point,
-            "embed": embed,
+            "error_rate": error_rate, "embed": embed,
         }  # fmt: skip
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.labels = self.bundle.labels
@@ -72,6 +80,7 @@ class Classifier:
         self.notice = ""
         if not variant and self.variant.name != default:
             self.notice = f"{default} cannot run here, so {self.variant.name} answers."
+        self.rule = decision_rule(self.variant.decision, error_rate)
         self.operating_point = None
         if operating_point is not None:
             self.operating_point = find_operating_point(self.bundle, self.variant, operating_point)
@@ -137,7 +146,7 @@ class Classifier:
         """
         best = int(probabilities.argmax())
         if self.operating_point is None:
-            decision = decide(probabilities, self.labels, self.variant.decision["threshold"])[0]
+            decision = decide(probabilities, self.labels, self.rule)[0]
         else:
             decision = self._decide_at_point(self.operating_point, probabilities)
         return Prediction(

@@ -1,5 +1,5 @@
-"""From logits to a decision: softmax, prior correction, the threshold below which the answer is "unsure", and
-operating points by name (LABEL:KIND=NUMBER, as in cat:max_fpr=0.001)."""
+"""From logits to a decision: softmax, prior correction, thresholds below which the answer is "unsure" (by
+conformal risk control), and operating points by name (LABEL:KIND=NUMBER, as in cat:max_fpr=0.001)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from catflap.artifacts.results import UNSURE
 from catflap.errors import CatflapError
 
 Probabilities: TypeAlias = npt.NDArray[np.float64]
+TOP = "top"  # the value of `rule` in bundle.json for a threshold on the likeliest label's probability
+# Error rates that export tries, of which it takes the smallest that leaves at most MAX_UNSURE unsure.
+ERROR_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+MAX_UNSURE = 0.1
+SEPARATION = 1e-3  # in log odds, between a threshold and the highest probability below it
 TIE = 1e-5  # relative tolerance at a threshold: above the error of float32, below a step of int8 outputs
 MAX_PRIOR_RATIO = 1e200  # keeps every product with a probability within the range of a double
 # The kinds of operating points, with the largest number each may have.
@@ -32,22 +37,130 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Probabilities:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def decide(probabilities: npt.ArrayLike, labels: Sequence[str], threshold: float) -> list[str]:
-    """A label for each row of probabilities (n, labels), or "unsure".
+@dataclass(frozen=True)
+class DecisionRule:
+    """When a label is decided, else "unsure".
 
-    The answer is a label if it is the only one that reaches the threshold (`conformal_threshold`). LiteRT's
-    int8 outputs come in steps, and the threshold is often one of them: a probability within TIE below it
-    counts as reached, so that every machine decides the tie alike.
+    With `top`, the likeliest label is decided if its probability reaches `threshold`, so that at most
+    `error_rate` of new photos get a wrong label (`risk_threshold`). Without it, as in Bundles before format
+    1.1, a label is decided if it alone reaches the threshold.
     """
-    reached = np.atleast_2d(np.asarray(probabilities, np.float64)) >= threshold * (1 - TIE)
-    alone, first = reached.sum(axis=1) == 1, reached.argmax(axis=1)
-    return [labels[label] if sole else UNSURE for sole, label in zip(alone, first, strict=True)]
+
+    threshold: float
+    error_rate: float
+    top: bool = True
+
+
+def decision_rule(decision: Mapping[str, Any], error_rate: float | None = None) -> DecisionRule:
+    """The rule of a variant's `decision` in bundle.json, or that of its risk curve for another error rate.
+
+    The rate on the curve is the greatest that is not above `error_rate`. Raises CatflapError when there is no
+    such rate or no curve.
+    """
+    if error_rate is None:
+        return DecisionRule(decision["threshold"], decision["error_rate"], decision.get("rule") == TOP)
+    curve = decision.get("curve", [])
+    if not curve:
+        raise CatflapError(
+            f"The bundle has no curve of error rates to choose {error_rate!r} from.",
+            "Export it again with this version of Catflap.",
+        )
+    if not (isinstance(error_rate, Real) and curve[0]["error_rate"] <= error_rate * (1 + 1e-9) < 1):
+        rates = ", ".join(f"{point['error_rate']:g}" for point in curve)
+        raise CatflapError(
+            f"The bundle cannot promise the error rate {error_rate!r}.", f"Use one of: {rates}."
+        )
+    point = [each for each in curve if each["error_rate"] <= error_rate * (1 + 1e-9)][-1]
+    return DecisionRule(point["threshold"], point["error_rate"])
+
+
+def decide(probabilities: npt.ArrayLike, labels: Sequence[str], rule: DecisionRule) -> list[str]:
+    """A label for each row of probabilities (n, labels), or "unsure"."""
+    rows = np.atleast_2d(np.asarray(probabilities, np.float64))
+    if rule.top:
+        decided = rows.max(axis=1) >= rule.threshold
+    else:  # LiteRT's int8 outputs come in steps: a tie with the threshold must count on every machine
+        decided = (rows >= rule.threshold * (1 - TIE)).sum(axis=1) == 1
+    names = np.array([*labels, UNSURE], object)
+    found: list[str] = names[np.where(decided, rows.argmax(axis=1), len(labels))].tolist()
+    return found
+
+
+def risk_threshold(
+    probabilities: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    error_rate: float,
+    groups: npt.ArrayLike | None = None,
+) -> float | None:
+    """The threshold at which `decide` gives a wrong label to at most `error_rate` of new photos.
+
+    Conformal risk control (Angelopoulos et al. 2022) with the loss "a wrong label is decided": the smallest
+    threshold t for which (wrong above t + 1) / (n + 1) ≤ `error_rate` on n calibration photos, whose
+    probabilities are (n, labels) and labels `truth` (n,). The promise holds for any model, on average over
+    calibration sets and new photos that are exchangeable with them. With `groups` (n,) the unit is the group,
+    by its worst photo. None when no threshold keeps it, as with fewer than 1 / `error_rate` - 1 units.
+    """
+    if not 0 < error_rate < 1:
+        raise CatflapError(f"The error rate is {error_rate}.", "Use one between 0 and 1.")
+    rows = np.asarray(probabilities, np.float64)
+    top = rows.max(axis=1)
+    wrong = np.where(rows.argmax(axis=1) == np.asarray(truth), 0.0, top)
+    if groups is not None:
+        _, unit = np.unique(np.asarray(groups), return_inverse=True)
+        worst = np.zeros(unit.max(initial=-1) + 1)
+        np.maximum.at(worst, unit, wrong)
+        wrong = worst
+    allowed = math.floor((len(wrong) + 1) * error_rate + 1e-9) - 1
+    if allowed < 0:
+        return None
+    highest = float(np.sort(wrong)[-1 - allowed]) if allowed < len(wrong) else 0.0
+    highest = max(highest, 1 / rows.shape[1])  # the likeliest label's probability is never below that
+    if highest >= 1 - 1e-9:
+        return None
+    # Just above the highest probability that must stay unsure; int8 steps and float32 do not reach across.
+    return 1 / (1 + math.exp(-math.log(highest / (1 - highest)) - SEPARATION))
+
+
+def risk_curve(
+    probabilities: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    groups: npt.ArrayLike | None = None,
+    rates: Iterable[float] = ERROR_RATES,
+) -> list[dict[str, float]]:
+    """The thresholds for several error rates, ascending, with the share of calibration photos left unsure.
+
+    Rates that these photos cannot promise are left out. Each group weighs as one photo. Entries have
+    `error_rate`, `threshold` and `unsure`.
+    """
+    top = np.asarray(probabilities, np.float64).max(axis=1)
+    _, unit, sizes = np.unique(
+        np.arange(len(top)) if groups is None else np.asarray(groups), return_inverse=True, return_counts=True
+    )
+    curve = []
+    for rate in sorted(set(rates)):
+        threshold = risk_threshold(probabilities, truth, rate, groups)
+        if threshold is not None:
+            unsure = float(np.sum((top < threshold) / sizes[unit]) / len(sizes))
+            curve.append({"error_rate": rate, "threshold": threshold, "unsure": round(unsure, 6)})
+    return curve
+
+
+def choose_error_rate(curve: Sequence[Mapping[str, float]], max_unsure: float = MAX_UNSURE) -> float | None:
+    """The smallest error rate of a risk curve at which at most `max_unsure` is unsure, else the greatest.
+
+    None when the curve is empty: so few photos promise nothing.
+    """
+    if not curve:
+        return None
+    return next(
+        (each["error_rate"] for each in curve if each["unsure"] <= max_unsure), curve[-1]["error_rate"]
+    )
 
 
 def point_cutoff(threshold: float) -> float:
     """The lowest probability that counts as reaching an operating point's threshold.
 
-    Ties count, as in `decide`. These thresholds may be close to 1, so the tolerance is relative to the odds.
+    Ties count. These thresholds may be close to 1, so the tolerance is relative to the odds.
     """
     return threshold - TIE * threshold * (1 - threshold)
 

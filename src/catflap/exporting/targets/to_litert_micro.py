@@ -14,7 +14,7 @@ from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.golden import read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.target import Form, Target
-from catflap.runtime.decisions import TIE
+from catflap.runtime.decisions import TIE, decision_rule
 from catflap.runtime.engine import engine_error
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ HEADER = """\
 #define CATFLAP_OUTPUT_ZERO_POINT {output_zero}
 
 #define CATFLAP_TEMPERATURE {temperature}  // divides the logits before the softmax
-// A label that alone reaches it is the answer, else "unsure". A hundred-thousandth below that of bundle.json.
+// The probability below which the answer is "unsure".
 #define CATFLAP_THRESHOLD {threshold}
 
 #ifdef __cplusplus
@@ -75,16 +75,26 @@ static inline void catflap_probabilities(const int8_t* answer, float* probabilit
   for (int i = 0; i < CATFLAP_LABELS; ++i) probabilities[i] /= sum;
 }}
 
-// The number of the label that alone reaches the threshold, or -1 for "unsure".
-static inline int catflap_decide(const float* probabilities) {{
-  int found = -1, reached = 0;
-  for (int i = 0; i < CATFLAP_LABELS; ++i) {{
-    if (probabilities[i] >= CATFLAP_THRESHOLD) found = i, ++reached;
-  }}
-  return reached == 1 ? found : -1;
-}}
-
+{decide}
 #endif  // CATFLAP_MODEL_H_
+"""
+DECIDE_TOP = """\
+// The number of the likeliest label if it reaches the threshold, or -1 for "unsure".
+static inline int catflap_decide(const float* probabilities) {
+  int best = 0;
+  for (int i = 1; i < CATFLAP_LABELS; ++i) best = probabilities[i] > probabilities[best] ? i : best;
+  return probabilities[best] >= CATFLAP_THRESHOLD ? best : -1;
+}
+"""
+DECIDE_ONLY = """\
+// The number of the label that alone reaches the threshold, or -1 for "unsure".
+static inline int catflap_decide(const float* probabilities) {
+  int found = -1, reached = 0;
+  for (int i = 0; i < CATFLAP_LABELS; ++i) {
+    if (probabilities[i] >= CATFLAP_THRESHOLD) found = i, ++reached;
+  }
+  return reached == 1 ? found : -1;
+}
 """
 GOLDEN_HEADER = """\
 // Frames and what the model answers to them, to check a board with; link it in tests only.
@@ -159,6 +169,7 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
     logits = (answers.astype(np.int32) - opened.output.zero) * opened.output.scale
     if not np.abs(logits - golden.logits[variant.name]).max() <= variant.tolerance:  # nor where it is nan
         raise Refused(f"{variant.name} gives other outputs for its golden cases here.", "Export it again.")
+    rule = decision_rule(variant.decision)
     fields = {
         "name": re.sub(r"[^\w.-]", "_", bundle.name),
         "variant": variant.name,
@@ -172,7 +183,8 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "output_scale": _float(opened.output.scale),
         "output_zero": opened.output.zero,
         "temperature": _float(variant.temperature),
-        "threshold": _threshold(variant.decision["threshold"]),
+        "threshold": _float(rule.threshold if rule.top else rule.threshold * (1 - TIE)),
+        "decide": DECIDE_TOP if rule.top else DECIDE_ONLY,
         "cases": min(CASES, len(frames)),
         "tolerance": max(1, int(variant.tolerance / opened.output.scale)),
     }
@@ -205,11 +217,6 @@ def _rows(numbers: Iterable[int]) -> str:
 def _float(value: float) -> str:
     """A number as C writes it, the same in float32."""
     return f"{np.format_float_scientific(np.float32(value), trim='0')}f"
-
-
-def _threshold(value: float) -> str:
-    """A threshold as C writes it, so far below that float32 reaches it where Python does."""
-    return _float(value * (1 - TIE))
 
 
 def _string(text: str) -> str:
