@@ -15,7 +15,7 @@ function makeHead(): Record<string, any> {
     precision: "int8",
     temperature: 0.8,
     tolerance: 0.1,
-    metrics: {},
+    metrics: { accuracy: { value: 0.9, low: 0.8, high: 0.95 } },
     fidelity: { photos: 9, flips: 0, flip_rate: 0, max_probability_difference: 0 },
     decision: { threshold: 0.4, error_rate: 0.01, photos: 9 },
   };

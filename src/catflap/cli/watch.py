@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from catflap.cli.options import (
+    error_rate_argument,
     given_options,
     log_arguments,
     log_settings,
@@ -68,6 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--every-frame", action="store_true", help="print a line for each classified frame, too")
 
+    error_rate_argument(parser)
     point_argument(parser)
     add = parser.add_argument_group("when the decision changes").add_argument
     add(
@@ -142,6 +144,7 @@ def answer(args: argparse.Namespace) -> int:
         threads=args.threads,
         prior=parse_prior(args.prior),
         operating_point=args.operating_point,
+        error_rate=args.error_rate,
         rules=Rules(**rules),
         webhook=args.webhook,
         mqtt=args.mqtt,

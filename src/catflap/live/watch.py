@@ -52,6 +52,7 @@ def watch(
         threads=settings.threads,
         prior=settings.prior,
         operating_point=settings.operating_point,
+        error_rate=settings.error_rate,
         embed=settings.log is not None,
     )
     _check_labels(settings.on, classifier.labels)
@@ -194,7 +195,7 @@ class Watch:
         # threshold may be close to 1, it decides each frame, and the decisions are averaged.
         self._at_point = classifier.operating_point is not None
         self._by_bundle = rules.enter is None and not self._at_point
-        own = classifier.variant.decision["threshold"] if self._by_bundle else SHARE_OF_FRAMES
+        own = classifier.rule.threshold if self._by_bundle else SHARE_OF_FRAMES
         self._enter = own if rules.enter is None else rules.enter
         self._leave = leave_threshold(self._enter) if rules.leave is None else rules.leave
         check_order(self._enter, self._leave)

@@ -43,7 +43,8 @@ class WatchSettings:
     is a folder for the frames that changed the decision, `clips` one for videos of `clip_seconds` before and
     after each decision, each of at most `save_bytes`. `every_frame` also reports each classified frame. `log`
     records a frame every `log_every` seconds, and each one that changed the decision. At an `operating_point`
-    of the bundle the decisions of frames are averaged instead of their probabilities. A bundle that `signer`
+    of the bundle the decisions of frames are averaged instead of their probabilities. `error_rate` is
+    another of the bundle's curve. A bundle that `signer`
     did not sign is refused.
     """
 
@@ -53,6 +54,7 @@ class WatchSettings:
     threads: int | None = None
     prior: Mapping[str, float] | None = None
     operating_point: str | None = None
+    error_rate: float | None = None
     region: Region = WHOLE
     rules: Rules = field(default_factory=Rules)
     stalled: float = 5.0
