@@ -45,7 +45,7 @@ def make_bundle(
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
     an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label;
-    `decision` is the variant's, in place of one from before format 1.1, of which `threshold` is the threshold.
+    `decision` is the variant's, in place of one from before format 1.1, whose threshold is `threshold`.
     """
     graph = _graph(sharpness, effort, side, embeds)
     frame = Frame(side, side, fit)
