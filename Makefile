@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 EXTRAS := train,serve,live,targets,sign
-CODE := $(wildcard src tests benchmarks examples *.py)
+CODE := $(wildcard src tests benchmarks examples docs *.py)
 WORKERS ?= -n 2 --dist loadfile
 PIP := 26.1.2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -30,7 +30,9 @@ check: .venv/ready .venv-base/ready  ## what has to pass before a change is merg
 bench: .venv/ready  ## every benchmark, or BENCH=name; each says its machine, versions and n
 	@for script in benchmarks/$(or $(BENCH),*).py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-docs: .venv/ready  ## check the documentation: links, commands, code blocks
+docs: .venv/ready  ## write the generated pages, build the site into site/, check links, commands and code blocks
+	$(BIN)/python docs/make_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/pytest tests/docs
 
 format: .venv/ready  ## format the code and mend what ruff can mend

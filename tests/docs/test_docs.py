@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from catflap.cli.main import COMMANDS
-from catflap.exporting.golden_cases import scene
+from catflap.exporting.drawings import scene
 from catflap.image import encode
 
 REPO = Path(__file__).resolve().parents[2]
@@ -72,37 +73,32 @@ def test_every_benchmark_is_listed() -> None:
     assert {path.name for path in (REPO / "benchmarks").glob("*.py")} == set(listed)
 
 
-def sections() -> dict[str, str]:
-    text = (REPO / "docs" / "reference" / "cli.md").read_text("utf-8")
-    parts = re.split(r"^## (\w+)$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+def test_the_generated_pages_are_up_to_date() -> None:
+    """Of the command line from its parsers, of the Python interface from the public names."""
+    pages = runpy.run_path(str(REPO / "docs" / "make_reference.py"))
+    for name in ("cli", "api"):
+        written = (REPO / "docs" / "reference" / f"{name}.md").read_text("utf-8")
+        assert written == pages[f"{name}_page"](), "run: python docs/make_reference.py"
 
 
-def test_the_page_of_commands_lists_the_commands() -> None:
-    assert set(sections()) == set(COMMANDS)
+def test_what_json_prints_is_told_of_every_command() -> None:
+    text = (REPO / "docs" / "reference" / "json.md").read_text("utf-8")
+    listed = {row.split()[0] for row in re.findall(r"^\| `([\w ]+)` \|", text, re.MULTILINE)}
+    assert set(COMMANDS) == listed
 
 
-def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """What a parser takes, with what its sub-commands take; --help and --json need no description."""
-    found = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found += [inner for choice in action.choices.values() for inner in actions_of(choice)]
-        if not {"--help", "--help-all", "--json"} & set(action.option_strings):
-            found.append(action)
-    return found
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_is_described_and_nothing_else(name: str) -> None:
-    parser = argparse.ArgumentParser()
-    import_module(f"catflap.cli.{name}").arguments(parser)
-    actions = actions_of(parser)
-    wanted = {option for action in actions for option in action.option_strings if option.startswith("--")}
-    wanted |= {str(action.metavar or action.dest) for action in actions if not action.option_strings}
-    rows = [line.split(" | ")[0] for line in sections()[name].splitlines() if line.startswith("| `")]
-    described = {word for row in rows for word in re.findall(r"`([^`]+)`", row)} - {"-o"}
-    assert {word.replace("\\|", "|") for word in described} == wanted
+@pytest.mark.slow
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    command = [mkdocs, "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    answer = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    loaded = re.compile(r"<(?:script|img|iframe|source)[^>]+src=.?(https?:|//)|<link[^>]+href=.?(https?:|//)")
+    for page in (tmp_path / "site").rglob("*.html"):
+        found = [
+            match[0] for match in loaded.finditer(page.read_text("utf-8")) if "canonical" not in match[0]
+        ]
+        assert found == [], page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
@@ -124,7 +120,7 @@ def test_commands_in_blocks_are_commands(page: Path) -> None:
             parser = argparse.ArgumentParser(exit_on_error=False)
             import_module(f"catflap.cli.{words[1]}").arguments(parser)
             parser.add_argument("--json", action="store_true")
-            parser.parse_args([word for word in words[2:] if word not in ("|", ">")])
+            parser.parse_args(words[2 : words.index(">") if ">" in words else None])
 
 
 @pytest.mark.parametrize(

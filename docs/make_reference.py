@@ -1,0 +1,156 @@
+"""Writes reference/cli.md from the parsers and reference/api.md from the public names."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import catflap
+from catflap.cli import options
+from catflap.cli.main import COMMANDS, parser_of
+
+REFERENCE = Path(__file__).resolve().parent / "reference"
+SHORT_FOR = ("build", "demo")  # commands whose options are those of other verbs
+API = """# The Python interface
+
+<!-- written by docs/make_reference.py from catflap.__all__ -->
+
+Everything here can be imported from `catflap`, for example `from catflap import Classifier`. Names are
+loaded on first use, so `import catflap` takes milliseconds. An error that a user can mend is a
+`catflap.CatflapError` with two sentences: `what` happened and the `fix`.
+"""
+INTRODUCTION = """# The command line
+
+<!-- written by docs/make_reference.py from the parsers: change their help, then run it -->
+
+    catflap COMMAND ... [--json]
+
+`catflap --help` lists the commands, `catflap COMMAND --help` the options of one. A mistyped command, option
+or choice is answered with the nearest one. `catflap completion bash` prints what completes them in a shell.
+
+- The answer goes to **stdout**; notes, progress and errors go to **stderr**.
+- `--json` prints the answer as one line of JSON ([what each command prints](json.md)). An error is then
+  `{"error": {"what": ..., "fix": ...}}`.
+- Outputs are written under a temporary name and renamed when they are complete. Anything that exists and
+  was not written by the same command is never replaced.
+- Environment: `NO_COLOR` switches colour off. `CATFLAP_CACHE` is the folder for results that can be
+  computed again (default `~/.cache/catflap`). `CATFLAP_TRACEBACK=1` shows the traceback of an error,
+  `PYTHONWARNINGS=default` warnings of libraries.
+
+| exit code | meaning |
+|---|---|
+| 0 | fine |
+| 1 | the answer is no: a verdict failed, a release gate was not met, or some photos could not be read |
+| 2 | wrong usage, or something that cannot be used |
+| 129, 130, 143 | stopped by SIGHUP, Ctrl-C or SIGTERM; run the same command again to continue |
+| 141 | the reader of stdout went away |
+"""
+
+
+def cli_page() -> str:
+    """The page of the commands."""
+    return "\n".join([INTRODUCTION, *(line for name in COMMANDS for line in section(name))]).rstrip() + "\n"
+
+
+def api_page() -> str:
+    """The page of the public names: mkdocstrings fills in signatures and docstrings."""
+    lines = [API]
+    for name in sorted(catflap.__all__, key=str.lower):
+        made = getattr(catflap, name)
+        if hasattr(made, "__qualname__"):
+            lines += [f"::: {made.__module__}.{made.__qualname__}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def section(name: str) -> Iterator[str]:
+    """A command: what it does, an example, its arguments and options, then the same of its parts."""
+    module, parser = import_module(f"catflap.cli.{name}"), parser_of(name)
+    options.list_all_options(parser)
+    yield from (f"## {name}", "", escaped(module.HELP), "", "```sh", module.EXAMPLE, "```", "")
+    yield from table(name, parser)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for part, inner in action.choices.items():
+                options.list_all_options(inner)
+                yield from (f"### {name} {part}", "", escaped(inner.description or ""), "")
+                yield from table(f"{name} {part}", inner)
+
+
+def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """A row an argument, in the order of the help page; what another command has, too, is told once."""
+    rows = {names(action): meaning(action) for action in parser._actions if listed(action)}
+    elsewhere: dict[str, list[str]] = {}
+    if rows:
+        yield from ("| option | meaning |", "|---|---|")
+    for option, text in rows.items():
+        home = homes().get((option, text), command)
+        if home == command:
+            yield f"| {option} | {text} |"
+        else:
+            elsewhere.setdefault(home, []).append(option)
+    for home, named in elsewhere.items():
+        yield f"| {', '.join(named)} | as in [{home}](#{home.replace(' ', '-')}) |"
+    if rows:
+        yield ""
+
+
+@cache
+def homes() -> dict[tuple[str, str], str]:
+    """The command that explains an option, of those that have the same one."""
+    found: dict[tuple[str, str], str] = {}
+    for name in sorted(COMMANDS, key=lambda name: name in SHORT_FOR):
+        waiting = [(name, parser_of(name))]
+        while waiting:
+            command, parser = waiting.pop(0)
+            options.list_all_options(parser)
+            for action in parser._actions:
+                if isinstance(action, argparse._SubParsersAction):
+                    waiting += [(f"{name} {part}", inner) for part, inner in action.choices.items()]
+                elif listed(action) and action.option_strings:
+                    found.setdefault((names(action), meaning(action)), command)
+    return found
+
+
+def listed(action: argparse.Action) -> bool:
+    """All but --help, --help-all, --json and the parts of a command."""
+    common = {"--help", "--help-all", "--json"} & set(action.option_strings)
+    return not common and not isinstance(action, argparse._SubParsersAction)
+
+
+def names(action: argparse.Action) -> str:
+    """An option's names and its value, or an argument's name."""
+    value = action.metavar or ("\\|".join(map(str, action.choices)) if action.choices else "")
+    value = " ".join(value) if isinstance(value, tuple) else str(value)
+    if not action.option_strings:
+        return f"`{value or action.dest}`" + (" ..." if action.nargs in ("*", "+") else "")
+    if action.nargs == 0:
+        value = ""
+    elif not value:
+        value = action.dest.upper()
+    written = ", ".join(f"`{option}`" for option in action.option_strings)
+    return f"{written} {value}".strip().replace("|", "\\|").replace("\\\\|", "\\|")
+
+
+def meaning(action: argparse.Action) -> str:
+    """The help of an argument, with its default."""
+    text = escaped(
+        (action.help or "") % {"default": action.default, "prog": "catflap"} if action.help else ""
+    )
+    plain = action.default in (None, False, True, argparse.SUPPRESS) or action.default in ([], (), "")
+    if action.option_strings and not plain and "default" not in text and f"({action.default})" not in text:
+        text += f" (default: {escaped(str(action.default))})"
+    return text
+
+
+def escaped(text: str) -> str:
+    """Text in a cell of a table: no pipes, no tags."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    (REFERENCE / "cli.md").write_text(cli_page(), "utf-8")
+    (REFERENCE / "api.md").write_text(api_page(), "utf-8")
