@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from catflap.cli.main import COMMANDS
-from catflap.exporting.drawings import scene
+from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 
 REPO = Path(__file__).resolve().parents[2]
