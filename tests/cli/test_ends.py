@@ -125,7 +125,7 @@ def test_a_folder_that_is_called_like_an_endless_verb_changes_nothing(tmp_path: 
     """`catflap scan serve` is a scan, which SIGTERM ends in order; `catflap predict build` does not go on."""
     body = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
     for words, told in (
-        (("scan", "serve"), "Stopped. What was finished"),
+        (("scan", "serve"), "Stopped. Finished work"),
         (("predict", "build"), "Stopped.\n"),
     ):
         command = [sys.executable, "-c", DRIVER.format(body).replace("lambda parser: None", ANYTHING), *words]

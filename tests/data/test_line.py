@@ -162,7 +162,7 @@ def test_a_dataset_that_is_prepared_anew_while_it_is_in_use_is_told(tmp_path: Pa
             dataset.train_pixels,
             lambda: dataset.photos("test"),
         ):
-            with pytest.raises(BadArtifact, match=r"d was prepared anew while it was in use\. Start again\."):
+            with pytest.raises(BadArtifact, match=r"prepared again while it was in use\. Start again\."):
                 read()
         assert [new.photos(role)[0] for role in ROLES], "and is in memory now"
         assert new.train_pixels() is not None

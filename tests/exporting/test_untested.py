@@ -46,7 +46,7 @@ def answered(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) 
 def test_the_verdict_says_that_it_did_not_run(carrying: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = answered(capsys, "verify", carrying)
     assert told["verdict"] == "pass"
-    assert "coreml, which cannot run on this machine" in told["not_run"]["coreml-fp32"]
+    assert "coreml, which Catflap cannot run here" in told["not_run"]["coreml-fp32"]
     assert "golden:coreml-fp32" not in {check["name"] for check in told["checks"]}
     assert answered(capsys, "verify", carrying, "--variants", "coreml-fp32", code=2)
     (carrying.parent / "x.jpg").write_bytes(b"")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from catflap.pipeline.evaluate import evaluate
-from catflap.runtime import scoring
 
 if __name__ == "__main__":
     model, photos, out, step, batches = sys.argv[1:]
@@ -17,5 +16,4 @@ if __name__ == "__main__":
         if (told, done) == (step, int(batches)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    scoring.KEPT = 16
-    evaluate(Path(model), Path(photos), Path(out), role="train", progress=killed)
+    evaluate(Path(model), Path(photos), Path(out), role="train", part=16, progress=killed)

@@ -148,7 +148,7 @@ def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
 ) -> None:
     """What predict records of drawings, and of the same with a third of the light."""
     opened = load_bundle(drawn_bundle.path)
-    classifier, log = Classifier(drawn_bundle.path), tmp_path / "field.log"
+    classifier, log = Classifier(drawn_bundle.path, embed=True), tmp_path / "field.log"
     recorder = Recorder(LogSettings(log), pytest.fail)
     for light in (1.0, 0.33):
         for seed in range(WINDOW):

@@ -23,7 +23,6 @@ from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.trace import trace
-from catflap.runtime import scoring
 from tests.tiny import Exported, draw_photos, make_checkpoint
 
 
@@ -114,10 +113,9 @@ def test_of_split_folders_one_role_is_judged(drawn_bundle: Exported, tmp_path: P
 
 
 def test_killed_runs_end_with_the_same_report(
-    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
     """kill -9 after two of three batches of each variant: no batch that was kept is scored again."""
-    monkeypatch.setattr(scoring, "KEPT", 16)
     expected = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "undisturbed", role="train")
     line = [sys.executable, "-m", "tests.pipeline.evaluated"]
     asked = [str(drawn_bundle.path), str(drawn_dataset.path), str(tmp_path / "report")]
@@ -127,7 +125,7 @@ def test_killed_runs_end_with_the_same_report(
         assert not (tmp_path / "report").exists()
     told = list[tuple[str, int, int]]()
     report = evaluate(
-        drawn_bundle.path, drawn_dataset.path, tmp_path / "report", role="train",
+        drawn_bundle.path, drawn_dataset.path, tmp_path / "report", role="train", part=16,
         progress=lambda *about: told.append(about),
     )  # fmt: skip
     assert [(step, done) for step, done, _ in told] == [
@@ -138,9 +136,8 @@ def test_killed_runs_end_with_the_same_report(
 
 
 def test_what_was_kept_of_other_photos_is_left(
-    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(scoring, "KEPT", 16)
     expected = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "undisturbed", role="train")
 
     def stopped(step: str, done: int, total: int) -> None:
@@ -149,9 +146,9 @@ def test_what_was_kept_of_other_photos_is_left(
 
     photos, out = draw_photos(tmp_path / "photos", count=40), tmp_path / "report"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(drawn_bundle.path, photos, out, progress=stopped)
+        evaluate(drawn_bundle.path, photos, out, part=16, progress=stopped)
     assert list(tmp_path.glob(".report.scored/*/*.npy"))
-    report = evaluate(drawn_bundle.path, drawn_dataset.path, out, role="train")
+    report = evaluate(drawn_bundle.path, drawn_dataset.path, out, role="train", part=16)
     assert report.sha256 == expected.sha256
 
 
@@ -181,9 +178,9 @@ def test_photos_that_a_checkpoint_learnt_from_do_not_judge_it(
     assert report.seen == "no"
     assert report.variants, "of the same roles"
     others = prepare(manifest, tmp_path / "others", frame=drawn_dataset.frame, seed=9)
-    with pytest.raises(CatflapError, match=r"has learnt from \d+ of these photos"):
+    with pytest.raises(CatflapError, match=r"was trained on \d+ of these photos"):
         evaluate(drawn_checkpoint.path, others.path, tmp_path / "other")
-    with pytest.raises(CatflapError, match=r"has learnt from \d+ of these photos: /.*/cat/\d\d\.jpg, .* …"):
+    with pytest.raises(CatflapError, match=r"was trained on \d+ of these photos: /.*/cat/\d\d\.jpg, .* …"):
         evaluate(drawn_checkpoint.path, drawn_dataset.path.with_name("photos"), tmp_path / "other")
     new = draw_photos(tmp_path / "new", count=60)
     for old in (new / "cat", new / "other"):
@@ -201,7 +198,7 @@ def test_a_dataset_that_was_prepared_anew_in_its_place_does_not_judge_it(
     manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
     checkpoint = make_checkpoint(prepare(manifest, tmp_path / "dataset", frame=drawn_dataset.frame))
     prepare(manifest, tmp_path / "dataset", frame=drawn_dataset.frame, seed=9)
-    with pytest.raises(CatflapError, match="prepared anew"):
+    with pytest.raises(CatflapError, match="prepared again"):
         evaluate(checkpoint.path, None, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

@@ -233,7 +233,7 @@ def test_another_frame_or_backbone_has_another_key(backbone: Backbone, extractor
 def test_a_damaged_shard_is_one_error(extractor: Extractor, dataset: Dataset) -> None:
     for path in (dataset.path / SHARDS).glob("train-*.tar"):
         path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(BadArtifact, match=r"does not hold the photo .*: its bytes have changed"):
+    with pytest.raises(BadArtifact, match=r"does not contain the photo .*: its bytes have changed"):
         features(extractor, dataset.photos("train"))
     for path in (dataset.path / SHARDS).glob("train-*.tar"):
         path.write_bytes(b"")

@@ -49,12 +49,12 @@ _DATE = (1 << 5) | 1  # 1980-01-01, 00:00
 class Variant:
     """One executable form of the model, with what was measured on it from raw photo bytes.
 
-    `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden
-    logit on another machine; `decision` holds the threshold that a label has to reach, else the
-    answer is "unsure", and the thresholds for other error rates (runtime/decisions.py). `weights` is a
-    second file, for runtimes that keep the graph and its weights apart. `baseline` describes
-    its answers on the calibration role, for `catflap drift`; None in Bundles that do not have it.
-    `operating_points` are thresholds on the probability of one label, for `Classifier(operating_point=…)`.
+    `temperature` divides its logits; `tolerance` is the largest allowed difference of a golden logit on
+    another machine; `decision` has the threshold that a label has to reach, else the answer is "unsure", and
+    the thresholds for other error rates (runtime/decisions.py). `weights` is a second file, for runtimes that
+    keep the graph and its weights apart. `baseline` describes its answers on the calibration role, for
+    `catflap drift`; None in Bundles that do not have it. `operating_points` are thresholds on the probability
+    of one label, for `Classifier(operating_point=…)`.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Bundle:
 
     @property
     def untested(self) -> dict[str, dict[str, str]]:
-        """Forms of the model that were converted but never run: name to `file`, `runtime`, `precision`."""
+        """Variants that were converted but never run: name to `file`, `runtime`, `precision`."""
         return self.head.get("untested", {})  # type: ignore[no-any-return]
 
     def variant(self, name: str | None = None) -> Variant:
-        """A variant by name; the default one without a name. BadArtifact when there is none."""
+        """The named variant, or the default one without a name; BadArtifact when there is no such variant."""
         name = name or self.default_variant
         if name not in self.variants:
             raise BadArtifact(
@@ -114,7 +114,7 @@ class Bundle:
         return self.variants[name]
 
     def size_of(self, variant: Variant) -> int:
-        """The bytes of all files of a variant."""
+        """The total size of a variant's files in bytes."""
         return sum(len(self.members[name]) for name in variant.members)
 
 
@@ -150,10 +150,13 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     head = _parse_head(members, str(path))
     listed = head["files"]
     if set(listed) != set(members) - {HEAD}:
-        raise BadArtifact(f"{path} holds other files than it lists.", "Export it again.")
+        raise BadArtifact(f"{path} contains other files than {HEAD} lists.", "Export it again.")
     for name, entry in listed.items():
         if len(members[name]) != entry["bytes"] or _sha256(members[name]) != entry["sha256"]:
-            raise BadArtifact(f"{name} in {path} is not what was exported.", "Copy or export it again.")
+            raise BadArtifact(
+                f"{name} in {path} does not have the size and hash that {HEAD} lists.",
+                "Copy or export it again.",
+            )
     fields = set(Variant.__dataclass_fields__) - {"name"}
     return Bundle(
         path=path,
@@ -173,7 +176,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a bundle file, or of the shipped bundle of that name; never of a pipe or a device."""
+    """The bytes of a bundle file, or of the shipped bundle of that name; pipes and devices are refused."""
     try:
         if not path.is_file() and (SHIPPED / f"{path}{SUFFIX}").is_file():
             path = SHIPPED / f"{path}{SUFFIX}"
@@ -191,7 +194,7 @@ def _read(path: Path) -> bytes:
 
 
 def refuse_foreign_file(path: Path) -> None:
-    """Raise when the file that would be replaced is no bundle: it may be somebody's photo."""
+    """Raise CatflapError when the file to replace is not a bundle: it may be a photo of the user."""
     if (path.exists() or path.is_symlink()) and HEAD.encode() not in _read(path)[:64]:
         raise CatflapError(f"{path} exists and is not a bundle.", "Choose another output name.")
 
@@ -216,14 +219,14 @@ def _parse_head(members: Mapping[str, memoryview], path: str) -> dict[str, Any]:
 
 
 def _check_head(head: Any, path: str) -> None:
-    """Refuse an unknown major version, then whatever the schema or the names in it contradict."""
+    """Raise BadArtifact for an unknown major version, a violation of the schema, or a contradiction."""
     version = head.get("catflap_bundle") if isinstance(head, dict) else None
     if not isinstance(version, str) or version.split(".")[0] != FORMAT.split(".")[0]:
         raise BadArtifact(
-            f"{path} is of bundle format {version!r}; this Catflap reads {FORMAT}.",
+            f"{path} has the bundle format {version!r}; this Catflap reads {FORMAT}.",
             "Update Catflap or export it again.",
         )
-    found = [] if _is_shallow(head) else [f"it is nested more than {DEEPEST} deep"]
+    found = [] if _is_shallow(head) else [f"it is nested more than {DEEPEST} levels deep"]
     found = found or faults(head, load_schema("bundle"))
     if not found and not is_text(head):
         found.append("a string contains an unpaired surrogate")
@@ -232,13 +235,13 @@ def _check_head(head: Any, path: str) -> None:
         files = {head["golden"]["file"], *(entry["file"] for entry in (*variants, *untested.values()))}
         files |= {entry["weights"] for entry in variants if "weights" in entry}
         if not files <= set(head["files"]):
-            found.append(f"files are named that are not listed: {sorted(files - set(head['files']))}")
+            found.append(f"variants name files that are not listed: {sorted(files - set(head['files']))}")
         if head["default_variant"] not in head["variants"]:
-            found.append("the default variant is not there")
+            found.append("the default variant does not exist")
         if not all(NAME.fullmatch(name) and "/" not in name for name in (*head["variants"], *untested)):
             found.append("a variant has a name that is not allowed")
         if set(untested) & set(head["variants"]):
-            found.append("a variant is there tested and untested")
+            found.append("a variant is both tested and untested")
         if set(head["prior"]) != set(head["labels"]):
             found.append("the prior does not name every label")
         if abs(sum(head["prior"].values()) - 1) > 1e-3:
@@ -251,7 +254,7 @@ def _check_head(head: Any, path: str) -> None:
         if not all(_same_width(entry) for entry in variants):
             found.append("the means and axes of a baseline differ in their width")
         if not all(_are_points(entry.get("operating_points", []), head["labels"]) for entry in variants):
-            found.append("an operating point has another label or not one wish, or stands twice")
+            found.append("an operating point has an unknown label, not exactly one target, or a duplicate")
     if found:
         raise BadArtifact(f"{HEAD} in {path} is not valid: {found[0]}.", "Export it again.")
 
@@ -333,10 +336,10 @@ def _same_width(variant: dict[str, Any]) -> bool:
 
 
 def _are_points(points: list[dict[str, Any]], labels: list[str]) -> bool:
-    """Whether operating points are of these labels, each for one wish, and each once."""
-    wishes = {(point["label"], *point["wish"].items()) for point in points}
+    """Whether operating points have known labels and one target each, without duplicates."""
+    targets = {(point["label"], *point["wish"].items()) for point in points}
     known = set(labels)
-    return len(wishes) == len(points) and all(len(wish) == 2 and wish[0] in known for wish in wishes)
+    return len(targets) == len(points) and all(len(one) == 2 and one[0] in known for one in targets)
 
 
 def _decoded_length(base64: str) -> int:
@@ -344,10 +347,10 @@ def _decoded_length(base64: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a name that stands twice, of which two readers might take different ones."""
+    """Refuse a duplicate key, of which two readers might use different values."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("an object has a duplicate key")
     return fields
 
 
@@ -361,13 +364,13 @@ def _finite(number: str) -> float:
 
 
 def _whole(number: str) -> int:
-    """Refuse a whole number that no double can hold, which is one wherever it meets a fraction."""
+    """Refuse an integer that no double can hold: arithmetic with floats would fail."""
     _finite(number)
     return int(number)
 
 
 def _is_shallow(value: Any) -> bool:
-    """Whether every program can walk through it: some do so by calls within calls."""
+    """Whether a value is nested at most DEEPEST levels, which recursive parsers can handle."""
     level = [value]
     for _ in range(DEEPEST):
         inner = (each.values() if isinstance(each, dict) else each for each in level)
@@ -409,7 +412,7 @@ def decode_members(data: bytes | memoryview, file: str = "The file") -> Mapping[
 
 
 class _NotWhole(Exception):
-    """Why some bytes are not exactly a Bundle."""
+    """The reason why some bytes are not exactly a Bundle."""
 
 
 def _decoded(view: memoryview) -> Mapping[str, memoryview]:
@@ -451,7 +454,7 @@ def _walk(view: memoryview) -> dict[str, memoryview]:
 
 
 def _also_folders(members: Iterable[str]) -> list[str]:
-    """The names under which other members lie, so that no folder can hold them all."""
+    """The names that are also folders of other members, so that they cannot be unpacked."""
     parts = [name.split("/") for name in members]
     folders = {"/".join(part[:depth]) for part in parts for depth in range(1, len(part))}
     return [name for name in members if name in folders]

@@ -1,4 +1,4 @@
-"""The Checkpoint: trained weights and everything that tells how they came about."""
+"""The Checkpoint: trained weights and how they were trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Checkpoint:
     """A folder with `weights.safetensors` and `checkpoint.json`.
 
     `mean` and `std` are the backbone's input normalisation on pixels scaled to 0..1;
-    `dataset` is the path of its Dataset, seen from the Checkpoint, for export and evaluate;
+    `dataset` is the path of its Dataset relative to the Checkpoint, for export and evaluate;
     `prior` is the share of each label among the train photos; `history` has the entries of a
     search, the heads, and of the loop its settings, steps, epochs and blends; `cost` has the fields that
     docs/concepts/training.md lists.
@@ -46,12 +46,12 @@ class Checkpoint:
 
     @property
     def dataset_path(self) -> Path:
-        """Where its Dataset lay when it was trained."""
+        """Where its Dataset was when it was trained."""
         return self.path / self.dataset
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether its probabilities were calibrated on photos that it has not learnt from."""
+        """Whether its probabilities were calibrated on photos that it was not trained on."""
         return self.recipe == "head" and any("evidence_scale" in entry for entry in self.history)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,14 +61,14 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, fields: dict[str, Any]) -> None:
-    """Write checkpoint.json beside weights.safetensors; `sha256` is worked out here."""
+    """Write checkpoint.json beside weights.safetensors; computes `sha256`."""
     fields = {**fields, "weights_sha256": digest_file(folder / WEIGHTS)}
     fields["sha256"] = _identity(fields)
     write_json(folder / MARKER, {"catflap": "checkpoint", "version": 1, **fields})
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a Checkpoint folder; BadArtifact when it is none or its weights were changed."""
+    """Open a Checkpoint folder; BadArtifact when it is not one or its weights have changed."""
     path = Path(path)
     fields = read_json(path / MARKER, "checkpoint")
     if not (path / WEIGHTS).is_file() or digest_file(path / WEIGHTS) != fields["weights_sha256"]:
@@ -85,6 +85,6 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _identity(fields: dict[str, Any]) -> str:
-    """The hash that names a Checkpoint: what it computes and where it comes from, not what it cost."""
+    """The hash that identifies a Checkpoint: its weights and ancestors, not its cost."""
     names = ("backbone", "labels", "frame", "mean", "std", "recipe", "seed", "weights_sha256", "ancestors")
     return digest({name: fields[name] for name in names})

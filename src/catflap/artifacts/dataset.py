@@ -1,4 +1,4 @@
-"""The Dataset: the photos that will be learnt from, in shards, each with its role."""
+"""The Dataset: photos in tar shards, each with a role; random access to the photos of a role."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Photos:
         except (OSError, ValueError) as error:
             why = str(error)
         _refuse_another(self.folder, self.sha256, self.made_from)
-        what = f"{path} does not hold the photo {self.ids[position]}: {why}."
+        what = f"{path} does not contain the photo {self.ids[position]}: {why}."
         raise BadArtifact(what, "Run catflap prepare again.")
 
     def take(self, positions: Positions) -> Photos:
@@ -79,8 +79,8 @@ class Dataset:
     `frame` is how every later step turns these photos into pixels; `roles` counts photos;
     `ancestors` maps "manifest" to its hash; `left_out` counts photos that are near-duplicates of
     photos which the source itself put into another role; `manifest` is the path of its Manifest,
-    seen from the Dataset, for audit. `shrink` is the short side in px of train photos that were made
-    smaller (0: none were), `pixels` tells whether there is a memory map of them.
+    relative to the Dataset, for audit. `shrink` is the short side in px of train photos that were made
+    smaller (0: none), `pixels` whether there is a memory map of them.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class Dataset:
         return Photos(self.path, self.sha256, self.made_from, *(columns[name] for name in names))
 
     def needed(self, role: str) -> Photos:
-        """The photos of a role without which a step cannot go on; CatflapError when there are none."""
+        """The photos of a role that a step requires; CatflapError when there are none."""
         photos = self.photos(role)
         if not len(photos):
             raise no_photos(role)
@@ -119,8 +119,8 @@ class Dataset:
     def train_pixels(self) -> Pixels | None:
         """The memory map of the train photos, uint8 RGB (n, height, width, 3), rows as in photos("train").
 
-        None when prepare wrote none, or when they are not what the frame shows of a photo: it has become
-        larger, or another part or shape of the photo was asked for.
+        None when prepare wrote none, or when they do not suit the frame: it is larger now, or shows another
+        part or shape of the photo.
         """
         path = self.path / PIXELS
         if not self.pixels:
@@ -139,7 +139,7 @@ class Dataset:
         return pixels if large and self._shows_the_same() else None
 
     def _shows_the_same(self) -> bool:
-        """Whether the frame differs at most in size from the one that the photos were prepared with."""
+        """Whether the frame differs from the prepared one in nothing but size."""
         frame, prepared = self.frame, load_dataset(self.path).frame
         shape_is_kept = frame.width * prepared.height == frame.height * prepared.width
         resized = replace(prepared, width=frame.width, height=frame.height)
@@ -152,7 +152,7 @@ class Dataset:
 
 
 def no_photos(role: str) -> CatflapError:
-    """The error for photos of a role that a step cannot go on without."""
+    """The error for a role without photos."""
     return CatflapError(f"The dataset has no {role} photos.", "Prepare it from more photos.")
 
 
@@ -162,7 +162,7 @@ def save_dataset(folder: Path, fields: dict[str, Any]) -> None:
 
 
 def load_dataset(path: Path | str) -> Dataset:
-    """Open a Dataset folder; BadArtifact when it is none."""
+    """Open a Dataset folder; BadArtifact when it is not one."""
     path = Path(path)
     fields = read_json(path / MARKER, "dataset")
     names = set(Dataset.__dataclass_fields__) - {"path", "labels", "frame"}
@@ -175,15 +175,15 @@ def load_dataset(path: Path | str) -> Dataset:
 
 
 def _refuse_another(path: Path, sha256: str, made_from: str) -> None:
-    """Raise BadArtifact when a folder holds another Dataset by now."""
+    """Raise BadArtifact when the folder contains another Dataset by now."""
     there = load_dataset(path)
     if (there.sha256, there.made_from) != (sha256, made_from):
-        raise BadArtifact(f"{path} was prepared anew while it was in use.", "Start again.")
+        raise BadArtifact(f"{path} was prepared again while it was in use.", "Start again.")
 
 
 @lru_cache(maxsize=len(ROLES))
 def _index(path: Path, sha256: str, made_from: str, role: str) -> dict[str, npt.NDArray[Any]]:
-    """One role's rows as NumPy columns; the hashes are in the key, so that a new Dataset is read anew."""
+    """One role's rows as NumPy columns; the hashes in the cache key tell a new Dataset."""
     from catflap.artifacts.tables import read_table
 
     table = read_table(path / INDEX, role=role)
@@ -198,7 +198,7 @@ def _index(path: Path, sha256: str, made_from: str, role: str) -> dict[str, npt.
 
 @lru_cache(maxsize=256)
 def _open_shard(path: Path, inode: int, modified_ns: int, sha256: str, made_from: str) -> mmap.mmap:
-    """Map a shard once a process; inode and time are in the key, so that a replaced file is noticed."""
+    """Map a shard once per process; inode and time in the cache key tell a replaced file."""
     with open(path, "rb") as file:
         shard = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     _refuse_another(path.parent.parent, sha256, made_from)  # after it was opened, for all is replaced at once

@@ -34,13 +34,13 @@ class Golden:
 
 
 def load_photo(path: str | os.PathLike[str], frame: Frame) -> bytes:
-    """The bytes of a photo file of which this Frame can be made; BadPhoto, with the path, when it cannot."""
+    """The bytes of a photo file, decoded once with this Frame; BadPhoto, with the path, if that fails."""
     try:
         data = read_file(path)
         read_pixels(data, frame)
     except BadPhoto as error:
-        said = error.what if str(path) in error.what else f"{os.fspath(path)}: {error.what}"
-        raise BadPhoto(error.reason, said, error.fix) from error
+        what = error.what if str(path) in error.what else f"{os.fspath(path)}: {error.what}"
+        raise BadPhoto(error.reason, what, error.fix) from error
     return data
 
 
@@ -50,9 +50,9 @@ def check_golden(
     logits: int,
     fix: str = "Name fewer or smaller photos with --golden.",
 ) -> None:
-    """Raise CatflapError when these photos, each with so many logits, are more than a Bundle may hold.
+    """Raise CatflapError when these photos, with `logits` logits each, exceed the limits of a Bundle.
 
-    It is asked before there are frames or answers.
+    Called before frames and logits are computed.
     """
     most = load_schema("bundle")["properties"]["golden"]["properties"]["cases"]["maximum"]
     if len(photos) > most:
@@ -83,7 +83,7 @@ def encode_golden(golden: Golden) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> Golden:
-    """The golden cases of a Bundle; BadArtifact when they are damaged or do not fit it."""
+    """The golden cases of a Bundle; BadArtifact when they are damaged or do not fit the bundle."""
     data = bytes(bundle.members[bundle.head["golden"]["file"]])
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -97,7 +97,7 @@ def read_golden(bundle: Bundle) -> Golden:
 
 
 def _golden(arrays: Mapping[str, npt.NDArray[np.generic]], bundle: Bundle) -> Golden:
-    """The cases in their arrays; ValueError when a shape, a type or a number is not as the bundle says."""
+    """The cases from their arrays; ValueError when a shape, dtype or number does not fit the bundle."""
     count, labels = bundle.head["golden"]["cases"], len(bundle.labels)
     frames = _array(arrays, "frames", np.uint8, (count, bundle.frame.height, bundle.frame.width, 3))
     logits = {name: _array(arrays, f"logits.{name}", np.float32, (count, labels)) for name in bundle.variants}

@@ -1,4 +1,4 @@
-"""The Manifest: what was found, photo by photo, and what is wrong with it."""
+"""The Manifest: one row a photo: identity, label, group, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Manifest:
     """A folder with `photos.parquet`, one row a photo, and `manifest.json`.
 
     `sha256` names the content: every row's id, label, group, status and role. `made_from` is the
-    fingerprint of the source and the settings, which tells whether a scan can be skipped.
+    fingerprint of the source and the settings, which decides whether a scan can be skipped.
     `labels` counts the photos that are ok; `reasons` counts why photos are not, `remarks` what is
     odd about photos that are; `left_out` counts photos that a label mapping removed, by label;
     `checks` are findings about the collection, {"check", "what", ...} each; `ancestors` maps
@@ -69,7 +69,7 @@ def save_manifest(folder: Path, fields: dict[str, Any]) -> None:
 
 
 def load_manifest(path: Path | str) -> Manifest:
-    """Open a Manifest folder; BadArtifact when it is none."""
+    """Open a Manifest folder; BadArtifact when it is not one."""
     path = Path(path)
     fields = read_json(path / MARKER, "manifest")
     known = {name: fields[name] for name in Manifest.__dataclass_fields__ if name in fields}

@@ -1,4 +1,4 @@
-"""The Report: what was measured, and what the model had to do with the photos before."""
+"""The Report: what was measured, and whether the model had seen the photos before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEEN = {
     "calibrated": "that it was calibrated by",
     "unknown": "that it may or may not have learnt from",
 }
-ADDED: dict[str, Any] = {"learning": {}, "role": "", "seen": "unknown"}  # what older ones do not have
+ADDED: dict[str, Any] = {"learning": {}, "role": "", "seen": "unknown"}  # absent in older reports
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Report:
 
 
 def judged_on(photos: int, role: str, seen: str) -> str:
-    """The photos of a Report in words: 68 train photos that it learnt from."""
+    """The photos of a Report as text: "68 train photos that it learnt from"."""
     return f"{photos:,} {f'{role} ' if role else ''}photo{'' if photos == 1 else 's'} {SEEN[seen]}"
 
 
@@ -73,7 +73,7 @@ def save_report(folder: Path, fields: dict[str, Any], page: str) -> None:
 
 
 def load_report(path: Path | str) -> Report:
-    """Open a Report folder; BadArtifact when it is none or was changed."""
+    """Open a Report folder; BadArtifact when it is not one or has changed."""
     path = Path(path)
     fields = read_json(path / MARKER, "report")
     names = set(Report.__dataclass_fields__) - {"path"}

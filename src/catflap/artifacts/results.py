@@ -39,7 +39,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was verified: a number must not exceed `limit`; a text says what was found."""
+    """One check of a verification: a number must not exceed `limit`; a string describes what was found."""
 
     name: str
     passed: bool
@@ -47,15 +47,15 @@ class Check:
     limit: float | str
 
     def to_json(self) -> dict[str, Any]:
-        """The check as it stands in the machine answer of `catflap verify`."""
+        """The check as `catflap verify --json` has it."""
         return {"name": self.name, "pass": self.passed, "value": self.value, "limit": self.limit}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a Bundle does on this machine what was tested: passed only when every check passed.
+    """Whether a Bundle works on this machine as tested: passed only when every check passed.
 
-    `not_run` maps each variant whose runtime is not here to why; the Verdict says nothing of those.
+    `not_run` maps each variant that cannot run here to the reason; the Verdict does not cover those.
     """
 
     bundle: str

@@ -111,7 +111,7 @@ def faults(value: Any, schema: Json, place: str = "$", root: Json | None = None)
         return [f"{place} is not of the type {kind if isinstance(kind, str) else ' or '.join(kind)}"]
     found: list[str] = []
     if "enum" in schema and value not in schema["enum"]:
-        found.append(f"{place} is none of {schema['enum']}")
+        found.append(f"{place} is not one of {schema['enum']}")
     if isinstance(value, str) and not _matches(schema.get("pattern", ""), value):
         found.append(f"{place} does not match {schema['pattern']}")
     if _is(value, "number"):

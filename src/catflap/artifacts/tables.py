@@ -1,4 +1,4 @@
-"""Parquet tables; the one file of this room that owns pyarrow."""
+"""Parquet tables of photos: schemas, reading, writing; the one file of this room that imports pyarrow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PHOTO_ROW = pa.schema(
         pa.field("format", pa.string()),
         pa.field("mode", pa.string()),
         pa.field("orientation", pa.int8()),
-        pa.field("phash", pa.uint64()),  # null when there is none: unread or flat
+        pa.field("phash", pa.uint64()),  # null for a photo that was not read or is flat
         pa.field("group", pa.int64()),  # near-duplicate and user group; -1 when quarantined
         pa.field("status", pa.string()),  # ok, quarantined or dropped
         pa.field("reason", pa.string()),  # why it is not ok, or remarks on one that is

@@ -61,7 +61,7 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _text(fields: dict) -> str:  # type: ignore[type-arg]
-    """The figures for people: a table of stages, one of threads, and the rest."""
+    """The figures as text: a table of stages, one of threads, and the rest."""
     stages = [{"ms": stage, **times} for stage, times in fields["milliseconds"].items()]
     rest = {name: value for name, value in fields.items() if name not in ("milliseconds", "throughput")}
     return "\n\n".join([table(stages), table(fields["throughput"]), as_text(rest)])

@@ -11,7 +11,7 @@ from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.cli.train import hint, plan_arguments, plan_of
 
 HELP = (
-    "Walk the whole line: scan, prepare, train, export, verify, evaluate. Run it again to go on.\n"
+    "Scan, prepare, train, export, verify and evaluate in one command. Run it again to continue.\n"
     "A plain build, without frame, backbone, recipe, minutes and trials, chooses between two small networks."
 )
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
@@ -51,7 +51,7 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def build_text(fields: dict) -> str:  # type: ignore[type-arg]
-    """A build for people: what was trained, what each variant reaches, seconds, and where things lie."""
+    """The summary of a build as text: the model, each variant's accuracy, seconds per step, and paths."""
     trained, frame = fields["trained"], fields["trained"]["frame"]
     size = f"{frame['width']} × {frame['height']} px"
     lines = [f"{trained['backbone']} at {size}, {frame['fit']}, recipe {trained['recipe']}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.output import emit, progress_bar
 from catflap.cli.output import table as as_table
 
-HELP = "Set what learning needs beside what answering needs, all of it measured."
+HELP = "Measure the cost of training beside the cost of inference."
 EXAMPLE = "catflap compare cat.build/checkpoint cat.catflap"
 
 

@@ -9,7 +9,7 @@ from catflap.cli.build import build_text
 from catflap.cli.output import emit, progress_bar
 from catflap.cli.output import table as as_table
 
-HELP = "Judge free photos with the shipped cat bundle, then walk the whole line on handwritten digits."
+HELP = "Classify free photos with the shipped cat bundle, then build a bundle from handwritten digits."
 EXAMPLE = "catflap demo -o demo"
 
 
@@ -34,14 +34,14 @@ def answer(args: argparse.Namespace) -> int:
         fields = demo(args.out, progress=progress)
     seen = fields["prediction"]
     lines = [
-        "The shipped cat bundle verified itself and judged photos that it has never seen:",
+        "The shipped cat bundle passed verification and classified photos that it has never seen:",
         as_table(fields["samples"]),
         "",
         "Ten handwritten digits, from a folder of PNGs to a verified bundle:",
         build_text(fields["digits"]),
         f"{seen['photo']}: {seen['label']} {seen['probability']:.4f}",
         "",
-        "What learning needed beside what answering needs, measured here:",
+        "The cost of training beside the cost of inference, measured here:",
         as_table(table(fields["comparison"])),
         "",
         f"Open the report: {fields['digits']['page']}",

@@ -1,4 +1,4 @@
-"""`catflap doctor`: what is installed here and what to install."""
+"""`catflap doctor`: describe this machine and what is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from catflap.cli.output import as_text, emit, table
 from catflap.machine import describe_machine, installed_extras
 from catflap.version import VERSION
 
-HELP = "Say what this machine is, which parts of Catflap are installed, and how to install the others."
+HELP = "Describe this machine, which extras are installed, and how to install the others."
 EXAMPLE = "catflap doctor"
 
 

@@ -1,4 +1,4 @@
-"""`catflap drift`: does the field still look like what a Bundle was calibrated on?"""
+"""`catflap drift`: compare a field log with the photos that a Bundle was calibrated on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from catflap.cli.output import as_text, emit, note, table
 
-HELP = "Compare a field log with what the Bundle answered when it was calibrated, 200 photos at a time."
+HELP = "Compare a field log with the bundle's calibration photos, 200 at a time."
 EXAMPLE = "catflap drift cat.catflap field.log"
-LISTED = 10  # windows for people; --json prints all
+LISTED = 10  # windows in the text output; --json prints all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="PAGE",
         type=Path,
-        help="write what the log saw as one HTML page, without photos",
+        help="write the result as one HTML page, without photos",
     )
     parser.add_argument(
         "--variant", metavar="NAME", help="variant that answered: int8, fp32, … (default: the bundle's own)"
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Compare and print; 1 when the newest photos are unlike those of the calibration."""
+    """Compare and print; 1 when the newest photos have drifted."""
     from datetime import datetime
 
     from catflap.evaluation.drift_baseline import WINDOW
@@ -56,7 +56,7 @@ def answer(args: argparse.Namespace) -> int:
     shown["most"] = None if report.latest is None else report.latest.drift.most
     emit(fields, args, "\n\n".join([as_text(shown), *([table(windows)] if windows else [])]))
     if report.baseline == "log":
-        note(f"The bundle has no baseline; the first {STAND_IN} photos of the log stand in. Export it again.")
+        note(f"No baseline in the bundle; the first {STAND_IN} photos of the log replace it.")
     if report.latest is None:
         note(f"The log has too few photos of this bundle; {WINDOW} are needed after its baseline.")
     return 1 if report.alarm else 0

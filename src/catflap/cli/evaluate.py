@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catflap.cli.output import emit, progress_bar
 
-HELP = "Measure a Checkpoint or a Bundle on photos that it has not seen, and write a Report."
+HELP = "Measure a checkpoint or a bundle on photos that it was not trained on, and write a report."
 EXAMPLE = "catflap evaluate cat.catflap photos.dataset -o cat.report"
 
 

@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(missing_extra(error) or _bug(error), as_json)
     except KeyboardInterrupt as stop:
-        kept = " What was finished is kept; run the same command again to go on."
+        kept = " Finished work is kept; run the same command again to continue."
         output.note(f"Stopped.{kept if command_of(argv) in RESUMED else ''}")
         return stop.code if isinstance(stop, Ended) else STOPPED
     except BrokenPipeError:
@@ -109,7 +109,9 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         return _fail(_refused_by_system(error), as_json)
     except MemoryError:
-        return _fail(CatflapError("The memory of this machine is used up.", "Give it less at once."), as_json)
+        return _fail(
+            CatflapError("This machine is out of memory.", "Use fewer or smaller photos at once."), as_json
+        )
     except Exception as error:
         return _fail(_bug(error), as_json)
 
@@ -223,7 +225,7 @@ def _fail(error: CatflapError, as_json: bool) -> int:
 
 
 def _refused_by_system(error: OSError) -> CatflapError:
-    """No permission, no space, a name too long: nothing that we could have known before."""
+    """The operating system refused: no permission, no space, a name too long."""
     place = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
     return CatflapError(
         f"The system refuses{place}: {system_reason(error)}.",
@@ -232,7 +234,7 @@ def _refused_by_system(error: OSError) -> CatflapError:
 
 
 def _bug(error: Exception) -> CatflapError:
-    """An exception that nobody foresaw, as one line with the place in our code where it passed."""
+    """An unexpected exception as one line, with the innermost line of Catflap in its traceback."""
     place = ""
     step = error.__traceback__
     while step is not None:
@@ -240,8 +242,8 @@ def _bug(error: Exception) -> CatflapError:
         if f"{os.sep}catflap{os.sep}" in file and not file.endswith(f"cli{os.sep}main.py"):
             place = f" at {file.rpartition(f'{os.sep}catflap{os.sep}')[2]}:{step.tb_lineno}"
         step = step.tb_next
-    said = " ".join(str(error).split())[:300]
+    message = " ".join(str(error).split())[:300]
     return CatflapError(
-        f"This is a bug in Catflap: {type(error).__name__}{place}: {said or 'no message'}.",
+        f"This is a bug in Catflap: {type(error).__name__}{place}: {message or 'no message'}.",
         "Please report it; CATFLAP_TRACEBACK=1 before the command shows the traceback.",
     )

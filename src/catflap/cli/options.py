@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def example(words: str) -> str:
-    """What stands at the end of a help page."""
+    """The example at the end of a help page."""
     return f"example:\n  {words}"
 
 
@@ -59,15 +59,15 @@ class _HelpAll(argparse.Action):
 def part_of(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, words: str
 ) -> argparse.ArgumentParser:
-    """The parser of a part of a command, such as `review apply`, which tells what it does and an example."""
+    """The parser of a subcommand such as `review apply`, with its description and example."""
     about = f"{what[0].upper()}{what[1:]}."
     parser = verbs.add_parser(name, help=what, description=about, epilog=example(words))
-    json_argument(parser, argparse.SUPPRESS)  # else it would undo one that stands before the part's name
+    json_argument(parser, argparse.SUPPRESS)  # else it would reset a --json before the subcommand
     return parser
 
 
 def megabytes(text: str) -> float:
-    """A size in megabytes as an option has it; ValueError for what is none."""
+    """The value of an option in megabytes; ValueError unless it is a finite number."""
     size = float(text)
     if not math.isfinite(size):
         raise ValueError(text)
@@ -75,7 +75,7 @@ def megabytes(text: str) -> float:
 
 
 def log_arguments(parser: argparse.ArgumentParser) -> None:
-    """What predict, watch and serve take to record what they saw."""
+    """The options of predict, watch and serve for the field log."""
     log = parser.add_argument_group("field log")
     log.add_argument("--log", type=Path, metavar="FILE", help="record each answer in this file")
     log.add_argument("--log-photos", action="store_true", help="keep a picture of each photo in the log, too")
@@ -86,7 +86,7 @@ def log_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def log_settings(args: argparse.Namespace) -> LogSettings | None:
-    """The field log that was asked for."""
+    """The settings of --log; None without it."""
     from catflap.runtime.recording import LogSettings
 
     refuse_alone(args, "--log field.log", "--log-photos", "--log-mb")
@@ -97,7 +97,7 @@ def log_settings(args: argparse.Namespace) -> LogSettings | None:
 
 
 def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
-    """Raise CatflapError for options that say more about `owner` where it was not given: they do nothing.
+    """Raise CatflapError for options that need `owner` where it was not given: they would do nothing.
 
     `owner` is an option with an example of its value, such as "--log field.log".
     """
@@ -106,7 +106,7 @@ def refuse_alone(args: argparse.Namespace, owner: str, *options: str) -> None:
         return
     for option in options:
         if _given(args, option):
-            raise CatflapError(f"{option} belongs to {name}, which was not given.", f"Add {owner}.")
+            raise CatflapError(f"{option} needs {name}, which was not given.", f"Add {owner}.")
 
 
 def _given(args: argparse.Namespace, option: str) -> bool:
@@ -115,7 +115,7 @@ def _given(args: argparse.Namespace, option: str) -> bool:
 
 
 def given_options(**options: Any) -> dict[str, Any]:
-    """The options that were given; for the others the default of whoever takes them holds."""
+    """The options that were given; the others keep the default of the function that takes them."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -129,7 +129,7 @@ def error_rate_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def point_argument(parser: argparse.ArgumentParser) -> None:
-    """The option of the verbs that can decide at an operating point."""
+    """The option --operating-point."""
     parser.add_argument(
         "--operating-point", metavar="POINT",
         help="decide at this operating point of the bundle, such as cat:max_fpr=0.001 (default: by the "
@@ -138,7 +138,7 @@ def point_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def signer_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verbs that can refuse what somebody else made."""
+    """The options of the verbs that can require a signature."""
     group = parser.add_argument_group("refuse a bundle unless it was signed")
     group.add_argument(
         "--key", metavar="PUBLIC", type=Path, help="signed by the owner of this public key, PEM"
@@ -147,11 +147,11 @@ def signer_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", metavar="ROOT", type=Path, help="signed with a certificate of this authority, PEM"
     )
     group.add_argument("--identity", metavar="WHO", help="signed by WHO through Sigstore, such as an address")
-    group.add_argument("--issuer", metavar="URL", help="the service that told Sigstore who WHO is")
+    group.add_argument("--issuer", metavar="URL", help="the OpenID provider that confirmed WHO to Sigstore")
 
 
 def signer_of(args: argparse.Namespace) -> Signer | None:
-    """Who must have signed, or None when no option says so; an empty one, of an unset variable, says so."""
+    """Who must have signed; None without such an option. An empty value is an error, not None."""
     from catflap.runtime.signature import Signer
 
     if all(option is None for option in (args.key, args.root, args.identity, args.issuer)):

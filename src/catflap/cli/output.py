@@ -1,4 +1,4 @@
-"""What people and machines see: answers on stdout, notes, progress and errors on stderr."""
+"""Printing: answers on stdout, as text or JSON; notes, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -18,33 +18,41 @@ if TYPE_CHECKING:
 
     from catflap.progress import Progress
 
-KEYED = ("labels", "left_out", "reasons", "remarks", "prior", "decisions", "kinds")  # by what people named
+KEYED = (
+    "labels",
+    "left_out",
+    "reasons",
+    "remarks",
+    "prior",
+    "decisions",
+    "kinds",
+)  # mappings whose keys are the user's names
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
 REDRAW_SECONDS = 0.1
 
 
 def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
-    """Print an answer on stdout: one line of JSON with --json, else `text` or the fields for people."""
+    """Print an answer on stdout: one line of JSON with --json, else `text` or the formatted fields."""
     _print(_json(fields) if args.json else _printable(as_text(fields) if text is None else text))
 
 
 def note(text: str) -> None:
-    """Tell the person something on stderr that is not part of the answer."""
-    _tell(f"{_over_progress()}{_printable(text)}\n")
+    """Print a note on stderr, which is not part of the answer."""
+    _write(f"{_over_progress()}{_printable(text)}\n")
 
 
 def report(error: CatflapError, as_json: bool) -> None:
-    """Print an error: what and fix on stderr, or one JSON object on stdout unless that is closed."""
+    """Print an error: what and fix on stderr, or with --json one object on stdout unless that is closed."""
     if as_json and sys.stdout is not None:
         with suppress(CatflapError, BrokenPipeError):
             _print(_json({"error": error.to_json()}))
             return
-    _tell(f"{_over_progress()}{_red('error:')} {_printable(error.what)}\n  fix: {_printable(error.fix)}\n")
+    _write(f"{_over_progress()}{_red('error:')} {_printable(error.what)}\n  fix: {_printable(error.fix)}\n")
 
 
 @contextmanager
 def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
-    """Show on stderr how far long work is: a bar in a terminal, else a line every ten seconds."""
+    """Show progress on stderr: a bar in a terminal, else a line every ten seconds."""
     if not _is_terminal():
         yield _log_lines()
         return
@@ -56,7 +64,7 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
         try:
             yield _one_line()
         finally:
-            _tell(_over_progress())
+            _write(_over_progress())
         return
     columns = (
         TextColumn("{task.description}"),
@@ -81,7 +89,7 @@ def _words(name: str) -> str:
 
 
 def as_text(fields: Mapping[str, Any], name_of: Callable[[str], str] = _words) -> str:
-    """Fields for people: one aligned line each, mappings indented, lists of mappings as tables."""
+    """Fields as text: one aligned line each, mappings indented, lists of mappings as tables."""
     width = max((len(name_of(name)) for name in fields), default=0)
     lines: list[str] = []
     for name, value in fields.items():
@@ -95,7 +103,7 @@ def as_text(fields: Mapping[str, Any], name_of: Callable[[str], str] = _words) -
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows for people: the columns of the first row, numbers to the right."""
+    """Rows as a text table: the columns of the first row, numbers right-aligned."""
     columns = list(rows[0]) if rows else []
     cells = [[_shown(row.get(column)) for column in columns] for row in rows]
     widths = [
@@ -113,7 +121,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def close_stdout() -> None:
-    """Point stdout at nothing, so that what its reader did not take is not tried again at exit."""
+    """Redirect stdout to the null device, so that unread output is not written again at exit."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -131,7 +139,7 @@ def _print(text: str) -> None:
 
 
 def _json(fields: Mapping[str, Any]) -> str:
-    """One line of ASCII JSON; what is not a finite number becomes null, for JSON has no NaN."""
+    """One line of ASCII JSON; NaN and infinity become null."""
     try:
         return json.dumps(fields, allow_nan=False)
     except ValueError:
@@ -161,7 +169,7 @@ def _shown(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text without control characters, which in a file name or a label could play with the terminal."""
+    """Text with escaped control characters: a file name or label must not control the terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -174,7 +182,7 @@ def _indented(text: str) -> str:
 
 
 def _log_lines() -> Progress:
-    """For a log file: nothing while work is short, then a line every ten seconds."""
+    """For a log file: a line every ten seconds, none for short work."""
     last, pace = time.monotonic(), pacer()
 
     def show(step: str, done: int, total: int) -> None:
@@ -182,13 +190,13 @@ def _log_lines() -> Progress:
         text = _progress_text(step, done, total, pace(step, done, total))
         if time.monotonic() - last >= QUIET_SECONDS:
             last = time.monotonic()
-            _tell(f"{text}\n")
+            _write(f"{text}\n")
 
     return show
 
 
 def _one_line() -> Progress:
-    """For a terminal without rich: one line that is drawn again."""
+    """For a terminal without rich: one line that is redrawn."""
     last, pace = -math.inf, pacer()
 
     def show(step: str, done: int, total: int) -> None:
@@ -196,16 +204,16 @@ def _one_line() -> Progress:
         text = _progress_text(step, done, total, pace(step, done, total))
         if time.monotonic() - last >= REDRAW_SECONDS or done == total:
             last = time.monotonic()
-            _tell(_over_progress() + text)
+            _write(_over_progress() + text)
 
     return show
 
 
 def pacer(clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int], str]:
-    """A function that says how fast a step goes and how long it will take: "1,530 a second, 31 s left".
+    """A function that formats the speed of a step and its remaining time: "1,530 a second, 31 s left".
 
-    What was done before it was first asked does not count, and a step that has ended may begin again; "" as
-    long as nothing can be said.
+    Work done before the first call does not count, and a step may be run again; "" while the speed is
+    unknown.
     """
     begun: dict[str, tuple[float, int]] = {}
 
@@ -234,8 +242,8 @@ def _progress_text(step: str, done: int, total: int, pace: str) -> str:
     return ", ".join(filter(None, [f"{step}: {done:,} of {total:,} ({100 * done // total} %)", pace]))
 
 
-def _tell(text: str) -> None:
-    """Write on stderr, if it is open."""
+def _write(text: str) -> None:
+    """Write on stderr if it is open."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             sys.stderr.write(text)
@@ -247,7 +255,7 @@ def _is_terminal() -> bool:
 
 
 def _over_progress() -> str:
-    """What clears a progress line that may stand in the terminal."""
+    """The escape codes that clear a progress line in a terminal."""
     return "\r\x1b[K" if _is_terminal() else ""
 
 

@@ -14,12 +14,12 @@ from catflap.cli.options import (
 )
 from catflap.cli.output import emit, note
 
-HELP = "Judge photos with a Bundle, a line a photo."
+HELP = "Classify photos with a bundle, a line per photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The Bundle, the photos, and how to judge them."""
+    """The Bundle, the photos, and how to classify them."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="photos, or folders of photos")
     parser.add_argument(
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Judge and print; 1 when some photos could not be read."""
+    """Classify and print; 1 when some photos could not be read."""
     from catflap.artifacts.results import Prediction
     from catflap.runtime.classifier import Classifier, predict
     from catflap.runtime.decisions import parse_prior

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catflap.cli.output import emit
 
-HELP = "Sign a Bundle with a key or a certificate, so that devices can refuse what is not yours."
+HELP = "Sign a bundle with a key or a certificate, so that devices can refuse other bundles."
 EXAMPLE = "catflap sign cat.catflap --key private.pem"
 
 
@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     means = parser.add_mutually_exclusive_group(required=True)
     means.add_argument("--key", metavar="PRIVATE", type=Path, help="private key of an elliptic curve, PEM")
     means.add_argument(
-        "--sigstore", action="store_true", help="sign by Sigstore, as who you are in a browser or a CI job"
+        "--sigstore",
+        action="store_true",
+        help="sign through Sigstore with your identity from a browser or CI job",
     )
     parser.add_argument("--certificate", metavar="PEM", type=Path, help="certificate of that key")
     parser.add_argument(
@@ -29,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Sign and print where the signature lies."""
+    """Sign and print the path of the signature."""
     from catflap.runtime.signature import sign_bundle
 
     fields = sign_bundle(args.bundle, args.key, args.out, certificate=args.certificate, chain=args.chain)

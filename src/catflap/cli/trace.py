@@ -6,7 +6,7 @@ import argparse
 
 from catflap.cli.output import emit
 
-HELP = "Print where an artefact comes from: bundle, checkpoint, dataset, manifest, by their hashes."
+HELP = "Print the ancestors of an artifact by their hashes: bundle, checkpoint, dataset, manifest."
 EXAMPLE = "catflap trace cat.catflap"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.options import refuse_alone, signer_arguments, signer_of, split_names
 from catflap.cli.output import emit, note, progress_bar, table
 
-HELP = "Check that a Bundle does on this machine what was tested: bytes, pixels and answers."
+HELP = "Check that a bundle works on this machine as tested: its bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"
 
 
@@ -25,13 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="threads of the network (default: one a core)"
     )
     signer_arguments(parser)
-    parser.add_argument(
-        "--signature", metavar="FILE", type=Path, help="where the signature lies (default: BUNDLE.sig)"
-    )
+    parser.add_argument("--signature", metavar="FILE", type=Path, help="signature file (default: BUNDLE.sig)")
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Verify and print the checks; 1 when the Verdict is no."""
+    """Verify and print the checks; 1 when the Verdict is fail."""
     from catflap.verification.verify import verify
 
     signer = signer_of(args)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catflap.cli.output import emit
 
-HELP = "Write the camera page with a bundle in it into a folder that any web server can offer."
+HELP = "Write the camera page with a bundle into a folder that any web server can serve."
 EXAMPLE = "catflap web cat.catflap -o site"
 
 

@@ -1,4 +1,4 @@
-"""Photos to a verified Bundle in one command: the verb `build`."""
+"""The verb `build`: photos to a verified Bundle in one command, resumable step by step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
@@ -28,9 +28,22 @@ from catflap.training.train import USUAL, train
 from catflap.verification.verify import verify
 
 T = TypeVar("T")
-Steps: TypeAlias = dict[str, dict[str, Any]]
 VARIANTS = ("int8", "fp32")
 USUAL_TRIALS = 2  # of the candidates, where nothing is said
+
+
+class _Steps:
+    """The seconds of each step and whether it was skipped, for the summary."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, dict[str, Any]] = {}
+        self._begun = perf_counter()
+
+    def end(self, name: str, *, skipped: bool = False) -> None:
+        """Note that a step has just ended; the next one begins."""
+        now = perf_counter()
+        self.taken[name] = {"seconds": now - self._begun, "skipped": skipped}
+        self._begun = now
 
 
 def build(
@@ -44,13 +57,13 @@ def build(
     operating_points: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Walk the whole line: scan, prepare, train, export, verify, evaluate; returns a summary.
+    """Scan, prepare, train, export, verify and evaluate; returns a summary.
 
-    The artefacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is
-    skipped, so that a stopped build goes on where it was; photos that could not be read are looked at again.
-    Where neither a frame is given nor anything that a plan says about backbone, recipe, time or trials,
-    validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px; of photos that are much smaller
-    between smaller frames. Raises Refused when the Bundle does not pass here, be it an earlier run's.
+    The artifacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is skipped, so
+    that a stopped build continues; photos that could not be read are tried again. Without a frame, backbone,
+    recipe, time and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px; between
+    smaller frames where the photos are much smaller. Raises Refused when the Bundle fails verification here,
+    also one of an earlier run.
     """
     out = Path(out)
     check_out(out)
@@ -60,78 +73,98 @@ def build(
     plan.check()  # before scan and prepare, which may take hours
     check_variants(variant_names((), variants))
     parse_point_specs(operating_points)
-    frame = frame or Frame()
-    steps: Steps = {}
+    steps = _Steps()
 
-    manifest, dataset = _prepared(source, work, frame, plan.seed, steps, progress)
+    manifest, dataset = _scan_and_prepare(source, work, frame or Frame(), plan.seed, steps, progress)
     parse_point_specs(operating_points, dataset.labels)  # before train, which may take hours, too
-    trained = plan.fingerprint(dataset)
-    checkpoint = _step(
-        steps, "train", lambda: load_checkpoint(work / "checkpoint"),
-        lambda found: found.made_from == trained,
-        lambda: train(dataset, work / "checkpoint", plan, progress=progress),
-    )  # fmt: skip
+
+    checkpoint = _kept(load_checkpoint, work / "checkpoint")
+    skipped = checkpoint is not None and checkpoint.made_from == plan.fingerprint(dataset)
+    if checkpoint is None or not skipped:
+        checkpoint = train(dataset, work / "checkpoint", plan, progress=progress)
+    steps.end("train", skipped=skipped)
+
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}
-    exported = export_fingerprint(checkpoint, **asked)
-    bundle = _step(
-        steps, "export", lambda: load_bundle(out), lambda found: found.head.get("made_from") == exported,
-        lambda: load_bundle(export(checkpoint, dataset, out, **asked, progress=progress)["bundle"]),
-    )  # fmt: skip
-    if steps["export"]["skipped"]:  # else export has
+    bundle = _kept(load_bundle, out)
+    skipped = bundle is not None and bundle.head.get("made_from") == export_fingerprint(checkpoint, **asked)
+    if bundle is None or not skipped:
+        export(checkpoint, dataset, out, **asked, progress=progress)
+        bundle = load_bundle(out)
+    else:  # export verifies a new one
         _verify(out, progress)
-    report = _step(
-        steps, "evaluate", lambda: load_report(work / "report"),
-        lambda found: found.ancestors.get("bundle") == bundle.sha256,
-        lambda: evaluate(out, dataset.path, work / "report", progress=progress),
-    )  # fmt: skip
-    photos = {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles}
-    return _summary(bundle, photos, checkpoint, report, steps)
+    steps.end("export", skipped=skipped)
+
+    report = _kept(load_report, work / "report")
+    skipped = report is not None and report.ancestors.get("bundle") == bundle.sha256
+    if report is None or not skipped:
+        report = evaluate(out, dataset.path, work / "report", progress=progress)
+    steps.end("evaluate", skipped=skipped)
+    return _summary(bundle, manifest, dataset, checkpoint, report, steps)
+
+
+def _scan_and_prepare(
+    source: Path | str, work: Path, frame: Frame, seed: int, steps: _Steps, progress: Progress
+) -> tuple[Manifest, Dataset]:
+    """The Manifest and the Dataset; scans again where an earlier Manifest turns out damaged or outdated."""
+    place = work / "manifest"
+    manifest = _kept(load_manifest, place)
+    skipped = manifest is not None and _is_current(manifest, source)
+    while True:
+        if manifest is None or not skipped:
+            manifest = scan(source, place, progress=progress)
+        steps.end("scan", skipped=skipped)
+        try:
+            return manifest, _prepared(manifest, work / "dataset", frame, seed, steps, progress)
+        except BadArtifact as error:
+            if not skipped:
+                raise BadArtifact(error.what, f"Delete {place} and build again.") from error
+        skipped = False
+
+
+def _is_current(manifest: Manifest, source: Path | str) -> bool:
+    """Whether a Manifest is of the photos as they are now, and none that was unreadable can be read now."""
+    try:
+        return manifest.made_from == scan_fingerprint(source) and (
+            UNREADABLE not in manifest.reasons or not some_readable(manifest)
+        )
+    except BadArtifact:
+        return False
 
 
 def _prepared(
-    source: Path | str, work: Path, frame: Frame, seed: int, steps: Steps, progress: Progress
-) -> tuple[Manifest, Dataset]:
-    """Scan and prepare; scan afresh where the Manifest of an earlier run turns out damaged or outdated."""
-    found, made_from = work / "manifest", scan_fingerprint(source)
+    manifest: Manifest, place: Path, frame: Frame, seed: int, steps: _Steps, progress: Progress
+) -> Dataset:
+    dataset = _kept(load_dataset, place)
+    made_from = prepare_fingerprint(manifest, frame=frame, seed=seed)
+    skipped = dataset is not None and dataset.made_from == made_from
+    if dataset is None or not skipped:
+        dataset = prepare(manifest, place, frame=frame, seed=seed, progress=progress)
+    steps.end("prepare", skipped=skipped)
+    return dataset
 
-    def scanned(fresh: Callable[[Manifest], bool]) -> Manifest:
-        return _step(
-            steps, "scan", lambda: load_manifest(found), fresh,
-            lambda: scan(source, found, progress=progress),
-        )  # fmt: skip
 
-    def prepared(manifest: Manifest) -> Dataset:
-        made_from = prepare_fingerprint(manifest, frame=frame, seed=seed)
-        return _step(
-            steps, "prepare", lambda: load_dataset(work / "dataset"),
-            lambda kept: kept.made_from == made_from,
-            lambda: prepare(manifest, work / "dataset", frame=frame, seed=seed, progress=progress),
-        )  # fmt: skip
-
-    def unchanged(kept: Manifest) -> bool:
-        if kept.made_from != made_from:
-            return False
-        return UNREADABLE not in kept.reasons or not some_readable(kept)
-
-    manifest = scanned(unchanged)
-    while True:
-        try:
-            return manifest, prepared(manifest)
-        except BadArtifact as error:
-            if not steps["scan"]["skipped"]:
-                raise BadArtifact(error.what, f"Delete {found} and build again.") from error
-        manifest = scanned(lambda _: False)
+def _kept(load: Callable[[Path], T], place: Path) -> T | None:
+    """What an earlier run left; None where it is absent or damaged."""
+    try:
+        return load(place)
+    except BadArtifact:
+        return None
 
 
 def _verify(out: Path, progress: Progress) -> None:
-    """Raise Refused when a Bundle of an earlier run does not pass on this machine."""
+    """Raise Refused when the Bundle of an earlier run does not pass on this machine."""
     failed = [check.name for check in verify(out, progress=progress).checks if not check.passed]
     if failed:
         raise Refused(f"{out} does not pass here: {', '.join(failed)}.", "Run: catflap doctor")
 
 
 def _summary(
-    bundle: Bundle, photos: dict[str, int], checkpoint: Checkpoint, report: Report, steps: Steps
+    bundle: Bundle,
+    manifest: Manifest,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    report: Report,
+    steps: _Steps,
 ) -> dict[str, Any]:
     variants = {
         name: {
@@ -147,7 +180,7 @@ def _summary(
         "verdict": "pass",
         "bytes": bundle.path.stat().st_size,
         "sha256": bundle.sha256,
-        "photos": photos,
+        "photos": {"found": manifest.photos, "quarantined": manifest.quarantined, **dataset.roles},
         "trained": {
             "backbone": checkpoint.backbone,
             "frame": checkpoint.frame.to_json(),
@@ -157,26 +190,6 @@ def _summary(
         "variants": variants,
         "report": str(report.path),
         "page": str(report.page),
-        "steps": steps,
-        "seconds": sum(step["seconds"] for step in steps.values()),
+        "steps": steps.taken,
+        "seconds": sum(step["seconds"] for step in steps.taken.values()),
     }
-
-
-def _step(
-    steps: Steps, name: str, load: Callable[[], T], fresh: Callable[[T], bool], make: Callable[[], T]
-) -> T:
-    """Do a step, or keep what an earlier run left; note its seconds and whether it was skipped."""
-    start = perf_counter()
-    kept = _kept(load, fresh)
-    answer = make() if kept is None else kept
-    steps[name] = {"seconds": perf_counter() - start, "skipped": kept is not None}
-    return answer
-
-
-def _kept(load: Callable[[], T], fresh: Callable[[T], bool]) -> T | None:
-    """What an earlier run left, when it is whole and was made from the same."""
-    try:
-        found = load()
-        return found if fresh(found) else None
-    except BadArtifact:
-        return None

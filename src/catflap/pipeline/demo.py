@@ -1,4 +1,4 @@
-"""The whole line on small free data: the verb `demo`."""
+"""The verb `demo`: the shipped bundle on free photos, then a build from scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ DIGIT_PX = 64
 
 
 def demo(out: Path, *, progress: Progress = silent) -> dict[str, Any]:
-    """Judge free photos with the shipped cat Bundle, then build, verify and compare one of one's own.
+    """Classify free photos with the shipped cat Bundle, then build, verify and compare one from digits.
 
     Writes scikit-learn's digits as PNGs, their artefacts and the Bundle into the folder `out`.
-    Raises MissingExtra without scikit-image and scikit-learn, and Refused when an answer is wrong.
+    Raises MissingExtra without scikit-image and scikit-learn, Refused when an answer is wrong.
     """
     return {"samples": judge_samples(), **build_digits(Path(out), progress)}
 
 
 def judge_samples() -> list[dict[str, Any]]:
-    """The shipped cat Bundle's answers on photos that scikit-image ships, after its own verification."""
+    """The shipped cat Bundle's answers on photos of scikit-image, after verifying the bundle."""
     try:
         folder = files("skimage.data")
     except ModuleNotFoundError as error:
@@ -51,12 +51,14 @@ def judge_samples() -> list[dict[str, Any]]:
         prediction = classifier(folder.joinpath(name).read_bytes())
         rows.append({"photo": name, "label": prediction.label, "probability": prediction.probability})
     if [row["label"] == "cat" for row in rows] != [number == 0 for number in range(len(rows))]:
-        raise Refused("The shipped cat bundle misjudged a sample photo.", "Report this with catflap doctor.")
+        raise Refused(
+            "The shipped cat bundle classified a sample photo wrongly.", "Report this with catflap doctor."
+        )
     return rows
 
 
 def build_digits(out: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Ten digits from folder of PNGs to verified Bundle, an answer, and the comparison."""
+    """Ten digits: from a folder of PNGs to a verified Bundle, an answer, and the comparison."""
     photos = write_digits(out / "photos")
     summary = build(photos, out / "digits.catflap", frame=Frame(DIGIT_PX, DIGIT_PX), progress=progress)
     first = sorted((photos / "7").iterdir())[0]

@@ -1,4 +1,4 @@
-"""A FieldLog against the baseline of its Bundle: the verb `drift`."""
+"""The verb `drift`: compare a field log with the baseline of its Bundle, window by window."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from catflap.evaluation.intervals import Floats
 from catflap.runtime.decisions import correct_prior
 from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, ImageStatistics
 
+# Time, probabilities (labels,), image statistics, OOD score, decision.
 Row: TypeAlias = tuple[float, Floats, ImageStatistics, float, str]
 STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baseline
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of the log, `first` to `last` in seconds since 1970, and how far it has drifted.
+    """A window of the log, `first` to `last` in seconds since 1970, and its drift.
 
-    `decisions` counts them; `sure` are the quartiles of the probability of the likeliest label.
+    `decisions` counts them; `sure` are the quartiles of the highest probability.
     """
 
     first: float
@@ -41,18 +42,18 @@ class Window:
     sure: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A row for people and machines."""
+        """The window as JSON."""
         about = {"first": self.first, "last": self.last, **self.drift.to_json()}
         return {**about, "decisions": self.decisions, "sure": list(self.sure)}
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What a log says about its field.
+    """The result of `drift`.
 
     `windows` follow one another from the start; `latest` are the newest 200 photos, None when there are
-    fewer. `prior` estimates from those how common each label is. `baseline` is "bundle", or "log" where the
-    first 400 photos of the log stand in for it.
+    fewer. `prior` is the label distribution estimated from those. `baseline` is "bundle", or "log" where the
+    first 400 photos of the log replace it.
     """
 
     bundle: str
@@ -66,7 +67,7 @@ class DriftReport:
 
     @property
     def alarm(self) -> bool:
-        """True when the newest photos are unlike the baseline."""
+        """True when the newest photos have drifted from the baseline."""
         return self.latest is not None and self.latest.drift.alarm
 
     def to_json(self) -> dict[str, Any]:
@@ -84,9 +85,9 @@ class DriftReport:
 
 
 def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = None) -> DriftReport:
-    """Compare what a Bundle answered in the field with what it answered on its calibration role.
+    """Compare the answers of a Bundle in the field with those on its calibration role.
 
-    Only rows of this very bundle and variant count, and only those that were logged regularly.
+    Only rows of this bundle and variant count, and of those only the ones logged at regular intervals.
     """
     opened = load_bundle(bundle)
     chosen = opened.variant(variant)
@@ -97,8 +98,8 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
         source, photos = "log", len(first)
         if photos < STAND_IN:
             return DriftReport(opened.name, chosen.name, source, photos, (), None, {}, labels)
-        answers, looks, _, _ = _arrays(first)
-        baseline = make_baseline(answers, opened.labels, np.arange(photos), looks)
+        answers, statistics, _, _ = _arrays(first)
+        baseline = make_baseline(answers, opened.labels, np.arange(photos), statistics)
     windows: list[Window] = []
     newest: deque[Row] = deque(maxlen=WINDOW)
     since = 0
@@ -118,7 +119,7 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
 
 
 def _stated(shares: Floats, photos: int) -> list[float]:
-    """Shares as `--prior` takes them, to six digits: none is 0, which no photos can show; their sum is 1."""
+    """Shares for `--prior`, to six digits, with the sum 1; never 0, which no number of photos can prove."""
     floored = np.maximum(shares, max(1e-6, 1 / (photos + 2) / len(shares)))
     rounded = np.round(floored / floored.sum(), 6)
     largest = int(rounded.argmax())
@@ -128,13 +129,13 @@ def _stated(shares: Floats, photos: int) -> list[float]:
 
 
 def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
-    """When each photo was seen, what was answered under the prior of training, (labels,), and its signs."""
+    """A row per photo; the probabilities are converted to the training prior."""
     trained = [bundle.prior[label] for label in bundle.labels]
     for row in read_field_log(log, version=bundle.sha256, regular=True):
         if row.by.variant == variant and row.by.labels == bundle.labels:
-            look = row.look if row.look is not None and len(row.look) == len(STATISTICS) else NO_STATISTICS
-            strange = math.nan if row.strangeness is None else row.strangeness
-            yield row.time, _under_training(row, bundle, trained), look, strange, row.decision
+            statistics = row.look if row.look and len(row.look) == len(STATISTICS) else NO_STATISTICS
+            ood = math.nan if row.strangeness is None else row.strangeness
+            yield row.time, _under_training(row, bundle, trained), statistics, ood, row.decision
 
 
 def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
@@ -146,17 +147,17 @@ def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
 
 
 def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any]) -> Window:
-    answers, looks, strange, decisions = _arrays(rows)
-    drifted = measure_drift(answers, bundle.labels, baseline, looks, strange)
+    answers, statistics, ood, decisions = _arrays(rows)
+    drifted = measure_drift(answers, bundle.labels, baseline, statistics, ood)
     quartiles = np.quantile(answers.max(axis=1), (0.25, 0.5, 0.75))
     sure = tuple(round(float(share), 4) for share in quartiles)
     return Window(rows[0][0], rows[-1][0], drifted, dict(sorted(Counter(decisions).items())), sure)
 
 
 def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats, tuple[str, ...]]:
-    """The answers (n, labels), the looks (n, 3), the strangeness (n,) and the decisions of rows."""
-    _, answers, looks, strange, decisions = zip(*rows, strict=True)
-    return np.array(answers), np.array(looks), np.array(strange), decisions
+    """Columns of rows: probabilities (n, labels), image statistics (n, 3), OOD scores (n,), decisions."""
+    _, answers, statistics, ood, decisions = zip(*rows, strict=True)
+    return np.array(answers), np.array(statistics), np.array(ood), decisions
 
 
 def _is_page(path: Path) -> bool:
@@ -165,7 +166,7 @@ def _is_page(path: Path) -> bool:
 
 
 def write_drift_page(report: DriftReport, out: Path) -> None:
-    """Write what a log saw as one HTML page, whole or not at all; another file is not replaced."""
+    """Write the result as one HTML page, atomically; a file that is not such a page is refused."""
     try:
         if out.exists() and not (out.is_file() and _is_page(out)):
             raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")

@@ -1,4 +1,4 @@
-"""How good a Checkpoint or a Bundle is on photos: the verb `evaluate`."""
+"""The verb `evaluate`: measure a Checkpoint or a Bundle on photos and write a Report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import Model, open_variant, runnable_variants
-from catflap.runtime.scoring import PhotoBytes, score
+from catflap.runtime.scoring import PART, PhotoBytes, score
 from catflap.version import VERSION
 
 NAME_UNSEEN_PHOTOS = "Name photos that it has not seen, or the dataset that it was trained on."
@@ -38,9 +38,9 @@ NAME_UNSEEN_PHOTOS = "Name photos that it has not seen, or the dataset that it w
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is judged: labels, frame, models, each with a temperature and whether it takes whole photos.
+    """A Checkpoint or Bundle; `models` maps names to model, temperature, and whether it takes whole photos.
 
-    `seen` says of the roles of its own Dataset that it has seen how, as in Report.
+    `seen` maps roles of its own Dataset to a key of Report's SEEN.
     """
 
     name: str
@@ -56,9 +56,9 @@ class _Subject:
 
 @dataclass(frozen=True)
 class _Photos:
-    """What it is judged on: bytes by position, class numbers, groups, names; and a Report's role and seen.
+    """Photos to measure on: bytes by position, class numbers, groups, names; `role`, `seen` as in Report.
 
-    `key` names the bytes of all of them.
+    `key` is a hash that identifies them.
     """
 
     bytes: PhotoBytes
@@ -73,7 +73,7 @@ class _Photos:
 
 @dataclass(frozen=True)
 class _Files:
-    """Photos of a scanned folder, read when they are asked for."""
+    """Photos of a scanned folder, read on access."""
 
     places: list[tuple[str, int, int]]
 
@@ -90,15 +90,16 @@ def evaluate(
     out: Path,
     *,
     role: str | None = None,
+    part: int = PART,
     progress: Progress = silent,
 ) -> Report:
     """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
 
     `photos` is a Dataset or any source that `scan` reads; without it, the Dataset that a Checkpoint was
     trained on. Where roles are stated, as in train/val/test folders, photos of `role`, or test, are used. The
-    Report of a Checkpoint also shows how it learnt. What is scored is kept beside the Report until that is
-    whole, so that a stopped run goes on where it was.
-    Raises CatflapError for photos that a Checkpoint is known to have learnt from, but for a role of its own.
+    Report of a Checkpoint also shows its learning curves. Logits are kept beside the Report, `part`
+    photos at a time, until it is finished, so that a stopped run continues.
+    Raises CatflapError for photos that a Checkpoint was trained on, except a role of its own Dataset.
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
@@ -115,7 +116,7 @@ def evaluate(
     scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (run, temperature, whole) in subject.models.items():
         kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
-        logits = score(run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept)
+        logits = score(run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept, part=part)
         probabilities = softmax(logits, temperature)
         first = probabilities if first is None else first
         truth = (judged.labels, judged.groups, subject.labels)
@@ -141,7 +142,7 @@ def evaluate(
 
 
 def _key(name: str, subject: _Subject, judged: _Photos) -> str:
-    """Everything that the logits of a model depend on."""
+    """A hash of everything that the logits of a model depend on."""
     parts = versions(("pillow", "simplejpeg", "numpy", "torch", "onnxruntime"))
     return digest([name, subject.ancestors, judged.key, VERSION, parts])
 
@@ -191,20 +192,20 @@ def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
 
 
 def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
-    """Raise CatflapError for the Dataset that a Checkpoint learnt from, whose photos have new roles."""
+    """Raise CatflapError when the Checkpoint's own Dataset was prepared again: roles may have changed."""
     is_place = subject.dataset is not None and dataset.path.resolve() == subject.dataset.resolve()
     if is_place and dataset.ancestors.get("manifest") == subject.ancestors.get("manifest"):
         raise CatflapError(
-            f"{dataset.path} was prepared anew since {subject.name} learnt from it, "
-            "and its photos may have other roles.",
+            f"{dataset.path} was prepared again after {subject.name} was trained on it, "
+            "so its photos may have other roles.",
             NAME_UNSEEN_PHOTOS,
         )
 
 
 def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subject) -> str:
-    """Raise CatflapError for photos that a Checkpoint learnt from, and name some; else say `seen`.
+    """Raise CatflapError for photos that a Checkpoint was trained on; returns `seen` for Report.
 
-    Of a Bundle, and of a Checkpoint whose Dataset is gone, nobody can tell.
+    "unknown" for a Bundle, and for a Checkpoint whose Dataset is gone.
     """
     if subject.dataset is None:
         return "unknown"
@@ -216,7 +217,7 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subjec
             if len(known):
                 some = ", ".join(names[place] for place in known[:3]) + (" …" if len(known) > 3 else "")
                 raise CatflapError(
-                    f"{subject.name} has learnt from {len(known):,} of these photos: {some}.",
+                    f"{subject.name} was trained on {len(known):,} of these photos: {some}.",
                     NAME_UNSEEN_PHOTOS,
                 )
             return "no"
@@ -247,7 +248,7 @@ def _of_source(source: Path | str, role: str | None, subject: _Subject, progress
 
 
 def _stated_role(source: Path | str, role: str | None, stated: set[str]) -> str:
-    """The role of which photos are used, "" where the source states none; CatflapError for one it lacks."""
+    """The role to use, "" where the source states no roles; CatflapError for a role that it does not have."""
     if not stated:
         if role:
             raise CatflapError(f"{source} states no roles.", "Leave the role out.")
@@ -261,7 +262,7 @@ def _stated_role(source: Path | str, role: str | None, stated: set[str]) -> str:
 
 
 def _numbers(labels: tuple[str, ...], subject: _Subject) -> npt.NDArray[np.int64]:
-    """The class number that the subject gives each of these labels; CatflapError for one it lacks."""
+    """The subject's class number of each label; CatflapError for a label that it does not have."""
     unknown = [label for label in labels if label not in subject.labels]
     if unknown:
         raise CatflapError(

@@ -1,4 +1,4 @@
-"""Where an artefact comes from, back to the photos: the verb `trace`."""
+"""The verb `trace`: the ancestors of an artifact, back to the manifest of its photos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = ("bundle", "checkpoint", "teacher", "decisions", "dataset", "manifest")
 
 
 def trace(artefact: Path | str) -> list[dict[str, Any]]:
-    """The chain of ancestors, the artefact itself first: kind, sha256 and what is known of each."""
+    """The chain of ancestors, the artifact itself first: kind, sha256 and the known fields of each."""
     path = Path(artefact)
     if not path.is_dir():
         bundle = load_bundle(artefact)
@@ -42,11 +42,13 @@ def trace(artefact: Path | str) -> list[dict[str, Any]]:
         manifest = load_manifest(path)
         about = {"source": manifest.source, "photos": manifest.photos, "labels": manifest.labels}
         return _chain("manifest", manifest.sha256, about, manifest.ancestors)
-    raise BadArtifact(f"{path} is no artefact of Catflap.", "Name a manifest, dataset, checkpoint or bundle.")
+    raise BadArtifact(
+        f"{path} is not an artifact of Catflap.", "Name a manifest, dataset, checkpoint or bundle."
+    )
 
 
 def _before_dataset(path: Path, ancestors: dict[str, str]) -> list[dict[str, Any]]:
-    """What the Manifest of a Dataset came of, where both still lie where they were."""
+    """The ancestors of a Dataset's Manifest, where both are still in place."""
     try:
         dataset = load_dataset(path)
         manifest = load_manifest(path / dataset.manifest)
@@ -61,5 +63,5 @@ def _chain(kind: str, sha256: str, about: dict[str, Any], ancestors: dict[str, s
 
 
 def _links(ancestors: dict[str, str]) -> list[dict[str, Any]]:
-    names = dict.fromkeys((*ORDER, *sorted(ancestors)))  # all of them, also kinds that a later Catflap has
+    names = dict.fromkeys((*ORDER, *sorted(ancestors)))  # also kinds that only a later Catflap knows
     return [{"kind": name, "sha256": ancestors[name]} for name in names if name in ancestors]

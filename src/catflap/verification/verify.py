@@ -1,4 +1,4 @@
-"""Does this Bundle do here what was tested when it was exported?"""
+"""The verb `verify`: does a Bundle work on this machine as it was tested at export?"""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def verify(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verdict:
-    """The Verdict on a Bundle on this machine: its files, its pixels and its variants' answers.
+    """Check a Bundle on this machine: its files, pixels and the answers of its variants.
 
-    With a `signer` also that it was signed by that one. Without `variants` all whose runtime is here.
-    A damaged bundle gets a failed Verdict; CatflapError only when there is no file to judge, and
+    With a `signer` also its signature. Without `variants` all whose runtime is installed.
+    A damaged bundle gets a failed Verdict; CatflapError only when there is no such file, and
     MissingExtra when a named variant cannot run, or none can.
     """
     if not _is_there(path):
@@ -53,7 +53,7 @@ def verify(
 
 
 def _converted(runtime: str) -> str:
-    return f"It was converted for {runtime}, which cannot run on this machine."
+    return f"It was converted for {runtime}, which Catflap cannot run here."
 
 
 def _signed(bundle: Bundle, signer: Signer, signature: Path | None) -> Check:
@@ -68,5 +68,5 @@ def _signed(bundle: Bundle, signer: Signer, signature: Path | None) -> Check:
 def _is_there(path: str | os.PathLike[str]) -> bool:
     try:
         return Path(path).is_file() or (SHIPPED / f"{path}{SUFFIX}").is_file()
-    except (OSError, TypeError, ValueError):  # what no file can be called
+    except (OSError, TypeError, ValueError):  # names that no file can have
         return False
