@@ -27,7 +27,7 @@ from cleanlab.filter import find_label_issues
 
 from catflap.artifacts.dataset import Dataset
 from catflap.curation.audit import audit
-from catflap.curation.out_of_fold import everyone, predict_out_of_fold
+from catflap.curation.out_of_fold import all_photos, predict_out_of_fold
 from catflap.data.prepare import DEFAULT_FRAME, prepare
 from catflap.data.scan import scan
 from catflap.image import Frame, encode
@@ -135,7 +135,7 @@ def no_photos(folder: Path, dice: np.random.Generator) -> list[str]:
 def rules(planted: Planted) -> dict[str, dict[str, int]]:
     """What each rule of cleanlab would call an error, and how many of these are flips."""
     dataset = planted.dataset
-    photos = everyone(dataset).photos
+    photos = all_photos(dataset).photos
     extractor = open_extractor(load_backbone(PACKAGED), dataset.frame)
     said = predict_out_of_fold(extractor, photos, len(dataset.labels), dataset.seed, silent).probabilities
     true: npt.NDArray[np.bool_] = np.array(

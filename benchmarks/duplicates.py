@@ -25,10 +25,9 @@ import numpy as np
 from machine import header
 from PIL import Image, ImageEnhance, ImageOps
 
-from catflap.data.duplicates.groups import NEAR, confirmed_pairs
-from catflap.data.duplicates.pairs import near_pairs
-from catflap.data.duplicates.phash import MIRROR, SIDE, Signature, signature
+from catflap.data.duplicates import NEAR, confirmed_pairs, near_pairs
 from catflap.data.jpeg import scaled_grey
+from catflap.data.phash import MIRROR, SIDE, Signature, signature
 from catflap.image import encode, inspect
 from catflap.machine import peak_memory_mb
 

@@ -27,8 +27,8 @@ from machine import header, need_photos
 
 from catflap.artifacts.dataset import ROLES, Photos
 from catflap.cli.prepare import sides
-from catflap.data.packing.roles import SHARES
 from catflap.data.prepare import prepare
+from catflap.data.roles import SHARES
 from catflap.data.scan import scan
 from catflap.evaluation.calibration import fit_temperature
 from catflap.image import Frame

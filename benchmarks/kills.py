@@ -28,7 +28,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 from machine import header
 
-import catflap.curation.queue
+import catflap.curation.field_queue
 import catflap.pipeline.build  # noqa: F401  once, before the commands are forked
 from tests.tiny import TINY, draw_photos
 

@@ -23,9 +23,9 @@ from machine import header
 
 from catflap.artifacts.manifest import TABLE, load_manifest, save_manifest
 from catflap.artifacts.tables import INDEX_ROW, PHOTO_ROW, write_tables
-from catflap.data.packing.roles import SHARES
-from catflap.data.packing.shards import plan_shards
+from catflap.data.packing import plan_shards
 from catflap.data.prepare import assign_roles, index_rows
+from catflap.data.roles import SHARES
 from catflap.machine import peak_memory_mb
 
 CHUNK = 1 << 18

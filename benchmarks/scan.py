@@ -30,8 +30,8 @@ import psutil
 from machine import header
 from PIL import Image
 
-from catflap.data.duplicates.phash import SIDE, signature
 from catflap.data.jpeg import scaled_grey
+from catflap.data.phash import SIDE, signature
 from catflap.data.scan import scan
 from catflap.image import encode, inspect
 

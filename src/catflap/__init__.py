@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from catflap.curation.audit import audit as audit
     from catflap.data.prepare import prepare as prepare
     from catflap.data.scan import scan as scan
-    from catflap.data.sources.lists import Columns as Columns
+    from catflap.data.sources import Columns as Columns
     from catflap.errors import BadArtifact as BadArtifact
     from catflap.errors import BadPhoto as BadPhoto
     from catflap.errors import CatflapError as CatflapError
@@ -67,7 +67,7 @@ _HOME = {
     "CatflapError": "catflap.errors",
     "Checkpoint": "catflap.artifacts.checkpoint",
     "Classifier": "catflap.runtime.classifier",
-    "Columns": "catflap.data.sources.lists",
+    "Columns": "catflap.data.sources",
     "Dataset": "catflap.artifacts.dataset",
     "DeviceProfile": "catflap.runtime.bench",
     "Frame": "catflap.image",

@@ -1,20 +1,20 @@
 """Photo bytes to uint8 RGB at the frame size: the only file that decodes, orients, resizes or crops what a
-model is judged on; data/jpeg.py and training/loop/resizing.py are faster stand-ins for scans and training.
+model is judged on; data/jpeg.py is a faster stand-in with the same pixels for scans and training.
 
 The pixels are specified in docs/concepts/frame.md; Pillow is the reference implementation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,13 @@ from PIL import Image, UnidentifiedImageError
 from catflap.errors import BadPhoto, CatflapError, system_reason
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-T = TypeVar("T")
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a bad photo, BadPhoto says
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # BadPhoto carries what it would log
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 Photo: TypeAlias = "Source | Image.Image | Pixels"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255)
 MAX_SIDE = 65_535  # px; the resize tables of a longer side would need gigabytes
@@ -37,6 +37,9 @@ MAX_PROFILE = 4 << 20  # bytes of an ICC profile
 MAX_SCANS = 256  # of a progressive JPEG; each costs a pass over all the pixels
 SCANS = tuple(bytes((0xFF, 0xDA, 0, 6 + 2 * parts, parts)) for parts in range(1, 5))  # how one begins
 SLOW_BYTES = 4 << 20  # of a photo that Pillow decodes in Python
+NOISE = hashlib.shake_128(b"catflap").digest(256).replace(b"\xff", b"\x7f")  # entropy-coded data of no photo
+CUT_SHORT = ("truncated", "end of file")  # in the words of decoders
+ZEROED = bytes(24)  # entropy-coded JPEG data rarely holds so many zeros; Huffman tables hold fewer
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -111,19 +114,30 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     """The pixels of a photo as the model sees them: uint8 RGB, shape (height, width, 3).
 
     Takes a path, bytes, an open binary file, a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
-    Raises BadPhoto when it is not a whole, allowed photo.
+    Raises BadPhoto when it is not a whole photo in a supported format and within the frame's limits.
     """
-    if isinstance(photo, np.ndarray):
-        return _fit(_from_array(photo), frame)
-    if isinstance(photo, Image.Image):
-        return _guarded(lambda: _fit(_upright(_small_enough(photo, frame)), frame))
-    data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
-    return _guarded(lambda: _fit(_decode(data, frame), frame))
+    try:
+        if isinstance(photo, np.ndarray):
+            return _fit(_from_array(photo), frame)
+        if isinstance(photo, Image.Image):
+            _check_size(photo, frame)
+            return _fit(_upright(photo, _orientation(photo)), frame)
+        data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
+        return _fit(_decode(data, frame), frame)
+    except CatflapError:
+        raise
+    except Exception as error:  # decoders fail in every type there is; the photo is at fault
+        raise _bad_photo(error) from error
 
 
 def decode(data: bytes, frame: Frame) -> Pixels:
     """The whole photo upright in sRGB, uint8 (H, W, 3), decoded as the frame decodes but not resized."""
-    return _guarded(lambda: np.asarray(_decode(data, frame)))
+    try:
+        return np.asarray(_decode(data, frame))
+    except CatflapError:
+        raise
+    except Exception as error:  # decoders fail in every type there is; the photo is at fault
+        raise _bad_photo(error) from error
 
 
 def read_whole(data: bytes, frame: Frame) -> Pixels:
@@ -138,64 +152,76 @@ def resize(part: Pixels, frame: Frame, *, mirror: bool = False) -> Pixels:
 
 
 def read_file(path: Source, max_bytes: int = Frame.max_bytes) -> bytes:
-    """The bytes of a photo file, or an open one; BadPhoto when it is absent, no regular file or too large."""
+    """The bytes of a photo file, or an open one; BadPhoto when it is missing, not a file or too large."""
     try:
         if isinstance(path, bytes | bytearray | memoryview) or hasattr(path, "read"):
-            return bytes(path.read(max_bytes + 1) if hasattr(path, "read") else path)
-        _check_regular(path, Path(path).stat(), max_bytes)  # before it is opened: a tape would wind
-        with open(path, "rb", 1 << 16, opener=_open_at_once) as file:  # a stated buffer saves a system call
-            _check_regular(path, os.fstat(file.fileno()), max_bytes)  # another may lie there by now
-            data = file.read(max_bytes + 1) or b""  # some files are longer than their size says, or not ready
+            return _limited(bytes(path.read(max_bytes + 1) if hasattr(path, "read") else path), max_bytes)
+        status = Path(path).stat()  # before opening, which has side effects on a device
+        if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            with open(os.open(path, flags), "rb", 1 << 16) as file:  # non-blocking: it may be a pipe by now
+                status = os.fstat(file.fileno())
+                if stat.S_ISREG(status.st_mode):
+                    return _limited(file.read(max_bytes + 1) or b"", max_bytes)
     except (OSError, ValueError) as error:
         why = system_reason(error)
         raise BadPhoto(
-            "unreadable", f"{_shown(path)} cannot be read: {why}.", "Check its path and permissions."
+            "unreadable", f"{_printable(path)} cannot be read: {why}.", "Check its path and permissions."
         ) from error
     except TypeError as error:
         what = f"A {type(path).__name__} is not a photo."
         raise BadPhoto("unreadable", what, "Give a path, bytes, a PIL image or a uint8 array.") from error
-    if len(data) > max_bytes:
-        raise _too_many_bytes(len(data), max_bytes)
-    return data
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for who writes
-
-
-def _check_regular(path: str | os.PathLike[str], status: os.stat_result, max_bytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise BadPhoto("unreadable", f"{_shown(path)} is not a file.", "Name a photo file.")
-    if status.st_size > max_bytes:
-        raise _too_many_bytes(status.st_size, max_bytes)
+        raise BadPhoto("unreadable", f"{_printable(path)} is not a file.", "Name a photo file.")
+    raise _too_many_bytes(status.st_size, max_bytes)
 
 
 def inspect(data: bytes, frame: Frame | None = None) -> PhotoInfo:
-    """What the header of a photo says, without decoding its pixels; BadPhoto when it is none."""
-    return _guarded(lambda: _info(_open(data, frame or Frame())))
+    """What the header of a photo says, without decoding its pixels; BadPhoto when it is not a photo."""
+    try:
+        image = _open(data, frame or Frame())
+        try:
+            animated = image.format not in ("MPO", "HEIF") and bool(getattr(image, "is_animated", False))
+        except Exception:  # damage behind the first frame, which is the one that counts
+            animated = True
+        format = "JPEG" if image.format == "MPO" else str(image.format)
+        image.info.setdefault(
+            "exif", b""
+        )  # else Pillow decodes a whole PNG to look for EXIF after its pixels
+        return PhotoInfo(image.width, image.height, format, image.mode, _orientation(image), animated)
+    except CatflapError:
+        raise
+    except Exception as error:  # decoders fail in every type there is; the photo is at fault
+        raise _bad_photo(error) from error
 
 
 def small_grey(data: bytes, frame: Frame, width: int, height: int) -> Pixels:
     """The whole photo as luma, squashed to (height, width), decoded as the frame decodes."""
-
-    def grey() -> Pixels:
-        image = _decode(data, frame).convert("L")
-        return np.asarray(image.resize((width, height), Image.Resampling.BOX))
-
-    return _guarded(grey)
+    try:
+        grey = _decode(data, frame).convert("L")
+        return np.asarray(grey.resize((width, height), Image.Resampling.BOX))
+    except CatflapError:
+        raise
+    except Exception as error:  # decoders fail in every type there is; the photo is at fault
+        raise _bad_photo(error) from error
 
 
 def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
-    """A small JPEG of a photo for a page that people look at; the aspect is kept."""
-    reach = Frame(max(8, min(side, 2048)), max(8, min(side, 2048)))
-    if isinstance(photo, np.ndarray):
-        image = _from_array(photo)
-    elif isinstance(photo, Image.Image):
-        image = _guarded(lambda: _upright(_small_enough(photo, reach)).copy())
-    else:
-        data = photo if isinstance(photo, bytes) else read_file(photo)
-        image = _guarded(lambda: _decode(data, reach))
-    image.thumbnail((side, side))
+    """A small JPEG of a photo for a page that people look at; the aspect ratio is kept."""
+    frame = Frame(max(8, min(side, 2048)), max(8, min(side, 2048)))
+    try:
+        if isinstance(photo, np.ndarray):
+            image = _from_array(photo)
+        elif isinstance(photo, Image.Image):
+            _check_size(photo, frame)
+            image = _upright(photo, _orientation(photo)).copy()
+        else:
+            image = _decode(photo if isinstance(photo, bytes) else read_file(photo), frame)
+        image.thumbnail((side, side))
+    except CatflapError:
+        raise
+    except Exception as error:  # decoders fail in every type there is; the photo is at fault
+        raise _bad_photo(error) from error
     return encode(np.asarray(image), "JPEG", quality=quality)
 
 
@@ -212,69 +238,230 @@ def encode(
 
 
 def _open(data: bytes, frame: Frame) -> Image.Image:
+    """Open a photo, reading its header only; refuse what is over a limit or would take minutes to decode."""
     if not data:
         raise BadPhoto("empty", "The photo has no bytes.", "Copy the file again.")
-    if len(data) > frame.max_bytes:
-        raise _too_many_bytes(len(data), frame.max_bytes)
+    _limited(data, frame.max_bytes)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels("more than its limit of", frame.max_pixels) from error
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise _unknown_format(data) from error
-    _refuse_slow(image, data)
-    return _small_enough(image, frame)
+        image = _open_heif(data, error)
+    several_scans = image.format in ("JPEG", "MPO") and _read_scans(data).several
+    if several_scans and sum(map(data.count, SCANS)) > MAX_SCANS:
+        raise BadPhoto("too_slow", f"The JPEG has more than {MAX_SCANS} scans.", "Save it again.")
+    if len(data) > SLOW_BYTES and any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ())):
+        raise BadPhoto(
+            "too_slow", f"A {image.format} of this kind and size takes too long to decode.", "Save it as PNG."
+        )
+    _check_size(image, frame)
+    return image
 
 
-def _small_enough(image: Image.Image, frame: Frame) -> Image.Image:
+def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
+    """Open a HEIC photo with pillow-heif; BadPhoto names what else the bytes are, or what to install."""
+    head = data[:512].lstrip().lower()
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in HEIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError as missing:
+            raise BadPhoto(
+                "unsupported_format",
+                "HEIC photos need pillow-heif, which is not installed.",
+                "Run: pip install 'catflap[heif]'",
+            ) from missing
+        opened: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        return opened
+    if brand in AVIF_BRANDS and "AVIF" not in Image.ID:
+        raise BadPhoto(
+            "unsupported_format",
+            "This build of Pillow does not read AVIF photos.",
+            "Run: pip install --force-reinstall --only-binary :all: pillow",
+        ) from error
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        raise BadPhoto(
+            "not_a_photo", "The file is a web page or XML, not a photo.", "Download the photo itself."
+        ) from error
+    raise BadPhoto(
+        "unknown_format",
+        "The bytes are not a photo in a supported format.",
+        f"Use one of: {', '.join(FORMATS)}.",
+    ) from error
+
+
+def _check_size(image: Image.Image, frame: Frame) -> None:
     if 0 in image.size:
         raise BadPhoto("empty", "The photo has no pixels.", "Copy the file again.")
     if image.width * image.height > frame.max_pixels:
         raise _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
     if max(image.size) > MAX_SIDE:
         raise _too_many_pixels(f"{image.width} by {image.height} pixels, a side of more than", MAX_SIDE)
-    return image
 
 
 def _decode(data: bytes, frame: Frame) -> Image.Image:
     """Decode the first frame, convert it to sRGB and turn it upright."""
     image = _open(data, frame)
-    if frame.decode == "scaled" and image.format in ("JPEG", "MPO"):
+    orientation = _orientation(image)
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if is_jpeg and frame.decode == "scaled":
         width, height = 2 * frame.width, 2 * frame.height
-        image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
+        image.draft(None, (height, width) if orientation >= 5 else (width, height))
     image.load()
-    return _upright(image, ours=True)
-
-
-def _refuse_slow(image: Image.Image, data: bytes) -> None:
-    """Refuse what would keep a decoder busy for minutes, though its pixels and bytes are within limits."""
-    if image.format in ("JPEG", "MPO") and sum(map(data.count, SCANS)) > MAX_SCANS:
-        raise BadPhoto("too_slow", f"The JPEG has more than {MAX_SCANS} scans.", "Save it again.")
-    in_python = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
-    if in_python and len(data) > SLOW_BYTES:
+    if is_jpeg and _is_incomplete(data, image):
         raise BadPhoto(
-            "too_slow", f"A {image.format} of this kind and size takes too long to decode.", "Save it as PNG."
+            "truncated", "The photo is truncated: part of its JPEG data is missing.", "Copy the file again."
         )
+    rgb = _to_rgb(image)
+    if rgb is not image:
+        image.close()  # it may be large
+    return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
 
 
-def _upright(image: Image.Image, *, ours: bool = False) -> Image.Image:
-    """sRGB, turned as its EXIF orientation says; what is `ours` is let go before, for it may be large."""
-    turn, rgb = _TURNS.get(_orientation(image)), _to_rgb(image)
-    if ours and rgb is not image:
-        image.close()
-    return rgb if turn is None else rgb.transpose(turn)
+@dataclass(frozen=True)
+class _Scans:
+    """What a JPEG's markers say about its entropy-coded data, which begins at `start`.
+
+    `several`: it is decoded scan by scan; `codes_zeros`: long runs of zeros are codes of its Huffman tables,
+    as in flat areas; `complete`: the scans reach the full precision of all coefficients.
+    """
+
+    start: int
+    several: bool
+    is_huffman: bool
+    codes_zeros: bool
+    complete: bool
+
+    def find_hole(self, data: bytes) -> tuple[int, int]:
+        """The place of the first long run of zeros, or -1, and of the end marker, or 0 if there is none."""
+        hole = data.find(ZEROED, self.start)
+        if hole < 0:
+            return -1, 0
+        stop = _end_of_data(data, self.start)
+        return (hole if hole < stop else -1), stop
+
+
+def may_lack_data(data: bytes) -> bool:
+    """Whether the markers and bytes of a JPEG show signs of missing data, which decoding has to confirm."""
+    scans = _read_scans(data)
+    return scans.is_huffman and (not scans.complete or scans.find_hole(data)[0] >= 0)
+
+
+def _is_incomplete(data: bytes, image: Image.Image) -> bool:
+    """Whether a decoded JPEG lacks data, which libjpeg fills with grey or noise and reports nowhere.
+
+    Three cheap signs of missing data are looked for: a run of zeros among the entropy-coded data, a last
+    pixel of the grey that stands for missing blocks, and progressive scans that end before full precision.
+    Each also occurs in whole photos, so a sign is confirmed by decoding changed copies: whole data ends
+    where the decoder needs it to, so bytes put after it change nothing, and other bytes in place of its last
+    ones change pixels.
+    """
+    scans = _read_scans(data)
+    if not scans.is_huffman:
+        return False
+    hole, stop = scans.find_hole(data)
+    is_grey = image.getpixel((image.width - 1, image.height - 1)) in (128, (128, 128, 128))
+    if hole < 0 and scans.complete and not is_grey:
+        return False
+    stop = stop or _end_of_data(data, scans.start)
+    whole = _pixel_hash(data)
+    if whole != _pixel_hash(data[:stop] + NOISE + data[stop:]):
+        return True  # the decoder wanted more
+    if hole < 0:
+        return False
+    after = hole
+    while after < stop and data[after] == 0:
+        after += 1
+    end = _next_marker(data, after, stop)
+    if after < end:  # the zeros are inside the data
+        if not scans.codes_zeros or whole != _pixel_hash(data[:end] + NOISE + data[end:]):
+            return True
+        count = max(8, min(64, end - after))  # unused, if the zeros were decoded as too many pixels
+        return whole == _pixel_hash(data[: end - count] + NOISE[:count] + data[end:])
+    if whole == _pixel_hash(data[: hole + 1] + data[end:]):
+        return False  # surplus zeros after the last pixel
+    return whole == _pixel_hash(data[: (hole + end) // 2] + data[end:])  # part was decoded, part is surplus
+
+
+def _end_of_data(data: bytes, start: int) -> int:
+    stop = data.find(b"\xff\xd9", start)
+    return len(data) if stop < 0 else stop
+
+
+def _read_scans(data: bytes) -> _Scans:
+    """Read the markers of a JPEG up to its first scan, and those of the others where there are several."""
+    place, components, is_progressive, is_huffman = 2, 1, False, True
+    precision: dict[int, list[int]] = {}  # of a progressive JPEG: bits of each coefficient still to come
+    zero_symbols: dict[bool, set[int]] = {False: set(), True: set()}  # coded by zeros, in DC and AC tables
+    while data[place : place + 1] == b"\xff" and place + 4 <= len(data) and data[place + 1] != 0xDA:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if marker == 0xFF:
+            place += 1
+            continue
+        if marker == 0xC4:
+            table, last = place + 4, min(place + 2 + length, len(data))
+            while table + 17 < last:
+                zero_symbols[data[table] >= 16].add(data[table + 17])
+                table += 17 + sum(data[table + 1 : table + 17])
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC8, 0xCC):  # start of frame
+            ids = data[place + 10 : place + 2 + length : 3]
+            components, is_progressive, is_huffman = len(ids), marker & 3 == 2, marker < 0xC8
+            precision = {id: [13] * 64 for id in ids} if is_progressive else {}
+        place += 2 + length
+    start, in_first_scan = place, data[place + 4 : place + 5]
+    while precision and (place := data.find(b"\xff\xda", place)) >= 0 and place + 5 < len(data):
+        count = data[place + 4]
+        header = data[place + 5 : place + 8 + 2 * count]
+        if len(header) == 3 + 2 * count and 1 <= count <= 4:
+            first, last, low = header[-3], header[-2], header[-1] & 15
+            for id in header[: 2 * count : 2]:
+                if id in precision:
+                    precision[id][first : last + 1] = [low] * (last + 1 - first)
+        place += 2
+    symbols = zero_symbols.values()  # 0 is "no change" in a DC table, and "end of block" in an AC table
+    codes_zeros = is_progressive or all(
+        0 in found if in_first_scan == b"\x01" else found == {0} for found in symbols
+    )
+    several = is_progressive or in_first_scan != bytes([components & 255])
+    return _Scans(start, several, is_huffman, codes_zeros, not any(map(any, precision.values())))
+
+
+def _next_marker(data: bytes, place: int, stop: int) -> int:
+    """The place of the next marker in entropy-coded data, where FF 00 is a byte and FF FF is padding."""
+    while (place := data.find(b"\xff", place, stop)) >= 0:
+        if data[place + 1 : place + 2] not in (b"\x00", b"\xff"):
+            return place
+        place += 1
+    return stop
+
+
+def _pixel_hash(data: bytes) -> bytes:
+    """A hash of all pixels of a JPEG, or of the decoder's error."""
+    found = hashlib.sha256()
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            for top in range(0, image.height, 512):
+                found.update(image.crop((0, top, image.width, min(top + 512, image.height))).tobytes())
+    except Exception as error:
+        found.update(str(error).encode())
+    return found.digest()
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image in sRGB, turned as its EXIF orientation says."""
+    rgb = _to_rgb(image)
+    return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF tag 0x0112, or else XMP's; 1 when it is absent, damaged, no whole number or out of range."""
-    if image.format == "TIFF":
-        return 1  # Pillow turns a TIFF itself
+    """EXIF tag 0x0112, or else XMP's, 1 to 8; 1 when it is missing, damaged or out of range."""
+    if image.format in ("TIFF", "HEIF"):
+        return 1  # Pillow turns a TIFF itself; libheif turns by the file's own boxes, and EXIF does not count
     try:
         exif = Image.Exif() if image.format == "AVIF" else image.getexif()
-        if image.format == "AVIF":  # Pillow notes there what its boxes say; its XMP does not count
+        if image.format == "AVIF":  # there Pillow writes what the boxes say into the EXIF; XMP does not count
             exif.load(image.info.get("exif", b""))
         value = exif.get(0x0112, 1)
-    except Exception:  # damaged EXIF comes as many types, and none of them spoils the pixels
+    except Exception:  # damaged EXIF raises many types, and none of them affects the pixels
         return 1
     return value if type(value) is int and value in _TURNS else 1
 
@@ -305,7 +492,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> Any:
-    """The transform from an embedded profile to sRGB, or None when it is sRGB, damaged or unfit."""
+    """The transform from an embedded profile to sRGB, or None when it is sRGB, damaged or unsuitable."""
     from PIL import ImageCms
 
     try:
@@ -347,42 +534,20 @@ def _from_array(array: Pixels) -> Image.Image:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
-def _info(image: Image.Image) -> PhotoInfo:
-    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    format = "JPEG" if image.format == "MPO" else str(image.format)
-    image.info.setdefault("exif", b"")  # else Pillow decodes a whole PNG to look for EXIF after its pixels
-    return PhotoInfo(image.width, image.height, format, image.mode, _orientation(image), animated)
+def _bad_photo(error: Exception) -> BadPhoto:
+    """Whatever a hostile file makes a decoder raise, as BadPhoto with the decoder's own words."""
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_many_pixels("more than its limit of", Frame.max_pixels)
+    cut = any(sign in str(error).lower() for sign in CUT_SHORT) or isinstance(error, EOFError)
+    reason = "truncated" if cut else "damaged"
+    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return BadPhoto(reason, f"The photo is {reason}: {words}.", "Copy the file again.")
 
 
-def _guarded(step: Callable[[], T]) -> T:
-    """Run a decoding step; whatever a hostile file makes Pillow raise becomes BadPhoto."""
-    try:
-        return step()
-    except CatflapError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels("more than its limit of", Frame.max_pixels) from error
-    except Exception as error:  # decoders fail in every type there is; the photo is at fault
-        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        reason = "truncated" if cut else "damaged"
-        raise BadPhoto(
-            reason, f"The photo is {reason}: {str(error) or type(error).__name__}.", "Copy the file again."
-        ) from error
-
-
-def _unknown_format(data: bytes) -> BadPhoto:
-    head = data[:512].lstrip().lower()
-    if data[4:8] == b"ftyp" and data[8:12] in HEIC:
-        return BadPhoto("unsupported_format", "HEIC photos are not read here.", "Convert it to JPEG.")
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        return BadPhoto(
-            "not_a_photo", "The file is a web page or XML, not a photo.", "Download the photo itself."
-        )
-    return BadPhoto(
-        "unknown_format",
-        "The bytes are no photo in a format that is read here.",
-        f"Use one of: {', '.join(FORMATS)}.",
-    )
+def _limited(data: bytes, max_bytes: int) -> bytes:
+    if len(data) > max_bytes:
+        raise _too_many_bytes(len(data), max_bytes)
+    return data
 
 
 def _too_many_bytes(count: int, limit: int) -> BadPhoto:
@@ -393,7 +558,7 @@ def _too_many_pixels(how_many: str, limit: int) -> BadPhoto:
     return BadPhoto("too_many_pixels", f"The photo has {how_many} {limit} pixels.", "Save a smaller copy.")
 
 
-def _shown(path: Source) -> str:
-    """A path that can be printed even when its name is not UTF-8; the kind of an open file."""
+def _printable(path: Source) -> str:
+    """A path that can be printed even when its name is not UTF-8; the type of an open file."""
     name = os.fsdecode(path) if isinstance(path, str | os.PathLike) else f"The {type(path).__name__}"
     return name.encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,7 @@ import pytest
 
 from catflap import LogSettings, Rules, ServeLimits, ServeSettings, WatchSettings
 from catflap.cli.options import list_all_options
-from catflap.curation import audit, queue
+from catflap.curation import audit, field_queue
 
 SERVE = {
     "--port": ServeSettings.port, "--threads": ServeSettings.threads, "--share": ServeSettings.share,
@@ -34,7 +34,7 @@ WATCH = {
         (["serve", "cat"], SERVE),
         (["watch", "cat", "0"], WATCH),
         (["audit", "a", "-o", "b"], {"--shown": audit.SHOWN}),
-        (["review", "queue", "a", "-o", "b"], {"--shown": queue.SHOWN}),
+        (["review", "queue", "a", "-o", "b"], {"--shown": field_queue.SHOWN}),
     ],
     ids=lambda found: " ".join(found[:1]) if isinstance(found, list) else "",
 )

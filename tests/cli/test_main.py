@@ -15,7 +15,7 @@ import pytest
 from catflap.artifacts.bundle import SHIPPED
 from catflap.cli import prepare
 from catflap.cli.main import COMMANDS, GROUPS
-from catflap.data.packing.roles import SHARES
+from catflap.data.roles import SHARES
 
 CATFLAP = Path(sys.executable).with_name("catflap")
 # A command that does what a test wants, in a process of its own; {} is its body.

@@ -11,10 +11,8 @@ import pytest
 from benchmarks.audit import measure, plant
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.manifest import load_manifest
-from catflap.curation.audit import Audit, audit
-from catflap.curation.cards import choose_photos
-from catflap.curation.lookup import source_manifest
-from catflap.curation.suspects import SUSPECTS, Suspect
+from catflap.curation.audit import Audit, audit, choose_photos
+from catflap.curation.suspects import SUSPECTS, Suspect, source_manifest
 from catflap.data.prepare import prepare_fingerprint
 from catflap.errors import CatflapError
 from catflap.image import Frame

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catflap.curation.decisions import MAX_REASON, Decision, read_decisions
+from catflap.curation.review_page import MAX_REASON, Decision, read_decisions
 from catflap.errors import BadArtifact
 
 ID, OTHER = "a" * 64, "b" * 64
@@ -72,7 +72,7 @@ def test_what_is_well_formed_is_read(tmp_path: Path) -> None:
         (changed(label="dog"), "'keep', which takes neither"),
         (changed(decision="relabel"), "'relabel', which takes a label alone"),
         (changed(decision="drop", label="dog", reason="x"), "'drop', which takes a reason alone"),
-        (changed(decision="relabel", label="dgo"), "the label 'dgo', which the manifest does not have"),
+        (changed(decision="relabel", label="dgo"), "the label 'dgo', which the manifest does not contain"),
         (changed(was="fox"), "the label 'fox'"),
         (changed(decision="drop", reason=" \n"), "a reason of 0 letters"),
         (changed(decision="drop", reason="x" * (MAX_REASON + 1)), "a reason of 201 letters"),

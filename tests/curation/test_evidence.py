@@ -8,12 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catflap.curation import out_of_fold as room
-from catflap.curation.label_errors import confusions, wrong_labels
-from catflap.curation.neighbours import make_pool, most_like
-from catflap.curation.out_of_fold import _sample, deal
-from catflap.curation.outliers import distances, fit_space, outlier_scores
-from catflap.curation.same_picture import mixed, same_picture, two_labels
-from catflap.data.duplicates.phash import MIRROR
+from catflap.curation.audit import make_pool, most_like
+from catflap.curation.out_of_fold import (
+    _sample,
+    assign_folds,
+    confusions,
+    distances,
+    fit_space,
+    outlier_scores,
+    wrong_labels,
+)
+from catflap.curation.suspects import mixed, same_picture, two_labels
+from catflap.data.phash import MIRROR
 
 
 @settings(max_examples=60, deadline=None)
@@ -23,7 +29,7 @@ def test_near_duplicates_share_a_fold_and_every_label_is_in_every_fold(data: st.
     sizes = data.draw(st.lists(st.integers(1, 4), min_size=classes * 4, max_size=80))
     groups = np.repeat(np.arange(len(sizes)) * 7, sizes)
     labels = np.repeat(np.arange(len(sizes)) % classes, sizes)
-    folds = deal(labels, groups, classes, data.draw(st.integers(0, 9)))
+    folds = assign_folds(labels, groups, classes, data.draw(st.integers(0, 9)))
     for group in np.unique(groups):
         assert len(set(folds[groups == group].tolist())) == 1
     counts = [
@@ -41,16 +47,16 @@ def test_the_deal_and_the_sample_go_label_by_label(monkeypatch: pytest.MonkeyPat
     labels = np.random.default_rng(0).integers(0, 7, 500)
     drawn = np.random.default_rng(3).permutation(500)
     order = np.concatenate([drawn[labels[drawn] == label] for label in range(8)])
-    assert deal(labels, np.arange(500), 8, 3)[order].tolist() == [place % 2 for place in range(500)]
-    monkeypatch.setattr(room, "LEARN", 90)
+    assert assign_folds(labels, np.arange(500), 8, 3)[order].tolist() == [place % 2 for place in range(500)]
+    monkeypatch.setattr(room, "FITTED", 90)
     firsts = np.concatenate([np.flatnonzero(labels == label)[:11] for label in range(8)])
     assert _sample(labels, 8).tolist() == sorted(firsts.tolist())
 
 
 def test_the_deal_depends_on_the_seed_and_nothing_else() -> None:
     labels, groups = np.arange(60) % 2, np.arange(60)
-    assert np.array_equal(deal(labels, groups, 2, 1), deal(labels, groups, 2, 1))
-    assert not np.array_equal(deal(labels, groups, 2, 1), deal(labels, groups, 2, 2))
+    assert np.array_equal(assign_folds(labels, groups, 2, 1), assign_folds(labels, groups, 2, 1))
+    assert not np.array_equal(assign_folds(labels, groups, 2, 1), assign_folds(labels, groups, 2, 2))
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from catflap.curation.audit import Audit
-from catflap.curation.page import Beside, Card, script_json, write_page
 from catflap.curation.review import apply_review
+from catflap.curation.review_page import Beside, Card, script_json, write_page
 from catflap.curation.suspects import Suspect
 from catflap.image import encode, read_file
 from catflap.progress import silent

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
-from catflap.curation.queue import review_queue, take_photos
+from catflap.curation.field_queue import review_queue, take_photos
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.golden_cases import scene
 from catflap.image import Pixels, encode
@@ -128,7 +128,7 @@ def test_the_dark_is_shown_once(tmp_path: Path) -> None:
 
 def test_a_queue_has_a_length(log: Path, tmp_path: Path) -> None:
     assert review_queue(log, tmp_path / "queue", shown=2).photos == 2
-    with pytest.raises(CatflapError, match="no queue"):
+    with pytest.raises(CatflapError, match="queue of 0 photos"):
         review_queue(log, tmp_path / "queue", shown=0)
 
 

@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from catflap.data.duplicates import groups
-from catflap.data.duplicates.groups import Pairs, bounded_groups, confirmed_pairs, joined
-from catflap.data.duplicates.lookalikes import alike_pairs, load_embeddings
-from catflap.data.duplicates.pairs import near_pairs
-from catflap.data.duplicates.phash import MIRROR, SIDE, likeness, signature
+from catflap.data import duplicates
+from catflap.data.duplicates import (
+    CONFIRMED,
+    NEAR,
+    STRICTER,
+    Pairs,
+    bounded_groups,
+    confirmed_pairs,
+    joined,
+    load_embeddings,
+    lookalike_pairs,
+    near_pairs,
+)
+from catflap.data.examine import examine_photo
+from catflap.data.listing import reference
+from catflap.data.phash import MIRROR, SIDE, likeness, signature
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
-from catflap.data.scanning.batch import examine_one
-from catflap.data.sources.listing import reference
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, draw, encoded
 
@@ -128,7 +137,7 @@ def examined(folder: Path, images: list[Image.Image], quality: int) -> tuple[np.
     rows = []
     for number, image in enumerate(images):
         (folder / f"{number}.jpg").write_bytes(encoded(image, quality=quality))
-        rows.append(examine_one(reference(str(folder / f"{number}.jpg"), "")))
+        rows.append(examine_photo(reference(str(folder / f"{number}.jpg"), "")))
     thumbs = np.stack([np.frombuffer(row["thumb"], np.uint8) for row in rows])
     return np.array([row["phash"] for row in rows], np.uint64), thumbs
 
@@ -161,7 +170,7 @@ def test_a_chain_stays_together_until_it_grows_too_large(monkeypatch: pytest.Mon
     copies = Pairs(np.arange(499), np.arange(1, 500), np.full(499, 0.999, np.float32))
     group, cut = bounded_groups(1000, copies)
     assert (cut, np.unique(group[:500]).tolist()) == (0, [0])
-    assert groups.CONFIRMED < groups.STRICTER[0] < groups.STRICTER[-1]
+    assert CONFIRMED < STRICTER[0] < STRICTER[-1]
 
 
 def test_joining_follows_chains_of_any_length() -> None:
@@ -175,13 +184,13 @@ def test_joining_follows_chains_of_any_length() -> None:
 def test_frames_of_one_camera_are_grouped_as_if_every_pair_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "LARGE", 20)
-    monkeypatch.setattr(groups, "PAIRS", 64)  # so that pairs are judged in many turns
+    monkeypatch.setattr(duplicates, "LARGE", 20)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 64)  # so that pairs are judged in many turns
     frames = [frame_of_one_camera(number) for number in range(120)]
     phashes, thumbs = examined(tmp_path, frames, quality=75)
-    first, second, mirrored = near_pairs(phashes, groups.NEAR, mirror=MIRROR)
+    first, second, mirrored = near_pairs(phashes, NEAR, mirror=MIRROR)
     alike = likeness(thumbs[first], thumbs[second])
-    sure = (alike >= groups.CONFIRMED) & ~mirrored
+    sure = (alike >= CONFIRMED) & ~mirrored
     every = Pairs(first[sure], second[sure], alike[sure])
     found = confirmed_pairs(phashes, lambda places: thumbs[places])
     assert len(every.first) > 10 * len(frames)
@@ -223,7 +232,7 @@ def test_many_embeddings_are_searched_by_an_index() -> None:
     dice = np.random.default_rng(0)
     vectors = dice.normal(size=(21_000, 32)).astype(np.float32)
     vectors[20_000:] = vectors[:1000] + 0.02 * dice.normal(size=(1000, 32))
-    first, second = alike_pairs(vectors)
+    first, second = lookalike_pairs(vectors)
     found = pairs_of(first, second)
     planted = {(row, 20_000 + row) for row in range(1000)}
     assert len(found & planted) >= 950
@@ -233,7 +242,7 @@ def test_many_embeddings_are_searched_by_an_index() -> None:
 def test_embeddings_that_cannot_be_compared(tmp_path: Path) -> None:
     for vectors in (np.zeros((3, 4), np.float32), np.full((3, 4), np.nan), np.ones(3)):
         with pytest.raises(CatflapError):
-            alike_pairs(vectors)
+            lookalike_pairs(vectors)
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "numbers.npy", np.arange(4))
     for name in ("objects.npy", "numbers.npy", "none.npy"):

@@ -16,33 +16,35 @@ import pyarrow as pa
 import pytest
 
 from catflap.artifacts.manifest import Manifest
-from catflap.data.packing.shards import BLOCK
+from catflap.data import workers
+from catflap.data.examine import examine
+from catflap.data.packing import BLOCK
+from catflap.data.parts import Parts, plan_parts
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
-from catflap.data.scanning import local
-from catflap.data.scanning.batch import examine
-from catflap.data.scanning.parts import Parts, plan_parts
-from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
+from catflap.data.sources import DEFAULT_COLUMNS, open_source
 from catflap.errors import CatflapError, MissingExtra
 from tests.data.photos import class_folders, tree
 
 SCAN = "import sys; from catflap.data.scan import scan; scan(sys.argv[1], sys.argv[2], workers=1)"
 LETHAL = """
-import os, sys
-from catflap.data.scanning import batch
-from catflap.data.scanning import worker
-def lethal(references):
-    if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
+import ctypes, os, sys
+from catflap.data.examine import examine_photo
+from catflap.data.workers import work_on_stdin
+def lethal(reference):
+    if "/cat/007" in reference["uri"]:
         os.kill(os.getpid(), 11)
-    return batch.examine(references)
-worker.answer_batches(lethal)
+    if "/cat/011" in reference["uri"]:
+        ctypes.PyDLL(None).pause()  # a decoder that hangs in C code and holds Python's lock
+    return examine_photo(reference)
+work_on_stdin(lethal)
 """
 DEAF = """
 import os, sys
-from catflap.data.scanning import batch
-from catflap.data.scanning import worker
+from catflap.data.examine import PART_ROW
+from catflap.data.workers import send
 os.close(0)
-worker.send(sys.stdout.buffer, batch.PART_ROW.empty_table())
+send(sys.stdout.buffer, PART_ROW.empty_table())
 """
 SYNCED = """
 import os, sys
@@ -154,12 +156,12 @@ def test_a_worker_that_dies_costs_nothing(photos: Path, whole: Manifest, tmp_pat
 def test_a_worker_that_is_gone_before_its_batch_arrives_is_an_answer(photos: Path, tmp_path: Path) -> None:
     """What it did not read is left in the buffer of its pipe, which cannot be flushed any more."""
     _, references = next(iter(planned(photos, tmp_path / "work").missing()))
-    worker = local.Worker((sys.executable, "-c", DEAF))
+    worker = workers.Worker((sys.executable, "-c", DEAF))
     try:
-        assert worker.examine(references) is None
-        assert worker.examine(references) is None
+        rows = worker.examine(references.slice(0, 2))
     finally:
         worker.end()
+    assert rows["reason"].to_pylist() == ["decoder_crashed"] * 2
 
 
 def test_a_cluster_without_ray_is_told_before_the_source_is_listed(tmp_path: Path) -> None:
@@ -174,22 +176,33 @@ def planned(photos: Path, folder: Path) -> Parts:
     return plan_parts(folder, open_source(photos, DEFAULT_COLUMNS).references, "test")
 
 
-def test_a_photo_that_kills_its_process_is_found(photos: Path, tmp_path: Path) -> None:
+def test_photos_that_crash_or_hang_their_process_are_quarantined(photos: Path, tmp_path: Path) -> None:
     parts = planned(photos, tmp_path / "work")
-    found = dict(local.run(parts.missing(), 2, (sys.executable, "-c", LETHAL)))
+    command = (sys.executable, "-c", LETHAL)
+    found = dict(workers.run(parts.missing(), 2, deadline=2.0, command=command))
     table = pa.concat_tables([found[number] for number in sorted(found)])
-    crashed = table.filter(pa.compute.equal(table["reason"], "decoder_crashed"))
-    assert [Path(uri).name for uri in crashed["uri"].to_pylist()] == ["007.jpg"]
-    assert table.num_rows == 300
+    lost = pa.compute.starts_with(table["reason"], "decoder_")
+    names = [Path(uri).name for uri in table.filter(lost)["uri"].to_pylist()]
+    reasons = table.filter(lost)["reason"].to_pylist()
+    assert dict(zip(names, reasons, strict=True)) == {
+        "007.jpg": "decoder_crashed", "011.jpg": "decoder_timeout: over 2 s",
+    }  # fmt: skip
     plain = pa.concat_tables([examine(references) for _, references in parts.missing()])
-    keep = pa.compute.not_equal(table["reason"], "decoder_crashed")
+    keep = pa.compute.invert(lost)
+    assert table.num_rows == 300
     assert table.filter(keep).equals(plain.filter(keep))
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan")])
+def test_a_deadline_that_is_not_possible_is_refused(photos: Path, tmp_path: Path, deadline: float) -> None:
+    with pytest.raises(CatflapError, match="cannot be examined in"):
+        scan(photos, tmp_path / "m", workers=1, deadline=deadline)
 
 
 def test_a_worker_that_does_not_start_is_an_error(photos: Path, tmp_path: Path) -> None:
     parts = planned(photos, tmp_path / "work")
     with pytest.raises(CatflapError, match="does not start"):
-        list(local.run(parts.missing(), 1, (sys.executable, "-c", "raise SystemExit(3)")))
+        list(workers.run(parts.missing(), 1, command=(sys.executable, "-c", "raise SystemExit(3)")))
 
 
 def test_no_worker_is_an_error(photos: Path, tmp_path: Path) -> None:
@@ -312,7 +325,7 @@ def test_what_ends_one_shard_ends_the_others(
             else:
                 raise CatflapError("It fails.", "Do not.")
 
-    monkeypatch.setattr("catflap.data.packing.shards.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("catflap.data.packing.SHARD_BYTES", 20_000)
     with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else CatflapError):
         prepare(whole, tmp_path / "d", progress=end)
     written = list((tmp_path / ".d.prepare" / "shards").glob("*.tar"))

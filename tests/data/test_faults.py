@@ -106,7 +106,15 @@ def test_good_photos_have_no_reason(planted: Manifest) -> None:
 def test_what_can_be_learnt_from_stays_and_the_rest_does_not(planted: Manifest) -> None:
     table = rows(planted, "uri", "status")
     status = {Path(row["uri"]).stem.partition("-")[0]: row["status"] for row in table}
-    kept = {"near_uniform", "extreme_aspect", "wrong_extension", "animated", "colour_space", "orientation"}
+    kept = {
+        "tiny",
+        "near_uniform",
+        "extreme_aspect",
+        "wrong_extension",
+        "animated",
+        "colour_space",
+        "orientation",
+    }
     assert {kind for kind in FAULTS if status[kind] == "ok"} == kept
     assert (status["exact_duplicate"], status["two_labels"]) == ("dropped", "quarantined")
     assert planted.photos == planted.ok + planted.quarantined + planted.dropped == 120 + 15 * EACH

@@ -19,7 +19,7 @@ from catflap.artifacts.folder import check_place
 from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint
-from catflap.data.sources.lists import Columns
+from catflap.data.sources import Columns
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame
 from tests.data.photos import class_folders, draw, encoded, rows, tree

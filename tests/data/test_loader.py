@@ -17,7 +17,7 @@ from catflap.artifacts.dataset import PIXELS, SHARDS, Dataset, load_dataset
 from catflap.artifacts.manifest import Manifest
 from catflap.data.jpeg import plain_rgb
 from catflap.data.loader import Batch, Crops, Place, cut, load_batches
-from catflap.data.packing.photos import shrunk
+from catflap.data.packing import shrunk
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError

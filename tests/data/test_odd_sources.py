@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from catflap.data.listing import read_mapping
+from catflap.data.reading import list_tars
 from catflap.data.scan import scan
-from catflap.data.scanning.mapping import read_mapping
-from catflap.data.sources.archives import list_tars
-from catflap.data.sources.lists import Columns, list_table
+from catflap.data.sources import Columns, list_table
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, encoded
 from tests.data.test_sources import found, listed, streamed_zip, zipped

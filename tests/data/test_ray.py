@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from catflap.data import ray_cluster as on_ray
+from catflap.data.examine import examine
+from catflap.data.parts import plan_parts
 from catflap.data.scan import scan
-from catflap.data.scanning import on_ray
-from catflap.data.scanning.batch import examine
-from catflap.data.scanning.parts import plan_parts
-from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
+from catflap.data.sources import DEFAULT_COLUMNS, open_source
 from catflap.errors import CatflapError
 from catflap.version import VERSION
 from tests.data.photos import class_folders, draw, encoded, tree

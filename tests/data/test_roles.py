@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catflap.data.packing.roles import NONE, ORDER, SHARES, assign, check_shares, draws
+from catflap.data.roles import NONE, ORDER, SHARES, assign, check_shares, draws
 from catflap.errors import CatflapError
 
 TEST, TRAIN = ORDER.index("test"), ORDER.index("train")

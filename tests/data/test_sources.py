@@ -20,10 +20,10 @@ import pyarrow.parquet
 import pytest
 
 from catflap.artifacts.manifest import Manifest
+from catflap.data.listing import read_mapping
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
-from catflap.data.scanning.mapping import read_mapping
-from catflap.data.sources.lists import Columns
+from catflap.data.sources import Columns
 from catflap.errors import CatflapError
 from tests.data.photos import class_folders, rows
 
@@ -279,7 +279,7 @@ def test_columns_that_are_named_for_a_source_without_are_refused(
     kind: str, photos: Path, tmp_path: Path
 ) -> None:
     source, columns = KINDS[kind](photos, tmp_path), Columns(group="animal", role="split")
-    with pytest.raises(CatflapError, match="is no list") as error:
+    with pytest.raises(CatflapError, match="is not a list") as error:
         scan(source, tmp_path / "m", columns=columns, workers=1)
     assert error.value.fix == "Leave out --group-column, --role-column."
     assert not (tmp_path / ".m.scan").exists()
@@ -303,7 +303,7 @@ def test_labels_can_be_renamed_merged_and_left_out(tmp_path: Path) -> None:
     assert read_mapping(tmp_path / "map.csv") == mapping
     for text in ("", "from,to\ntabby,cat\n", "label\ntabby\n"):
         (tmp_path / "map.csv").write_text(text)
-        with pytest.raises(CatflapError, match="no columns label and to"):
+        with pytest.raises(CatflapError, match="columns label and to are missing"):
             read_mapping(tmp_path / "map.csv")
     with pytest.raises(CatflapError, match="'tiger'"):
         scan(source, tmp_path / "m", labels={"tiger": "cat"}, workers=1)
@@ -324,7 +324,8 @@ def test_archives_that_cannot_be_read(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "not.tar").write_bytes(b"no archive at all" * 100)
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
         archive.add(photos, "photos")
-    for name, what in (("half.zip", "no whole zip"), ("not.tar", "no tar"), ("photos.tar.gz", "compressed")):
+    faults = {"half.zip": "not a complete zip", "not.tar": "not a tar", "photos.tar.gz": "compressed"}
+    for name, what in faults.items():
         with pytest.raises(CatflapError, match=what):
             scan(tmp_path / name, tmp_path / "m", workers=1)
 

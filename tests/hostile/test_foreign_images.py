@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from catflap.data.scan import scan
 from catflap.errors import BadPhoto
 from catflap.image import Frame, read_pixels
+from tests.data.photos import class_folders, rows
 from tests.hostile.test_photos import outcome
 
 PILLOW = "13.0.0"
@@ -41,6 +43,28 @@ def test_every_image_gives_pixels_or_a_reason(images: Path) -> None:
     assert len(files) > 700
     found = Counter(outcome(path.read_bytes()) for path in files)
     assert found["pixels"] > 600
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_scan_keeps_exactly_what_predict_judges(images: Path, tmp_path: Path) -> None:
+    files = {}
+    for number, path in enumerate(path for path in sorted(images.rglob("*")) if path.is_file()):
+        files[f"{number:04d}{path.suffix}"] = path
+        (tmp_path / "photos" / "foreign").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / "foreign" / f"{number:04d}{path.suffix}").symlink_to(path)
+    class_folders(tmp_path / "photos", 3, ("drawn",))
+    manifest = scan(tmp_path / "photos", tmp_path / "m", workers=1, profile=False)
+    status = {Path(row["uri"]).name: row for row in rows(manifest, "uri", "status", "reason")}
+    apart = {}
+    for name, path in files.items():
+        row = status[name]
+        kept = row["status"] in ("ok", "dropped")  # dropped: a copy of one that is kept
+        judged = outcome(path)
+        if kept != (judged == "pixels") or (not kept and row["reason"].partition(":")[0] != judged):
+            apart[path.name] = (row["status"], row["reason"], judged)
+    assert apart == {}
+    assert manifest.remarks.keys() >= {"tiny", "colour_space", "animated"}
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.results import Prediction
 from catflap.cli.main import main
-from catflap.data.sources.listing import PHOTO_SUFFIXES
+from catflap.data.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MARKER = "manifest.json"
 TABLE = "photos.parquet"
-UNREADABLE = "unreadable"  # a reason that may have passed: no permission, a store that did not answer
+UNREADABLE = "unreadable"  # a reason that may be temporary: no permission, a store that did not answer
 DIGESTED = ["id", "label", "group", "status", "role"]
 
 
@@ -27,9 +27,10 @@ class Manifest:
     `sha256` names the content: every row's id, label, group, status and role. `made_from` is the
     fingerprint of the source and the settings, which decides whether a scan can be skipped.
     `labels` counts the photos that are ok; `reasons` counts why photos are not, `remarks` what is
-    odd about photos that are; `left_out` counts photos that a label mapping removed, by label;
-    `checks` are findings about the collection, {"check", "what", ...} each; `ancestors` maps
-    "manifest", "dataset" or "decisions" to their hashes where this one came of an audit or a review.
+    unusual about photos that are; `left_out` counts photos that a label mapping removed, by label;
+    `skipped` counts files that were not listed, by extension; `checks` are findings about the
+    collection, {"check", "what", ...} each; `ancestors` maps "manifest", "dataset" or "decisions" to
+    their hashes where this one is the result of an audit or a review.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Manifest:
     reasons: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     ancestors: dict[str, str] = field(default_factory=dict)
 

@@ -30,9 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Build and print the summary with the seconds of each step."""
-    from catflap.data.sources.opening import check_there
+    from catflap.data.sources import check_exists
 
-    check_there(args.source)  # before torch, which takes seconds
+    check_exists(args.source)  # before torch, which takes seconds
     from catflap.pipeline.build import build
 
     with progress_bar(args) as progress:

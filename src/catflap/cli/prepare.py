@@ -10,7 +10,7 @@ from catflap.image import Frame
 
 HELP = "Give every photo its role without leaks and pack the photos into a Dataset."
 EXAMPLE = "catflap prepare photos.manifest -o photos.dataset"
-ROLES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}  # data.packing.roles.SHARES
+ROLES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}  # data.roles.SHARES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +77,9 @@ def sides(text: str) -> tuple[int, int]:
 def answer(args: argparse.Namespace) -> int:
     """Prepare and print the counts."""
     from catflap.artifacts.manifest import load_manifest
-    from catflap.data.duplicates.lookalikes import load_embeddings
-    from catflap.data.packing.roles import SHARES
+    from catflap.data.duplicates import load_embeddings
     from catflap.data.prepare import prepare
+    from catflap.data.roles import SHARES
 
     manifest = load_manifest(args.manifest)
     stated = {role: getattr(args, role) for role in ROLES if getattr(args, role) is not None}

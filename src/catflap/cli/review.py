@@ -49,7 +49,7 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _queue(args: argparse.Namespace) -> int:
-    from catflap.curation.queue import review_queue
+    from catflap.curation.field_queue import review_queue
 
     with progress_bar(args) as progress:
         queue = review_queue(args.log, args.out, progress=progress, **given_options(shown=args.shown))
@@ -61,7 +61,7 @@ def _queue(args: argparse.Namespace) -> int:
 
 
 def _take(args: argparse.Namespace) -> int:
-    from catflap.curation.queue import take_photos
+    from catflap.curation.field_queue import take_photos
 
     taken = take_photos(args.queue, args.decisions, args.out)
     emit(taken.to_json(), args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from catflap.cli.options import given_options
 from catflap.cli.output import emit, note, progress_bar
 from catflap.errors import CatflapError
 
@@ -40,18 +41,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes on this machine (default: one a core)"
     )
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS",
+        help="quarantine a photo that takes longer to read and decode (default: 60)",
+    )  # fmt: skip
     parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
 
 
 def answer(args: argparse.Namespace) -> int:
     """Scan and print the counts."""
+    from catflap.data.listing import read_mapping
     from catflap.data.scan import scan
-    from catflap.data.scanning.mapping import read_mapping
-    from catflap.data.sources.lists import Columns
+    from catflap.data.sources import Columns
 
     if args.on is not None and args.workers is not None:
         raise CatflapError(
-            "--workers are of this machine, and --on names a cluster.", "Leave one of them out."
+            "--workers is for this machine, and --on names a cluster.", "Leave one of them out."
         )
     with progress_bar(args) as progress:
         manifest = scan(
@@ -63,6 +68,7 @@ def answer(args: argparse.Namespace) -> int:
             workers=args.workers,
             profile=not args.no_profile,
             progress=progress,
+            **given_options(deadline=args.deadline),
         )
     for check in manifest.checks:
         note(check["what"])

@@ -1,24 +1,23 @@
-"""Strict, scaled decoding of JPEGs; the one file that owns simplejpeg."""
+"""Fast decoding of JPEGs for scans and training: simplejpeg, with every warning of libjpeg an error."""
 
 from __future__ import annotations
 
 import simplejpeg
 
-from catflap.errors import BadPhoto
-from catflap.image import Frame, PhotoInfo, Pixels
+from catflap.image import Frame, PhotoInfo, Pixels, may_lack_data
 
 GREYABLE = ("L", "RGB")
-APP1, APP2, SCAN = 0xE1, 0xE2, 0xDA  # markers: EXIF or XMP, ICC or MPO, the pixels begin
+APP1, APP2, SCAN = 0xE1, 0xE2, 0xDA  # markers: EXIF or XMP, ICC or MPO, start of scan
 
 
 def scaled_grey(data: bytes, info: PhotoInfo, side: int) -> tuple[Pixels, tuple[float, float]]:
     """The luma of a whole JPEG as stored, uint8 (height, width), at 1/8 to 8/8 of its size.
 
     Both sides keep at least `side` pixels where the photo has them. The second value is the height
-    and width that the photo covers in these pixels, before they were rounded up. Every warning of
-    the decoder is an error: BadPhoto when the data ends early ("truncated") or is spoilt ("damaged").
+    and width that the photo covers in these pixels, before they were rounded up. Raises ValueError with
+    the decoder's sentence where it warns or cannot decode; image.py has the last word on such a photo.
     """
-    grey = _decode(data, "GRAY", side, side)[:, :, 0]
+    grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=side, min_width=side, strict=True)[:, :, 0]
     height, width = grey.shape
     eighths = next(
         (n for n in range(1, 9) if (-(-info.height * n // 8), -(-info.width * n // 8)) == (height, width)), 8
@@ -26,45 +25,45 @@ def scaled_grey(data: bytes, info: PhotoInfo, side: int) -> tuple[Pixels, tuple[
     return grey, (info.height * eighths / 8, info.width * eighths / 8)
 
 
-def plain_rgb(data: bytes, frame: Frame) -> Pixels | None:
-    """What image.decode gives, bit for bit, in two thirds of its time; None when it needs more than that.
-
-    That is a file which is no JPEG in grey or YCbCr, or has an orientation or a colour profile. Raises
-    BadPhoto as scaled_grey does.
+def warning_remark(error: ValueError) -> str:
+    """What scan remarks about a JPEG that image.py decodes though this error arose; "" for a mere limit of
+    simplejpeg, such as a rare chroma subsampling.
     """
-    if not _is_plain(data):
+    sentence = " ".join(str(error).split()).replace(";", ",")
+    if "extraneous bytes before marker 0xd9" in sentence:
+        return f"surplus_bytes: {sentence}"
+    is_warning = sentence.startswith(
+        ("Corrupt", "Premature", "Invalid", "Inconsistent", "Warning", "Unknown")
+    )
+    return f"decoder_warning: {sentence}" if is_warning else ""
+
+
+def plain_rgb(data: bytes, frame: Frame) -> Pixels | None:
+    """What image.decode gives, bit for bit, in two thirds of its time; None where only image.decode can.
+
+    That is a file which is not a JPEG in grey or YCbCr, has an orientation or a colour profile, or makes
+    the decoder warn or may lack data.
+    """
+    if not _is_plain(data) or may_lack_data(data):
         return None
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-    except ValueError as error:
-        raise _bad(error) from error
-    if colour not in ("YCbCr", "Gray"):
+        if colour not in ("YCbCr", "Gray"):
+            return None
+        share = 1
+        while frame.decode == "scaled" and share < 8:
+            if height < 4 * share * frame.height or width < 4 * share * frame.width:
+                break
+            share *= 2
+        size = {"min_height": -(-height // share), "min_width": -(-width // share)}
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **size)
+    except ValueError:
         return None
-    share = 1
-    while frame.decode == "scaled" and share < 8:
-        if height < 4 * share * frame.height or width < 4 * share * frame.width:
-            break
-        share *= 2
-    return _decode(data, "RGB", -(-height // share), -(-width // share))
-
-
-def _decode(data: bytes, colours: str, height: int, width: int) -> Pixels:
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(
-            data, colours, min_height=height, min_width=width, strict=True
-        )
-    except ValueError as error:
-        raise _bad(error) from error
     return pixels
 
 
-def _bad(error: ValueError) -> BadPhoto:
-    reason = "truncated" if "premature end" in str(error).lower() else "damaged"
-    return BadPhoto(reason, f"The photo is {reason}: {error}.", "Copy the file again.")
-
-
 def _is_plain(data: bytes) -> bool:
-    """Whether a JPEG's header holds nothing that turns it or changes its colours: no APP1 and no APP2."""
+    """Whether a JPEG's header has neither EXIF nor a colour profile: no APP1 and no APP2."""
     place = 2
     while data[:2] == b"\xff\xd8" and data[place : place + 1] == b"\xff" and place + 4 <= len(data):
         marker = data[place + 1]

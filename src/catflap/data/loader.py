@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.dataset import Photos, Positions
-from catflap.data.chance import shares
 from catflap.data.jpeg import plain_rgb
+from catflap.data.roles import shares
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, resize
 from catflap.machine import describe_machine

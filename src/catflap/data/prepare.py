@@ -28,23 +28,24 @@ from catflap.artifacts.folder import atomic_folder, refuse_foreign, unwritable
 from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.schema import digest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leading_bits, numbered, write_tables
-from catflap.data.duplicates.groups import joined
-from catflap.data.duplicates.lookalikes import LOOKALIKE, Vectors, alike_pairs
-from catflap.data.packing.photos import (
+from catflap.data.duplicates import LOOKALIKE, Vectors, joined, lookalike_pairs
+from catflap.data.listing import check_labels
+from catflap.data.packing import (
     Chosen,
+    ShardPlan,
     check_room,
     check_shrink,
     keep_or_clear,
+    offsets,
     one_piece,
+    plan_shards,
     write_pixels,
     write_shards,
 )
-from catflap.data.packing.roles import LEAST, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
-from catflap.data.packing.shards import ShardPlan, offsets, plan_shards
+from catflap.data.parts import working_folder
 from catflap.data.profile import PAGE, profile_dataset
+from catflap.data.roles import MIN_GROUPS, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
 from catflap.data.scan import scan_versions
-from catflap.data.scanning.parts import working_folder
-from catflap.data.sources.listing import check_labels
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import Progress, silent
@@ -68,13 +69,13 @@ def prepare(
     profile: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
-    """Give every photo of a Manifest that is ok its role and write the Dataset folder `out`.
+    """Give every photo of a Manifest that is ok a role and write the Dataset folder `out`.
 
-    `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` says how
-    large they are. With `embeddings`, one row a photo of the Manifest, photos that look alike share a role
-    too. Photos keep their bytes, but with `shrink` larger train photos are stored as JPEGs with that short
-    side in px. `pixels` adds a memory map of decoded train photos, `profile` writes profile.html. A run
-    that was killed goes on with the first shard that is not whole.
+    `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` are their
+    sizes. With `embeddings`, one row for each photo of the Manifest, photos that look alike share a role too.
+    Photos keep their bytes, but with `shrink` larger train photos are stored as JPEGs with that short side
+    in px. `pixels` adds a memory map of decoded train photos, `profile` writes profile.html. A run that was
+    killed goes on with the first shard that is not complete.
     """
     out = Path(out)
     check_seed(seed)
@@ -123,7 +124,7 @@ def prepare_fingerprint(
     shrink: int = 0,
     pixels: bool = False,
 ) -> str:
-    """What a Dataset of this Manifest would be made from, without making it."""
+    """A hash of what a Dataset of this Manifest would be made from."""
     vectors = "" if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest()
     settings = [frame.to_json(), seed, dict(shares), [vectors, LOOKALIKE], shrink, pixels]
     return digest([REVISION, manifest.sha256, *settings, scan_versions()])
@@ -184,9 +185,9 @@ def index_rows(
 
 
 def _keep_shards(work: Path, folder: Path, plan: ShardPlan) -> None:
-    """Link the shards into the folder that takes its name later: a run that ends before still has them.
+    """Link the shards into the folder that is renamed later, so that a run killed before then keeps them.
 
-    Where there are no links they are moved.
+    Where the file system has no links they are moved.
     """
     folder.mkdir()
     for name in plan.names:
@@ -228,7 +229,7 @@ def _with_lookalikes(
             f"There are {len(embeddings)} embeddings for {photos} photos.",
             "Give one row for each row of the Manifest.",
         )
-    first, second = alike_pairs(embeddings[rows])
+    first, second = lookalike_pairs(embeddings[rows])
     firsts = np.concatenate([groups, groups[first]])
     return joined(photos, firsts, np.concatenate([groups, groups[second]]))[groups]
 
@@ -243,18 +244,18 @@ def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.N
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
     short = []
-    for number in np.flatnonzero(counts < 1 << 16):  # of so many photos, enough groups are taken for granted
+    for number in np.flatnonzero(counts < 1 << 16):  # more photos than that surely have enough groups
         distinct = len(np.unique(groups[order[starts[number] : starts[number] + counts[number]]]))
-        if distinct < LEAST:
+        if distinct < MIN_GROUPS:
             photos = f"{counts[number]} photo{'s' if counts[number] != 1 else ''}"
             short.append(f"{names[number]!r} has {photos} in {distinct} group{'s' if distinct != 1 else ''}")
     if short:
         left = len(short) - NAMED
         more = f", and {left:,} more label{'s have' if left != 1 else ' has'} too few" if left > 0 else ""
         raise CatflapError(
-            f"Train, validation, calibration and test need photos of {LEAST} groups of every label, "
-            f"where copies of a photo are one group; {', '.join(short[:NAMED])}{more}.",
-            "Add photos that are no copies of each other, or leave these labels out.",
+            f"Train, validation, calibration and test need photos of {MIN_GROUPS} groups of every label, "
+            f"where copies of a photo are one group: {', '.join(short[:NAMED])}{more}.",
+            "Add photos that are not copies of each other, or leave these labels out.",
         )
 
 

@@ -1,13 +1,16 @@
-"""The profile pages of a Manifest and a Dataset: what a person should see before learning from photos."""
+"""The profile pages of a Manifest and a Dataset: one HTML file that loads nothing and runs nothing."""
 
 from __future__ import annotations
 
+import base64
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
+from string import Template
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,10 +21,10 @@ from catflap.artifacts.dataset import ROLES, Dataset
 from catflap.artifacts.folder import write_atomically
 from catflap.artifacts.manifest import TABLE, Manifest
 from catflap.artifacts.tables import iter_table, leading_bits
-from catflap.data.page import bars, figure, findings, page, section, sheet, sizes, table
-from catflap.data.sources.reading import read_photo
+from catflap.data.reading import read_photo
+from catflap.errors import BadPhoto
 from catflap.html_text import text
-from catflap.image import Frame
+from catflap.image import Frame, thumbnail
 
 Row: TypeAlias = dict[str, Any]
 
@@ -32,6 +35,10 @@ GROUPS = 24  # groups of near-duplicates
 TOGETHER = 5  # photos a group
 LISTED = 10_000  # rows of files that are not ok
 COLUMNS = ("id", "uri", "label", "status", "reason", "width", "height", "bytes", "offset", "group")
+Read: TypeAlias = Callable[[], bytes]  # the bytes of one photo; BadPhoto when they are gone
+
+SIDE = 160
+MOST_BARS = 60
 
 
 def profile_manifest(folder: Path, manifest: Manifest) -> None:
@@ -43,17 +50,17 @@ def profile_manifest(folder: Path, manifest: Manifest) -> None:
     others = manifest.quarantined + manifest.dropped
     shown = f"The first {LISTED:,} of {others:,}; all are in {TABLE}." if others > LISTED else ""
     sections = [
-        section("Findings", findings(manifest.checks)),
-        section("Labels", bars("label", manifest.labels)),
-        section("Sizes", sizes(pixels)),
-        section("Remarks", bars("photos that are ok", manifest.remarks)),
-        section("Samples", _samples(samples)),
-        section("Near-duplicates", _groups(path, groups), _how_many(manifest.near_duplicate_groups)),
-        section("Not used", bars("reason", manifest.reasons) + _bad(bad), shown),
+        _section("Findings", _findings(manifest.checks)),
+        _section("Labels", _bars("label", manifest.labels)),
+        _section("Sizes", _sizes(pixels)),
+        _section("Remarks", _bars("photos that are ok", manifest.remarks)),
+        _section("Samples", _samples(samples)),
+        _section("Near-duplicates", _groups(path, groups), _how_many(manifest.near_duplicate_groups)),
+        _section("Not used", _bars("reason", manifest.reasons) + _bad(bad), shown),
     ]
     footer = f"Manifest {manifest.sha256[:16]}, made by Catflap {manifest.versions['catflap']}."
     write_atomically(
-        folder / PAGE, page("Catflap scan", manifest.source, {**counts, **more}, sections, footer).encode()
+        folder / PAGE, _page("Catflap scan", manifest.source, {**counts, **more}, sections, footer).encode()
     )
 
 
@@ -66,15 +73,15 @@ def profile_dataset(folder: Path, dataset: Dataset, pixels: Counter[tuple[int, i
     ]
     sheets = "".join(
         f"<h3>{role}</h3>"
-        + sheet((str(chosen.ids[i])[:16], partial(chosen.__getitem__, i)) for i in _some(chosen))
+        + _sheet((str(chosen.ids[i])[:16], partial(chosen.__getitem__, i)) for i in _some(chosen))
         for role, chosen in photos.items()
     )
     groups = [set(chosen.groups.tolist()) for chosen in photos.values()]
     apart = sum(map(len, groups)) == len(set().union(*groups))
     sections = [
-        section("Roles", table(("label", *ROLES), rows), "No group lies in two roles." if apart else ""),
-        section("Sizes", sizes(pixels)),
-        section("Samples", sheets),
+        _section("Roles", _table(("label", *ROLES), rows), "No group lies in two roles." if apart else ""),
+        _section("Sizes", _sizes(pixels)),
+        _section("Samples", sheets),
     ]
     tiles = {**{role: dataset.roles[role] for role in ROLES}, "left out": dataset.left_out}
     footer = (
@@ -82,7 +89,7 @@ def profile_dataset(folder: Path, dataset: Dataset, pixels: Counter[tuple[int, i
         f"seed {dataset.seed}, made by Catflap {dataset.versions['catflap']}."
     )
     title = f"{sum(dataset.roles.values()):,} photos of {len(dataset.labels):,} labels"
-    write_atomically(folder / PAGE, page("Catflap dataset", title, tiles, sections, footer).encode())
+    write_atomically(folder / PAGE, _page("Catflap dataset", title, tiles, sections, footer).encode())
 
 
 def _gather(path: Path) -> tuple[Counter[tuple[int, int]], dict[str, list[Row]], list[int], list[Row]]:
@@ -115,9 +122,9 @@ def _first(groups: Iterable[int]) -> list[int]:
 
 
 def _first_of_each_label(rows: pa.Table, last: dict[str, str]) -> Iterator[Row]:
-    """The photos with the smallest ids, which are as good as drawn by chance, but always the same.
+    """The photos with the smallest ids of each label: a random but reproducible sample.
 
-    `last`: of a label that has enough, only ids before this one are asked for.
+    `last`: for a label that has enough photos, only ids before this one are returned.
     """
     named = zip(rows["label"].to_pylist(), rows["id"].to_pylist(), strict=True)
     rows = rows.filter(pa.array([label not in last or id < last[label] for label, id in named], pa.bool_()))
@@ -132,7 +139,7 @@ def _first_of_each_label(rows: pa.Table, last: dict[str, str]) -> Iterator[Row]:
 
 def _samples(samples: dict[str, list[Row]]) -> str:
     sheets = [
-        f"<h3>{text(label)}</h3>{sheet((row['uri'], _reader(row)) for row in rows)}"
+        f"<h3>{text(label)}</h3>{_sheet((row['uri'], _reader(row)) for row in rows)}"
         for label, rows in list(samples.items())[:LABELS]
     ]
     more = len(samples) - LABELS
@@ -152,7 +159,7 @@ def _groups(path: Path, wanted: list[int]) -> str:
 
 def _group(members: list[Row]) -> str:
     mixed = len({row["label"] for row in members}) > 1
-    figures = [figure(row["uri"], row["label"], _reader(row), mixed) for row in members[:TOGETHER]]
+    figures = [_figure(row["uri"], row["label"], _reader(row), mixed) for row in members[:TOGETHER]]
     more = len(members) - TOGETHER
     rest = f'<p class="note">… and {more:,} more</p>' if more > 0 else ""
     return f'<div class="group">{"".join(figures)}{rest}</div>'
@@ -160,7 +167,7 @@ def _group(members: list[Row]) -> str:
 
 def _bad(rows: list[Row]) -> str:
     listed = [(row["uri"], row["label"], row["status"], row["reason"]) for row in rows]
-    return table(("photo", "label", "status", "reason"), listed)
+    return _table(("photo", "label", "status", "reason"), listed)
 
 
 def _how_many(groups: int) -> str:
@@ -173,3 +180,97 @@ def _reader(row: Row) -> Any:
 
 def _some(photos: Any) -> list[int]:
     return [int(place) for place in np.linspace(0, len(photos) - 1, min(len(photos), 2 * PHOTOS))]
+
+
+def _page(kicker: str, title: str, tiles: Mapping[str, int], sections: Iterable[str], footer: str) -> str:
+    """The whole page."""
+    here = Path(__file__)
+    cells = (
+        f'<div class="tile"><span>{text(name)}</span><b>{count:,}</b></div>' for name, count in tiles.items()
+    )
+    return Template(here.with_name("profile.html").read_text("utf-8")).substitute(
+        kicker=text(kicker),
+        title=text(title),
+        style=here.with_name("profile.css").read_text("utf-8"),
+        tiles="".join(cells),
+        sections="\n".join(filter(None, sections)),
+        footer=f"<p>{text(footer)}</p>",
+    )
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    """A heading with what stands under it; nothing when there is nothing."""
+    lead = f'<p class="note">{text(note)}</p>' if note else ""
+    return f"<section><h2>{text(title)}</h2>{lead}{body}</section>" if body else ""
+
+
+def _findings(checks: Sequence[Mapping[str, Any]]) -> str:
+    """The findings about a collection."""
+    items = "".join(f"<li>{text(check['what'])}</li>" for check in checks)
+    return f'<ul class="findings">{items}</ul>' if items else ""
+
+
+def _bars(name: str, counts: Mapping[str, int]) -> str:
+    """Counts as a table with bars, in their order; beyond 60 rows it says how many are missing."""
+    largest = max(counts.values(), default=0)
+    rows = "".join(
+        f'<tr><td>{text(label)}</td><td class="n">{count:,}</td>'
+        f'<td class="bar"><i style="width:{100 * count / largest if largest else 0:.1f}%"></i></td></tr>'
+        for label, count in list(counts.items())[:MOST_BARS]
+    )
+    more = f'<p class="note">… and {len(counts) - MOST_BARS:,} more</p>' if len(counts) > MOST_BARS else ""
+    head = f'<tr><th>{text(name)}</th><th class="n">photos</th><th></th></tr>'
+    return f'<div class="box"><table>{head}{rows}</table>{more}</div>' if rows else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as a table; numbers stand to the right."""
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    names = "".join(f"<th>{text(name)}</th>" for name in head)
+    return f'<div class="box"><table><tr>{names}</tr>{body}</table></div>' if body else ""
+
+
+def _sheet(photos: Iterable[tuple[str, Read]]) -> str:
+    """A contact sheet; takes names and how to read each photo."""
+    return f'<div class="sheet">{"".join(_picture(name, read) for name, read in photos)}</div>'
+
+
+def _figure(name: str, caption: str, read: Read, alarm: bool = False) -> str:
+    """A photo with a caption."""
+    words = f'<span class="alarm">{text(caption)}</span>' if alarm else text(caption)
+    return f"<figure>{_picture(name, read)}<figcaption>{words}<br>{text(name)}</figcaption></figure>"
+
+
+def _picture(name: str, read: Read) -> str:
+    """A small picture inside the page; its name where the photo can no longer be read."""
+    try:
+        data = base64.b64encode(thumbnail(read(), SIDE)).decode()
+    except BadPhoto:
+        return f"<span>{text(name)}</span>"
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{text(name)}" title="{text(name)}">'
+
+
+def _sizes(pixels: Counter[tuple[int, int]]) -> str:
+    """Histograms of the long side in px, by factors of 1.4, and of width over height."""
+    sides: Counter[int] = Counter()
+    aspects: Counter[int] = Counter()
+    for (width, height), count in pixels.items():
+        sides[math.floor(2 * math.log2(max(width, height)))] += count
+        aspects[max(-8, min(8, round(4 * math.log2(width / height))))] += count
+    long = {f"{2 ** (n / 2):.0f} to {2 ** ((n + 1) / 2):.0f} px": sides[n] for n in _span(sides)}
+    ratio = {_aspect(n): aspects[n] for n in _span(aspects)}
+    return f'<div class="cards">{_bars("long side", long)}{_bars("width : height", ratio)}</div>'
+
+
+def _cell(value: Any) -> str:
+    return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f"<td>{text(value)}</td>"
+
+
+def _span(counts: Counter[int]) -> range:
+    return range(min(counts), max(counts) + 1) if counts else range(0)
+
+
+def _aspect(quarters: int) -> str:
+    ratio = 2 ** (abs(quarters) / 4)
+    at_most = "≥ " if abs(quarters) == 8 else ""
+    return f"{at_most}{ratio:.2g} : 1" if quarters >= 0 else f"{at_most}1 : {ratio:.2g}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,21 @@ from catflap.artifacts.manifest import (
 )
 from catflap.artifacts.schema import digest
 from catflap.artifacts.tables import PHOTO_ROW, iter_table, write_tables
+from catflap.data import ray_cluster
+from catflap.data import workers as local_workers
+from catflap.data.collection import Copies, count_photos, find_copies, findings, with_copies
+from catflap.data.examine import FRAME
+from catflap.data.listing import Labels, Reference, check_labels, map_labels
+from catflap.data.parts import Parts, plan_parts, working_folder, write_listing
 from catflap.data.profile import profile_manifest
-from catflap.data.scanning import local, on_ray
-from catflap.data.scanning.batch import FRAME
-from catflap.data.scanning.checks import count_photos, findings
-from catflap.data.scanning.copies import Copies, find_copies, with_copies
-from catflap.data.scanning.mapping import Labels, mapped
-from catflap.data.scanning.parts import Parts, plan_parts, working_folder, write_listing
-from catflap.data.sources.listing import Reference, check_labels
-from catflap.data.sources.lists import Columns
-from catflap.data.sources.opening import DEFAULT_COLUMNS, open_source
-from catflap.data.sources.reading import read_photo
+from catflap.data.reading import read_photo
+from catflap.data.sources import DEFAULT_COLUMNS, Columns, open_source
+from catflap.data.workers import DEADLINE
 from catflap.errors import BadPhoto, need
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
-REVISION = 3  # raised when a photo gets another row than before
+REVISION = 4  # raised when a photo gets another row than before
 
 
 def scan(
@@ -48,6 +48,7 @@ def scan(
     columns: Columns = DEFAULT_COLUMNS,
     on: str | None = None,
     workers: int | None = None,
+    deadline: float = DEADLINE,
     profile: bool = True,
     progress: Progress = silent,
 ) -> Manifest:
@@ -55,7 +56,8 @@ def scan(
 
     `labels` renames, merges or (None) leaves out labels; `columns` names the columns of a list;
     `on` is None for `workers` processes here (one a core), or "ray" or "ray://host:port" for a
-    cluster; `profile` also writes profile.html. A scan that was killed goes on where it stopped.
+    cluster. A photo that takes longer than `deadline` seconds is quarantined; `profile` also writes
+    profile.html. A scan that was killed goes on where it stopped.
     """
     out = Path(out)
     refuse_foreign(out, MARKER)
@@ -65,7 +67,7 @@ def scan(
     with working_folder(out, "scan") as folder:
         parts = plan_parts(folder, listed, listed.rules())
         check_labels(listed.labels)
-        _examine(parts, on, workers, progress)
+        _examine(parts, on, workers, deadline, progress)
         progress("duplicates", 0, 0)
         copies = find_copies(parts)
         with atomic_folder(out, MARKER) as whole:
@@ -80,15 +82,15 @@ def scan(
 def scan_fingerprint(
     source: str | Path, *, labels: Labels | None = None, columns: Columns = DEFAULT_COLUMNS
 ) -> str:
-    """What a scan would be made from: the names, sizes and times of the photos, and the rules."""
+    """A hash of what a scan would be made from: the photos' names, sizes and times, and the rules."""
     listed = _Listed(source, labels, columns)
     return write_listing(None, listed, listed.rules())[0]
 
 
 def some_readable(manifest: Manifest) -> bool:
-    """Whether a photo that could not be read when it was scanned can be by now."""
+    """Whether a photo that could not be read when it was scanned can be read now."""
     for rows in iter_table(manifest.path / TABLE, ["uri", "offset", "bytes", "reason"]):
-        for row in rows.filter(pc.equal(rows["reason"], UNREADABLE)).to_pylist():
+        for row in rows.filter(pc.starts_with(rows["reason"], UNREADABLE)).to_pylist():
             try:
                 read_photo(row["uri"], row["offset"], row["bytes"], FRAME.max_bytes)
             except BadPhoto as error:
@@ -99,7 +101,7 @@ def some_readable(manifest: Manifest) -> bool:
 
 
 class _Listed:
-    """The references of a source under their new labels, noting on the way which labels there are."""
+    """The references of a source with their new labels; notes which labels occur while it is read."""
 
     def __init__(self, source: str | Path, mapping: Labels | None, columns: Columns) -> None:
         self._listing = open_source(source, columns)
@@ -109,7 +111,8 @@ class _Listed:
         self.left_out: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Reference]:
-        for found in mapped(self._listing.references, self._mapping, self.left_out):
+        """Read the source once; `labels`, `left_out` and the other counts are whole after that."""
+        for found in map_labels(self._listing.references, self._mapping, self.left_out):
             if found["label"]:
                 self.labels.add(found["label"])
             yield found
@@ -122,24 +125,35 @@ class _Listed:
         found = {label: sorted(inner)[:10] for label, inner in self._listing.nested.items()}
         return {label: names for label, names in found.items() if names[1:] and label not in self.left_out}
 
+    def skipped(self) -> Counter[str]:
+        return self._listing.skipped
+
     def empty(self) -> list[str]:
         known = {self._mapping.get(label, label) for label in self._listing.labels}
         return sorted(label for label in known if label and label not in self.labels)
 
 
 def scan_versions() -> dict[str, str]:
-    """The versions that decide what a scan or prepare writes."""
+    """The versions that decide what scan or prepare writes; "" for pillow-heif where it is not installed."""
     names = ("numpy", "pillow", "pyarrow", "simplejpeg")
-    return {"catflap": VERSION, **{name: version(name) for name in names}}
+    try:
+        heif = version("pillow-heif")
+    except PackageNotFoundError:
+        heif = ""
+    return {"catflap": VERSION, **{name: version(name) for name in names}, "pillow-heif": heif}
 
 
-def _examine(parts: Parts, on: str | None, workers: int | None, progress: Progress) -> None:
-    done = parts.total - parts.absent()
+def _examine(parts: Parts, on: str | None, workers: int | None, deadline: float, progress: Progress) -> None:
+    done = parts.total - parts.count_missing()
     progress("scan", done, parts.total)
     if done == parts.total:
         return
     missing = parts.missing()
-    for number, rows in local.run(missing, workers) if on is None else on_ray.run(missing, on):
+    if on is None:
+        answers = local_workers.run(missing, workers, deadline=deadline)
+    else:
+        answers = ray_cluster.run(missing, on, deadline=deadline)
+    for number, rows in answers:
         parts.commit(number, rows)
         done += rows.num_rows
         progress("scan", done, parts.total)
@@ -159,7 +173,15 @@ def _fields(source: str | Path, table: Path, parts: Parts, listed: _Listed, copi
         "reasons": dict(sorted(counts.reasons.items())),
         "remarks": dict(sorted(counts.remarks.items())),
         "left_out": dict(sorted(listed.left_out.items())),
-        "checks": findings(counts, listed.empty(), copies.two_labels, copies.cut_chains, listed.merged()),
+        "skipped": dict(sorted(listed.skipped().items())),
+        "checks": findings(
+            counts,
+            empty_labels=listed.empty(),
+            two_labels=copies.two_labels,
+            cut_chains=copies.cut_chains,
+            merged=listed.merged(),
+            skipped=listed.skipped(),
+        ),
         "sha256": manifest_digest(iter_table(table, DIGESTED)),
         "made_from": parts.made_from,
         "versions": scan_versions(),

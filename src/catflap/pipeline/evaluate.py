@@ -19,8 +19,8 @@ from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.folder import check_place, refuse_foreign
 from catflap.artifacts.report import MARKER, Report
 from catflap.artifacts.schema import digest
+from catflap.data.reading import read_photo
 from catflap.data.scan import scan
-from catflap.data.sources.reading import read_photo
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.decision_rates import shipped_decisions
 from catflap.evaluation.metrics import curves, measure, worst_mistakes

@@ -1,4 +1,4 @@
-"""The perceptual hash of a photo and the small picture that confirms what the hash suggests.
+"""The perceptual hash of a photo, and the small picture that confirms what the hash suggests.
 
 The hash is the DCT hash of Zauner ("Implementation and Benchmarking of Perceptual Image Hash
 Functions", 2010), with the sign of each coefficient in place of a median: rows and columns 1 to 8
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from catflap.image import Pixels
 
-SIDE = 32  # what the hash sees
-THUMB = 16  # what confirms it
+SIDE = 32  # px of the grey picture that is hashed
+THUMB = 16  # px of the picture that confirms it
 FLAT = 2.0  # grey levels; a photo whose pixels spread less than this has no hash
 
 Floats = npt.NDArray[np.float32]
@@ -41,7 +41,9 @@ class Signature:
 
 
 def signature(grey: Pixels, extent: tuple[float, float], orientation: int = 1) -> Signature:
-    """What identifies a photo however it is encoded or scaled; takes uint8 (height, width).
+    """The hash and small picture of a photo, nearly the same however it is encoded or scaled.
+
+    Takes grey pixels, uint8 (height, width).
 
     `extent` is the height and width that the photo covers in these pixels, which a scaled decoder
     rounds up: a shift of half a pixel would change the hash. `orientation` is the EXIF tag, 1 to 8.
@@ -54,22 +56,22 @@ def signature(grey: Pixels, extent: tuple[float, float], orientation: int = 1) -
     stretched = np.rint((thumb - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
     if spread < FLAT:
         return Signature(None, stretched.tobytes(), spread)
-    # A coefficient near zero has an arbitrary sign in a symmetric drawing; rounding makes it a stable 0.
+    # In a symmetric drawing a coefficient near zero has an arbitrary sign; rounding makes it 0.
     positive = np.rint(_DCT @ small @ _DCT.T) > 0
     return Signature(int(_BITS[positive.ravel()].sum()), stretched.tobytes(), spread)
 
 
 def mirror_thumbs(thumbs: Pixels) -> Pixels:
-    """Thumbs, uint8 (n, 256), as the mirrored photos would have them."""
+    """Small pictures, uint8 (n, 256), as the mirrored photos would have them."""
     return thumbs.reshape(-1, THUMB, THUMB)[:, :, ::-1].reshape(-1, THUMB * THUMB)
 
 
 def likeness(first: Pixels, second: Pixels) -> Floats:
-    """How alike pairs of thumbs are, uint8 (n, 256) each: the correlation of their slopes, -1 to 1.
+    """The similarity of pairs of small pictures, uint8 (n, 256) each: the correlation of gradients, -1 to 1.
 
-    Slopes, not levels: two skies have the same levels, but not the same edges.
+    Gradients, not grey levels: two skies have the same levels, but not the same edges.
     """
-    one, other = _slopes(first), _slopes(second)
+    one, other = _gradients(first), _gradients(second)
     product: Floats = (one * other).sum(axis=1)
     return product
 
@@ -82,13 +84,13 @@ def _upright(small: Floats, orientation: int) -> Floats:
     return small[::-1] if orientation in (3, 4, 7, 8) else small
 
 
-def _slopes(thumbs: Pixels) -> Floats:
+def _gradients(thumbs: Pixels) -> Floats:
     square = thumbs.reshape(-1, THUMB, THUMB).astype(np.float32)
     down, across = np.diff(square, axis=1), np.diff(square, axis=2)
     edges = THUMB * (THUMB - 1)
     flat = np.concatenate([down.reshape(-1, edges), across.reshape(-1, edges)], axis=1)
-    slopes: Floats = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    return slopes
+    gradients: Floats = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return gradients
 
 
 @lru_cache(maxsize=1024)

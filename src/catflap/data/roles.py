@@ -1,9 +1,9 @@
 """Roles that cannot leak: whole groups, stratified by label, and stable when photos are added later.
 
 Every group gets a number in 0..1 that depends on its members and the seed only: the smallest of their
-draws, so that a group that grows can only move down. Within a label the groups are laid out by that
+draws, so that a group that grows can only move down. Within a label the groups are sorted by that
 number and cut into test, calibration, validation and train where the shares end, each cut within half
-a group. A fixed line through the middle of calibration and validation keeps the promise that a photo never
+a group. A fixed line through the middle of calibration and validation guarantees that a photo never
 goes from test to train: only groups below the line may be test, only groups above it may be train,
 however many photos are added. Where a label has so few groups that chance puts too many on one side, the
 line wins by at most GIVE photos or 2 % of the label, and beyond that the shares win.
@@ -14,24 +14,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.dataset import Positions
-from catflap.data.chance import mix, salt
-from catflap.data.duplicates.pairs import Hashes
+from catflap.data.duplicates import Hashes
 from catflap.errors import CatflapError
 
 SHARES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}
 ORDER = ("test", "calibration", "validation", "train")
 TRAIN = ORDER.index("train")
-NONE = len(ORDER)  # the number of no stated role
+NONE = len(ORDER)  # where no role is stated
 GIVE = 4
 GIVE_SHARE = 0.02
-LEAST = 10  # groups a label; fewer cannot fill four roles
+MIN_GROUPS = 10  # a label; fewer cannot fill four roles
 
-Codes = npt.NDArray[np.int8]
+STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+
+Codes: TypeAlias = npt.NDArray[np.int8]
+Words: TypeAlias = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Assigned:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that a Dataset cannot name."""
+    """Refuse a seed that does not fit into 63 bits."""
     if not 0 <= seed < 1 << 63:
         raise CatflapError(f"The seed {seed} is not possible.", "Use 0 to 2^63 - 1.")
 
@@ -121,7 +124,7 @@ def _cut(
     ends[0] = min(ends[0], max(below, ends[0] - give))
     ends[-1] = max(ends[-1], min(below, ends[-1] + give))
     for place in range(TRAIN - 1, 0, -1):
-        if shares[ORDER[place]] == 0:  # what the line keeps from train goes to a role that is wanted
+        if shares[ORDER[place]] == 0:  # groups that the line keeps from train go to a role with a share
             ends[place - 1] = ends[place]
     ends = np.maximum.accumulate(ends)
     middle = np.cumsum(sizes) - sizes / 2
@@ -156,3 +159,23 @@ def _stratum(group: Positions, labels: npt.NDArray[np.integer], count: int) -> P
         order = np.lexsort((-pairs[1], votes))
         low[pairs[0, order]] = pairs[1, order]
     return low
+
+
+def mix(bits: Words) -> Words:
+    """Mix every bit into all others (the finaliser of SplitMix64)."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def salt(text: str) -> np.uint64:
+    """64 bits that differ from one purpose to another."""
+    return np.uint64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+
+
+def shares(ids: npt.NDArray[np.str_], purpose: str, count: int) -> npt.NDArray[np.float64]:
+    """`count` pseudo-random numbers in 0..1 for each hexadecimal id, (n, count), equal on all machines."""
+    keys = np.array([int(id[:16], 16) for id in ids.tolist()], np.uint64)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * STEP
+    mixed = mix(mix(keys ^ salt(purpose))[:, None] + steps)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53

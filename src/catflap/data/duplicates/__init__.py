@@ -1,1 +1,0 @@
-"""Which photos show the same: by perceptual hash, confirmed by a small picture, or by embedding."""

@@ -1,1 +1,0 @@
-"""Rows to a Dataset: a role for every photo, and shards."""

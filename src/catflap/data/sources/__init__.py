@@ -1,1 +1,0 @@
-"""Where photos come from: folders, lists, archives, stores; one reference a photo."""
