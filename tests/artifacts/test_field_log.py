@@ -19,20 +19,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
+from catflap.artifacts.field_log import FieldLog, LogModel, LogRow, read_field_log
 from catflap.errors import BadArtifact, CatflapError
 
-BY = By("cat", "a" * 64, "int8", ("cat", "not_cat"))
+BY = LogModel("cat", "a" * 64, "int8", ("cat", "not_cat"))
 MB = 1_000_000
 
 
-def seen(number: int, by: By = BY, picture: bytes | None = None, regular: bool = True) -> Seen:
+def seen(number: int, by: LogModel = BY, picture: bytes | None = None, regular: bool = True) -> LogRow:
     share = np.float32(number % 100 / 100)
     probabilities = np.array([share, 1 - share], np.float32)
-    return Seen(1e9 + number, f"{number:064x}", by, probabilities, "unsure", "predict", regular, "", picture)
+    return LogRow(
+        1e9 + number, f"{number:064x}", by, probabilities, "unsure", "predict", regular, "", picture
+    )
 
 
-def write(path: Path, rows: list[Seen], limit: int = 100 * MB) -> None:
+def write(path: Path, rows: list[LogRow], limit: int = 100 * MB) -> None:
     log = FieldLog(path, limit=limit, note=pytest.fail)
     for row in rows:
         log.add(row)
@@ -46,22 +48,22 @@ def test_a_log_from_before_photos_had_looks_is_read_and_written_on(tmp_path: Pat
     with closing(sqlite3.connect(path)) as database, database:
         for column in ("look", "embedding", "strangeness"):
             database.execute(f"ALTER TABLE seen DROP COLUMN {column}")
-    assert [row.look for row in read_field_log(path, embeddings=True)] == [None]
-    write(path, [replace(seen(1), look=(0.5, 0.25, 6.0))])
-    assert [row.look for row in read_field_log(path, pictures=True)] == [None, (0.5, 0.25, 6.0)]
+    assert [row.image_statistics for row in read_field_log(path, embeddings=True)] == [None]
+    write(path, [replace(seen(1), image_statistics=(0.5, 0.25, 6.0))])
+    assert [row.image_statistics for row in read_field_log(path, pictures=True)] == [None, (0.5, 0.25, 6.0)]
 
 
 def test_a_log_from_before_photos_had_embeddings_is_read_and_written_on(tmp_path: Path) -> None:
     path, embedding = tmp_path / "field.log", np.linspace(0, 3, 1280, dtype=np.float32)
-    write(path, [replace(seen(0), look=(0.5, 0.25, 6.0))])
+    write(path, [replace(seen(0), image_statistics=(0.5, 0.25, 6.0))])
     with closing(sqlite3.connect(path)) as database, database:
         for column in ("embedding", "strangeness"):
             database.execute(f"ALTER TABLE seen DROP COLUMN {column}")
     (row,) = read_field_log(path, embeddings=True)
-    assert (row.look, row.embedding, row.strangeness) == ((0.5, 0.25, 6.0), None, None)
-    write(path, [replace(seen(1), embedding=embedding, strangeness=0.75)])
+    assert (row.image_statistics, row.embedding, row.ood_score) == ((0.5, 0.25, 6.0), None, None)
+    write(path, [replace(seen(1), embedding=embedding, ood_score=0.75)])
     old, new = read_field_log(path, embeddings=True)
-    assert (old.embedding, old.strangeness, new.strangeness) == (None, None, 0.75)
+    assert (old.embedding, old.ood_score, new.ood_score) == (None, None, 0.75)
     assert new.embedding is not None
     assert np.abs(new.embedding - embedding).max() <= 3 / 254 + 1e-6
     assert [row.embedding for row in read_field_log(path)] == [None, None], "they are most of the bytes"
@@ -85,16 +87,16 @@ def numbers(path: Path, **which: object) -> list[int]:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "field.log"
-    other = By("cat", "b" * 64, "fp32", ("cat", "not_cat"), (("cat", 0.1), ("not_cat", 0.9)))
+    other = LogModel("cat", "b" * 64, "fp32", ("cat", "not_cat"), (("cat", 0.1), ("not_cat", 0.9)))
     rows = [seen(0), seen(1, other, b"jpeg"), seen(2, regular=False)]
     write(path, rows)
     write(path, [seen(3)])
     found = list(read_field_log(path, pictures=True))
     assert [row.photo for row in found] == [f"{number:064x}" for number in range(4)]
     for row, wanted in zip(found, rows, strict=False):
-        assert (row.time, row.by, row.decision, row.regular) == (
+        assert (row.time, row.model, row.decision, row.regular) == (
             wanted.time,
-            wanted.by,
+            wanted.model,
             "unsure",
             wanted.regular,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
+from catflap.artifacts.field_log import FieldLog, LogModel, LogRow, read_field_log
 from catflap.curation.field_queue import review_queue, take_photos
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.golden_cases import scene
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 CATFLAP = Path(sys.executable).with_name("catflap")
-BY = By("cat", "a" * 64, "int8", ("cat", "other"))
-NEXT = By("cat", "b" * 64, "int8", ("cat", "other"))
+BY = LogModel("cat", "a" * 64, "int8", ("cat", "other"))
+NEXT = LogModel("cat", "b" * 64, "int8", ("cat", "other"))
 
 
 def photo(seed: int) -> bytes:
     return encode(scene(seed, 200, 150), "JPEG", quality=90)
 
 
-def seen(data: bytes, share: float, by: By = BY, verb: str = "serve", **fields: Any) -> Seen:
+def seen(data: bytes, share: float, by: LogModel = BY, verb: str = "serve", **fields: Any) -> LogRow:
     """A row of a photo that is a cat with this probability; its picture is kept."""
     answer = np.array([share, 1 - share], np.float32)
     fields = {"picture": data, **fields}
-    return Seen(1e9, digest_photo(data), by, answer, "unsure", verb, **fields)
+    return LogRow(1e9, digest_photo(data), by, answer, "unsure", verb, **fields)
 
 
-def write(path: Path, rows: list[Seen]) -> Path:
+def write(path: Path, rows: list[LogRow]) -> Path:
     log = FieldLog(path, limit=10**8, note=pytest.fail)
     for row in rows:
         log.add(row)
@@ -92,8 +92,8 @@ def test_the_most_useful_photos_are_chosen_once_each(log: Path, tmp_path: Path) 
 
 def test_photos_that_are_strange_to_the_network_are_unusual(tmp_path: Path) -> None:
     """Also where they look like the others and the answer is sure; the strangest come first."""
-    rows = [seen(photo(number), 0.99, strangeness=0.5 + number / 100) for number in range(12)]
-    rows += [seen(photo(500 + number), 0.99, strangeness=1.1 + number / 10) for number in range(3)]
+    rows = [seen(photo(number), 0.99, ood_score=0.5 + number / 100) for number in range(12)]
+    rows += [seen(photo(500 + number), 0.99, ood_score=1.1 + number / 10) for number in range(3)]
     rows.append(seen(photo(600), 0.99))  # of a variant that has no embedding
     queue = review_queue(write(tmp_path / "field.log", rows), tmp_path / "queue")
     cards = data_of(queue.path)["cards"]
@@ -103,10 +103,10 @@ def test_photos_that_are_strange_to_the_network_are_unusual(tmp_path: Path) -> N
 
 
 def test_a_shadow_may_know_a_label_that_is_new(tmp_path: Path) -> None:
-    more = By("cat", "c" * 64, "int8", ("cat", "dog", "other"))
+    more = LogModel("cat", "c" * 64, "int8", ("cat", "dog", "other"))
     dog = np.array([0.1, 0.8, 0.1], np.float32)
     data = photo(7)
-    rows = [seen(data, 0.95), Seen(1e9, digest_photo(data), more, dog, "dog", "shadow")]
+    rows = [seen(data, 0.95), LogRow(1e9, digest_photo(data), more, dog, "dog", "shadow")]
     assert review_queue(write(tmp_path / "field.log", rows), tmp_path / "queue").kinds == {"disagreement": 1}
     page = data_of(tmp_path / "queue")
     assert page["labels"] == ["cat", "dog", "other"]
@@ -205,7 +205,7 @@ def test_decisions_that_do_not_fit_are_refused(log: Path, tmp_path: Path) -> Non
 
 
 def test_a_label_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
-    hostile = By("cat", "a" * 64, "int8", ("../../cat", "other"))
+    hostile = LogModel("cat", "a" * 64, "int8", ("../../cat", "other"))
     queue = review_queue(write(tmp_path / "f.log", [seen(photo(1), 0.6, hostile)]), tmp_path / "queue").path
     (card,) = data_of(queue)["cards"]
     path = decisions(tmp_path / "d.json", queue, **{card["id"]: {"decision": "keep"}})

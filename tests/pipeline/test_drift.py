@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from catflap.artifacts.bundle import Bundle, load_bundle
-from catflap.artifacts.field_log import By, FieldLog, Seen, read_field_log
+from catflap.artifacts.field_log import FieldLog, LogModel, LogRow, read_field_log
 from catflap.errors import BadArtifact
 from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.golden_cases import scene
@@ -39,12 +39,16 @@ def write_log(
     path: Path, bundle: Path, answers: Any, prior: dict[str, float] | None = None, **fields: Any
 ) -> None:
     opened = load_bundle(bundle)
-    by = By(opened.name, opened.sha256, opened.default_variant, opened.labels, tuple((prior or {}).items()))
+    by = LogModel(
+        opened.name, opened.sha256, opened.default_variant, opened.labels, tuple((prior or {}).items())
+    )
     log = FieldLog(path, limit=10**8, note=pytest.fail)
     for start in range(0, len(answers), 100):  # no more than may wait
         for number, row in enumerate(answers[start : start + 100], start):
             log.add(
-                Seen(1e9 + number, f"{number:064x}", by, row.astype(np.float32), "unsure", "serve", **fields)
+                LogRow(
+                    1e9 + number, f"{number:064x}", by, row.astype(np.float32), "unsure", "serve", **fields
+                )
             )
         while log._waiting:
             time.sleep(0.01)
@@ -159,7 +163,7 @@ def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
     recorder.close()
     rows = list(read_field_log(log))
     assert len(rows) == 2 * WINDOW
-    assert all(row.look and len(row.look) == len(STATISTICS) for row in rows)
+    assert all(row.image_statistics and len(row.image_statistics) == len(STATISTICS) for row in rows)
     made = baseline_with(opened, rows[:WINDOW])
     windows = [measure(opened, made, part) for part in (rows[:WINDOW], rows[WINDOW:])]
     assert [window.scores["brightness"] > 1 for window in windows] == [False, True]
@@ -181,21 +185,23 @@ def test_photos_that_are_strange_to_the_network_are_told(drawn_bundle: Exported,
     log = tmp_path / "field.log"
     write_log(log, drawn_bundle.path, rows)
     assert set(drift(drawn_bundle.path, log).latest.drift.scores) == {"sureness"}  # type: ignore[union-attr]
-    write_log(log, drawn_bundle.path, rows, strangeness=float(np.median(strange)))  # type: ignore[type-var]
+    write_log(log, drawn_bundle.path, rows, ood_score=float(np.median(strange)))  # type: ignore[type-var]
     report = drift(drawn_bundle.path, log)
     assert report.alarm
     assert report.latest
     assert report.latest.drift.most == "strangeness"
 
 
-def baseline_with(bundle: Bundle, rows: list[Seen]) -> dict[str, Any]:
+def baseline_with(bundle: Bundle, rows: list[LogRow]) -> dict[str, Any]:
     answers = np.array([row.probabilities for row in rows], float)
-    return make_baseline(answers, bundle.labels, np.arange(len(rows)), np.array([row.look for row in rows]))
+    return make_baseline(
+        answers, bundle.labels, np.arange(len(rows)), np.array([row.image_statistics for row in rows])
+    )
 
 
-def measure(bundle: Bundle, baseline: dict[str, Any], rows: list[Seen]) -> Drift:
+def measure(bundle: Bundle, baseline: dict[str, Any], rows: list[LogRow]) -> Drift:
     answers = np.array([row.probabilities for row in rows], float)
-    return measure_drift(answers, bundle.labels, baseline, np.array([row.look for row in rows]))
+    return measure_drift(answers, bundle.labels, baseline, np.array([row.image_statistics for row in rows]))
 
 
 def test_a_stated_prior_is_taken_out_again(drawn_bundle: Exported, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.artifacts.field_log import LogRow, read_field_log
 from catflap.errors import CatflapError
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode, inspect
@@ -31,7 +31,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def predict(bundle: Path, *words: object) -> list[Seen]:
+def predict(bundle: Path, *words: object) -> list[LogRow]:
     """The rows after `catflap predict --log`."""
     log = bundle.parent / f"{os.urandom(4).hex()}.log"
     command = [CATFLAP, "predict", bundle, *map(str, words), "--log", log, "--json"]
@@ -49,8 +49,8 @@ def test_predict_records_answers_and_no_picture(tiny_bundle: Path, photo: Path, 
     assert row.photo == hashlib.sha256(photo.read_bytes()).hexdigest()
     assert row.path == str(photo)
     assert row.picture is None
-    assert row.by.labels == ("cold", "warm")
-    assert row.by.prior == ()
+    assert row.model.labels == ("cold", "warm")
+    assert row.model.prior == ()
     assert row.verb == "predict"
     assert row.probabilities.sum() == pytest.approx(1, abs=1e-6)
 
@@ -69,8 +69,8 @@ def test_an_embedding_is_recorded_where_the_variant_has_one(
     assert asked.embedding is not None
     assert row.embedding is not None
     assert np.abs(row.embedding - asked.embedding).max() <= asked.embedding.max() / 250
-    assert row.strangeness == asked.ood_score
-    assert row.strangeness is not None
+    assert row.ood_score == asked.ood_score
+    assert row.ood_score is not None
     plain = Classifier(drawn_bundle.path)(photo)
     assert (plain.embedding, plain.ood_score) == (None, None)
     assert plain == replace(asked, ms=plain.ms)
@@ -86,7 +86,7 @@ def test_pictures_are_kept_only_when_asked_for_and_small(tiny_bundle: Path, phot
 
 def test_the_prior_is_recorded(tiny_bundle: Path, photo: Path) -> None:
     (row,) = predict(tiny_bundle, photo, "--prior", "warm=0.01")
-    assert dict(row.by.prior) == {"cold": 0.99, "warm": 0.01}
+    assert dict(row.model.prior) == {"cold": 0.99, "warm": 0.01}
 
 
 def test_names_that_are_not_utf8_are_recorded(tiny_bundle: Path, photo: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.artifacts.field_log import LogRow, read_field_log
 from catflap.cli.main import main
 from catflap.evaluation.drift_baseline import make_baseline
 from catflap.image import encode
@@ -26,7 +26,7 @@ from tests.tiny import Exported
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
 
 
-def rows(log: Path) -> list[Seen]:
+def rows(log: Path) -> list[LogRow]:
     return list(read_field_log(log, pictures=True))
 
 
@@ -78,7 +78,7 @@ def test_embeddings_are_recorded_and_not_answered(drawn_bundle: Exported, tmp_pa
         assert "embedding" not in str(client.infer("tiny", [pixels]).get_response())
         client.close()
     found = list(read_field_log(log, embeddings=True))
-    assert [row.embedding is not None and row.strangeness is not None for row in found] == [True, True]
+    assert [row.embedding is not None and row.ood_score is not None for row in found] == [True, True]
 
 
 def test_a_shadow_is_recorded_beside_what_was_answered(quick: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_shadow_is_recorded_beside_what_was_answered(quick: Path, tmp_path: Pa
     found = {row.verb: row for row in rows(log)}
     assert (found["serve"].decision, found["shadow"].decision) == ("cat", "not_cat")
     assert found["serve"].photo == found["shadow"].photo
-    assert found["serve"].by.version != found["shadow"].by.version
+    assert found["serve"].model.version != found["shadow"].model.version
     assert found["serve"].picture
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.field_log import Seen, read_field_log, read_picture
+from catflap.artifacts.field_log import LogRow, read_field_log, read_picture
 from catflap.artifacts.folder import atomic_folder, check_place, refuse_foreign
 from catflap.artifacts.schema import digest, read_json, write_json
 from catflap.curation.review_page import PAGE, Card, Decision, read_decisions, write_page
@@ -186,12 +186,12 @@ class FieldPhoto:
 class _Answer:
     """The last answer about a photo, and the label that another bundle gave it, where one did."""
 
-    row: Seen
+    row: LogRow
     other: str | None = None
 
     @property
     def label(self) -> str:
-        return self.row.by.labels[int(self.row.probabilities.argmax())]
+        return self.row.model.labels[int(self.row.probabilities.argmax())]
 
 
 def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[FieldPhoto], int]:
@@ -241,7 +241,7 @@ def _answers(log: Path) -> dict[str, _Answer]:
             found[row.photo] = now
             continue
         served, other = (earlier, now) if row.verb == "shadow" else (now, earlier)
-        differs = other.row.by.version != served.row.by.version and other.label != served.label
+        differs = other.row.model.version != served.row.model.version and other.label != served.label
         found[row.photo] = _Answer(served.row, other.label if differs else earlier.other)
     return found
 
@@ -250,7 +250,7 @@ def _confidence(one: _Answer) -> float:
     return float(one.row.probabilities.max())
 
 
-def _margin(row: Seen) -> float:
+def _margin(row: LogRow) -> float:
     """The difference of the two highest probabilities."""
     second, first = np.sort(row.probabilities)[-2:]
     return float(first - second)
@@ -262,7 +262,7 @@ def _unusual(answered: Sequence[_Answer], log: Path, progress: Progress) -> list
         one.row.photo: (score, one) for score, one in _unusual_statistics(answered[-NEWEST:], log, progress)
     }
     for one in answered:
-        strangeness = one.row.strangeness
+        strangeness = one.row.ood_score
         if strangeness is not None and strangeness > STRANGE:
             score = min(1.0, strangeness / (2 * STRANGE))
             found[one.row.photo] = max(found.get(one.row.photo, (0.0, one)), (score, one), key=_first)
@@ -346,7 +346,7 @@ def _alternate(ranked: dict[str, list[tuple[float, _Answer]]]) -> Iterator[tuple
 
 
 def _field_photo(one: _Answer, kind: str, score: float, data: bytes) -> FieldPhoto:
-    row, labels = one.row, one.row.by.labels
+    row, labels = one.row, one.row.model.labels
     second = labels[int(np.argsort(row.probabilities)[-2])]
     suggested = {"disagreement": one.other, "uncertain": second}.get(kind)
     return FieldPhoto(
@@ -362,7 +362,7 @@ def _field_photo(one: _Answer, kind: str, score: float, data: bytes) -> FieldPho
     )
 
 
-def _bytes_of(log: Path, row: Seen) -> bytes | None:
+def _bytes_of(log: Path, row: LogRow) -> bytes | None:
     """The bytes of a logged photo: its file if unchanged, or the picture that was kept."""
     if row.path:
         with suppress(BadPhoto):

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from catflap.artifacts.bundle import Bundle, load_bundle
-from catflap.artifacts.field_log import Seen, read_field_log
+from catflap.artifacts.field_log import LogRow, read_field_log
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError, system_reason
 from catflap.evaluation.calibration import estimate_prior
@@ -132,17 +132,18 @@ def _answers(bundle: Bundle, variant: str, log: Path) -> Iterator[Row]:
     """A row per photo; the probabilities are converted to the training prior."""
     trained = [bundle.prior[label] for label in bundle.labels]
     for row in read_field_log(log, version=bundle.sha256, regular=True):
-        if row.by.variant == variant and row.by.labels == bundle.labels:
-            statistics = row.look if row.look and len(row.look) == len(STATISTICS) else NO_STATISTICS
-            ood = math.nan if row.strangeness is None else row.strangeness
+        if row.model.variant == variant and row.model.labels == bundle.labels:
+            measured = row.image_statistics
+            statistics = measured if measured and len(measured) == len(STATISTICS) else NO_STATISTICS
+            ood = math.nan if row.ood_score is None else row.ood_score
             yield row.time, _under_training(row, bundle, trained), statistics, ood, row.decision
 
 
-def _under_training(row: Seen, bundle: Bundle, trained: list[float]) -> Floats:
+def _under_training(row: LogRow, bundle: Bundle, trained: list[float]) -> Floats:
     given: Floats = row.probabilities.astype(np.float64)
-    if not row.by.prior:
+    if not row.model.prior:
         return given
-    stated = dict(row.by.prior)
+    stated = dict(row.model.prior)
     return correct_prior(given, [stated[label] for label in bundle.labels], trained)
 
 

@@ -11,7 +11,7 @@ from time import time
 
 import numpy as np
 
-from catflap.artifacts.field_log import By, FieldLog, Seen
+from catflap.artifacts.field_log import FieldLog, LogModel, LogRow
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo, thumbnail
@@ -66,10 +66,10 @@ class Recorder:
         # An absolute path, because the log may be read elsewhere; and text, whatever bytes the name has.
         absolute = str(Path(path).resolve()) if path else ""
         self._log.add(
-            Seen(
+            LogRow(
                 time(),
                 digest_photo(photo),
-                By(bundle.name, bundle.sha256, classifier.variant.name, classifier.labels, prior),
+                LogModel(bundle.name, bundle.sha256, classifier.variant.name, classifier.labels, prior),
                 np.array(list(prediction.probabilities.values()), np.float32),
                 prediction.decision,
                 verb,
