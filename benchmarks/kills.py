@@ -132,6 +132,7 @@ def main() -> None:
             words = prepared(verb, made, folder)
             after = dice.uniform(0, seconds[verb])
             if kill(words, folder, after):
+                print(f"{sum(killed.values()) + 1} of {args.kills}", end="\r", file=sys.stderr)
                 killed[verb] += 1
                 finish(words, folder)
                 found = contents(folder)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.checkpoint import WEIGHTS, load_checkpoint
+from catflap.artifacts.folder import working_folder
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
@@ -80,6 +81,22 @@ def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     assert load_report(first["report"]).page == Path(first["page"])  # as `evaluate` has it
     assert first["photos"]["found"] == 60
     assert first["variants"]["int8"]["flips"] == drawn_bundle.answer["variants"]["int8"]["fidelity"]["flips"]
+
+
+def test_what_a_kill_left_beside_finished_steps_is_deleted(built: Path, drawn_bundle: Exported) -> None:
+    """A kill after a step's result took its name, and before its working folder was gone."""
+    photos, work = drawn_bundle.path.with_name("photos"), built.with_suffix(".build")
+    build(photos, built, plan=PLAN, frame=FRAME)
+    before = {path.name for path in [built, *work.rglob("*")]}
+    for name in ("manifest.scan", "dataset.prepare", "report.scored"):
+        (work / f".{name}").mkdir()
+        (work / f".{name}" / "lock").touch()
+    (work / ".checkpoint.train").touch()
+    (work / ".checkpoint.resume").write_bytes(b"weights")
+    with working_folder(built, "export") as in_use:
+        assert made(build(photos, built, plan=PLAN, frame=FRAME)) == []
+        assert in_use.is_dir()
+    assert {path.name for path in [built, *work.rglob("*")]} == before
 
 
 @contextmanager

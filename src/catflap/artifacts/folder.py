@@ -462,6 +462,24 @@ def working_folder(target: Path, verb: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard_work(target: Path, *kinds: str) -> None:
+    """Delete each `.NAME.KIND` beside a finished target: a run was killed after it had finished the target.
+
+    Nothing is deleted from the first one on that another process has locked.
+    """
+    for kind in kinds:
+        left = target.with_name(f".{target.name}.{kind}")
+        lock = left / "lock" if left.is_dir() else left
+        held = _lock(lock) if lock.exists() else None
+        if lock.exists() and held is None:
+            return
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+        _release(held)
+
+
 def try_lock(descriptor: int) -> bool:
     """Lock an open file or folder until it is closed; False where somebody else holds it.
 

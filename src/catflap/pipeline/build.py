@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset, load_dataset
+from catflap.artifacts.folder import discard_work
 from catflap.artifacts.manifest import UNREADABLE, Manifest, load_manifest
 from catflap.artifacts.report import Report, load_report
 from catflap.data.prepare import prepare, prepare_fingerprint
@@ -82,6 +83,8 @@ def build(
     skipped = checkpoint is not None and checkpoint.made_from == plan.fingerprint(dataset)
     if checkpoint is None or not skipped:
         checkpoint = train(dataset, work / "checkpoint", plan, progress=progress)
+    else:
+        discard_work(work / "checkpoint", "train", "resume", "decided")
     steps.end("train", skipped=skipped)
 
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}
@@ -92,12 +95,15 @@ def build(
         bundle = load_bundle(out)
     else:  # export verifies a new one
         _verify(out, progress)
+        discard_work(out, "export")
     steps.end("export", skipped=skipped)
 
     report = _kept(load_report, work / "report")
     skipped = report is not None and report.ancestors.get("bundle") == bundle.sha256
     if report is None or not skipped:
         report = evaluate(out, dataset.path, work / "report", progress=progress)
+    else:
+        discard_work(work / "report", "scored")
     steps.end("evaluate", skipped=skipped)
     return _summary(bundle, manifest, dataset, checkpoint, report, steps)
 
@@ -112,6 +118,8 @@ def _scan_and_prepare(
     while True:
         if manifest is None or not skipped:
             manifest = scan(source, place, progress=progress)
+        else:
+            discard_work(place, "scan")
         steps.end("scan", skipped=skipped)
         try:
             return manifest, _prepared(manifest, work / "dataset", frame, seed, steps, progress)
@@ -139,6 +147,8 @@ def _prepared(
     skipped = dataset is not None and dataset.made_from == made_from
     if dataset is None or not skipped:
         dataset = prepare(manifest, place, frame=frame, seed=seed, progress=progress)
+    else:
+        discard_work(place, "prepare")
     steps.end("prepare", skipped=skipped)
     return dataset
 
