@@ -1,8 +1,9 @@
-"""Writes reference/cli.md from the parsers and reference/api.md from the public names."""
+"""Writes the generated pages: commands from the parsers, Python names, the tree of files in CONTRIBUTING."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -13,6 +14,9 @@ import catflap
 from catflap.cli import options
 from catflap.cli.main import COMMANDS, parser_of
 
+CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+TREE = "<!-- tree: written by docs/make_reference.py from the files' docstrings -->\n"
+END = "<!-- /tree -->"
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SHORT_FOR = ("build", "demo")  # commands whose options are those of other verbs
 API = """# The Python interface
@@ -64,6 +68,32 @@ def api_page() -> str:
         if hasattr(made, "__qualname__"):
             lines += [f"::: {made.__module__}.{made.__qualname__}", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def contributing_page() -> str:
+    """CONTRIBUTING.md with the tree of the files and what each holds."""
+    text = CONTRIBUTING.read_text("utf-8")
+    start, rest = text.split(TREE, 1)
+    return "\n".join([f"{start}{TREE}", "```", *tree(), f"```\n{END}{rest.partition(END)[2]}"])
+
+
+def tree() -> Iterator[str]:
+    """A line a room and a file: its name and the first sentence of its docstring."""
+    house = CONTRIBUTING.parent / "src" / "catflap"
+    for path in sorted(
+        house.rglob("*.py"), key=lambda path: (path.parent, path.name != "__init__.py", path.name)
+    ):
+        parts = path.relative_to(house).parts
+        room = path.name == "__init__.py"
+        name = "/".join(("catflap", *parts[:-1])) + "/" if room else path.name
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        indent = "" if room else "  "
+        yield f"{indent}{name}".ljust(30) + " ".join(docstring.split("\n\n")[0].split())
+    yield "web/src/".ljust(30) + "The camera page, in TypeScript."
+    for path in sorted((CONTRIBUTING.parent / "web" / "src").glob("*.ts")):
+        first = path.read_text("utf-8").partition("\n")[0]
+        if first.startswith("//"):
+            yield f"  {path.name}".ljust(30) + first.removeprefix("//").strip()
 
 
 def section(name: str) -> Iterator[str]:
@@ -154,3 +184,4 @@ def escaped(text: str) -> str:
 if __name__ == "__main__":
     (REFERENCE / "cli.md").write_text(cli_page(), "utf-8")
     (REFERENCE / "api.md").write_text(api_page(), "utf-8")
+    CONTRIBUTING.write_text(contributing_page(), "utf-8")

@@ -79,6 +79,8 @@ def test_the_generated_pages_are_up_to_date() -> None:
     for name in ("cli", "api"):
         written = (REPO / "docs" / "reference" / f"{name}.md").read_text("utf-8")
         assert written == pages[f"{name}_page"](), "run: python docs/make_reference.py"
+    tree = (REPO / "CONTRIBUTING.md").read_text("utf-8")
+    assert tree == pages["contributing_page"](), "run: python docs/make_reference.py"
 
 
 def test_what_json_prints_is_told_of_every_command() -> None:
