@@ -17,7 +17,7 @@ from ray import serve
 
 from catflap.serving.app import create_app
 from catflap.serving.service import open_service
-from catflap.serving.settings import ServeSettings
+from catflap.serving.serve_settings import ServeSettings
 
 
 def build() -> Any:

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from catflap.runtime.recording import LogSettings as LogSettings
     from catflap.runtime.signature import Signer as Signer
     from catflap.serving.serve import serve as serve
-    from catflap.serving.settings import ServeLimits as ServeLimits
-    from catflap.serving.settings import ServeSettings as ServeSettings
+    from catflap.serving.serve_settings import ServeLimits as ServeLimits
+    from catflap.serving.serve_settings import ServeSettings as ServeSettings
     from catflap.training.plan import Plan as Plan
     from catflap.training.search.halving import SearchLimits as SearchLimits
     from catflap.training.train import train as train
@@ -79,8 +79,8 @@ _HOME = {
     "Report": "catflap.artifacts.report",
     "Rules": "catflap.live.hysteresis",
     "SearchLimits": "catflap.training.search.halving",
-    "ServeLimits": "catflap.serving.settings",
-    "ServeSettings": "catflap.serving.settings",
+    "ServeLimits": "catflap.serving.serve_settings",
+    "ServeSettings": "catflap.serving.serve_settings",
     "Signer": "catflap.runtime.signature",
     "Verdict": "catflap.artifacts.results",
     "WatchSettings": "catflap.live.watch_settings",

@@ -22,7 +22,7 @@ from catflap.live.watch import watch
 from catflap.live.watch_settings import WatchSettings
 from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve
-from catflap.serving.settings import ServeSettings
+from catflap.serving.serve_settings import ServeSettings
 from catflap.verification.verify import verify
 
 pytest.importorskip("model_signing", reason="model-signing is not installed: pip install 'catflap[sign]'")

@@ -26,7 +26,7 @@ from catflap.errors import BadPhoto, Refused
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.classifier import SUFFIXES, Classifier, list_photos, predict
-from catflap.serving.answers import Problem
+from catflap.serving.http_messages import HttpError
 from tests.serving.bundles import make_bundle
 
 
@@ -91,7 +91,7 @@ def test_errors_travel_between_processes() -> None:
         error = pool.submit(_raised, "x.jpg").exception(timeout=60)
     assert isinstance(error, BadPhoto)
     assert (error.reason, error.what, error.fix) == ("unreadable", "x.jpg cannot be read.", "Check it.")
-    for each in (Refused("No.", "Do."), Problem(413, "Large.", "Less.", {"a": "b"})):
+    for each in (Refused("No.", "Do."), HttpError(413, "Large.", "Less.", {"a": "b"})):
         again = pickle.loads(pickle.dumps(each))
         assert (type(again), vars(again), str(again)) == (type(each), vars(each), str(each))
 

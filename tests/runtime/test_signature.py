@@ -18,7 +18,7 @@ from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from catflap.runtime.signature import Signer, read_signed, sign_bundle
 from catflap.serving.serve import serve
-from catflap.serving.settings import ServeSettings
+from catflap.serving.serve_settings import ServeSettings
 from catflap.verification.verify import verify
 from tests.artifacts.samples import small_bundle
 from tests.serving.bundles import make_bundle

@@ -28,8 +28,12 @@ def test_more_photos_than_the_queue_holds_are_429(slow: Path) -> None:
         assert set(statuses) == {200, 429}
         assert statuses.count(200) >= 3
         refused = next(reply for reply in replies if reply.status == 429)
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["error"]["fix"] == "Try again later."
+        seconds = int(refused.headers["retry-after"])
+        assert seconds >= 1
+        assert refused.json()["error"] == {
+            "what": "Too many requests: 2 are queued.",
+            "fix": f"Retry after {seconds} s.",
+        }
         assert server.predict(RED).status == 200, "and then it answers again"
         assert server.metric("catflap_queue") == 0
         assert server.metric("catflap_running") == 0
@@ -202,7 +206,10 @@ def test_uploads_that_are_open_at_the_end_are_told_and_leave_no_noise(quick: Pat
             with connection:
                 answer = connection.recv(1 << 16)
                 assert answer.startswith(b"HTTP/1.1 503")
-                assert b"The server ends. Send it again." in answer or b'"what": "The server ends."' in answer
+                assert (
+                    b"The server is shutting down. Retry." in answer
+                    or b'"what": "The server is shutting down."' in answer
+                )
         assert server.log().splitlines() == [
             "uvicorn.error: Cancel 30 running task(s), timeout graceful shutdown exceeded"
         ]
@@ -305,5 +312,8 @@ def test_plain_http_to_a_tls_port_harms_nobody(guarded: Server) -> None:
 def test_a_key_file_with_a_short_key_is_refused(tmp_path: Path, quick: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("short\n")
-    with pytest.raises(AssertionError, match="one of fewer than 16 letters"), running(quick, "--keys", keys):
+    with (
+        pytest.raises(AssertionError, match="one of fewer than 16 characters"),
+        running(quick, "--keys", keys),
+    ):
         pass

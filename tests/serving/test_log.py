@@ -17,8 +17,8 @@ from catflap.evaluation.drift_baseline import make_baseline
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.registry import Served
+from catflap.serving.serve_settings import ServeSettings
 from catflap.serving.service import Service, close_service, judge_one, open_service
-from catflap.serving.settings import ServeSettings
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
 from tests.serving.client import eventually, form, running
 from tests.tiny import Exported
@@ -133,11 +133,11 @@ def test_drift_is_measured_every_200_photos(tmp_path: Path) -> None:
         assert score() == 0
         server.predict(coloured(random))
         assert 0 < score() < 1
-        assert "unlike those" not in server.log()
+        assert "differ from those" not in server.log()
         for _ in range(200):
             server.predict(coloured(random, paleness=30))
         assert score() > 1
-        assert server.log().count("unlike those") == 1
+        assert server.log().count("differ from those") == 1
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_drift_score_goes_with_its_version(tmp_path: Path, versions: list[byte
     put(service, versions[1], file)
     judge_many(service, old, 1)  # it was in hand when the new version came
     assert scored(service) == set()
-    assert not any("unlike those" in note for note in notes)
+    assert not any("differ from those" in note for note in notes)
     judge_many(service, service.models.default, 200)
     assert scored(service) == {service.models.default.version}
     judge_many(service, service.models.default, 199)

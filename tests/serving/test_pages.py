@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 
 from catflap.artifacts.bundle import load_bundle
-from catflap.serving.app import ALWAYS, OPEN, ROUTES, create_app
-from catflap.serving.pages import description
+from catflap.serving.app import ALWAYS, ROUTES, WITHOUT_KEY, create_app
+from catflap.serving.pages import openapi_document
+from catflap.serving.serve_settings import ServeSettings
 from catflap.serving.service import open_service
-from catflap.serving.settings import ServeSettings
 from tests.serving.bundles import RED
 from tests.serving.client import Server, form
 
@@ -23,12 +23,12 @@ BAD = {"Content-Type": "text/plain"}
 
 
 def test_openapi_describes_exactly_the_routes() -> None:
-    described = {(m.upper(), path) for path, methods in description()["paths"].items() for m in methods}
+    described = {(m.upper(), path) for path, methods in openapi_document()["paths"].items() for m in methods}
     assert described == {(method, path.replace(":path}", "}")) for method, path, _ in ROUTES}
 
 
 def test_every_reference_in_openapi_leads_somewhere() -> None:
-    document = description()
+    document = openapi_document()
     for found in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)):
         place: Any = document
         for step in found.split("/"):
@@ -40,11 +40,11 @@ def test_openapi_and_the_reference_have_what_any_route_may_answer() -> None:
     table = (
         (Path(__file__).parents[2] / "docs/reference/http.md").read_text("utf-8").partition("## Errors")[2]
     )
-    for path, methods in description()["paths"].items():
+    for path, methods in openapi_document()["paths"].items():
         for method in methods.values():
             told = set(method["responses"])
             assert all(re.search(rf"^\| [^|]*\b{status}\b", table, re.M) for status in told - {"200", "304"})
-            if path not in OPEN:
+            if path not in WITHOUT_KEY:
                 assert "500" in told
             if path not in ALWAYS:
                 assert "503" in told
@@ -87,7 +87,7 @@ ASKED = [
 def test_answers_are_as_openapi_says(
     server: Server, route: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> None:
-    document = description()
+    document = openapi_document()
     reply = server.ask(path, body, headers)
     told = document["paths"][route]["get" if body is None else "post"]["responses"][str(reply.status)]
     if "$ref" in told:
@@ -109,7 +109,7 @@ def test_a_page_for_people_loads_nothing_from_elsewhere(quick: Path, tmp_path: P
 
 def test_the_description_for_people_has_every_route(server: Server) -> None:
     page = server.ask("/docs").body.decode()
-    assert all(f"<td>{path}</td>" in page for path in description()["paths"])
+    assert all(f"<td>{path}</td>" in page for path in openapi_document()["paths"])
 
 
 def test_the_files_of_the_bundle(server: Server, quick: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catflap.serving.answers import Problem
-from catflap.serving.multipart import read_parts
-from catflap.serving.tensors import read_inputs, read_request, wanted_outputs, write_response
+from catflap.serving.http_messages import HttpError
+from catflap.serving.inference_protocol import read_inputs, read_request, requested_outputs, write_response
+from catflap.serving.predict_route import parse_form
 from tests.serving.client import form
 
 NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters='"\\%'), max_size=20)
@@ -27,7 +27,7 @@ def test_a_form_gives_back_its_files(photos: list[tuple[str, bytes]], boundary: 
     photos = [(name, data.replace(boundary.encode(), b"")) for name, data in photos]
     body, headers = form(*photos, boundary=boundary)
     for around in (body, b"preamble\r\n" + body + b"epilogue"):
-        parts = read_parts(around, headers["Content-Type"], 4)
+        parts = parse_form(around, headers["Content-Type"], 4)
         assert [(part.name, part.data) for part in parts] == photos
 
 
@@ -46,7 +46,7 @@ def test_what_the_standard_library_writes() -> None:
         message.attach(part)
     message.set_boundary("a b")
     body = message.as_bytes().replace(b"\n", b"\r\n").partition(b"\r\n\r\n")[2]
-    parts = read_parts(body, str(message["Content-Type"]), 3)
+    parts = parse_form(body, str(message["Content-Type"]), 3)
     assert [(part.name, part.data) for part in parts] == [('a "b".jpg', b"bytes"), ("zö.jpg", b"bytes")]
 
 
@@ -61,7 +61,7 @@ def test_what_the_standard_library_writes() -> None:
 )
 def test_a_name_may_stand_without_quotes(disposition: str, name: str | None) -> None:
     body = f"--a\r\nContent-Disposition: form-data; {disposition}\r\n\r\nbytes\r\n--a--".encode()
-    parts = read_parts(body, "multipart/form-data; boundary=a", 1)
+    parts = parse_form(body, "multipart/form-data; boundary=a", 1)
     assert [(part.name, part.data) for part in parts] == ([] if name is None else [(name, b"bytes")])
 
 
@@ -71,9 +71,9 @@ FIELD = b'--xYz\r\nContent-Disposition: form-data; name="word"\r\n\r\nx\r\n'
 def test_a_form_may_have_a_hundred_fields_beside_its_photos() -> None:
     body, headers = form(("a.jpg", b"a"), ("b.jpg", b"b"))
     body = body.removesuffix(b"--xYz--\r\n") + FIELD * 100
-    assert len(read_parts(body + b"--xYz--", headers["Content-Type"], 2)) == 2
-    with pytest.raises(Problem, match="more than 102 parts") as caught:
-        read_parts(body + FIELD + b"--xYz--", headers["Content-Type"], 2)
+    assert len(parse_form(body + b"--xYz--", headers["Content-Type"], 2)) == 2
+    with pytest.raises(HttpError, match="more than 102 parts") as caught:
+        parse_form(body + FIELD + b"--xYz--", headers["Content-Type"], 2)
     assert caught.value.status == 413
 
 
@@ -81,14 +81,14 @@ def test_a_form_may_have_a_hundred_fields_beside_its_photos() -> None:
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_any_bytes_are_parts_or_a_problem(body: bytes, kind: str) -> None:
     for content_type in (kind, "multipart/form-data; boundary=a"):
-        assert status_of(lambda of=content_type: read_parts(body, of, 4)) in (None, 400, 413)
+        assert status_of(lambda of=content_type: parse_form(body, of, 4)) in (None, 400, 413)
 
 
 def status_of(step: Callable[[], object]) -> int | None:
-    """The status of the Problem that a step raises, or None."""
+    """The status of the HttpError that a step raises, or None."""
     try:
         step()
-    except Problem as problem:
+    except HttpError as problem:
         return problem.status
     return None
 
@@ -109,7 +109,7 @@ def test_any_request_is_tensors_or_a_problem(request_fields: dict[str, object], 
     body = json.dumps(request_fields).encode()
     request, binary = read_request(body + rest, str(len(body)))
     assert status_of(lambda: read_inputs(request, binary)) in (None, 400)
-    assert status_of(lambda: wanted_outputs(request, ("logits",))) in (None, 400)
+    assert status_of(lambda: requested_outputs(request, ("logits",))) in (None, 400)
 
 
 def test_json_of_many_values_is_413_and_a_long_text_is_not() -> None:
@@ -135,7 +135,7 @@ def test_any_tensor_is_what_it_says_or_a_problem(
         request = {"inputs": [{"name": "a", "datatype": datatype, "shape": shape, **entry}]}
         try:
             tensor = read_inputs(request, memoryview(binary if "data" not in entry else b""))[0]
-        except Problem:
+        except HttpError:
             continue
         assert int(np.prod(tensor.shape)) == (
             len(tensor.data) if datatype == "BYTES" else np.size(tensor.data)

@@ -21,7 +21,7 @@ from catflap.cli.main import main
 from catflap.image import encode
 from catflap.runtime.recording import LogSettings
 from catflap.serving.serve import serve
-from catflap.serving.settings import SHOWN, ServeLimits, ServeSettings
+from catflap.serving.serve_settings import LIMITS, ServeLimits, ServeSettings
 from tests.serving.bundles import BLUE, RED, make_bundle, strange_bundle, with_foreign_default
 from tests.serving.client import Server, eventually, form, running
 
@@ -235,10 +235,10 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "--variant", "int4"], 2, "has no variant 'int4'"),
         (["{quick}", "--port", "70000"], 2, "The port (--port) is 70000."),
         (["{quick}", "--canary", "{quick}", "--share", "0"], 2, "The canary's share (--share) is 0.0."),
-        (["{quick}", "--reload", "nan"], 2, "The time between two looks (--reload) is nan."),
+        (["{quick}", "--reload", "nan"], 2, "The reload interval (--reload) is nan."),
         (["{quick}", "--deadline", "inf"], 2, "The deadline (--deadline) is inf s."),
         (["{quick}", "--queue", "0"], 2, "The queue (--queue) is 0 photos."),
-        (["{quick}", "--upload-timeout", "-1"], 2, "The time for a body (--upload-timeout) is -1 s."),
+        (["{quick}", "--upload-timeout", "-1"], 2, "The upload timeout (--upload-timeout) is -1 s."),
         (["{quick}", "--max-mb", "2000"], 2, "The size of a body (--max-mb) is 2,000 MB."),
         (["{quick}", "--max-mb", "2000"], 2, "fix: Use more than 0, up to 1,000.\n"),
         (["{quick}", "--max-pixels", "0"], 2, "The size of a photo (--max-pixels) is 0 pixels."),
@@ -247,8 +247,8 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         (["{quick}", "--host", "256.1.1.1"], 2, "Cannot listen on 256.1.1.1"),
         (["{quick}", "--tls-key", "{quick}"], 2, "without its certificate"),
         (["{quick}", "--tls-cert", "{quick}"], 2, "TLS certificate or key cannot be used"),
-        (["{quick}", "--keys", "nowhere"], 2, "The keys in nowhere cannot be read"),
-        (["{quick}", "--keys", "{quick}"], 2, "fix: Name a readable UTF-8 text file with one key a line."),
+        (["{quick}", "--keys", "nowhere"], 2, "The keys file nowhere cannot be read"),
+        (["{quick}", "--keys", "{quick}"], 2, "fix: Name a UTF-8 text file with one key a line."),
         (["{strange}"], 1, "does not fit its baseline"),
         (["nowhere.catflap"], 2, "nowhere.catflap cannot be read"),
     ],
@@ -277,7 +277,7 @@ def test_what_cannot_be_served_is_refused_before_it_listens(
 
 
 def test_every_limit_is_checked() -> None:
-    assert set(SHOWN) == set(ServeLimits.__dataclass_fields__)
+    assert set(LIMITS) == set(ServeLimits.__dataclass_fields__)
 
 
 def test_a_port_that_is_taken_is_one_sentence(
@@ -324,4 +324,4 @@ def test_a_server_whose_address_nobody_takes_lets_go_of_all(tmp_path: Path, quic
 def test_an_address_for_everybody_without_keys_is_pointed_out(quick: Path) -> None:
     with running(quick, "--host", "0.0.0.0") as server:
         assert server.predict(RED).status == 200
-        assert "--keys asks for a key" in server.log()
+        assert "Warning: no authentication. Anyone who can reach this address can use it." in server.log()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from catflap.serving.answers import Problem
-from catflap.serving.workers import Workers
+from catflap.serving.http_messages import HttpError
+from catflap.serving.service import Workers
 
 
 async def _forever() -> None:
@@ -32,7 +32,7 @@ def test_a_late_job_ends_without_a_complaint(fails: bool) -> None:
     async def ask() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
         workers = Workers(1, 4)
-        with pytest.raises(Problem, match=r"No core was free|took too long"):
+        with pytest.raises(HttpError, match=r"No core was free|not judged in time"):
             await workers.run([job, job], monotonic() + 0.05, _forever)
         go_on.set()
         workers.close()

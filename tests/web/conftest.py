@@ -135,7 +135,7 @@ def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def site(page_built: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`catflap web` of a small bundle: is a photo warm or cold?"""
-    from catflap.serving.site import write_site
+    from catflap.serving.pages import write_site
 
     folder = tmp_path_factory.mktemp("web") / "site"
     write_site(tiny_bundle, folder)

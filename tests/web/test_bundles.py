@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catflap.artifacts.bundle import HEAD, load_bundle
-from catflap.artifacts.bundle import encode_members
+from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.golden import read_golden
-from catflap.serving.site import write_site
+from catflap.serving.pages import write_site
 from tests.artifacts.samples import with_litert, write_bundle
 from tests.web.conftest import file_server
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
@@ -151,7 +150,9 @@ def test_a_bundle_that_is_nested_too_deep_is_refused_and_the_next_one_opens(
     page.set_input_files("#file", [photo_file(bad, "bad.catflap", "application/zip")])  # type: ignore[list-item]
     page.locator("#notice").wait_for()
     assert "nested more than 64 deep" in page.inner_text("#notice")
-    good = photo_file(tiny_bundle.read_bytes(), "GOOD.CATFLAP", "application/zip")  # as some cameras name files
+    good = photo_file(
+        tiny_bundle.read_bytes(), "GOOD.CATFLAP", "application/zip"
+    )  # as some cameras name files
     page.set_input_files("#file", [good])  # type: ignore[list-item]
     give(page, photo_file(RED))
     assert answer(page)[0] == "warm"

@@ -96,7 +96,7 @@ def answer(args: argparse.Namespace) -> int:
     """Serve until told to stop; 1 when a Bundle fails its verification."""
     from catflap.runtime.decisions import parse_prior
     from catflap.serving.serve import serve
-    from catflap.serving.settings import ServeLimits, ServeSettings
+    from catflap.serving.serve_settings import ServeLimits, ServeSettings
 
     refuse_alone(args, "--canary next.catflap", "--share")
     limits = given_options(

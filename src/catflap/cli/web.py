@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Write the site and print what is in it."""
-    from catflap.serving.site import write_site
+    from catflap.serving.pages import write_site
 
     emit(write_site(args.bundle, args.out), args)
     return 0

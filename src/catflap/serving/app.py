@@ -1,4 +1,4 @@
-"""The routes of the server as an ASGI application; the one file that owns Starlette."""
+"""The routes of the server as an ASGI application: dispatch, keys, errors, health; owns Starlette."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import mimetypes
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -14,29 +15,58 @@ from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response as StarletteResponse
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from catflap.errors import CatflapError
-from catflap.serving import pages, predict, protocol, status
-from catflap.serving.answers import Answer, Call, Problem, answer_problem
-from catflap.serving.keys import check_key
-from catflap.serving.service import Service, close_service
-from catflap.serving.site import PAGE
-from catflap.serving.workers import LEFT
+from catflap.serving import inference_protocol as protocol
+from catflap.serving import pages
+from catflap.serving.connections import CHUNK, CONNECTION
+from catflap.serving.http_messages import (
+    HttpError,
+    Request,
+    Response,
+    check_key,
+    error_response,
+    json_response,
+)
+from catflap.serving.predict_route import predict
+from catflap.serving.service import CLIENT_LEFT, Service, close_service
+from catflap.version import VERSION
 
-Handler: TypeAlias = Callable[[Service, Call], Awaitable[Answer]]
+Handler: TypeAlias = Callable[[Service, Request], Awaitable[Response]]
+
+
+async def healthz(service: Service, request: Request) -> Response:
+    """`/healthz`: the process answers."""
+    return json_response({"status": "ok", "version": VERSION})
+
+
+async def readyz(service: Service, request: Request) -> Response:
+    """`/readyz`: every bundle was verified on this machine; names and versions of what is served."""
+    models = {
+        name: [served.version for served in service.models.versions(name)] for name in service.models.names()
+    }
+    return json_response({"status": "ready", "models": models})
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    """`/metrics`: counters and latencies for Prometheus."""
+    body, content_type = service.metrics.page()
+    return Response(body, content_type=content_type)
+
 
 MODEL = "/v2/models/{name}"
 VERSIONED = "/v2/models/{name}/versions/{version}"
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/predict", predict.predict),
-    ("GET", "/healthz", status.healthz),
-    ("GET", "/readyz", status.readyz),
-    ("GET", "/metrics", status.metrics),
+    ("POST", "/predict", predict),
+    ("GET", "/healthz", healthz),
+    ("GET", "/readyz", readyz),
+    ("GET", "/metrics", metrics),
     ("GET", "/openapi.json", pages.openapi),
     ("GET", "/docs", pages.docs),
     ("GET", "/bundle/{file:path}", pages.bundle_file),
@@ -50,169 +80,169 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", f"{VERSIONED}/ready", protocol.model_ready),
     ("POST", f"{VERSIONED}/infer", protocol.infer),
 )
-OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # without a key
-ALWAYS = (*OPEN, "/metrics")  # however many connections are open
-CROWDED = "catflap.crowded"  # the ASGI extension of a request that came while too many were
-ENDING = Problem(503, "The server ends.", "Send it again.", {"Connection": "close"})
-LINGER = 5.0  # seconds in which the rest of a refused body is dropped
-KINDS = {
+WITHOUT_KEY = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+ALWAYS = (*WITHOUT_KEY, "/metrics")  # however many connections are open
+CONTENT_TYPES = {  # the system's own table may lack or differ in these
     ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
     ".json": "application/json", ".webmanifest": "application/manifest+json", ".svg": "image/svg+xml",
     ".wasm": "application/wasm", ".tflite": "application/octet-stream", ".onnx": "application/octet-stream",
 }  # fmt: skip
 
 
-def create_app(service: Service, camera: Path = PAGE) -> Starlette:
-    """The application: every route, and the camera page at `/` when its folder is there."""
+def create_app(service: Service, page: Path = pages.PAGE) -> Starlette:
+    """The application: every route, and the camera page at `/` if its folder `page` exists."""
     routes: list[BaseRoute] = [
         Route(path, partial(_endpoint, service, path, handler), methods=[method])
         for method, path, handler in ROUTES
     ]
-    is_built = (camera / "index.html").is_file()
+    is_built = (page / "index.html").is_file()
     if is_built:
-        for suffix, kind in KINDS.items():
-            mimetypes.add_type(kind, suffix)  # what the system thinks of .mjs or .wasm differs
+        for suffix, content_type in CONTENT_TYPES.items():
+            mimetypes.add_type(content_type, suffix)
     else:
-        routes.append(Route("/", partial(_endpoint, service, "/", pages.upload), methods=["GET"]))
-    lost = partial(_lost, service)
+        routes.append(Route("/", partial(_endpoint, service, "/", pages.upload_form), methods=["GET"]))
     app = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: lost},
+        exception_handlers={HTTPException: partial(_not_found, service)},
         lifespan=partial(_lifespan, service),
     )
     app.router.redirect_slashes = False
     if is_built:
-        # not a route: one for every path would answer for those that take another method
-        app.router.default = _Camera(service, camera)
+        # not a route: one for every path would also answer for paths that exist with another method
+        app.router.default = _CameraPage(service, page)
     return app
 
 
-async def _endpoint(service: Service, route: str, handler: Handler, request: Request) -> Response:
-    """Answer one request, whatever happens, and count it."""
+async def _endpoint(
+    service: Service, route: str, handler: Handler, request: StarletteRequest
+) -> StarletteResponse:
+    """Answer one request whatever happens, count it, and release the memory of its body."""
     start = perf_counter()
-    whole = request.method != "POST"
+    size = 0
 
-    async def read() -> bytes:
-        nonlocal whole
-        body = await service.bodies.read(request.stream(), request.headers, tally)
-        whole = True
+    async def read_body() -> bytes:
+        nonlocal size
+        body = await service.bodies.read(request.stream(), request.headers)
+        size = len(body)
         return body
 
-    with service.bodies.hold() as tally:
-        try:
-            if route not in ALWAYS:
-                _check_crowd(request.scope)
-            if route not in OPEN:
-                check_key(request.headers, service.keys)
-            call = Call(
-                request.path_params, request.query_params, request.headers, read, partial(_gone, request)
-            )
-            answer = await handler(service, call)
-        except ClientDisconnect:
-            answer = Answer(b"", LEFT)
-        except asyncio.CancelledError:  # the server ends, and drops nothing of what still comes
-            whole, answer = True, answer_problem(ENDING, protocol=route.startswith("/v2"))
-        except Exception as error:
-            answer = answer_problem(_problem(service, error), protocol=route.startswith("/v2"))
-    service.metrics.request(route, answer.status, perf_counter() - start)
-    return _response(answer, whole)
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    try:
+        if route not in ALWAYS:
+            _refuse_if_crowded(request.scope)
+        if route not in WITHOUT_KEY:
+            check_key(request.headers, service.keys)
+        response = await handler(
+            service,
+            Request(request.path_params, request.query_params, request.headers, read_body, disconnected),
+        )
+    except ClientDisconnect:
+        response = Response(b"", CLIENT_LEFT)
+    except asyncio.CancelledError:  # at shutdown, of what is not done in time
+        stopping = HttpError(503, "The server is shutting down.", "Retry.", {"Connection": "close"})
+        response = error_response(stopping, as_text=route.startswith("/v2"))
+    except Exception as error:
+        response = error_response(_to_http_error(service, error), as_text=route.startswith("/v2"))
+    finally:
+        service.bodies.release(size)
+    service.metrics.request(route, response.status, perf_counter() - start)
+    return _Reply(response)
 
 
-def _check_crowd(scope: Scope) -> None:
-    """Raise Problem 503 when the request came while too many connections were open; its own is closed."""
-    if CROWDED in scope.get("extensions", ()):
-        raise Problem(
-            503, "Too many connections are open.", "Try again later.",
+def _refuse_if_crowded(scope: Scope) -> None:
+    """Raise HttpError 503 while too many connections are open."""
+    if CONNECTION not in scope:
+        return
+    guard = scope[CONNECTION][0].guard
+    if guard.is_full:
+        raise HttpError(
+            503, f"Too many connections: {guard.most} are open.", "Retry after 1 s.",
             {"Retry-After": "1", "Connection": "close"},
         )  # fmt: skip
 
 
-async def _gone(request: Request) -> None:
-    """Return when the client has left; the body was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _problem(service: Service, error: Exception) -> Problem:
-    """Any exception as a Problem; what nobody foresaw is told to the operator, not to the client."""
-    if isinstance(error, Problem):
+def _to_http_error(service: Service, error: Exception) -> HttpError:
+    """Any exception as an HttpError; an unexpected one is logged, and its text is not sent."""
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, CatflapError):
-        return Problem(500, error.what, error.fix)
+        return HttpError(500, error.what, error.fix)
     if os.environ.get("CATFLAP_TRACEBACK"):
         import traceback
 
         traceback.print_exception(error)
     service.note(f"This is a bug in Catflap: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    return Problem(500, "The server made a mistake.", "Its operator finds it in the log.")
+    return HttpError(500, "Internal server error.", "The server's log has the reason.")
 
 
-async def _lost(service: Service, request: Request, error: Exception) -> Response:
-    """Paths that are not there and methods that they do not take."""
+async def _not_found(service: Service, request: StarletteRequest, error: Exception) -> StarletteResponse:
+    """The response for an unknown path, a method that it does not accept, or the camera page's errors."""
     assert isinstance(error, HTTPException)
-    what = {
-        404: "There is nothing at this path.",
-        405: f"This path does not take {request.method}.",
-    }.get(error.status_code, error.detail)
-    told = error.__cause__  # by the camera page
-    problem = (
-        told if isinstance(told, Problem) else Problem(error.status_code, what, "See /docs.", error.headers)
-    )
-    answer = answer_problem(problem, protocol=request.url.path.startswith("/v2"))
-    service.metrics.request("other", answer.status, 0.0)
-    return _response(answer, whole=request.method in ("GET", "HEAD"))
+    if isinstance(error.__cause__, HttpError):  # of the camera page
+        http_error = error.__cause__
+    else:
+        what = {
+            404: f"There is nothing at {request.url.path[:100]}.",
+            405: f"{request.url.path[:100]} does not accept {request.method[:20]}.",
+        }.get(error.status_code, error.detail)
+        http_error = HttpError(error.status_code, what, "See /docs.", error.headers)
+    service.metrics.request("other", http_error.status, 0.0)
+    return _Reply(error_response(http_error, as_text=request.url.path.startswith("/v2")))
 
 
-def _response(answer: Answer, whole: bool) -> Response:
-    """An answer for the framework; `whole` tells whether all of the request was read."""
-    kind, parting = (Response, {}) if whole else (_Parting, {"Connection": "close"})
-    return kind(answer.body, answer.status, {"content-type": answer.kind, **answer.headers, **parting})
+class _Reply(StarletteResponse):
+    """A Response for Starlette: large bodies are sent in pieces, which are not copied."""
 
-
-class _Parting(Response):
-    """An answer given before the whole request was read.
-
-    What still comes is dropped for a while, so that the client reads the answer and not a reset.
-    """
+    def __init__(self, response: Response) -> None:
+        self._response = response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                while (await receive()).get("more_body"):
-                    pass
-        await send({"type": "http.response.body"})
+        """Send it."""
+        response, body = self._response, self._response.body
+        headers = {"content-type": response.content_type, **response.headers}
+        if response.status != 304:
+            headers["content-length"] = str(len(body))
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        if scope["method"] == "HEAD":
+            body = b""
+        for start in range(0, len(body) - CHUNK, CHUNK):
+            await send({"type": "http.response.body", "body": body[start : start + CHUNK], "more_body": True})
+        last = (len(body) - 1) // CHUNK * CHUNK if body else 0
+        await send({"type": "http.response.body", "body": body[last:]})
 
 
-class _Camera(StaticFiles):
+class _CameraPage(StaticFiles):
     """The built camera page: isolated, so that WebAssembly may use threads, and behind the keys."""
 
-    def __init__(self, service: Service, folder: Path) -> None:
-        super().__init__(directory=folder, html=True)
+    def __init__(self, service: Service, page: Path) -> None:
+        super().__init__(directory=page, html=True)
         self._service = service
-        self._headers = pages.camera_headers(folder)
+        self._headers = pages.camera_headers(page)
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """A file, with the headers of an isolated page; 405 for another method, 404 where there is none."""
+    async def get_response(self, path: str, scope: Scope) -> StarletteResponse:
+        """A file; HTTPException 405 for another method, 404 where there is none."""
         try:
-            _check_crowd(scope)
-            check_key(Request(scope).headers, self._service.keys)
-        except Problem as problem:
-            raise HTTPException(problem.status, problem.what, problem.headers) from problem
+            _refuse_if_crowded(scope)
+            check_key(StarletteRequest(scope).headers, self._service.keys)
+        except HttpError as error:
+            raise HTTPException(error.status, error.what, error.headers) from error
         response = await super().get_response(path, {**scope, "method": "GET"})
         if scope["method"] not in ("GET", "HEAD"):
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
-        hashed = path.startswith("assets/")
+        is_hashed = path.startswith("assets/")
         response.headers.update(self._headers)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if hashed else "no-cache"
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_hashed else "no-cache"
         return response
 
 
 @asynccontextmanager
 async def _lifespan(service: Service, app: Starlette) -> AsyncIterator[None]:
-    """While the server runs, look for replaced bundles on a thread of its own."""
-    watching = asyncio.create_task(_watch(service))
+    """While the server runs, check for replaced bundle files; at its end close the service."""
+    watching = asyncio.create_task(_watch_bundles(service))
     try:
         yield
     finally:
@@ -220,10 +250,12 @@ async def _lifespan(service: Service, app: Starlette) -> AsyncIterator[None]:
         close_service(service)
 
 
-async def _watch(service: Service) -> None:
-    while True:
-        await asyncio.sleep(service.settings.reload)
-        try:
-            await asyncio.to_thread(service.models.refresh, service.note)
-        except Exception as error:
-            service.note(f"Looking for new bundles failed: {error}")
+async def _watch_bundles(service: Service) -> None:
+    # one thread for all: the allocator keeps memory for each thread that ever loaded a bundle
+    with ThreadPoolExecutor(1, "reload") as thread:
+        while True:
+            await asyncio.sleep(service.settings.reload)
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, service.models.refresh, service.note)
+            except Exception as error:
+                service.note(f"Checking for new bundles failed: {error}")

@@ -1,23 +1,31 @@
-"""What people open in a browser beside the camera page: an upload form and the description of the API."""
+"""What a browser gets: the camera page (served, or as a static site), upload form, docs, bundle files."""
 
 from __future__ import annotations
 
 import hashlib
 import html
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import HEAD
-from catflap.serving.answers import Answer, Call, Problem, answer_json
+from catflap.artifacts.bundle import HEAD, load_bundle
+from catflap.artifacts.folder import atomic_folder
+from catflap.artifacts.schema import write_json
+from catflap.errors import CatflapError
+from catflap.serving.http_messages import HttpError, Request, Response, json_response
 from catflap.serving.service import Service
 from catflap.version import VERSION
 
 HERE = Path(__file__).parent
+PAGE = HERE / "static"  # the camera page, built from web/
+MARKER = "site.json"  # in a folder that write_site made, which only then may be replaced
+MEMBERS = "bundle"  # the folder of a site with the files of its bundle
 HTML = "text/html; charset=utf-8"
-KINDS = {".json": "application/json", ".md": "text/markdown; charset=utf-8"}
-# Threads in WebAssembly need a page that is isolated from other origins.
+CONTENT_TYPES = {".json": "application/json", ".md": "text/markdown; charset=utf-8"}
+# WebAssembly gets threads only in a page that is isolated from other origins.
 ISOLATED = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -25,64 +33,90 @@ ISOLATED = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-OWN_ONLY = {
+SELF_CONTAINED = {
     **ISOLATED,
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' blob:; frame-ancestors 'none'",
 }
 
 
-def camera_headers(folder: Path) -> dict[str, str]:
+def camera_headers(page: Path) -> dict[str, str]:
     """The headers of the camera page and its files, among them the security policy that index.html states.
 
-    A worker hears of a policy only by the header of its own script.
+    A worker obeys only the policy in the headers of its own script.
     """
-    page = (folder / "index.html").read_text("utf-8")
-    stated = re.search(r'http-equiv="Content-Security-Policy"\s+content="([^"]+)"', page)
-    return {**ISOLATED, "Content-Security-Policy": stated[1]} if stated else ISOLATED
+    text = (page / "index.html").read_text("utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy"\s+content="([^"]+)"', text)
+    return {**ISOLATED, "Content-Security-Policy": policy[1]} if policy else ISOLATED
 
 
-async def upload(service: Service, call: Call) -> Answer:
+async def upload_form(service: Service, request: Request) -> Response:
     """`/` where the camera page was not built: choose photos, see the decisions."""
-    return Answer((HERE / "upload.html").read_bytes(), kind=HTML, headers=OWN_ONLY)
+    return Response((HERE / "upload.html").read_bytes(), content_type=HTML, headers=SELF_CONTAINED)
 
 
-async def openapi(service: Service, call: Call) -> Answer:
-    """`/openapi.json`: the description of every route, OpenAPI 3.1."""
-    return answer_json(description())
+async def openapi(service: Service, request: Request) -> Response:
+    """`/openapi.json`: every route, OpenAPI 3.1."""
+    return json_response(openapi_document())
 
 
-async def docs(service: Service, call: Call) -> Answer:
-    """`/docs`: the same for people."""
-    page = (HERE / "docs.html").read_text("utf-8")
-    return Answer(page.replace("<!-- routes -->", _rows()).encode(), kind=HTML, headers=OWN_ONLY)
+async def docs(service: Service, request: Request) -> Response:
+    """`/docs`: every route, for people."""
+    rows = []
+    for path, methods in openapi_document()["paths"].items():
+        for method, entry in methods.items():
+            cells = (method.upper(), path, entry["summary"], entry.get("description", ""))
+            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    page = (HERE / "docs.html").read_text("utf-8").replace("<!-- routes -->", "\n".join(rows))
+    return Response(page.encode(), content_type=HTML, headers=SELF_CONTAINED)
 
 
-async def bundle_file(service: Service, call: Call) -> Answer:
+async def bundle_file(service: Service, request: Request) -> Response:
     """`/bundle/FILE`: a file of the default bundle, for the camera page."""
-    name = call.places["file"]
+    name = request.path_params["file"]
     bundle = service.models.default.classifier.bundle
     if name not in bundle.members:
-        raise Problem(404, f"The bundle has no file {name[:100]!r}.", f"It has: {', '.join(bundle.members)}.")
-    data = bytes(bundle.members[name])
-    sha256 = hashlib.sha256(data).hexdigest() if name == HEAD else bundle.head["files"][name]["sha256"]
-    headers = {**ISOLATED, "ETag": f'"{sha256}"', "Cache-Control": "no-cache"}
-    if headers["ETag"] in call.headers.get("if-none-match", ""):
-        return Answer(b"", 304, headers=headers)
-    return Answer(data, kind=KINDS.get(Path(name).suffix, "application/octet-stream"), headers=headers)
+        raise HttpError(
+            404, f"The bundle has no file {name[:100]!r}.", f"It has: {', '.join(bundle.members)}."
+        )
+    data = bundle.members[name]
+    digest = hashlib.sha256(data).hexdigest() if name == HEAD else bundle.head["files"][name]["sha256"]
+    headers = {**ISOLATED, "ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(b"", 304, headers=headers)
+    content_type = CONTENT_TYPES.get(Path(name).suffix, "application/octet-stream")
+    return Response(data, content_type=content_type, headers=headers)
 
 
-def description() -> dict[str, Any]:
+def openapi_document() -> dict[str, Any]:
     """openapi.json with the version of this Catflap."""
-    found: dict[str, Any] = json.loads((HERE / "openapi.json").read_text("utf-8"))
-    found["info"]["version"] = VERSION
-    return found
+    document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text("utf-8"))
+    document["info"]["version"] = VERSION
+    return document
 
 
-def _rows() -> str:
-    rows = []
-    for path, methods in description()["paths"].items():
-        for method, about in methods.items():
-            cells = (method.upper(), path, about["summary"], about.get("description", ""))
-            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    return "\n".join(rows)
+def write_site(
+    bundle: str | os.PathLike[str], out: str | os.PathLike[str], page: Path = PAGE
+) -> dict[str, Any]:
+    """Write the camera page and the files of a Bundle into a folder, for any web server; whole or not at all.
+
+    `bundle` is a path or the name of a shipped bundle. Raises BadArtifact when it is damaged and
+    CatflapError when this Catflap was installed without the page.
+    """
+    if not (page / "index.html").is_file():
+        raise CatflapError(
+            "This installation has no camera page, because Node was missing when it was built.",
+            "Install Node 20.19 or newer and run: npm --prefix web ci && npm --prefix web run build",
+        )
+    opened = load_bundle(bundle)
+    target = Path(out)
+    with atomic_folder(target, MARKER) as folder:
+        shutil.copytree(page, folder, ignore=shutil.ignore_patterns("sources.sha256"), dirs_exist_ok=True)
+        for name, data in opened.members.items():
+            path = folder / MEMBERS / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        answer = {"bundle": opened.name, "sha256": opened.sha256}
+        write_json(folder / MARKER, {"catflap": "site", "version": 1, **answer})
+    sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
+    return {"site": str(target), **answer, "files": len(sizes), "bytes": sum(sizes)}

@@ -1,4 +1,4 @@
-"""The bundles that are served: checked before they are, and replaced while they are."""
+"""The bundles that are served: verified before they are, replaced while they are, with canary and shadow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from catflap.runtime.classifier import Classifier
 from catflap.runtime.golden_checks import check_bundle
 from catflap.runtime.image_statistics import image_statistics
 from catflap.runtime.signature import SUFFIX, read_signed
-from catflap.serving.answers import Problem
-from catflap.serving.metrics import Metrics
-from catflap.serving.settings import BundlePath, ServeSettings
+from catflap.serving.http_messages import HttpError
+from catflap.serving.serve_settings import BundlePath, ServeSettings
+from catflap.serving.server_metrics import Metrics
 
 Stamp = tuple[int, int, int, int] | None
 
@@ -38,10 +38,11 @@ class Served:
 
 
 @dataclass
-class _Place:
-    """A file that is served, its role, what it was when it was last looked at, and whether that was refused.
+class _Slot:
+    """A bundle file and the version that is served from it.
 
-    `signature` is what the signature beside it was then; it may come after the file.
+    `role` is served, canary or shadow; `stamp` identifies the file as it was at the last check, `signature`
+    the signature beside it, which may come after the file; `refused` tells whether that file was refused.
     """
 
     path: Path
@@ -53,142 +54,144 @@ class _Place:
 
 
 class ModelRegistry:
-    """All that is served, by name; `refresh` looks whether a file was replaced."""
+    """All bundles that are served, by name; `refresh` takes up the files that were replaced."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._asked = 0  # turns, and those of them that were the canary's
-        self._heard = 0
+        self._asked = 0  # choices between served version and canary; _canaried of them were the canary
+        self._canaried = 0
         self._lock = Lock()
-        self._places = [self._place(path, "served") for path in settings.bundles]
-        names = [place.served.name for place in self._places]
+        self._slots = [self._open_slot(path, "served") for path in settings.bundles]
+        names = [slot.served.name for slot in self._slots]
         if len(set(names)) < len(names):
             raise CatflapError(
                 f"Two bundles have the same name: {', '.join(names)}.",
                 "Serve the second as --canary or --shadow, or export it under another name.",
             )
         rival = settings.shadow if settings.canary is None else settings.canary
-        self._rival = None if rival is None else self._second(rival)
+        self._rival = None if rival is None else self._open_rival(rival)
 
     @property
     def default(self) -> Served:
         """The first bundle."""
-        return self._places[0].served
+        return self._slots[0].served
 
     @property
     def shadow(self) -> Served | None:
-        """The bundle that judges beside the default one without being heard."""
+        """The version that judges beside the default one and whose decisions are only counted."""
         return self._rival.served if self._rival is not None and self._settings.shadow is not None else None
 
     def notices(self) -> list[str]:
-        """What the operator should know of what is served, canary and shadow, too."""
-        return [_notice(place.served) for place in self._all() if place.served.classifier.notice]
+        """What the operator should know about the versions that are served."""
+        return [_notice(slot.served) for slot in self._all() if slot.served.classifier.notice]
 
     def names(self) -> list[str]:
-        """The names that are served."""
-        return [place.served.name for place in self._places]
+        """The names of the models, the default one first."""
+        return [slot.served.name for slot in self._slots]
 
     def versions(self, name: str) -> list[Served]:
-        """The versions of a name, the one that answers by default first; Problem 404 when there is none."""
-        found = [place.served for place in self._all() if place.served.name == name]
+        """The versions of a model, its default one first; HttpError 404 when there is no such model."""
+        found = [slot.served for slot in self._all() if slot.served.name == name]
         if not found:
-            raise Problem(404, f"There is no model {name!r}.", f"Use one of: {', '.join(self.names())}.")
+            known = ", ".join(self.names())
+            raise HttpError(404, f"There is no model {name[:100]!r}.", f"Use one of: {known}.")
         return found
 
     def find(self, name: str | None = None, version: str | None = None) -> list[Served]:
-        """The versions that may answer a request, the usual one first; Problem 404 when there is none."""
+        """The versions that may answer a request, the default one first; HttpError 404 without any."""
         found = self.versions(name or self.default.name)
         fitting = [served for served in found if version in (None, served.version)]
         if not fitting:
             known = ", ".join(served.version for served in found)
-            raise Problem(404, f"{found[0].name} has no version {version!r}.", f"Use one of: {known}.")
+            what = f"{found[0].name} has no version {str(version)[:100]!r}."
+            raise HttpError(404, what, f"Use one of: {known}.")
         return fitting
 
     def choose(self, found: Sequence[Served]) -> Served:
-        """The one of them that judges the photos which are here now: the canary its share, evenly spread."""
+        """The version that judges the next photos: the canary for its share of requests, evenly spread."""
         if not self._is_shared(found):
             return found[0]
         with self._lock:
             self._asked += 1
-            is_due = int(self._asked * self._settings.share) > self._heard
-            self._heard += is_due
+            is_due = int(self._asked * self._settings.share) > self._canaried
+            self._canaried += is_due
         return found[-1] if is_due else found[0]
 
-    def give_back(self, found: Sequence[Served], served: Served) -> None:
-        """Count no turn for one that was chosen and judged nothing: the canary's share is of the others."""
+    def undo_choice(self, found: Sequence[Served], served: Served) -> None:
+        """Do not count a choice after which no photo was judged: the canary has its share of the others."""
         if self._is_shared(found):
             with self._lock:
                 self._asked -= 1
-                self._heard -= served is found[-1]
+                self._canaried -= served is found[-1]
 
     def refresh(self, note: Callable[[str], None]) -> None:
-        """Load every file that was replaced; where the new one is not fit, the old one stays."""
-        for place in self._all():
-            stamp, signature = _stamp(place.path), self._signature(place.path)
-            is_signed_anew = place.refused and signature != place.signature
-            if stamp is None or (stamp == place.stamp and not is_signed_anew):
+        """Load every file that was replaced; where the new one is refused, the old version stays."""
+        for slot in self._all():
+            stamp, signature = _stamp(slot.path), self._signature(slot.path)
+            is_newly_signed = slot.refused and signature != slot.signature
+            if stamp is None or (stamp == slot.stamp and not is_newly_signed):
                 continue
-            place.stamp, place.signature = stamp, signature
-            self._replace(place, note)
+            slot.stamp, slot.signature = stamp, signature
+            self._replace(slot, note)
             give_back_memory()
 
     def _signature(self, path: Path) -> Stamp:
-        """What changes when a bundle is signed anew; None where nobody looks at signatures."""
+        """The stamp of the signature beside a bundle; None where signatures are not checked."""
         return None if self._settings.signer is None else _stamp(f"{path}{SUFFIX}")
 
-    def _replace(self, place: _Place, note: Callable[[str], None]) -> None:
-        place.refused = False
+    def _replace(self, slot: _Slot, note: Callable[[str], None]) -> None:
+        slot.refused = False
         try:
-            new = self._successor(place)
+            new = self._successor(slot)
         except CatflapError as error:
-            place.refused = True
-            note(f"{place.path} was replaced, but the old version stays: {error.what} {error.fix}")
-            self._metrics.reload(place.served.name, "refused")
+            slot.refused = True
+            note(f"{slot.path} was replaced, but the old version stays: {error.what} {error.fix}")
+            self._metrics.reload(slot.served.name, "refused")
             return
         if new is not None:
-            old, place.served = place.served.version, new
+            old, slot.served = slot.served.version, new
             self._metrics.reload(new.name, "loaded")
-            self._metrics.serving(new.name, new.version, place.role, old)
+            self._metrics.serving(new.name, new.version, slot.role, old)
             note(f"{new.name}: version {new.version} replaces {old}.")
             if new.classifier.notice:
                 note(_notice(new))
 
-    def _all(self) -> list[_Place]:
-        return [*self._places, *([self._rival] if self._rival else [])]
+    def _all(self) -> list[_Slot]:
+        return [*self._slots, *([self._rival] if self._rival else [])]
 
     def _is_shared(self, found: Sequence[Served]) -> bool:
-        """Whether a canary is the last of them."""
+        """Whether the last of them is a canary."""
         return len(found) > 1 and self._settings.canary is not None
 
-    def _place(self, path: BundlePath, role: str, name: str | None = None) -> _Place:
+    def _open_slot(self, path: BundlePath, role: str, name: str | None = None) -> _Slot:
         served, where, stamp = _load(path, self._settings)
         served = replace(served, name=name or served.name)
         self._metrics.serving(served.name, served.version, role)
-        return _Place(where, role, served, stamp)
+        return _Slot(where, role, served, stamp)
 
-    def _second(self, path: BundlePath) -> _Place:
+    def _open_rival(self, path: BundlePath) -> _Slot:
         role = "shadow" if self._settings.canary is None else "canary"
-        place = self._place(path, role, self.default.name)
-        if fault := _other_labels(self.default, place.served):
+        slot = self._open_slot(path, role, self.default.name)
+        if fault := _other_labels(self.default, slot.served):
             raise Refused(
-                f"{place.path} cannot be the {role} (--{role}). {fault}",
+                f"{slot.path} cannot be the {role} (--{role}). {fault}",
                 "Name one with the same labels in the same order, or serve it as a bundle of its own.",
             )
-        return place
+        return slot
 
-    def _successor(self, place: _Place) -> Served | None:
-        """What the file holds now, or None when it is the same as before."""
-        served, _, _ = _load(place.path, self._settings)
-        if served.version == place.served.version:
+    def _successor(self, slot: _Slot) -> Served | None:
+        """The version that the file holds now, or None when it is the same as before."""
+        served, _, _ = _load(slot.path, self._settings)
+        if served.version == slot.served.version:
             return None
-        if fault := _other_labels(place.served, served):
+        if fault := _other_labels(slot.served, served):
             raise Refused(fault, "Start the server again with it.")
-        return replace(served, name=place.served.name)
+        return replace(served, name=slot.served.name)
 
 
 def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stamp]:
-    """A bundle whose golden cases pass here, after one answer; Refused when they do not, or it has none."""
+    """A bundle whose golden cases pass on this machine, ready to judge; Refused when they do not pass."""
     stamp = _stamp(path)
     bundle = read_signed(path, settings.signer)
     failed = [check for check in check_bundle(bundle, threads=settings.threads) if not check.passed]
@@ -207,12 +210,12 @@ def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stam
         operating_point=settings.operating_point,
         embed=True,
     )
-    _answer_once(classifier, read_golden(bundle).frames[:1])
+    _warm_up(classifier, read_golden(bundle).frames[:1])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
 
 
-def _answer_once(classifier: Classifier, frames: Pixels) -> None:
-    """Answer as a request is answered, and as if each label were the likeliest, for each has a baseline."""
+def _warm_up(classifier: Classifier, frames: Pixels) -> None:
+    """Judge once as a request does, and once per label as if it were the likeliest: each has a baseline."""
     logits, embeddings = classifier.logits(frames)
     classifier.probabilities(logits)
     for certain in np.eye(len(classifier.labels)):
@@ -224,7 +227,7 @@ def _notice(served: Served) -> str:
 
 
 def _other_labels(old: Served, new: Served) -> str:
-    """How labels differ, so that clients, who know a probability by its place, misread it; "" if not."""
+    """How the labels differ, which would mislead clients that know a probability by its index; "" if not."""
     ours, theirs = old.classifier.labels, new.classifier.labels
     if ours == theirs:
         return ""
@@ -233,7 +236,7 @@ def _other_labels(old: Served, new: Served) -> str:
 
 
 def _stamp(path: BundlePath) -> Stamp:
-    """What changes when a file is replaced, or None where there is none."""
+    """Numbers that change when a file is replaced; None where there is no file."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):

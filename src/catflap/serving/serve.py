@@ -1,32 +1,43 @@
-"""Bundles to HTTP: the verb `serve`; the one file that owns uvicorn."""
+"""Bundles to HTTP: the verb `serve`: address, TLS, uvicorn's server, the operator's log."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import ipaddress
 import logging
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
+from threading import Lock
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
+import PIL._imaging
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from catflap.errors import CatflapError, system_reason
 from catflap.progress import nobody
-from catflap.serving.app import CROWDED, create_app
+from catflap.serving.app import create_app
+from catflap.serving.connections import IDLE, SPARE, Connection, Guard, Listener, guarded
+from catflap.serving.serve_settings import ServeSettings
 from catflap.serving.service import Service, close_service, open_service
-from catflap.serving.settings import ServeSettings
 from catflap.stopping import stopped_by_signals
 
-STALLED = 10.0  # seconds that the head of a request may take
-LONGEST = 320 << 10  # bytes of a head; asyncio reads 256 KiB at a time, of which the first may be a body's
-SPARE = 100  # connections beyond twice --connections; more are closed unheard
-HURRIED = 0.2  # seconds in which who asked before the end is let in
-GRACE = 5  # seconds beyond the deadline that open requests get when the server stops
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
+ACCEPTS = 64  # connections that are accepted in a row, before those that are open get their turn
+OTHER_FILES = 200  # file descriptors for everything that is no connection
+UNSENT = 64 << 10  # bytes of a response that the kernel holds for a client that reads slowly
+DEAD_PEER = 30_000  # ms without an acknowledgement after which the kernel gives a connection up
+HURRIED = 0.2  # seconds at the end in which connections that the kernel holds are still accepted
+GRACE = 5  # seconds beyond the deadline that open requests get at the end
+LOG_LINES, LOG_SECONDS = 20, 10.0  # at most so many lines in so many seconds
 
 
 def serve(
@@ -34,46 +45,51 @@ def serve(
     ready: Callable[[dict[str, Any]], None] = nobody,
     note: Callable[[str], None] = nobody,
 ) -> None:
-    """Serve bundles until SIGTERM, SIGHUP or Ctrl-C, then answer what was asked and return.
+    """Serve bundles until SIGTERM, SIGHUP or Ctrl-C, then answer the open requests and return.
 
-    `ready` is told the address and the versions once the server listens; `note` what the operator
-    should know. Raises Refused when a bundle fails its verification here.
+    `ready` is called with the address and the versions once the server listens; `note` with each line for
+    the operator. Raises Refused when a bundle fails its verification here.
     """
+    note = LogLimiter(note)
     with _bind(settings) as listener, ExitStack() as starting:
-        certificate = _certificate(settings)  # as the address before bundles, which take their time
+        certificate = _certificate(settings)  # before the bundles, whose verification takes a while
         service = open_service(settings, note)
         starting.callback(close_service, service)
-        server = _server(service, certificate)
-        _quiet(note)
+        listener.guard = guard = Guard(settings.limits, service.metrics.closed)
+        service.metrics.watch("catflap_connections", "Open connections.", guard.__len__)
+        _raise_file_limit(guard, note)
+        _quiet_libraries(note)
+        server = _server(service, guard, certificate)
         _listen(listener, settings)
         host, port = listener.getsockname()[:2]
         if not service.keys and not ipaddress.ip_address(host).is_loopback:
-            note("Whoever reaches this address can ask; --keys asks for a key.")
+            note("Warning: no authentication. Anyone who can reach this address can use it. Set --keys.")
         url = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         models = {name: service.models.versions(name)[0].version for name in service.models.names()}
 
-        def end() -> None:
+        def stop() -> None:
             server.should_exit = True
 
-        with stopped_by_signals(end):  # uvicorn raises the signal again when it is done
+        with stopped_by_signals(stop):  # uvicorn raises the signal again when it is done
             ready({"url": url, "models": models})
             starting.pop_all()  # from here on the application closes the service
-            asyncio.run(_serve(server, listener))
+            asyncio.run(_run(server, guard, listener))
 
 
-def _server(service: Service, certificate: ssl.SSLContext | None) -> uvicorn.Server:
-    """What answers, with our limits."""
-    limits = service.settings.limits
+def _server(service: Service, guard: Guard, certificate: ssl.SSLContext | None) -> uvicorn.Server:
+    """uvicorn's server for the application, with our limits of connections."""
     config = uvicorn.Config(
-        create_app(service),
+        partial(guarded, create_app(service)),
         lifespan="on",
-        http=_Connection,
+        interface="asgi3",
+        http=cast(Any, partial(Connection, guard)),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=limits.connections,
-        timeout_graceful_shutdown=int(limits.deadline) + GRACE,
+        backlog=ACCEPTS,
+        timeout_keep_alive=int(IDLE),
+        timeout_graceful_shutdown=int(service.settings.limits.deadline) + GRACE,
     )
     config.load()
     config.ssl = certificate
@@ -81,128 +97,131 @@ def _server(service: Service, certificate: ssl.SSLContext | None) -> uvicorn.Ser
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which lets in who had asked when it was told to end."""
+    """uvicorn's server, which at its end first accepts the connections that the kernel holds."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening a little later, for the system resets connections that nobody has taken."""
+        """Stop listening a little later, because the kernel resets connections that were not accepted."""
         await asyncio.sleep(HURRIED)
         await super().shutdown(sockets)
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    sweeping = asyncio.create_task(_close_stalled(server))
+async def _run(server: uvicorn.Server, guard: Guard, listener: Listener) -> None:
+    sweeping = asyncio.create_task(guard.watch())
     await server.serve(sockets=[listener])
     sweeping.cancel()
 
 
-async def _close_stalled(server: uvicorn.Server) -> None:
-    """Close connections that do not get on with the head of a request, for uvicorn waits forever."""
-    while True:
-        await asyncio.sleep(STALLED / 2)
-        connections: set[Any] = {*server.server_state.connections}
-        for connection in connections:
-            if connection.head_since and monotonic() - connection.head_since > STALLED:
-                connection.transport.close()
-
-
-class _Connection(HttpToolsProtocol):
-    """uvicorn's connection, which takes no endless head; `head_since` is when one began, or None.
-
-    Where more than `most` are open, the application is told with each request; far beyond, nobody is heard.
-    """
-
-    head_since: float | None = None
-    head_bytes = 0
-    most = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first head is due."""
-        self.head_since = monotonic()
-        super().connection_made(transport)
-        self.most = self.config.limit_concurrency or 0
-        self.limit_concurrency = None  # else uvicorn itself refuses, in plain text and uncounted
-        if len(self.connections) > 2 * self.most + SPARE:
-            transport.abort()
-
-    def on_message_begin(self) -> None:
-        """The first byte of a head is there."""
-        self.head_since, self.head_bytes = monotonic(), 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        self.head_since = None
-        if len(self.connections) > self.most:
-            self.scope["extensions"] = {CROWDED: {}}
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of heads and bodies."""
-        super().data_received(data)
-        if self.head_since is not None:
-            self.head_bytes += len(data)
-            if self.head_bytes > LONGEST and not self.transport.is_closing():
-                self.send_400_response("The head of the request is too long.")
-
-
-def _bind(settings: ServeSettings) -> socket.socket:
-    """A socket with our address, at which nobody is answered before `_listen`."""
+def _bind(settings: ServeSettings) -> Listener:
+    """A socket with our address; clients are refused until `_listen`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio switches Nagle's algorithm off only where the protocol is stated; with it, answers wait 40 ms
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # asyncio sets TCP_NODELAY only where the protocol is stated; without it, responses wait 40 ms
+    listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for name, value in (("TCP_NOTSENT_LOWAT", UNSENT), ("TCP_USER_TIMEOUT", DEAD_PEER)):
+        if hasattr(socket, name):  # accepted connections inherit them
+            with suppress(OSError):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     try:
         listener.bind((settings.host, settings.port))
     except (OSError, UnicodeError) as error:
         listener.close()
-        raise _taken(settings, error) from error
+        raise _cannot_listen(settings, error) from error
     return listener
 
 
 def _listen(listener: socket.socket, settings: ServeSettings) -> None:
     try:
-        listener.listen(2048)
-    except OSError as error:  # somebody else was faster
-        raise _taken(settings, error) from error
+        listener.listen()
+    except OSError as error:  # another process was faster
+        raise _cannot_listen(settings, error) from error
 
 
-def _taken(settings: ServeSettings, error: Exception) -> CatflapError:
-    why = system_reason(error)
+def _cannot_listen(settings: ServeSettings, error: Exception) -> CatflapError:
     return CatflapError(
-        f"Cannot listen on {settings.host} port {settings.port}: {why}.",
+        f"Cannot listen on {settings.host} port {settings.port}: {system_reason(error)}.",
         "Use another --port, or 0 for a free one.",
     )
 
 
 def _certificate(settings: ServeSettings) -> ssl.SSLContext | None:
-    """The TLS certificate with its key; None where neither was named."""
+    """The TLS certificate with its key; None without --tls-cert."""
     if settings.tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except OSError as error:  # ssl.SSLError, too
+    except OSError as error:  # also ssl.SSLError
         raise CatflapError(
-            f"The TLS certificate or key cannot be used: {error}.", "Give both as PEM files that fit."
+            f"The TLS certificate or key cannot be used: {error}.", "Give both as PEM files that match."
         ) from error
     return context
 
 
-class _Notes(logging.Handler):
-    """Hands what uvicorn and asyncio complain about to the operator, a line each, without tracebacks."""
+def _raise_file_limit(guard: Guard, note: Callable[[str], None]) -> None:
+    """Allow this process a file descriptor for each connection, or lower the cap of connections."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = guard.most + SPARE + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        soft = needed
+    if soft != resource.RLIM_INFINITY and soft < guard.most + SPARE + OTHER_FILES:
+        most = max(1, soft - SPARE - OTHER_FILES)
+        note(
+            f"This process may open {soft} files, so at most {most} connections are open at once (ulimit -n)."
+        )
+        guard.most = most
+
+
+class LogLimiter:
+    """Passes lines on to the operator's log: at most 20 in 10 seconds, then only how many were left out."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._lock = Lock()
+        self._since = -LOG_SECONDS
+        self._lines = self._left_out = 0
+
+    def __call__(self, line: str) -> None:
+        """Log a line, or leave it out."""
+        with self._lock:
+            now = monotonic()
+            left_out = 0
+            if now - self._since >= LOG_SECONDS:
+                left_out, self._left_out = self._left_out, 0
+                self._since, self._lines = now, 0
+            self._lines += 1
+            is_shown = self._lines <= LOG_LINES
+            self._left_out += not is_shown
+        if left_out:
+            self._write(f"{left_out} more lines were left out of this log.")
+        if is_shown:
+            self._write(line)
+
+
+class _LibraryLog(logging.Handler):
+    """Passes errors of uvicorn and asyncio on to the operator, a line each, without tracebacks."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__(logging.ERROR)
         self._note = note
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell one record."""
+        """Log one record."""
         with suppress(Exception):
             self._note(" ".join(f"{record.name}: {record.getMessage()}".split())[:500])
 
 
-def _quiet(note: Callable[[str], None]) -> None:
+def _quiet_libraries(note: Callable[[str], None]) -> None:
+    """Log what uvicorn and asyncio report; silence libtiff, which prints on stderr for each damaged photo."""
     for name in ("uvicorn", "asyncio"):
         logger = logging.getLogger(name)
-        logger.handlers = [_Notes(note)]
+        logger.handlers = [_LibraryLog(note)]
         logger.propagate = False
+    with suppress(OSError, AttributeError):  # the symbols are there where Pillow links libtiff dynamically
+        pillow = ctypes.CDLL(PIL._imaging.__file__)
+        pillow.TIFFSetWarningHandler(None)
+        pillow.TIFFSetErrorHandler(None)

@@ -1,4 +1,4 @@
-"""What a server may be asked to do, and its limits."""
+"""The settings of a server, and the limits of a request and of all of them together."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from catflap.runtime.signature import Signer
 
 BundlePath: TypeAlias = "str | os.PathLike[str]"
 
-MOST = 10**9  # of any limit
-SHOWN = {  # what a limit is called where a person states it, and in which unit
+LARGEST = 10**9  # any limit
+LIMITS = {  # name -> what a message calls it, its unit, and how many of ours one of that unit is
     "queue": ("The queue (--queue)", " photos", 1),
     "deadline": ("The deadline (--deadline)", " s", 1),
-    "upload": ("The time for a body (--upload-timeout)", " s", 1),
+    "upload": ("The upload timeout (--upload-timeout)", " s", 1),
     "body": ("The size of a body (--max-mb)", " MB", 1_000_000),
     "pixels": ("The size of a photo (--max-pixels)", " pixels", 1),
     "connections": ("The number of connections (--connections)", "", 1),
@@ -27,18 +27,18 @@ RANGES = {
     "threads": ("The number of threads (--threads)", 1, 1024),
     "port": ("The port (--port)", 0, 65535),
     "share": ("The canary's share (--share)", 0.0001, 1),
-    "reload": ("The time between two looks (--reload)", 0.01, 1e6),
+    "reload": ("The reload interval (--reload)", 0.01, 1e6),
 }
 
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What one request, and all of them together, may cost.
+    """The limits of one request, and of all of them together.
 
-    `queue` is how many photos may wait for a core, where an infer request of the Open Inference Protocol
-    counts as one, and also how many one request may bring; `deadline` and `upload` are seconds, from the
-    whole request to its answer and from its first byte to its last; `body` is bytes, `pixels` those of one
-    photo, `connections` the open ones.
+    `queue` is how many photos may wait for a core (an infer request of the Open Inference Protocol counts as
+    one), and how many one request may contain. `deadline` is the seconds from the complete request to its
+    response, `upload` those from the first byte of its body to the last. `body` is in bytes, `pixels` is for
+    one photo, `connections` is how many may be open.
     """
 
     queue: int = 64
@@ -49,27 +49,28 @@ class ServeLimits:
     connections: int = 1000
 
     def __post_init__(self) -> None:
-        for name, (words, unit, scale) in SHOWN.items():
+        for name, (words, unit, scale) in LIMITS.items():
             value = getattr(self, name)
-            if not 0 < value <= MOST:
+            if not 0 < value <= LARGEST:
                 raise CatflapError(
-                    f"{words} is {value / scale:,.12g}{unit}.", f"Use more than 0, up to {MOST // scale:,}."
+                    f"{words} is {value / scale:,.12g}{unit}.",
+                    f"Use more than 0, up to {LARGEST // scale:,}.",
                 )
 
     @property
     def buffered(self) -> int:
-        """Bytes of request bodies that may lie in memory at once."""
+        """Bytes of request bodies that may be in memory at once."""
         return 8 * self.body
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What to serve, where, and with which limits.
+    """What to serve, at which address, and with which limits.
 
-    The first bundle is the default one; a second version of it may be its `canary`, which answers a `share`
-    of its requests, or its `shadow`, which judges too and is only counted. `threads` are those of the network
-    for one photo; `reload` is the seconds between two looks at the files; `log` records every answer;
-    a bundle that `signer` did not sign is refused, and one whose variant lacks the `operating_point`.
+    The first bundle is the default. Another version of it may be its `canary`, which answers a `share` of
+    its requests, or its `shadow`, which judges the same photos and is only counted. `threads` is how many one
+    photo may use; `reload` is the seconds between two checks for a replaced bundle file; `log` records every
+    decision. A bundle that `signer` did not sign is refused, as is one without the `operating_point`.
     """
 
     bundles: tuple[BundlePath, ...]
@@ -92,13 +93,13 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         if not self.bundles:
-            raise CatflapError("No bundle was named.", "Name a .catflap file, or cat.")
-        if not self.host:  # which a socket takes for every address of the machine
-            raise CatflapError("The host is empty.", "Name an address, such as 127.0.0.1.")
+            raise CatflapError("No bundle is given.", "Name a .catflap file, or cat.")
+        if not self.host:  # which would mean every address of this machine
+            raise CatflapError("The host (--host) is empty.", "Name an address, such as 127.0.0.1.")
         for name, (words, least, most) in RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise CatflapError(f"{words} is {getattr(self, name)}.", f"Use {least} to {most:g}.")
         if self.canary is not None and self.shadow is not None:
-            raise CatflapError("Both a canary and a shadow were named.", "Name one of them.")
+            raise CatflapError("Both --canary and --shadow are given.", "Give one of them.")
         if self.tls_key and not self.tls_certificate:
-            raise CatflapError("A TLS key was given without its certificate.", "Give --tls-cert as well.")
+            raise CatflapError("A TLS key is given without its certificate.", "Give --tls-cert, too.")

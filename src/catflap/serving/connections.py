@@ -1,0 +1,292 @@
+"""A deadline for each connection in every state, and a cap on their number; owns uvicorn's protocol.
+
+uvicorn waits forever for a client that sends or reads nothing, and so do its peers: granian and hypercorn
+have no deadline for a response that is not read. Guard keeps the state of each connection:
+
+    handshake ─▶ head ─▶ body ─▶ answer ─▶ send ─▶ idle ─▶ head …
+                                             └──▶ linger (the answer came before the whole body)
+
+One sweep a second closes what has been in its state for too long. At the cap, a new connection takes the
+place of the one that has waited longest, so that no number of silent clients keeps others out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+from time import monotonic
+from typing import Any, TypeAlias, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from catflap.serving.serve_settings import ServeLimits
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+
+SWEEP = 1.0  # seconds between two sweeps
+HANDSHAKE, HEAD, IDLE, LINGER = 10.0, 10.0, 5.0, 5.0  # seconds in these states
+SLACK = 5.0  # seconds beyond the application's own deadlines for body and answer
+WINDOW, FLOOR = 10.0, 4096  # seconds in which a client reads at least FLOOR bytes a second
+HEAD_BYTES, HEADERS = 32 << 10, 100  # of one request
+PIPELINED = 16  # requests of one connection that wait for their turn
+SPARE = 100  # connections beyond the cap, of which only health routes and metrics are answered
+CHUNK = 32 << 10  # bytes of a large response that are handed to a connection at once
+BACKLOG = 2048  # connections that the kernel holds until they are accepted
+CONNECTION = "catflap.connection"  # the key of the Connection in an ASGI scope
+
+
+class State(Enum):
+    """What a connection waits for. The order is that in which connections give way at the cap."""
+
+    IDLE = "idle"  # the next request
+    HEAD = "head"  # the rest of the head of a request
+    HANDSHAKE = "handshake"  # TLS
+    LINGER = "linger"  # a body that nobody reads, so that the client reads the answer and not a reset
+    SEND = "send"  # the client to read the response
+    BODY = "body"  # the rest of the body
+    ANSWER = "answer"  # the application; never gives way
+
+
+class Guard:
+    """All connections of a server by state, the oldest in it first."""
+
+    def __init__(self, limits: ServeLimits, count_closed: Callable[[str], None]) -> None:
+        self.most = limits.connections
+        self._count_closed = count_closed
+        self._deadlines = {
+            State.HEAD: HEAD, State.IDLE: IDLE, State.LINGER: LINGER + SLACK,
+            State.BODY: limits.upload + SLACK, State.ANSWER: limits.deadline + SLACK,
+        }  # fmt: skip
+        self._states: dict[State, dict[Connection, None]] = {state: {} for state in State}
+        self._handshakes: dict[int, tuple[socket.socket, float]] = {}  # by file descriptor
+
+    def __len__(self) -> int:
+        """How many connections are open."""
+        return sum(map(len, self._states.values())) + len(self._handshakes)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more connections are open than the cap, because none could give way."""
+        return len(self) > self.most
+
+    def admit(self, accepted: socket.socket) -> bool:
+        """Take in a new connection, at the cap instead of another; False when there is no room at all."""
+        if len(self) >= self.most:
+            self._close_one()
+            if len(self) >= self.most + SPARE:
+                self._count_closed("refused")
+                return False
+        self._handshakes[accepted.fileno()] = accepted, monotonic()
+        return True
+
+    def enter(self, connection: Connection, state: State) -> None:
+        """Move a connection into a state, as the newest in it."""
+        self._states[connection.state].pop(connection, None)
+        connection.state, connection.since = state, monotonic()
+        self._states[state][connection] = None
+
+    def connected(self, connection: Connection) -> None:
+        """The TLS handshake, if any, is done."""
+        accepted = connection.transport.get_extra_info("socket")
+        self._handshakes.pop(accepted.fileno(), None)
+        self.enter(connection, State.HEAD)
+
+    def disconnected(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._states[connection.state].pop(connection, None)
+
+    async def watch(self) -> None:
+        """Sweep for ever."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.sweep(monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Close every connection that is too late."""
+        for state, seconds in self._deadlines.items():
+            late = (one for one in self._states[state] if one.since + seconds < now)
+            for connection in list(late):
+                self._close(connection, state.value)
+        for connection in list(self._states[State.SEND]):
+            unread = connection.transport.get_write_buffer_size()
+            if not unread and connection.is_answered and not connection.transport.is_closing():
+                self.enter(connection, State.IDLE)
+            elif now - connection.since >= WINDOW and (unread or connection.transport.is_closing()):
+                read = connection.written - unread
+                if read - connection.read < FLOOR * WINDOW:
+                    self._close(connection, State.SEND.value)
+                connection.since, connection.read = now, read
+        for number, (accepted, since) in list(self._handshakes.items()):
+            if accepted.fileno() != number:  # closed meanwhile
+                del self._handshakes[number]
+            elif since + HANDSHAKE < now:
+                self._drop_handshake(number, State.HANDSHAKE.value)
+
+    def _close_one(self) -> None:
+        """Close the connection that can give way best: in the order of State, the one longest in it."""
+        for state in State:
+            if state is State.HANDSHAKE and self._handshakes:
+                self._drop_handshake(next(iter(self._handshakes)), "crowded")
+                return
+            if state is not State.ANSWER and self._states[state]:
+                self._close(next(iter(self._states[state])), "crowded")
+                return
+
+    def _close(self, connection: Connection, reason: str) -> None:
+        if reason != State.IDLE.value:  # that is the usual end of a connection
+            self._count_closed(reason)
+        self.disconnected(connection)
+        connection.transport.abort()
+
+    def _drop_handshake(self, number: int, reason: str) -> None:
+        self._count_closed(reason)
+        accepted, _ = self._handshakes.pop(number)
+        with suppress(OSError):
+            accepted.shutdown(socket.SHUT_RDWR)  # asyncio, which owns it, notices and closes it
+
+
+class Listener(socket.socket):
+    """A listening socket that asks a Guard before it hands on a connection."""
+
+    guard: Guard
+
+    def listen(self, backlog: int = BACKLOG, /) -> None:
+        """Let the kernel hold many connections; asyncio's backlog only says how many it accepts in a row."""
+        super().listen(BACKLOG)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection; ConnectionAbortedError, which asyncio skips, when there is no room for it."""
+        accepted, address = super().accept()
+        if self.guard.admit(accepted):
+            return accepted, address
+        accepted.close()
+        raise ConnectionAbortedError
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, which tells a Guard its state and limits the size of heads and pipelines.
+
+    `written` is the number of bytes of bodies handed to the transport; `read` is how many of them the client
+    had read at the last look.
+    """
+
+    def __init__(self, guard: Guard, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.guard = guard
+        self.state = State.HEAD
+        self.since = monotonic()
+        self.written = self.read = 0
+        self.is_answered = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._begun = self._complete = self._answered = 0  # requests
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The head of a request is due."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=CHUNK // 2)
+        self.guard.connected(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Either side closed it."""
+        self.guard.disconnected(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of heads and bodies."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._head_bytes > HEAD_BYTES:
+            self.send_400_response(f"The head of the request has more than {HEAD_BYTES} bytes.")
+        elif self.headers and len(self.headers) > HEADERS:  # trailers behind a chunked body count, too
+            self.send_400_response(f"The request has more than {HEADERS} headers.")
+        elif self._in_head and self.state is State.IDLE:
+            self.guard.enter(self, State.HEAD)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: the request begins, or waits for those before it."""
+        self._in_head, self._head_bytes = False, 0
+        if self._begun - self._answered > PIPELINED or len(self.headers) > HEADERS:
+            raise ValueError("too many pipelined requests or headers")  # which uvicorn answers with 400
+        cast(Scope, self.scope)[CONNECTION] = self, self._begun
+        self._begun += 1
+        if self._begun - self._answered == 1:
+            self.guard.enter(self, State.BODY)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is complete."""
+        self._in_head = True
+        self._complete += 1
+        if self.state is State.BODY:
+            self.guard.enter(self, State.ANSWER)
+        super().on_message_complete()
+
+    def has_whole(self, request: int) -> bool:
+        """Whether the body of the request of this number has arrived."""
+        return request < self._complete
+
+    def begin_response(self) -> None:
+        """The response begins: from now on the client has to read it at a minimal rate."""
+        self.is_answered = False
+        self.read = self.written - self.transport.get_write_buffer_size()
+        self.guard.enter(self, State.SEND)
+
+    def end_response(self, request: int) -> None:
+        """The application is done with a request."""
+        self._answered = request + 1
+        self.is_answered = True
+        if self.state is State.LINGER:
+            self.guard.enter(self, State.SEND)
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return
+        if self._begun > self._answered:
+            self.guard.enter(self, State.ANSWER if self.has_whole(self._answered) else State.BODY)
+        else:
+            self.guard.enter(self, State.HEAD if self._head_bytes else State.IDLE)
+
+
+async def guarded(app: Any, scope: Scope, receive: Any, send: Any) -> None:
+    """An ASGI application whose every response is bounded, also when the request was not read to its end."""
+    if CONNECTION not in scope:  # the lifespan; or another server than ours
+        await app(scope, receive, send)
+        return
+    connection, request = scope[CONNECTION]
+    try:
+        await app(scope, receive, partial(_send, connection, request, receive, send))
+    finally:
+        connection.end_response(request)
+
+
+async def _send(connection: Connection, request: int, receive: Any, send: Any, message: Message) -> None:
+    """Send a part of a response; after the last, drop what still comes of the request, then close.
+
+    A body that was not read would otherwise be taken for the next request, or keep the connection open; and
+    a connection that is closed at once resets the client before it has read the response.
+    """
+    if message["type"] == "http.response.start":
+        connection.begin_response()
+        if not connection.has_whole(request):
+            others = [header for header in message["headers"] if header[0].lower() != b"connection"]
+            message = {**message, "headers": [*others, (b"connection", b"close")]}
+        await send(message)
+        return
+    connection.written += len(message.get("body", b""))
+    if message.get("more_body") or connection.has_whole(request):
+        await send(message)
+        return
+    await send({**message, "more_body": True})
+    connection.guard.enter(connection, State.LINGER)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body"})

@@ -1,0 +1,164 @@
+"""What a route receives and returns: Request, Response, HttpError; request bodies within limits; API keys."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from catflap.errors import CatflapError
+from catflap.serving.serve_settings import ServeLimits
+
+JSON = "application/json"
+SHORTEST_KEY = 16  # characters; shorter keys can be guessed
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request, independent of the web framework.
+
+    `read_body` returns the whole body or raises HttpError; `disconnected` returns when the client has left.
+    """
+
+    path_params: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    read_body: Callable[[], Awaitable[bytes]]
+    disconnected: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Response:
+    """What goes back. A memoryview is sent in small pieces and never copied whole."""
+
+    body: bytes | memoryview
+    status: int = 200
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class HttpError(CatflapError):
+    """A request that fails, with the HTTP status and headers of its response."""
+
+    def __init__(self, status: int, what: str, fix: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(what, fix)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.args = (status, what, fix, self.headers)
+
+
+def json_response(fields: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response of JSON."""
+    return Response(json.dumps(fields).encode(), status, JSON, headers or {})
+
+
+def error_response(error: HttpError, *, as_text: bool) -> Response:
+    """An HttpError as JSON: one string as the Open Inference Protocol requires, else `what` and `fix`."""
+    value: Any = f"{error.what} {error.fix}" if as_text else error.to_json()
+    return json_response({"error": value}, error.status, error.headers)
+
+
+class BodyReader:
+    """Reads request bodies and counts their bytes, so that many large ones cannot fill the memory.
+
+    `held` is the number of bytes of all bodies in memory.
+    """
+
+    def __init__(self, limits: ServeLimits) -> None:
+        self._limits = limits
+        self.held = 0
+
+    async def read(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]) -> bytes:
+        """The whole body, counted in `held` until `release` is called with its size.
+
+        Raises HttpError 413 for a body that is too large, 408 too slow, 415 compressed, 429 when too many
+        bytes are held already.
+        """
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise HttpError(415, "The body is compressed.", "Send it uncompressed: photos already are small.")
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limits.body:
+            raise self._too_large()
+        body: bytes | bytearray = b""
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.upload):
+                async for chunk in chunks:
+                    size += len(chunk)
+                    self.held += len(chunk)
+                    if size > self._limits.body:
+                        raise self._too_large()
+                    if self.held > self._limits.buffered:
+                        held = f"Too many requests: their bodies have {self.held} bytes."
+                        raise HttpError(429, held, "Retry after 1 s.", {"Retry-After": "1"})
+                    if not body:
+                        body = chunk
+                    elif isinstance(body, bytes):
+                        body = bytearray(body) + chunk
+                    else:
+                        body += chunk  # one buffer: in a list, tiny chunks take 40 times their bytes
+            return bytes(body)
+        except BaseException as error:
+            self.held -= size
+            if isinstance(error, TimeoutError):
+                late = f"The body did not arrive within {self._limits.upload:g} s."
+                raise HttpError(408, late, "Send a smaller photo.") from error
+            raise
+
+    def release(self, size: int) -> None:
+        """Count a body of this size no longer."""
+        self.held -= size
+
+    def _too_large(self) -> HttpError:
+        return HttpError(413, f"The body has more than {self._limits.body} bytes.", "Send a smaller photo.")
+
+
+def read_keys(path: Path | None) -> tuple[bytes, ...]:
+    """The SHA-256 of each API key in a file, one key a line, # for comments; () without a file."""
+    if path is None:
+        return ()
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise CatflapError(
+            f"The keys file {path} cannot be read: {error}.", "Name a UTF-8 text file with one key a line."
+        ) from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys or min(map(len, keys)) < SHORTEST_KEY:
+        raise CatflapError(
+            f"The keys file {path} has no key, or one of fewer than {SHORTEST_KEY} characters.",
+            "Make one: python -c 'import secrets; print(secrets.token_urlsafe())'",
+        )
+    return tuple(sha256(key.encode()).digest() for key in keys)
+
+
+def check_key(headers: Mapping[str, str], keys: tuple[bytes, ...]) -> None:
+    """Raise HttpError 401 unless the request has one of the keys, or there are none.
+
+    A key comes as `Authorization: Bearer KEY`, as `X-API-Key: KEY`, or as the password of
+    `Authorization: Basic`, which is what a browser asks its user for.
+    """
+    if not keys:
+        return
+    scheme, _, rest = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        key = rest.strip()
+    elif scheme.lower() == "basic":
+        try:
+            key = base64.b64decode(rest, validate=True).decode("utf-8").partition(":")[2]
+        except ValueError:
+            key = ""
+    else:
+        key = headers.get("x-api-key", "")
+    digest = sha256(key.encode("utf-8", "surrogateescape")).digest()
+    if not any(hmac.compare_digest(digest, known) for known in keys):
+        raise HttpError(
+            401, "Missing or unknown API key.", "Send the header Authorization: Bearer KEY.",
+            {"WWW-Authenticate": 'Basic realm="Catflap: the key is the password"'},
+        )  # fmt: skip
