@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "uvicorn": "serve",
         "httptools": "serve",
         "prometheus_client": "serve",
+        "python_multipart": "serve",
         "cv2": "live",
         "paho": "live",
         "openvino": "targets",

@@ -6,11 +6,13 @@ The pixels are specified in docs/concepts/frame.md; Pillow is the reference impl
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import logging
 import os
 import stat
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -450,6 +452,14 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     """The image in sRGB, turned as its EXIF orientation says."""
     rgb = _to_rgb(image)
     return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
+
+
+def silence_libtiff() -> None:
+    """Stop libtiff from printing on stderr for each damaged photo; Pillow raises what matters."""
+    with suppress(OSError, AttributeError):  # where Pillow does not link libtiff dynamically
+        library = ctypes.CDLL(Image.core.__file__)
+        library.TIFFSetWarningHandler(None)
+        library.TIFFSetErrorHandler(None)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -37,17 +37,26 @@ def make_bundle(
     baseline: dict[str, Any] | None = None,
     embeds: bool = False,
     points: Mapping[float, float] = MappingProxyType({}),
+<<<<<<< HEAD
     threshold: float | None = None,
     decision: Mapping[str, Any] | None = None,
+=======
+    padding: int = 0,
+>>>>>>> 6f18eae (Keep the body of requests that ask to upgrade; test every connection state)
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
+<<<<<<< HEAD
     an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label;
     `decision` is the variant's, in place of one from before format 1.1, whose threshold is `threshold`.
+=======
+    an embedding, too, the mean colour; `padding` bytes make the graph larger;
+    `points` are max_fpr -> threshold for the first label.
+>>>>>>> 6f18eae (Keep the body of requests that ask to upgrade; test every connection state)
     """
-    graph = _graph(sharpness, effort, side, embeds)
+    graph = _graph(sharpness, effort, side, embeds, padding)
     frame = Frame(side, side, fit)
     photos = tuple(encode(scene(seed, 50, 40), "PNG") for seed in range(2))
     frames = np.stack([read_pixels(photo, frame) for photo in photos])
@@ -98,7 +107,7 @@ def with_foreign_default(path: Path, out: Path) -> Path:
     return out
 
 
-def _graph(sharpness: float, effort: int, side: int, embeds: bool) -> bytes:
+def _graph(sharpness: float, effort: int, side: int, embeds: bool, padding: int) -> bytes:
     """uint8 frames to two logits, by the mean of red less that of blue; then work that changes nothing."""
     constants = {
         "weights": np.array([[1, -1], [0, 0], [-1, 1]], np.float32) * np.float32(sharpness),
@@ -133,6 +142,7 @@ def _graph(sharpness: float, effort: int, side: int, embeds: bool) -> bytes:
         outputs.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 3]))
     tensors = [numpy_helper.from_array(array, tensor) for tensor, array in constants.items()]
     graph = helper.make_graph(nodes, "red", [pixels], outputs, tensors)
+    graph.doc_string = "x" * padding
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return model.SerializeToString()

@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import socket
 import ssl
@@ -18,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 CATFLAP = Path(sys.executable).with_name("catflap")
 PATIENCE = 60.0  # seconds, on a machine that is busy with other tests
@@ -87,20 +91,28 @@ class Server:
 
 @contextmanager
 def running(
-    *words: object, port: int = 0, tls: ssl.SSLContext | None = None, cores: int | None = None
+    *words: object,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    cores: int | None = None,
+    files: tuple[int, int] | None = None,
 ) -> Iterator[Server]:
     """A server that listens, on a free port without one; it has to end well when the block does.
 
-    With `cores` it has no more than so many, however many there are.
+    With `cores` it has no more than so many, however many there are; `files` is the soft and the hard limit
+    of its open files.
     """
 
     def limit() -> None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+        if cores:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+        if files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
 
     command = [str(CATFLAP), "serve", *map(str, words), "--port", str(port), "--json"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, preexec_fn=limit if cores else None
+            command, stdout=subprocess.PIPE, stderr=log, preexec_fn=limit if cores or files else None
         )
 
         def read_log() -> str:
@@ -143,3 +155,14 @@ def eventually(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a self-signed certificate for localhost, as PEM files; skips where there is no openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here to make a certificate")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext"
+    command = ["openssl", *words.split(), "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, cert

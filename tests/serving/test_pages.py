@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -13,6 +14,7 @@ import pytest
 
 from catflap.artifacts.bundle import load_bundle
 from catflap.serving.app import ALWAYS, ROUTES, WITHOUT_KEY, create_app
+from catflap.serving.connections import CONNECTION
 from catflap.serving.pages import openapi_document
 from catflap.serving.serve_settings import ServeSettings
 from catflap.serving.service import open_service
@@ -147,8 +149,8 @@ def test_every_metric_that_is_written_about_is_there(repo: Path, server: Server,
     assert set(re.findall(r"\bcatflap_[a-z_]+", (repo / path).read_text("utf-8"))) <= there
 
 
-def get(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-    """Ask an application without a server."""
+def get(app: Any, path: str, method: str = "GET", **scope: Any) -> tuple[int, dict[str, str], bytes]:
+    """Ask an application without a server; `scope` is what one would add."""
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -163,6 +165,7 @@ def get(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], 
     scope = {
         "type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "",
         "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http", "server": ("a", 1),
+        **scope,
     }  # fmt: skip
     asyncio.run(app(scope, receive, send))
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -220,3 +223,24 @@ def test_a_method_or_path_that_is_not_there_says_so_with_and_without_the_camera_
     for method, path in (("POST", "/predict/"), ("POST", "/none"), ("GET", "/docs/"), ("HEAD", "/none")):
         assert get(app, path, method)[0] == 404, (method, path)
     assert get(app, "/", "HEAD")[::2] == (200, b"") or not is_built
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/models/cat", "/docs", "/", "/index.html"])
+@pytest.mark.parametrize("is_built", [True, False])
+def test_where_no_connection_can_give_way_all_but_the_health_is_503(
+    quick: Path, tmp_path: Path, path: str, *, is_built: bool
+) -> None:
+    if is_built:
+        (tmp_path / "index.html").write_text("page")
+    service = open_service(ServeSettings((quick,)), print)
+    app = create_app(service, tmp_path)
+    full = {CONNECTION: (SimpleNamespace(guard=SimpleNamespace(is_full=True, most=5)), 0)}
+    if path != "/index.html" or is_built:
+        status, headers, body = get(app, path, **full)
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        what, fix = "Too many connections: 5 are open.", "Retry after 1 s."
+        error = f"{what} {fix}" if path.startswith("/v2") else {"what": what, "fix": fix}
+        assert json.loads(body) == {"error": error}
+        assert b'status="503"} 1.0' in service.metrics.page()[0]
+    for health in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"):
+        assert get(app, health, **full)[0] == 200, "a probe does not take a busy server for a dead one"

@@ -54,12 +54,9 @@ def test_a_foreign_folder_and_a_damaged_bundle_are_refused(
     assert not (tmp_path / "site").exists()
 
 
-def test_without_the_page_the_command_says_what_to_do(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(site, "PAGE", tmp_path / "nothing")
+def test_without_the_page_the_command_says_what_to_do(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(CatflapError) as caught:
-        write_site(tiny_bundle, tmp_path / "site")
+        write_site(tiny_bundle, tmp_path / "site", tmp_path / "nothing")
     assert "npm --prefix web ci" in caught.value.fix
     assert "Node 20.19 or newer" in caught.value.fix  # as web/package.json says
 

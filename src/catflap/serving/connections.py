@@ -1,4 +1,4 @@
-"""A deadline for each connection in every state, and a cap on their number; owns uvicorn's protocol.
+"""A deadline for each connection in every state, and a cap on their number; owns uvicorn.
 
 uvicorn waits forever for a client that sends or reads nothing, and so do its peers: granian and hypercorn
 have no deadline for a response that is not read. Guard keeps the state of each connection:
@@ -13,7 +13,9 @@ place of the one that has waited longest, so that no number of silent clients ke
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+import ssl
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from enum import Enum
@@ -21,6 +23,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias, cast
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from catflap.serving.serve_settings import ServeLimits
@@ -36,7 +39,11 @@ HEAD_BYTES, HEADERS = 32 << 10, 100  # of one request
 PIPELINED = 16  # requests of one connection that wait for their turn
 SPARE = 100  # connections beyond the cap, of which only health routes and metrics are answered
 CHUNK = 32 << 10  # bytes of a large response that are handed to a connection at once
+ACCEPTED = 64  # connections that are accepted in a row, before those that are open get their turn
+HURRIED = 0.2  # seconds at the end in which connections that the kernel holds are still accepted
+GRACE = 5  # seconds beyond the deadline that open requests get at the end
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
+UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 CONNECTION = "catflap.connection"  # the key of the Connection in an ASGI scope
 
 
@@ -74,6 +81,10 @@ class Guard:
         """Whether more connections are open than the cap, because none could give way."""
         return len(self) > self.most
 
+    def in_state(self, state: State) -> list[Connection]:
+        """The connections in a state, the oldest in it first."""
+        return list(self._states[state])
+
     def admit(self, accepted: socket.socket) -> bool:
         """Take in a new connection, at the cap instead of another; False when there is no room at all."""
         if len(self) >= self.most:
@@ -85,7 +96,9 @@ class Guard:
         return True
 
     def enter(self, connection: Connection, state: State) -> None:
-        """Move a connection into a state, as the newest in it."""
+        """Move a connection into a state, as the newest in it; one that is gone stays gone."""
+        if connection.is_gone:  # but its request may still be answered
+            return
         self._states[connection.state].pop(connection, None)
         connection.state, connection.since = state, monotonic()
         self._states[state][connection] = None
@@ -93,11 +106,14 @@ class Guard:
     def connected(self, connection: Connection) -> None:
         """The TLS handshake, if any, is done."""
         accepted = connection.transport.get_extra_info("socket")
-        self._handshakes.pop(accepted.fileno(), None)
+        if self._handshakes.pop(accepted.fileno(), None) is None:  # it gave way before it began
+            connection.is_gone = True
+            connection.transport.abort()
         self.enter(connection, State.HEAD)
 
     def disconnected(self, connection: Connection) -> None:
-        """The connection is gone."""
+        """The connection is gone, or about to be."""
+        connection.is_gone = True
         self._states[connection.state].pop(connection, None)
 
     async def watch(self) -> None:
@@ -109,10 +125,10 @@ class Guard:
     def sweep(self, now: float) -> None:
         """Close every connection that is too late."""
         for state, seconds in self._deadlines.items():
-            late = (one for one in self._states[state] if one.since + seconds < now)
-            for connection in list(late):
-                self._close(connection, state.value)
-        for connection in list(self._states[State.SEND]):
+            for connection in self.in_state(state):
+                if connection.since + seconds < now:
+                    self._close(connection, state.value)
+        for connection in self.in_state(State.SEND):
             unread = connection.transport.get_write_buffer_size()
             if not unread and connection.is_answered and not connection.transport.is_closing():
                 self.enter(connection, State.IDLE)
@@ -181,9 +197,8 @@ class Connection(HttpToolsProtocol):
         self.state = State.HEAD
         self.since = monotonic()
         self.written = self.read = 0
-        self.is_answered = False
-        self._in_head = True
-        self._head_bytes = 0
+        self.is_answered = self.is_gone = False
+        self._in_head, self._has_begun_head, self._head_bytes = True, False, 0
         self._begun = self._complete = self._answered = 0  # requests
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -201,6 +216,9 @@ class Connection(HttpToolsProtocol):
         """Bytes of heads and bodies."""
         if self._in_head:
             self._head_bytes += len(data)
+            # httptools skips the body of a request that asks to upgrade, as Java's client does by default
+            if upgrade := UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 1 or len(data)):
+                data = data[: upgrade.start()] + b"\r\nx-upgrade:" + data[upgrade.end() :]
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -208,14 +226,21 @@ class Connection(HttpToolsProtocol):
             self.send_400_response(f"The head of the request has more than {HEAD_BYTES} bytes.")
         elif self.headers and len(self.headers) > HEADERS:  # trailers behind a chunked body count, too
             self.send_400_response(f"The request has more than {HEADERS} headers.")
-        elif self._in_head and self.state is State.IDLE:
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        self._has_begun_head = True
+        if self.state is State.IDLE:
             self.guard.enter(self, State.HEAD)
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is complete: the request begins, or waits for those before it."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._has_begun_head, self._head_bytes = False, False, 0
         if self._begun - self._answered > PIPELINED or len(self.headers) > HEADERS:
             raise ValueError("too many pipelined requests or headers")  # which uvicorn answers with 400
+        if self.parser.should_upgrade():
+            raise ValueError("a request to upgrade whose headers came in pieces, or CONNECT")
         cast(Scope, self.scope)[CONNECTION] = self, self._begun
         self._begun += 1
         if self._begun - self._answered == 1:
@@ -251,7 +276,7 @@ class Connection(HttpToolsProtocol):
         if self._begun > self._answered:
             self.guard.enter(self, State.ANSWER if self.has_whole(self._answered) else State.BODY)
         else:
-            self.guard.enter(self, State.HEAD if self._head_bytes else State.IDLE)
+            self.guard.enter(self, State.HEAD if self._has_begun_head else State.IDLE)
 
 
 async def guarded(app: Any, scope: Scope, receive: Any, send: Any) -> None:
@@ -290,3 +315,42 @@ async def _send(connection: Connection, request: int, receive: Any, send: Any, m
             while (await receive()).get("more_body"):
                 pass
     await send({"type": "http.response.body"})
+
+
+def uvicorn_server(
+    app: Any, guard: Guard, limits: ServeLimits, certificate: ssl.SSLContext | None = None
+) -> uvicorn.Server:
+    """uvicorn's server for an application whose connections a Guard watches."""
+    config = uvicorn.Config(
+        partial(guarded, app),
+        lifespan="on",
+        interface="asgi3",
+        http=cast(Any, partial(Connection, guard)),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=ACCEPTED,
+        timeout_keep_alive=int(IDLE),
+        timeout_graceful_shutdown=int(limits.deadline) + GRACE,
+    )
+    config.load()
+    config.ssl = certificate
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which at its end first accepts the connections that the kernel holds."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening a little later, because the kernel resets connections that were not accepted."""
+        await asyncio.sleep(HURRIED)
+        await super().shutdown(sockets)
+
+
+async def run_server(server: uvicorn.Server, guard: Guard, listener: Listener) -> None:
+    """Serve until the server is told to exit."""
+    sweeping = asyncio.create_task(guard.watch())
+    await server.serve(sockets=[listener])
+    sweeping.cancel()

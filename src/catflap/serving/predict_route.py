@@ -35,7 +35,7 @@ async def predict(service: Service, request: Request) -> Response:
     kind = content_type.partition(";")[0].strip().lower()
     if kind != FORM and kind not in RAW and not kind.startswith("image/"):
         raise HttpError(
-            415, f"Unsupported Content-Type: {kind[:80]!r}.", f"Send a photo as image/*, or files as {FORM}."
+            415, f"The Content-Type {kind[:80]!r} is not a photo.", f"Send image/*, or files as {FORM}."
         )
     candidates = service.models.find(request.query.get("model"), request.query.get("version"))
     body = await request.read_body()
@@ -74,7 +74,7 @@ def parse_form(body: bytes, content_type: str, most: int) -> list[FormFile]:
     A part is a file if it has a filename or a Content-Type. Raises HttpError: 400 when the body is malformed
     or cut short, 413 when it has more than `most` files, or more than 100 parts that are none.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    boundary = parse_options_header(content_type.encode("latin-1", "replace"))[1].get(b"boundary")
     if not boundary:
         raise _malformed("its Content-Type has no boundary")
     files: list[FormFile] = []

@@ -1,29 +1,25 @@
-"""Bundles to HTTP: the verb `serve`: address, TLS, uvicorn's server, the operator's log."""
+"""The verb `serve`: address, TLS, limit of open files, and the operator's log."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import ipaddress
 import logging
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from functools import partial
 from threading import Lock
 from time import monotonic
-from typing import Any, cast
-
-import PIL._imaging
-import uvicorn
+from typing import Any
 
 from catflap.errors import CatflapError, system_reason
+from catflap.image import silence_libtiff
 from catflap.progress import nobody
 from catflap.serving.app import create_app
-from catflap.serving.connections import IDLE, SPARE, Connection, Guard, Listener, guarded
+from catflap.serving.connections import SPARE, Guard, Listener, run_server, uvicorn_server
 from catflap.serving.serve_settings import ServeSettings
-from catflap.serving.service import Service, close_service, open_service
+from catflap.serving.service import close_service, open_service
 from catflap.stopping import stopped_by_signals
 
 try:
@@ -31,12 +27,9 @@ try:
 except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
-ACCEPTS = 64  # connections that are accepted in a row, before those that are open get their turn
 OTHER_FILES = 200  # file descriptors for everything that is no connection
 UNSENT = 64 << 10  # bytes of a response that the kernel holds for a client that reads slowly
 DEAD_PEER = 30_000  # ms without an acknowledgement after which the kernel gives a connection up
-HURRIED = 0.2  # seconds at the end in which connections that the kernel holds are still accepted
-GRACE = 5  # seconds beyond the deadline that open requests get at the end
 LOG_LINES, LOG_SECONDS = 20, 10.0  # at most so many lines in so many seconds
 
 
@@ -51,7 +44,7 @@ def serve(
     the operator. Raises Refused when a bundle fails its verification here.
     """
     note = LogLimiter(note)
-    with _bind(settings) as listener, ExitStack() as starting:
+    with bind(settings.host, settings.port) as listener, ExitStack() as starting:
         certificate = _certificate(settings)  # before the bundles, whose verification takes a while
         service = open_service(settings, note)
         starting.callback(close_service, service)
@@ -59,8 +52,11 @@ def serve(
         service.metrics.watch("catflap_connections", "Open connections.", guard.__len__)
         _raise_file_limit(guard, note)
         _quiet_libraries(note)
-        server = _server(service, guard, certificate)
-        _listen(listener, settings)
+        server = uvicorn_server(create_app(service), guard, settings.limits, certificate)
+        try:
+            listener.listen()
+        except OSError as error:  # another process was faster
+            raise _cannot_listen(settings.host, settings.port, error) from error
         host, port = listener.getsockname()[:2]
         if not service.keys and not ipaddress.ip_address(host).is_loopback:
             note("Warning: no authentication. Anyone who can reach this address can use it. Set --keys.")
@@ -73,47 +69,12 @@ def serve(
         with stopped_by_signals(stop):  # uvicorn raises the signal again when it is done
             ready({"url": url, "models": models})
             starting.pop_all()  # from here on the application closes the service
-            asyncio.run(_run(server, guard, listener))
+            asyncio.run(run_server(server, guard, listener))
 
 
-def _server(service: Service, guard: Guard, certificate: ssl.SSLContext | None) -> uvicorn.Server:
-    """uvicorn's server for the application, with our limits of connections."""
-    config = uvicorn.Config(
-        partial(guarded, create_app(service)),
-        lifespan="on",
-        interface="asgi3",
-        http=cast(Any, partial(Connection, guard)),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=ACCEPTS,
-        timeout_keep_alive=int(IDLE),
-        timeout_graceful_shutdown=int(service.settings.limits.deadline) + GRACE,
-    )
-    config.load()
-    config.ssl = certificate
-    return _Server(config)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which at its end first accepts the connections that the kernel holds."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening a little later, because the kernel resets connections that were not accepted."""
-        await asyncio.sleep(HURRIED)
-        await super().shutdown(sockets)
-
-
-async def _run(server: uvicorn.Server, guard: Guard, listener: Listener) -> None:
-    sweeping = asyncio.create_task(guard.watch())
-    await server.serve(sockets=[listener])
-    sweeping.cancel()
-
-
-def _bind(settings: ServeSettings) -> Listener:
-    """A socket with our address; clients are refused until `_listen`."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def bind(host: str, port: int) -> Listener:
+    """A socket with an address; clients are refused until it listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is stated; without it, responses wait 40 ms
     listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,23 +83,16 @@ def _bind(settings: ServeSettings) -> Listener:
             with suppress(OSError):
                 listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except (OSError, UnicodeError) as error:
         listener.close()
-        raise _cannot_listen(settings, error) from error
+        raise _cannot_listen(host, port, error) from error
     return listener
 
 
-def _listen(listener: socket.socket, settings: ServeSettings) -> None:
-    try:
-        listener.listen()
-    except OSError as error:  # another process was faster
-        raise _cannot_listen(settings, error) from error
-
-
-def _cannot_listen(settings: ServeSettings, error: Exception) -> CatflapError:
+def _cannot_listen(host: str, port: int, error: Exception) -> CatflapError:
     return CatflapError(
-        f"Cannot listen on {settings.host} port {settings.port}: {system_reason(error)}.",
+        f"Cannot listen on {host} port {port}: {system_reason(error)}.",
         "Use another --port, or 0 for a free one.",
     )
 
@@ -179,8 +133,9 @@ def _raise_file_limit(guard: Guard, note: Callable[[str], None]) -> None:
 class LogLimiter:
     """Passes lines on to the operator's log: at most 20 in 10 seconds, then only how many were left out."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = monotonic) -> None:
         self._write = write
+        self._clock = clock
         self._lock = Lock()
         self._since = -LOG_SECONDS
         self._lines = self._left_out = 0
@@ -188,8 +143,7 @@ class LogLimiter:
     def __call__(self, line: str) -> None:
         """Log a line, or leave it out."""
         with self._lock:
-            now = monotonic()
-            left_out = 0
+            now, left_out = self._clock(), 0
             if now - self._since >= LOG_SECONDS:
                 left_out, self._left_out = self._left_out, 0
                 self._since, self._lines = now, 0
@@ -221,7 +175,4 @@ def _quiet_libraries(note: Callable[[str], None]) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [_LibraryLog(note)]
         logger.propagate = False
-    with suppress(OSError, AttributeError):  # the symbols are there where Pillow links libtiff dynamically
-        pillow = ctypes.CDLL(PIL._imaging.__file__)
-        pillow.TIFFSetWarningHandler(None)
-        pillow.TIFFSetErrorHandler(None)
+    silence_libtiff()

@@ -18,7 +18,7 @@ import numpy as np
 
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
-from catflap.evaluation.drift import WINDOW, measure_drift
+from catflap.evaluation.drift_baseline import WINDOW, measure_drift
 from catflap.image import Photo, Pixels
 from catflap.machine import describe_machine, give_back_large_memory
 from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics
@@ -260,10 +260,8 @@ class DriftMeter:
             if len(window) < WINDOW:
                 return
             del self._windows[served]
-        given, statistics, ood_scores = (np.array(column) for column in zip(*window, strict=True))
-        drift = measure_drift(
-            classifier.as_trained(given), classifier.labels, baseline, statistics, ood_scores
-        )
+        given, measured, ood_scores = (np.array(column) for column in zip(*window, strict=True))
+        drift = measure_drift(classifier.as_trained(given), classifier.labels, baseline, measured, ood_scores)
         if self._metrics.drift(served.name, served.version, drift.score) and drift.alarm:
             self._note(
                 f"Drift: the last {WINDOW} photos of {served.name} {served.version} differ from those it was "
