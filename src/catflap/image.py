@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from catflap.errors import BadPhoto, CatflapError, system_reason
 
@@ -457,7 +457,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def silence_libtiff() -> None:
     """Stop libtiff from printing on stderr for each damaged photo; Pillow raises what matters."""
     with suppress(OSError, AttributeError):  # where Pillow does not link libtiff dynamically
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         library.TIFFSetWarningHandler(None)
         library.TIFFSetErrorHandler(None)
 

@@ -37,24 +37,17 @@ def make_bundle(
     baseline: dict[str, Any] | None = None,
     embeds: bool = False,
     points: Mapping[float, float] = MappingProxyType({}),
-<<<<<<< HEAD
     threshold: float | None = None,
     decision: Mapping[str, Any] | None = None,
-=======
     padding: int = 0,
->>>>>>> 6f18eae (Keep the body of requests that ask to upgrade; test every connection state)
 ) -> Path:
     """A bundle of one variant, fp32; `effort` makes each answer slower by some 20 ms.
 
     `sharpness` tells versions apart; `golden_shift` moves the recorded answers, so that it fails
     its verification; `fit` is the frame's; `baseline` is for drift; `embeds` answers with
-<<<<<<< HEAD
     an embedding, too, the mean colour; `points` are max_fpr -> threshold for the first label;
-    `decision` is the variant's, in place of one from before format 1.1, whose threshold is `threshold`.
-=======
-    an embedding, too, the mean colour; `padding` bytes make the graph larger;
-    `points` are max_fpr -> threshold for the first label.
->>>>>>> 6f18eae (Keep the body of requests that ask to upgrade; test every connection state)
+    `decision` is the variant's, in place of one from before format 1.1, whose threshold is `threshold`;
+    `padding` bytes make the graph larger.
     """
     graph = _graph(sharpness, effort, side, embeds, padding)
     frame = Frame(side, side, fit)
