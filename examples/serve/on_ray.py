@@ -16,8 +16,8 @@ from typing import Any
 from ray import serve
 
 from catflap.serving.app import create_app
-from catflap.serving.service import open_service
 from catflap.serving.serve_settings import ServeSettings
+from catflap.serving.service import open_service
 
 
 def build() -> Any:
