@@ -8,13 +8,15 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from catflap.artifacts.bundle import SHIPPED
 from catflap.cli import prepare
-from catflap.cli.main import COMMANDS, GROUPS
+from catflap.cli.main import COMMANDS, GROUPS, main
 from catflap.data.roles import SHARES
 
 CATFLAP = Path(sys.executable).with_name("catflap")
@@ -33,6 +35,30 @@ sys.exit(main.main(sys.argv[1:] or ["doctor"]))
 
 def catflap(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([CATFLAP, *words], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What `main` did in this process, as CompletedProcess has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def answered(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answered]:
+    """Answer a command line in this process, which is quicker than a new one."""
+
+    def answer(*words: str) -> Answered:
+        try:
+            code = main(words)
+        except SystemExit as end:  # argparse after --help
+            code = int(end.code or 0)
+        streams = capsys.readouterr()
+        return Answered(code, streams.out, streams.err)
+
+    return answer
 
 
 def driven(body: str, *words: str, python: Path | str = sys.executable) -> subprocess.CompletedProcess[str]:
@@ -58,8 +84,10 @@ def in_terminal(command: list[str], **variables: str) -> str:
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
-def test_help_lists_every_command_on_one_screen(words: tuple[str, ...]) -> None:
-    answer = catflap(*words)
+def test_help_lists_every_command_on_one_screen(
+    words: tuple[str, ...], answered: Callable[..., Answered]
+) -> None:
+    answer = answered(*words)
     assert answer.returncode == 0
     assert all(f"  {name} " in answer.stdout for name in COMMANDS)
     assert [line.split()[0] for line in answer.stdout.splitlines() if line.startswith(tuple(GROUPS))] == [
@@ -70,8 +98,8 @@ def test_help_lists_every_command_on_one_screen(words: tuple[str, ...]) -> None:
     assert answer.stderr == ""
 
 
-def test_help_of_a_command_may_be_asked_for_in_two_ways() -> None:
-    assert catflap("help", "scan").stdout == catflap("scan", "--help").stdout != ""
+def test_help_of_a_command_may_be_asked_for_in_two_ways(answered: Callable[..., Answered]) -> None:
+    assert answered("help", "scan").stdout == answered("scan", "--help").stdout != ""
 
 
 @pytest.mark.parametrize(
@@ -88,14 +116,16 @@ def test_help_of_a_command_may_be_asked_for_in_two_ways() -> None:
         (("completion", "bsh"), "bash"),
     ],
 )
-def test_a_mistyped_word_is_told_with_the_one_that_was_meant(words: tuple[str, ...], meant: str) -> None:
-    answer = catflap(*words)
+def test_a_mistyped_word_is_told_with_the_one_that_was_meant(
+    words: tuple[str, ...], meant: str, answered: Callable[..., Answered]
+) -> None:
+    answer = answered(*words)
     assert (answer.returncode, answer.stderr.splitlines()[1]) == (2, f"  fix: Did you mean: {meant}")
 
 
-def test_a_word_that_resembles_nothing_is_answered_with_the_help() -> None:
-    assert "fix: Run: catflap doctor --help" in catflap("doctor", "--nonsense").stderr
-    assert "fix: Run: catflap --help" in catflap("xyzzy").stderr
+def test_a_word_that_resembles_nothing_is_answered_with_the_help(answered: Callable[..., Answered]) -> None:
+    assert "fix: Run: catflap doctor --help" in answered("doctor", "--nonsense").stderr
+    assert "fix: Run: catflap --help" in answered("xyzzy").stderr
 
 
 def completed(*words: str, cwd: Path) -> list[str]:
@@ -121,8 +151,8 @@ def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_are_given_every_command(shell: str) -> None:
-    script = catflap("completion", shell).stdout
+def test_other_shells_are_given_every_command(shell: str, answered: Callable[..., Answered]) -> None:
+    script = answered("completion", shell).stdout
     assert [name for name in COMMANDS if name not in script] == []
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
@@ -132,8 +162,8 @@ def test_version() -> None:
     assert catflap("--version").stdout.startswith("catflap ")
 
 
-def test_a_command_tells_its_example() -> None:
-    answer = catflap("doctor", "--help")
+def test_a_command_tells_its_example(answered: Callable[..., Answered]) -> None:
+    answer = answered("doctor", "--help")
     assert answer.returncode == 0
     assert "example:\n  catflap doctor" in answer.stdout
 
@@ -168,8 +198,10 @@ INTERRUPT = (  # the handler may have been taken away by whatever started the te
         ("bundle", "add", "cat", "--checkpoint", "c", "-o", "o.catflap", "--file", "m", "--variants", "fp32"),
     ],
 )
-def test_wrong_usage_is_two_sentences_and_exit_2(words: tuple[str, ...]) -> None:
-    answer = catflap(*words)
+def test_wrong_usage_is_two_sentences_and_exit_2(
+    words: tuple[str, ...], answered: Callable[..., Answered]
+) -> None:
+    answer = answered(*words)
     assert answer.returncode == 2
     assert answer.stdout == ""
     assert answer.stderr.startswith("error: ")
@@ -184,8 +216,10 @@ def test_a_card_text_that_is_not_utf_8_is_told_before_any_work(words: tuple[str,
     assert "--about has bytes that are not UTF-8." in answer.stderr
 
 
-def test_options_of_a_part_of_a_command_are_not_abbreviated_either(tmp_path: Path) -> None:
-    answer = catflap("bundle", "unpack", "cat", "--ou", str(tmp_path / "files"))
+def test_options_of_a_part_of_a_command_are_not_abbreviated_either(
+    tmp_path: Path, answered: Callable[..., Answered]
+) -> None:
+    answer = answered("bundle", "unpack", "cat", "--ou", str(tmp_path / "files"))
     assert (answer.returncode, list(tmp_path.iterdir())) == (2, [])
     assert "-o/--out" in answer.stderr
 
@@ -197,8 +231,10 @@ def test_options_of_a_part_of_a_command_are_not_abbreviated_either(tmp_path: Pat
         *(("review", part) for part in ("apply", "queue", "take")),
     ],
 )
-def test_a_part_of_a_command_tells_what_it_does_and_its_example(words: tuple[str, str]) -> None:
-    whole, part = catflap(words[0], "--help").stdout, catflap(*words, "--help").stdout
+def test_a_part_of_a_command_tells_what_it_does_and_its_example(
+    words: tuple[str, str], answered: Callable[..., Answered]
+) -> None:
+    whole, part = answered(words[0], "--help").stdout, answered(*words, "--help").stdout
     assert f"\n\nexample:\n  catflap {' '.join(words)} " in part
     about = part.split("\n\n")[1]
     assert about[0].isupper()
@@ -207,9 +243,11 @@ def test_a_part_of_a_command_tells_what_it_does_and_its_example(words: tuple[str
         assert " print the answer as JSON\n" in page
 
 
-def test_json_may_stand_before_or_after_the_part_of_a_command(tmp_path: Path) -> None:
+def test_json_may_stand_before_or_after_the_part_of_a_command(
+    tmp_path: Path, answered: Callable[..., Answered]
+) -> None:
     for words in (("bundle", "--json", "inspect"), ("bundle", "inspect", "--json")):
-        assert json.loads(catflap(*words, "cat").stdout)["name"] == "cat"
+        assert json.loads(answered(*words, "cat").stdout)["name"] == "cat"
 
 
 def test_a_host_that_is_an_unset_variable_is_not_the_whole_network() -> None:
@@ -218,14 +256,14 @@ def test_a_host_that_is_an_unset_variable_is_not_the_whole_network() -> None:
     assert "The host is empty." in answer.stderr
 
 
-def test_json_may_stand_before_or_after_the_command() -> None:
+def test_json_may_stand_before_or_after_the_command(answered: Callable[..., Answered]) -> None:
     for words in (("doctor", "--json"), ("--json", "doctor")):
-        fields = json.loads(catflap(*words).stdout)
+        fields = json.loads(answered(*words).stdout)
         assert fields["extras"]["base"]["installed"] is True
 
 
-def test_wrong_usage_with_json_is_one_object() -> None:
-    answer = catflap("scna", "--json")
+def test_wrong_usage_with_json_is_one_object(answered: Callable[..., Answered]) -> None:
+    answer = answered("scna", "--json")
     assert answer.returncode == 2
     assert json.loads(answer.stdout)["error"]["fix"] == "Did you mean: catflap scan"
 
