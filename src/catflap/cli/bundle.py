@@ -113,16 +113,16 @@ def _sbom(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
+    refuse_alone(args, "--file MODEL", "--name", "--precision")
+    if args.file and (args.variants or args.targets):
+        raise CatflapError(
+            "--file cannot be used with --variants or --targets.", "Run catflap bundle add once for each."
+        )
     from catflap.artifacts.bundle import load_bundle
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
     from catflap.exporting.export import add_file, add_variants
 
-    refuse_alone(args, "--file MODEL", "--name", "--precision")
-    if args.file and (args.variants or args.targets):
-        raise CatflapError(
-            "A file and variants to convert were named.", "Run catflap bundle add once for each."
-        )
     bundle, checkpoint = load_bundle(args.bundle), load_checkpoint(args.checkpoint)
     parts = (bundle, checkpoint, load_dataset(args.dataset or checkpoint.dataset_path), args.out)
     with progress_bar(args) as progress:
