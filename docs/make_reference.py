@@ -111,19 +111,17 @@ def section(name: str) -> Iterator[str]:
 
 
 def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
-    """A row an argument, in the order of the help page; what another command has, too, is told once."""
+    """A line an argument, in the order of the help page; what another command has, too, is explained once."""
     rows = {names(action): meaning(action) for action in parser._actions if listed(action)}
     elsewhere: dict[str, list[str]] = {}
-    if rows:
-        yield from ("| option | meaning |", "|---|---|")
     for option, text in rows.items():
         home = homes().get((option, text), command)
         if home == command:
-            yield f"| {option} | {text} |"
+            yield f"- {option}: {text}"
         else:
             elsewhere.setdefault(home, []).append(option)
     for home, named in elsewhere.items():
-        yield f"| {', '.join(named)} | as in [{home}](#{home.replace(' ', '-')}) |"
+        yield f"- {', '.join(named)}: as in [{home}](#{home.replace(' ', '-')})"
     if rows:
         yield ""
 
@@ -153,7 +151,7 @@ def listed(action: argparse.Action) -> bool:
 
 def names(action: argparse.Action) -> str:
     """An option's names and its value, or an argument's name."""
-    value = action.metavar or ("\\|".join(map(str, action.choices)) if action.choices else "")
+    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
     value = " ".join(value) if isinstance(value, tuple) else str(value)
     if not action.option_strings:
         return f"`{value or action.dest}`" + (" ..." if action.nargs in ("*", "+") else "")
@@ -162,7 +160,7 @@ def names(action: argparse.Action) -> str:
     elif not value:
         value = action.dest.upper()
     written = ", ".join(f"`{option}`" for option in action.option_strings)
-    return f"{written} {value}".strip().replace("|", "\\|").replace("\\\\|", "\\|")
+    return f"{written} {value}".strip()
 
 
 def meaning(action: argparse.Action) -> str:
@@ -177,8 +175,8 @@ def meaning(action: argparse.Action) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in a cell of a table: no pipes, no tags."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
+    """Text on one line, without tags."""
+    return re.sub(r"\s+", " ", text).replace("<", "&lt;")
 
 
 if __name__ == "__main__":
