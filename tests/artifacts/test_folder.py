@@ -252,6 +252,30 @@ def test_a_reader_puts_back_what_was_half_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
+@pytest.mark.usefixtures("no_exchange")
+def test_without_an_exchange_a_reader_waits_for_the_second_rename(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    write_thing(target, 0)
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for number in range(1, 100):
+                write_thing(target, number)
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    reads = 0
+    while not done.is_set():
+        assert read_json(target / "thing.json", "thing")["number"] < 100
+        reads += 1
+    writer.join()
+    assert reads > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
 def test_a_link_to_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     write_thing(tmp_path / "thing", 1)
     (tmp_path / "link").symlink_to(tmp_path / "thing")

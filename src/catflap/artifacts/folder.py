@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
+from time import sleep
 from types import MappingProxyType
 
 from catflap.errors import CatflapError, system_reason
@@ -53,6 +54,7 @@ HEAD_BYTES = 1 << 16  # of a marker; its kind stands in the first few hundred
 JUNK = (".DS_Store", "Thumbs.db")  # left by file managers
 PROCESS = secrets.token_hex(4)  # tells this process from an earlier one with the same PID, as in a container
 _TEMPORARY = re.compile(r"(partial|old)-(\d+)(?:-([0-9a-f]{8}\d+))?")
+RENAME_CHECKS = 50  # of 10 ms
 LONGEST_OWNER = 24  # characters after "partial-": PID, dash, PROCESS and a counter
 _COUNTER = itertools.count()  # tells two threads of this process apart
 _AT_FDCWD, _EXCHANGE = -100, 2  # renameat2(2)
@@ -346,14 +348,19 @@ def _exchange_call() -> ctypes._NamedFuncPointer | None:
 def recover(target: Path) -> bool:
     """Put back a folder whose replacement was killed between two renames; whether it is there now.
 
-    Readers call it when they find the target absent.
+    Readers call it when they find the target absent. Where a running process is between its two renames, this
+    waits for the second one.
     """
-    if target.exists() or not target.parent.is_dir():
-        return target.exists()
-    for left in _leftovers(target):
-        if left.name.startswith(f".{target.name}.old-") and left.is_dir() and not target.exists():
-            with suppress(OSError):  # another reader was faster, or the folder cannot be written
-                left.rename(target)
+    old = f".{glob.escape(target.name)}.old-*"
+    for _ in range(RENAME_CHECKS):
+        if target.exists() or not any(target.parent.glob(old)):
+            break
+        for left in _leftovers(target):
+            if left.name.startswith(f".{target.name}.old-") and not target.exists():
+                with suppress(OSError):  # another reader was faster, or the folder cannot be written
+                    left.rename(target)
+        if not target.exists():
+            sleep(0.01)
     return target.exists()
 
 

@@ -47,7 +47,7 @@ def read_json(path: Path, kind: str) -> Json:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            if path.parent.exists() or not recover(path.parent):
+            if not recover(path.parent):
                 raise
             data = path.read_bytes()
         fields = json.loads(data)
