@@ -38,11 +38,12 @@ def follow(
     state: State = UNKNOWN,
     start: float = 0.0,
     enter: float = ENTER,
+    leave: float = LEAVE,
 ) -> list[State]:
     """The states after each frame, ten frames a second."""
     found = []
     for number, frame in enumerate(frames, 1):
-        state = seen(state, frame, start + number / FPS, rules, enter)
+        state = seen(state, frame, start + number / FPS, rules, enter, leave)
         found.append(state)
     return found
 
@@ -72,6 +73,15 @@ def test_between_the_thresholds_a_decision_stays() -> None:
     inside = follow([CAT] * 20, Rules(), enter=0.9)[-1]
     assert set(currents(follow([HALF] * 50, Rules(), inside, 2.0, 0.9))) == {0}
     assert set(currents(follow([HALF] * 50, Rules(), enter=0.9))) == {None}
+
+
+def test_a_threshold_of_a_half_does_not_let_two_labels_take_turns() -> None:
+    states = follow([CAT] * 20, Rules(), enter=0.5)
+    for share in (0.45, 0.55, 0.3, 0.22):
+        states += follow([(share, 1 - share)] * 30, Rules(), states[-1], states[-1].clock, 0.5, 0.2)
+        assert states[-1].current == 0
+    states += follow([(0.18, 0.82)] * 30, Rules(), states[-1], states[-1].clock, 0.5, 0.2)
+    assert states[-1].current == 1
 
 
 def test_below_the_leave_threshold_it_becomes_unsure() -> None:

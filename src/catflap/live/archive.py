@@ -126,7 +126,8 @@ class Archive:
         self._save = None if settings.save is None else folders[settings.save]
         self._clips = None if settings.clips is None else folders[settings.clips]
         if self._clips is not None:
-            import catflap.live.opencv  # noqa: F401  now: an import takes a second, in which frames would wait
+            import catflap.live.opencv  # noqa: F401  now, for it takes a second
+
         # the caller's side of clips: names and times
         self._last = -math.inf  # when a frame was last remembered, on the source's clock
         self._remembered = False

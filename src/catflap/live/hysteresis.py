@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from catflap.errors import CatflapError
 
-MARGIN = 4.0  # the odds at which a label is left are a quarter of those at which it is entered
+MARGIN = 4.0  # the factor of the odds between entering a label and leaving it
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,18 @@ def step(
 ) -> State:
     """The state after one more frame, whose time is `clock`, in seconds of a clock that should not jump.
 
-    `averaged` is what `average` gives, `passing` the label that it passes the threshold of, if any, and
-    `leave` the probability below which the current label is left. A clock that goes back counts as one that
-    stands still; one that leaps ahead makes the past count less, but still `frames` frames have to agree
-    before the decision changes.
+    A label takes the place of another that is still above its own leave threshold only if it is MARGIN times
+    as likely. `averaged` is what `average` gives, `passing` the label that it passes the threshold of, if
+    any, and `leave` the probability below which the current label is left. A clock that goes back counts as
+    one that stands still; one that leaps ahead makes the past count less, but still `frames` frames have to
+    agree before the decision changes.
     """
     passed = max(0.0, clock - state.clock) if state.average else 0.0
     current = state.current
     candidate = passing if passing != current else None
+    before = 0.0 if current is None or averaged[current] < leave else averaged[current]
+    if candidate is not None and averaged[candidate] < MARGIN * before:
+        candidate = None  # at a threshold of 0.5 two labels would take turns
     entering = leaving = Run()
     if candidate is not None:
         entering = _extend(state.entering if candidate == state.candidate else Run(), passed)

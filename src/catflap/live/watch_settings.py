@@ -44,8 +44,7 @@ class WatchSettings:
     after each decision, each of at most `save_bytes`. `every_frame` also reports each classified frame. `log`
     records a frame every `log_every` seconds, and each one that changed the decision. At an `operating_point`
     of the bundle the decisions of frames are averaged instead of their probabilities. `error_rate` is
-    another of the bundle's curve. A bundle that `signer`
-    did not sign is refused.
+    another of the bundle's curve. A bundle that `signer` did not sign is refused.
     """
 
     bundle: str | os.PathLike[str]
