@@ -6,12 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import optimize, special
 
 from catflap.errors import CatflapError
-from catflap.evaluation.calibration import conformal_threshold, estimate_prior, fit_temperature
+from catflap.evaluation.calibration import estimate_prior, fit_temperature
 from catflap.runtime.decisions import DecisionRule, correct_prior, decide, softmax
 
 
@@ -134,51 +132,6 @@ def test_a_label_that_never_occurs_gets_almost_no_share():
     assert 0 < shares[2] < 1e-6
 
 
-def test_the_conformal_rank_is_exact():
-    p_true = np.linspace(0.01, 0.49, 99)
-    p = np.column_stack([p_true, 1 - p_true])
-    labels = np.zeros(99, int)
-    for error_rate in (0.5, 0.1, 0.05, 0.01):
-        rank = round(100 * (1 - error_rate))
-        assert conformal_threshold(p, labels, error_rate) == np.sort(p_true)[99 - rank]
-
-
-@pytest.mark.parametrize(("n", "error_rate"), [(0, 0.5), (18, 0.05), (98, 0.01), (998, 0.001)])
-def test_too_few_photos_make_everything_unsure(n, error_rate):
-    labels = np.zeros(n, int)
-    assert conformal_threshold(np.tile([0.9, 0.1], (n, 1)), labels, error_rate) == 0
-    enough = conformal_threshold(np.tile([0.9, 0.1], (n + 1, 1)), np.zeros(n + 1, int), error_rate)
-    assert enough == 0.5
-    assert decide(np.array([[1.0, 0.0]]), ["cat", "other"], only(0.0)) == ["unsure"]
-
-
-def test_a_group_counts_once_and_by_its_worst_photo():
-    p_true = np.array([0.4, 0.3, 0.45, 0.2])
-    p = np.column_stack([p_true, 1 - p_true])
-    groups = np.array([7, 7, -1, 7])
-    assert conformal_threshold(p, np.zeros(4, int), 0.7, groups) == 0.45
-    assert conformal_threshold(p, np.zeros(4, int), 0.5, groups) == 0.2
-    assert conformal_threshold(p, np.zeros(4, int), 0.3, groups) == 0.0
-
-
-def test_a_larger_allowance_never_makes_more_photos_unsure():
-    logits, labels = drawn(500, 2, 0.5)
-    p = softmax(logits)
-    unsure = [
-        decide(p, ["a", "b"], only(conformal_threshold(p, labels, rate))).count("unsure")
-        for rate in (0.001, 0.005, 0.01, 0.05, 0.2, 0.6)
-    ]
-    assert unsure == sorted(unsure, reverse=True)
-    assert unsure[0] == 500
-    assert unsure[-1] == 0
-
-
-@pytest.mark.parametrize("error_rate", [0, 1, -0.1, 2])
-def test_an_impossible_error_rate_is_refused(error_rate):
-    with pytest.raises(CatflapError):
-        conformal_threshold(np.array([[0.5, 0.5]]), np.array([0]), error_rate)
-
-
 def test_decide_needs_exactly_one_label():
     p = np.array([[0.7, 0.2, 0.1], [0.45, 0.45, 0.1], [0.4, 0.3, 0.3], [0.0, 0.5, 0.5]])
     assert decide(p, ["a", "b", "c"], only(0.42)) == ["a", "unsure", "unsure", "unsure"]
@@ -193,11 +146,3 @@ def test_a_tie_with_the_threshold_is_one_on_every_machine():
     for p in (tie, tie.astype(np.float32), np.nextafter(tie, 0), tie * (1 - 5e-6)):
         assert decide(p, ["a", "b"], only(threshold)) == ["unsure"]
     assert decide(tie * (1 - 1e-4), ["a", "b"], only(threshold)) == ["a"]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=60), st.floats(0.001, 0.999))
-def test_enough_calibration_photos_reach_the_threshold(p_true, error_rate):
-    p = np.column_stack([p_true, 1 - np.array(p_true)])
-    threshold = conformal_threshold(p, np.zeros(len(p_true), int), error_rate)
-    assert (np.array(p_true) >= threshold).mean() >= 1 - error_rate - 1e-9

@@ -9,10 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from catflap.evaluation.calibration import conformal_threshold
 from catflap.evaluation.intervals import significantly_positive
 from catflap.evaluation.metrics import measure
-from catflap.runtime.decisions import DecisionRule, decide, softmax
 
 SETS = 200
 NAMES = ["cat", "other"]
@@ -88,20 +86,3 @@ def test_a_gain_is_beyond_chance_where_there_is_one_and_seldom_else():
 def test_photos_of_one_group_show_no_gain(gains, shown):
     assert not significantly_positive(np.array(gains), np.full(len(gains), 7))
     assert significantly_positive(np.array(gains), np.arange(len(gains)) + 7) == shown
-
-
-@pytest.mark.parametrize("error_rate", [0.02, 0.1])
-def test_conformal_decisions_are_wrong_no_more_often_than_promised(error_rate):
-    rng = np.random.default_rng(13)
-    wrong = decided = total = 0
-    for _ in range(200):
-        logits, labels, owners = source(rng, 150, 2, 1.0)
-        threshold = conformal_threshold(softmax(logits), labels, error_rate, owners)
-        logits, labels, _ = source(rng, 400, 2, 1.0)
-        said = np.array(decide(softmax(logits), ["0", "1"], DecisionRule(threshold, error_rate, top=False)))
-        sure = said != "unsure"
-        wrong += (said[sure] != labels[sure].astype(str)).sum()
-        decided += sure.sum()
-        total += len(said)
-    assert wrong / total < error_rate * 1.1
-    assert decided / total > 0.3

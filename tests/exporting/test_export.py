@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zlib
 from dataclasses import replace
@@ -29,7 +30,7 @@ from catflap.exporting.quantise import quantise
 from catflap.exporting.repack import name_of
 from catflap.exporting.target import form_of
 from catflap.image import encode, read_pixels
-from catflap.runtime.decisions import decide, decision_rule, softmax
+from catflap.runtime.decisions import ERROR_RATES, choose_error_rate, decide, decision_rule, softmax
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.networks.answer import open_checkpoint
 from catflap.verification.verify import verify
@@ -92,6 +93,33 @@ def test_the_promise_of_the_decision_holds_on_calibration(
     ]
     assert np.mean(wrong) <= about.decision["error_rate"]
     assert about.decision["photos"] == len(photos)
+
+
+def test_the_bundle_has_a_curve_of_error_rates_and_takes_the_smallest_that_is_seldom_unsure(
+    bundle: Bundle,
+) -> None:
+    for variant in bundle.variants.values():
+        decision = variant.decision
+        rates = [point["error_rate"] for point in decision["curve"]]
+        assert rates == [rate for rate in ERROR_RATES if rate >= 1 / (decision["groups"] + 1)]
+        assert decision["error_rate"] == choose_error_rate(decision["curve"])
+        assert decision_rule(decision).top
+
+
+def test_an_error_rate_can_be_stated(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "stated.catflap"
+    words = ["export", str(drawn_checkpoint.path), "-o", str(out), "--variants", "fp32"]
+    assert main([*words, "--error-rate", "0.123"]) == 0
+    assert "12 %" in capsys.readouterr().out
+    opened = load_bundle(out)
+    assert opened.variant().decision["error_rate"] == 0.123
+    assert 0.123 in [point["error_rate"] for point in opened.variant().decision["curve"]]
+    assert "at most 12 %" in bytes(opened.members["card.md"]).decode()
+    assert main([*words, "--error-rate", "0.0001", "--json"]) == 1
+    assert "cannot promise an error rate of 0.0001" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert main([*words, "--error-rate", "3", "--json"]) == 2
 
 
 def test_fp32_is_the_checkpoint(bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:

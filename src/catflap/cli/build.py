@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.export import export_arguments, variants_of
-from catflap.cli.output import as_text, emit, progress_bar
+from catflap.cli.export import error_rate_table, export_arguments, unsure_warning, variants_of
+from catflap.cli.output import as_text, emit, note, progress_bar
 from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.cli.train import hint, plan_arguments, plan_of
 
@@ -44,8 +44,12 @@ def answer(args: argparse.Namespace) -> int:
             variants=variants_of(args),
             about=args.about,
             operating_points=tuple(args.operating_point),
+            error_rate=args.error_rate,
             progress=progress,
         )
+    default = next(iter(fields["variants"].values()))
+    if warning := unsure_warning(default["decision"]):
+        note(warning)
     emit(fields, args, build_text(fields) + hint(fields["trained"], args))
     return 0
 
@@ -64,6 +68,7 @@ def build_text(fields: dict) -> str:  # type: ignore[type-arg]
         name: "unchanged" if step["skipped"] else f"{step['seconds']:.1f} s"
         for name, step in fields["steps"].items()
     }
+    lines += [error_rate_table(variant["decision"]) for variant in [*fields["variants"].values()][:1]]
     lines += [
         as_text(seconds),
         f"verdict: {fields['verdict']}   {fields['bundle']}   report: {fields['page']}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from catflap.artifacts.schema import is_text
 from catflap.cli.options import refuse_alone, split_names
-from catflap.cli.output import emit, progress_bar, table
+from catflap.cli.output import emit, note, progress_bar, table
 from catflap.errors import CatflapError, need
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         help="a sentence or two for the card: what the photos are and may be used for",
     )  # fmt: skip
     parser.add_argument(
+        "--error-rate", type=float, metavar="RATE",
+        help="share of photos that may get a wrong label, such as 0.02; the others are unsure (default: the "
+        "smallest rate at which at most a tenth is unsure)",
+    )  # fmt: skip
+    parser.add_argument(
         "--operating-point", action="append", default=[], metavar="LABEL:WISH=NUMBER",
         help="choose an operating point: LABEL:max_fpr=, LABEL:min_recall= or LABEL:cost_ratio=NUMBER; may "
         "be repeated (default: none)",
@@ -132,11 +137,44 @@ def answer(args: argparse.Namespace) -> int:
             golden_photos=golden,
             about=args.about,
             operating_points=tuple(args.operating_point),
+            error_rate=args.error_rate,
             budget=budget_of(args),
             progress=progress,
         )
+    if warning := unsure_warning(next(iter(fields["variants"].values()))["decision"]):
+        note(warning)
     emit(fields, args, export_text(fields))
     return 0
+
+
+def error_rate_table(decision: dict) -> str:  # type: ignore[type-arg]
+    """What each error rate of a decision's curve leaves unsure, for people; "" without a curve."""
+    from catflap.evaluation.decision_rates import shown_rates
+
+    return table(
+        [
+            {
+                "error rate": f"{100 * point['error_rate']:.2g} %",
+                "unsure": f"{100 * point['unsure']:.1f} %",
+                "": "default" if point["error_rate"] == decision["error_rate"] else "",
+            }
+            for point in shown_rates(decision)
+        ]
+    )
+
+
+def unsure_warning(decision: dict) -> str:  # type: ignore[type-arg]
+    """A warning where a decision leaves more than a third of the calibration photos unsure, else ""."""
+    from catflap.evaluation.decision_rates import MANY_UNSURE
+
+    for point in decision.get("curve", ()):
+        if point["error_rate"] == decision["error_rate"] and point["unsure"] > MANY_UNSURE:
+            return (
+                f"Warning: {100 * point['unsure']:.0f} % of the calibration photos are unsure at an error "
+                f"rate of {100 * point['error_rate']:.2g} %. Allow a higher --error-rate, or train on more "
+                "photos."
+            )
+    return ""
 
 
 def export_text(fields: dict) -> str:  # type: ignore[type-arg]
@@ -162,7 +200,8 @@ def export_text(fields: dict) -> str:  # type: ignore[type-arg]
         for name, variant in fields["variants"].items()
         for point in variant.get("operating_points", ())
     )
+    rates = error_rate_table(next(iter(fields["variants"].values()))["decision"])
     untested = f"\nconverted, but not run: {', '.join(fields['untested'])}" if "untested" in fields else ""
     size = f"{fields['bytes'] / 1e6:.1f} MB"
     verdict = f"verdict: {fields['verdict']}   {fields['bundle']} ({size})"
-    return f"{table(rows)}{decisions}{points}{untested}\n{verdict}"
+    return f"{table(rows)}{decisions}{points}\n{rates}{untested}\n{verdict}"

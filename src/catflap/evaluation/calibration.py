@@ -1,4 +1,4 @@
-"""What is fitted on the calibration role: temperature, field prior, conformal threshold, operating points."""
+"""What is fitted on the calibration role: temperature, field prior and operating points."""
 
 from __future__ import annotations
 
@@ -92,33 +92,6 @@ def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike) -> Floa
             return after
         now = after
     return now
-
-
-def conformal_threshold(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    error_rate: float,
-    groups: Ints | None = None,
-) -> float:
-    """The threshold at which `decide` gives a wrong label for at most `error_rate` of new photos.
-
-    Split conformal prediction with the least ambiguous sets (Sadinle, Lei and Wasserman 2019): the
-    labels that reach the threshold contain the true one with probability 1 - `error_rate` or
-    more, over calibration photos (n, classes) and a new photo drawn alike. It is never above 0.5:
-    a lower threshold only makes sets larger, so the promise holds, and nothing that one label
-    clearly wins becomes unsure. With `groups` (n,) the unit is the group and its worst photo.
-    Fewer than 1 / `error_rate` - 1 units promise nothing: 0.0, which makes every photo unsure.
-    """
-    if not 0 < error_rate < 1:
-        raise CatflapError(f"An error rate of {error_rate} is not possible.", "Use one between 0 and 1.")
-    truth = np.asarray(labels, np.int64)
-    scores = np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth]
-    if groups is not None:
-        scores = _group_minima(scores, np.asarray(groups))
-    rank = math.ceil((len(scores) + 1) * (1 - error_rate) - 1e-9)
-    if rank > len(scores):
-        return 0.0
-    return min(0.5, float(np.sort(scores)[len(scores) - rank]))
 
 
 def _bisect(too_cold: Callable[[float], bool]) -> float:

@@ -65,11 +65,13 @@ def shipped_decisions(
     """A variant's `decisions` in bundle.json and report.json, judged on photos with true labels (n,).
 
     `decision` and `points` are the entries of the variant in bundle.json: the rates of its own decision,
-    and in `operating_points` those of each point.
+    in `error_rates` those of each rate of its curve, and in `operating_points` those of each point.
     """
     said = decide(probabilities, class_names, decision_rule(decision))
+    has_curve = "curve" in decision
     return {
         **decision_rates(said, labels, groups, class_names),
+        **({"error_rates": _curve_rates(decision, probabilities, labels, groups)} if has_curve else {}),
         "operating_points": [
             {
                 "label": point["label"],
@@ -81,6 +83,35 @@ def shipped_decisions(
             for point in points
         ],
     }
+
+
+def _curve_rates(
+    decision: Mapping[str, Any], probabilities: Probabilities, labels: npt.ArrayLike, groups: npt.ArrayLike
+) -> list[dict[str, Any]]:
+    """The shares of wrong and unsure photos at each error rate of the curve."""
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels)
+    owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    all_photos = np.ones(len(top), np.bool_)
+    rows = []
+    for point in decision["curve"]:
+        said = np.where(top >= point["threshold"], np.where(right, 0, 1), -1)
+        found = _rates(said, np.zeros(len(top), np.int64), owners, all_photos)
+        is_default = point["error_rate"] == decision["error_rate"]
+        chosen = {"error_rate": point["error_rate"], "default": is_default}
+        rows.append({**chosen, "wrong": found["wrong"], "unsure": found["unsure"]})
+    return rows
+
+
+def shown_rates(decision: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """The points of a decision's curve of error rates for people: without those that leave no less unsure."""
+    curve = decision.get("curve", [])
+    return [
+        point
+        for number, point in enumerate(curve)
+        if not number
+        or point["unsure"] < curve[number - 1]["unsure"]
+        or point["error_rate"] == decision["error_rate"]
+    ]
 
 
 def in_words(rates: Mapping[str, Any]) -> str:

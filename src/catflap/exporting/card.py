@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from catflap.artifacts.schema import faults
+from catflap.evaluation.decision_rates import shown_rates
 
 # What the format leaves open and the card tells: a bundle of another writer may hold something else there.
 _NUMBER, _WHOLE, _TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
@@ -63,7 +64,7 @@ def card(head: Mapping[str, Any]) -> str:
         *(_row(name, variant) for name, variant in head["variants"].items()),
         "",
         *([f"Converted, but never run: {', '.join(head['untested'])}.", ""] if "untested" in head else []),
-        *(_decision(name, variant) for name, variant in head["variants"].items()),
+        *(line for name, variant in head["variants"].items() for line in _decision(name, variant)),
         *(
             f"- {name} at an operating point: {point_text(point)}."
             for name, variant in head["variants"].items()
@@ -135,9 +136,16 @@ def _rate(figures: Mapping[str, Any], name: str) -> str:
     return "{value:.4f} ({low:.4f} to {high:.4f})".format(**rate)
 
 
-def _decision(name: str, variant: Mapping[str, Any]) -> str:
+def _decision(name: str, variant: Mapping[str, Any]) -> list[str]:
+    """What a variant promises, and what other error rates would leave unsure."""
     decision = variant["decision"]
-    return (
-        f"- {name}: says “unsure” rather than be wrong on more than {100 * decision['error_rate']:.2g} % of "
-        f"photos like the {decision['photos']} calibration photos (threshold {decision['threshold']:.4f})."
-    )
+    lines = [
+        f"- {name}: at most {100 * decision['error_rate']:.2g} % of photos like the {decision['photos']} "
+        f"calibration photos get a wrong label; where that is not sure, it says “unsure” (threshold "
+        f"{decision['threshold']:.4f})."
+    ]
+    if rates := shown_rates(decision):
+        lines += ["", "  | error rate | unsure |", "  |---|---|"]
+        lines += [f"  | {100 * one['error_rate']:.2g} % | {100 * one['unsure']:.1f} % |" for one in rates]
+        lines += [""]
+    return lines

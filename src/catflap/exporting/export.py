@@ -45,7 +45,7 @@ from catflap.exporting.target import (
 from catflap.exporting.targets.to_onnx_frame import with_temperature
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import parse_point_specs, point_specs
+from catflap.runtime.decisions import check_error_rate, parse_point_specs, point_specs
 from catflap.runtime.engine import engine_error, open_members
 from catflap.runtime.engine_onnx import VERSION as ONNXRUNTIME
 from catflap.runtime.engine_onnx import open_session
@@ -65,6 +65,7 @@ def export(
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
     operating_points: tuple[str, ...] = (),
+    error_rate: float | None = None,
     budget: Budget | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -72,7 +73,9 @@ def export(
 
     Golden cases are drawn; `golden_photos` adds photos. `about` is a sentence or two for the card: what the
     photos are and may be used for. `operating_points`, such as "cat:max_fpr=0.001", are chosen for each
-    variant. With a `budget` only variants within it go in, the most accurate on calibration photos first.
+    variant. `error_rate` is the share of photos that may get a wrong label; None chooses the smallest rate at
+    which at most a tenth of the calibration photos is `unsure`. With a `budget` only variants within it go
+    in, the most accurate on calibration photos first.
     Finished variants are kept in `.NAME.catflap.export` beside the Bundle until it is written, so that a
     stopped export continues. Raises Refused, and writes nothing, when a variant fails the gate, an operating
     point cannot be met or no variant is within the budget.
@@ -82,13 +85,14 @@ def export(
     check_roles(checkpoint, dataset)
     check_variants(variants)
     specs = parse_point_specs(operating_points, checkpoint.labels)
+    check_error_rate(error_rate)
     untested = untested_names(variants)
     photos = (*drawn_photos(checkpoint.frame), *golden_photos)
     check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(untested)))
     frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
     with working_folder(out, "export") as folder:
         try:
-            source = load_source(checkpoint, dataset, progress, specs, Workspace(folder))
+            source = load_source(checkpoint, dataset, progress, specs, Workspace(folder), error_rate)
             entries, files = _write_untested(untested, source)
             judged = {
                 name: _kept_or_judged(name, source, frames) for name in variants if name not in untested
@@ -99,7 +103,9 @@ def export(
             versions = checkpoint.versions | tool_versions(variants)
             head = {
                 "name": name_of(out),
-                "made_from": export_fingerprint(checkpoint, variants, golden_photos, about, operating_points),
+                "made_from": export_fingerprint(
+                    checkpoint, variants, golden_photos, about, operating_points, error_rate
+                ),
                 "about": about,
                 "labels": list(checkpoint.labels),
                 "frame": checkpoint.frame.to_json(),
@@ -134,12 +140,13 @@ def export_fingerprint(
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
     operating_points: tuple[str, ...] = (),
+    error_rate: float | None = None,
 ) -> str:
     """A digest of everything that a Bundle would be made from."""
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
     made_by = [VERSION, ONNXRUNTIME, tool_versions(variant_names((), variants))]
     specs = [spec.name for spec in parse_point_specs(operating_points)]
-    return digest([checkpoint.sha256, list(variants), photos, about, made_by, *specs])
+    return digest([checkpoint.sha256, list(variants), photos, about, made_by, *specs, error_rate])
 
 
 def add_variants(
@@ -229,6 +236,7 @@ def _kept_or_judged(name: str, source: ExportSource, frames: Pixels) -> Judged:
         source.key,
         vars(form),
         specs,
+        source.error_rate,
         hashlib.sha256(frames.tobytes()).hexdigest(),
         tool_versions((name,)),
     ]
@@ -322,7 +330,9 @@ def _add(
     untested = untested_names(name for name, (_, given) in forms.items() if given is None)
     rows = len(bundle.labels) * (len(golden.logits) + len(forms) - len(untested))
     check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
-    source = load_source(checkpoint, dataset, progress, point_specs(bundle.variant()))
+    decision = bundle.variant().decision
+    error_rate = decision["error_rate"] if "curve" in decision else None
+    source = load_source(checkpoint, dataset, progress, point_specs(bundle.variant()), error_rate=error_rate)
     output = bundle.head["output"]["name"]
     judged = {
         name: write_and_judge(name, form, source, golden.frames, given, output)

@@ -21,7 +21,6 @@ from catflap.artifacts.folder import write_atomically
 from catflap.artifacts.schema import digest
 from catflap.errors import Refused
 from catflap.evaluation.calibration import (
-    conformal_threshold,
     fit_temperature,
     operating_point,
     rates_at,
@@ -37,7 +36,16 @@ from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions
 from catflap.progress import Progress, silent, track
-from catflap.runtime.decisions import PointSpec, Probabilities, point_cutoff, softmax
+from catflap.runtime.decisions import (
+    ERROR_RATES,
+    TOP,
+    PointSpec,
+    Probabilities,
+    choose_error_rate,
+    point_cutoff,
+    risk_curve,
+    softmax,
+)
 from catflap.runtime.engine import Embeddings, Logits, Model
 from catflap.runtime.engine_onnx import open_model, run_with_embedding
 from catflap.runtime.image_statistics import NO_STATISTICS, image_statistics
@@ -51,7 +59,6 @@ MAX_PHOTOS = 20_000  # of a role, sampled; more would not change a printed digit
 MAX_REFERENCE_PHOTOS = 2_000  # test photos that the Checkpoint itself scores: torch is slow on a CPU
 MAX_BASELINE_PHOTOS = 2_000  # calibration photos with image statistics and embeddings
 CALIBRATION_FRAMES = 48
-ERROR_RATE = 0.01
 NAMED_PHOTOS = 3  # in a refusal
 FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
 PROOF = ("confidence", "groups", "proven", "missing")
@@ -120,7 +127,8 @@ class Workspace:
 class ExportSource:
     """What variants are written from and judged by: the Checkpoint, photos of two roles, the float graph.
 
-    `specs` are the operating points that each variant gets.
+    `specs` are the operating points that each variant gets, and `error_rate` is what it promises; None lets
+    the calibration photos choose.
     """
 
     checkpoint: Checkpoint
@@ -129,6 +137,7 @@ class ExportSource:
     calibration: Photos
     test: Photos
     specs: tuple[PointSpec, ...] = ()
+    error_rate: float | None = None
     progress: Progress = silent
     workspace: Workspace = field(default_factory=Workspace)
     _answers: dict[bytes, CalibrationAnswers] = field(default_factory=dict, repr=False, compare=False)
@@ -228,6 +237,7 @@ def load_source(
     progress: Progress = silent,
     specs: tuple[PointSpec, ...] = (),
     workspace: Workspace | None = None,
+    error_rate: float | None = None,
 ) -> ExportSource:
     """The ExportSource of a Checkpoint and its Dataset; of a large role a fixed sample of 20,000 photos."""
     calibration, test = (
@@ -241,6 +251,7 @@ def load_source(
         calibration,
         test,
         specs,
+        error_rate,
         progress,
         workspace or Workspace(),
     )
@@ -280,7 +291,7 @@ def judge(
     temperature = source.temperature(answers.logits)
     calibrated, probabilities = softmax(answers.logits, temperature), softmax(logits, temperature)
     lost = _gate(variant, source, logits, temperature)
-    decision = _decision(calibrated, calibration)
+    decision = _decision(variant.name, calibrated, calibration, source.error_rate)
     points = [
         choose_point(spec, variant.name, source.labels, (calibrated, calibration), (probabilities, test))
         for spec in source.specs
@@ -351,12 +362,28 @@ def _gate(variant: Variant, source: ExportSource, logits: Logits, temperature: f
     return lost
 
 
-def _decision(probabilities: Probabilities, calibration: Photos) -> dict[str, Any]:
-    """The conformal threshold for the lowest error rate, from 1 % up, that so many groups can guarantee."""
+def _decision(
+    name: str, probabilities: Probabilities, calibration: Photos, error_rate: float | None
+) -> dict[str, Any]:
+    """The entry `decision` of bundle.json: a threshold for this error rate, and the curve of others.
+
+    Raises Refused when the calibration photos cannot promise it; None chooses a rate, `choose_error_rate`.
+    """
     groups = len(np.unique(calibration.groups))
-    rate = max(ERROR_RATE, 1.0 / (groups + 1))
-    threshold = conformal_threshold(probabilities, calibration.labels, rate, calibration.groups)
-    return {"threshold": threshold, "error_rate": rate, "photos": len(calibration), "groups": groups}
+    about = {"photos": len(calibration), "groups": groups, "rule": TOP}
+    rates = ERROR_RATES if error_rate is None else (*ERROR_RATES, error_rate)
+    curve = risk_curve(probabilities, calibration.labels, calibration.groups, rates)
+    chosen = choose_error_rate(curve) if error_rate is None else error_rate
+    if chosen is None:  # so few photos promise nothing: the likeliest label is always decided
+        return {"threshold": 0.0, "error_rate": 1.0, **about}
+    for point in curve:
+        if point["error_rate"] == chosen:
+            return {"threshold": point["threshold"], "error_rate": chosen, **about, "curve": curve}
+    least = f"--error-rate {curve[0]['error_rate']:g} or more" if curve else "no --error-rate"
+    raise Refused(
+        f"{name} cannot promise an error rate of {chosen:g} from {groups:,} independent calibration photos.",
+        f"Use {least}, or more photos.",
+    )
 
 
 def choose_point(

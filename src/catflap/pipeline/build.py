@@ -23,7 +23,7 @@ from catflap.exporting.target import check_variants, variant_names
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import parse_point_specs
+from catflap.runtime.decisions import check_error_rate, parse_point_specs
 from catflap.training.plan import Plan
 from catflap.training.train import USUAL, train
 from catflap.verification.verify import verify
@@ -56,6 +56,7 @@ def build(
     variants: tuple[str, ...] = VARIANTS,
     about: str = "",
     operating_points: tuple[str, ...] = (),
+    error_rate: float | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Scan, prepare, train, export, verify and evaluate; returns a summary.
@@ -74,6 +75,7 @@ def build(
     plan.check()  # before scan and prepare, which may take hours
     check_variants(variant_names((), variants))
     parse_point_specs(operating_points)
+    check_error_rate(error_rate)
     steps = _Steps()
 
     manifest, dataset = _scan_and_prepare(source, work, frame or Frame(), plan.seed, steps, progress)
@@ -88,6 +90,7 @@ def build(
     steps.end("train", skipped=skipped)
 
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}
+    asked |= {"error_rate": error_rate}
     bundle = _kept(load_bundle, out)
     skipped = bundle is not None and bundle.head.get("made_from") == export_fingerprint(checkpoint, **asked)
     if bundle is None or not skipped:
@@ -182,6 +185,7 @@ def _summary(
             "accuracy": variant.metrics["accuracy"],
             "flips": variant.fidelity["flips"],
             "flip_rate": variant.fidelity["flip_rate"],
+            "decision": variant.decision,
         }
         for name, variant in bundle.variants.items()
     }

@@ -86,6 +86,12 @@ def decide(probabilities: npt.ArrayLike, labels: Sequence[str], rule: DecisionRu
     return found
 
 
+def check_error_rate(error_rate: float | None) -> None:
+    """Raise CatflapError for an error rate that is not between 0 and 1; None is fine."""
+    if error_rate is not None and not 0 < error_rate < 1:
+        raise CatflapError(f"The error rate is {error_rate}.", "Use one between 0 and 1, such as 0.02.")
+
+
 def risk_threshold(
     probabilities: npt.ArrayLike,
     truth: npt.ArrayLike,
@@ -100,8 +106,7 @@ def risk_threshold(
     calibration sets and new photos that are exchangeable with them. With `groups` (n,) the unit is the group,
     by its worst photo. None when no threshold keeps it, as with fewer than 1 / `error_rate` - 1 units.
     """
-    if not 0 < error_rate < 1:
-        raise CatflapError(f"The error rate is {error_rate}.", "Use one between 0 and 1.")
+    check_error_rate(error_rate)
     rows = np.asarray(probabilities, np.float64)
     top = rows.max(axis=1)
     wrong = np.where(rows.argmax(axis=1) == np.asarray(truth), 0.0, top)

@@ -77,6 +77,7 @@ def config(bundle: Bundle, variant: Variant) -> str:
         "catflap_sha256": bundle.sha256,
         "catflap_temperature": repr(variant.temperature),
         "catflap_threshold": repr(variant.decision["threshold"]),
+        "catflap_rule": variant.decision.get("rule", "only"),
     }
     lines = [
         f'name: "{bundle.name}-{variant.name}"',
