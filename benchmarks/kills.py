@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +31,7 @@ from machine import header
 
 import catflap.curation.field_queue
 import catflap.pipeline.build  # noqa: F401  once, before the commands are forked
+from catflap.cli.main import main as answer
 from tests.tiny import TINY, draw_photos
 
 COMMANDS = {
@@ -45,16 +47,20 @@ def start(words: tuple[str, ...], folder: Path) -> int:
     """Begin a command in a child process that is the head of a process group, and return its PID."""
     child = os.fork()
     if child:
+        with suppress(OSError):  # the child may have done so itself, and may have ended
+            os.setpgid(child, child)
         return child
-    os.setsid()
-    os.chdir(folder)
-    os.environ["CATFLAP_CACHE"] = str(folder / "cache")
-    with open(os.devnull, "w") as nothing, open(folder / ".stderr", "w") as errors:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(errors.fileno(), 2)
-    from catflap.cli.main import main
-
-    os._exit(main(words))
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        os.environ["CATFLAP_CACHE"] = str(folder / "cache")
+        with open(os.devnull, "w") as nothing, open(folder / ".stderr", "w") as errors:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+        code = answer(words)
+    finally:
+        os._exit(code)
 
 
 def finish(words: tuple[str, ...], folder: Path) -> float:
@@ -111,6 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     header(kills=args.kills, seed=args.seed, photos=60, backbone=TINY)
     dice, verbs = random.Random(args.seed), [*COMMANDS]
+    turns = ["build", "export", "review", "review"]  # the last takes a fraction of a second
     with tempfile.TemporaryDirectory() as place:
         made = Path(place) / "made"
         made.mkdir()
@@ -126,7 +133,7 @@ def main() -> None:
         same: Counter[str] = Counter()
         number = 0
         while sum(killed.values()) < args.kills:
-            verb = verbs[number % len(verbs)]
+            verb = turns[number % len(turns)]
             number += 1
             folder = Path(place) / str(number)
             words = prepared(verb, made, folder)
