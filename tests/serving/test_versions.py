@@ -61,6 +61,19 @@ def test_it_decides_at_an_operating_point_which_a_new_version_must_have(tmp_path
         assert server.predict(RED).json()["version"] == old
 
 
+def test_it_decides_at_another_error_rate_of_the_curve(tmp_path: Path) -> None:
+    curve = [
+        {"error_rate": 0.01, "threshold": 0.9, "unsure": 0.4},
+        {"error_rate": 0.03, "threshold": 0.7, "unsure": 0.1},
+    ]
+    decision = {"threshold": 0.7, "error_rate": 0.03, "photos": 100, "rule": "top", "curve": curve}
+    served = make_bundle(tmp_path / "cat.catflap", decision=decision)
+    pinkish = encode(np.full((40, 40, 3), (138, 0, 128), np.uint8), "PNG")  # a cat at 0.73
+    for options, expected in (([], "cat"), (["--error-rate", "0.01"], "unsure")):
+        with running(served, *options) as server:
+            assert server.predict(pinkish).json()["decision"] == expected
+
+
 def test_a_new_version_replaces_the_old_one_under_load(tmp_path: Path, quick: Path) -> None:
     served = tmp_path / "cat.catflap"
     shutil.copy(quick, served)

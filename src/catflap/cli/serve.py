@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.options import (
+    error_rate_argument,
     given_options,
     log_arguments,
     log_settings,
@@ -35,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prior", action="append", default=[], metavar="LABEL=SHARE",
         help="how common a label is where the photos come from; may be repeated (default: as in training)",
     )  # fmt: skip
+    error_rate_argument(parser)
     point_argument(parser)
     add(
         "--threads",
@@ -112,6 +114,7 @@ def answer(args: argparse.Namespace) -> int:
         variant=args.variant,
         prior=parse_prior(args.prior),
         operating_point=args.operating_point,
+        error_rate=args.error_rate,
         canary=args.canary,
         shadow=args.shadow,
         keys=args.keys,

@@ -208,6 +208,7 @@ def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stam
         threads=settings.threads,
         prior=settings.prior,
         operating_point=settings.operating_point,
+        error_rate=settings.error_rate,
         embed=True,
     )
     _warm_up(classifier, read_golden(bundle).frames[:1])

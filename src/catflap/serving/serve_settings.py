@@ -70,7 +70,8 @@ class ServeSettings:
     The first bundle is the default. Another version of it may be its `canary`, which answers a `share` of
     its requests, or its `shadow`, which judges the same photos and is only counted. `threads` is how many one
     photo may use; `reload` is the seconds between two checks for a replaced bundle file; `log` records every
-    decision. A bundle that `signer` did not sign is refused, as is one without the `operating_point`.
+    decision. A bundle that `signer` did not sign is refused, as is one without the `operating_point`
+    or below whose curve the `error_rate` lies.
     """
 
     bundles: tuple[BundlePath, ...]
@@ -79,6 +80,7 @@ class ServeSettings:
     variant: str | None = None
     prior: Mapping[str, float] | None = None
     operating_point: str | None = None
+    error_rate: float | None = None
     threads: int = 1
     canary: BundlePath | None = None
     shadow: BundlePath | None = None
