@@ -38,7 +38,9 @@ from typing import Any
 
 from machine import header
 
-GROUPS = {  # name -> source patterns and tests; a pattern that fits nothing in a checkout is passed over
+# name -> source patterns and tests. After # stand the functions and classes meant, if not all of the file. A
+# pattern that fits nothing in a checkout is passed over, so that older checkouts can be measured, too.
+GROUPS = {
     "image": "src/catflap/image.py:tests/image,tests/runtime/test_classifier.py,tests/hostile/test_photos.py",
     "decisions": (
         "src/catflap/runtime/decisions.py,src/catflap/runtime/points.py,src/catflap/evaluation/operating.py,"
@@ -51,7 +53,10 @@ GROUPS = {  # name -> source patterns and tests; a pattern that fits nothing in 
         "src/catflap/artifacts/bundle.py,src/catflap/artifacts/golden.py,src/catflap/artifacts/schema.py"
         ":tests/artifacts,tests/verification"
     ),
-    "resume": "src/catflap/training/**/resume.py:tests/training",
+    "resume": (
+        "src/catflap/training/**/resume.py,src/catflap/training/finetune.py#_identity+save_state+load_state"
+        ":tests/training"
+    ),
 }
 HEAVY = (
     "numpy", "scipy", "PIL", "pyarrow", "onnxruntime", "onnx", "torch", "timm", "sklearn", "jsonschema",
@@ -114,8 +119,8 @@ class Mutant:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
-def mutants_of(group: str, file: str, source: bytes) -> Iterator[Mutant]:
-    """Every mutant of a file; annotations, docstrings and texts are left alone."""
+def mutants_of(group: str, file: str, source: bytes, names: set[str]) -> Iterator[Mutant]:
+    """Every mutant of a file, or of what has these names; annotations and texts are left alone."""
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -136,7 +141,10 @@ def mutants_of(group: str, file: str, source: bytes) -> Iterator[Mutant]:
                     yield from (changed(child, new, within) for new in replacements(child))
                     yield from walk(child, within)
 
-    yield from walk(ast.parse(source), None)
+    module = ast.parse(source)
+    if names:
+        module.body = [part for part in module.body if getattr(part, "name", "") in names]
+    yield from walk(module, None)
 
 
 def replacements(node: Any) -> Iterator[str]:
@@ -377,9 +385,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument(
-        "--group", action="append", help="NAME=SOURCES:TESTS, comma-separated; instead of ours"
-    )
+    parser.add_argument("--group", action="append", help="NAME=SOURCES[#NAMES]:TESTS instead of ours")
     parser.add_argument(
         "--out", type=Path, default=Path("mutants.jsonl"), help="where results go, a line each"
     )
@@ -397,12 +403,15 @@ def main() -> None:
     sources, tests = set[str](), set[str]()
     for group, about in groups.items():
         patterns, judging = (part.split(",") for part in about.split(":"))
-        files = sorted({str(path.relative_to(repo)) for one in patterns for path in repo.glob(one)})
-        found = [made for file in files for made in mutants_of(group, file, (repo / file).read_bytes())]
-        mutants += random.Random(f"{asked.seed}-{group}").sample(
-            found, min(len(found), -(-asked.n // len(groups)))
-        )
-        sources, tests = sources | set(files), tests | set(test_files(repo, judging))
+        found, files = list[Mutant](), set[str]()
+        for pattern, _, names in (pattern.partition("#") for pattern in patterns):
+            for file in sorted(str(path.relative_to(repo)) for path in repo.glob(pattern)):
+                wanted = set(names.split("+")) - {""}
+                found += mutants_of(group, file, (repo / file).read_bytes(), wanted)
+                files.add(file)
+        share = min(len(found), -(-asked.n // len(groups)))
+        mutants += random.Random(f"{asked.seed}-{group}").sample(found, share)
+        sources, tests = sources | files, tests | set(test_files(repo, judging))
     commit = subprocess.run(
         ["git", "-C", repo, "describe", "--always", "--dirty"], capture_output=True, text=True
     )
