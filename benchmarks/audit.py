@@ -33,8 +33,8 @@ from catflap.data.scan import scan
 from catflap.image import Frame, encode
 from catflap.machine import versions
 from catflap.progress import silent
-from catflap.training.heads.features import open_extractor
-from catflap.training.networks.backbone import PACKAGED, load_backbone
+from catflap.training.backbones import PACKAGED, load_backbone
+from catflap.training.features import open_extractor
 
 HERE = Path(__file__).resolve().parents[1]
 RULES = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")

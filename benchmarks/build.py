@@ -16,7 +16,7 @@ from machine import header
 
 from catflap import Frame, build
 from catflap.pipeline.demo import DIGIT_PX, write_digits
-from catflap.training.networks.backbone import PACKAGED
+from catflap.training.backbones import PACKAGED
 from catflap.training.plan import Plan
 
 

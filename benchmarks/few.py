@@ -32,12 +32,10 @@ from catflap.data.roles import SHARES
 from catflap.data.scan import scan
 from catflap.evaluation.calibration import fit_temperature
 from catflap.image import Frame
-from catflap.training.heads.choosing import STRENGTHS, choose_head
-from catflap.training.heads.features import features, open_extractor
-from catflap.training.heads.head import Head, fit_head, log_loss, losses_of
-from catflap.training.heads.logistic import LabelledFeatures
-from catflap.training.networks.backbone import load_backbone
-from catflap.training.networks.slim import slimmed
+from catflap.training.backbones import load_backbone
+from catflap.training.features import LabelledFeatures, features, open_extractor
+from catflap.training.head import L2_CS, Head, choose_head, fit_head, log_loss, losses_of
+from catflap.training.slim import slimmed
 
 MOST = 12_000  # photos, and at most 4,000 of them judge
 JUDGES = 4_000
@@ -135,7 +133,7 @@ def by_validation(train: LabelledFeatures, validation: LabelledFeatures, classes
     def loss(setting: tuple[float, bool, bool]) -> float:
         return log_loss(fit_head([train], classes, *setting).logits(validation[0]), validation[1])
 
-    ways = product(STRENGTHS, (False, True), (False, True) if uneven else (False,))
+    ways = product(L2_CS, (False, True), (False, True) if uneven else (False,))
     return fit_head([train, validation], classes, *min(ways, key=loss))
 
 

@@ -34,19 +34,15 @@ from catflap.exporting.judging import CALIBRATION_FRAMES
 from catflap.exporting.quantise import quantise
 from catflap.exporting.rounding import round_weights
 from catflap.image import Frame
-from catflap.progress import silent
+from catflap.pipeline.build import DEFAULT_TRIALS
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import Logits
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of, score
-from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import LoopSettings
-from catflap.training.networks.backbone import load_backbone
-from catflap.training.networks.network import Network
-from catflap.training.networks.onnx_graph import to_onnx
-from catflap.training.networks.slim import slimmed
-from catflap.training.precision import precision_on
-from catflap.training.recipes import History, Tuning, from_head
+from catflap.training.network import load_network
+from catflap.training.onnx_graph import to_onnx
+from catflap.training.plan import DEFAULT_MAX_MB, Plan
+from catflap.training.train import train
 
 FOLDS = 5
 
@@ -66,9 +62,11 @@ def main() -> None:
     parser.add_argument("--int8", action="store_true", help="and what int8 answers, from raw bytes")
     parser.add_argument(
         "--finetune", type=int, default=0, metavar="EPOCHS",
-        help="and what is answered after so many, where a fold's validation photos like that better by more "
-        "than chance",
+        help="and what is answered after so many, as the blend with its start that is expected to be best",
     )  # fmt: skip
+    parser.add_argument(
+        "--default", action="store_true", help="as a plain build: two candidates, fine-tuned where that pays"
+    )
     args = parser.parse_args()
     need_photos(args.photos)
     width, height = args.size
@@ -130,33 +128,27 @@ def fold_of(dataset: Dataset, parts: dict[str, Photos]) -> Fold:
 
 def judge(fold: Fold, held: Photos, args: argparse.Namespace) -> dict[str, Logits]:
     """Logits of the photos that the fold has not seen: of the head, after fine-tuning, and in int8."""
-    body = slimmed(load_backbone(args.backbone), fold.photos("train"), fold.frame)
-    with tempfile.TemporaryDirectory() as folder:
-
-        def loop(
-            network: Network, recipe: LoopSettings, fold: Dataset, part: Photos | None
-        ) -> tuple[Logits, History]:
-            return train_every_weight(
-                network, fold, Path(folder) / "resume", recipe, 0, "cpu", silent,
-                part=part, precision=precision_on("cpu"),
-            )  # fmt: skip
-
-        trained = from_head(fold, body, Tuning(lambda *_: 0), "cpu", loop, silent)
-        graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
-        answers = {"head": score(open_model(graph), held, fold.frame)}
-        if args.finetune:
-            trained = from_head(fold, body, Tuning(lambda *_: args.finetune), "cpu", loop, silent)
-            for entry in trained.history:
+    plans = {"head": Plan(backbone=args.backbone, recipe="head")}
+    if args.default:
+        plans = {"head": Plan(trials=DEFAULT_TRIALS, max_mb=DEFAULT_MAX_MB)}
+    if args.finetune:
+        plans["finetune"] = Plan(backbone=args.backbone, recipe="finetune", epochs=args.finetune)
+    answers = {}
+    for name, plan in plans.items():
+        with tempfile.TemporaryDirectory() as folder:
+            made = train(fold, Path(folder) / "checkpoint", plan)
+            print(json.dumps({"recipe": made.recipe, "seconds": made.cost["seconds"]}), file=sys.stderr)
+            for entry in made.history:
                 if "validation_log_loss" in entry and entry["step"] in ("finetune", "blend"):
                     print(json.dumps(entry), file=sys.stderr)
-            graph = to_onnx(trained.network, fold.frame.height, fold.frame.width)
-            answers["finetune"] = score(open_model(graph), held, fold.frame)
+            graph = to_onnx(load_network(made), made.frame.height, made.frame.width)
+        answers[name] = score(open_model(graph), held, made.frame)
     if args.int8:
         known = fold.photos("validation")
         shown = known.take(np.arange(len(known))[:CALIBRATION_FRAMES])
-        frames = np.concatenate(list(frames_of(shown, fold.frame)))
+        frames = np.concatenate(list(frames_of(shown, made.frame)))
         int8 = open_model(quantise(round_weights(graph, frames), frames))
-        answers["int8"] = score(int8, held, fold.frame)
+        answers["int8"] = score(int8, held, made.frame)
     return answers
 
 

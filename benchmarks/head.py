@@ -29,7 +29,7 @@ from machine import header
 from sklearn.linear_model import LogisticRegression
 
 from catflap.runtime.decisions import softmax
-from catflap.training.heads.head import Head, fit_head
+from catflap.training.head import Head, fit_head
 
 WIDTH, FACTORS, ROWS = 1280, 64, 10_000
 STRENGTH = 3e-3

@@ -156,7 +156,7 @@ def run_peer(photos: Path, python: str, name: str, epochs: int) -> Row:
     """A peer in its own process."""
     from safetensors.torch import save_file
 
-    from catflap.training.networks.backbone import PACKAGED, load_backbone
+    from catflap.training.backbones import PACKAGED, load_backbone
 
     labels = labels_of(photos)
     judged = photos_of(photos / "judge", labels)

@@ -1,15 +1,20 @@
-"""Steps of training on a CPU: frozen batch norm as it is and folded; quick convolutions; fp32 and bf16.
+"""Steps of fine-tuning on a CPU, with and without fast depthwise gradients, in fp32 and bf16.
 
 python benchmarks/steps.py
 python benchmarks/steps.py --backbone efficientnet_lite2_slim --size 320 --batch 8
+python benchmarks/steps.py --calls DATASET
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +22,16 @@ import torch
 from machine import header, in_turns
 from torch import nn
 
-from catflap.image import Frame
+import catflap
+from catflap.artifacts.dataset import load_dataset
 from catflap.machine import keep_memory
-from catflap.training.networks.backbone import PACKAGED, RESNET8, load_backbone
-from catflap.training.networks.convolution import QuickConvolution
-from catflap.training.networks.folding import folded
-from catflap.training.networks.network import Network
+from catflap.progress import silent
+from catflap.training.backbones import PACKAGED, load_backbone
+from catflap.training.depthwise import fast_depthwise
+from catflap.training.finetune import finetuning, train_weights
+from catflap.training.network import Network
 
 LABELS = 10
-SMALL, MANY = 32, 128  # px and photos of resnet8's steps
 NOTHING = nullcontext()
 
 
@@ -38,47 +44,39 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--calls",
+        type=Path,
+        metavar="DATASET",
+        help="instead count our own calls in one step",
+    )
     args = parser.parse_args()
+    if args.calls:
+        print(json.dumps(calls_of_a_step(args.calls, args.backbone)))
+        return
     keep_memory()
     header(backbone=args.backbone, size=args.size, batch=args.batch, threads=torch.get_num_threads())
-
-    frame = Frame(args.size, args.size)
-    plain = Network(load_backbone(args.backbone), LABELS).eval()
-    other = Network(load_backbone(args.backbone), LABELS).eval()
-    with folded(other, frame) as count:
-        frozen = {
-            "as it is": step(plain, args.size, args.batch),
-            "folded": step(other, args.size, args.batch),
-            "folded, bf16": step(other, args.size, args.batch, bf16=True),
-        }
-        compare(in_turns(frozen, args.rounds), args.batch, batch_norms_folded=count)
-    learning = Network(load_backbone(args.backbone), LABELS).train()
-    compare(in_turns(from_scratch(learning, args.size, args.batch), args.rounds), args.batch)
-    small = Network(load_backbone(RESNET8, pretrained=False), LABELS).train()
-    steps = from_scratch(small, SMALL, MANY)
-    compare(in_turns(steps, args.rounds), MANY, backbone=RESNET8, size=SMALL)
-
-
-def from_scratch(network: Network, size: int, batch: int) -> dict[str, Callable[[], None]]:
-    """Steps in which batch norm learns, too, with torch's convolutions and with quick ones."""
-    return {
-        "fp32": step(network, size, batch),
-        "bf16": step(network, size, batch, bf16=True),
-        "quick, fp32": step(network, size, batch, around=QuickConvolution()),
-        "quick, bf16": step(network, size, batch, bf16=True, around=QuickConvolution()),
+    network = Network(load_backbone(args.backbone, pretrained=False), LABELS).eval()
+    steps = {
+        f"{name}, {'bf16' if bf16 else 'fp32'}": step(network, args.size, args.batch, bf16, fast)
+        for name, fast in (("plain", False), ("fast depthwise", True))
+        for bf16 in (False, True)
     }
+    taken = in_turns(steps, args.rounds)
+    first = next(iter(taken.values()))["p50"]
+    for name, times in taken.items():
+        pace, ratio = round(args.batch / times["p50"] * 1e3, 1), round(first / times["p50"], 2)
+        print(json.dumps({"step": name, "photos_per_second": pace, "times_as_fast": ratio, **times}))
 
 
-def step(
-    network: Network, size: int, batch: int, bf16: bool = False, around: Any = NOTHING
-) -> Callable[[], None]:
+def step(network: Network, size: int, batch: int, bf16: bool, fast: bool) -> Callable[[], None]:
     """Forward and backward of a batch of noise; no weight is changed."""
     dice = np.random.default_rng(0)
     frames = torch.from_numpy(dice.integers(0, 256, (batch, size, size, 3), np.uint8))
     labels = torch.from_numpy(dice.integers(0, LABELS, batch))
 
     def run() -> None:
-        with around:
+        with fast_depthwise(network) if fast else NOTHING:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = nn.functional.cross_entropy(network(frames), labels)
             torch.autograd.backward(loss)
@@ -87,12 +85,30 @@ def step(
     return run
 
 
-def compare(taken: dict[str, dict[str, float]], batch: int, **facts: Any) -> None:
-    """Print photos a second of each, and how many times as fast as the first it is."""
-    first = next(iter(taken.values()))["p50"]
-    for name, times in taken.items():
-        pace, ratio = round(batch / times["p50"] * 1e3, 1), round(first / times["p50"], 2)
-        print(json.dumps({"step": name, "photos_per_second": pace, "times_as_fast": ratio, **times, **facts}))
+def calls_of_a_step(folder: Path, backbone: str) -> dict[str, Any]:
+    """Our own functions that one fine-tuning step calls on the thread that trains, and their files."""
+    dataset, ours = load_dataset(folder), str(Path(catflap.__file__).parent)
+    network = Network(load_backbone(backbone, pretrained=False), len(dataset.labels)).eval()
+    counts: list[Counter[tuple[str, str]]] = []
+
+    def trace(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(ours):
+            counts[-1][Path(frame.f_code.co_filename).name, frame.f_code.co_name] += 1
+
+    def log(step: int, _: dict[str, float]) -> None:
+        counts.append(Counter())
+        sys.setprofile(trace)
+
+    settings = finetuning(1, 0.1, 0.5, len(dataset.photos("train")), 224)
+    with tempfile.TemporaryDirectory() as out:
+        train_weights(network, dataset, Path(out) / "resume", settings, 0, "cpu", silent, log=log)
+    sys.setprofile(None)
+    whole = counts[1]  # from the end of a step to the end of the next
+    return {
+        "calls": sum(whole.values()),
+        "files": len({name for name, _ in whole}),
+        "by_function": {"/".join(name): count for name, count in whole.most_common()},
+    }
 
 
 if __name__ == "__main__":

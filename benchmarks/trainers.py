@@ -97,7 +97,7 @@ def handed_over(dataset: Dataset, folder: Path, args: argparse.Namespace) -> Pat
     """The task of the peers: photos as files, and the backbone's weights."""
     from safetensors.torch import save_file
 
-    from catflap.training.networks.backbone import PACKAGED, load_backbone
+    from catflap.training.backbones import PACKAGED, load_backbone
 
     task: dict[str, Any] = {"labels": len(dataset.labels), "epochs": args.epochs, "cap": args.cap}
     for role in ("train", "validation"):

@@ -33,24 +33,20 @@ ALONE = 0  # no workers, for peers whose own threads do not survive a fork
 def catflap_loader(
     name: str, folder: Path, workers: int, rank: int, world: int
 ) -> tuple[str, Callable[[int], Iterator[Any]]]:
-    """Ours: from shards or from the memory map, resized by torch as training does it, or by Pillow."""
-    from catflap.data.loader import Crops, Place, load_batches
-    from catflap.image import resize
+    """Ours: from shards or from the memory map."""
+    from catflap.training.augment import Crops, Place, load_batches
 
     dataset = load_dataset(folder / ("large" if "originals" in name else "small"))
-    if "Pillow" not in name:
-        import torch
+    import torch
 
-        from catflap.training.loop.resizing import resize
-
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     pixels = dataset.train_pixels() if "map" in name else None
     crops = Crops(0.08, float(np.log(4 / 3)))
 
     def epoch(number: int) -> Iterator[Any]:
         return load_batches(
             dataset.photos("train"), dataset.frame, BATCH, start=Place(0, number), epochs=number + 1,
-            crops=crops, pixels=pixels, resize=resize, workers=workers, rank=rank, world=world,
+            crops=crops, pixels=pixels, workers=workers, rank=rank, world=world,
         )  # fmt: skip
 
     return version("catflap"), epoch
@@ -227,8 +223,7 @@ PEERS: dict[str, tuple[str, Callable[[Path, int], Iterable[Any]]]] = {
     "Hugging Face datasets, 256 px": ("datasets", hugging_face),
 }
 OURS = (
-    "Catflap originals", "Catflap shards, 256 px", "Catflap shards, 256 px, resized by Pillow",
-    "Catflap memory map, 256 px", "Catflap memory map, 256 px, resized by Pillow",
+    "Catflap originals", "Catflap shards, 256 px", "Catflap memory map, 256 px",
 )  # fmt: skip
 
 

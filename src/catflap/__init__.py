@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from catflap.serving.serve_settings import ServeLimits as ServeLimits
     from catflap.serving.serve_settings import ServeSettings as ServeSettings
     from catflap.training.plan import Plan as Plan
-    from catflap.training.search.halving import SearchLimits as SearchLimits
     from catflap.training.train import train as train
     from catflap.verification.verify import verify as verify
 
@@ -78,7 +77,6 @@ _HOME = {
     "Refused": "catflap.errors",
     "Report": "catflap.artifacts.report",
     "Rules": "catflap.live.hysteresis",
-    "SearchLimits": "catflap.training.search.halving",
     "ServeLimits": "catflap.serving.serve_settings",
     "ServeSettings": "catflap.serving.serve_settings",
     "Signer": "catflap.runtime.signature",

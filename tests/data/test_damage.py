@@ -11,11 +11,11 @@ import pytest
 
 from catflap.artifacts.dataset import INDEX, SHARDS, Dataset, Photos
 from catflap.artifacts.manifest import Manifest
-from catflap.data.loader import load_batches
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import Frame
+from catflap.training.augment import load_batches
 from tests.data.photos import class_folders
 
 FRAME = Frame(48, 32)

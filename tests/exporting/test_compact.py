@@ -15,8 +15,8 @@ from catflap.exporting.onnx_edits import compact
 from catflap.exporting.quantise import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import open_model
-from catflap.training.networks.network import load_network
-from catflap.training.networks.onnx_graph import to_onnx
+from catflap.training.network import load_network
+from catflap.training.onnx_graph import to_onnx
 from tests.tiny import Exported
 
 

@@ -13,8 +13,8 @@ from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
-from catflap.training.networks.network import load_network
-from catflap.training.networks.onnx_graph import OUTPUT, to_onnx
+from catflap.training.network import load_network
+from catflap.training.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models
 
 

@@ -32,7 +32,7 @@ from catflap.exporting.target import form_of
 from catflap.image import encode, read_pixels
 from catflap.runtime.decisions import ERROR_RATES, choose_error_rate, decide, decision_rule, softmax
 from catflap.runtime.engine_onnx import open_model
-from catflap.training.networks.answer import open_checkpoint
+from catflap.training.network import open_checkpoint
 from catflap.verification.verify import verify
 from tests.tiny import Exported, make_checkpoint, make_dataset
 

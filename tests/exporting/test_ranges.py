@@ -17,7 +17,7 @@ from catflap.errors import CatflapError
 from catflap.exporting import quantise as room
 from catflap.exporting.quantise import activation_ranges, quantise
 from catflap.image import Pixels
-from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+from catflap.training.onnx_graph import INPUT, OUTPUT
 from tests.runtime.models import model
 
 SIDE = 8

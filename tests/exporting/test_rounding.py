@@ -16,8 +16,8 @@ from catflap.exporting.rounding import LARGEST, Convolution, round_weights
 from catflap.image import Pixels
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.training.networks.network import load_network
-from catflap.training.networks.onnx_graph import INPUT, OUTPUT, to_onnx
+from catflap.training.network import load_network
+from catflap.training.onnx_graph import INPUT, OUTPUT, to_onnx
 
 
 @pytest.fixture(scope="module")

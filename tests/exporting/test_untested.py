@@ -17,7 +17,7 @@ from catflap.errors import CatflapError, MissingExtra
 from catflap.exporting.export import export
 from catflap.exporting.targets.to_coreml import layer_by_layer
 from catflap.image import read_pixels
-from catflap.training.networks.answer import open_checkpoint
+from catflap.training.network import open_checkpoint
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
 from tests.tiny import Exported

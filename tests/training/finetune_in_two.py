@@ -1,6 +1,6 @@
 """One of several processes, started by torchrun, that fine-tune a small network together.
 
-DATASET RESUME OUT STRATEGY STOP OPTIMISER KIND: the first process writes OUT, its weights and what it found
+DATASET RESUME OUT STOP OPTIMISER KIND: the first process writes OUT, its weights and what it found
 on validation; at the step STOP, unless it is 0, all of them end at once. {rank} in RESUME is the number of
 the process, KIND the name of a backbone in small.py.
 """
@@ -16,15 +16,14 @@ import torch
 from safetensors.torch import save_file
 
 from catflap.artifacts.dataset import load_dataset
-from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import LoopSettings
-from catflap.training.processes import is_first_process
+from catflap.training.distributed import is_first_process
+from catflap.training.finetune import LoopSettings, train_weights
 from tests.training import small
 from tests.training.small import small_network
 
 
 def main() -> None:
-    dataset, resume, out, strategy, stop, optimiser, kind = sys.argv[1:]
+    dataset, resume, out, stop, optimiser, kind = sys.argv[1:]
     torch.set_num_threads(1)
 
     def told(_: str, done: int, total: int) -> None:
@@ -43,14 +42,10 @@ def main() -> None:
         save_every=2,
         train_batch_norm=True,
     )
-    logits, history = train_every_weight(
-        network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told, strategy=strategy
-    )
+    ended = train_weights(network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told)
     if is_first_process():
-        described = {"history": json.dumps(history), "logits": json.dumps(logits.tolist())}
-        save_file(
-            {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, out, described
-        )
+        described = {"history": json.dumps(ended.history)}
+        save_file({name: tensor.contiguous() for name, tensor in ended.weights.items()}, out, described)
 
 
 if __name__ == "__main__":

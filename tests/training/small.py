@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from catflap.training.networks.backbone import Backbone, digest_tensors
-from catflap.training.networks.network import Network
+from catflap.training.backbones import Backbone, digest_tensors
+from catflap.training.network import Network
 
 
 class Small(nn.Module):

@@ -13,9 +13,9 @@ from skimage import data
 
 from catflap.errors import CatflapError
 from catflap.image import Frame, read_pixels
-from catflap.training.heads.features import open_extractor
-from catflap.training.networks.backbone import LITES, PACKAGED, Backbone, digest_tensors, load_backbone
-from catflap.training.networks.network import Network
+from catflap.training.backbones import LITES, PACKAGED, Backbone, digest_tensors, load_backbone
+from catflap.training.features import open_extractor
+from catflap.training.network import Network
 from tests.tiny import FRAME, drawn
 
 TABBY, TIGER_CAT, EGYPTIAN_CAT = 281, 282, 285  # of the 1,000 ImageNet classes

@@ -12,35 +12,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
-from catflap.training.heads.features import Extractor, open_extractor
-from catflap.training.heads.head import Head
-from catflap.training.loop.every_weight import _judged, train_every_weight
-from catflap.training.loop.settings import LoopSettings
-from catflap.training.networks.backbone import Backbone, digest_tensors
-from catflap.training.networks.flops import count_flops
-from catflap.training.networks.network import Network
+from catflap.training.backbones import Backbone, digest_tensors
+from catflap.training.cost import count_flops
+from catflap.training.distributed import fastest_precision, open_fabric, pick_device
+from catflap.training.features import Extractor, open_extractor
+from catflap.training.finetune import LoopSettings, _judge, predict, train_weights
+from catflap.training.head import Head
 from catflap.training.plan import Plan
-from catflap.training.precision import precision_on
-from catflap.training.processes import open_fabric, pick_device
-from catflap.training.recipes import assemble
-from catflap.training.search.clock import (
-    FINETUNING,
-    TimeBudget,
+from catflap.training.search import (
+    Clock,
     seconds_a_photo,
     seconds_of_features,
     seconds_to_load,
 )
-from catflap.training.train import train
+from catflap.training.train import assemble, train
 from tests.training.small import Small, small_network
 
 ONCE = LoopSettings(epochs=2, batch=8, learning_rate=0.1, backbone_rate_ratio=1.0, ema_decay=0.5)
 FRAME = Frame(32, 32)
+SETTINGS = LoopSettings(epochs=10)
 
 
 class Narrow(Small):
@@ -82,7 +77,7 @@ def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
     whole, narrow = small_network(), small_network(kind)
     Narrow.seen.clear()
     for number, network in enumerate((whole, narrow)):
-        train_every_weight(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
+        train_weights(network, drawn_dataset, tmp_path / str(number), ONCE, 0, "cpu", silent)
     assert Narrow.seen[:3] == [8, 4, 4]
     assert max(Narrow.seen[1:]) == 4, "the size that fitted is kept"
     for name, tensor in whole.state_dict().items():
@@ -91,12 +86,12 @@ def test_a_gpu_out_of_memory_gets_half_the_photos_and_learns_the_same(
 
 def test_another_error_of_a_gpu_is_no_lack_of_memory(drawn_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a kernel failed"):
-        train_every_weight(small_network(Broken), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
+        train_weights(small_network(Broken), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
 
 
 def test_a_gpu_without_memory_for_one_photo_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(CatflapError, match="too little memory for 1 photos"):
-        train_every_weight(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
+        train_weights(small_network(Full), drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
 
 
 class Held(torch.autograd.Function):
@@ -147,16 +142,6 @@ def test_a_backbone_stays_where_it_is_when_its_features_are_worked_out() -> None
     assert min(count_flops(assemble(body, head), FRAME)) > 0
 
 
-def test_a_network_that_has_learnt_comes_back_to_the_cpu(
-    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where its backbone, which a head may get, and the frames that its FLOPs are counted with are."""
-    network, moved = small_network(), list[nn.Module]()
-    monkeypatch.setattr(Network, "cpu", lambda network: moved.append(network))
-    train_every_weight(network, drawn_dataset, tmp_path / "resume", ONCE, 0, "cpu", silent)
-    assert moved == [network]
-
-
 def test_what_a_failed_step_held_is_let_go_of(
     drawn_dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,35 +149,38 @@ def test_what_a_failed_step_held_is_let_go_of(
     once = replace(ONCE, batch=16)
     whole, halved = small_network(), small_network(Keeps)
     for number, network in enumerate((whole, halved)):
-        train_every_weight(network, drawn_dataset, tmp_path / str(number), once, 0, "cpu", silent)
+        train_weights(network, drawn_dataset, tmp_path / str(number), once, 0, "cpu", silent)
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(tensor.float(), halved.state_dict()[name].float(), atol=1e-5), name
     (told,) = (record.getMessage() for record in caplog.records)
-    assert "too little memory for 16 photos at once: 8 are taken" in told
+    assert "too little memory for 16 photos at once; gradients are accumulated over 8" in told
 
 
 def test_the_clock_times_what_fits(drawn_dataset: Dataset) -> None:
     Narrow.seen.clear()
-    assert seconds_a_photo(small_network(Narrow), drawn_dataset, FINETUNING, "cpu", "32-true") > 0
+    assert seconds_a_photo(small_network(Narrow), drawn_dataset, SETTINGS, "cpu", "32-true") > 0
     assert [photos for photos in Narrow.seen if photos > 1] == [32, 16, 8, 4, 4, 4]
     with pytest.raises(CatflapError, match="too little memory for 1 photos"):
-        seconds_a_photo(small_network(Full), drawn_dataset, FINETUNING, "cpu", "32-true")
+        seconds_a_photo(small_network(Full), drawn_dataset, SETTINGS, "cpu", "32-true")
 
 
 def test_before_a_gpu_the_clock_counts_the_loading(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that takes longer than the network, which is so of large photos."""
-    assert seconds_to_load(drawn_dataset, FINETUNING) > 0
+    assert seconds_to_load(drawn_dataset, SETTINGS) > 0
     network = small_network()
-    monkeypatch.setattr("catflap.training.search.clock.seconds_a_photo", lambda *_: 1e-9)
-    monkeypatch.setattr("catflap.training.search.clock.seconds_to_load", lambda *_: 1.0)
+    monkeypatch.setattr("catflap.training.search.seconds_a_photo", lambda *_: 1e-9)
+    monkeypatch.setattr("catflap.training.search.seconds_to_load", lambda *_: 1.0)
     fit = {
-        device: TimeBudget(perf_counter() + 200, 0.0, device, "32-true").epochs(network, drawn_dataset)
+        device: Clock(perf_counter() + 200.5, 0.0, device, "32-true").epochs(network, drawn_dataset, SETTINGS)
         for device in ("cpu", "cpu:0")
     }
     train, validation = (drawn_dataset.roles[role] for role in ("train", "validation"))
-    assert fit == {"cpu": 10, "cpu:0": int((200 - 5 * validation) / (1.25 * train + validation))}
+    assert fit == {
+        "cpu": 10,
+        "cpu:0": int((200 - 5 * validation) / (1.25 * (train + (train + validation) / 3) + validation)),
+    }
 
 
 def test_before_a_gpu_features_wait_for_their_photos(
@@ -201,7 +189,7 @@ def test_before_a_gpu_features_wait_for_their_photos(
     extractor = Extractor(lambda frames: np.zeros((len(frames), 1), np.float32), FRAME, 1, "", batch=64)
     photos = drawn_dataset.photos("train")
     slow: Any = lambda photos, *_: (sleep(0.01) for _ in range(len(photos)))  # noqa: E731
-    monkeypatch.setattr("catflap.training.search.clock.frames_of", slow)
+    monkeypatch.setattr("catflap.training.search.frames_of", slow)
     assert (
         seconds_of_features(extractor, photos, "cpu") < 0.01 < seconds_of_features(extractor, photos, "cpu:0")
     )
@@ -222,7 +210,7 @@ def test_a_gpu_gets_the_numbers_that_it_is_quick_in(
     """Of the GPU that is asked for; a T4 only imitates bf16, and a GTX 16 gives what is no number in fp16."""
     monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": name}.__getitem__)
     monkeypatch.setattr(torch.cuda, "get_device_capability", {"cuda:1": capability}.__getitem__)
-    assert precision_on("cuda:1") == precision
+    assert fastest_precision("cuda:1") == precision
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -232,7 +220,7 @@ def test_a_gpu_that_this_torch_cannot_use_is_left_alone(
     """Whatever its driver says of it. There is none here, so that it cannot be used either."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == "cpu"
-    assert "The GPU is not used" in caplog.text
+    assert "torch cannot use the GPU" in caplog.text
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(CatflapError, match="no device 'cuda'"):  # the others may have theirs
         pick_device("auto")
@@ -269,7 +257,7 @@ def test_validation_is_summed_up_where_there_is_float64(drawn_dataset: Dataset) 
     """Not on the device, which may be Apple's; "meta" has no numbers that could be read at all."""
     fabric: Any = SimpleNamespace(device=torch.device("meta"), world_size=1, global_rank=0)
     network = small_network()
-    judged = _judged(fabric, network, dict(network.state_dict()), drawn_dataset)
+    judged = _judge(fabric, network, dict(network.state_dict()), drawn_dataset)
     assert judged["validation_log_loss"] > 0
 
 
@@ -300,10 +288,6 @@ def test_features_and_answers_come_in_halves_where_memory_is_short(
     assert np.allclose(one, other, atol=1e-3)
     with pytest.raises(CatflapError, match="too little memory for 1 photos"):
         open_extractor(backbone(Blind), FRAME, device="cpu:0").model(frames)
-    logits = [
-        train_every_weight(
-            small_network(kind), drawn_dataset, tmp_path / kind.__name__, ONCE, 0, "cpu", silent
-        )[0]
-        for kind in (Small, Looks)
-    ]
+    known = drawn_dataset.photos("validation")
+    logits = [predict(small_network(kind), known, drawn_dataset.frame) for kind in (Small, Looks)]
     assert np.allclose(*logits, atol=1e-5)

@@ -15,9 +15,8 @@ from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
 from catflap.artifacts.folder import atomic_folder
 from catflap.errors import CatflapError
 from catflap.progress import silent
-from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import LoopSettings
-from catflap.training.networks.network import save_weights
+from catflap.training.finetune import LoopSettings, train_weights
+from catflap.training.network import save_weights
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.training.small import small_network
@@ -58,9 +57,9 @@ def test_a_full_disk_while_keeping_is_one_error_and_loses_nothing(
 
     resume = tmp_path / "resume"
     with pytest.raises(Stop):
-        train_every_weight(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", stop)
+        train_weights(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", stop)
     with largest_file(1000), pytest.raises(CatflapError, match="cannot be written") as caught:
-        train_every_weight(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", silent)
+        train_weights(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", silent)
     assert caught.value.fix
     assert [path.name for path in tmp_path.iterdir()] == ["resume"]
     steps: list[int] = []
@@ -68,7 +67,7 @@ def test_a_full_disk_while_keeping_is_one_error_and_loses_nothing(
     def told(step: str, done: int, total: int) -> None:
         steps.append(done)
 
-    train_every_weight(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", told)
+    train_weights(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", told)
     assert steps[0] == 3, "the two steps that were kept are not done again"
 
 

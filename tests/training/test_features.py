@@ -15,10 +15,10 @@ from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
-from catflap.training.heads import features as room
-from catflap.training.heads.features import Extractor, Features, features, open_extractor
-from catflap.training.heads.head import fit_head
-from catflap.training.networks.backbone import PACKAGED, Backbone, load_backbone
+from catflap.training import features as room
+from catflap.training.backbones import PACKAGED, Backbone, load_backbone
+from catflap.training.features import Extractor, Features, features, open_extractor
+from catflap.training.head import fit_head
 from tests.tiny import FRAME
 
 
@@ -87,7 +87,7 @@ def test_many_are_in_a_file_that_is_gone_with_them(
 ) -> None:
     photos = dataset.photos("train")
     held = features(extractor, photos)
-    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    monkeypatch.setattr(room, "MEMORY_SHARE", 0)
     mapped = features(extractor, photos)
     assert (isinstance(held, np.memmap), isinstance(mapped, np.memmap)) == (False, True)
     assert np.array_equal(mapped, held)
@@ -100,7 +100,7 @@ def test_many_are_in_a_file_that_is_gone_with_them(
 
 def test_no_room_for_them_is_one_error(dataset: Dataset) -> None:
     with pytest.raises(CatflapError, match=r"of 1,000,000,000,000 photos take 5120000.0 GB") as told:
-        room._room(10**12, 1280)
+        room._allocate(10**12, 1280)
     assert "CATFLAP_CACHE" in str(told.value.fix)
 
 
@@ -207,7 +207,7 @@ def test_without_a_cache_that_can_be_written_work_goes_on(
     assert np.array_equal(features(other, photos), known)
     (told,) = (record.getMessage() for record in caplog.records if record.name == room.__name__)
     assert f"The cache {tmp_path / 'file'} cannot be written" in told
-    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    monkeypatch.setattr(room, "MEMORY_SHARE", 0)
     with pytest.raises(CatflapError, match="CATFLAP_CACHE"):
         features(extractor, photos)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from catflap.runtime.engine_onnx import open_model
-from catflap.training.networks.onnx_graph import to_onnx
+from catflap.training.onnx_graph import to_onnx
 
 
 class Small(nn.Module):

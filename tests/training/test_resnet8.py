@@ -10,7 +10,7 @@ import torch
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.exporting.export import export
-from catflap.training.networks.backbone import RESNET8, load_backbone
+from catflap.training.backbones import RESNET8, load_backbone
 from catflap.training.plan import Plan
 from catflap.training.train import train
 

@@ -12,12 +12,10 @@ import torch
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
-from catflap.training.networks.answer import open_checkpoint
-from catflap.training.networks.backbone import SLIM, SLIM_RANK, Backbone, load_backbone
-from catflap.training.networks.narrow import project
-from catflap.training.networks.network import load_network
-from catflap.training.networks.slim import slimmed
+from catflap.training.backbones import SLIM, SLIM_RANK, Backbone, load_backbone
+from catflap.training.network import load_network, open_checkpoint
 from catflap.training.plan import Plan
+from catflap.training.slim import project, slimmed
 from catflap.training.train import train
 from tests.tiny import FRAME
 

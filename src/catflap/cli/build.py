@@ -8,11 +8,11 @@ from pathlib import Path
 from catflap.cli.export import error_rate_table, export_arguments, unsure_warning, variants_of
 from catflap.cli.output import as_text, emit, note, progress_bar
 from catflap.cli.prepare import frame_arguments, frame_of
-from catflap.cli.train import hint, plan_arguments, plan_of
+from catflap.cli.train import limit_arguments, plan_arguments, plan_of
 
 HELP = (
     "Scan, prepare, train, export, verify and evaluate in one command. Run it again to continue.\n"
-    "A plain build, without frame, backbone, recipe, minutes and trials, chooses between two small networks."
+    "A plain build compares two small networks, and fine-tunes the better one if its head is poor."
 )
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
 
@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     frame_arguments(parser)
     plan_arguments(parser)
+    limit_arguments(parser)
     export_arguments(parser)
 
 
@@ -50,7 +51,7 @@ def answer(args: argparse.Namespace) -> int:
     default = next(iter(fields["variants"].values()))
     if warning := unsure_warning(default["decision"]):
         note(warning)
-    emit(fields, args, build_text(fields) + hint(fields["trained"], args))
+    emit(fields, args, build_text(fields))
     return 0
 
 

@@ -35,7 +35,7 @@ def probe(side: str, model: str, photo: str, variant: str) -> dict[str, Any]:
 
 def _trained(model: str) -> Callable[[bytes], Any]:
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.networks.answer import open_checkpoint
+    from catflap.training.network import open_checkpoint
 
     checkpoint = load_checkpoint(model)
     logits = open_checkpoint(checkpoint, threads=1)

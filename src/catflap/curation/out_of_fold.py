@@ -18,9 +18,8 @@ from cleanlab.filter import find_label_issues
 
 from catflap.artifacts.dataset import ROLES, Dataset, Photos, Positions
 from catflap.progress import Progress
-from catflap.training.heads.features import Extractor, Features, features
-from catflap.training.heads.head import Head, fit_head, log_loss
-from catflap.training.heads.logistic import Labels
+from catflap.training.features import Extractor, Features, features
+from catflap.training.head import Head, Labels, fit_head, log_loss
 
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 

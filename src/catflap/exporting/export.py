@@ -49,7 +49,7 @@ from catflap.runtime.decisions import check_error_rate, parse_point_specs, point
 from catflap.runtime.engine import engine_error, open_members
 from catflap.runtime.engine_onnx import VERSION as ONNXRUNTIME
 from catflap.runtime.engine_onnx import open_session
-from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+from catflap.training.onnx_graph import INPUT, OUTPUT
 from catflap.version import VERSION
 
 PIXEL_TOLERANCE = 4  # grey levels that another decoder may differ by: docs/concepts/frame.md

@@ -50,9 +50,8 @@ from catflap.runtime.engine import Embeddings, Logits, Model
 from catflap.runtime.engine_onnx import open_model, run_with_embedding
 from catflap.runtime.image_statistics import NO_STATISTICS, image_statistics
 from catflap.runtime.scoring import BATCH, frames_of, score
-from catflap.training.networks.answer import open_checkpoint
-from catflap.training.networks.network import load_network
-from catflap.training.networks.onnx_graph import to_onnx
+from catflap.training.network import load_network, open_checkpoint
+from catflap.training.onnx_graph import to_onnx
 from catflap.version import VERSION
 
 MAX_PHOTOS = 20_000  # of a role, sampled; more would not change a printed digit

@@ -17,7 +17,7 @@ from catflap.exporting.onnx_edits import with_outputs
 from catflap.image import Pixels
 from catflap.machine import keep_memory
 from catflap.runtime.engine_onnx import open_session, run_session
-from catflap.training.networks.onnx_graph import INPUT
+from catflap.training.onnx_graph import INPUT
 
 LARGEST = 127
 DAMPING = 0.01  # of the mean square input, added to the diagonal

@@ -25,12 +25,12 @@ from catflap.pipeline.evaluate import evaluate
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import check_error_rate, parse_point_specs
 from catflap.training.plan import Plan
-from catflap.training.train import USUAL, train
+from catflap.training.train import DEFAULT_PLAN, train
 from catflap.verification.verify import verify
 
 T = TypeVar("T")
 VARIANTS = ("int8", "fp32")
-USUAL_TRIALS = 2  # of the candidates, where nothing is said
+DEFAULT_TRIALS = 2
 
 
 class _Steps:
@@ -52,7 +52,7 @@ def build(
     out: Path,
     *,
     frame: Frame | None = None,
-    plan: Plan = USUAL,
+    plan: Plan = DEFAULT_PLAN,
     variants: tuple[str, ...] = VARIANTS,
     about: str = "",
     operating_points: tuple[str, ...] = (),
@@ -63,15 +63,15 @@ def build(
 
     The artifacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is skipped, so
     that a stopped build continues; photos that could not be read are tried again. Without a frame, backbone,
-    recipe, time and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px; between
-    smaller frames where the photos are much smaller. Raises Refused when the Bundle fails verification here,
+    minutes and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px (smaller frames
+    if the photos are much smaller), and a poor head is fine-tuned. Raises Refused when the Bundle fails verification here,
     also one of an earlier run.
     """
     out = Path(out)
     check_out(out)
     work = out.with_suffix(".build")
-    if frame is None and plan.is_open:
-        plan = replace(plan, trials=USUAL_TRIALS, recipe="head", limits=plan.kept_limits)
+    if frame is None and plan.is_default and plan.recipe in (None, "head"):
+        plan = replace(plan, trials=DEFAULT_TRIALS, max_mb=plan.size_limit)
     plan.check()  # before scan and prepare, which may take hours
     check_variants(variant_names((), variants))
     parse_point_specs(operating_points)

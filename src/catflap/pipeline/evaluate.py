@@ -149,7 +149,7 @@ def _key(name: str, subject: _Subject, judged: _Photos) -> str:
 
 def _open(model: Path) -> _Subject:
     if model.is_dir():
-        from catflap.training.networks.answer import open_checkpoint
+        from catflap.training.network import open_checkpoint
 
         checkpoint = load_checkpoint(model)
         return _Subject(

@@ -1,163 +1,391 @@
-"""Dataset to Checkpoint: the verb `train`."""
+"""Dataset to Checkpoint, the verb `train`: search, features, head, fine-tuning, choice."""
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
-from catflap.artifacts.folder import atomic_folder, check_place, only_writer, refuse_foreign
+from catflap.artifacts.folder import (
+    atomic_folder,
+    check_place,
+    only_writer,
+    refuse_foreign,
+    write_atomically,
+)
 from catflap.evaluation.metrics import measure
+from catflap.image import Frame
 from catflap.progress import Progress, silent
 from catflap.runtime.engine import Logits
-from catflap.training.cost import CostMeter
-from catflap.training.deciding import RunDecisions, pick, try_from_scratch, tuning_of
-from catflap.training.loop.every_weight import train_every_weight
-from catflap.training.loop.settings import LoopSettings
-from catflap.training.loop.step_logging import StepLogger, log_nothing
-from catflap.training.loop.teacher import teach
-from catflap.training.networks.network import Network, save_weights
-from catflap.training.plan import Plan
-from catflap.training.precision import Precision, precision_on
-from catflap.training.processes import (
-    all_gather,
+from catflap.training.augment import photo_side
+from catflap.training.backbones import PACKAGED, Backbone, check_frame, load_backbone
+from catflap.training.cost import CostMeter, count_flops
+from catflap.training.distributed import (
+    Precision,
     barrier,
-    check_strategy,
+    broadcast,
+    common_precision,
     is_first_process,
     is_single_process,
     open_fabric,
     pick_device,
 )
-from catflap.training.recipes import History, Trained, from_head, from_scratch
-from catflap.training.search.clock import clock_of
-from catflap.training.search.halving import Pick
+from catflap.training.features import open_extractor
+from catflap.training.finetune import (
+    GOOD_HEAD,
+    TEACHERS_SHARE,
+    History,
+    LoopSettings,
+    choose_blend,
+    copied,
+    finetuning,
+    mirror_keeps_labels,
+    mixed,
+    predict_shared,
+    scratch,
+    soft_targets,
+    train_weights,
+)
+from catflap.training.head import Choice, Head
+from catflap.training.network import Network, save_weights
+from catflap.training.plan import EPOCHS, Plan
+from catflap.training.search import (
+    MAX_EPOCHS,
+    Clock,
+    Pick,
+    candidates,
+    check_time,
+    fit_on_features,
+    search,
+    seconds_of_features,
+    start_clock,
+)
+from catflap.training.slim import slimmed
+from catflap.training.step_logging import StepLogger, log_nothing
 from catflap.version import VERSION
 
-TEACHERS_SHARE = 0.7
-USUAL = Plan()
+DEFAULT_PLAN = Plan()
+NEAR_PERFECT = 0.98  # of the photos that judge a head: nothing is left for fine-tuning to gain
+ALL_PHOTOS_SHARE = 1 / 3  # of the epochs, to learn from validation photos as well after the choice
+MIRRORED = 300  # validation photos that show whether mirroring changes labels
+# Photo passes of a fine-tuning that nobody measures in epochs or minutes, at the cost of the slim Lite2 at
+# 320 px: about 3 processor minutes for 500 photos, 10 minutes of two cores for 4,000 and more.
+PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 1900, 350, 0.66, 9000
+PASS_FLOPS = 2.3e9
+
+
+@dataclass
+class _Run:
+    """What all steps of a training need: its settings and resources."""
+
+    dataset: Dataset
+    out: Path
+    plan: Plan
+    device: str
+    precision: Precision
+    progress: Progress
+    log: StepLogger
+    cost: CostMeter
+    clock: Clock | None
+    fingerprint: str
+    decided: dict[str, Any] = field(default_factory=dict)  # by clock or search: a resumed run follows it
+
+    def beside(self, kind: str) -> Path:
+        """A file beside the Checkpoint, for a stopped run."""
+        return self.out.with_name(f".{self.out.name}.{kind}")
+
+    def load_decided(self) -> None:
+        """Read what a stopped run of the same plan and Dataset decided; all processes follow the first."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self.beside("decided").read_bytes())
+            if found["made_from"] == self.fingerprint:
+                self.decided = dict(found["kept"])
+        self.decided = broadcast(self.decided, self.device)
+
+    def decide(self, name: str, value: Any) -> Any:
+        """Keep a decision, a JSON value, and return that of the first process."""
+        self.decided[name] = broadcast(value, self.device)
+        if is_first_process():
+            fields = {"made_from": self.fingerprint, "kept": self.decided}
+            write_atomically(self.beside("decided"), json.dumps(fields, allow_nan=False).encode())
+        return self.decided[name]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A trained network; `logits` are those of validation photos by weights that have not seen them."""
+
+    recipe: str
+    backbone: Backbone
+    frame: Frame
+    network: Network
+    logits: Logits
+    history: History
 
 
 def train(
     dataset: Dataset,
     out: Path,
-    plan: Plan = USUAL,
+    plan: Plan = DEFAULT_PLAN,
     *,
     device: str = "auto",
-    strategy: str = "ddp",
     progress: Progress = silent,
-    watch: StepLogger = log_nothing,
+    log: StepLogger = log_nothing,
 ) -> Checkpoint:
     """Train a classifier on the train photos, choose by the validation photos, write a Checkpoint.
 
-    A stopped run goes on where it was: features are cached, the loop resumes exactly. Under torchrun all
-    processes share each batch; with the strategy "fsdp" they share the weights, too.
-    Raises CatflapError for a plan that cannot be followed, or while another process trains into `out`.
+    A stopped run resumes: features are cached, and the loop continues with the next batch. Under torchrun all
+    processes share each batch. Raises CatflapError for an impossible plan, or while another process trains
+    into `out`.
     """
     plan.check()
-    check_strategy(strategy)
     out = Path(out)
     refuse_foreign(out, MARKER)
     check_place(out)
     with only_writer(out, "train") if is_first_process() else nullcontext():  # the others write nothing
-        return _train(dataset, out, plan, device, strategy, progress, watch)
+        cost = CostMeter()
+        progress = cost.metered(progress)
+        device = pick_device(device)
+        if not is_single_process():
+            open_fabric(device)  # gives each process its GPU before anything is computed there
+        precision = common_precision(device) if plan.precision == "auto" else "32-true"
+        clock = None
+        if plan.minutes:
+            clock = start_clock(plan.minutes, cost.start, device, precision, finetunes=plan.may_finetune)
+        run = _Run(
+            dataset, out, plan, device, precision, progress, log, cost, clock, plan.fingerprint(dataset)
+        )
+        run.load_decided()
+        torch.manual_seed(plan.seed)  # of a random start
+
+        if plan.recipe == "scratch":
+            pick, trained = None, _from_scratch(run)
+        else:
+            pick = _pick(run)
+            run.dataset = replace(dataset, frame=pick.frame)
+            trained = _head_and_finetune(run, pick.backbone)
+        if is_first_process():
+            _write(run, trained, pick.trials if pick else [])
+            for kind in ("resume", "resume-all", "decided"):
+                run.beside(kind).unlink(missing_ok=True)
+        barrier(device)
+        return load_checkpoint(out)
 
 
-def _train(
-    dataset: Dataset, out: Path, plan: Plan, device: str, strategy: str, progress: Progress, watch: StepLogger
-) -> Checkpoint:
-    bill = CostMeter()
-    progress = bill.metered(progress)
-    device = pick_device(device)
-    if not is_single_process():
-        open_fabric(device)  # which gives each process its GPU, before anything is worked out there
-    precision = _precision(plan, device, strategy)
-    taught = teach(plan.teachers, dataset, TEACHERS_SHARE, device, progress) if plan.teachers else None
-    clock = None
-    if plan.minutes:
-        clock = clock_of(plan.minutes, bill.start, device, precision, tunes=plan.may_tune)
-    resume, decided = (out.with_name(f".{out.name}.{kind}") for kind in ("resume", "decided"))
-    decisions = RunDecisions(decided, plan.fingerprint(dataset), device)
-    torch.manual_seed(plan.seed)  # what a random start is drawn from
-
-    def loop(
-        network: Network, how: LoopSettings, seen: Dataset, part: Photos | None
-    ) -> tuple[Logits, History]:
-        told, targets = (log_nothing, None) if part else (watch, taught)  # a trial is not the training
-        photos = how.epochs * len(part or seen.photos("train"))
-        with bill.learning(photos, part is not None, progress) as counted:
-            return train_every_weight(
-                network, seen, resume, how, plan.seed, device, counted,
-                part=part, targets=targets, watch=told, strategy=strategy, precision=precision,
-            )  # fmt: skip
-
-    chosen = pick(plan, dataset, device, progress, clock, decisions, loop)
-    body, seen = chosen.backbone, replace(dataset, frame=chosen.frame)
-    if plan.recipe == "scratch":
-        trained = from_scratch(seen, body, plan.rounds, loop)
+def _pick(run: _Run) -> Pick:
+    """The backbone and frame that the plan names, or that the search picks or had picked before a stop."""
+    plan, dataset, device = run.plan, run.dataset, run.device
+    photos = dataset.needed("train")
+    if plan.searches:
+        found = candidates(dataset, plan.trials)
+        if "pick" not in run.decided:
+            limits = plan.max_ms, plan.size_limit
+            pick = search(dataset, found, limits, device, run.progress, run.cost, run.clock)
+            run.decide("pick", {"number": pick.number, "trials": pick.trials})
+            return pick
+        number, trials = run.decided["pick"]["number"], run.decided["pick"]["trials"]
+        name, frame = found[number].backbone, found[number].frame
     else:
-        tuning = tuning_of(plan, chosen, seen, clock, decisions)
-        trained = from_head(seen, body, tuning, device, loop, progress)
-    if clock and chosen.may_start_from_scratch:
-        trained = try_from_scratch(trained, dataset, plan.seed, clock, decisions, loop)
-    if is_first_process():
-        _write(dataset, out, plan, chosen, trained, bill.to_json(trained, chosen, device))
-        for left in (resume, decided):
-            left.unlink(missing_ok=True)
-    barrier(device)
-    return load_checkpoint(out)
+        number, trials, name, frame = 0, [], plan.backbone or PACKAGED, dataset.frame
+    backbone = load_backbone(name)
+    check_frame(backbone, frame)
+    backbone = slimmed(backbone, photos, frame, device=device, progress=run.progress)
+    if run.clock and not plan.searches:
+        extractor = open_extractor(backbone, frame, device=device)
+        pace = broadcast(seconds_of_features(extractor, photos, device), device)
+        check_time(run.clock, backbone, frame, pace, dataset)
+    return Pick(number, backbone, frame, trials)
 
 
-def _precision(plan: Plan, device: str, strategy: str) -> Precision:
-    """What every weight is trained in: what the slowest of many unlike devices is quick in.
+def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
+    """A head on frozen features, then fine-tuning if plan or head ask for it, and the better of both."""
+    dataset = run.dataset
+    train, validation = dataset.needed("train"), dataset.needed("validation")
+    before = run.cost.computed
+    choice = fit_on_features(
+        backbone, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost
+    )
+    run.cost.cached += len(train) + len(validation) - (run.cost.computed - before)
+    history = list(choice.tried)
+    network = assemble(backbone, choice.head)
+    epochs = _epochs(run, backbone, network, choice.chosen["validation_accuracy"])
+    if epochs:
+        tuned = _finetune(run, backbone, network, choice, epochs)
+        history += tuned.history
+        if tuned.recipe == "finetune":
+            return replace(tuned, history=history)
+    network = assemble(backbone, choice.refitted)
+    return _Trained("head", backbone, dataset.frame, network, choice.validation_logits, history)
 
-    Gradients in fp16 are scaled, which was not tried where they are spread over processes.
+
+def _epochs(run: _Run, backbone: Backbone, network: Network, head_accuracy: float) -> float:
+    """Epochs of fine-tuning: those that the plan names, that fit its minutes, or that pay for a poor head."""
+    plan, asked, poor = run.plan, run.plan.recipe == "finetune", head_accuracy < GOOD_HEAD
+    if plan.recipe == "head" or (not asked and head_accuracy >= (NEAR_PERFECT if run.clock else GOOD_HEAD)):
+        return 0
+    if run.clock:
+        if "epochs" not in run.decided:
+            settings = _settings(run, 1, backbone, head_accuracy)
+            run.decide("epochs", run.clock.epochs(network, run.dataset, settings))
+        fitting: float = run.decided["epochs"]
+        return fitting if fitting >= 1 or poor else 0  # a part of an epoch only harms a good head
+    if plan.epochs or asked:
+        return float(plan.epochs or EPOCHS)
+    photos = len(run.dataset.photos("train"))
+    flops = count_flops(network, run.dataset.frame)[0]
+    passes: float = min(MAX_PASSES, PASSES * (photos / PASSES_OF) ** PASSES_POWER) * PASS_FLOPS / flops
+    both = photos + ALL_PHOTOS_SHARE * (photos + len(run.dataset.photos("validation")))
+    epochs: float = min(float(MAX_EPOCHS), passes / both)
+    return round(epochs) if epochs >= 1 else round(epochs, 2)
+
+
+def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, epochs: float) -> _Trained:
+    """Fine-tune the network, choose its blend with the start, and let the winner learn from validation, too.
+
+    Recipe "head" in the answer means that the start is expected to be better; the backbone is then as before.
     """
-    if plan.precision != "auto":
-        return "32-true"
-    found = all_gather([precision_on(device)])
-    quick = next(each for each in get_args(Precision) if each in found)
-    return "32-true" if strategy == "fsdp" and quick == "16-mixed" else quick
+    dataset, plan = run.dataset, run.plan
+    accuracy = choice.chosen["validation_accuracy"]
+    train, validation = dataset.photos("train"), dataset.photos("validation")
+    both = together(train, validation)
+    targets = None
+    if plan.teachers:
+        targets = soft_targets(plan.teachers, dataset.labels, both, TEACHERS_SHARE, run.device, run.progress)
+    mirror = _mirrors(run, backbone, choice)
+    settings = _settings(run, epochs, backbone, accuracy, mirror)
+    start = copied(network)
+    first = train_weights(
+        network, dataset, run.beside("resume"), settings, plan.seed, run.device, run.progress,
+        targets=None if targets is None else targets[: len(train)], log=run.log, precision=run.precision,
+    )  # fmt: skip
+    run.cost.learnt += first.learnt
+    run.cost.learnt_before += first.learnt_before
+    blend = choose_blend(network, start, first.weights, dataset, accuracy, forced=plan.recipe == "finetune")
+    history = [*first.history, *blend.history]
+    if not blend.share:
+        network.cpu()
+        return _Trained("head", backbone, dataset.frame, network, blend.logits, history)
+    network.load_state_dict(first.weights)
+    shorter = replace(settings, epochs=ALL_PHOTOS_SHARE * epochs, learning_rate=settings.learning_rate / 2)
+    second = train_weights(
+        network, dataset, run.beside("resume-all"), shorter, plan.seed + 1, run.device, run.progress,
+        photos=both, targets=targets, precision=run.precision,
+    )  # fmt: skip
+    run.cost.learnt += second.learnt
+    run.cost.learnt_before += second.learnt_before
+    weight, bias = (torch.from_numpy(each) for each in (choice.refitted.weights, choice.refitted.bias))
+    device = start["head.weight"].device
+    start |= {"head.weight": weight.to(device), "head.bias": bias.to(device)}
+    network.load_state_dict(mixed(start, second.weights, blend.share))
+    network.cpu()
+    history += [{**entry, "photos": "all"} for entry in second.history if entry["step"] == "settings"]
+    return _Trained("finetune", backbone, dataset.frame, network, blend.logits, history)
 
 
-def _prior(dataset: Dataset) -> dict[str, float]:
-    """The share of each label among the train photos, with one photo more for each, so never 0."""
-    counts = np.bincount(dataset.photos("train").labels, minlength=len(dataset.labels)) + 1
-    return {label: float(count / counts.sum()) for label, count in zip(dataset.labels, counts, strict=True)}
+def _settings(
+    run: _Run, epochs: float, backbone: Backbone, head_accuracy: float, mirror: bool = True
+) -> LoopSettings:
+    return finetuning(
+        epochs, backbone.rate, head_accuracy, len(run.dataset.photos("train")), _side(run.dataset), mirror
+    )
 
 
-def _write(
-    dataset: Dataset, out: Path, plan: Plan, chosen: Pick, trained: Trained, cost: dict[str, Any]
-) -> None:
-    validation, body = dataset.photos("validation"), trained.backbone
-    taught = plan.teachers if trained.recipe != "head" else ()
-    teachers = {f"teacher_{number}": one.sha256 for number, one in enumerate(taught, 1)}
-    if len(taught) == 1:
-        teachers = {"teacher": taught[0].sha256}
-    with atomic_folder(out, MARKER) as folder:
+def _side(dataset: Dataset) -> int:
+    """The side in px of what the network sees of most train photos: their own or the frame's, if smaller."""
+    return min(photo_side(dataset.photos("train")), max(dataset.frame.width, dataset.frame.height))
+
+
+def _mirrors(run: _Run, backbone: Backbone, choice: Choice) -> bool:
+    """Whether mirrored photos keep their labels, as the head sees it on some validation photos."""
+    if "mirror" not in run.decided:
+        validation = run.dataset.photos("validation")
+        first = np.argsort(validation.ids)[:MIRRORED]
+        extractor = open_extractor(backbone, run.dataset.frame, device=run.device)
+        some, logits = validation.take(first), choice.validation_logits[first]
+        run.decide("mirror", mirror_keeps_labels(extractor, choice.head, some, logits))
+    return bool(run.decided["mirror"])
+
+
+def _from_scratch(run: _Run) -> _Trained:
+    """Every weight from a random start, for users without a suitable backbone."""
+    dataset, plan = run.dataset, run.plan
+    dataset.needed("validation")
+    backbone = load_backbone(plan.backbone or PACKAGED, pretrained=False)
+    check_frame(backbone, dataset.frame)
+    network, photos = Network(backbone, len(dataset.labels)), dataset.needed("train")
+    targets = None
+    if plan.teachers:
+        targets = soft_targets(
+            plan.teachers, dataset.labels, photos, TEACHERS_SHARE, run.device, run.progress
+        )
+    ended = train_weights(
+        network, dataset, run.beside("resume"), scratch(plan.epochs or EPOCHS, len(photos), _side(dataset)),
+        plan.seed, run.device, run.progress, targets=targets, log=run.log, precision=run.precision,
+    )  # fmt: skip
+    run.cost.learnt, run.cost.learnt_before = ended.learnt, ended.learnt_before
+    network.load_state_dict(ended.weights)
+    logits = predict_shared(network, dataset.photos("validation"), dataset.frame)
+    network.cpu()
+    return _Trained("scratch", backbone, dataset.frame, network, logits, ended.history)
+
+
+def assemble(backbone: Backbone, head: Head) -> Network:
+    """A backbone and a head as one network, in eval mode."""
+    network = Network(backbone, len(head.bias)).eval()
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(head.weights))
+        network.head.bias.copy_(torch.from_numpy(head.bias))
+    return network
+
+
+def together(one: Photos, other: Photos) -> Photos:
+    """The photos of two roles of a Dataset as one."""
+    columns = ("ids", "labels", "groups", "shards", "offsets", "lengths", "crcs")
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(photos, name) for photos in (one, other)]) for name in columns
+    }
+    return replace(one, **joined)
+
+
+def _write(run: _Run, trained: _Trained, trials: History) -> None:
+    """Write the Checkpoint."""
+    dataset, plan, backbone = run.dataset, run.plan, trained.backbone
+    validation, counts = dataset.photos("validation"), np.bincount(
+        dataset.photos("train").labels, minlength=len(dataset.labels)
+    ) + 1  # never 0  # fmt: skip
+    teachers = plan.teachers if trained.recipe != "head" else ()
+    named = {f"teacher_{number}": one.sha256 for number, one in enumerate(teachers, 1)}
+    if len(teachers) == 1:
+        named = {"teacher": teachers[0].sha256}
+    with atomic_folder(run.out, MARKER) as folder:
         save_weights(folder, trained.network)
         fields = {
-            "cost": cost,
-            "made_from": plan.fingerprint(dataset),
-            "history": [*chosen.trials, *trained.history],
-            "backbone": body.name,
+            "cost": run.cost.to_json(trained.network, trained.frame, run.device),
+            "made_from": run.fingerprint,
+            "history": [*trials, *trained.history],
+            "backbone": backbone.name,
             "labels": list(dataset.labels),
             "frame": trained.frame.to_json(),
-            "mean": list(body.mean),
-            "std": list(body.std),
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
             "recipe": trained.recipe,
             "seed": plan.seed,
-            "prior": _prior(dataset),
+            "prior": {
+                label: float(count / counts.sum())
+                for label, count in zip(dataset.labels, counts, strict=True)
+            },
             "metrics": measure(trained.logits, validation.labels, validation.groups, dataset.labels),
-            "dataset": os.path.relpath(dataset.path, out),
-            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256, **teachers},
-            "licences": {"weights": body.licence} if trained.recipe != "scratch" else {},
+            "dataset": os.path.relpath(dataset.path, run.out),
+            "ancestors": {**dataset.ancestors, "dataset": dataset.sha256, **named},
+            "licences": {"weights": backbone.licence} if trained.recipe != "scratch" else {},
             "versions": {"catflap": VERSION, "torch": str(torch.__version__)},
         }
         save_checkpoint(folder, fields)

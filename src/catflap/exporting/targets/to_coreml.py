@@ -35,8 +35,8 @@ def work(folder: Path) -> None:
     import torch
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.networks.network import load_network
-    from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+    from catflap.training.network import load_network
+    from catflap.training.onnx_graph import INPUT, OUTPUT
 
     opened = load_checkpoint(folder / CHECKPOINT)
     network = load_network(opened).eval()

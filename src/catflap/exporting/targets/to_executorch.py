@@ -28,7 +28,7 @@ def work(folder: Path) -> None:
     from executorch.exir import to_edge_transform_and_lower
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.networks.network import load_network
+    from catflap.training.network import load_network
 
     opened = load_checkpoint(folder / CHECKPOINT)
     example = torch.zeros(1, opened.frame.height, opened.frame.width, 3)

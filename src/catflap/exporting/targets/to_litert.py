@@ -70,7 +70,7 @@ def _write_float(checkpoint: Path, out: Path) -> None:
     import torch
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.networks.network import load_network
+    from catflap.training.network import load_network
 
     opened = load_checkpoint(checkpoint)
     example = torch.zeros(1, opened.frame.height, opened.frame.width, 3)

@@ -31,7 +31,7 @@ def work(folder: Path) -> None:
     import torch
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.networks.network import Network, load_network
+    from catflap.training.network import Network, load_network
 
     class Planes(torch.nn.Module):
         """The network for float planes, so that no permutation is left in the graph."""

@@ -37,7 +37,7 @@ def framed(graph: bytes, frame: Frame) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    from catflap.training.networks.onnx_graph import INPUT, OUTPUT
+    from catflap.training.onnx_graph import INPUT, OUTPUT
 
     model = onnx.load_from_string(graph)
     part, nodes, constants = _crop(frame) if frame.fit == "crop" else (PHOTO, [], {})

@@ -12,13 +12,16 @@ from torch import nn
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint
 from catflap.artifacts.folder import write_bytes
 from catflap.errors import BadArtifact
-from catflap.training.networks.backbone import Backbone, load_backbone
+from catflap.image import Pixels
+from catflap.machine import keep_memory
+from catflap.runtime.engine import Logits, Model
+from catflap.training.backbones import Backbone, load_backbone
 
 
 class Network(nn.Module):
-    """Backbone and linear head with the normalisation inside.
+    """Normalisation, backbone and linear head.
 
-    Takes uint8 (n, height, width, 3), RGB; gives float32 logits (n, labels).
+    Input: uint8 RGB (n, height, width, 3); output: float32 logits (n, labels).
     """
 
     mean: torch.Tensor
@@ -34,7 +37,7 @@ class Network(nn.Module):
         self.head = nn.Linear(backbone.features, labels)
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames, uint8 (n, height, width, 3), as the backbone wants them, float32 (n, 3, height, width)."""
+        """Frames, uint8 (n, height, width, 3), normalised for the backbone, float32 (n, 3, height, width)."""
         return (frames.permute(0, 3, 1, 2).float() - self.mean) * self.scale
 
     def features(self, frames: torch.Tensor) -> torch.Tensor:
@@ -47,7 +50,7 @@ class Network(nn.Module):
 
 
 class FeatureNetwork(nn.Module):
-    """A backbone alone, with the normalisation inside: uint8 frames in, features out."""
+    """Normalisation and backbone: uint8 frames in, features out."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -65,9 +68,9 @@ def save_weights(folder: Path, network: Network) -> None:
 
 
 def load_network(checkpoint: Checkpoint) -> Network:
-    """The trained network of a Checkpoint, ready to answer (eval mode, CPU).
+    """The trained network of a Checkpoint, in eval mode on the CPU.
 
-    Raises BadArtifact that names the first tensor that does not fit the backbone.
+    Raises BadArtifact that names the first tensor whose shape does not match the backbone.
     """
     backbone = load_backbone(checkpoint.backbone, pretrained=False)
     network = Network(backbone, len(checkpoint.labels))
@@ -75,14 +78,38 @@ def load_network(checkpoint: Checkpoint) -> Network:
         tensors = load((checkpoint.path / WEIGHTS).read_bytes())
     except (OSError, SafetensorError) as error:
         raise BadArtifact(f"{checkpoint.path / WEIGHTS} cannot be read: {error}.", "Train again.") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-    if odd:
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+    if wrong:
         raise BadArtifact(
-            f"{len(odd)} tensors of {checkpoint.path / WEIGHTS} do not fit {checkpoint.backbone}; the first, "
-            f"{odd[0]}, has the shape {given.get(odd[0])} and not {wanted.get(odd[0])}.",
+            f"{len(wrong)} tensors of {checkpoint.path / WEIGHTS} do not match {checkpoint.backbone}; the "
+            f"first, {wrong[0]}, has the shape {actual.get(wrong[0])} and not {expected.get(wrong[0])}.",
             "Train again with this timm.",
         )
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def open_checkpoint(checkpoint: Checkpoint, threads: int | None = None) -> Model:
+    """The trained network as a function: uint8 frames (n, height, width, 3) to float32 logits.
+
+    With `threads` each call uses that many and restores torch's own number afterwards, on which the last
+    digits of other results in this process depend.
+    """
+    keep_memory()
+    network = load_network(checkpoint)
+
+    @torch.inference_mode()
+    def run(frames: Pixels) -> Logits:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            logits: Logits = network(
+                torch.from_numpy(frames if frames.flags.writeable else frames.copy())
+            ).numpy()
+        finally:
+            torch.set_num_threads(before)
+        return logits
+
+    return run

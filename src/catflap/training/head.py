@@ -1,0 +1,441 @@
+"""The linear head on frozen features: logistic regression, its calibration, and the choice of its settings.
+
+Fitting streams the features, which need not fit into memory. Owns SciPy and threadpoolctl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+from catflap.errors import CatflapError
+from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, row_slices
+from catflap.evaluation.intervals import group_weights, significantly_positive
+from catflap.machine import describe_machine
+from catflap.progress import Progress, silent
+from catflap.training.features import Features, LabelledFeatures
+
+Labels: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+L2_CS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # scikit-learn's C
+MAX_COMPARED = 10_000  # train photos on which settings are compared; the chosen one learns from all
+MAX_LOGITS = 10_000_000  # validation photos × labels that judge heads; of more, a random part does
+FEW = 15_000  # train and validation photos × labels up to which heads are cross-validated
+FOLDS = 5
+ABSENT = 20.0  # nats by which the logit of a label without photos stays below all others
+
+ROWS = 256  # a block of features that stays in the processor's cache
+SHARDS = 16  # of the photos: the limit of parallelism; fixed, so that the core count changes no bit
+MAX_STEPS = 500
+GRADIENT = 1e-4  # the largest entry at convergence, as in scikit-learn
+BINARY = np.array([[-0.5, 0.5]])  # from one score to the two logits of a binary problem
+IMPOSSIBLE = -1e3  # the logit of a label that cannot occur
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = features @ weights.T + bias; weights float32 (labels, width), bias float32 (labels,).
+
+    `prior`, float32 (labels,), is the part of the bias that does not depend on the photo: the log share of
+    each label if the fit was balanced, else zero; minus infinity for labels without photos.
+    """
+
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    prior: npt.NDArray[np.float32]
+
+    def logits(self, features: Features) -> npt.NDArray[np.float32]:
+        """Logits, float32 (n, labels)."""
+        return features @ self.weights.T + self.bias
+
+    def scaled(self, logit_scale: float, prior_scale: float) -> Head:
+        """The head with its prior multiplied by one number and the rest of its logits by another."""
+        occurs = np.isfinite(self.prior)
+        prior = np.where(occurs, self.prior, 0)
+        return _head(
+            self.weights * logit_scale,
+            (self.bias - prior) * logit_scale,
+            np.where(occurs, prior * prior_scale, -np.inf),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen head, fitted on train photos only; `refitted` has learnt from validation, too.
+
+    Both have the logit scale that held-out photos support. `validation_logits`, float32 (n, labels), are
+    those of `head`. `tried` lists every setting; `chosen` is the entry of this one.
+    """
+
+    head: Head
+    refitted: Head
+    validation_logits: npt.NDArray[np.float32]
+    tried: list[dict[str, Any]]
+    chosen: dict[str, Any]
+
+
+_Setting: TypeAlias = tuple[bool, float]  # standardise, C
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Photos to fit on, with the moments of their features, and held-out photos with their groups."""
+
+    fit: LabelledFeatures
+    moments: tuple[Floats, Floats]
+    held_out: LabelledFeatures
+    groups: Labels
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The held-out result of a setting with these scales: the loss of each photo, and the accuracy."""
+
+    losses: Floats
+    logit_scale: float
+    prior_scale: float
+    accuracy: float
+
+
+def choose_head(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    groups: tuple[Labels, Labels],
+    classes: int,
+    progress: Progress = silent,
+    *,
+    cs: tuple[float, ...] = L2_CS,
+) -> Choice:
+    """Choose C and the scaling of features by log loss on photos that the head has not learnt from.
+
+    Few photos (FEW) are cross-validated over train and validation, by whole groups of near-duplicates; else
+    validation judges. Every label weighs the same in the fit. The logits of each setting are calibrated first
+    (`fit_scales`). Of the Cs that are not significantly worse than the best, the middle one is taken;
+    features are standardised one by one only if that is significantly better. `groups` are those of train and
+    of validation photos, (n,) each; a group counts once. Settings are compared on at most MAX_COMPARED train
+    photos and MAX_LOGITS validation logits.
+    """
+    settings = list(product((False, True), cs))
+    splits = _splits(train, validation, groups, classes)
+    scores: list[_Score] = []
+    for number, setting in enumerate(settings):
+        progress("heads", number, len(settings))
+        scores.append(_score(setting, splits, classes))
+    progress("heads", len(settings), len(settings))
+    best = _best(scores, len(cs), np.concatenate([split.groups for split in splits]))
+    tried = [_entry(*pair, number == best) for number, pair in enumerate(zip(settings, scores, strict=True))]
+    standardise, c = settings[best]
+    head, refitted = (
+        fit_head(parts, classes, c, standardise, balanced=True).scaled(
+            scores[best].logit_scale, scores[best].prior_scale
+        )
+        for parts in ([train], [train, validation])
+    )
+    return Choice(head, refitted, head.logits(validation[0]), tried, tried[best])
+
+
+def _splits(
+    train: LabelledFeatures, validation: LabelledFeatures, groups: tuple[Labels, Labels], classes: int
+) -> list[_Split]:
+    """One split, held out is validation; of few photos one for each fold of all of them."""
+    if (len(train[1]) + len(validation[1])) * classes <= FEW:
+        pooled = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
+        splits = list(_folds(pooled, np.concatenate(groups)))
+        if splits:
+            return splits
+    fit = _take(train, _sample(train[1], MAX_COMPARED))
+    held_out = _sample(validation[1], MAX_LOGITS // classes)
+    return [_Split(fit, moments([fit]), _take(validation, held_out), groups[1][held_out])]
+
+
+def _folds(photos: LabelledFeatures, groups: Labels) -> Iterator[_Split]:
+    """Folds of whole groups, stratified by label; photos whose label the others lack are not judged."""
+    features, labels = photos
+    _, firsts, owners = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(0).permutation(len(firsts))
+    fold = np.empty(len(firsts), np.int64)
+    fold[np.lexsort((shuffled, labels[firsts]))] = np.arange(len(firsts)) % FOLDS
+    for number in range(FOLDS):
+        fitted = fold[owners] != number
+        held_out = ~fitted & np.isin(labels, labels[fitted])
+        if held_out.any() and len(np.unique(labels[fitted])) > 1:
+            fit = features[fitted], labels[fitted]
+            yield _Split(fit, moments([fit]), (features[held_out], labels[held_out]), groups[held_out])
+
+
+def _sample(labels: Labels, most: int) -> Labels:
+    """Positions of a random sample of at most `most` photos, the same every time, with each label in it."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))
+    firsts = np.unique(labels[order], return_index=True)[1]
+    rest = np.setdiff1d(np.arange(most), firsts)[: max(0, most - len(firsts))]
+    return np.sort(order[np.concatenate([firsts, rest])])
+
+
+def _take(photos: LabelledFeatures, positions: Labels) -> LabelledFeatures:
+    features, labels = photos
+    return photos if len(positions) == len(labels) else (features[positions], labels[positions])
+
+
+def _score(setting: _Setting, splits: list[_Split], classes: int) -> _Score:
+    standardise, c = setting
+    heads = [
+        fit_head([split.fit], classes, c, standardise, balanced=True, measured=split.moments)
+        for split in splits
+    ]
+    pairs = list(zip(heads, splits, strict=True))
+    raw = np.concatenate([head.scaled(1, 0).logits(split.held_out[0]) for head, split in pairs])
+    priors = np.concatenate(
+        [np.broadcast_to(head.prior, (len(split.groups), classes)) for head, split in pairs]
+    )
+    labels = np.concatenate([split.held_out[1] for split in splits])
+    groups = np.concatenate([split.groups for split in splits])
+    scale, prior_scale = fit_scales(
+        raw, priors, labels, (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE), group_weights(groups)
+    )
+    logits = scale * raw + prior_scale * np.where(np.isfinite(priors), priors, 0)
+    temperature = fit_temperature(logits, labels, groups)
+    losses = losses_of(logits / temperature, labels)
+    accuracy = float((logits.argmax(1) == labels).mean())
+    return _Score(losses, scale / temperature, prior_scale / temperature, accuracy)
+
+
+def _best(scores: list[_Score], cs: int, groups: Labels) -> int:
+    """The position of the setting to take; the first `cs` scale all features by one number."""
+    losses = np.stack([score.losses for score in scores])
+    means = losses.mean(1)
+    plain, standardised = int(means[:cs].argmin()), cs + int(means[cs:].argmin())
+    as_good = [n for n in range(cs) if not significantly_positive(losses[n] - losses[plain], groups)]
+    middle = as_good[(len(as_good) - 1) // 2]
+    return standardised if significantly_positive(losses[middle] - losses[standardised], groups) else middle
+
+
+def _entry(setting: _Setting, score: _Score, chosen: bool) -> dict[str, Any]:
+    standardise, c = setting
+    return {
+        "step": "head",
+        "strength": c,
+        "standardise": standardise,
+        "judged_by": len(score.losses),
+        "evidence_scale": score.logit_scale,
+        "prior_scale": score.prior_scale,
+        "validation_log_loss": float(score.losses.mean()),
+        "validation_accuracy": score.accuracy,
+        "chosen": chosen,
+    }
+
+
+def fit_head(
+    parts: Sequence[LabelledFeatures],
+    classes: int,
+    c: float,
+    standardise: bool,
+    balanced: bool = False,
+    measured: tuple[Floats, Floats] | None = None,
+) -> Head:
+    """The head that minimises log loss with an L2 penalty; `c` is scikit-learn's C.
+
+    `parts` are features and labels of train photos. `standardise` scales each feature to unit variance, else
+    all are scaled by one number; the scaling is folded into the weights. `balanced` gives every label the
+    same weight, and moves the biases back to the labels' shares afterwards (Menon et al. 2021, logit
+    adjustment), so the prior of the predictions is that of the photos either way. Labels without photos get a
+    bias that never wins. `measured` are the moments of the parts, if known.
+    """
+    counts = np.sum([np.bincount(labels, minlength=classes) for _, labels in parts], axis=0)
+    occurring = np.flatnonzero(counts)
+    if len(occurring) < 2:
+        raise CatflapError("The train photos have one label only.", "Add photos of another label.")
+    centre, variance = measured or moments(parts)
+    deviation = np.sqrt(variance)
+    overall = np.full_like(deviation, np.sqrt(variance.mean() + centre.var()))
+    scale = np.maximum(deviation + 1e-3 * deviation.max() if standardise else overall, 1e-12)
+    shares = counts[occurring] / counts.sum()
+    class_weights = 1 / (len(occurring) * shares) if balanced else np.ones(len(occurring))
+    numbered = [(features, np.searchsorted(occurring, labels)) for features, labels in parts]
+    scaling = Scaling(centre, scale)
+    fitted, offset = fit_weights(numbered, scaling, class_weights, c)
+    weights, bias = np.zeros((classes, len(centre))), np.zeros(classes)
+    weights[occurring], bias[occurring] = scaling.folded(fitted, offset)
+    prior = np.full(classes, -np.inf)
+    prior[occurring] = np.log(shares) - np.log(shares).mean() if balanced else np.zeros(len(occurring))
+    return _head(weights, bias, prior)
+
+
+def _head(weights: npt.NDArray[Any], bias: npt.NDArray[Any], prior: npt.NDArray[Any]) -> Head:
+    """A head from weights, the bias without the prior, and the prior."""
+    occurs = np.isfinite(prior)
+    total = bias + np.where(occurs, prior, 0)
+    total[~occurs] = total[occurs].min() - ABSENT
+    return Head(*(part.astype(np.float32) for part in (weights, total, prior)))
+
+
+def log_loss(logits: npt.NDArray[np.float32], labels: Labels) -> float:
+    """The mean negative log-likelihood of the labels, in nats."""
+    return float(losses_of(logits, labels).mean())
+
+
+def losses_of(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> npt.NDArray[np.float64]:
+    """The negative log-likelihood of each photo's label, in nats, float64 (n,)."""
+    losses = np.empty(len(labels))
+    for rows in row_slices(logits):
+        shifted = logits[rows].astype(np.float64) - logits[rows].max(1, keepdims=True)
+        of_label = shifted[np.arange(len(shifted)), labels[rows]]
+        losses[rows] = np.log(np.exp(shifted).sum(1)) - of_label
+    return losses
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """(features - centre) / scale, float64 (width,) each; folded into weights, not applied to features."""
+
+    centre: Floats
+    scale: Floats
+
+    def folded(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """Weights (scores, width) and bias for unscaled features, from those for scaled ones."""
+        plain = weights / self.scale
+        return plain, bias - plain @ self.centre
+
+
+def moments(parts: Sequence[LabelledFeatures]) -> tuple[Floats, Floats]:
+    """Mean and variance of each feature, float64 (width,)."""
+    total = _total(parts)
+    mean = sum(features.sum(0, dtype=np.float64) for features, _ in _blocks(parts)) / total
+    return mean, sum(np.square(features - mean).sum(0) for features, _ in _blocks(parts)) / total
+
+
+def fit_weights(
+    parts: Sequence[LabelledFeatures], scaling: Scaling, class_weights: Floats, c: float
+) -> tuple[Floats, Floats]:
+    """Weights, float64 (labels, width), and biases, float64 (labels,), for scaled features.
+
+    They minimise the mean log loss, weighted by `class_weights` (labels,), with an L2 penalty on the weights;
+    `c` and the convergence criterion are those of scikit-learn's LogisticRegression. Each step reads all
+    features once, in parallel, and the number of cores changes no bit.
+    """
+    problem = _Problem(parts, scaling, class_weights, 1 / (c * _total(parts)))
+    start = np.zeros((1 if len(class_weights) == 2 else len(class_weights), len(scaling.scale) + 1))
+    options: Any = {"maxiter": MAX_STEPS, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(describe_machine().cores) as pool:
+
+        def loss(point: Floats) -> tuple[float, Floats]:
+            value, gradient = _loss(problem, pool, point.reshape(start.shape))
+            return value, gradient.ravel()
+
+        result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    weights = result.x.reshape(start.shape)
+    if len(weights) == 1:
+        weights = BINARY.T @ weights
+    return weights[:, :-1], weights[:, -1]
+
+
+def fit_scales(
+    logits: Floats,
+    priors: Floats,
+    labels: Labels,
+    bounds: tuple[float, float],
+    weights: Floats | None = None,
+) -> tuple[float, float]:
+    """The factors of logits and priors (n, labels) whose sum has the least log loss for labels (n,).
+
+    Platt's scaling (1999) with the log shares of the labels as a second feature. Targets leave 1 / (n + 2) to
+    the other labels, so that photos without a mistake do not ask for certainty. With `weights` (n,) a photo
+    counts that often, and n is their sum. The first factor stays within the bounds; the second is 0 or more,
+    with a normal prior around 1 of variance 1. A prior of minus infinity marks an impossible label.
+    """
+    counts = np.ones(len(labels)) if weights is None else weights
+    rest = 1 / (counts.sum() + 2)
+
+    def block(point: Floats, at: slice) -> tuple[float, Floats]:
+        possible, each = np.isfinite(priors[at]), counts[at, None]
+        features = np.stack([np.where(possible, logits[at], IMPOSSIBLE), np.where(possible, priors[at], 0)])
+        targets = possible * (rest / np.maximum(possible.sum(1, keepdims=True) - 1, 1))
+        targets[np.arange(len(possible)), labels[at]] = 1 - rest
+        scores = np.tensordot(point, features, 1)
+        scores -= scores.max(1, keepdims=True)
+        log_probabilities = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+        gradient = (features * (each * (np.exp(log_probabilities) - targets))).sum((1, 2))
+        return -float((each * targets * log_probabilities).sum()), gradient
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        values, gradients = zip(*(block(point, at) for at in row_slices(logits)), strict=True)
+        offset = point[1] - 1
+        return float(offset**2 / 2 + sum(values)), sum(gradients) + np.array([0, offset])
+
+    result = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[bounds, (0, None)])
+    return float(result.x[0]), float(result.x[1])
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is minimised: one score for each label, but a single one for two labels (BINARY)."""
+
+    parts: Sequence[LabelledFeatures]
+    scaling: Scaling
+    class_weights: Floats
+    penalty: float
+
+
+def _loss(problem: _Problem, pool: ThreadPoolExecutor, point: Floats) -> tuple[float, Floats]:
+    """The objective at weights and bias of each score, (scores, width + 1), and its gradient."""
+    weights, scaling = point[:, :-1], problem.scaling
+    plain = np.column_stack(scaling.folded(weights, point[:, -1]))
+    shards = min(SHARDS, -(-_total(problem.parts) // ROWS))
+    results = pool.map(lambda shard: _shard_loss(problem, plain, shard, shards), range(shards))
+    value, gradient = (sum(each) / _total(problem.parts) for each in zip(*results, strict=True))
+    gradient[:, :-1] = (gradient[:, :-1] - np.outer(gradient[:, -1], scaling.centre)) / scaling.scale
+    gradient[:, :-1] += problem.penalty * weights
+    return value + problem.penalty / 2 * float(np.square(weights).sum()), gradient
+
+
+def _shard_loss(problem: _Problem, plain: Floats, shard: int, shards: int) -> tuple[float, Floats]:
+    """The summed loss of a shard of the photos, and its gradient for unscaled features."""
+    value, gradient = 0.0, np.zeros_like(plain)
+    buffer = np.empty((ROWS, plain.shape[1] - 1))
+    for features, labels in _blocks(problem.parts, shard, shards):
+        rows = buffer[: len(labels)]
+        rows[:] = features
+        scores = rows @ plain[:, :-1].T + plain[:, -1]
+        logits = scores @ BINARY if len(plain) == 1 else scores
+        each, by_logits = _cross_entropy(logits, labels, problem.class_weights)
+        by_scores = by_logits @ BINARY.T if len(plain) == 1 else by_logits
+        value += each
+        gradient[:, :-1] += by_scores.T @ rows
+        gradient[:, -1] += by_scores.sum(0)
+    return value, gradient
+
+
+def _cross_entropy(logits: Floats, labels: Labels, class_weights: Floats) -> tuple[float, Floats]:
+    """The summed loss of logits (n, labels), and its gradient."""
+    rows, weights = np.arange(len(labels)), class_weights[labels]
+    logits = logits - logits.max(1, keepdims=True)
+    exponentials = np.exp(logits)
+    sums = exponentials.sum(1)
+    value = float(weights @ (np.log(sums) - logits[rows, labels]))
+    gradient = exponentials / sums[:, None]
+    gradient[rows, labels] -= 1
+    return value, gradient * weights[:, None]
+
+
+def _blocks(parts: Sequence[LabelledFeatures], shard: int = 0, shards: int = 1) -> Iterator[LabelledFeatures]:
+    """The photos of a shard of each part, ROWS at a time, in order."""
+    for features, labels in parts:
+        array = np.asarray(features)  # slicing a memory map itself is slower
+        start, end = (len(labels) * one // shards for one in (shard, shard + 1))
+        for begin in range(start, end, ROWS):
+            rows = slice(begin, min(end, begin + ROWS))
+            yield array[rows], labels[rows]
+
+
+def _total(parts: Sequence[LabelledFeatures]) -> int:
+    return sum(len(labels) for _, labels in parts)

@@ -1,1 +1,0 @@
-"""Frozen features of photos, and the linear head that is fitted on them."""

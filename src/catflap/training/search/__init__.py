@@ -1,1 +1,0 @@
-"""Which backbone, frame and fit, and for how long: within the limits of time, size and latency."""
