@@ -42,10 +42,10 @@ from catflap.data.reading import read_photo
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import Progress, silent
-from catflap.training.heads.features import Extractor, Features, features, open_extractor
-from catflap.training.networks.backbone import PACKAGED, load_backbone
-from catflap.training.networks.slim import slimmed
-from catflap.training.processes import pick_device
+from catflap.training.backbones import PACKAGED, load_backbone
+from catflap.training.distributed import pick_device
+from catflap.training.features import Extractor, Features, features, open_extractor
+from catflap.training.slim import slimmed
 from catflap.version import VERSION
 
 SHOWN = 400  # suspects on the page

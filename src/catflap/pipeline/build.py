@@ -63,9 +63,9 @@ def build(
 
     The artifacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is skipped, so
     that a stopped build continues; photos that could not be read are tried again. Without a frame, backbone,
-    minutes and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px (smaller frames
-    if the photos are much smaller), and a poor head is fine-tuned. Raises Refused when the Bundle fails verification here,
-    also one of an earlier run.
+    minutes and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px (smaller
+    frames if the photos are much smaller), and a poor head is fine-tuned. Raises Refused when the Bundle
+    fails verification here, also one of an earlier run.
     """
     out = Path(out)
     check_out(out)

@@ -20,8 +20,8 @@ import torch
 from torch.nn.functional import interpolate
 
 from catflap.artifacts.dataset import Photos, Positions
-from catflap.data.roles import shares
 from catflap.data.jpeg import plain_rgb
+from catflap.data.roles import shares
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels, decode, inspect
 from catflap.machine import describe_machine
