@@ -89,7 +89,7 @@ class _Depthwise(torch.autograd.Function):
         by_pixels, by_weight, by_bias = None, torch.empty_like(weight), None
         if ctx.needs_input_grad[0]:
             tensors = gradient, pixels, weight
-            if max(stride) > 1 and gradient.dtype != torch.float32:
+            if max(stride) > 1 and gradient.dtype == torch.bfloat16:
                 shape_only = torch.empty_like(pixels, dtype=torch.float32)  # its values are not read
                 tensors = gradient.float(), shape_only, weight.float()
             by_pixels = _BACKWARD(*tensors, *rest, padding, *last, [True, False, False])[0].to(pixels.dtype)
