@@ -15,7 +15,6 @@ import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -158,7 +157,7 @@ def read_file(path: Source, max_bytes: int = Frame.max_bytes) -> bytes:
     try:
         if isinstance(path, bytes | bytearray | memoryview) or hasattr(path, "read"):
             return _limited(bytes(path.read(max_bytes + 1) if hasattr(path, "read") else path), max_bytes)
-        status = Path(path).stat()  # before opening, which has side effects on a device
+        status = os.stat(os.fspath(path))  # noqa: PTH116  before opening, which has side effects on a device
         if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             with open(os.open(path, flags), "rb", 1 << 16) as file:  # non-blocking: it may be a pipe by now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import PurePath
+import os
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -90,7 +90,7 @@ def _signature(data: bytes, info: PhotoInfo) -> tuple[Signature, str]:
 def _remarks(uri: str, info: PhotoInfo, found: Signature) -> list[str]:
     """What is unusual about a photo that can still be used."""
     short, long = sorted((info.width, info.height))
-    suffix = PurePath(uri.partition("::")[0]).suffix.lower()
+    suffix = os.path.splitext(uri.partition("::")[0])[1].lower()  # noqa: PTH122  a tenth of the time of PurePath
     remarks = {
         "wrong_extension": suffix not in SUFFIXES[info.format],
         "tiny": short < TINY,

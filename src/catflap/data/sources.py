@@ -176,7 +176,7 @@ def _photos(
         label, start = printable(entry.name), len(printable(entry.path)) + 1
         for found in _walk(entry.path, label, above, skipped):
             inner, is_nested, inner_path = found["uri"][start:].partition("/")
-            if is_nested and Path(inner_path).suffix.lower() in PHOTO_SUFFIXES:
+            if is_nested and os.path.splitext(inner_path)[1].lower() in PHOTO_SUFFIXES:  # noqa: PTH122
                 nested[label].add(inner)
             yield {**found, "role": role}
 
@@ -199,7 +199,7 @@ def _walk(folder: str, label: str, above: tuple[Identity, ...], skipped: Counter
         path = f"{folder}/{name}"
         uri = printable(path)
         try:
-            status = Path(path).stat()
+            status = os.stat(path)  # noqa: PTH116  half the time of Path.stat
         except OSError:
             yield reference(uri, label, fault="unreadable")
             continue
