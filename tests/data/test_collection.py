@@ -184,3 +184,27 @@ def test_files_that_systems_leave_are_passed_over(tmp_path: Path) -> None:
     (source / "README.txt").write_text("not a photo")
     manifest = scan(source, tmp_path / "m", workers=1)
     assert (manifest.ok, manifest.reasons) == (10, {"no_label": 1})
+
+
+def test_no_file_vanishes_without_being_named(tmp_path: Path) -> None:
+    """Beside, above and under the class folders: each file is a row or counted by its extension."""
+    source = class_folders(tmp_path / "photos" / "inner", 3)
+    photo = (source / "cat" / "000.jpg").read_bytes()
+    for path in ("loose.jpg", "clip.mov", "inner/notes.txt", "inner/cat/clip.mov", "inner/cat/.hidden.jpg"):
+        (tmp_path / "photos" / path).write_bytes(photo if path.endswith("jpg") else b"no photo")
+    for name in (".DS_Store", "Thumbs.db", "._000.jpg"):
+        (source / "dog" / name).write_bytes(b"of a system")
+    manifest = scan(tmp_path / "photos", tmp_path / "m", workers=1)
+    assert manifest.skipped == {".mov": 1, ".txt": 1, "hidden": 1}
+    assert manifest.reasons == {"no_label": 1, "unknown_format": 1}
+    assert manifest.ok == 6
+    told = {check["check"]: check["what"] for check in manifest.checks}
+    assert told["not_decoded"] == "1 files are in no supported format: 1 .mov."
+    assert told["skipped_files"] == "3 files were not listed as photos: 1 .mov, 1 .txt, 1 hidden."
+
+
+def test_photos_directly_in_a_role_folder_are_rows(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos" / "train", 3).parent
+    class_folders(source / "test", 3)
+    (source / "train" / "loose.jpg").write_bytes((source / "train" / "cat" / "000.jpg").read_bytes())
+    assert scan(source, tmp_path / "m", workers=1).reasons == {"no_label": 1, "exact_duplicate": 6}

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import simplejpeg
 from PIL import Image
 
 from catflap.artifacts.manifest import Manifest
 from catflap.data.scan import scan
-from catflap.errors import CatflapError
+from catflap.errors import BadPhoto, CatflapError
+from catflap.image import Frame, read_pixels
 from tests.data.photos import class_folders, draw, encoded, rows
 
 EACH = 20
@@ -164,6 +166,51 @@ def test_damage_inside_a_jpeg_is_noticed(spoil: str, tmp_path: Path) -> None:
         del data[len(data) // 2 if spoil == "cut in the middle" else -2 :]
     (root / "cat" / "spoilt.jpg").write_bytes(data)
     assert scan(root, tmp_path / "m", workers=1).quarantined == 1
+
+
+@pytest.mark.parametrize("surplus", [16, 5000])
+def test_surplus_bytes_in_jpegs_are_a_remark(surplus: int, tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos", 3)
+    for number in range(10):
+        data = encoded(draw(500 + number), quality=90)
+        (root / "cat" / f"padded{number}.jpg").write_bytes(data[:-2] + bytes(surplus) + data[-2:])
+    manifest = scan(root, tmp_path / "m", workers=1)
+    assert (manifest.ok, manifest.quarantined) == (16, 0)
+    assert manifest.remarks["surplus_bytes"] == 10
+    padded = [row["reason"] for row in rows(manifest, "uri", "reason") if "padded" in row["uri"]]
+    assert all("extraneous bytes before marker 0xd9" in reason for reason in padded)
+    assert [check["photos"] for check in manifest.checks if check["check"] == "surplus_bytes"] == [10]
+
+
+def test_a_jpeg_that_simplejpeg_does_not_know_is_kept(tmp_path: Path) -> None:
+    """Four by one luma blocks beside chroma that is halved down only: valid, but in no list of samplings."""
+    root = class_folders(tmp_path / "photos", 3)
+    data = encoded(draw(9, 64, 64), quality=90, subsampling=0)
+    sampling = data.index(b"\xff\xc0") + 11  # of the first component
+    odd = data[:sampling] + b"\x11\x00\x02\x12" + data[sampling + 4 :]
+    with pytest.raises(ValueError, match="subsampling"):
+        simplejpeg.decode_jpeg(odd, strict=True)
+    (root / "cat" / "odd.jpg").write_bytes(odd)
+    manifest = scan(root, tmp_path / "m", workers=1)
+    kept = next(row for row in rows(manifest, "uri", "status", "reason") if "odd" in row["uri"])
+    try:
+        read_pixels(odd, Frame())
+        judged = True
+    except BadPhoto:
+        judged = False
+    assert (kept["status"] == "ok") == judged
+
+
+def test_the_manifest_keeps_the_sentence_of_the_decoder(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos", 3)
+    (root / "cat" / "cut.png").write_bytes(encoded(draw(1), "PNG")[:-900])
+    (root / "cat" / "cut.jpg").write_bytes(encoded(draw(2), quality=95)[:-900])
+    manifest = scan(root, tmp_path / "m", workers=1)
+    reasons = {Path(row["uri"]).name: row["reason"] for row in rows(manifest, "uri", "reason")}
+    for name in ("cut.png", "cut.jpg"):
+        with pytest.raises(BadPhoto) as error:
+            read_pixels(root / "cat" / name, Frame())
+        assert reasons[name] == f"truncated: {error.value.what.rstrip('.')}"
 
 
 def test_photos_too_large_to_read(tmp_path: Path) -> None:

@@ -78,10 +78,11 @@ def _signature(data: bytes, info: PhotoInfo) -> tuple[Signature, str]:
     What image.py decodes is kept, because that is what `predict` judges.
     """
     warning = ""
-    if info.format == "JPEG" and info.mode in jpeg.GREYABLE and not may_lack_data(data):
+    if info.format == "JPEG" and info.mode in jpeg.GREYABLE:
         try:
             grey, extent = jpeg.scaled_grey(data, info, SIDE)
-            return signature(grey, extent, info.orientation), ""
+            if not may_lack_data(data):
+                return signature(grey, extent, info.orientation), ""
         except ValueError as error:
             warning = jpeg.warning_remark(error)
     return signature(small_grey(data, FRAME, SIDE, SIDE), (SIDE, SIDE)), warning
