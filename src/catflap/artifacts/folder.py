@@ -450,8 +450,11 @@ def working_folder(target: Path, verb: str) -> Iterator[Path]:
     """
     folder = target.parent / f".{target.name}.{verb}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = _lock(folder / "lock")
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another process has just finished and deleted it
+                held = _lock(folder / "lock")
+                break
     except OSError as error:
         raise unwritable(target, error) from error
     if held is None:

@@ -7,10 +7,8 @@ when the source or the rules have changed since, it starts again.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catflap.artifacts.folder import try_lock, unwritable
+from catflap.artifacts.folder import unwritable
 from catflap.artifacts.manifest import UNREADABLE
 from catflap.artifacts.schema import read_json, write_json
 from catflap.artifacts.tables import joined_lines
 from catflap.data.examine import PART_ROW
 from catflap.data.listing import REFERENCE, Reference
-from catflap.errors import BadArtifact, CatflapError
+from catflap.errors import BadArtifact
 
 PLAN = "scan.json"
 LISTING = "listing.parquet"
@@ -105,29 +103,6 @@ class Parts:
 
     def _path(self, number: int) -> Path:
         return self.folder / PARTS / f"{number:07d}.parquet"
-
-
-@contextmanager
-def working_folder(out: Path, verb: str) -> Iterator[Path]:
-    """The folder beside `out` for what a verb has finished, locked for one process at a time.
-
-    It stays after an error or a kill, and is removed when the block ends without one.
-    """
-    folder = out.parent / f".{out.name}.{verb}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    try:
-        if not try_lock(lock):
-            raise CatflapError(
-                f"Another {verb} is writing {out}.", "Wait for it, or choose another output name."
-            )
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def plan_parts(folder: Path, references: Iterable[Reference], rules: str) -> Parts:

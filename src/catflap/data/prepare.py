@@ -24,7 +24,7 @@ from catflap.artifacts.dataset import (
     load_dataset,
     save_dataset,
 )
-from catflap.artifacts.folder import atomic_folder, refuse_foreign, unwritable
+from catflap.artifacts.folder import atomic_folder, refuse_foreign, unwritable, working_folder
 from catflap.artifacts.manifest import Manifest
 from catflap.artifacts.schema import digest
 from catflap.artifacts.tables import INDEX_ROW, iter_table, joined_lines, leading_bits, numbered, write_tables
@@ -42,7 +42,6 @@ from catflap.data.packing import (
     write_pixels,
     write_shards,
 )
-from catflap.data.parts import working_folder
 from catflap.data.profile import PAGE, profile_dataset
 from catflap.data.roles import MIN_GROUPS, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
 from catflap.data.scan import scan_versions

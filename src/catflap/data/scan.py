@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from catflap.artifacts.folder import atomic_folder, refuse_foreign
+from catflap.artifacts.folder import atomic_folder, refuse_foreign, working_folder
 from catflap.artifacts.manifest import (
     DIGESTED,
     MARKER,
@@ -28,7 +28,7 @@ from catflap.data import workers as local_workers
 from catflap.data.collection import Copies, count_photos, find_copies, findings, with_copies
 from catflap.data.examine import FRAME
 from catflap.data.listing import Labels, Reference, check_labels, map_labels
-from catflap.data.parts import Parts, plan_parts, working_folder, write_listing
+from catflap.data.parts import Parts, plan_parts, write_listing
 from catflap.data.profile import profile_manifest
 from catflap.data.reading import read_photo
 from catflap.data.sources import DEFAULT_COLUMNS, Columns, open_source
