@@ -114,7 +114,7 @@ def watch_stream(folder: Path, bundle: Path, seconds: float, *, every_option: bo
         if every_option:
             hung = parts.enter_context(socket.create_server(("127.0.0.1", 0)))  # accepts, and never answers
             address = f"127.0.0.1:{hung.getsockname()[1]}"
-            slow = f"sh -c 'echo $CATFLAP_DECISION $(date +%s.%N) >> {ran}; sleep 5'"
+            slow = f"bash -c 'echo $CATFLAP_DECISION $EPOCHREALTIME >> {ran}; sleep 5'"
             settings = {
                 "save": folder / "frames", "clips": folder / "clips", "clip_seconds": 2.0, "log":
                 LogSettings(folder / "field.log", pictures=True), "log_every": 0.5, "preview": ("127.0.0.1",
@@ -153,13 +153,13 @@ def watch_stream(folder: Path, bundle: Path, seconds: float, *, every_option: bo
     }  # fmt: skip
     if every_option:
         runs = [line.split() for line in ran.read_text().splitlines()]
-        # a decision that was overtaken more than 0.25 s before its command began, which is a process to start
-        stale = [
-            when
-            for label, when in runs
-            if [made for at, made in decisions if at < float(when) - 0.25][-1:] not in ([], [label])
-        ]
-        result |= {"commands": len(runs), "stale_commands": len(stale)}
+        # overtaken more than 0.5 s before the command began, for a process takes time to start
+        stale = 0
+        for label, when in runs:
+            before = [made for at, made in decisions if at < float(when) - 0.5][-1:]
+            during = [made for at, made in decisions if float(when) - 0.5 <= at <= float(when)]
+            stale += label not in (*before, *during)
+        result |= {"commands": len(runs), "stale_commands": stale}
         result |= {"clips": len(list((folder / "clips").iterdir()))}
     return {name: round(value, 1) for name, value in result.items()}
 

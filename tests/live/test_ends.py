@@ -206,7 +206,7 @@ def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_pat
 
 def test_a_command_that_runs_at_the_end_keeps_no_door_open(red: Path, tmp_path: Path) -> None:
     door = tmp_path / "door"
-    slow, shut = f"sh -c 'echo cat >> {door}; sleep 9'", f"sh -c 'echo unsure >> {door}'"
+    slow, shut = f"sh -c 'echo cat >> {door}; sleep 4'", f"sh -c 'echo unsure >> {door}'"
     words = ["--smoothing", "0", "--on", "cat", slow, "--on", "unsure", shut]
     with watching(red, "-", *words, stdin=subprocess.PIPE) as watcher:
         pipe = watcher.process.stdin

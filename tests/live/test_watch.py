@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from catflap.cli.main import main
 from catflap.live.sources import Splitter
 from tests.live.cameras import CATFLAP, camera, eventually, jpeg, watching, write_video
 
@@ -299,15 +300,15 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_fix(
-    red: Path, words: list[str], said: str, tmp_path: Path
+    red: Path, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = write_video(tmp_path / "a.avi", ["red"] * 2)
     words = [{"VIDEO": str(video), "FOLDER": str(tmp_path)}.get(word, word) for word in words]
-    answer = subprocess.run([CATFLAP, "watch", red, *words], capture_output=True, text=True, check=False)
-    assert answer.returncode == 2
-    assert said in answer.stderr
-    assert "\n  fix: " in answer.stderr
-    assert "bug" not in answer.stderr
+    assert main(["watch", str(red), *words]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert "\n  fix: " in message
+    assert "bug" not in message
 
 
 def test_a_watch_logs_frames_now_and_then_and_those_that_decided(red: Path, tmp_path: Path) -> None:
