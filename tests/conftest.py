@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+
+from catflap.errors import EXTRAS
 
 if TYPE_CHECKING:
     from catflap.artifacts.checkpoint import Checkpoint
@@ -45,7 +48,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if reasons:
         terminalreporter.section("skipped")
     for reason, count in reasons.most_common():
-        terminalreporter.line(f"{count:4} {reason.removeprefix('Skipped: ')}")
+        reason = reason.removeprefix("Skipped: ")
+        absent = re.match(r"could not import '(\w+)", reason)
+        if absent and absent[1] in EXTRAS:
+            reason = f"{absent[1]} is not installed: pip install '.[{EXTRAS[absent[1]]}]'"
+        terminalreporter.line(f"{count:4} {reason}")
 
 
 @pytest.fixture(autouse=True)
