@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from catflap.image import Frame
+from catflap.live.frame_sources import find_source
 from catflap.live.frames import SourceLost
-from catflap.live.sources import find_source
 from tests.live.cameras import CATFLAP, camera, eventually, jpeg
 
 COUNT = """

@@ -12,8 +12,8 @@ from PIL import Image
 
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode
+from catflap.live.frame_sources import Splitter
 from catflap.live.frames import SourceLost
-from catflap.live.sources import Splitter
 
 PHOTOS = [encode(scene(seed, 90, 60), "JPEG", quality=80, progressive=seed == 1) for seed in range(3)]
 HEAD = b"--cut\r\nContent-Type: image/jpeg\r\n\r\n"

@@ -9,8 +9,8 @@ from time import monotonic
 import pytest
 
 from catflap.image import Frame, encode
+from catflap.live.frame_sources import find_source
 from catflap.live.frames import SourceLost
-from catflap.live.sources import find_source
 from tests.live.cameras import Camera, camera, flat, jpeg, watching
 
 QUICK = ("--fps", "20", "--dwell", "0.1", "--smoothing", "0.1")

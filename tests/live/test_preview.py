@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
+from catflap.live.frame_sources import Splitter
 from catflap.live.frames import Outage
 from catflap.live.preview import CONNECTIONS, VIEWERS, Preview
-from catflap.live.sources import Splitter
 from tests.live.cameras import PATIENCE, eventually, jpeg
 from tests.live.test_events import BAD, Desk
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from catflap.cli.main import main
-from catflap.live.sources import Splitter
+from catflap.live.frame_sources import Splitter
 from tests.live.cameras import CATFLAP, camera, eventually, jpeg, watching, write_video
 
 QUICK = ("--dwell", "0.1", "--smoothing", "0.1")

@@ -95,13 +95,13 @@ class LogRow:
 
 
 class FieldLog:
-    """A log that is written to: `add` never waits for the disk, and a full disk stops nobody.
+    """A log that is written to: `add` never waits for the disk, and a full disk raises no error.
 
-    The file and the two that SQLite keeps beside it have at most `limit` bytes, 1,000,000 or more; the
-    oldest rows go first. For that a transaction writes a step or one row, the write-ahead log (-wal) is
-    checkpointed when it has five, and the pages in use leave room for both. That cannot be done while
-    somebody reads. `note` is told when rows are lost, at once and then every minute, and when the log is
-    written again.
+    The file and the two that SQLite keeps beside it have at most `limit` bytes, 1,000,000 or more; the oldest
+    rows go first. For that a transaction writes a step or one row, the write-ahead log (-wal) is checkpointed
+    when it has five, and the pages in use leave room for both. That cannot be done while another process
+    reads. `note` is called when rows are lost, at once and then every minute, and when the log is written
+    again.
 
     When the file is moved or deleted a new one is begun within about half a second, which is noted; what
     the old one has in its -wal is checkpointed before.
@@ -120,7 +120,7 @@ class FieldLog:
         self._news = Condition()
         self._closed = False
         self._models: dict[LogModel, int] = {}
-        self._reading = 0.0  # until when it is assumed that somebody reads it, on the monotonic clock
+        self._reading = 0.0  # until when a reader is assumed, on the monotonic clock
         self._open()
         self._thread = Thread(target=self._run, name="field log", daemon=True)
         self._thread.start()
@@ -187,7 +187,7 @@ class FieldLog:
             kept = ""
             try:
                 if self._checkpoint():
-                    return  # somebody reads it; what comes meanwhile is written there, too
+                    return  # it is being read; new rows are written there, too
             except sqlite3.Error as error:
                 kept = f" The old one lacks its last rows: {error}."
             self._database.close()
@@ -313,7 +313,7 @@ class FieldLog:
                 sleep(0.005)
 
     def _checkpoint(self) -> bool:
-        """Empty the write-ahead log into the file; True when somebody reads, which prevents that."""
+        """Empty the write-ahead log into the file; True when a reader prevents that."""
         self._database.execute(f"PRAGMA busy_timeout = {READERS_SECONDS * 1e3:.0f}")
         try:
             return bool(self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
@@ -473,7 +473,7 @@ def _file_id(path: Path) -> tuple[int, int] | None:
 def _mode(path: Path) -> str:
     """SQLite's mode to read a log: rw; ro where it may not be written; immutable where nobody writes it.
 
-    Whoever else writes it has a -wal file beside it.
+    Another writer has a -wal file beside it.
     """
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return "rw"
@@ -483,7 +483,7 @@ def _mode(path: Path) -> str:
 def _create_file(place: Path) -> None:
     """Make an empty file where there is none; -wal and -shm beside it are of a log that was moved away.
 
-    Whoever still writes that one keeps using them, though they have no name any more.
+    A process that still writes that one keeps using them, though they have no name any more.
     """
     if place.exists():
         return

@@ -122,7 +122,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Watch until the source ends or somebody stops it."""
+    """Watch until the source ends or a signal comes."""
     from catflap.live.hysteresis import Rules
     from catflap.live.watch import watch
     from catflap.live.watch_settings import WatchSettings, parse_address, parse_commands, parse_region
@@ -167,17 +167,21 @@ def answer(args: argparse.Namespace) -> int:
     )
     is_writing = False
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: dict[str, Any] | str) -> None:
+        """Print an event or a note; both come from one thread."""
         nonlocal is_writing
         is_writing = True
         try:
-            emit(event, args, _text(event))
+            if isinstance(event, str):
+                note(event)
+            else:
+                emit(event, args, _text(event))
         finally:
             is_writing = False
 
-    watch(settings, tell, note)
+    watch(settings, tell, tell)
     if is_writing:
-        os._exit(0)  # the reader of stdout hangs, and the interpreter would wait for it
+        os._exit(0)  # the reader of stdout or stderr hangs, and the interpreter would wait for it
     return 0
 
 

@@ -44,7 +44,7 @@ class OrderedDelivery:
     """A thread that hands events to `deliver`, one after the other; the sender never waits for it.
 
     An event that is not delivered is tried again until it is, or until more than `capacity` events wait: then
-    the oldest is lost. `note` is told when deliveries begin to fail, and when they succeed again.
+    the oldest is lost. `note` is called when deliveries begin to fail, and when they succeed again.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Output:
     """Events to `tell` and notes to `note`, in order, on a thread of their own, for both may block.
 
     While a live source is watched the oldest events are lost once more than `capacity` wait, and frames go on
-    being classified; a file, `lossless`, waits for whoever reads its events. An exception of `tell` ends the
+    being classified; a file, `lossless`, waits for the reader of its events. An exception of `tell` ends the
     watch: `stop` is requested, and `error` holds it. What the receivers in `tallies` lose is an event
     "undelivered", at once and then at most every ten seconds.
     """

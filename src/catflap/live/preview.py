@@ -31,7 +31,7 @@ BOUNDARY = "frame"
 
 
 class Preview:
-    """A small server. Frames are drawn on the threads of its viewers, so that nothing is drawn for nobody.
+    """A small server. Frames are drawn on the threads of its viewers, and only while there are any.
 
     It is `private` when only this machine can reach it. Then it answers only to a name of this machine: a
     page from elsewhere could otherwise let its own name lead here, and see what the camera sees.

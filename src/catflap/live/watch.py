@@ -18,10 +18,10 @@ from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo
 from catflap.live.archive import Archive, whole_frame
 from catflap.live.delivery import Event, LatestDelivery, OrderedDelivery, Output
+from catflap.live.frame_sources import find_source
 from catflap.live.frames import Outage, Shot, Stop, all_frames, latest_frames, open_first
 from catflap.live.hysteresis import State, average, check_order, leave_threshold, step
 from catflap.live.receivers import COMMAND_SECONDS, KILL_SECONDS, commands, webhook
-from catflap.live.sources import find_source
 from catflap.live.watch_settings import WHOLE, WatchSettings, check_unused, pixel_box
 from catflap.progress import nobody
 from catflap.runtime.classifier import Classifier
@@ -89,7 +89,7 @@ def watch(
         else:
             frames = all_frames(opened, stop)
         parts.callback(frames.close)
-        starting.pop_all()  # from here on whoever reads the source closes it
+        starting.pop_all()  # from here on the reader closes the source
         why = "an error"
         try:
             for found in frames:
@@ -151,7 +151,7 @@ class Counts:
     age_max: float = 0.0
 
     def to_json(self) -> Event:
-        """The counts as they stand in the summary; frames neither judged nor unreadable were dropped."""
+        """The counts as they stand in the summary; frames neither classified nor unreadable were dropped."""
         seconds = monotonic() - self.begun
         return {
             "seconds": round(seconds, 3),
@@ -201,7 +201,7 @@ class Watch:
         check_order(self._enter, self._leave)
         self._state = State()
         self._counts = Counts()
-        self._last: Shot | None = None  # the latest frame that was judged
+        self._last: Shot | None = None  # the latest frame that was classified
         self._logged = -math.inf  # when a frame was last logged, on the source's clock
         self._in_outage = False
         self._unreadable = False
@@ -318,7 +318,7 @@ class Watch:
         self._send(event | self._archive.decided(shot, photo, self.decision))
 
     def _forget(self, why: str) -> None:
-        """Forget what was decided and tell `unsure`, so that nobody acts on it while the camera is off."""
+        """Reset the decision to `unsure`, so that nothing acts on it while the camera is off."""
         before = self.decision
         self._state = State(clock=self._state.clock)
         if self._preview is not None:
@@ -335,7 +335,7 @@ class Watch:
         self._send(event)
 
     def _bad_frame(self, shot: Shot, error: BadPhoto) -> None:
-        """A frame that cannot be read: counted, and told when the one before could be.
+        """A frame that cannot be read: it is counted, and an event when the one before could be read.
 
         When all were so for as long as a source may be silent, nothing is decided any more.
         """

@@ -11,8 +11,8 @@ import pytest
 
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame
+from catflap.live.frame_sources import find_source
 from catflap.live.frames import Shot, Source, Stop, all_frames, open_first
-from catflap.live.sources import find_source
 from tests.live.cameras import flat, jpeg, write_video
 
 
@@ -84,7 +84,7 @@ ON_STDIN = """
 from catflap.image import Frame
 from catflap.live.frames import Stop
 from catflap.live.frames import all_frames
-from catflap.live.sources import find_source
+from catflap.live.frame_sources import find_source
 source = find_source("-", Frame(), timeout=2.0, fps=10.0)
 print(source.live, [round(shot.clock, 3) for shot in all_frames(source.open(), Stop())][-1])
 """

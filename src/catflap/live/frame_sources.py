@@ -224,7 +224,7 @@ class _Pipe:
         return SourceFrame(partial(bytes, jpeg), clock, raw=jpeg)
 
     def close(self) -> None:
-        """Leave the pipe open: it belongs to whoever made it."""
+        """Leave the pipe open: it belongs to the parent process."""
 
 
 class _Folder:
