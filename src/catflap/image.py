@@ -88,7 +88,7 @@ class Frame:
                 raise CatflapError(f"The frame's {field} is {value!r}.", f"Use 1 to {most}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The frame as it stands in dataset.json, checkpoint.json and bundle.json."""
+        """The frame as written to dataset.json, checkpoint.json and bundle.json."""
         return asdict(self)
 
     @classmethod
@@ -351,7 +351,7 @@ def _is_incomplete(data: bytes, image: Image.Image) -> bool:
     """Whether a decoded JPEG lacks data, which libjpeg fills with grey or noise and reports nowhere.
 
     Three cheap signs of missing data are looked for: a run of zeros among the entropy-coded data, a last
-    pixel of the grey that stands for missing blocks, and progressive scans that end before full precision.
+    pixel of the grey that fills missing blocks, and progressive scans that end before full precision.
     Each also occurs in whole photos, so a sign is confirmed by decoding changed copies: whole data ends
     where the decoder needs it to, so bytes put after it change nothing, and other bytes in place of its last
     ones change pixels.

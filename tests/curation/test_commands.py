@@ -53,7 +53,7 @@ def test_review_apply_answers_and_its_exit_code_tells_what_is_left(
         printed = capsys.readouterr()
         answer = json.loads(printed.out)
         assert (answer["kept"], len(answer["unknown"])) == (1, code)
-        assert ("were not carried out" in printed.err) == bool(code)
+        assert ("were not applied" in printed.err) == bool(code)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--manifest",
         metavar="MANIFEST",
         type=Path,
-        help="where the manifest that the dataset was made from lies now, if it was moved",
+        help="the manifest that the dataset was made from, if it was moved",
     )
     parser.add_argument("--shown", type=int, metavar="N", help="suspects to show on the page (default: 400)")
     parser.add_argument(
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "with pretrained weights (default: efficientnet_lite0)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed that deals photos into folds (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed that assigns photos to folds (default: 0)"
     )
     parser.add_argument(
         "--device",
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Audit and print a line a suspect, in the order to look at them."""
+    """Audit and print a line for each suspect, in the order to review them."""
     from catflap.artifacts.dataset import load_dataset
     from catflap.artifacts.manifest import load_manifest
     from catflap.curation.audit import audit
@@ -62,7 +62,7 @@ def answer(args: argparse.Namespace) -> int:
         )
     kinds = Counter(one.kind for one in found.suspects)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    before = f"; {found.settled} were decided on before" if found.settled else ""
+    before = f"; {found.settled} were reviewed before" if found.settled else ""
     note(f"{len(found.suspects)} suspects ({counts or 'none'}){before}. Nothing was changed.")
     for pair in found.confusions[:5]:
         note(f"Estimated photos labelled {pair['label']} that show {pair['shows']}: {pair['photos']}.")

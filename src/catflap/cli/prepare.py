@@ -57,12 +57,12 @@ def frame_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def frame_of(args: argparse.Namespace) -> Frame | None:
-    """The frame that was asked for, if anything was said about it."""
+    """The frame of --size and --fit; None when neither is given."""
     if args.size is None and args.fit is None:
         return None
-    usual = Frame()
-    width, height = args.size or (usual.width, usual.height)
-    return Frame(width, height, args.fit or usual.fit)
+    default = Frame()
+    width, height = args.size or (default.width, default.height)
+    return Frame(width, height, args.fit or default.fit)
 
 
 def sides(text: str) -> tuple[int, int]:
@@ -71,7 +71,7 @@ def sides(text: str) -> tuple[int, int]:
     try:
         return int(width), int(height or width)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 288 or 352x288") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 288 or 352x288") from error
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -97,6 +97,6 @@ def answer(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if 0 < dataset.shrink < min(dataset.frame.width, dataset.frame.height):
-        note("Train photos are smaller now than the frame, so that the model will learn from blurred ones.")
+        note("Shrunk train photos are smaller than the frame, so the model learns from blurred photos.")
     emit(dataset.to_json(), args)
     return 0

@@ -8,9 +8,7 @@ from pathlib import Path
 from catflap.cli.options import given_options, part_of
 from catflap.cli.output import emit, note, progress_bar
 
-HELP = (
-    "Make a page of photos from the field, and carry out what a person decided on such a page or an audit's."
-)
+HELP = "Make a page of photos from the field, and apply what a person decided on such a page or an audit's."
 EXAMPLE = "catflap review apply audited.manifest decisions.json -o reviewed.manifest"
 
 
@@ -44,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Do what was asked; 1 when some decisions could not be carried out."""
+    """Run the subcommand; 1 when some decisions could not be applied."""
     return {"apply": _apply, "queue": _queue, "take": _take}[args.verb](args)
 
 
@@ -82,7 +80,7 @@ def _apply(args: argparse.Namespace) -> int:
         note("The decisions were made on another manifest; photos were found by their bytes.")
     if outcome.left:
         note(
-            f"{outcome.left} decisions were not carried out: "
+            f"{outcome.left} decisions were not applied: "
             f"{len(outcome.unknown)} on photos that are not here, "
             f"{len(outcome.stale)} on photos with another label by now, "
             f"{len(outcome.unusable)} on photos that are not in use."

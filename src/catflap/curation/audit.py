@@ -91,7 +91,7 @@ def audit(
 
     It has the rows of the Dataset's Manifest, unchanged, beside suspects.jsonl and review.html, which
     shows `shown` suspects. Features are cached, so a stopped audit goes on where it was. `manifest` is
-    the one that the Dataset was prepared from, when it is no longer where it was.
+    the one that the Dataset was prepared from, when it has been moved.
     """
     out = Path(out)
     refuse_foreign(out, MARKER)
@@ -157,8 +157,8 @@ def find(labels: Sequence[str], photos: Photos, predictions: Predictions, manife
     unsure = (probabilities.argmax(axis=1) != photos.labels) & ~wrong
     outliers = predictions.outlying >= OUTLIER
     under_two_labels = mixed(photos.labels, photos.groups)
-    asked = np.union1d(np.flatnonzero(wrong | unsure | outliers), under_two_labels)
-    known, twice = look_up(manifest, set(photos.ids[asked].tolist()))
+    wanted = np.union1d(np.flatnonzero(wrong | unsure | outliers), under_two_labels)
+    known, twice = look_up(manifest, set(photos.ids[wanted].tolist()))
     twins = _twins(photos, under_two_labels, known)
     best = _best_other(probabilities, photos.labels)
     doubt = 1 - probabilities[np.arange(len(probabilities)), photos.labels]

@@ -290,10 +290,10 @@ def _unusual_statistics(
     table = np.stack(features)
     middle = np.median(table, axis=0)
     spread = 1.4826 * np.median(np.abs(table - middle), axis=0) + 1.0
-    odd = (np.abs(table - middle) / spread).max(axis=1)
+    deviation = (np.abs(table - middle) / spread).max(axis=1)
     return [
         (min(1.0, away / (4 * UNUSUAL)), one)
-        for away, one in zip(odd.tolist(), able, strict=True)
+        for away, one in zip(deviation.tolist(), able, strict=True)
         if away > UNUSUAL
     ]
 

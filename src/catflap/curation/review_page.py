@@ -24,7 +24,7 @@ from catflap.progress import Progress, track
 
 PAGE = "review.html"
 APPLY = "catflap review apply MANIFEST decisions.json -o reviewed.manifest"
-LARGE, SMALL = 448, 128  # px, the longer side of a suspect and of what stands beside it
+LARGE, SMALL = 448, 128  # px, the longer side of a suspect and of photos beside it
 MAX_BYTES = 64 << 20  # some 300,000 decisions
 MAX_REASON = 200
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -153,7 +153,7 @@ def _base64(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person said of the photo `id`, whose label `was` so at that time.
+    """A person's decision about the photo `id`, whose label `was` this at that time.
 
     `label` is the one that it shall have, or None when it shall be dropped, for a `reason`.
     """

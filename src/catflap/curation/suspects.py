@@ -28,8 +28,8 @@ TWO_LABELS = "two_labels"
 class Suspect:
     """A photo and what may be wrong with it; `score` is 0 to 1, comparable except for outliers.
 
-    `kind` is "label_error" (its label is probably wrong), "two_labels" (the same picture stands under
-    `suggested` too), "look_alike" (it looks more like `suggested`, with less confidence) or "outlier" (it
+    `kind` is "label_error" (its label is probably wrong), "two_labels" (the same picture is also under
+    `suggested`), "look_alike" (it looks more like `suggested`, with less confidence) or "outlier" (it
     is unlike all others, and nothing is suggested: perhaps it shows none of the labels).
     """
 

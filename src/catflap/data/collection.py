@@ -64,7 +64,7 @@ class PhotoColumns:
     """The columns that are held in memory for all photos, shape (n,); about 70 bytes a photo.
 
     `ids` are the first 128 bits of the sha256, (n, 2); `labels` and `users` are numbers of names,
-    users -1 where there is none; `roles` are those that the source states, as positions in
+    users -1 for no user group; `roles` are those that the source states, as positions in
     ROLE_ORDER or beyond it; `hashed` tells which photos have a perceptual hash.
     """
 
@@ -97,7 +97,7 @@ def find_copies(parts: Parts) -> Copies:
 
     Of files with the same bytes the first of the first stated role is kept and the others are dropped, or,
     under different labels, all are quarantined. A group holds near-duplicates and the user's groups of
-    them and of their dropped copies; -1 is none.
+    them and of their dropped copies; -1 means no group.
     """
     facts = load_columns(parts)
     reasons, kept = _mark_copies(parts, facts)
@@ -177,7 +177,7 @@ def load_columns(parts: Parts) -> PhotoColumns:
 
 
 def _mark_copies(parts: Parts, facts: PhotoColumns) -> tuple[dict[int, str], Positions]:
-    """Set the status of files with the same bytes; returns why, by row, and the row that stands for each."""
+    """Set the status of files with the same bytes; returns the reasons, by row, and the kept row of each."""
     rows = np.flatnonzero(facts.status == OK)
     rows = rows[np.lexsort((rows, facts.roles[rows], facts.ids[rows, 1], facts.ids[rows, 0]))]
     same = (facts.ids[rows[1:]] == facts.ids[rows[:-1]]).all(axis=1)

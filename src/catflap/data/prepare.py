@@ -267,5 +267,5 @@ def _check_roles(
         if shares[ORDER[code]] > 0:
             raise CatflapError(
                 f"No photos of {names[number]!r} are left for the role {ORDER[code]!r}.",
-                "Add photos that are no near-duplicates, or state fewer roles in the source.",
+                "Add photos that are not near-duplicates, or state fewer roles in the source.",
             )

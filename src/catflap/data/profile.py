@@ -199,7 +199,7 @@ def _page(kicker: str, title: str, tiles: Mapping[str, int], sections: Iterable[
 
 
 def _section(title: str, body: str, note: str = "") -> str:
-    """A heading with what stands under it; nothing when there is nothing."""
+    """A heading with a note and a body; "" for an empty body."""
     lead = f'<p class="note">{text(note)}</p>' if note else ""
     return f"<section><h2>{text(title)}</h2>{lead}{body}</section>" if body else ""
 
@@ -224,7 +224,7 @@ def _bars(name: str, counts: Mapping[str, int]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as a table; numbers stand to the right."""
+    """Rows as a table; numbers are right-aligned."""
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     names = "".join(f"<th>{text(name)}</th>" for name in head)
     return f'<div class="box"><table><tr>{names}</tr>{body}</table></div>' if body else ""
