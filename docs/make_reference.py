@@ -138,7 +138,7 @@ def homes() -> dict[tuple[str, str], str]:
             for action in parser._actions:
                 if isinstance(action, argparse._SubParsersAction):
                     waiting += [(f"{name} {part}", inner) for part, inner in action.choices.items()]
-                elif listed(action) and action.option_strings:
+                elif listed(action):
                     found.setdefault((names(action), meaning(action)), command)
     return found
 
