@@ -6,15 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from catflap.data import ray_cluster as on_ray
-from catflap.data.examine import examine
+from catflap.data import ray_cluster
 from catflap.data.parts import plan_parts
 from catflap.data.scan import scan
 from catflap.data.sources import DEFAULT_COLUMNS, open_source
@@ -28,18 +26,16 @@ pytestmark = pytest.mark.slow
 PORT = 21_001
 
 
-def lethal(references: pa.Table) -> pa.Table:
-    """Examine a batch, or die of it without a word."""
-    if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
+LETHAL = """
+import os
+from catflap.data.examine import examine_photo
+from catflap.data.workers import work_on_stdin
+def lethal(reference):
+    if "/cat/007" in reference["uri"]:
         os._exit(9)
-    return examine(references)
-
-
-def greedy(references: pa.Table) -> pa.Table:
-    """Examine a batch, or have too little memory for it."""
-    if any("/cat/007" in uri for uri in references["uri"].to_pylist()):
-        raise MemoryError
-    return examine(references)
+    return examine_photo(reference)
+work_on_stdin(lethal)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -73,30 +69,21 @@ def test_a_cluster_at_an_address_gives_the_same_manifest(photos: Path, cluster: 
     assert tree(scan(photos, tmp_path / "ray", on=cluster).path) == tree(scan(photos, tmp_path / "m").path)
 
 
-@pytest.mark.parametrize("examine", [lethal, greedy])
-def test_a_photo_that_kills_its_process_is_found_on_ray(
-    examine: on_ray.Examine, photos: Path, tmp_path: Path
-) -> None:
+def test_a_photo_that_kills_its_process_is_found_on_ray(photos: Path, tmp_path: Path) -> None:
     parts = plan_parts(tmp_path, open_source(photos, DEFAULT_COLUMNS).references, "test")
-    found = dict(on_ray.run(parts.missing(), "ray", examine))
+    command = (sys.executable, "-c", LETHAL)
+    found = dict(ray_cluster.run(parts.missing(), "ray", command=command))
     table = pa.concat_tables([found[number] for number in sorted(found)])
     crashed = table.filter(pc.equal(table["reason"], "decoder_crashed"))
     assert [Path(uri).name for uri in crashed["uri"].to_pylist()] == ["007.jpg"]
     assert table.num_rows == 202
 
 
-def test_nodes_without_this_catflap_are_one_error(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A function that no node can import says nothing about the photos."""
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "only_here.py").write_text("def examine(references):\n    return references\n")
-    monkeypatch.syspath_prepend(tmp_path / "here")
+def test_nodes_that_cannot_start_a_worker_are_one_error(photos: Path, tmp_path: Path) -> None:
     parts = plan_parts(tmp_path, open_source(photos, DEFAULT_COLUMNS).references, "test")
-    with pytest.raises(
-        CatflapError, match=r"cannot run this Catflap: .*No module named 'only_here'"
-    ) as error:
-        list(on_ray.run(parts.missing(), "ray", import_module("only_here").examine))
+    command = (sys.executable, "-c", "raise SystemExit(3)")
+    with pytest.raises(CatflapError, match=r"cannot run this Catflap: .*does not start") as error:
+        list(ray_cluster.run(parts.missing(), "ray", command=command))
     assert f"Install Catflap {VERSION} there" in error.value.fix
 
 
@@ -114,5 +101,5 @@ def test_an_address_that_does_not_answer_is_an_error_within_half_a_minute(
 
 
 def test_a_place_that_is_none_is_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(CatflapError, match="no place to run"):
+    with pytest.raises(CatflapError, match="not the address of a Ray cluster"):
         scan(photos, tmp_path / "m", on="spark")
