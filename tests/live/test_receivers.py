@@ -284,7 +284,7 @@ def test_a_command_that_does_not_read_a_long_event_ends_like_any_other() -> None
         commands({"cat": "sleep 60"}, seconds=0.3)(event)
 
 
-@pytest.mark.parametrize("part", ["status", "headers", "nothing"])
+@pytest.mark.parametrize("part", ["status", "headers", "nothing", "handshake"])
 def test_a_webhook_has_one_deadline_for_the_whole_request(part: str) -> None:
     """A server that sends a byte now and then is never late for a socket."""
     server = socket.create_server(("127.0.0.1", 0))
@@ -293,15 +293,19 @@ def test_a_webhook_has_one_deadline_for_the_whole_request(part: str) -> None:
     def drip() -> None:
         one = server.accept()[0]
         with suppress(OSError), one:
-            if part != "nothing":
-                one.sendall(b"HTTP/1.1 200 OK\r\nX: " if part == "headers" else b"HTTP/1.1 ")
+            begin = {
+                "headers": b"HTTP/1.1 200 OK\r\nX: ",
+                "status": b"HTTP/1.1 ",
+                "handshake": b"\x16\x03\x03\x40\x00",
+            }
+            one.sendall(begin.get(part, b""))
             while not over.wait(0.05):
-                if part != "nothing":
-                    one.sendall(b" ")
+                one.sendall(b"" if part == "nothing" else b" ")
 
     thread = threading.Thread(target=drip)
     thread.start()
-    deliver = webhook(f"http://127.0.0.1:{server.getsockname()[1]}/", seconds=0.5)
+    scheme = "https" if part == "handshake" else "http"
+    deliver = webhook(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/", seconds=0.5)
     with pytest.raises(NotDelivered, match=r"no answer within 0\.5 s"):
         deliver({"number": 1})
     over.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from catflap.stopping import stopped_by_signals
 if TYPE_CHECKING:
     from catflap.live.preview import Preview  # which imports OpenCV
 
+SWITCH_SECONDS = 5e-4  # after which a busy Python thread lets another one run; Python's own 5 ms add up
 SHARE_OF_FRAMES = 0.8  # that decide a label at an operating point, before the label is entered
 Receiver = OrderedDelivery | LatestDelivery
 
@@ -61,6 +63,8 @@ def watch(
     check_unused(settings, source.name, live=source.live, paced=source.paced)
     stop = Stop()
     with ExitStack() as parts, stopped_by_signals(partial(_stop_on_signal, stop)):
+        parts.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(SWITCH_SECONDS)
         output = Output(tell, note, stop, lossless=not source.live)
         parts.callback(output.close)
         if classifier.notice:
