@@ -9,8 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from catflap.evaluation.calibration import operating_point
+from catflap.evaluation.decision_rates import decision_rates
 from catflap.evaluation.intervals import significantly_positive
 from catflap.evaluation.metrics import measure
+from catflap.runtime.decisions import DecisionRule, decide, softmax
 
 SETS = 200
 NAMES = ["cat", "other"]
@@ -86,3 +89,66 @@ def test_a_gain_is_beyond_chance_where_there_is_one_and_seldom_else():
 def test_photos_of_one_group_show_no_gain(gains, shown):
     assert not significantly_positive(np.array(gains), np.full(len(gains), 7))
     assert significantly_positive(np.array(gains), np.arange(len(gains)) + 7) == shown
+
+
+WEAK, GOOD = 1.5, 5.0  # shifts of the true label's logit: accuracy 0.76 and 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("groups", "shift"), [(150, WEAK), (2000, WEAK), (500, GOOD), (4000, GOOD)], ids=str)
+def test_every_figure_of_a_page_covers_93_to_97_percent(groups, shift):
+    """1,000 sets; four standard errors of a coverage of 0.95 are 0.028, so below 0.93 or so it is no chance.
+
+    Above, discrete figures of few mistakes are wider than they must be: Wilson's interval never is too short.
+    """
+    rng = np.random.default_rng(15)
+    truth = figures(*source(rng, 400_000, shift, 1.0))
+    held, given = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
+    for seed in range(1000):
+        for name, number in figures(*source(rng, groups, shift, 1.0), seed=seed).items():
+            if number["low"] is not None:
+                given[name] += 1
+                held[name] += number["low"] <= truth[name]["value"] <= number["high"]
+    coverage = {name: held[name] / given[name] for name in truth if given[name] > 500}
+    print({name: round(share, 3) for name, share in coverage.items()})
+    assert {name: share for name, share in coverage.items() if share < 0.93} == {}
+    assert np.mean(list(coverage.values())) < 0.98
+
+
+def figures(logits, labels, owners, seed=0):
+    """Every figure with an interval on the page of two labels, the decisions' too."""
+    metrics = measure(logits, labels, owners, NAMES, seed=seed)
+    cat = metrics["per_class"]["cat"]
+    rule = DecisionRule(0.9, 0.02)
+    rates = decision_rates(decide(softmax(logits), NAMES, rule), labels, owners, NAMES)
+    return {
+        **{name: metrics[name] for name in ("accuracy", "macro_f1", "roc_auc", "log_loss")},
+        "calibration_error": metrics["calibration_error"],
+        **{f"cat {name}": cat[name] for name in ("precision", "recall", "f1")},
+        **{f"cat recall at {rate}": cat["recall_at_fpr"][rate] for rate in ("0.01", "0.001")},
+        **{name: rates[name] for name in ("decided", "wrong", "unsure", "wrong_when_decided")},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("goal", "value"), [("max_fpr", 0.01), ("max_fpr", 0.05), ("min_recall", 0.95)])
+@pytest.mark.parametrize("groups", [400, 2000])
+def test_operating_points_keep_their_word(goal, value, groups):
+    """In at most 5 % of 1,000 sets, and four standard errors, the population's rate is beyond the goal."""
+    rng = np.random.default_rng(16)
+    logits, labels, owners = source(rng, 400_000, 3, 1.0)
+    _, first = np.unique(owners, return_index=True)  # the promise is about groups, whose worst photo counts
+    everyone, truth = softmax(logits)[:, 0], labels == 0
+    broken = proven = 0
+    for _ in range(1000):
+        logits, labels, owners = source(rng, groups, 3, 1.0)
+        point = operating_point(softmax(logits)[:, 0], labels == 0, groups=owners, **{goal: value})
+        if not point["proven"] or point["threshold"] is None:
+            continue
+        proven += 1
+        taken = everyone[first] >= point["threshold"]
+        of = truth[first] if goal == "min_recall" else ~truth[first]
+        rate = taken[of].mean()
+        broken += rate < value if goal == "min_recall" else rate > value
+    assert proven == 0 or broken / proven < 0.05 + 4 * (0.05 * 0.95 / proven) ** 0.5
+    assert proven > 900 or groups == 400

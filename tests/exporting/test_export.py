@@ -312,7 +312,7 @@ def test_what_cannot_be_exported_is_refused_at_once(
 @pytest.mark.parametrize(
     ("count", "size", "what"),
     [
-        (991, 0, "There would be 1001 golden cases with the drawn ones, 1000 at most. .*--golden"),
+        (968, 0, "There would be 1001 golden cases with the drawn ones, 1000 at most. .*--golden"),
         (300, 1 << 20, "their frames would have 30[0-9.]* MiB, 256 at most. .*--golden"),
     ],
 )

@@ -301,7 +301,12 @@ def test_a_variant_that_cannot_run_here_is_told_and_not_judged(
     verdict = verify(path)
     assert verdict.passed
     assert "abacus" in verdict.not_run["fp32"]
-    assert [check.name for check in verdict.checks] == ["integrity", "pixels", "golden:int8"]
+    assert [check.name for check in verdict.checks] == [
+        "integrity",
+        "pixels",
+        "golden:int8",
+        "decisions:int8",
+    ]
     assert main(["verify", str(path), "--variants", "fp32", "--json"]) == 2
     assert "abacus" in json.loads(capsys.readouterr().out)["error"]["what"]
     assert main(["verify", str(path), "--variants", "int4"]) == 2

@@ -45,7 +45,8 @@ def failed(verdict: Verdict) -> list[str]:
 def test_what_was_exported_passes(drawn_bundle: Exported) -> None:
     verdict = verify(drawn_bundle.path)
     assert verdict.passed
-    assert [check.name for check in verdict.checks] == ["integrity", "pixels", "golden:fp32", "golden:int8"]
+    names = ["golden:fp32", "decisions:fp32", "golden:int8", "decisions:int8"]
+    assert [check.name for check in verdict.checks] == ["integrity", "pixels", *names]
     answer = verdict.to_json()
     assert answer["verdict"] == "pass"
     assert all(set(check) == {"name", "pass", "value", "limit"} for check in answer["checks"])

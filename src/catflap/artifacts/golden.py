@@ -1,4 +1,4 @@
-"""Golden cases: photos, the frames they must become, and the logits each variant must answer."""
+"""Golden cases: photos, the frames they must become, and each variant's logits, probabilities, decisions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from catflap.image import Frame, Pixels, read_file, read_pixels
 
 FILE = "golden.npz"
 MAX_BYTES = 256 << 20  # unpacked
+PROBES = 2  # rows of logits a variant, on either side of its decision threshold
 HEADERS = 1 << 16  # bytes of these that those of the arrays may have
 
 
@@ -26,11 +27,18 @@ HEADERS = 1 << 16  # bytes of these that those of the arrays may have
 class Golden:
     """`photos` are the bytes of image files; `frames` uint8 (n, height, width, 3) what the Frame
     makes of them; `logits` maps each variant to float32 (n, labels) as answered when exported.
+
+    Bundles before format 1.1 lack the rest. `probes` are logits (k, labels) on either side of the decision
+    threshold, which no photo needs to hit; `probabilities` (n + k, labels) and `decisions` (n + k,), the
+    label's number or -1, are what cases and probes were answered with.
     """
 
     photos: tuple[bytes, ...]
     frames: Pixels
     logits: Mapping[str, npt.NDArray[np.float32]]
+    probes: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    probabilities: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    decisions: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
 
 def load_photo(path: str | os.PathLike[str], frame: Frame) -> bytes:
@@ -60,7 +68,7 @@ def check_golden(
             f"There would be {len(photos)} golden cases with the drawn ones, {most} at most.",
             "Name fewer photos with --golden.",
         )
-    case = 3 * frame.width * frame.height + 4 * logits + 8  # 8: where its photo ends
+    case = 3 * frame.width * frame.height + 12 * logits + 8  # 8: where its photo ends
     size = sum(map(len, photos)) + len(photos) * case
     if size > MAX_BYTES - HEADERS:
         raise CatflapError(
@@ -70,13 +78,16 @@ def check_golden(
 
 
 def encode_golden(golden: Golden) -> bytes:
-    """The bytes of golden.npz: `photos` (all bytes in one row), `ends`, `frames`, `logits.NAME`."""
+    """The bytes of golden.npz: `photos` (all bytes in one row), `ends`, `frames`, `logits.NAME`, …"""
     buffer = io.BytesIO()
     arrays = {
         "photos": np.frombuffer(b"".join(golden.photos), np.uint8),
         "ends": np.cumsum([len(photo) for photo in golden.photos], dtype=np.int64),
         "frames": golden.frames,
         **{f"logits.{name}": logits for name, logits in golden.logits.items()},
+        **{f"probes.{name}": rows for name, rows in golden.probes.items()},
+        **{f"probabilities.{name}": rows for name, rows in golden.probabilities.items()},
+        **{f"decisions.{name}": numbers for name, numbers in golden.decisions.items()},
     }
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -108,7 +119,19 @@ def _golden(arrays: Mapping[str, npt.NDArray[np.generic]], bundle: Bundle) -> Go
     if (ends < starts).any() or ends[-1] != len(flat):
         raise ValueError("the photos do not end where they should")
     photos = tuple(flat[start:end].tobytes() for start, end in zip(starts, ends, strict=True))
-    return Golden(photos, frames, logits)
+    answered = [name for name in bundle.variants if f"decisions.{name}" in arrays]  # none in older bundles
+    probes = {name: _array(arrays, f"probes.{name}", np.float32, (PROBES, labels)) for name in answered}
+    if not all(np.isfinite(rows).all() for rows in probes.values()):
+        raise ValueError("a logit of a probe is not a number")
+    rows = count + PROBES
+    return Golden(
+        photos,
+        frames,
+        logits,
+        probes,
+        {name: _array(arrays, f"probabilities.{name}", np.float32, (rows, labels)) for name in answered},
+        {name: _array(arrays, f"decisions.{name}", np.int32, (rows,)) for name in answered},
+    )
 
 
 def _array(

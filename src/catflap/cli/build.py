@@ -57,6 +57,8 @@ def answer(args: argparse.Namespace) -> int:
 
 def build_text(fields: dict) -> str:  # type: ignore[type-arg]
     """The summary of a build as text: the model, each variant's accuracy, seconds per step, and paths."""
+    from catflap.evaluation.decision_rates import in_words
+
     trained, frame = fields["trained"], fields["trained"]["frame"]
     size = f"{frame['width']} × {frame['height']} px"
     lines = [f"{trained['backbone']} at {size}, {frame['fit']}, recipe {trained['recipe']}"]
@@ -64,6 +66,11 @@ def build_text(fields: dict) -> str:  # type: ignore[type-arg]
         f"{name}: accuracy {variant['accuracy']['value']:.4f} ({variant['accuracy']['low']:.4f} to "
         f"{variant['accuracy']['high']:.4f}), {variant['flips']} flips, {variant['bytes'] / 1e6:.2f} MB"
         for name, variant in fields["variants"].items()
+    ]
+    lines += [
+        f"{name}: {in_words(variant['decisions'])}"
+        for name, variant in fields["variants"].items()
+        if variant["decisions"]
     ]
     seconds = {
         name: "unchanged" if step["skipped"] else f"{step['seconds']:.1f} s"

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Evaluate and print the metrics."""
     from catflap.artifacts.report import judged_on
-    from catflap.evaluation.decision_rates import in_words
+    from catflap.evaluation.decision_rates import in_words, many_unsure
     from catflap.pipeline.evaluate import evaluate
 
     with progress_bar(args) as progress:
@@ -41,7 +41,7 @@ def answer(args: argparse.Namespace) -> int:
         for name, found in report.variants.items()
     ]
     decisions = [
-        f"{name}: {in_words(found['decisions'])}"
+        f"{name}: {in_words(found['decisions'])}{many_unsure(found['decisions'])}"
         for name, found in report.variants.items()
         if "decisions" in found
     ]

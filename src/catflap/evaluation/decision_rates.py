@@ -125,6 +125,14 @@ def in_words(rates: Mapping[str, Any]) -> str:
     return f"Of {photos:,} {number}: {decided:,} decided, {wrong:,} of them wrong, {unsure:,} unsure."
 
 
+def many_unsure(rates: Mapping[str, Any]) -> str:
+    """A warning where more than a third of the photos are unsure, else nothing."""
+    share = rates["unsure"]["value"]
+    if share is None or share <= MANY_UNSURE:
+        return ""
+    return f" Warning: {100 * share:.0f} % are unsure: allow a higher error rate, or train on more photos."
+
+
 def _rates(said: Ints, truth: Ints, owners: Ints, among: Flags) -> dict[str, Any]:
     decided, right = said >= 0, said == truth
 

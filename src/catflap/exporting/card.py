@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from catflap.artifacts.schema import faults
-from catflap.evaluation.decision_rates import shown_rates
+from catflap.evaluation.decision_rates import in_words, shown_rates
 
 # What the format leaves open and the card tells: a bundle of another writer may hold something else there.
 _NUMBER, _WHOLE, _TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
@@ -139,7 +139,16 @@ def _rate(figures: Mapping[str, Any], name: str) -> str:
 def _decision(name: str, variant: Mapping[str, Any]) -> list[str]:
     """What a variant promises, and what other error rates would leave unsure."""
     decision = variant["decision"]
-    lines = [
+    lines = []
+    if "decisions" in variant:
+        rates = variant["decisions"]
+        unsure = rates["counts"]["unsure"]
+        habit = f"Says “unsure” on {unsure:,} of {rates['photos']:,}" if unsure else "Never said “unsure” on"
+        lines += [
+            f"- {name}: {in_words(rates)} {habit} test photos; wrong on a share of {_rate(rates, 'wrong')}, "
+            f"of those decided {_rate(rates, 'wrong_when_decided')}."
+        ]
+    lines += [
         f"- {name}: at most {100 * decision['error_rate']:.2g} % of photos like the {decision['photos']} "
         f"calibration photos get a wrong label; where that is not sure, it says “unsure” (threshold "
         f"{decision['threshold']:.4f})."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from catflap.artifacts.golden import Golden, check_golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
-from catflap.exporting.golden_cases import drawn_photos
+from catflap.exporting.defects import MAX_EXTRA, choose_cases
+from catflap.exporting.golden_cases import drawn_cases, extra_case
 from catflap.exporting.judging import (
     PRECISIONS,
     ExportSource,
@@ -48,7 +50,7 @@ from catflap.progress import Progress, silent
 from catflap.runtime.decisions import check_error_rate, parse_point_specs, point_specs
 from catflap.runtime.engine import engine_error, open_members
 from catflap.runtime.engine_onnx import VERSION as ONNXRUNTIME
-from catflap.runtime.engine_onnx import open_session
+from catflap.runtime.engine_onnx import open_model, open_session
 from catflap.training.onnx_graph import INPUT, OUTPUT
 from catflap.version import VERSION
 
@@ -87,12 +89,15 @@ def export(
     specs = parse_point_specs(operating_points, checkpoint.labels)
     check_error_rate(error_rate)
     untested = untested_names(variants)
-    photos = (*drawn_photos(checkpoint.frame), *golden_photos)
-    check_golden(photos, checkpoint.frame, len(checkpoint.labels) * (len(variants) - len(untested)))
-    frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
+    drawn = [case.photo for case in (*drawn_cases(checkpoint.frame), *map(extra_case, range(MAX_EXTRA)))]
+    rows = len(checkpoint.labels) * (len(variants) - len(untested))
+    check_golden((*drawn, *golden_photos), checkpoint.frame, rows)
     with working_folder(out, "export") as folder:
         try:
             source = load_source(checkpoint, dataset, progress, specs, Workspace(folder), error_rate)
+            cases, defects = choose_cases(checkpoint.frame, open_model(source.onnx), PIXEL_TOLERANCE)
+            photos = (*(case.photo for case in cases), *golden_photos)
+            frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
             entries, files = _write_untested(untested, source)
             judged = {
                 name: _kept_or_judged(name, source, frames) for name in variants if name not in untested
@@ -114,7 +119,10 @@ def export(
                 "default_variant": next(iter(judged)),
                 "variants": {name: one.entry for name, one in judged.items()},
                 "prior": checkpoint.prior,
-                "golden": {"file": GOLDEN, "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE},
+                "golden": {
+                    "file": GOLDEN, "cases": len(photos), "pixel_tolerance": PIXEL_TOLERANCE,
+                    "defects": defects,
+                },
                 "ancestors": {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
                 "licences": checkpoint.licences,
                 "versions": versions | {"catflap": VERSION, "onnxruntime": ONNXRUNTIME},
@@ -349,7 +357,7 @@ def _add(
     for one in judged.values():
         files |= one.files
     logits = {**golden.logits, **{name: one.logits for name, one in judged.items()}}
-    sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
+    sha256 = write_verified(out, head, files, replace(golden, logits=logits))
     return _answer(out, sha256, bundle.default_variant, judged, untested)
 
 

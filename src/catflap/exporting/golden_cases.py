@@ -1,44 +1,123 @@
-"""Drawn photos for golden cases: every way of decoding, and nothing of the user's in them."""
+"""Drawn golden cases: photos that take every path of decoding, more where a defect would go unnoticed."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from catflap.image import Frame, Pixels, encode
 
-ROTATED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6
-# At 1/s, and in how many px: a large photo costs the time of every check and the memory of a small device.
-# At 1/2 that is a frame of 790 px; a phone's 12 megapixels are decoded whole from 757 px on.
+# Decoded at 1/s, with at most so many pixels: a large photo costs time in every check and memory on a small
+# device. 1/2 serves frames of up to 790 px; 12 megapixels of a phone are decoded whole from 757 px on.
 SCALES = ((8, 4_300_000), (4, 4_300_000), (2, 10_000_000))
-NEVER_SCALED = (1700, 1300)  # px, for a frame at which no photo of that size is scaled
-STRIPES = 0.82  # of a pixel that is decoded at 1/s: thinner than two can show, so that they alias
-PATCH = 32  # px of the frame that the stripes cover at most, across and down
+NEVER_SCALED = (1700, 1300)  # px, for frames so large that no such photo is scaled
+STRIPES = 0.82  # cycles per pixel decoded at 1/s: above the Nyquist limit, so that they alias
+PATCH = 32  # px of the frame that the stripes cover at most
+
+
+@dataclass(frozen=True)
+class DrawnCase:
+    """A drawn photo, and by decoding defect that concerns it the photo that such a decoder would see."""
+
+    photo: bytes
+    defective: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def drawn_photos(frame: Frame | None = None) -> tuple[bytes, ...]:
-    """The bytes of image files that between them take every path of a Frame; the same each time.
+    """The photos of `drawn_cases`."""
+    return tuple(case.photo for case in drawn_cases(frame))
 
-    A plain JPEG of 500 × 375 px comes first; then a rotated one, a large one (scaled decode), grey,
-    CMYK, a wide-gamut ICC profile, PNG with alpha, with a palette, with 16 bits, and lossless WebP.
+
+def drawn_cases(frame: Frame | None = None) -> tuple[DrawnCase, ...]:
+    """Cases that together take every decoding path of a Frame; the same each time.
+
+    A plain JPEG of 500 × 375 px, one with EXIF orientation 6, a large one (scaled decode), grey, CMYK, a
+    wide-gamut ICC profile, PNG with alpha, with a palette, with 16 bits, lossless WebP; then JPEGs of the
+    other seven EXIF orientations.
     """
+    wide, cmyk, alpha, deep = scene(5, 311, 208), scene(4, 300, 300), _with_alpha(scene(6, 200, 260)), _deep()
     return (
-        encode(scene(0, 500, 375), "JPEG", quality=90),
-        encode(scene(1, 320, 427), "JPEG", quality=92, exif=ROTATED),
-        encode(large_scene(frame or Frame()), "JPEG", quality=70, progressive=True),
-        encode(scene(3, 333, 251)[..., 1], "JPEG", quality=90),
-        encode(scene(4, 300, 300), "JPEG", "CMYK", quality=90),
-        encode(scene(5, 311, 208), "JPEG", quality=90, icc_profile=wide_gamut_profile()),
-        encode(_with_alpha(scene(6, 200, 260)), "PNG"),
-        encode(scene(7, 257, 129), "PNG", "P", transparency=3),
-        encode(scene(8, 180, 140)[..., 0].astype(np.uint16) * 257, "PNG"),
-        encode(scene(9, 96, 64), "WEBP", lossless=True),
+        DrawnCase(encode(scene(0, 500, 375), "JPEG", quality=90)),
+        turned_case(1, 6, 320, 427),
+        DrawnCase(encode(large_scene(frame or Frame()), "JPEG", quality=70, progressive=True)),
+        DrawnCase(encode(scene(3, 333, 251)[..., 1], "JPEG", quality=90)),
+        DrawnCase(
+            encode(cmyk, "JPEG", "CMYK", quality=90),
+            {"CMYK inverted": encode(255 - cmyk, "JPEG", "CMYK", quality=90)},
+        ),
+        DrawnCase(
+            encode(wide, "JPEG", quality=90, icc_profile=wide_gamut_profile()),
+            {"ICC profile ignored": encode(wide, "JPEG", quality=90)},
+        ),
+        DrawnCase(
+            encode(alpha, "PNG"), {"alpha dropped": encode(np.ascontiguousarray(alpha[..., :3]), "PNG")}
+        ),
+        DrawnCase(encode(scene(7, 257, 129), "PNG", "P", transparency=3)),
+        DrawnCase(encode(deep, "PNG"), {"low byte of 16 bits": encode((deep & 255).astype(np.uint8), "PNG")}),
+        DrawnCase(encode(scene(9, 96, 64), "WEBP", lossless=True)),
+        *(turned_case(20 + turn, turn, 213, 160) for turn in (1, 2, 3, 4, 5, 7, 8)),
     )
 
 
+def extra_case(seed: int) -> DrawnCase:
+    """A further drawn case by seed: strong colours, alpha, a colour profile or an EXIF orientation."""
+    random = np.random.default_rng([seed, 1])
+    kind = seed % 4
+    pixels = scene(1000 + seed, 240, 180)
+    if kind == 0:
+        pixels = _strong_colours(pixels, random)
+    if kind == 1:
+        alpha = _with_alpha(_strong_colours(pixels, random))
+        return DrawnCase(
+            encode(alpha, "PNG"), {"alpha dropped": encode(np.ascontiguousarray(alpha[..., :3]), "PNG")}
+        )
+    if kind == 2:
+        vivid = _strong_colours(pixels, random)
+        return DrawnCase(
+            encode(vivid, "JPEG", quality=92, icc_profile=wide_gamut_profile()),
+            {"ICC profile ignored": encode(vivid, "JPEG", quality=92)},
+        )
+    return turned_case(1000 + seed, 1 + seed // 4 % 8, 240, 180)
+
+
+def turned_case(seed: int, turn: int, width: int, height: int) -> DrawnCase:
+    """A drawn JPEG with an EXIF orientation, 1 to 8; the defect is to ignore it."""
+    pixels = scene(seed, width, height)
+    plain = encode(pixels, "JPEG", quality=92)
+    defective = {} if turn == 1 else {f"EXIF orientation {turn} ignored": plain}
+    return DrawnCase(encode(pixels, "JPEG", quality=92, exif=exif_orientation(turn)), defective)
+
+
+def exif_orientation(turn: int) -> bytes:
+    """EXIF data that states an orientation, 1 to 8, and nothing else."""
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([turn, 0, 0, 0, 0, 0, 0])
+
+
+ROTATED = exif_orientation(6)
+
+
+def _deep() -> np.ndarray:
+    """A grey picture of 16 bits whose low bytes are its high bytes inverted."""
+    high = scene(8, 180, 140)[..., 0].astype(np.uint16)
+    return np.asarray(high * 256 + (255 - high))
+
+
+def _strong_colours(pixels: Pixels, random: np.random.Generator) -> Pixels:
+    """A picture with saturated colours on its left and noise of single pixels on its right."""
+    height, width = pixels.shape[:2]
+    vivid = pixels.copy()
+    vivid[:, : width // 2] = np.clip(
+        (vivid[:, : width // 2].astype(int) - 110) * 3 * random.choice([-1, 1], 3) + 128, 0, 255
+    ).astype(np.uint8)
+    vivid[:, 2 * width // 3 :] = random.integers(0, 256, (height, width - 2 * width // 3, 1))
+    return vivid
+
+
 def scene(seed: int, width: int, height: int) -> Pixels:
-    """A drawn picture, uint8 (height, width, 3): a sky, discs and a striped patch, by seed."""
+    """A drawn picture by seed, uint8 (height, width, 3): a gradient, discs and a striped patch."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     y, x = y / height, x / width

@@ -58,6 +58,7 @@ MAX_PHOTOS = 20_000  # of a role, sampled; more would not change a printed digit
 MAX_REFERENCE_PHOTOS = 2_000  # test photos that the Checkpoint itself scores: torch is slow on a CPU
 MAX_BASELINE_PHOTOS = 2_000  # calibration photos with image statistics and embeddings
 CALIBRATION_FRAMES = 48
+UNEMULATED = 3  # times the tolerance of runtimes whose int8 cannot be emulated here
 NAMED_PHOTOS = 3  # in a refusal
 FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
 PROOF = ("confidence", "groups", "proven", "missing")
@@ -82,7 +83,7 @@ class Precision:
 
 
 PRECISIONS: Mapping[str, Precision] = {
-    "int8": Precision(0.03, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
+    "int8": Precision(0.01, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
     "fp16": Precision(0.01, 0.001, 0.05, 0.001, (0.1, 0.05), 1),
     "frame": Precision(0.001, 0.002, 0.05, 0.002, (0.1, 0.05), 1),  # fp32, but pixels differ by one level
     "fp32": Precision(0.001, 0.0, 1e-3, 0.0, (0.0, 0.0), 0),
@@ -272,7 +273,7 @@ def golden_tolerance(
     """
     least = precision.spread * float(np.abs(logits).max())
     if variant.runtime != "onnxruntime":
-        return least
+        return UNEMULATED * least
     emulated = open_model(files[variant.file], optimise=False, output=output)(frames)
     return max(least, 2 * float(np.abs(logits - emulated).max()))
 

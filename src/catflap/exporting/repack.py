@@ -6,8 +6,11 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from catflap.artifacts.bundle import HEAD, SUFFIX, Bundle, encode_bundle, load_bundle, refuse_foreign_file
 from catflap.artifacts.folder import atomic_folder, atomic_path, check_place, write_bytes
@@ -17,7 +20,7 @@ from catflap.errors import CatflapError, Refused
 from catflap.exporting.card import card
 from catflap.runtime.decisions import point_specs
 from catflap.runtime.engine import engine_error
-from catflap.runtime.golden_checks import check_bundle
+from catflap.runtime.golden_checks import check_bundle, golden_decisions, threshold_probes
 
 CARD = "card.md"
 
@@ -93,8 +96,14 @@ def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, .
     every = {member for one in bundle.variants.values() for member in one.members}
     dropped = (every | {entry["file"] for entry in bundle.untested.values()}) - kept
     files = {name: data for name, data in other_files(bundle).items() if name not in dropped}
-    logits = {name: golden.logits[name] for name in variants}
-    sha256 = write_verified(out, head, files, Golden(golden.photos, golden.frames, logits))
+    kept_golden = replace(
+        golden,
+        logits={name: golden.logits[name] for name in variants},
+        probes={name: rows for name, rows in golden.probes.items() if name in variants},
+        probabilities={name: rows for name, rows in golden.probabilities.items() if name in variants},
+        decisions={name: rows for name, rows in golden.decisions.items() if name in variants},
+    )
+    sha256 = write_verified(out, head, files, kept_golden)
     return {
         "bundle": str(out),
         "verdict": "pass",
@@ -145,7 +154,18 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
 
     Raises Refused, and leaves nothing behind, when a golden case fails on this machine.
     """
-    members = {**files, head["golden"]["file"]: encode_golden(golden)}
+    probes, probabilities = dict(golden.probes), dict(golden.probabilities)
+    decisions = dict(golden.decisions)
+    for name in sorted(
+        head["variants"].keys() - decisions.keys()
+    ):  # those of a Bundle before stay as recorded
+        variant = head["variants"][name]
+        rule = (variant["temperature"], variant["decision"])
+        probes[name] = threshold_probes(len(head["labels"]), *rule)
+        logits = np.concatenate([golden.logits[name], probes[name]])
+        probabilities[name], decisions[name] = golden_decisions(logits, head["labels"], *rule)
+    whole = replace(golden, probes=probes, probabilities=probabilities, decisions=decisions)
+    members = {**files, head["golden"]["file"]: encode_golden(whole)}
     if "training" in head:
         members[CARD] = card(head).encode("utf-8")
     data = encode_bundle(out, head, members)

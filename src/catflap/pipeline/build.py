@@ -183,6 +183,7 @@ def _summary(
         name: {
             "bytes": bundle.size_of(variant),
             "accuracy": variant.metrics["accuracy"],
+            "decisions": bundle.head["variants"][name].get("decisions"),
             "flips": variant.fidelity["flips"],
             "flip_rate": variant.fidelity["flip_rate"],
             "decision": variant.decision,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from catflap.artifacts.bundle import Bundle, Variant
 from catflap.artifacts.golden import Golden, read_golden
@@ -10,9 +15,13 @@ from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import read_pixels
 from catflap.progress import Progress, silent, track
+from catflap.runtime.decisions import decide, decision_rule, softmax
 from catflap.runtime.engine import open_variant, runnable_variants
 from catflap.runtime.engine_onnx import run_with_embedding
 from catflap.runtime.ood import check_width
+
+PROBE_MARGIN = 0.01  # in log odds: beyond the error of float32, and near to the threshold
+PROBABILITY_TOLERANCE = 1e-4  # what float32 and other machines may differ by
 
 
 def check_bundle(
@@ -32,6 +41,8 @@ def check_bundle(
     checks = [check_pixels(bundle, golden)]
     for variant in track(chosen, "verify", len(chosen), progress):
         checks.append(check_logits(bundle, golden, variant, threads))
+        if variant.name in golden.decisions:
+            checks.append(check_decisions(bundle, golden, variant))
     return tuple(checks)
 
 
@@ -46,6 +57,45 @@ def check_pixels(bundle: Bundle, golden: Golden) -> Check:
             return Check("pixels", False, error.what, limit)
         worst = max(worst, int(np.abs(pixels.astype(np.int16) - expected).max()))
     return Check("pixels", worst <= limit, worst, limit)
+
+
+def golden_decisions(
+    logits: npt.NDArray[np.float32], labels: Sequence[str], temperature: float, decision: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Probabilities (n, labels) and decisions (n,) of logits: the label's number, or -1 for no label."""
+    probabilities = softmax(logits, temperature)
+    numbers = {label: number for number, label in enumerate(labels)}
+    decisions = [numbers.get(word, -1) for word in decide(probabilities, labels, decision_rule(decision))]
+    return probabilities.astype(np.float32), np.array(decisions, np.int32)
+
+
+def threshold_probes(labels: int, temperature: float, decision: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Logits (2, labels) whose highest probability is just above the decision threshold, and just below it.
+
+    A threshold that every answer reaches, or none, has both on its one side.
+    """
+    threshold = min(max(decision_rule(decision).threshold, 1e-6), 1 - 1e-6)
+    odds = math.log(threshold / (1 - threshold)) + math.log(max(labels - 1, 1))
+    tops = [max(odds + margin, PROBE_MARGIN) for margin in (PROBE_MARGIN, -PROBE_MARGIN)]
+    rows = np.zeros((len(tops), labels), np.float32)
+    rows[:, 0] = np.array(tops) * temperature
+    return rows
+
+
+def check_decisions(bundle: Bundle, golden: Golden, variant: Variant) -> Check:
+    """The largest difference between recorded golden probabilities and those of bundle.json's temperature.
+
+    Fails, too, when a decision is another one than was recorded: the threshold, the temperature or the rule
+    is not the exported one.
+    """
+    name = f"decisions:{variant.name}"
+    logits = np.concatenate([golden.logits[variant.name], golden.probes[variant.name]])
+    probabilities, decisions = golden_decisions(logits, bundle.labels, variant.temperature, variant.decision)
+    changed = int((decisions != golden.decisions[variant.name]).sum())
+    if changed:
+        return Check(name, False, f"{changed} of {len(decisions)} decisions differ", PROBABILITY_TOLERANCE)
+    worst = float(np.abs(probabilities - golden.probabilities[variant.name]).max())
+    return Check(name, worst <= PROBABILITY_TOLERANCE, worst, PROBABILITY_TOLERANCE)
 
 
 def check_logits(bundle: Bundle, golden: Golden, variant: Variant, threads: int | None = None) -> Check:
