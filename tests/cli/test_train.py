@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from catflap.cli.build import build_text
-from catflap.cli.train import hint, plan_arguments, plan_of
+from catflap.cli.train import plan_arguments, plan_of
 
 TOLD_BY = """
 import sys
@@ -21,29 +21,13 @@ sys.exit(code if "torch" not in sys.modules else 99)
 """
 
 
-@pytest.mark.parametrize(
-    ("recipe", "accuracy", "words", "told"),
-    [
-        ("head", 0.8, [], True),
-        ("head", 0.96, [], False),
-        ("finetune", 0.8, [], False),
-        ("head", 0.8, ["--minutes", "5"], False),
-        ("head", 0.8, ["--budget", "2"], False),
-        ("head", 0.8, ["--budget", "0"], True),
-    ],
-)
-def test_a_poor_head_says_what_to_try(recipe: str, accuracy: float, words: list[str], told: bool) -> None:
-    parser = argparse.ArgumentParser()
-    plan_arguments(parser)
-    trained = {"recipe": recipe, "validation_accuracy": {"value": accuracy}}
-    assert ("--recipe finetune" in hint(trained, parser.parse_args(words))) == told
-
-
 def test_no_recipe_is_left_to_the_plan() -> None:
     parser = argparse.ArgumentParser()
     plan_arguments(parser)
     assert plan_of(parser.parse_args([])).recipe is None
     assert plan_of(parser.parse_args(["--recipe", "head"])).recipe == "head"
+    limited = plan_of(parser.parse_args(["--budget", "8", "--max-ms", "20", "--max-mb", "4"]))
+    assert (limited.trials, limited.max_ms, limited.max_mb) == (8, 20.0, 4.0)
 
 
 @pytest.mark.parametrize("verb", ["build", "train", "export"])

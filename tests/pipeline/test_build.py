@@ -310,9 +310,9 @@ def test_a_frame_is_asked_for_or_not(words: list[str], frame: Frame | None) -> N
 
 
 def test_what_was_said_is_left_alone() -> None:
-    assert Plan(seed=3, epochs=2).is_open
-    said = [{"backbone": "efficientnet_lite0"}, {"recipe": "finetune"}, {"minutes": 1.0}, {"trials": 0}]
-    assert not any(Plan(**one).is_open for one in said)  # type: ignore[arg-type]
+    assert Plan(seed=3, epochs=2).is_default
+    said = [{"backbone": "efficientnet_lite0"}, {"minutes": 1.0}, {"trials": 0}]
+    assert not any(Plan(**one).is_default for one in said)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_scanned(tmp_path: Path) -> None:
@@ -355,6 +355,6 @@ def test_what_cannot_be_built_is_one_error(tmp_path: Path) -> None:
         build(tmp_path / "empty", tmp_path / "x")
     with pytest.raises(CatflapError, match="9 minutes of the recipe scratch"):  # before anything is scanned
         build(tmp_path / "none", tmp_path / "x.catflap", plan=Plan(minutes=9, recipe="scratch"))
-    with pytest.raises(CatflapError, match="A head has no epochs"):
-        build(tmp_path / "none", tmp_path / "x.catflap", plan=Plan(epochs=9))
+    with pytest.raises(CatflapError, match="--epochs has no meaning"):
+        build(tmp_path / "none", tmp_path / "x.catflap", plan=Plan(recipe="head", epochs=9))
     assert not (tmp_path / "x.catflap").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.export import error_rate_table, export_arguments, unsure_warning, variants_of
 from catflap.cli.output import as_text, emit, note, progress_bar
 from catflap.cli.prepare import frame_arguments, frame_of
-from catflap.cli.train import limit_arguments, plan_arguments, plan_of
+from catflap.cli.train import plan_arguments, plan_of
 
 HELP = (
     "Scan, prepare, train, export, verify and evaluate in one command. Run it again to continue.\n"
@@ -25,7 +25,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     frame_arguments(parser)
     plan_arguments(parser)
-    limit_arguments(parser)
     export_arguments(parser)
 
 

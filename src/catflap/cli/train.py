@@ -22,7 +22,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="what `catflap prepare` wrote")
     parser.add_argument("-o", "--out", metavar="CHECKPOINT", type=Path, required=True, help="folder to write")
     plan_arguments(parser)
-    limit_arguments(parser)
     parser.add_argument(
         "--device",
         default="auto",
@@ -79,10 +78,6 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N",
         help="seed of the order of photos, of a random start, and in build of the roles (default: 0)",
     )  # fmt: skip
-
-
-def limit_arguments(parser: argparse.ArgumentParser) -> None:
-    """The limits of a search."""
     parser.add_argument(
         "--max-ms", type=float, metavar="N",
         help="compare only backbones that take at most N milliseconds a frame (fp32, one thread, here)",
