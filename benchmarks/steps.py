@@ -103,7 +103,7 @@ def calls_of_a_step(folder: Path, backbone: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         train_weights(network, dataset, Path(out) / "resume", settings, 0, "cpu", silent, log=log)
     sys.setprofile(None)
-    whole = counts[1]  # from the end of a step to the end of the next
+    whole = counts[0]  # from the end of the first step to the end of the second
     return {
         "calls": sum(whole.values()),
         "files": len({name for name, _ in whole}),

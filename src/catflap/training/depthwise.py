@@ -100,7 +100,8 @@ class _Depthwise(torch.autograd.Function):
             )
             return by_pixels, by_weight, by_bias, None, None
         width = stride[1] * (gradient.shape[3] - 1) + WIDEST  # of the input that three columns see
-        for start in (min(first, columns - WIDEST) for first in range(0, columns, WIDEST)):
+        for first in range(0, columns, WIDEST):
+            start = min(first, columns - WIDEST)
             part, left = slice(start, start + WIDEST), padding[1] - start
             seen = pad(pixels, (left, width - pixels.shape[3] - left, padding[0], padding[0]))
             _, by_weight[..., part], by_bias = _BACKWARD(

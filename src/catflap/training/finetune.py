@@ -69,6 +69,7 @@ MANY_PHOTOS, FEW_PHOTOS = 10_000, 2_000  # train photos, for the batch size
 SMALL_SIDE = 64  # px: a crop of such a photo, enlarged, is blurred
 TEACHERS_SHARE = 0.7  # of a soft target; the rest is the label's
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the fine-tuned weights
+MIN_GAIN = 0.03  # of the start's loss: for less, the start is kept, whose head learns from validation as well
 CPU_PIXELS = 4 * 320 * 320  # of a part of a batch on a CPU: about 1 GB of activations
 GPU_SAVES = 20  # steps between saves on a GPU, relative to a CPU, because saving takes as long as some steps
 CURVE_POINTS = 100  # in the history of a run
@@ -505,7 +506,8 @@ def choose_blend(
     """Choose how much of the fine-tuned weights to keep, between the start (0) and the end (1).
 
     Blends of weights (Wortsman et al. 2022, WiSE-FT) are judged on validation by `expected_gains`; the one
-    with the highest expected gain over the start is chosen. With `forced` the start itself is no choice.
+    with the highest expected gain over the start is chosen, if that is at least 3 % of the start's loss. With
+    `forced` the start itself is no choice.
     Afterwards the network has the weights of the blend.
     """
     validation, tried = dataset.photos("validation"), list[Logits]()
@@ -514,7 +516,8 @@ def choose_blend(
         tried.append(predict_shared(network, validation, dataset.frame))
     losses = np.stack([_calibrated_losses(each, validation) for each in tried])
     gains = expected_gains(losses, validation.groups, head_accuracy)
-    kept = int(np.argmax(gains[1:])) + 1 if forced else int(np.argmax(gains))
+    best = int(np.argmax(gains[1:])) + 1
+    kept = best if forced or gains[best] > MIN_GAIN * losses[0].mean() else 0
     network.load_state_dict(mixed(start, end, BLENDS[kept]))
     history = [
         {
