@@ -142,6 +142,42 @@ def test_a_clip_runs_in_true_time_when_frames_come_slowly_or_fast() -> None:
         assert [is_red(frame) for frame in frames] == [True] * turned + [False] * (11 - turned)
 
 
+def test_a_frame_that_comes_long_after_a_clip_should_have_ended_is_not_in_it(
+    red: Path, tmp_path: Path
+) -> None:
+    archive = archive_of(red, pytest.fail, clips=tmp_path, clip_seconds=1.0)
+    for clock in (0.0, 0.5, 3600.0):
+        archive.see(shot_of(1, clock), flat("red", 32, 32))
+        if clock < 1:
+            path = archive.decided(shot_of(1, clock), None, "cat")["clip"]
+    archive.close()
+    assert archive.clips.delivered == 1
+    assert len(frames_of(path)[0]) == 6
+
+
+def test_clips_that_a_hanging_disk_does_not_take_are_counted_and_fill_no_memory(
+    red: Path, tmp_path: Path
+) -> None:
+    released = threading.Event()
+
+    def record(*_: object, **__: object) -> None:
+        assert released.wait(60)
+
+    settings = WatchSettings(red, "0", clips=tmp_path, clip_seconds=0.5)
+    classifier, recorder = Classifier(red, threads=1), record
+    archive = Archive(settings, classifier, recorder, pytest.fail, Stop(), lossless=False)  # type: ignore[arg-type]
+    archive.log(jpeg("red"), classifier(jpeg("red")), "", True)
+    promised = 0
+    for number in range(500):
+        shot = shot_of(number, float(number))
+        archive.see(shot, jpeg("red"))
+        promised += "clip" in archive.decided(shot, None, "cat")
+    assert promised < 100
+    assert archive.clips.lost >= 400
+    released.set()
+    archive.close()
+
+
 def test_large_frames_become_small_and_an_unreadable_one_is_left_out() -> None:
     large = np.random.default_rng(0).integers(0, 256, (721, 1281, 3), np.uint8)
     for photo in (large, encode(large, "JPEG")):

@@ -152,6 +152,8 @@ class Archive:
 
     def see(self, shot: Shot, photo: Photo) -> None:
         """Remember a frame for clips; the clip that it completes is finished."""
+        if self._clip and shot.clock > self._until + 1 / CLIP_RATE:
+            self.finish_clip()  # without this frame, which came long after it should have ended
         if shot.clock - self._last >= 1 / CLIP_RATE - SLACK:
             self._last, self._remembered = shot.clock, True
             self._put(self.clips, "frame", shot.clock, photo)
@@ -169,6 +171,9 @@ class Archive:
             self._put(self.saved, "save", name, photo)
             paths["saved"] = self._save.path(name)
         if self._clips is not None and self._remembered:
+            if not self._clip and len(self._waiting) > 4 * CAPACITY:  # clips that the disk does not take
+                self.clips.lost += 1
+                return paths
             if not self._clip:
                 self._clip = file_name(shot, decision, "mp4")
                 self._latest = shot.clock + CLIP_LONGEST
@@ -189,12 +194,18 @@ class Archive:
             self._put(self.logged, "log", photo, prediction, path, regular)
 
     def close(self) -> None:
-        """Write what waits and the open clip, within some seconds."""
+        """Write what waits and the open clip, within some seconds; the rest is lost."""
         self.finish_clip()
         with self._news:
             self._is_closed = True
             self._news.notify_all()
         self._thread.join(CLOSE_SECONDS)
+        with self._news:
+            for counted, kind, *_ in self._waiting:
+                lost = self.clips if kind == "end" else counted
+                if lost is not None:
+                    lost.lost += 1
+            self._waiting.clear()
 
     def _put(self, counted: Tally | None, *item: Any) -> None:
         """Leave work to the thread; only frames, which are `counted`, can be too many."""
