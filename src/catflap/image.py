@@ -119,12 +119,19 @@ def read_pixels(photo: Photo, frame: Frame) -> Pixels:
     """
     try:
         if isinstance(photo, np.ndarray):
-            return _fit(_from_array(photo), frame)
-        if isinstance(photo, Image.Image):
-            _check_size(photo, frame)
-            return _fit(_upright(photo, _orientation(photo)), frame)
-        data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
-        return _fit(_decode(data, frame), frame)
+            image = _from_array(photo)
+        elif isinstance(photo, Image.Image):
+            image = _upright(photo, frame)
+        else:
+            data = photo if isinstance(photo, bytes) else read_file(photo, frame.max_bytes)
+            image = _decode(data, frame)
+        if frame.fit == "crop":
+            width = min(image.width, max(1, image.height * frame.width // frame.height))
+            height = min(image.height, max(1, image.width * frame.height // frame.width))
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        across = image.resize((frame.width, image.height), FILTERS[frame.filter])
+        return np.asarray(across.resize((frame.width, frame.height), FILTERS[frame.filter]))
     except CatflapError:
         raise
     except Exception as error:  # decoders fail in every type there is; the photo is at fault
@@ -148,7 +155,9 @@ def read_whole(data: bytes, frame: Frame) -> Pixels:
 
 def resize(part: Pixels, frame: Frame, *, mirror: bool = False) -> Pixels:
     """A part of a decoded photo at the frame size; `mirror` swaps left and right."""
-    image = _squash(_from_array(part), frame)
+    image = _from_array(part)
+    across = image.resize((frame.width, image.height), FILTERS[frame.filter])
+    image = across.resize((frame.width, frame.height), FILTERS[frame.filter])
     return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else image)
 
 
@@ -156,14 +165,20 @@ def read_file(path: Source, max_bytes: int = Frame.max_bytes) -> bytes:
     """The bytes of a photo file, or an open one; BadPhoto when it is missing, not a file or too large."""
     try:
         if isinstance(path, bytes | bytearray | memoryview) or hasattr(path, "read"):
-            return _limited(bytes(path.read(max_bytes + 1) if hasattr(path, "read") else path), max_bytes)
+            data = bytes(path.read(max_bytes + 1) if hasattr(path, "read") else path)
+            if len(data) > max_bytes:
+                raise _too_many_bytes(len(data), max_bytes)
+            return data
         status = os.stat(os.fspath(path))  # noqa: PTH116  before opening, which has side effects on a device
         if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             with open(os.open(path, flags), "rb", 1 << 16) as file:  # non-blocking: it may be a pipe by now
                 status = os.fstat(file.fileno())
                 if stat.S_ISREG(status.st_mode):
-                    return _limited(file.read(max_bytes + 1) or b"", max_bytes)
+                    data = file.read(max_bytes + 1) or b""
+                    if len(data) > max_bytes:
+                        raise _too_many_bytes(len(data), max_bytes)
+                    return data
     except (OSError, ValueError) as error:
         why = system_reason(error)
         raise BadPhoto(
@@ -214,8 +229,7 @@ def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
         if isinstance(photo, np.ndarray):
             image = _from_array(photo)
         elif isinstance(photo, Image.Image):
-            _check_size(photo, frame)
-            image = _upright(photo, _orientation(photo)).copy()
+            image = _upright(photo, frame).copy()
         else:
             image = _decode(photo if isinstance(photo, bytes) else read_file(photo), frame)
         image.thumbnail((side, side))
@@ -242,19 +256,21 @@ def _open(data: bytes, frame: Frame) -> Image.Image:
     """Open a photo, reading its header only; refuse what is over a limit or would take minutes to decode."""
     if not data:
         raise BadPhoto("empty", "The photo has no bytes.", "Copy the file again.")
-    _limited(data, frame.max_bytes)
+    if len(data) > frame.max_bytes:
+        raise _too_many_bytes(len(data), frame.max_bytes)
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         image = _open_heif(data, error)
-    several_scans = image.format in ("JPEG", "MPO") and _read_scans(data).several
-    if several_scans and sum(map(data.count, SCANS)) > MAX_SCANS:
+    may_be_slow = image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS
+    if may_be_slow and _read_scans(data).several and sum(map(data.count, SCANS)) > MAX_SCANS:
         raise BadPhoto("too_slow", f"The JPEG has more than {MAX_SCANS} scans.", "Save it again.")
     if len(data) > SLOW_BYTES and any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ())):
         raise BadPhoto(
             "too_slow", f"A {image.format} of this kind and size takes too long to decode.", "Save it as PNG."
         )
-    _check_size(image, frame)
+    if not 0 < image.width * image.height <= frame.max_pixels or max(image.size) > MAX_SIDE:
+        raise _wrong_size(image, frame)
     return image
 
 
@@ -290,13 +306,12 @@ def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
     ) from error
 
 
-def _check_size(image: Image.Image, frame: Frame) -> None:
+def _wrong_size(image: Image.Image, frame: Frame) -> BadPhoto:
     if 0 in image.size:
-        raise BadPhoto("empty", "The photo has no pixels.", "Copy the file again.")
+        return BadPhoto("empty", "The photo has no pixels.", "Copy the file again.")
     if image.width * image.height > frame.max_pixels:
-        raise _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
-    if max(image.size) > MAX_SIDE:
-        raise _too_many_pixels(f"{image.width} by {image.height} pixels, a side of more than", MAX_SIDE)
+        return _too_many_pixels(f"{image.width * image.height}, more than", frame.max_pixels)
+    return _too_many_pixels(f"{image.width} by {image.height} pixels, a side of more than", MAX_SIDE)
 
 
 def _decode(data: bytes, frame: Frame) -> Image.Image:
@@ -308,10 +323,15 @@ def _decode(data: bytes, frame: Frame) -> Image.Image:
         width, height = 2 * frame.width, 2 * frame.height
         image.draft(None, (height, width) if orientation >= 5 else (width, height))
     image.load()
-    if is_jpeg and _is_incomplete(data, image):
-        raise BadPhoto(
-            "truncated", "The photo is truncated: part of its JPEG data is missing.", "Copy the file again."
-        )
+    if is_jpeg:
+        is_grey = image.getpixel((image.width - 1, image.height - 1)) in (128, (128, 128, 128))
+        has_signs = is_grey or "progressive" in image.info or ZEROED in data
+        if has_signs and _is_incomplete(data, is_grey):
+            raise BadPhoto(
+                "truncated",
+                "The photo is truncated: part of its JPEG data is missing.",
+                "Copy the file again.",
+            )
     rgb = _to_rgb(image)
     if rgb is not image:
         image.close()  # it may be large
@@ -347,11 +367,12 @@ def may_lack_data(data: bytes) -> bool:
     return scans.is_huffman and (not scans.complete or scans.find_hole(data)[0] >= 0)
 
 
-def _is_incomplete(data: bytes, image: Image.Image) -> bool:
+def _is_incomplete(data: bytes, is_grey: bool) -> bool:
     """Whether a decoded JPEG lacks data, which libjpeg fills with grey or noise and reports nowhere.
 
     Three cheap signs of missing data are looked for: a run of zeros among the entropy-coded data, a last
-    pixel of the grey that fills missing blocks, and progressive scans that end before full precision.
+    pixel of the grey that stands for missing blocks (`is_grey`), and progressive scans that end before full
+    precision.
     Each also occurs in whole photos, so a sign is confirmed by decoding changed copies: whole data ends
     where the decoder needs it to, so bytes put after it change nothing, and other bytes in place of its last
     ones change pixels.
@@ -360,7 +381,6 @@ def _is_incomplete(data: bytes, image: Image.Image) -> bool:
     if not scans.is_huffman:
         return False
     hole, stop = scans.find_hole(data)
-    is_grey = image.getpixel((image.width - 1, image.height - 1)) in (128, (128, 128, 128))
     if hole < 0 and scans.complete and not is_grey:
         return False
     stop = stop or _end_of_data(data, scans.start)
@@ -447,9 +467,11 @@ def _pixel_hash(data: bytes) -> bytes:
     return found.digest()
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image in sRGB, turned as its EXIF orientation says."""
-    rgb = _to_rgb(image)
+def _upright(image: Image.Image, frame: Frame) -> Image.Image:
+    """An image of the caller's in sRGB, turned as its EXIF orientation says."""
+    if not 0 < image.width * image.height <= frame.max_pixels or max(image.size) > MAX_SIDE:
+        raise _wrong_size(image, frame)
+    rgb, orientation = _to_rgb(image), _orientation(image)
     return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
 
 
@@ -514,24 +536,6 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
         return None
 
 
-def _fit(image: Image.Image, frame: Frame) -> Pixels:
-    """Crop with integer geometry, then resize."""
-    if frame.fit == "crop":
-        width = min(image.width, max(1, image.height * frame.width // frame.height))
-        height = min(image.height, max(1, image.width * frame.height // frame.width))
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-    return np.asarray(_squash(image, frame))
-
-
-def _squash(image: Image.Image, frame: Frame) -> Image.Image:
-    """Resize across and then down, for Pillow 13 varies the order."""
-    for size in ((frame.width, image.height), (frame.width, frame.height)):
-        if image.size != size:
-            image = image.resize(size, FILTERS[frame.filter])
-    return image
-
-
 def _from_array(array: Pixels) -> Image.Image:
     has_colours = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not has_colours or 0 in array.shape:
@@ -551,12 +555,6 @@ def _bad_photo(error: Exception) -> BadPhoto:
     reason = "truncated" if cut else "damaged"
     words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return BadPhoto(reason, f"The photo is {reason}: {words}.", "Copy the file again.")
-
-
-def _limited(data: bytes, max_bytes: int) -> bytes:
-    if len(data) > max_bytes:
-        raise _too_many_bytes(len(data), max_bytes)
-    return data
 
 
 def _too_many_bytes(count: int, limit: int) -> BadPhoto:
