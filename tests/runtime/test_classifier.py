@@ -208,9 +208,9 @@ def test_an_open_file_that_gives_no_photo_is_one_error(tiny_bundle: Path, tmp_pa
         for photo, what in (
             (closed, "The BytesIO cannot be read"),
             (text, "A TextIOWrapper is not a photo"),
-            (words, "no photo in a format"),
+            (words, "not a photo in a supported format"),
             (BytesIO(), "has no bytes"),
-            (bytearray(b"x"), "no photo in a format"),
+            (bytearray(b"x"), "not a photo in a supported format"),
             (large, "more than"),
         ):
             with pytest.raises(BadPhoto, match=what):
