@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from catflap.artifacts.dataset import Dataset, Positions
 from catflap.artifacts.manifest import TABLE, Manifest, load_manifest
-from catflap.artifacts.tables import iter_table
 from catflap.data.duplicates import NEAR, Hashes, near_pairs
 from catflap.data.phash import MIRROR
 from catflap.errors import BadArtifact, CatflapError
@@ -104,6 +103,8 @@ def source_manifest(dataset: Dataset, manifest: Manifest | None) -> Manifest:
 
 def look_up(manifest: Manifest, wanted: Set[str]) -> tuple[dict[str, KnownPhoto], list[TwoLabels]]:
     """The wanted photos that are ok, by id, and every photo that is quarantined for its two labels."""
+    from catflap.artifacts.tables import iter_table  # pyarrow, which the base installation does not have
+
     known: dict[str, KnownPhoto] = {}
     twice: dict[str, TwoLabels] = {}
     for table in iter_table(manifest.path / TABLE, LOOKUP_COLUMNS):
