@@ -299,7 +299,7 @@ def test_a_request_to_upgrade_is_answered_as_http(upgrade: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind][1] is not State.ANSWER])
-def test_at_the_cap_a_new_client_takes_the_place_of_the_one_that_waits_longest(kind: str) -> None:
+def test_at_the_cap_a_new_client_takes_the_place_of_the_oldest_of_a_flood(kind: str) -> None:
     data, state, _ = KINDS[kind]
 
     async def test(server: Running) -> None:

@@ -7,7 +7,7 @@ have no deadline for a response that is not read. Guard keeps the state of each 
                                              └──▶ linger (the answer came before the whole body)
 
 One sweep a second closes what has been in its state for too long. At the cap, a new connection takes the
-place of the one that has waited longest, so that no number of silent clients keeps others out.
+place of the oldest in the state that has the most, so that no flood of one kind keeps others out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HANDSHAKE, HEAD, IDLE, LINGER = 10.0, 10.0, 5.0, 5.0  # seconds in these states
 SLACK = 5.0  # seconds beyond the application's own deadlines for body and answer
 WINDOW, FLOOR = 10.0, 4096  # seconds in which a client reads at least FLOOR bytes a second
 HEAD_BYTES, HEADERS = 32 << 10, 100  # of one request
-PIPELINED = 16  # requests of one connection that wait for their turn
+PIPELINED = 8  # requests of one connection that wait for their turn
 SPARE = 100  # connections beyond the cap, of which only health routes and metrics are answered
 CHUNK = 32 << 10  # bytes of a large response that are handed to a connection at once
 ACCEPTED = 64  # connections that are accepted in a row, before those that are open get their turn
@@ -48,7 +48,7 @@ CONNECTION = "catflap.connection"  # the key of the Connection in an ASGI scope
 
 
 class State(Enum):
-    """What a connection waits for. The order is that in which connections give way at the cap."""
+    """What a connection waits for."""
 
     IDLE = "idle"  # the next request
     HEAD = "head"  # the rest of the head of a request
@@ -144,14 +144,16 @@ class Guard:
                 self._drop_handshake(number, State.HANDSHAKE.value)
 
     def _close_one(self) -> None:
-        """Close the connection that can give way best: in the order of State, the one longest in it."""
-        for state in State:
-            if state is State.HANDSHAKE and self._handshakes:
-                self._drop_handshake(next(iter(self._handshakes)), "crowded")
-                return
-            if state is not State.ANSWER and self._states[state]:
-                self._close(next(iter(self._states[state])), "crowded")
-                return
+        """Close the oldest connection of the state with the most of them: a flood makes room for itself."""
+        crowds = {state: len(self._states[state]) for state in State if state is not State.ANSWER}
+        crowds[State.HANDSHAKE] = len(self._handshakes)
+        state = max(crowds, key=crowds.__getitem__)
+        if not crowds[state]:
+            return
+        if state is State.HANDSHAKE:
+            self._drop_handshake(next(iter(self._handshakes)), "crowded")
+        else:
+            self._close(next(iter(self._states[state])), "crowded")
 
     def _close(self, connection: Connection, reason: str) -> None:
         if reason != State.IDLE.value:  # that is the usual end of a connection

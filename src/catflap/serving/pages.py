@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.schema import write_json
 from catflap.errors import CatflapError
-from catflap.serving.http_messages import HttpError, Request, Response, json_response
+from catflap.serving.http_messages import HttpError, Request, Response
 from catflap.serving.service import Service
 from catflap.version import VERSION
 
@@ -52,23 +53,17 @@ def camera_headers(page: Path) -> dict[str, str]:
 
 async def upload_form(service: Service, request: Request) -> Response:
     """`/` where the camera page was not built: choose photos, see the decisions."""
-    return Response((HERE / "upload.html").read_bytes(), content_type=HTML, headers=SELF_CONTAINED)
+    return Response(_upload_page(), content_type=HTML, headers=SELF_CONTAINED)
 
 
 async def openapi(service: Service, request: Request) -> Response:
     """`/openapi.json`: every route, OpenAPI 3.1."""
-    return json_response(openapi_document())
+    return Response(_openapi_json())
 
 
 async def docs(service: Service, request: Request) -> Response:
     """`/docs`: every route, for people."""
-    rows = []
-    for path, methods in openapi_document()["paths"].items():
-        for method, entry in methods.items():
-            cells = (method.upper(), path, entry["summary"], entry.get("description", ""))
-            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    page = (HERE / "docs.html").read_text("utf-8").replace("<!-- routes -->", "\n".join(rows))
-    return Response(page.encode(), content_type=HTML, headers=SELF_CONTAINED)
+    return Response(_docs_page(), content_type=HTML, headers=SELF_CONTAINED)
 
 
 async def bundle_file(service: Service, request: Request) -> Response:
@@ -88,11 +83,33 @@ async def bundle_file(service: Service, request: Request) -> Response:
     return Response(data, content_type=content_type, headers=headers)
 
 
+@cache
 def openapi_document() -> dict[str, Any]:
     """openapi.json with the version of this Catflap."""
     document: dict[str, Any] = json.loads((HERE / "openapi.json").read_text("utf-8"))
     document["info"]["version"] = VERSION
     return document
+
+
+@cache
+def _openapi_json() -> bytes:
+    return json.dumps(openapi_document()).encode()
+
+
+@cache
+def _docs_page() -> bytes:
+    rows = []
+    for path, methods in openapi_document()["paths"].items():
+        for method, entry in methods.items():
+            cells = (method.upper(), path, entry["summary"], entry.get("description", ""))
+            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    page = (HERE / "docs.html").read_text("utf-8")
+    return page.replace("<!-- routes -->", "\n".join(rows)).encode()
+
+
+@cache
+def _upload_page() -> bytes:
+    return (HERE / "upload.html").read_bytes()
 
 
 def write_site(
