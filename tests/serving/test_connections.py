@@ -249,13 +249,13 @@ def test_pipelined_requests_are_answered_in_order_up_to_a_number() -> None:
         client = await server.send(
             b"".join(
                 b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (size, bytes(size))
-                for size in range(1, 9)
+                for size in range(1, 5)
             )
         )
         data = b""
-        while len(re.findall(rb"\r\n\r\n\d", data)) < 8:
+        while len(re.findall(rb"\r\n\r\n\d", data)) < 4:
             data += await server.read(client, b"\r\n\r\n")
-        assert re.findall(rb"\r\n\r\n(\d)", data) == [b"%d" % size for size in range(1, 9)]
+        assert re.findall(rb"\r\n\r\n(\d)", data) == [b"%d" % size for size in range(1, 5)]
         flood = await server.send(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n" * (PIPELINED + 2))
         assert b"400 Bad Request" in await server.read(flood)
 

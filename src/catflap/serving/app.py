@@ -209,7 +209,10 @@ class _Reply(StarletteResponse):
         await send({"type": "http.response.start", "status": response.status, "headers": raw})
         if scope["method"] == "HEAD":
             body = b""
+        connection = scope[CONNECTION][0] if CONNECTION in scope else None
         for start in range(0, len(body) - CHUNK, CHUNK):
+            if connection is not None and connection.is_lost:
+                return
             await send({"type": "http.response.body", "body": body[start : start + CHUNK], "more_body": True})
         last = (len(body) - 1) // CHUNK * CHUNK if body else 0
         await send({"type": "http.response.body", "body": body[last:]})

@@ -36,7 +36,7 @@ HANDSHAKE, HEAD, IDLE, LINGER = 10.0, 10.0, 5.0, 5.0  # seconds in these states
 SLACK = 5.0  # seconds beyond the application's own deadlines for body and answer
 WINDOW, FLOOR = 10.0, 4096  # seconds in which a client reads at least FLOOR bytes a second
 HEAD_BYTES, HEADERS = 32 << 10, 100  # of one request
-PIPELINED = 8  # requests of one connection that wait for their turn
+PIPELINED = 3  # requests of one connection that wait for their turn
 SPARE = 100  # connections beyond the cap, of which only health routes and metrics are answered
 CHUNK = 32 << 10  # bytes of a large response that are handed to a connection at once
 ACCEPTED = 64  # connections that are accepted in a row, before those that are open get their turn
@@ -189,8 +189,8 @@ class Listener(socket.socket):
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, which tells a Guard its state and limits the size of heads and pipelines.
 
-    `written` is the number of bytes of bodies handed to the transport; `read` is how many of them the client
-    had read at the last look.
+    `is_gone` is set when it is closed or about to be, `is_lost` once uvicorn knows. `written` is the number of
+    bytes of bodies handed to the transport; `read` is how many of them the client had read at the last look.
     """
 
     def __init__(self, guard: Guard, **arguments: Any) -> None:
@@ -199,7 +199,7 @@ class Connection(HttpToolsProtocol):
         self.state = State.HEAD
         self.since = monotonic()
         self.written = self.read = 0
-        self.is_answered = self.is_gone = False
+        self.is_answered = self.is_gone = self.is_lost = False
         self._in_head, self._has_begun_head, self._head_bytes = True, False, 0
         self._begun = self._complete = self._answered = 0  # requests
 
@@ -213,6 +213,7 @@ class Connection(HttpToolsProtocol):
         """Either side closed it."""
         self.guard.disconnected(self)
         super().connection_lost(exc)
+        self.is_lost = True
 
     def data_received(self, data: bytes) -> None:
         """Bytes of heads and bodies."""
