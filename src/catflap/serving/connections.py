@@ -189,7 +189,7 @@ class Listener(socket.socket):
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, which tells a Guard its state and limits the size of heads and pipelines.
 
-    `is_gone` is set when it is closed or about to be, `is_lost` once uvicorn knows. `written` is the number of
+    `is_gone` is set when it closes, `is_lost` once uvicorn knows. `written` is the number of
     bytes of bodies handed to the transport; `read` is how many of them the client had read at the last look.
     """
 
