@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.golden import read_golden
+from catflap.image import encode
+from catflap.runtime.classifier import Classifier
 from catflap.serving.pages import write_site
 from tests.artifacts.samples import with_litert, write_bundle
 from tests.web.conftest import file_server
@@ -51,6 +56,40 @@ def test_photos_wait_for_a_bundle_where_there_is_none(
         )
         wait_for(page, lambda: page.locator("#entries li").count() == 2)
         assert answer(page)[0] == "cold"
+
+
+def test_an_error_rate_of_the_curve_can_be_chosen(
+    open_page: Open, page_built: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    opened = load_bundle(tiny_bundle)
+    head = json.loads(bytes(opened.members[HEAD]))
+    middle = encode(np.full((60, 80, 3), (120, 60, 118), np.uint8), "PNG")
+    probability = Classifier(tiny_bundle)(middle).probability
+    assert probability < 0.9
+    curve = [
+        {"error_rate": 0.01, "threshold": probability + 0.05, "unsure": 0.4},
+        {"error_rate": 0.03, "threshold": probability - 0.01, "unsure": 0.1},
+    ]
+    for variant in head["variants"].values():
+        variant["decision"] |= {"rule": "top", "curve": curve} | {
+            name: curve[1][name] for name in ("threshold", "error_rate")
+        }
+    files = {name: bytes(data) for name, data in opened.members.items() if name != HEAD}
+    path = tmp_path / "curve.catflap"
+    about = {name: head[name] for name in head if name not in ("catflap_bundle", "files")}
+    write_bundle(path, about, files)
+    write_site(path, tmp_path / "site")
+    with file_server(tmp_path / "site") as (url, _):
+        page = open_page(url)
+        page.locator(ANSWERED).wait_for()
+        give(page, photo_file(middle))
+        assert page.get_attribute("#answer", "data-state") == "sure"
+        page.click("#open-adjust")
+        assert page.locator("#error-rate option:checked").inner_text() == "At most 3% wrong: 10% unsure"
+        page.select_option("#error-rate", index=0)
+        assert page.get_attribute("#answer", "data-state") == "unsure"
+        page.click("#threshold-reset")
+        assert page.get_attribute("#answer", "data-state") == "sure"
 
 
 def test_a_network_that_differs_here_decides_nothing(
