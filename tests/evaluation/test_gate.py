@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from catflap.errors import CatflapError, Refused
-from catflap.evaluation.gate import fidelity, furthest, gate
+from catflap.evaluation.calibration import MAX_TEMPERATURE, fit_temperature
+from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
 
 LIMITS = {"max_flip_rate": 0.01, "max_probability_difference": 0.2, "max_accuracy_drop": 0.005}
 
@@ -106,3 +107,46 @@ def test_the_photos_that_changed_most_come_first_and_equals_in_order():
     reference = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.2, 0.6]])
     variant = np.array([[0.5, 0.3, 0.2], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4], [0.2, 0.6, 0.2]])
     assert furthest(reference, variant, 3) == ((3, 1), (1, 1), (0, 0))
+
+
+def calibrated_set(seed: int, photos: int = 2000):
+    """Logits whose own temperature is 1, and labels drawn from them."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (photos, 2))
+    chances = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    return logits, (rng.random(photos) < chances).astype(int)
+
+
+def failing(logits, reference, temperature, labels, reference_temperature=1.0):
+    groups = np.arange(len(labels))
+    checks = calibration_checks(logits, reference, temperature, reference_temperature, labels, groups)
+    return {check.name for check in checks if not check.passed}
+
+
+def test_a_calibrated_variant_passes_in_50_of_50_sets():
+    for seed in range(50):
+        calibration, truth = calibrated_set(seed, 300)
+        logits, labels = calibrated_set(1000 + seed, 500)
+        noisy = logits + np.random.default_rng(seed).normal(0, 0.1, logits.shape)
+        temperature = fit_temperature(calibration, truth)
+        assert failing(noisy, logits, temperature, labels, temperature) == set()
+
+
+def test_shuffled_calibration_labels_are_refused_by_the_temperature():
+    """The reference gets the same wrong temperature: comparing the two shows nothing."""
+    calibration, truth = calibrated_set(1)
+    logits, labels = calibrated_set(2)
+    shuffled = fit_temperature(calibration, np.random.default_rng(0).permutation(truth))
+    assert shuffled > MAX_TEMPERATURE / 1.02
+    assert "temperature" in failing(logits, logits, shuffled, labels, shuffled)
+    half = truth.copy()
+    half[:1000] = np.random.default_rng(0).permutation(half[:1000])
+    hot = fit_temperature(calibration, half)
+    assert 1.5 < hot < 10
+    assert "calibration_transfer" in failing(logits, logits, hot, labels, hot)
+
+
+def test_a_variant_that_lost_its_calibration_is_refused_beside_the_reference():
+    logits, labels = calibrated_set(3)
+    assert failing(4 * logits, logits, 1.0, labels) >= {"log_loss_increase", "calibration_error_increase"}
+    assert failing(logits, logits, 1.0, labels) == set()

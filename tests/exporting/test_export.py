@@ -25,7 +25,7 @@ from catflap.evaluation.calibration import fit_temperature
 from catflap.evaluation.metrics import measure
 from catflap.exporting.export import export
 from catflap.exporting.golden_cases import drawn_photos
-from catflap.exporting.judging import judge, load_source
+from catflap.exporting.judging import Workspace, judge, load_source
 from catflap.exporting.quantise import quantise
 from catflap.exporting.repack import name_of
 from catflap.exporting.target import form_of
@@ -338,3 +338,44 @@ def test_golden_photos_that_no_bundle_may_hold_are_refused_before_any_work(
 )
 def test_any_file_name_makes_a_name_that_a_bundle_may_have(file: str, name: str) -> None:
     assert name_of(Path(f"{file}.catflap")) == name
+
+
+def test_a_stopped_export_continues_and_gives_the_same_bytes(
+    drawn_bundle: Exported, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    out, first, second = tmp_path / drawn_bundle.path.name, list[str](), list[str]()
+
+    def stop(step: str, *_: int) -> None:
+        first.append(step)
+        if step == "fp32 on test":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(drawn_checkpoint, drawn_dataset, out, progress=stop)
+    assert "write int8" in first
+    assert not out.exists()
+    (kept,) = (path for path in tmp_path.glob(".*.export/*.npz") if path.name.startswith("int8-"))
+    export(drawn_checkpoint, drawn_dataset, out, progress=lambda step, *_: second.append(step))
+    assert "write fp32" in second
+    assert "write int8" not in second, "it was finished"
+    assert out.read_bytes() == drawn_bundle.path.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert not kept.exists()
+
+
+def test_a_damaged_step_of_a_stopped_export_is_done_again(tmp_path: Path) -> None:
+    workspace, made = Workspace(tmp_path), list[int]()
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"rows": np.arange(3)}
+
+    for _ in range(2):
+        assert workspace.arrays("step", make)["rows"].tolist() == [0, 1, 2]
+    assert len(made) == 1
+    (path,) = tmp_path.glob("*.npz")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert workspace.arrays("step", make)["rows"].tolist() == [0, 1, 2]
+    assert len(made) == 2

@@ -35,3 +35,19 @@ def test_it_is_the_same_each_time(drawn_bundle: Exported, capsys: pytest.Capture
         main(["bundle", "sbom", str(drawn_bundle.path)])
     first, second = capsys.readouterr().out.split("\n{\n", 1)
     assert json.loads(first) == json.loads("{\n" + second)
+
+
+def test_it_states_what_the_eu_cra_asks_for(
+    drawn_bundle: Exported, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1764576000")
+    named = ["--manufacturer", "ACME", "--contact", "security@acme.example"]
+    assert main(["bundle", "sbom", str(drawn_bundle.path), *named, "--json"]) == 0
+    bom = json.loads(capsys.readouterr().out)
+    assert bom["metadata"]["timestamp"].startswith("2025-12-01T08:00:00")
+    assert bom["metadata"]["manufacturer"]["name"] == "ACME"
+    assert bom["metadata"]["manufacturer"]["contact"] == [{"email": "security@acme.example"}]
+    (tool,) = bom["metadata"]["tools"]["components"]
+    assert tool["name"] == "catflap"
+    assert all(part.get("licenses") for part in bom["components"] if part["type"] == "library")
+    assert main(["bundle", "sbom", str(drawn_bundle.path), "--contact", "nobody"]) == 1

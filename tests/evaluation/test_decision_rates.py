@@ -1,0 +1,53 @@
+"""Rates of decided, right, wrong and unsure photos, counted by hand; points as the Classifier decides."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from catflap.evaluation.decision_rates import decision_rates, in_words, many_unsure, point_decisions
+
+NAMES = ["cat", "dog", "fox"]
+SAID = ["cat", "cat", "dog", "unsure", "fox", "unknown", "dog", "dog"]
+TRUTH = np.array([0, 0, 0, 1, 2, 2, 1, 0])
+
+
+def test_rates_are_the_counts() -> None:
+    rates = decision_rates(SAID, TRUTH, np.arange(8), NAMES)
+    assert rates["counts"] == {"right": 4, "wrong": 2, "unsure": 2}
+    shares = {name: rates[name]["value"] for name in ("decided", "right", "wrong", "unsure")}
+    assert shares == {"decided": 0.75, "right": 0.5, "wrong": 0.25, "unsure": 0.25}
+    assert rates["wrong_when_decided"]["value"] == pytest.approx(2 / 6, abs=1e-6)
+    cat = rates["per_label"]["cat"]
+    assert (cat["photos"], cat["predicted"]) == (4, 2)
+    assert cat["counts"] == {"right": 2, "wrong": 2, "unsure": 0}
+    assert json.loads(json.dumps(rates, allow_nan=False)) == rates
+    assert in_words(rates) == "Of 8 photos: 6 decided, 2 of them wrong, 2 unsure."
+
+
+def test_copies_of_a_photo_do_not_narrow_an_interval() -> None:
+    once = decision_rates(SAID, TRUTH, np.arange(8), NAMES)
+    copied = decision_rates(SAID * 5, np.tile(TRUTH, 5), np.tile(np.arange(8), 5), NAMES)
+    assert copied["wrong"] == once["wrong"]
+    assert copied["groups"] == once["groups"] == 8
+    apart = decision_rates(SAID * 5, np.tile(TRUTH, 5), np.arange(40), NAMES)
+    assert apart["wrong"]["high"] < once["wrong"]["high"]
+
+
+def test_no_photos_and_labels_without_photos_have_a_reason() -> None:
+    empty = decision_rates([], np.zeros(0, int), np.zeros(0, int), NAMES)
+    assert empty["wrong"]["value"] is None
+    assert empty["wrong"]["reason"]
+    assert in_words(empty) == "There are no photos."
+    assert many_unsure(empty) == ""
+    refused = decision_rates(["unsure"], np.array([0]), np.array([0]), NAMES)
+    assert refused["wrong_when_decided"]["reason"] == "no photo was decided"
+    assert "100 % are unsure" in many_unsure(refused)
+
+
+def test_a_point_decides_its_label_or_the_likeliest_other() -> None:
+    probabilities = np.array([[0.3, 0.5, 0.2], [0.29, 0.31, 0.4], [0.9, 0.05, 0.05]])
+    point = {"label": "cat", "threshold": 0.3}
+    assert point_decisions(point, probabilities, NAMES) == ["cat", "fox", "cat"]
