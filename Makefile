@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
-EXTRAS := train,serve,live,targets,sign
+EXTRAS := train,serve,live,targets,sign,sbom
 CODE := $(wildcard src tests benchmarks examples docs *.py)
 WORKERS ?= -n 2 --dist loadfile
 PIP := 26.1.2

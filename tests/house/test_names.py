@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -54,6 +55,13 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_no_room_is_named_like_a_public_name(repo: Path) -> None:
     rooms = {path.stem for path in (repo / "src" / "catflap").iterdir()}
     assert rooms & set(catflap.__all__) == set()
+
+
+def test_no_two_modules_of_ours_have_one_name(repo: Path) -> None:
+    """A file is found by its name alone; only commands are named like their verbs."""
+    files = [path for path in (repo / "src" / "catflap").rglob("*.py") if path.stem != "__init__"]
+    names = Counter(path.stem for path in files if path.parent.name != "cli")
+    assert {name for name, count in names.items() if count > 1} == set()
 
 
 def test_public_names_come_in_any_order() -> None:
