@@ -62,11 +62,13 @@ def test_a_truncated_photo_with_a_new_end_marker_is_missing_data(photo: bytes, s
         read_pixels(photo[: int(share * len(photo))] + b"\xff\xd9", FRAME)
 
 
-def test_bytes_that_were_cut_out_are_missing_data() -> None:
-    photo = encode(grainy(), "JPEG", quality=90)
+@pytest.mark.parametrize("height", [300, 305], ids=["whole units", "one row of the last units"])
+def test_bytes_that_were_cut_out_are_missing_data(height: int) -> None:
+    photo = encode(grainy(height=height), "JPEG", quality=90)
     middle = len(photo) // 2
-    with pytest.raises(BadPhoto, match="data is missing"):
-        read_pixels(photo[:middle] + photo[middle + 400 :], FRAME)
+    for frame in (FRAME, Frame(288, 288)):
+        with pytest.raises(BadPhoto, match="data is missing"):
+            read_pixels(photo[:middle] + photo[middle + 3000 :], frame)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
