@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,11 @@ def calls_of_a_step(folder: Path, backbone: str) -> dict[str, Any]:
         counts.append(Counter())
         sys.setprofile(trace)
 
-    settings = finetuning(1, 0.1, 0.5, len(dataset.photos("train")), 224)
+    settings = replace(finetuning(1, 0.1, 0.5, 224), batch=8)
     with tempfile.TemporaryDirectory() as out:
         train_weights(network, dataset, Path(out) / "resume", settings, 0, "cpu", silent, log=log)
     sys.setprofile(None)
-    whole = counts[0]  # from the end of the first step to the end of the second
+    whole = counts[1]  # from the end of the second step to the end of the third
     return {
         "calls": sum(whole.values()),
         "files": len({name for name, _ in whole}),

@@ -184,15 +184,14 @@ def test_expected_gains_weigh_evidence_against_experience() -> None:
 
 
 def test_a_poor_head_lets_every_weight_change() -> None:
-    poor = finetuning(2, 0.1, 0.8, 500, 64)
-    assert (poor.optimiser, poor.backbone_rate_ratio, poor.shift, poor.batch) == ("adamw", 1.0, 0.125, 16)
-    assert finetuning(2, 0.1, 0.8, 5000, 65).batch == 32
-    assert finetuning(2, 0.1, 0.8, 500, 65).shift == 0, "larger photos are cropped"
-    good = finetuning(2, 0.1, 0.99, 500, 64)
+    poor = finetuning(2, 0.1, 0.8, 64)
+    assert (poor.optimiser, poor.backbone_rate_ratio, poor.shift) == ("adamw", 1.0, 0.125)
+    assert finetuning(2, 0.1, 0.8, 65).shift == 0, "larger photos are cropped"
+    good = finetuning(2, 0.1, 0.99, 64)
     assert (good.optimiser, good.backbone_rate_ratio, good.label_smoothing) == ("sgd", 0.1, 0.0)
-    own_rate = finetuning(2, 1.0, 0.5, 500, 64)
+    own_rate = finetuning(2, 1.0, 0.5, 64)
     assert own_rate == LoopSettings(2, backbone_rate_ratio=1), "the backbone asks for its own rate"
-    assert finetuning(2, 0.1, 0.8, 500, 64, mirror=False).crops.mirror is False
+    assert finetuning(2, 0.1, 0.8, 64, mirror=False).crops.mirror is False
 
 
 def test_a_random_start_suits_the_number_and_size_of_the_photos() -> None:

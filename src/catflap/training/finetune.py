@@ -65,7 +65,7 @@ History: TypeAlias = list[dict[str, Any]]
 GOOD_HEAD = (
     0.95  # of the photos that judge a head; below, fine-tuning changes features more than it keeps them
 )
-MANY_PHOTOS, FEW_PHOTOS = 10_000, 2_000  # train photos, for the batch size
+MANY_PHOTOS = 10_000  # train photos: then a random start takes larger batches
 SMALL_SIDE = 64  # px: a crop of such a photo, enlarged, is blurred
 TEACHERS_SHARE = 0.7  # of a soft target; the rest is the label's
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the fine-tuned weights
@@ -114,14 +114,13 @@ def finetuning(
     epochs: float,
     backbone_rate_ratio: float,
     head_accuracy: float,
-    photos: int,
     side: int,
     mirror: bool = True,
 ) -> LoopSettings:
     """Settings for weights that start with a head on frozen features.
 
-    `head_accuracy` (0 to 1) is on held-out photos, `photos` are those to learn from, `side` is the side in px
-    of what the network sees of most. A backbone with a rate of 1 must change whatever its head. Otherwise a
+    `head_accuracy` (0 to 1) is on held-out photos, `side` the side in px of what the network sees of most
+    photos. A backbone with a rate of 1 must change whatever its head. Otherwise a
     good head's features are kept: SGD with small steps, large crops and hard labels (smoothed ones spoil the
     probabilities of a head that is nearly always right). A poor head's features must change: AdamW. Small
     photos are then shifted, not cropped.
@@ -134,7 +133,7 @@ def finetuning(
             smallest_crop=0.8, mirror=mirror,
         )  # fmt: skip
     return LoopSettings(
-        epochs, optimiser="adamw", batch=16 if photos < FEW_PHOTOS else 32, learning_rate=1.5e-4,
+        epochs, optimiser="adamw", learning_rate=1.5e-4,
         backbone_rate_ratio=1.0, weight_decay=0.01, shift=_shift(side), mirror=mirror,
     )  # fmt: skip
 

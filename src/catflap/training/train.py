@@ -77,8 +77,8 @@ NEAR_PERFECT = 0.98  # of the photos that judge a head: nothing is left for fine
 ALL_PHOTOS_SHARE = 1 / 3  # of the epochs, to learn from validation photos as well after the choice
 MIRRORED = 300  # validation photos that show whether mirroring changes labels
 # Photo passes of a fine-tuning that nobody measures in epochs or minutes, at the cost of the slim Lite2 at
-# 320 px: about 3 processor minutes for 500 photos, 10 minutes of two cores for 4,000 and more.
-PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 1900, 350, 0.66, 9000
+# 320 px, to learn from so many: 6 epochs for 350 photos, two for 2,800, a part of one for more than 9,000.
+PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 3200, 350, 0.5, 9000
 PASS_FLOPS = 2.3e9
 
 
@@ -293,9 +293,7 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
 def _settings(
     run: _Run, epochs: float, backbone: Backbone, head_accuracy: float, mirror: bool = True
 ) -> LoopSettings:
-    return finetuning(
-        epochs, backbone.rate, head_accuracy, len(run.dataset.photos("train")), _side(run.dataset), mirror
-    )
+    return finetuning(epochs, backbone.rate, head_accuracy, _side(run.dataset), mirror)
 
 
 def _side(dataset: Dataset) -> int:
