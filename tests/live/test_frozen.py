@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.image import Pixels
-from catflap.live.frames import OpenSource, Outage, Shot, Source, SourceFrame, Stop, latest_frames
+from catflap.live.frames import LatestFrames, OpenSource, Outage, Shot, Source, SourceFrame, Stop
 
 SCENE = np.full((200, 300, 3), 90, np.uint8)
 
@@ -32,7 +32,7 @@ class Sensor:
 
 def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Outage]:
     sensor: OpenSource = Sensor(frames, raw_bytes)
-    shots = latest_frames(Source("sensor", True, lambda: sensor), sensor, Stop(), stalled=60, still=0.3)
+    shots = LatestFrames(Source("sensor", True, lambda: sensor), sensor, Stop(), stalled=60, still=0.3)
     try:
         return list(islice(shots, count))
     finally:
@@ -41,7 +41,7 @@ def found(frames: list[Pixels], raw_bytes: bool, count: int) -> list[Shot | Outa
 
 @pytest.mark.parametrize("raw_bytes", [False, True])
 def test_the_same_picture_is_told_once_and_judged_no_more(raw_bytes: bool) -> None:
-    shots = latest_frames(
+    shots = LatestFrames(
         Source("sensor", True, lambda: sensor), sensor := Sensor([SCENE], raw_bytes), stop := Stop(), 60, 0.3
     )
     for one in shots:

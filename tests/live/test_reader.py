@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.live.frames import Shot, Source, SourceFrame, SourceLost, Stop, all_frames, latest_frames
+from catflap.live.frames import LatestFrames, Shot, Source, SourceFrame, SourceLost, Stop, all_frames
 
 
 class Script:
@@ -38,7 +38,7 @@ class Script:
 def found(*words: int | str, pace: float, stalled: float = 0.4) -> list[int | str]:
     """The numbers of the frames that came, and the kinds of outage."""
     script = Script(*words)
-    shots = latest_frames(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
+    shots = LatestFrames(Source("script", True, lambda: script), script, Stop(), stalled, 60.0, pace)
     return [one.number if isinstance(one, Shot) else one.kind for one in shots]
 
 

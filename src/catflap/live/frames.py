@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from threading import Condition, Event, Thread
 from time import monotonic, time
@@ -122,30 +122,50 @@ def all_frames(opened: OpenSource, stop: Stop) -> Generator[Shot]:
         opened.close()
 
 
-def latest_frames(
-    source: Source, opened: OpenSource, stop: Stop, stalled: float, still: float, interval: float = 0.0
-) -> Generator[Shot | Outage]:
+class LatestFrames:
     """The latest frame of a live source, again and again; an Outage where there is none.
 
-    A thread reads every frame into one slot, so a slow classifier gets fewer frames and never old ones. A
-    source that fails is opened again, with growing pauses. `stalled` seconds without a frame are an Outage,
-    and so are `still` seconds of exactly the same picture, which is not classified until it changes.
+    A thread reads every frame into one slot from now on, so a slow classifier gets fewer frames and never old
+    ones. A source that fails is opened again, with growing pauses. `stalled` seconds without a frame are an
+    Outage, and so are `still` seconds of exactly the same picture, which is not classified until it changes.
     `interval` is the least time between two frames in seconds.
     """
-    reader = _Reader(source, opened, still)
-    in_outage, due = False, 0.0
-    try:
-        while not stop.requested:
-            found = reader.take(due, None if in_outage else stalled)
+
+    def __init__(
+        self,
+        source: Source,
+        opened: OpenSource,
+        stop: Stop,
+        stalled: float,
+        still: float,
+        interval: float = 0.0,
+    ) -> None:
+        self._reader = _Reader(source, opened, still)
+        self._stop = stop
+        self._stalled = stalled
+        self._interval = interval
+        self._in_outage = False
+        self._due = 0.0
+
+    def __iter__(self) -> Iterator[Shot | Outage]:
+        return self
+
+    def __next__(self) -> Shot | Outage:
+        while not self._stop.requested:
+            found = self._reader.take(self._due, None if self._in_outage else self._stalled)
             if found is not None:
-                in_outage = isinstance(found, Outage)
-                if not in_outage:
-                    due = monotonic() + interval
-                yield found
-            elif reader.is_finished():
-                return
-    finally:
-        reader.close()
+                self._in_outage = isinstance(found, Outage)
+                if not self._in_outage:
+                    self._due = monotonic() + self._interval
+                return found
+            if self._reader.is_finished():
+                break
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop reading and close the source."""
+        self._reader.close()
 
 
 class _Reader:

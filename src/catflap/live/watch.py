@@ -20,7 +20,7 @@ from catflap.image import Photo
 from catflap.live.archive import Archive, whole_frame
 from catflap.live.delivery import Event, LatestDelivery, OrderedDelivery, Output
 from catflap.live.frame_sources import find_source
-from catflap.live.frames import Outage, Shot, Stop, all_frames, latest_frames, open_first
+from catflap.live.frames import LatestFrames, Outage, Shot, Stop, all_frames, open_first
 from catflap.live.hysteresis import State, average, check_order, leave_threshold, step
 from catflap.live.receivers import COMMAND_SECONDS, KILL_SECONDS, commands, webhook
 from catflap.live.watch_settings import WHOLE, WatchSettings, check_unused, pixel_box
@@ -70,8 +70,15 @@ def watch(
         if classifier.notice:
             output.note(classifier.notice)
         opened = open_first(source)
-        starting = parts.enter_context(ExitStack())
-        starting.callback(opened.close)
+        frames: Iterable[Shot | Outage]
+        if source.live:  # it is read from now on: what waits in its connection would be old
+            frames = latest = LatestFrames(
+                source, opened, stop, settings.stalled, settings.still, 1 / settings.max_fps
+            )
+            parts.callback(latest.close)
+        else:
+            frames = all_frames(opened, stop)
+            parts.callback(opened.close)
         preview = None
         if settings.preview is not None:
             from catflap.live.preview import Preview
@@ -86,14 +93,6 @@ def watch(
         archive = Archive(settings, classifier, recorder, output.note, stop, lossless=not source.live)
         watched = Watch(settings, classifier, output, receivers, archive, preview)
         watched.started(source.name, source.live)
-        frames: Iterable[Shot | Outage]
-        if source.live:
-            limits = (settings.stalled, settings.still, 1 / settings.max_fps)
-            frames = latest_frames(source, opened, stop, *limits)
-        else:
-            frames = all_frames(opened, stop)
-        parts.callback(frames.close)
-        starting.pop_all()  # from here on the reader closes the source
         why = "an error"
         try:
             for found in frames:
