@@ -28,12 +28,12 @@ def decision_rates(
     truth = np.asarray(labels, np.int64)
     owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
     numbers = {name: number for number, name in enumerate(class_names)}
-    said = np.array([numbers.get(decision, -1) for decision in decisions], np.int64)
-    whole = _rates(said, truth, owners, np.ones(len(truth), np.bool_))
+    predicted = np.array([numbers.get(decision, -1) for decision in decisions], np.int64)
+    whole = _rates(predicted, truth, owners, np.ones(len(truth), np.bool_))
     per_label = {
         name: {
-            **_rates(said, truth, owners, truth == number),
-            "predicted": int((said == number).sum()),
+            **_rates(predicted, truth, owners, truth == number),
+            "predicted": int((predicted == number).sum()),
         }
         for number, name in enumerate(class_names)
     }
@@ -67,10 +67,10 @@ def shipped_decisions(
     `decision` and `points` are the entries of the variant in bundle.json: the rates of its own decision,
     in `error_rates` those of each rate of its curve, and in `operating_points` those of each point.
     """
-    said = decide(probabilities, class_names, decision_rule(decision))
+    predicted = decide(probabilities, class_names, decision_rule(decision))
     has_curve = "curve" in decision
     return {
-        **decision_rates(said, labels, groups, class_names),
+        **decision_rates(predicted, labels, groups, class_names),
         **({"error_rates": _curve_rates(decision, probabilities, labels, groups)} if has_curve else {}),
         "operating_points": [
             {
@@ -94,8 +94,8 @@ def _curve_rates(
     all_photos = np.ones(len(top), np.bool_)
     rows = []
     for point in decision["curve"]:
-        said = np.where(top >= point["threshold"], np.where(right, 0, 1), -1)
-        found = _rates(said, np.zeros(len(top), np.int64), owners, all_photos)
+        predicted = np.where(top >= point["threshold"], np.where(right, 0, 1), -1)
+        found = _rates(predicted, np.zeros(len(top), np.int64), owners, all_photos)
         is_default = point["error_rate"] == decision["error_rate"]
         chosen = {"error_rate": point["error_rate"], "default": is_default}
         rows.append({**chosen, "wrong": found["wrong"], "unsure": found["unsure"]})
@@ -133,8 +133,8 @@ def many_unsure(rates: Mapping[str, Any]) -> str:
     return f" Warning: {100 * share:.0f} % are unsure: allow a higher error rate, or train on more photos."
 
 
-def _rates(said: Ints, truth: Ints, owners: Ints, among: Flags) -> dict[str, Any]:
-    decided, right = said >= 0, said == truth
+def _rates(predicted: Ints, truth: Ints, owners: Ints, among: Flags) -> dict[str, Any]:
+    decided, right = predicted >= 0, predicted == truth
 
     def of(hits: Flags, photos: Flags, reason: str) -> Metric:
         effective = effective_photos(np.zeros(int(photos.sum()), np.int64), owners[photos], 1)[0]

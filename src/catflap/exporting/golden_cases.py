@@ -136,7 +136,7 @@ def scene(seed: int, width: int, height: int) -> Pixels:
 
 
 def large_scene(frame: Frame) -> Pixels:
-    """A drawn picture that a Frame decodes at 1/8, 1/4 or 1/2, and that shows at once where it does not.
+    """A drawn picture that a Frame decodes at 1/8, 1/4 or 1/2, and whose stripes show where it does not.
 
     Soft colours, whose pixels hardly depend on the decoder, and a patch of light and dark stripes, of which
     a scaled decode leaves coarse ones and a full one next to nothing. The scale divides no side.

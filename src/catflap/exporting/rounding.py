@@ -64,18 +64,18 @@ def round_weights(onnx_bytes: bytes, frames: Pixels) -> bytes:
     """
     keep_memory()
     model = onnx.load_from_string(onnx_bytes)
-    held = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in held]
-    found = (_read(node, tuple(held[node.input[1]].dims[2:])) for node in nodes)
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in initializers]
+    found = (_read(node, tuple(initializers[node.input[1]].dims[2:])) for node in nodes)
     convolutions = [one for one in found if one is not None]
     if not convolutions:
         return onnx_bytes
     grams = _gram_matrices(model, convolutions, frames[:FRAMES])
     for one in convolutions:
-        weights = torch.from_numpy(numpy_helper.to_array(held[one.weights]).astype(np.float64))
+        weights = torch.from_numpy(numpy_helper.to_array(initializers[one.weights]).astype(np.float64))
         rows = weights.view(one.group, len(weights) // one.group, -1)
         rounded = _rounded(rows, grams[one.weights]).view(weights.shape).numpy().astype(np.float32)
-        held[one.weights].CopyFrom(numpy_helper.from_array(rounded, one.weights))
+        initializers[one.weights].CopyFrom(numpy_helper.from_array(rounded, one.weights))
     return bytes(model.SerializeToString())
 
 
@@ -83,7 +83,11 @@ def convolution_weights(onnx_bytes: bytes) -> dict[str, npt.NDArray[np.float32]]
     """The weights of a graph's convolutions by their names, (filters, channels of a group, height, width)."""
     graph = onnx.load_from_string(onnx_bytes).graph
     read = {node.input[1] for node in graph.node if node.op_type == "Conv"}
-    return {held.name: numpy_helper.to_array(held) for held in graph.initializer if held.name in read}
+    return {
+        initializers.name: numpy_helper.to_array(initializers)
+        for initializers in graph.initializer
+        if initializers.name in read
+    }
 
 
 def _read(node: onnx.NodeProto, kernel: tuple[int, ...]) -> Convolution | None:

@@ -75,10 +75,10 @@ def layer_by_layer(spec: Any, pixels: Any) -> Any:
     return values[spec.description.output[0].name]
 
 
-def _weights(held: Any, *shape: int) -> Any:
+def _weights(tensor: Any, *shape: int) -> Any:
     import torch
 
-    return torch.tensor(np.asarray(held.floatValue, np.float32)).reshape(shape)
+    return torch.tensor(np.asarray(tensor.floatValue, np.float32)).reshape(shape)
 
 
 def _edges(amounts: Any) -> list[int]:
