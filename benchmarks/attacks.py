@@ -35,6 +35,7 @@ import psutil
 from machine import header
 from pixels import grainy
 
+import catflap
 from catflap.artifacts.bundle import HEAD as HEAD_FILE
 from catflap.artifacts.bundle import encode_bundle, load_bundle
 
@@ -158,7 +159,7 @@ def replace_under_load(requests: int, replacements: int) -> None:
     """Send requests while the bundle is replaced, every second time by a damaged file."""
     with tempfile.TemporaryDirectory() as folder:
         served = Path(folder) / "cat.catflap"
-        good = load_bundle("cat").path.read_bytes()
+        good = (Path(catflap.__file__).parent / "artifacts/shipped/cat.catflap").read_bytes()
         other = another_version(good, Path(folder))
         damaged = bytearray(good)
         damaged[len(damaged) // 2] ^= 1

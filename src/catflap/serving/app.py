@@ -147,7 +147,7 @@ async def _endpoint(
     except Exception as error:
         response = error_response(_to_http_error(service, error), as_text=route.startswith("/v2"))
     finally:
-        service.bodies.release(size)
+        service.bodies.held -= size
     service.metrics.request(route, response.status, perf_counter() - start)
     return _Reply(response)
 

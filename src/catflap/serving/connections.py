@@ -189,8 +189,9 @@ class Listener(socket.socket):
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, which tells a Guard its state and limits the size of heads and pipelines.
 
-    `is_gone` is set when it closes, `is_lost` once uvicorn knows. `written` is the number of
-    bytes of bodies handed to the transport; `read` is how many of them the client had read at the last look.
+    `complete` is how many requests have arrived with their body. `is_gone` is set when the connection closes,
+    `is_lost` once uvicorn knows. `written` is the number of bytes of bodies handed to the transport; `read` is
+    how many of them the client had read at the last look.
     """
 
     def __init__(self, guard: Guard, **arguments: Any) -> None:
@@ -201,7 +202,7 @@ class Connection(HttpToolsProtocol):
         self.written = self.read = 0
         self.is_answered = self.is_gone = self.is_lost = False
         self._in_head, self._has_begun_head, self._head_bytes = True, False, 0
-        self._begun = self._complete = self._answered = 0  # requests
+        self._begun = self.complete = self._answered = 0  # requests
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The head of a request is due."""
@@ -253,20 +254,10 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The body is complete."""
         self._in_head = True
-        self._complete += 1
+        self.complete += 1
         if self.state is State.BODY:
             self.guard.enter(self, State.ANSWER)
         super().on_message_complete()
-
-    def has_whole(self, request: int) -> bool:
-        """Whether the body of the request of this number has arrived."""
-        return request < self._complete
-
-    def begin_response(self) -> None:
-        """The response begins: from now on the client has to read it at a minimal rate."""
-        self.is_answered = False
-        self.read = self.written - self.transport.get_write_buffer_size()
-        self.guard.enter(self, State.SEND)
 
     def end_response(self, request: int) -> None:
         """The application is done with a request."""
@@ -277,7 +268,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or self.transport.get_write_buffer_size():
             return
         if self._begun > self._answered:
-            self.guard.enter(self, State.ANSWER if self.has_whole(self._answered) else State.BODY)
+            self.guard.enter(self, State.ANSWER if self._answered < self.complete else State.BODY)
         else:
             self.guard.enter(self, State.HEAD if self._has_begun_head else State.IDLE)
 
@@ -301,14 +292,17 @@ async def _send(connection: Connection, request: int, receive: Any, send: Any, m
     a connection that is closed at once resets the client before it has read the response.
     """
     if message["type"] == "http.response.start":
-        connection.begin_response()
-        if not connection.has_whole(request):
+        transport = connection.transport
+        connection.is_answered = False
+        connection.read = connection.written - transport.get_write_buffer_size()
+        connection.guard.enter(connection, State.SEND)  # now the client has to read at a minimal rate
+        if request >= connection.complete:
             others = [header for header in message["headers"] if header[0].lower() != b"connection"]
             message = {**message, "headers": [*others, (b"connection", b"close")]}
         await send(message)
         return
     connection.written += len(message.get("body", b""))
-    if message.get("more_body") or connection.has_whole(request):
+    if message.get("more_body") or request < connection.complete:
         await send(message)
         return
     await send({**message, "more_body": True})

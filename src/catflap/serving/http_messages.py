@@ -72,10 +72,11 @@ class BodyReader:
 
     def __init__(self, limits: ServeLimits) -> None:
         self._limits = limits
+        self._most_held = limits.buffered
         self.held = 0
 
     async def read(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]) -> bytes:
-        """The whole body, counted in `held` until `release` is called with its size.
+        """The whole body, counted in `held` until the caller subtracts its size.
 
         Raises HttpError 413 for a body that is too large, 408 too slow, 415 compressed, 429 when too many
         bytes are held already.
@@ -94,7 +95,7 @@ class BodyReader:
                     self.held += len(chunk)
                     if size > self._limits.body:
                         raise self._too_large()
-                    if self.held > self._limits.buffered:
+                    if self.held > self._most_held:
                         held = f"Too many requests: their bodies have {self.held} bytes."
                         raise HttpError(429, held, "Retry after 1 s.", {"Retry-After": "1"})
                     if not body:
@@ -110,10 +111,6 @@ class BodyReader:
                 late = f"The body did not arrive within {self._limits.upload:g} s."
                 raise HttpError(408, late, "Send a smaller photo.") from error
             raise
-
-    def release(self, size: int) -> None:
-        """Count a body of this size no longer."""
-        self.held -= size
 
     def _too_large(self) -> HttpError:
         return HttpError(413, f"The body has more than {self._limits.body} bytes.", "Send a smaller photo.")

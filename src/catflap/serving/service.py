@@ -165,9 +165,8 @@ class Workers:
         """
         futures = self._submit(jobs)
         results = asyncio.gather(*map(asyncio.wrap_future, futures))
-        results.add_done_callback(_retrieve_exception)
         tasks: list[asyncio.Future[Any]] = [results]
-        if self.waiting:
+        if self._pending > self.threads:
             tasks.append(asyncio.ensure_future(disconnected()))
         try:
             done, _ = await asyncio.wait(
@@ -183,6 +182,8 @@ class Workers:
                 )
             raise self._busy(503, "No core was free in time")
         finally:
+            if not results.done():
+                results.add_done_callback(_retrieve_exception)
             for task in tasks:
                 task.cancel()
 
