@@ -190,8 +190,8 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection, which tells a Guard its state and limits the size of heads and pipelines.
 
     `complete` is how many requests have arrived with their body. `is_gone` is set when the connection closes,
-    `is_lost` once uvicorn knows. `written` is the number of bytes of bodies handed to the transport; `read` is
-    how many of them the client had read at the last look.
+    `is_lost` once uvicorn knows. `written` is the number of bytes of bodies handed to the transport; `read`
+    is how many of them the client had read at the last look.
     """
 
     def __init__(self, guard: Guard, **arguments: Any) -> None:
