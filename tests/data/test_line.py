@@ -182,7 +182,7 @@ def test_a_dataset_of_other_photos_of_the_same_sizes_is_told(tmp_path: Path) -> 
     dataset = prepare(scan(tmp_path / "one", tmp_path / "m1", workers=1), tmp_path / "d")
     photos = dataset.photos("train")
     prepare(scan(tmp_path / "two", tmp_path / "m2", workers=1), tmp_path / "d")
-    with pytest.raises(BadArtifact, match="was prepared anew"):
+    with pytest.raises(BadArtifact, match="was prepared again"):
         photos[0]
 
 
