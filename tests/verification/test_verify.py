@@ -236,7 +236,7 @@ def test_a_golden_photo_that_cannot_be_read_fails(tiny_bundle: Path, tmp_path: P
     )
     verdict = verify(path)
     assert failed(verdict) == ["pixels"]
-    assert "no photo" in str(verdict.checks[1].value)
+    assert "not a photo" in str(verdict.checks[1].value)
 
 
 def test_answers_beyond_their_tolerance_fail(tiny_bundle: Path, tmp_path: Path) -> None:
