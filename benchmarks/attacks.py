@@ -171,7 +171,7 @@ def replace_under_load(requests: int, replacements: int) -> None:
                     asking = [clients.submit(ask_many, port, requests // 80) for _ in range(8)]
                     for _ in range(replacements // 10):
                         changes += 1
-                        put(bytes(damaged) if changes % 2 else (other, good)[changes // 2 % 2], served)
+                        put(bytes(damaged) if changes % 2 else (good, other)[changes // 2 % 2], served)
                         while reloads(port) < changes:
                             time.sleep(0.02)
                     lost += sum(one.result() for one in asking)
