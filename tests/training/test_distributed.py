@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from catflap.artifacts.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
-from tests.training.torchrun import CATFLAP, TORCHRUN
+from tests.tiny import CATFLAP, TINY
+from tests.training.torchrun import TORCHRUN
 
 
 @pytest.mark.slow
@@ -22,10 +23,10 @@ def test_two_processes_learn_what_one_learns(
 ) -> None:
     """torchrun with gloo; batches are shared, so the weights are the same but for the order of sums."""
     words = ["train", str(drawn_dataset.path), "--recipe", "finetune", "--epochs", "1", "--json"]
-    words += ["--backbone", "efficientnet_lite0_tiny"]
+    words += ["--backbone", TINY]
     words += ["--precision", "fp32", "--teacher", str(drawn_checkpoint.path)]
     answers = {}
-    for name, command in {"one": [CATFLAP], "two": [*TORCHRUN, CATFLAP]}.items():
+    for name, command in {"one": [*CATFLAP], "two": [*TORCHRUN, CATFLAP[1]]}.items():
         made = subprocess.run(
             [*command, *words, "-o", str(tmp_path / name)], capture_output=True, text=True, check=False,
             timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -37,7 +38,7 @@ def test_two_processes_learn_what_one_learns(
     for tensor in one:
         assert torch.allclose(one[tensor], two[tensor], atol=1e-4), tensor
     settings = [entry for entry in answers["one"]["history"] if entry["step"] == "settings"]
-    assert [entry["precision"] for entry in settings] == ["32-true"]
+    assert [entry["precision"] for entry in settings] == ["32-true"] * 2, "of the train photos, and of all"
     losses = [answer["metrics"]["log_loss"]["value"] for answer in answers.values()]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
@@ -46,10 +47,10 @@ def test_two_processes_learn_what_one_learns(
 @pytest.mark.slow
 def test_two_processes_share_the_photos_of_a_head(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """With nothing cached no photo is looked at twice, and the head is that of one process."""
-    made = {}
-    for name, command in {"one": [CATFLAP], "two": [*TORCHRUN, CATFLAP]}.items():
+    made, backbone = {}, ["--backbone", TINY]
+    for name, command in {"one": [*CATFLAP], "two": [*TORCHRUN, CATFLAP[1]]}.items():
         answer = subprocess.run(
-            [*command, "train", str(drawn_dataset.path), "-o", str(tmp_path / name), "--json"],
+            [*command, "train", str(drawn_dataset.path), "-o", str(tmp_path / name), "--json", *backbone],
             capture_output=True, text=True, check=False, timeout=300,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CATFLAP_CACHE": str(tmp_path / f"cache of {name}")},
         )  # fmt: skip
