@@ -1,4 +1,4 @@
-"""Text on a page: what a file is called or a label says is shown there, and never obeyed."""
+"""Escape file names and labels for HTML pages, so that none of them acts as markup or script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `compare`: the cost of the training environment beside that of the inference environment."""
+"""The verb `compare`: run probe.py in both environments; size, memory, start and compute side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One photo to one row of a Manifest: read, decode, hash, judge; `examine` does so for a batch."""
+"""One photo to one row of a Manifest: read, decode, hash; one that fails is quarantined with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare: a Manifest to a Dataset."""
+"""The verb `prepare`: give each photo of a Manifest a role, pack them into shards, write the Dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scan: photos to a Manifest."""
+"""The verb `scan`: list a source, examine its photos in batches, find duplicates, write the Manifest."""
 
 from __future__ import annotations
 

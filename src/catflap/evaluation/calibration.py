@@ -1,4 +1,4 @@
-"""What is fitted on the calibration role: temperature, field prior and operating points."""
+"""What is fitted on the calibration role: temperature, field prior, operating points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift: the baseline of a variant's calibration answers, and how far a window of field answers is from it.
+"""Drift statistics: the baseline of a variant, and how far a window of field answers is from it.
 
 Compared are, for each predicted label: the confidence (log-odds of the most probable label), the OOD score
 (distance of the embedding from the label's mean and principal axes), and image statistics of the frame

@@ -1,4 +1,4 @@
-"""How a variant is judged: its source, what it loses, how it decides; the result is its bundle.json entry."""
+"""Measure a variant against the Checkpoint and fit its calibration; the result is its bundle.json entry."""
 
 from __future__ import annotations
 

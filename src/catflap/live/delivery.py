@@ -1,5 +1,6 @@
-"""Threads that deliver events: in order and tried again (webhook, MQTT), the newest decision only (commands),
-and the events and notes that the user reads; each with a count of what it delivered and lost."""
+"""Threads that deliver events: in order with retries (webhook, MQTT), or the newest decision only (commands).
+
+Events and notes for the user have a thread of their own. Each counts what it delivered and lost."""
 
 from __future__ import annotations
 

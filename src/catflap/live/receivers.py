@@ -1,4 +1,4 @@
-"""Receivers of events: a webhook, and the commands that run on a decision."""
+"""Receivers of events: one POST to a webhook, one run of a command; delivery.py orders and retries them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""From logits to a decision: softmax, prior correction, thresholds below which the answer is "unsure" (by
-conformal risk control), and operating points by name (LABEL:KIND=NUMBER, as in cat:max_fpr=0.001)."""
+"""From logits to a decision: softmax, prior correction, the conformal `unsure` threshold, operating points.
+
+Operating points have names, LABEL:KIND=NUMBER, as in cat:max_fpr=0.001.
+"""
 
 from __future__ import annotations
 

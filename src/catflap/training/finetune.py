@@ -1,4 +1,4 @@
-"""Training every weight: settings, soft targets, the loop, its resume file, and the blend with the start."""
+"""Fine-tuning: learning-rate schedule, soft targets, the loop, its resume file, blends with the start."""
 
 from __future__ import annotations
 

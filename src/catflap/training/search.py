@@ -1,4 +1,4 @@
-"""The search for a backbone and frame: candidates, cost, successive halving, and the clock of --minutes.
+"""The search for a backbone and frame: candidates in order, cost, successive halving, the clock of --minutes.
 
 Few candidates are compared (at most 14), by heads on cached features that cost seconds, in a fixed order with
 the best of other photo sets first. A sampler such as Optuna's would have nothing to learn from so few trials,
