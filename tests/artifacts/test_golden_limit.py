@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from catflap.artifacts import golden as golden_room
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import HEADERS, check_golden, read_golden
 from catflap.errors import BadArtifact, CatflapError
+from tests.tiny import Exported
 
 
 def test_what_is_refused_is_what_could_not_be_read(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_bundle: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = load_bundle(tiny_bundle)
-    golden, logits = read_golden(bundle), len(bundle.labels)
-    size = sum(map(len, golden.photos)) + golden.frames.nbytes + golden.logits["fp32"].nbytes
-    size += 8 * len(golden.photos)
+    """Of a Bundle with probes and recorded decisions every byte is counted."""
+    bundle = load_bundle(drawn_bundle.path)
+    golden = read_golden(bundle)
+    assert set(golden.decisions) == set(bundle.variants)
+    size = sum(map(len, golden.photos)) + golden.frames.nbytes + 8 * len(golden.photos)
+    for answers in (golden.logits, golden.probes, golden.probabilities, golden.decisions):
+        size += sum(rows.nbytes for rows in answers.values())
+    asked = golden.photos, bundle.frame, len(bundle.labels), len(bundle.variants)
     monkeypatch.setattr(golden_room, "MAX_BYTES", size + HEADERS)
-    check_golden(golden.photos, bundle.frame, logits)
+    check_golden(*asked)
     read_golden(bundle)
     monkeypatch.setattr(golden_room, "MAX_BYTES", size + HEADERS - 1)
     with pytest.raises(CatflapError, match="--golden"):
-        check_golden(golden.photos, bundle.frame, logits)
+        check_golden(*asked)
     monkeypatch.setattr(golden_room, "MAX_BYTES", size)
     with pytest.raises(BadArtifact, match="too many bytes"):
         read_golden(bundle)

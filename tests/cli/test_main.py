@@ -253,7 +253,7 @@ def test_json_may_stand_before_or_after_the_part_of_a_command(
 def test_a_host_that_is_an_unset_variable_is_not_the_whole_network() -> None:
     answer = catflap("serve", "cat", "--port", "0", "--host", "", timeout=60)
     assert answer.returncode == 2
-    assert "The host is empty." in answer.stderr
+    assert "The host (--host) is empty." in answer.stderr
 
 
 def test_json_may_stand_before_or_after_the_command(answered: Callable[..., Answered]) -> None:

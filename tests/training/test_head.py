@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,7 +210,7 @@ def test_of_many_labels_scales_and_losses_are_found_in_parts(monkeypatch: pytest
     evidence, labels = random.normal(0, 2, (500, 1000)).astype(np.float32), random.integers(0, 1000, 500)
     prior = np.broadcast_to(random.normal(0, 1, 1000).astype(np.float32), evidence.shape)
     whole, losses = fit_scales(evidence, prior, labels, (0.05, 20)), losses_of(evidence, labels)
-    monkeypatch.setattr(calibration, "AT_ONCE", 1 << 14)
+    monkeypatch.setattr(calibration, "CHUNK", 1 << 14)
     tracemalloc.start()
     assert fit_scales(evidence, prior, labels, (0.05, 20)) == pytest.approx(whole, rel=1e-6)
     assert np.array_equal(losses_of(evidence, labels), losses)
@@ -346,9 +347,9 @@ def test_few_photos_judge_by_turns_whole_groups_at_a_time(monkeypatch: pytest.Mo
     group_of = {row.tobytes(): group for row, group in zip(everything, np.concatenate(groups), strict=True)}
     learnt, judged = list[set[int]](), list[list[int]]()
 
-    def told(parts: list[LabelledFeatures], *rest: object) -> Head:
+    def told(parts: list[LabelledFeatures], *rest: Any, **options: Any) -> Head:
         learnt.append({group_of[row.tobytes()] for features, _ in parts for row in features})
-        return fit_head(parts, *rest)  # type: ignore[arg-type]
+        return fit_head(parts, *rest, **options)
 
     def looked_at(self: Head, features: np.ndarray) -> np.ndarray:
         judged.append([group_of[row.tobytes()] for row in features])
@@ -429,12 +430,12 @@ def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
     train = (train[0], np.where(np.arange(300) == 7, 3, train[1]))  # one photo of a fourth label
     learnt: list[tuple[int, int]] = []
 
-    def counted(parts: list[LabelledFeatures], *rest: object) -> Head:
+    def counted(parts: list[LabelledFeatures], *rest: Any, **options: Any) -> Head:
         labels = np.concatenate([labels for _, labels in parts])
         learnt.append((len(labels), len(np.unique(labels))))
-        return fit_head(parts, *rest)  # type: ignore[arg-type]
+        return fit_head(parts, *rest, **options)
 
-    for name, value in (("fit_head", counted), ("MOST_COMPARED", 50), ("FEW", 0)):
+    for name, value in (("fit_head", counted), ("MAX_COMPARED", 50), ("FEW", 0)):
         monkeypatch.setattr(room, name, value)
     chosen(train, validation, 4)
     assert set(learnt[:-2]) == {(50, 4)}
@@ -453,7 +454,7 @@ def test_of_many_validation_photos_a_part_judges(monkeypatch: pytest.MonkeyPatch
         return features @ self.weights.T + self.bias
 
     monkeypatch.setattr(Head, "logits", looked_at)
-    for name, value in (("MOST_ANSWERS", 60), ("FEW", 0)):
+    for name, value in (("MAX_LOGITS", 60), ("FEW", 0)):
         monkeypatch.setattr(room, name, value)
     choice = chosen(train, validation, 4)
     assert [row["judged_by"] for row in choice.tried] == [15] * len(choice.tried)

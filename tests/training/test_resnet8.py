@@ -29,7 +29,7 @@ def test_a_place_of_a_small_picture_is_kept_until_the_end() -> None:
 def test_a_frame_of_which_nothing_would_be_left_is_refused() -> None:
     network = load_backbone(RESNET8, pretrained=False).network
     assert network(torch.zeros(2, 3, 9, 32)).shape == (2, 256)
-    with pytest.raises(CatflapError, match="less than 9 px"):
+    with pytest.raises(CatflapError, match="resnet8 does not accept frames below 9 px"):
         network(torch.zeros(2, 3, 32, 8))
 
 

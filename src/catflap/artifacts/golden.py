@@ -55,12 +55,13 @@ def load_photo(path: str | os.PathLike[str], frame: Frame) -> bytes:
 def check_golden(
     photos: Sequence[bytes],
     frame: Frame,
-    logits: int,
+    labels: int,
+    variants: int,
     fix: str = "Name fewer or smaller photos with --golden.",
 ) -> None:
-    """Raise CatflapError when these photos, with `logits` logits each, exceed the limits of a Bundle.
+    """Raise CatflapError when the golden cases of these photos would exceed the limits of a Bundle.
 
-    Called before frames and logits are computed.
+    `variants` counts those whose answers are recorded. Called before frames and logits are computed.
     """
     most = load_schema("bundle")["properties"]["golden"]["properties"]["cases"]["maximum"]
     if len(photos) > most:
@@ -68,8 +69,9 @@ def check_golden(
             f"There would be {len(photos)} golden cases with the drawn ones, {most} at most.",
             "Name fewer photos with --golden.",
         )
-    case = 3 * frame.width * frame.height + 12 * logits + 8  # 8: where its photo ends
-    size = sum(map(len, photos)) + len(photos) * case
+    case = 3 * frame.width * frame.height + 8  # 8: where its photo ends
+    answer = 8 * labels + 4  # logits, probabilities and the decision
+    size = sum(map(len, photos)) + len(photos) * case + variants * (len(photos) + PROBES) * answer
     if size > MAX_BYTES - HEADERS:
         raise CatflapError(
             f"Golden cases and their frames would have {size / 2**20:.1f} MiB, {MAX_BYTES >> 20} at most.",

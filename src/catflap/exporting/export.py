@@ -90,8 +90,8 @@ def export(
     check_error_rate(error_rate)
     untested = untested_names(variants)
     drawn = [case.photo for case in (*drawn_cases(checkpoint.frame), *map(extra_case, range(MAX_EXTRA)))]
-    rows = len(checkpoint.labels) * (len(variants) - len(untested))
-    check_golden((*drawn, *golden_photos), checkpoint.frame, rows)
+    tested = len(variants) - len(untested)
+    check_golden((*drawn, *golden_photos), checkpoint.frame, len(checkpoint.labels), tested)
     with working_folder(out, "export") as folder:
         try:
             source = load_source(checkpoint, dataset, progress, specs, Workspace(folder), error_rate)
@@ -336,8 +336,9 @@ def _add(
     check_roles(checkpoint, dataset)
     golden = read_golden(bundle)
     untested = untested_names(name for name, (_, given) in forms.items() if given is None)
-    rows = len(bundle.labels) * (len(golden.logits) + len(forms) - len(untested))
-    check_golden(golden.photos, bundle.frame, rows, "Add fewer variants, or strip one first.")
+    tested = len(golden.logits) + len(forms) - len(untested)
+    fix = "Add fewer variants, or strip one first."
+    check_golden(golden.photos, bundle.frame, len(bundle.labels), tested, fix)
     decision = bundle.variant().decision
     error_rate = decision["error_rate"] if "curve" in decision else None
     source = load_source(checkpoint, dataset, progress, point_specs(bundle.variant()), error_rate=error_rate)
