@@ -18,6 +18,8 @@ from filelock import FileLock
 from catflap.errors import EXTRAS
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from catflap.artifacts.checkpoint import Checkpoint
     from catflap.artifacts.dataset import Dataset
     from tests.tiny import Exported
@@ -101,6 +103,37 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.artifacts.samples import runnable_bundle
 
     return runnable_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def scene_photo() -> bytes:
+    """A real photo that comes with scikit-image, 640 × 480 px, as the browser's camera sees it."""
+    data = pytest.importorskip("skimage.data")
+    from catflap.image import Frame, encode, read_pixels
+
+    return encode(read_pixels(data.chelsea(), Frame(640, 480)), "JPEG", quality=92)
+
+
+@pytest.fixture(scope="session")
+def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Debian's Chromium, whose camera sees a photo again and again.
+
+    A process has room for one `sync_playwright()`, and from then on its main thread has an event loop:
+    tests run their own coroutines with tests/loops.py.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    from tests.chromium import FLAGS, chromium
+
+    path = chromium()
+    if path is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
+    film.write_bytes(scene_photo * 30)
+    camera = f"--use-file-for-fake-video-capture={film}"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, camera])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

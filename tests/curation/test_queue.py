@@ -20,7 +20,7 @@ from catflap.exporting.golden_cases import scene
 from catflap.image import Pixels, encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import digest_photo
-from tests.curation.test_page import browser, context, downloaded, opened, press  # noqa: F401
+from tests.curation.test_page import context, downloaded, opened, press  # noqa: F401
 from tests.tiny import Exported, drawn
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import pytest
 from catflap.serving.connections import HEADERS, PIPELINED, SPARE, Connection, Guard, State, uvicorn_server
 from catflap.serving.serve import LogLimiter, bind
 from catflap.serving.serve_settings import ServeLimits
+from tests import loops
 from tests.serving.client import PATIENCE, certificate
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -127,7 +128,7 @@ def run(test: Callable[[Running], Awaitable[None]], limits: ServeLimits | None =
         async with running(limits or ServeLimits(), **more) as server:
             await asyncio.wait_for(test(server), 2 * PATIENCE)
 
-    asyncio.run(main())
+    loops.run(main())
 
 
 KINDS = {

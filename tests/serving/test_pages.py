@@ -18,6 +18,7 @@ from catflap.serving.connections import CONNECTION
 from catflap.serving.pages import openapi_document
 from catflap.serving.serve_settings import ServeSettings
 from catflap.serving.service import open_service
+from tests.loops import run
 from tests.serving.bundles import RED
 from tests.serving.client import Server, form
 
@@ -167,7 +168,7 @@ def get(app: Any, path: str, method: str = "GET", **scope: Any) -> tuple[int, di
         "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http", "server": ("a", 1),
         **scope,
     }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    run(app(scope, receive, send))
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent)
 

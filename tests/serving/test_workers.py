@@ -12,6 +12,7 @@ import pytest
 
 from catflap.serving.http_messages import HttpError
 from catflap.serving.service import Workers
+from tests.loops import run
 
 
 async def _forever() -> None:
@@ -39,5 +40,5 @@ def test_a_late_job_ends_without_a_complaint(fails: bool) -> None:
         await asyncio.sleep(0.05)
         gc.collect()
 
-    asyncio.run(ask())
+    run(ask())
     assert complaints == []

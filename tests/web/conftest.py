@@ -17,21 +17,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-
-from catflap.image import Pixels, encode
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
-
-# Chromium without a graphics card, a sandbox (tests may run as root) or calls to its makers.
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-)  # fmt: skip
-
 
 # Answers a request itself and says so, or leaves it to the file server.
 First = Callable[[SimpleHTTPRequestHandler], bool]
@@ -105,34 +94,6 @@ def page_built(repo: Path, npm: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scene_photo() -> bytes:
-    """A real photo that comes with scikit-image, 640 × 480 px, as the camera sees it."""
-    data = pytest.importorskip("skimage.data")
-    return encode(_resized(np.asarray(data.chelsea()), 640, 480), "JPEG", quality=92)
-
-
-def chromium() -> str | None:
-    """Where a Chromium is."""
-    return shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="session")
-def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Debian's Chromium, whose camera sees a photo again and again."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = chromium()
-    if path is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
-    film.write_bytes(scene_photo * 30)
-    camera = f"--use-file-for-fake-video-capture={film}"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, camera])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
 def site(page_built: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`catflap web` of a small bundle: is a photo warm or cold?"""
     from catflap.serving.pages import write_site
@@ -192,9 +153,3 @@ def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
 
     yield open_page
     assert faults == []
-
-
-def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    from catflap.image import Frame, read_pixels
-
-    return read_pixels(pixels, Frame(width, height))

@@ -14,7 +14,8 @@ from catflap.image import encode
 from catflap.runtime.classifier import Classifier
 from catflap.serving.pages import write_site
 from tests.artifacts.samples import with_litert, write_bundle
-from tests.web.conftest import FLAGS, chromium, file_server, served
+from tests.chromium import FLAGS, chromium
+from tests.web.conftest import file_server, served
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
 
 if TYPE_CHECKING:
