@@ -45,9 +45,13 @@ class SteepAtZero(Small):
         return features + torch.sqrt(features * 0)
 
 
-def small_network(kind: type[Small] = Small, seed: int = 0) -> Network:
-    """A whole network for two labels, always the same for a seed."""
+def small_backbone(kind: type[Small] = Small, seed: int = 0) -> Backbone:
+    """A backbone, always the same for a seed."""
     torch.manual_seed(seed)
     body = kind().eval()
-    backbone = Backbone("small", body, 16, (0.5,) * 3, (0.5,) * 3, digest_tensors(body.state_dict()), "none")
-    return Network(backbone, 2).eval()
+    return Backbone("small", body, 16, (0.5,) * 3, (0.5,) * 3, digest_tensors(body.state_dict()), "none")
+
+
+def small_network(kind: type[Small] = Small, seed: int = 0) -> Network:
+    """A whole network for two labels, always the same for a seed."""
+    return Network(small_backbone(kind, seed), 2).eval()

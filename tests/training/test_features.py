@@ -16,15 +16,22 @@ from catflap.data.prepare import prepare
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.training import features as room
-from catflap.training.backbones import PACKAGED, Backbone, load_backbone
+from catflap.training.backbones import Backbone, load_backbone
 from catflap.training.features import Extractor, Features, features, open_extractor
 from catflap.training.head import fit_head
-from tests.tiny import FRAME
+from tests.tiny import FRAME, TINY
+from tests.training.small import small_backbone
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return load_backbone(PACKAGED)
+    return load_backbone(TINY)
+
+
+@pytest.fixture(scope="module")
+def small() -> Backbone:
+    """Two convolutions, of which a graph is soon written."""
+    return small_backbone()
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +62,12 @@ def test_they_are_those_of_the_model_in_order(extractor: Extractor, dataset: Dat
 
 
 def test_frames_of_one_size_share_a_graph_but_no_features(
-    backbone: Backbone, dataset: Dataset, tmp_path: Path
+    small: Backbone, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """How a photo is made to fit is not in the graph, which takes seconds to write."""
-    squashed, cropped = (open_extractor(backbone, replace(FRAME, fit=fit)) for fit in ("squash", "crop"))
+    """How a photo is made to fit is not in the graph, which takes long to write."""
+    squashed, cropped = (open_extractor(small, replace(FRAME, fit=fit)) for fit in ("squash", "crop"))
     (graph,) = (tmp_path / "cache" / "backbones").iterdir()
-    wider = open_extractor(backbone, replace(FRAME, width=FRAME.width + 16))
+    wider = open_extractor(small, replace(FRAME, width=FRAME.width + 16))
     assert len({path.read_bytes() for path in graph.parent.iterdir()}) == 2
     assert len({squashed.key, cropped.key, wider.key}) == 3
 
@@ -165,7 +172,7 @@ def test_a_damaged_part_is_worked_out_again(
         elif damage == "other width":
             np.savez(path, ids=photos.ids, features=np.zeros((len(photos), 5), np.float32))
         elif damage == "pickle":
-            np.savez(path, ids=photos.ids.astype(object), features=np.zeros((len(photos), 1280), np.float32))
+            np.savez(path, ids=photos.ids.astype(object), features=np.zeros_like(first))
         else:
             path.write_bytes(b"" if damage == "empty" else b"text")
     assert np.array_equal(features(extractor, photos), first)
@@ -181,29 +188,29 @@ def test_nothing_else_than_parts_is_left(extractor: Extractor, dataset: Dataset,
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_graph_is_written_again(
-    backbone: Backbone, dataset: Dataset, tmp_path: Path, damage: str
+    small: Backbone, dataset: Dataset, tmp_path: Path, damage: str
 ) -> None:
-    whole = room.feature_graph(backbone, FRAME)
+    whole = room.feature_graph(small, FRAME)
     (path,) = (tmp_path / "cache" / "backbones").iterdir()
     damaged = {"cut": whole[: len(whole) // 2], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}
     path.write_bytes(damaged[damage])
-    assert room.feature_graph(backbone, FRAME) == whole
+    assert room.feature_graph(small, FRAME) == whole
     assert [left.read_bytes() for left in path.parent.iterdir()] == [whole]
 
 
 def test_without_a_cache_that_can_be_written_work_goes_on(
-    backbone: Backbone,
-    extractor: Extractor,
+    small: Backbone,
     dataset: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     photos = dataset.photos("validation")
+    extractor = open_extractor(small, FRAME)
     known = features(extractor, photos)
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "file"))
-    other = open_extractor(backbone, FRAME)
+    other = open_extractor(small, FRAME)
     assert np.array_equal(features(other, photos), known)
     (told,) = (record.getMessage() for record in caplog.records if record.name == room.__name__)
     assert f"The cache {tmp_path / 'file'} cannot be written" in told

@@ -40,6 +40,7 @@ def test_it_has_no_weights_to_start_from(drawn_dataset: Dataset, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_what_runs_in_int8(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """The graph, its quantisation and its golden cases: another network than EfficientNet."""
     plan = Plan(backbone=RESNET8, recipe="scratch", epochs=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import load_bundle
+from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
 from catflap.exporting.export import export
@@ -38,22 +40,18 @@ from catflap.training.search import (
 from catflap.training.train import train
 from tests.tiny import TINY
 
-SIZES = (16, 32, 48)
+TRIED = ((32, "squash"), (64, "squash"), (64, "crop"))  # sizes and fits: two graphs
 SETTINGS = LoopSettings(epochs=10)
 NO_LIMITS = (None, None)
 
 
-def tiny_candidates(dataset: Dataset, sizes: tuple[int, ...] = SIZES) -> list[Candidate]:
-    return [Candidate(TINY, size, resized(dataset.frame, size)) for size in sizes]
-
-
 def found(
     dataset: Dataset,
-    sizes: tuple[int, ...] = SIZES,
     limits: tuple[float | None, float | None] = NO_LIMITS,
     clock: Clock | None = None,
 ) -> Pick:
-    return search(dataset, tiny_candidates(dataset, sizes), limits, "cpu", silent, CostMeter(), clock)
+    tried = [Candidate(TINY, size, replace(resized(dataset.frame, size), fit=fit)) for size, fit in TRIED]
+    return search(dataset, tried, limits, "cpu", silent, CostMeter(), clock)
 
 
 def test_frames_keep_their_shape() -> None:
@@ -134,11 +132,11 @@ def test_poor_heads_need_time_for_epochs() -> None:
 
 def test_the_best_head_is_picked(drawn_dataset: Dataset) -> None:
     pick = found(drawn_dataset)
-    assert [row["size"] for row in pick.trials] == list(SIZES)
+    assert [(row["size"], row["fit"]) for row in pick.trials] == list(TRIED)
     (picked,) = (row for row in pick.trials if row["picked"])
     assert picked["validation_log_loss"] == min(row["validation_log_loss"] for row in pick.trials)
     assert pick.trials[pick.number] == picked
-    assert pick.frame == resized(drawn_dataset.frame, picked["size"])
+    assert pick.frame == replace(resized(drawn_dataset.frame, picked["size"]), fit=picked["fit"])
     assert {row["share"] for row in pick.trials} == {1.0}, "few photos are compared at once"
     assert any(row["pareto"] for row in pick.trials)
     assert found(drawn_dataset).frame == pick.frame
@@ -146,8 +144,8 @@ def test_the_best_head_is_picked(drawn_dataset: Dataset) -> None:
 
 def test_limits_are_kept(drawn_dataset: Dataset) -> None:
     costs = {row["size"]: row for row in found(drawn_dataset).trials}
-    limit = (costs[16]["int8_mb"] + costs[48]["int8_mb"]) / 2
-    assert costs[16]["int8_mb"] == pytest.approx(costs[48]["int8_mb"], rel=0.2), "weights are the same"
+    limit = (costs[32]["int8_mb"] + costs[64]["int8_mb"]) / 2
+    assert costs[32]["int8_mb"] == pytest.approx(costs[64]["int8_mb"], rel=0.2), "weights are the same"
     assert found(drawn_dataset, limits=(None, 2 * limit)).number in (0, 1, 2)
     with pytest.raises(Refused, match=r"None of 3 candidates keeps the limits. The nearest, catflap_tiny"):
         found(drawn_dataset, limits=(None, limit / 10))
@@ -164,9 +162,14 @@ def test_a_clock_admits_what_there_is_time_for(drawn_dataset: Dataset) -> None:
 
 
 def test_features_that_take_longer_than_the_minutes_are_refused_at_once(
-    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_dataset: Dataset,
+    drawn_checkpoint: Checkpoint,
+    own_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ten seconds a photo, by the clock; features that are cached take no time."""
+    shutil.copytree(own_cache / "backbones", tmp_path / "cache" / "backbones")  # the graph, and no features
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
     for place in ("search", "train"):
         monkeypatch.setattr(f"catflap.training.{place}.seconds_of_features", lambda *_: 10.0)

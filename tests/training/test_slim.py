@@ -85,6 +85,7 @@ def test_without_train_photos_it_cannot_be_fitted(slim: Backbone, drawn_dataset:
         slimmed(slim, none, FRAME)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_it_answers(drawn_dataset: Dataset, tmp_path: Path) -> None:
     checkpoint = train(drawn_dataset, tmp_path / "slim", Plan(backbone=SLIM))
     assert checkpoint.backbone == SLIM
