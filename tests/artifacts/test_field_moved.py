@@ -91,7 +91,7 @@ def test_a_log_that_is_moved_away_keeps_its_rows_and_a_new_one_is_begun(tmp_path
 
 def test_a_log_that_somebody_else_begins_anew_has_no_part_of_the_old_one(tmp_path: Path, repo: Path) -> None:
     path, old = tmp_path / "field.log", tmp_path / "field.log.1"
-    for turn in range(5):
+    for turn in range(3):
         with writing(path, repo) as (first, told):
             first.write("0 10\n")
             eventually(has(path, 10))
@@ -151,10 +151,10 @@ def test_whoever_reads_a_log_that_is_moved_is_waited_for(tmp_path: Path) -> None
         database.execute("BEGIN")
         assert database.execute("SELECT count(*) FROM seen").fetchone() == (1,)
         log.add(seen(1))
-        time.sleep(1.5)
+        eventually(has(path, 2))
         path.rename(old)
         log.add(seen(2))
-        time.sleep(3)
+        time.sleep(1.5)  # it looks about twice a second
         assert notes == []
         assert not path.exists()
     eventually(lambda: len(notes) == 1)

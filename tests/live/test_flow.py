@@ -69,11 +69,12 @@ def test_a_reader_of_stdout_that_hangs_holds_up_no_decision_and_no_end(red: Path
     opens, shuts = (f"sh -c 'echo {word} >> {door}'" for word in ("open", "shut"))
     words = ["--every-frame", "--json", "--on", "cat", opens, "--on", "unsure", shuts]
     with camera(fps=200) as source:
-        process = subprocess.Popen([CATFLAP, "watch", red, source.url, *words], stdout=subprocess.PIPE)
+        command = [CATFLAP, "watch", red, source.url, *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, pipesize=4096)
         assert process.stdout
         try:
             source.mode = "grey"
-            eventually(lambda: source.sent > 2000)  # far more events than a pipe holds, and nobody reads
+            eventually(lambda: source.sent > 400)  # far more events than a pipe holds, and nobody reads
             source.mode = "red"
             eventually(door.exists)
             process.send_signal(signal.SIGTERM)

@@ -50,9 +50,11 @@ def test_a_download_that_is_slow_does_not_stop_the_camera(
 def test_golden_cases_that_were_lost_once_are_asked_for_again(context: BrowserContext, address: str) -> None:
     context.route("**/bundle/golden.npz", lambda route: route.abort(), times=1)
     page = context.new_page()
+    page.clock.install()
     page.goto(address)
     page.locator("#verdict[data-state=fail]").wait_for()
     assert "golden.npz did not come" in page.inner_text("#notice")
+    page.clock.fast_forward("01:00")
     page.locator("#verdict[data-state=pass]").wait_for()
     page.locator("#answer:not([data-state=untrusted])[data-probability]").wait_for()
     assert page.is_hidden("#notice")
@@ -93,6 +95,7 @@ def test_a_bundle_of_a_persons_own_opens_while_the_network_hangs(
     assert page.is_hidden("#notice")
 
 
+@pytest.mark.slow  # the page waits four seconds, more than once, for a network that hangs
 def test_a_network_that_hangs_is_no_worse_than_none(open_page: Open, site: Path) -> None:
     hangs, over = threading.Event(), threading.Event()
 

@@ -47,20 +47,24 @@ def both(tiny_bundle: Path, page_built: Path, repo: Path, tmp_path: Path) -> Pat
     return tmp_path / "site"
 
 
-def test_the_shipped_bundle_opens_in_a_browser_without_relaxed_simd(
-    context: BrowserContext, page_built: Path, tmp_path: Path
+@pytest.mark.parametrize("which", ["tiny", pytest.param("shipped", marks=pytest.mark.slow)])
+def test_a_bundle_opens_in_a_browser_without_relaxed_simd(
+    context: BrowserContext, both: Path, which: str
 ) -> None:
     def without(route: Route) -> None:
         script = route.fetch()
         route.fulfill(response=script, body=NO_RELAXED_SIMD + script.text())
 
     context.route("**/assets/worker-*.js", without)
-    write_site("cat", tmp_path / "site")
-    with file_server(tmp_path / "site") as (url, asked):
+    if which == "shipped":
+        write_site("cat", site := both.with_name("shipped"))
+    else:
+        site = both
+    with file_server(site) as (url, asked):
         page = context.new_page()
         page.goto(url)
         page.locator("#verdict[data-state=pass], #verdict[data-state=part]").wait_for(timeout=60_000)
-        assert page.input_value("#variant") == "litert-int8"
+        assert page.input_value("#variant") == ("litert-int8" if which == "shipped" else "litert-fp32")
         assert page.is_hidden("#notice")
         runtimes = {line.split("/assets/")[1].rpartition("-")[0] for line in asked if "_wasm_" in line}
         assert runtimes == {"litert_wasm_compat_internal"}

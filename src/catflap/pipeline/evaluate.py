@@ -149,9 +149,9 @@ def _key(name: str, subject: _Subject, judged: _Photos) -> str:
 
 def _open(model: Path) -> _Subject:
     if model.is_dir():
-        from catflap.training.network import open_checkpoint
-
         checkpoint = load_checkpoint(model)
+        from catflap.training.network import open_checkpoint  # seconds, for torch
+
         return _Subject(
             model.name,
             checkpoint.labels,
