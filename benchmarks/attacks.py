@@ -2,9 +2,10 @@
 
 Of each kind, thousands of connections are opened at once to `catflap serve`, a process of its own on this
 machine; where the server closes one, another is opened. Meanwhile /healthz is asked by new connections; what
-counts is the slowest answer and the largest memory (resident set), beside that of the server before. Then
---requests are sent by 8 clients while the bundle's file is replaced, every second time by a damaged file: how
-many requests are lost, and the memory after each tenth.
+counts is the slowest answer (with how long other processes kept the server from a core meanwhile) and the
+largest memory (resident set), beside that of the server before. Then --requests are sent by 8 clients while
+the bundle's file is replaced, every second time by a damaged file: how many requests are lost, and the memory
+after each tenth.
 
     python benchmarks/attacks.py
     python benchmarks/attacks.py --requests 50000 --replacements 200
@@ -84,27 +85,37 @@ def attack(kind: str, count: int, seconds: float) -> None:
         idle = peak = process.memory_info().rss
         files = 0
         held = Holder(port, KINDS[kind], count)
-        latencies: list[float] = []
+        latencies: list[tuple[float, float]] = []  # seconds, of which the server waited for a core
         failed = 0
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            start = time.perf_counter()
+            start, waited = time.perf_counter(), waited_for_a_core(process)
             try:
                 assert ask(port, "GET", "/healthz")[0] == 200
             except (OSError, http.client.HTTPException, AssertionError):
                 failed += 1
-            latencies.append(time.perf_counter() - start)
+            latencies.append((time.perf_counter() - start, waited_for_a_core(process) - waited))
             peak = max(peak, process.memory_info().rss)
             files = max(files, process.num_fds())
             time.sleep(0.05)
         held.close()
+        middle = median(one for one, _ in latencies)
+        slowest, waited = max(latencies)
         print(
-            f"{count} × {kind}: /healthz n = {len(latencies)}, p50 {median(latencies):.3f} s, slowest "
-            f"{max(latencies):.2f} s, {failed} failed; "
+            f"{count} × {kind}: /healthz n = {len(latencies)}, p50 {middle:.3f} s, slowest {slowest:.2f} s "
+            f"(of which other processes kept the server from a core for {waited:.2f} s), {failed} failed; "
             f"memory {idle / 1e6:.0f} MB before, {peak / 1e6:.0f} MB at most, {peak / idle:.2f} ×; at most "
             f"{files} files open in the server; {held.opened} opened; {len(log().splitlines())} lines of log",
             flush=True,
         )
+
+
+def waited_for_a_core(process: psutil.Process) -> float:
+    """Seconds in which the main thread of a process could run but had no core; 0 where Linux does not say."""
+    try:
+        return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 class Holder:
