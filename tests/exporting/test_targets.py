@@ -102,14 +102,14 @@ def test_a_converter_that_fails_or_crashes_is_one_sentence(monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TOOLS)
 def test_a_target_keeps_what_the_checkpoint_says(
-    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, target: str
+    installed_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, target: str
 ) -> None:
     pytest.importorskip(
         TOOLS[target], reason=f"what writes {target} is not installed: docs/reference/targets.md"
     )
     names = variant_names([target])
     path = tmp_path / "new.catflap"
-    export(drawn_checkpoint, drawn_dataset, path, variants=names)
+    export(installed_checkpoint, drawn_dataset, path, variants=names)
     verdict = verify(path)
     assert verdict.passed
     assert {f"golden:{name}" for name in names} <= {check.name for check in verdict.checks}
@@ -145,13 +145,13 @@ def test_a_target_whose_tools_are_absent_names_the_extra(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["litert-fp32", "ncnn-fp32", "executorch-fp32"])
 def test_a_checkpoint_may_lie_in_a_folder_that_is_not_utf8(
-    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, name: str
+    installed_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, name: str
 ) -> None:
     tool = TOOLS[target_of(name).name]
     pytest.importorskip(tool, reason=f"{tool} is not installed: docs/reference/targets.md")
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     try:
-        shutil.copytree(drawn_checkpoint.path, folder)
+        shutil.copytree(installed_checkpoint.path, folder)
     except OSError:
         pytest.skip("this file system has no such names")
     source = load_source(load_checkpoint(folder), drawn_dataset)
@@ -160,12 +160,12 @@ def test_a_checkpoint_may_lie_in_a_folder_that_is_not_utf8(
 
 @pytest.mark.slow
 def test_litert_in_int8_has_the_rounded_weights_behind_two_float_layers(
-    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
+    installed_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
     pytest.importorskip(TOOLS["litert"], reason="litert_torch is not installed: docs/reference/targets.md")
     from catflap.exporting.targets.to_litert import _convolutions, _laid_out, _opened
 
-    source = load_source(drawn_checkpoint, drawn_dataset)
+    source = load_source(installed_checkpoint, drawn_dataset)
     (written,) = convert("litert-int8", source).values()
     model, wanted = _opened(written), convolution_weights(source.rounded).values()
     kinds = []
