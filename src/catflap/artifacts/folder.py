@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import filecmp
-import glob
 import itertools
 import os
 import re
@@ -351,12 +350,12 @@ def recover(target: Path) -> bool:
     Readers call it when they find the target absent. Where a running process is between its two renames, this
     waits for the second one.
     """
-    old = f".{glob.escape(target.name)}.old-*"
+    old = f".{target.name}.old-"
     for _ in range(RENAME_CHECKS):
-        if target.exists() or not any(target.parent.glob(old)):
+        if target.exists() or not _siblings(target, old):
             break
         for left in _leftovers(target):
-            if left.name.startswith(f".{target.name}.old-") and not target.exists():
+            if left.name.startswith(old) and not target.exists():
                 with suppress(OSError):  # another reader was faster, or the folder cannot be written
                     left.rename(target)
         if not target.exists():
@@ -379,14 +378,27 @@ def _temporary(target: Path, kind: str) -> Path:
     return target.parent / f".{target.name}.{kind}-{os.getpid()}-{PROCESS}{next(_COUNTER)}"
 
 
+def _siblings(target: Path, prefix: str) -> list[Path]:
+    """The paths beside the target whose names begin with the prefix; none if the folder cannot be read.
+
+    Unlike Path.glob this keeps no compiled pattern for each name, of which `watch` writes thousands.
+    """
+    try:
+        with os.scandir(target.parent) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(prefix))
+    except OSError:
+        return []
+    return [target.parent / name for name in names]
+
+
 def _leftovers(target: Path) -> list[Path]:
     """The temporary files and folders of this target whose process has ended.
 
     A running process is recognised by its PID and, across containers that share a folder, by its lock.
     """
-    found = []
-    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
-        name = _TEMPORARY.fullmatch(left.name.removeprefix(f".{target.name}."))
+    found, prefix = [], f".{target.name}."
+    for left in _siblings(target, prefix):
+        name = _TEMPORARY.fullmatch(left.name.removeprefix(prefix))
         if name is None:
             continue
         pid, token = int(name[2]), name[3] or ""
