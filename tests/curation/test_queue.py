@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,11 @@ from catflap.image import Pixels, encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import digest_photo
 from tests.curation.test_page import context, downloaded, opened, press  # noqa: F401
-from tests.tiny import Exported, drawn
+from tests.tiny import CATFLAP, TINY, Exported, drawn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CATFLAP = Path(sys.executable).with_name("catflap")
 BY = LogModel("cat", "a" * 64, "int8", ("cat", "other"))
 NEXT = LogModel("cat", "b" * 64, "int8", ("cat", "other"))
 
@@ -249,18 +247,19 @@ def test_the_loop_is_closed(drawn_bundle: Exported, drawn_dataset: Any, tmp_path
     was = data_of(queue)["labels"]
     made = {
         card["id"]: {"decision": "keep"}
-        if was[card["label"]] == "cat"
-        else {"decision": "relabel", "label": "cat"}
+        if was[card["label"]] == "other"
+        else {"decision": "relabel", "label": "other"}
         for card in data_of(queue)["cards"]
     }
     said = decisions(tmp_path / "decisions.json", queue, **made)
     run("review", "take", queue, said, "-o", tmp_path / "taken")
     photos = tmp_path / "photos"
     shutil.copytree(drawn_dataset.path.parent / "photos", photos)
-    shutil.copytree(tmp_path / "taken" / "cat", photos / "cat", dirs_exist_ok=True)
-    run("build", photos, "-o", tmp_path / "next.catflap", "--size", "64", "--variants", "fp32")
+    shutil.copytree(tmp_path / "taken" / "other", photos / "other", dirs_exist_ok=True)
+    words = ("--size", "64", "--backbone", TINY, "--variants", "fp32")
+    run("build", photos, "-o", tmp_path / "next.catflap", *words)
     before, after = (
-        np.mean([Classifier(path, "fp32")(purple(number)).probabilities["cat"] for number in range(40)])
+        np.mean([Classifier(path, "fp32")(purple(number)).probabilities["other"] for number in range(40)])
         for path in (drawn_bundle.path, tmp_path / "next.catflap")
     )
     assert before < 0.5
@@ -269,7 +268,7 @@ def test_the_loop_is_closed(drawn_bundle: Exported, drawn_dataset: Any, tmp_path
 
 def run(*words: object) -> dict[str, Any]:
     answer = subprocess.run(
-        [CATFLAP, *map(str, words), "--json"], capture_output=True, text=True, check=False
+        [*CATFLAP, *map(str, words), "--json"], capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return json.loads(answer.stdout.splitlines()[-1])  # type: ignore[no-any-return]
