@@ -9,6 +9,7 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(\/[A-Za-z0-9_][A-Za-z0-9_.-]{0,9
 const MOST_BYTES = 2 ** 31 - 1;
 const MOST_HEAD = 16 << 20;
 const MOST_GOLDEN = 256 << 20;
+const PROBES = 2; // logits a variant, on either side of its decision threshold
 
 export class Damaged extends Error {}
 
@@ -32,17 +33,26 @@ export function readBundle(path) {
   return { head, members };
 }
 
-/** The golden cases: photos as files, frames, and each variant's logits, as typed arrays with a shape. */
+/**
+ * The golden cases as typed arrays with a shape: photos as files, frames, and by the variant's name its logits
+ * and, since format 1.1, its probes, probabilities and decisions.
+ */
 export function readGolden({ head, members }) {
   const { golden, frame, labels, variants } = head;
   const { photos, ends, frames, ...rest } = npz(members.get(golden.file));
   const fits = (array, Type, ...shape) => array?.data instanceof Type && array.shape.join() === shape.join();
-  const rows = Object.keys(variants).map((name) => rest[`logits.${name}`]);
+  const fitsAll = (array, ...shape) => fits(array, Float32Array, ...shape) && array.data.every(Number.isFinite);
+  const names = Object.keys(variants);
+  const decided = names.filter((name) => `decisions.${name}` in rest);
+  const rows = golden.cases + PROBES;
   if (
     !fits(photos, Uint8Array, photos?.data.length) ||
     !fits(ends, BigInt64Array, golden.cases) ||
     !fits(frames, Uint8Array, golden.cases, frame.height, frame.width, 3) ||
-    !rows.every((row) => fits(row, Float32Array, golden.cases, labels.length) && row.data.every(Number.isFinite))
+    !names.every((name) => fitsAll(rest[`logits.${name}`], golden.cases, labels.length)) ||
+    !decided.every((name) => fitsAll(rest[`probes.${name}`], PROBES, labels.length)) ||
+    !decided.every((name) => fitsAll(rest[`probabilities.${name}`], rows, labels.length)) ||
+    !decided.every((name) => fits(rest[`decisions.${name}`], Int32Array, rows))
   ) {
     throw new Damaged("the golden cases do not fit it");
   }
@@ -50,8 +60,15 @@ export function readGolden({ head, members }) {
   const rising = stops.every((stop, n) => stop >= (stops[n - 1] ?? 0));
   if (!rising || stops.at(-1) !== photos.data.length) throw new Damaged("the golden photos do not end where they should");
   const files = stops.map((stop, n) => photos.data.subarray(n ? stops[n - 1] : 0, stop));
-  const logits = Object.fromEntries(Object.entries(rest).map(([name, rows]) => [name.slice("logits.".length), rows]));
-  return { photos: files, frames, logits };
+  const of = (kind, names) => Object.fromEntries(names.map((name) => [name, rest[`${kind}.${name}`]]));
+  return {
+    photos: files,
+    frames,
+    logits: of("logits", names),
+    probes: of("probes", decided),
+    probabilities: of("probabilities", decided),
+    decisions: of("decisions", decided),
+  };
 }
 
 /** The members of a zip in the one encoding that a bundle may have: headers are rebuilt and compared. */
@@ -114,7 +131,7 @@ function npz(bytes) {
   return arrays;
 }
 
-const TYPES = { "|u1": Uint8Array, "<f4": Float32Array, "<i8": BigInt64Array };
+const TYPES = { "|u1": Uint8Array, "<f4": Float32Array, "<i4": Int32Array, "<i8": BigInt64Array };
 
 /** One array, .npy format 1.0: its values in C order and its shape. */
 function npy(bytes) {

@@ -14,6 +14,7 @@ const FRAMED = "onnxruntime-frame";
 const EXACT = { extra: { session: { x64quantprecision: "1" } } };
 const OPTIONS = { intraOpNumThreads: 1, logSeverityLevel: 3, ...EXACT };
 const TIE = 1e-5; // how far below the threshold a probability may be, as a share of it, before format 1.1
+const PROBABILITY_TOLERANCE = 1e-4;
 
 const [path, ...photos] = process.argv.slice(2);
 try {
@@ -24,9 +25,13 @@ try {
   process.exitCode = error instanceof Damaged ? 1 : 2;
 }
 
-/** Every variant that ONNX Runtime runs, on the golden frames: is each logit within its tolerance? */
+/**
+ * Every variant that ONNX Runtime runs, on the golden frames: is each logit within its tolerance, and do the
+ * recorded logits give the recorded probabilities and decisions?
+ */
 async function verify(bundle) {
-  const { frames, logits } = readGolden(bundle);
+  const golden = readGolden(bundle);
+  const { frames, logits } = golden;
   const [count, height, width] = frames.shape;
   const labels = bundle.head.labels.length;
   const checks = [];
@@ -47,10 +52,33 @@ async function verify(bundle) {
     }
     const value = Number.isFinite(worst) ? worst : "not one finite number a label";
     checks.push({ name: `golden:${name}`, pass: worst <= variant.tolerance, value, limit: variant.tolerance });
+    if (name in golden.decisions) checks.push(checkDecisions(name, variant, bundle.head.labels, golden));
   }
   const pass = checks.length > 0 && checks.every((check) => check.pass);
   console.log(JSON.stringify({ verdict: pass ? "pass" : "fail", checks }));
   return pass;
+}
+
+/** Do temperature, threshold and rule make of the logits of cases and probes what was recorded at export? */
+function checkDecisions(name, variant, labels, { logits, probes, probabilities, decisions }) {
+  const rows = [...logits[name].data, ...probes[name].data];
+  let [worst, changed] = [0, 0];
+  for (const [n, expected] of decisions[name].data.entries()) {
+    const [start, end] = [n * labels.length, (n + 1) * labels.length];
+    const answer = softmax(rows.slice(start, end), variant.temperature);
+    worst = Math.max(worst, largestDifference(answer, probabilities[name].data.subarray(start, end)));
+    if (labels.indexOf(decided(answer, labels, variant).decision) !== expected) changed++;
+  }
+  const value = changed ? `${changed} of ${decisions[name].data.length} decisions differ` : worst;
+  const pass = changed === 0 && worst <= PROBABILITY_TOLERANCE;
+  return { name: `decisions:${name}`, pass, value, limit: PROBABILITY_TOLERANCE };
+}
+
+function softmax(logits, temperature) {
+  const greatest = Math.max(...logits);
+  const powers = logits.map((logit) => Math.exp((logit - greatest) / temperature));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  return powers.map((power) => power / sum);
 }
 
 /** Infinity when the two are not of one length, or one number is not finite. */

@@ -99,7 +99,24 @@ def test_the_golden_cases_pass(client: Path, framed: Path) -> None:
     code, (verdict,) = run(client, framed)
     assert (code, verdict["verdict"]) == (0, "pass"), verdict
     names = {check["name"] for check in verdict["checks"]}
-    assert names == {f"golden:{name}" for name in load_bundle(framed).variants}
+    assert names == {
+        f"{kind}:{name}" for kind in ("golden", "decisions") for name in load_bundle(framed).variants
+    }
+
+
+@pytest.mark.parametrize("change", [{"temperature": 9.0}, {"decision": {"threshold": 1.0, "rule": "top"}}])
+def test_another_temperature_or_threshold_does_not_pass(
+    client: Path, framed: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    members = {name: bytes(data) for name, data in load_bundle(framed).members.items()}
+    head = json.loads(members[HEAD])
+    head["variants"]["int8"].update(change)
+    members[HEAD] = json.dumps(head).encode()
+    path = tmp_path / "changed.catflap"
+    path.write_bytes(encode_members(members))
+    code, (verdict,) = run(client, path)
+    assert (code, verdict["verdict"]) == (1, "fail")
+    assert [check["name"] for check in verdict["checks"] if not check["pass"]] == ["decisions:int8"]
 
 
 def test_no_damaged_bundle_gets_an_answer(client: Path, framed: Path, tmp_path: Path) -> None:
@@ -137,6 +154,8 @@ UNFIT: dict[str, Callable[[Arrays], Arrays]] = {
     "fewer labels": lambda rows: {**rows, "logits.fp32": rows["logits.fp32"][:, :1]},
     "fewer cases": lambda rows: {**rows, "logits.fp32": rows["logits.fp32"][:1]},
     "no logits": lambda rows: {name: array for name, array in rows.items() if name != "logits.int8"},
+    "decisions in 64 bits": lambda rows: {**rows, "decisions.fp32": rows["decisions.fp32"].astype(np.int64)},
+    "no probes": lambda rows: {name: array for name, array in rows.items() if name != "probes.fp32"},
     "fewer frames": lambda rows: {**rows, "frames": rows["frames"][:1]},
     "no frames": lambda rows: {**rows, "frames": rows["frames"][:0]},
     "frames of another shape": lambda rows: {
