@@ -307,7 +307,7 @@ async def _send(connection: Connection, request: int, receive: Any, send: Any, m
         return
     await send({**message, "more_body": True})
     connection.guard.enter(connection, State.LINGER)
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, asyncio.CancelledError):  # at shutdown the loop cancels what lingers
         async with asyncio.timeout(LINGER):
             while (await receive()).get("more_body"):
                 pass
