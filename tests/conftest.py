@@ -114,12 +114,12 @@ def scene_photo() -> bytes:
     return encode(read_pixels(data.chelsea(), Frame(640, 480)), "JPEG", quality=92)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Debian's Chromium, whose camera sees a photo again and again.
 
-    A process has room for one `sync_playwright()`, and from then on its main thread has an event loop:
-    tests run their own coroutines with tests/loops.py.
+    A process has room for one `sync_playwright()` at a time, and while it is open the main thread has an
+    event loop: tests run their own coroutines with tests/loops.py.
     """
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from tests.chromium import FLAGS, chromium
