@@ -317,12 +317,14 @@ def _wrong_size(image: Image.Image, frame: Frame) -> BadPhoto:
 def _decode(data: bytes, frame: Frame) -> Image.Image:
     """Decode the first frame, convert it to sRGB and turn it upright."""
     image = _open(data, frame)
-    orientation = _orientation(image)
     is_jpeg = image.format in ("JPEG", "MPO")
+    orientation = _orientation(image) if is_jpeg else None  # a PNG is decoded for it, errors unseen
     if is_jpeg and frame.decode == "scaled":
         width, height = 2 * frame.width, 2 * frame.height
-        image.draft(None, (height, width) if orientation >= 5 else (width, height))
+        image.draft(None, (height, width) if (orientation or 1) >= 5 else (width, height))
     image.load()
+    if orientation is None:
+        orientation = _orientation(image)
     if is_jpeg:
         last = image.crop((image.width - 1, image.height - 1, image.width, image.height)).convert("L")
         is_grey = abs(last.tobytes()[0] - 128) <= 1  # in luma, for its chroma mixes with the row above
