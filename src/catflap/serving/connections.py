@@ -347,7 +347,7 @@ class _Server(uvicorn.Server):
 
 
 async def run_server(server: uvicorn.Server, guard: Guard, listener: Listener) -> None:
-    """Serve until the server is told to exit."""
+    """Serve until the server is asked to exit."""
     sweeping = asyncio.create_task(guard.watch())
     await server.serve(sockets=[listener])
     sweeping.cancel()

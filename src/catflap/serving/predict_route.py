@@ -72,7 +72,7 @@ def parse_form(body: bytes, content_type: str, most: int) -> list[FormFile]:
     """The files of a multipart/form-data body (RFC 7578), in their order; other fields are left out.
 
     A part is a file if it has a filename or a Content-Type. Raises HttpError: 400 when the body is malformed
-    or cut short, 413 when it has more than `most` files, or more than 100 parts that are none.
+    or cut short, 413 when it has more than `most` files, or more than 100 parts that are not files.
     """
     boundary = parse_options_header(content_type.encode("latin-1", "replace"))[1].get(b"boundary")
     if not boundary:
