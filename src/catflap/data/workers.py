@@ -1,8 +1,9 @@
 """A pool of worker processes on this machine that examine batches, with a deadline for each photo.
 
 A worker that dies, or is killed because a photo takes too long, costs little: the photo that it was at is
-tried once more, alone, and if that fails too it becomes a row with the reason "decoder_crashed" or
-"decoder_timeout". The other photos of the batch are examined again.
+tried again, alone, and if that fails too it becomes a row with the reason "decoder_crashed" or
+"decoder_timeout". The other photos of the batch are examined again. A crash is tried twice, since the
+process may have been killed for another reason, such as a machine that is out of memory.
 
 Batches go to a worker's stdin and rows come from its stdout, as Arrow streams; each message is eight bytes of
 length, big-endian, and that many bytes. A worker greets with an empty table, ends with its input, and notes
@@ -37,6 +38,7 @@ from catflap.machine import describe_machine
 
 DEADLINE = 60.0  # seconds for one photo
 STARTS = 3  # tries to start a worker
+TRIES_ALONE = 2  # for a photo at which a worker died
 LENGTH = struct.Struct(">Q")
 MAIN = "from catflap.data.workers import work_on_stdin; work_on_stdin()"
 COMMAND = (sys.executable, "-P", "-c", MAIN)
@@ -116,7 +118,10 @@ class Worker:
                 break
             position = left.pop(min(self._count_done(), len(left) - 1))
             alone = references.slice(position, 1)
-            found, in_time = self._try(alone)
+            for _ in range(TRIES_ALONE):
+                found, in_time = self._try(alone)
+                if found is not None or not in_time:
+                    break
             if found is None:
                 why = "decoder_crashed" if in_time else f"decoder_timeout: over {self._deadline:g} s"
                 found = as_rows([quarantined(alone.to_pylist()[0], why)])
