@@ -37,7 +37,7 @@ NAME_UNSEEN_PHOTOS = "Name photos that it has not seen, or the dataset that it w
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """A Checkpoint or Bundle; `models` maps names to model, temperature, and whether it takes whole photos.
 
     `seen` maps roles of its own Dataset to a key of Report's SEEN.
@@ -55,7 +55,7 @@ class _Subject:
 
 
 @dataclass(frozen=True)
-class _Photos:
+class JudgedPhotos:
     """Photos to measure on: bytes by position, class numbers, groups, names; `role`, `seen` as in Report.
 
     `key` is a hash that identifies them.
@@ -103,15 +103,11 @@ def evaluate(
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
-    subject = _open(Path(model))
+    subject = open_subject(Path(model))
     source = photos or subject.dataset
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
-    judged = (
-        _of_dataset(Path(source), role or "test", subject)
-        if (Path(source) / DATASET).is_file()
-        else _of_source(source, role, subject, progress)
-    )
+    judged = open_photos(source, role, subject, progress)
     sections, drawn, first = {}, {}, None
     scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (run, temperature, whole) in subject.models.items():
@@ -141,18 +137,29 @@ def evaluate(
     return report
 
 
-def _key(name: str, subject: _Subject, judged: _Photos) -> str:
+def _key(name: str, subject: Subject, judged: JudgedPhotos) -> str:
     """A hash of everything that the logits of a model depend on."""
     parts = versions(("pillow", "simplejpeg", "numpy", "torch", "onnxruntime"))
     return digest([name, subject.ancestors, judged.key, VERSION, parts])
 
 
-def _open(model: Path) -> _Subject:
+def open_photos(source: Path | str, role: str | None, subject: Subject, progress: Progress) -> JudgedPhotos:
+    """The photos of a Dataset, or of a source that `scan` reads, with the subject's class numbers.
+
+    CatflapError for photos that a Checkpoint was trained on, except a role of its own Dataset.
+    """
+    if (Path(source) / DATASET).is_file():
+        return _of_dataset(Path(source), role or "test", subject)
+    return _of_source(source, role, subject, progress)
+
+
+def open_subject(model: Path) -> Subject:
+    """A Checkpoint folder or a Bundle, the default variant first, ready to measure."""
     if model.is_dir():
         checkpoint = load_checkpoint(model)
         from catflap.training.network import open_checkpoint  # seconds, for torch
 
-        return _Subject(
+        return Subject(
             model.name,
             checkpoint.labels,
             checkpoint.frame,
@@ -165,7 +172,7 @@ def _open(model: Path) -> _Subject:
     bundle = load_bundle(model)
     chosen = [bundle.variant(name) for name in runnable_variants(bundle)]
     chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
-    return _Subject(
+    return Subject(
         bundle.name,
         bundle.labels,
         bundle.frame,
@@ -178,7 +185,7 @@ def _open(model: Path) -> _Subject:
     )
 
 
-def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
+def _of_dataset(path: Path, role: str, subject: Subject) -> JudgedPhotos:
     dataset = load_dataset(path)
     photos = dataset.photos(role)
     names = [photo[:12] for photo in photos.ids.tolist()]
@@ -188,10 +195,10 @@ def _of_dataset(path: Path, role: str, subject: _Subject) -> _Photos:
         seen = _refuse_learnt(photos.ids, names, subject)
     labels = _numbers(dataset.labels, subject)[photos.labels]
     key = digest([photos.ids.tolist(), photos.lengths.tolist()])
-    return _Photos(photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen, key)
+    return JudgedPhotos(photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen, key)
 
 
-def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
+def _refuse_prepared_anew(dataset: Dataset, subject: Subject) -> None:
     """Raise CatflapError when the Checkpoint's own Dataset was prepared again: roles may have changed."""
     is_place = subject.dataset is not None and dataset.path.resolve() == subject.dataset.resolve()
     if is_place and dataset.ancestors.get("manifest") == subject.ancestors.get("manifest"):
@@ -202,7 +209,7 @@ def _refuse_prepared_anew(dataset: Dataset, subject: _Subject) -> None:
         )
 
 
-def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subject) -> str:
+def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: Subject) -> str:
     """Raise CatflapError for photos that a Checkpoint was trained on; returns `seen` for Report.
 
     "unknown" for a Bundle, and for a Checkpoint whose Dataset is gone.
@@ -224,7 +231,7 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: _Subjec
     return "unknown"
 
 
-def _of_source(source: Path | str, role: str | None, subject: _Subject, progress: Progress) -> _Photos:
+def _of_source(source: Path | str, role: str | None, subject: Subject, progress: Progress) -> JudgedPhotos:
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(source, Path(folder) / "manifest", progress=progress)
         table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status", "role"])
@@ -235,7 +242,7 @@ def _of_source(source: Path | str, role: str | None, subject: _Subject, progress
     names = table["uri"].to_pylist()
     seen = _refuse_learnt(np.array(table["id"].to_pylist()), names, subject)
     labels, coded = np.unique(table["label"].to_pylist(), return_inverse=True)
-    return _Photos(
+    return JudgedPhotos(
         _Files(list(zip(names, table["offset"].to_pylist(), table["bytes"].to_pylist(), strict=True))),
         _numbers(tuple(labels.tolist()), subject)[coded],
         table["group"].to_numpy().astype(np.int64),
@@ -261,7 +268,7 @@ def _stated_role(source: Path | str, role: str | None, stated: set[str]) -> str:
     return role or "test"
 
 
-def _numbers(labels: tuple[str, ...], subject: _Subject) -> npt.NDArray[np.int64]:
+def _numbers(labels: tuple[str, ...], subject: Subject) -> npt.NDArray[np.int64]:
     """The subject's class number of each label; CatflapError for a label that it does not have."""
     unknown = [label for label in labels if label not in subject.labels]
     if unknown:
