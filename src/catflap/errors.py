@@ -10,7 +10,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "pyarrow": "data",
         "simplejpeg": "data",
-        "pillow_heif": "heif",
+        "pi_heif": "heif",
         "rich": "data",
         "fsspec": "data",
         "usearch": "data",

@@ -275,16 +275,16 @@ def _open(data: bytes, frame: Frame) -> Image.Image:
 
 
 def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
-    """Open a HEIC photo with pillow-heif; BadPhoto names what else the bytes are, or what to install."""
+    """Open a HEIC photo with pi-heif; BadPhoto names what else the bytes are, or what to install."""
     head = data[:512].lstrip().lower()
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     if brand in HEIF_BRANDS:
         try:
-            from pillow_heif import HeifImageFile
+            from pi_heif import HeifImageFile
         except ImportError as missing:
             raise BadPhoto(
                 "unsupported_format",
-                "HEIC photos need pillow-heif, which is not installed.",
+                "HEIC photos need pi-heif, which is not installed.",
                 "Run: pip install 'catflap[heif]'",
             ) from missing
         opened: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]

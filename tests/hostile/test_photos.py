@@ -116,7 +116,7 @@ def test_what_is_no_photo_says_so(photo: bytes, reason: str) -> None:
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"hevx"])
 def test_a_heic_photo_without_content_says_so(brand: bytes) -> None:
     photo = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(300)
-    assert outcome(photo) == ("damaged" if find_spec("pillow_heif") else "unsupported_format")
+    assert outcome(photo) == ("damaged" if find_spec("pi_heif") else "unsupported_format")
 
 
 def png_head(width: int, height: int) -> bytes:

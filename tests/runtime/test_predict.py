@@ -116,7 +116,7 @@ def test_bad_photos_spoil_only_themselves(classifier: Classifier, tmp_path: Path
     photo(tmp_path / "g-good.png")
     found = dict(predict(classifier, [tmp_path, tmp_path / "none.jpg"]))
     reasons = {Path(path).name: getattr(answer, "reason", "ok") for path, answer in found.items()}
-    heic = "damaged" if find_spec("pillow_heif") else "unsupported_format"
+    heic = "damaged" if find_spec("pi_heif") else "unsupported_format"
     assert reasons == {
         "a-good.png": "ok", "b-cut.png": "truncated", "c-empty.jpg": "empty", "d-page.jpg": "not_a_photo",
         "e-dangling.jpg": "unreadable", "f-phone.heic": heic, "g-good.png": "ok",

@@ -134,13 +134,13 @@ class _Listed:
 
 
 def scan_versions() -> dict[str, str]:
-    """The versions that decide what scan or prepare writes; "" for pillow-heif where it is not installed."""
+    """The versions that decide what scan or prepare writes; "" for pi-heif where it is not installed."""
     names = ("numpy", "pillow", "pyarrow", "simplejpeg")
     try:
-        heif = version("pillow-heif")
+        heif = version("pi-heif")
     except PackageNotFoundError:
         heif = ""
-    return {"catflap": VERSION, **{name: version(name) for name in names}, "pillow-heif": heif}
+    return {"catflap": VERSION, **{name: version(name) for name in names}, "pi-heif": heif}
 
 
 def _examine(parts: Parts, on: str | None, workers: int | None, deadline: float, progress: Progress) -> None:
