@@ -1,18 +1,43 @@
-"""Build the camera page into the package while it is installed or packed; without Node, say so and go on."""
+"""What hatchling calls: build the camera page (without Node, say so and go on); README with absolute links."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 STAMP = "sources.sha256"
 OUT = Path("src/catflap/serving/static")
 BY_HAND = "npm --prefix web ci && npm --prefix web run build"
+
+
+class ReadmeHook(MetadataHookInterface):
+    """Called by hatchling for the package's metadata: the README as an index of packages can show it."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set `readme`."""
+        text = (Path(self.root) / "README.md").read_text("utf-8")
+        source = metadata["urls"]["Source"]
+        metadata["readme"] = {"content-type": "text/markdown", "text": absolute_links(text, source)}
+
+
+def absolute_links(text: str, source: str) -> str:
+    """Markdown whose links and pictures in the repository lead to `source`, its address on GitHub."""
+
+    def absolute(match: re.Match[str]) -> str:
+        before, target = match.groups()
+        if re.match(r"[a-z]+:|#", target):
+            return match[0]
+        is_picture = target.endswith((".png", ".webp", ".svg"))
+        return f"{before}{source}/{'raw' if is_picture else 'blob'}/main/{target}"
+
+    return re.sub(r"""(\]\(|(?:src|srcset|href)=")([^)\s"]+)""", absolute, text)
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
