@@ -1,4 +1,4 @@
-"""What hatchling calls: build the camera page (without Node, say so and go on); README with absolute links."""
+"""What hatchling calls: build the camera page (or say why not), and README with absolute links."""
 
 from __future__ import annotations
 

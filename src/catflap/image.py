@@ -287,7 +287,7 @@ def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
                 "HEIC photos need pi-heif, which is not installed.",
                 "Run: pip install 'catflap[heif]'",
             ) from missing
-        opened: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        opened: Image.Image = HeifImageFile(io.BytesIO(data))
         return opened
     if brand in AVIF_BRANDS and "AVIF" not in Image.ID:
         raise BadPhoto(

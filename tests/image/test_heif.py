@@ -22,7 +22,7 @@ FRAME = Frame(48, 32)
 
 
 def heic(orientation: int = 1) -> bytes:
-    """scene(3, 160, 120) as HEIC at quality 80, its orientation in EXIF and in the file's boxes, as phones do.
+    """A drawn photo, 160 × 120, quality 80, turned by EXIF and by the file's boxes, as phones write it.
 
     pi-heif reads only: the files were written once by pillow-heif 1.8.1.
     """
