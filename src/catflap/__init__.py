@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from catflap.live.watch_settings import WatchSettings as WatchSettings
     from catflap.pipeline.build import build as build
     from catflap.pipeline.demo import demo as demo
+    from catflap.pipeline.diff import diff as diff
     from catflap.pipeline.drift import drift as drift
     from catflap.pipeline.evaluate import evaluate as evaluate
     from catflap.pipeline.trace import trace as trace
@@ -87,6 +88,7 @@ _HOME = {
     "build": "catflap.pipeline.build",
     "compare": "catflap.comparison.compare",
     "demo": "catflap.pipeline.demo",
+    "diff": "catflap.pipeline.diff",
     "drift": "catflap.pipeline.drift",
     "evaluate": "catflap.pipeline.evaluate",
     "export": "catflap.exporting.export",

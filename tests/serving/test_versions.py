@@ -224,6 +224,8 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
 
         eventually(lambda: sum(map(counted, ("same", "other", "skipped"))) == 9)
         assert counted("other") >= 1
+        low, high = (server.metric("catflap_shadow_changed", bound=bound) for bound in ("low", "high"))
+        assert 0 < low < high <= 1
         assert counted("skipped") <= 4, "nothing else was to do"
 
 

@@ -41,6 +41,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "verify": "check that a bundle works on this machine as tested",
             "bench": "time a bundle on this machine",
             "compare": "the cost of training beside the cost of inference",
+            "diff": "may a new bundle replace the one in use?",
             "drift": "does the field still look like the calibration photos?",
             "trace": "print the ancestors of an artifact",
         },

@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from catflap.errors import need
+from catflap.artifacts.folder import write_atomically
+from catflap.errors import CatflapError, need, system_reason
 from catflap.html_text import text
 
 WIDTH, HEIGHT = 440, 320
@@ -40,6 +42,24 @@ class Scale:
 def render(template: str, **fields: Any) -> str:
     """A page from a template in templates/; every value is escaped, and control characters are shown."""
     return str(_environment().get_template(template).render(**fields, percent=percent, count="{:,}".format))
+
+
+def write_page(out: Path, page: str, kicker: str) -> None:
+    """Write a page atomically; CatflapError where there is a file that is not such a page.
+
+    `kicker` is the line above the title by which a page of the same kind is known.
+    """
+    try:
+        if out.exists():
+            if not out.is_file():
+                raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
+            with open(out, "rb") as file:
+                if kicker not in file.read(20_000).decode("utf-8", "replace"):
+                    raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
+        write_atomically(out, page.encode("utf-8"))
+    except OSError as error:
+        why = system_reason(error)
+        raise CatflapError(f"{out} cannot be written: {why}.", "Choose another place.") from error
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from catflap.errors import CatflapError, Refused
 from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 from catflap.evaluation.intervals import Floats, Ints, effective_photos, significantly_positive, wilson
 from catflap.evaluation.metrics import expected_calibration_error
+from catflap.evaluation.paired import mcnemar, paired_difference
 from catflap.runtime.decisions import softmax
 
 NEAR_BOUND = 1.02  # a temperature within this factor of a bound of the fit was not fitted, but stopped
@@ -47,6 +47,7 @@ def fidelity(
     before, after = reference.argmax(axis=1), variant.argmax(axis=1)
     flips = int((before != after).sum())
     gained = (after == truth).astype(np.int64) - (before == truth)
+    accuracy = paired_difference(gained, owners)
     low, high = wilson(flips / len(truth), effective_photos(np.zeros_like(owners), owners, 1)[0])
     return {
         "photos": len(truth),
@@ -58,7 +59,9 @@ def fidelity(
         "max_probability_difference": min(1.0, float(differences.max())),
         "mean_probability_difference": float(differences.mean()),
         "accuracy_difference": float(gained.mean()),
-        "mcnemar_p": _mcnemar(gained, owners),
+        "accuracy_difference_low": accuracy["low"],
+        "accuracy_difference_high": accuracy["high"],
+        "mcnemar_p": mcnemar(gained, owners),
     }
 
 
@@ -138,18 +141,6 @@ def furthest(
     changes = np.abs(np.asarray(variant_probabilities) - np.asarray(reference_probabilities))
     rows = np.argsort(-changes.max(axis=1), kind="stable")[:count]
     return tuple((int(row), int(changes[row].argmax())) for row in rows)
-
-
-def _mcnemar(gained: Ints, owners: Ints) -> float:
-    """The exact sign test on the groups for which only one of the two models is right."""
-    nets = np.sign(np.bincount(owners, gained))
-    better, worse = int((nets > 0).sum()), int((nets < 0).sum())
-    total = better + worse
-    logs = [
-        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
-        for k in range(min(better, worse) + 1)
-    ]
-    return min(1.0, 2 * math.fsum(math.exp(log) for log in logs))
 
 
 def _losses(logits: Floats, temperature: float, truth: Ints) -> Floats:

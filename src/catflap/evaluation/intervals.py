@@ -10,7 +10,7 @@ simulates how often each interval contains the true value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -134,6 +134,16 @@ def rate(value: float, influence: Floats, groups: Ints, effective: float) -> Met
         effective = value * (1 - value) / variance
     low, high = wilson(value, effective, reach)
     return metric(value, float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979): below a level, with that chance of any false one."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for place, number in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * p_values[number]))
+        adjusted[number] = highest
+    return adjusted
 
 
 def positive(value: float, influence: Floats, groups: Ints) -> Metric:

@@ -113,7 +113,7 @@ def report_page(
         drawn={name: _charts(curves.get(name)) for name in variants},
         learnt=learnt,
         learning_charts=learning_charts(learnt),
-        mistakes=[_shown_mistake(mistake) for mistake in mistakes],
+        mistakes=[{**vars(mistake), **picture(mistake.photo)} for mistake in mistakes],
         ancestors=ancestors,
         worst_labels=worst_labels,
         whisker_start=whisker_start,
@@ -136,14 +136,12 @@ def _charts(curves: dict[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def _shown_mistake(mistake: Mistake) -> dict[str, Any]:
-    """A mistake with its thumbnail as base64, or why it cannot be read."""
-    shown: dict[str, Any] = {**vars(mistake), "picture": "", "error": ""}
+def picture(photo: bytes) -> dict[str, str]:
+    """A photo's thumbnail as base64 in `picture`, or in `error` why it cannot be read; the other is empty."""
     try:
-        shown["picture"] = base64.b64encode(thumbnail(mistake.photo, THUMBNAIL)).decode("ascii")
+        return {"picture": base64.b64encode(thumbnail(photo, THUMBNAIL)).decode("ascii"), "error": ""}
     except BadPhoto as error:
-        shown["error"] = error.what
-    return shown
+        return {"picture": "", "error": error.what}
 
 
 def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:

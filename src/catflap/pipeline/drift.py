@@ -14,9 +14,8 @@ import numpy as np
 
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.field_log import LogRow, read_field_log
-from catflap.artifacts.folder import write_atomically
-from catflap.errors import CatflapError, system_reason
 from catflap.evaluation.calibration import estimate_prior
+from catflap.evaluation.charts import write_page
 from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
 from catflap.evaluation.field_page import KICKER, field_page
 from catflap.evaluation.intervals import Floats
@@ -161,17 +160,6 @@ def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats, tuple[str, ...
     return np.array(answers), np.array(statistics), np.array(ood), decisions
 
 
-def _is_page(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return KICKER in file.read(20_000).decode("utf-8", "replace")
-
-
 def write_drift_page(report: DriftReport, out: Path) -> None:
     """Write the result as one HTML page, atomically; a file that is not such a page is refused."""
-    try:
-        if out.exists() and not (out.is_file() and _is_page(out)):
-            raise CatflapError(f"{out} exists and is not such a page.", "Choose another name.")
-        write_atomically(out, field_page(report.to_json(), report.labels, WINDOW).encode("utf-8"))
-    except OSError as error:
-        why = system_reason(error)
-        raise CatflapError(f"{out} cannot be written: {why}.", "Choose another place.") from error
+    write_page(out, field_page(report.to_json(), report.labels, WINDOW), KICKER)

@@ -17,6 +17,7 @@ from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.folder import check_place, refuse_foreign
+from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import MARKER, Report
 from catflap.artifacts.schema import digest
 from catflap.data.reading import read_photo
@@ -58,7 +59,8 @@ class Subject:
 class JudgedPhotos:
     """Photos to measure on: bytes by position, class numbers, groups, names; `role`, `seen` as in Report.
 
-    `key` is a hash that identifies them.
+    `key` is a hash that identifies them, `ids` are their own sha256, and `uris` where they were scanned, ""
+    where that is not known.
     """
 
     bytes: PhotoBytes
@@ -69,6 +71,8 @@ class JudgedPhotos:
     role: str
     seen: str
     key: str
+    ids: list[str]
+    uris: list[str]
 
 
 @dataclass(frozen=True)
@@ -194,8 +198,20 @@ def _of_dataset(path: Path, role: str, subject: Subject) -> JudgedPhotos:
         _refuse_prepared_anew(dataset, subject)
         seen = _refuse_learnt(photos.ids, names, subject)
     labels = _numbers(dataset.labels, subject)[photos.labels]
-    key = digest([photos.ids.tolist(), photos.lengths.tolist()])
-    return JudgedPhotos(photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen, key)
+    key, ids = digest([photos.ids.tolist(), photos.lengths.tolist()]), photos.ids.tolist()
+    uris, made_of = _scanned_at(dataset, ids), {"dataset": dataset.sha256}
+    return JudgedPhotos(photos, labels, photos.groups, names, made_of, role, seen, key, ids, uris)
+
+
+def _scanned_at(dataset: Dataset, ids: list[str]) -> list[str]:
+    """The URIs of a Dataset's photos, from its Manifest; "" where that is gone or another one by now."""
+    with suppress(CatflapError):
+        manifest = load_manifest(dataset.path / dataset.manifest)
+        if dataset.manifest and manifest.sha256 == dataset.ancestors.get("manifest"):
+            table = manifest.rows(["id", "uri"])
+            known = dict(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+            return [known.get(photo, "") for photo in ids]
+    return [""] * len(ids)
 
 
 def _refuse_prepared_anew(dataset: Dataset, subject: Subject) -> None:
@@ -251,6 +267,8 @@ def _of_source(source: Path | str, role: str | None, subject: Subject, progress:
         role,
         seen,
         digest([table["id"].to_pylist(), table["bytes"].to_pylist()]),
+        table["id"].to_pylist(),
+        names,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
@@ -16,6 +18,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+
+from catflap.evaluation.paired import changed_share
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # seconds
 KEPT_VERSIONS = 8  # replaced versions whose counts of decisions are still shown; each costs memory
@@ -42,6 +46,13 @@ class Metrics:
         self._shadow = self._counter(
             "catflap_shadow", "The shadow's decision beside the answer: same, other, skipped.", "result"
         )
+        self._shadowed = {"same": 0, "other": 0}
+        changed = Gauge(
+            "catflap_shadow_changed", "Photos that the shadow decides otherwise: share, low, high.",
+            ["bound"], registry=self._registry,
+        )  # fmt: skip
+        for bound in ("value", "low", "high"):
+            changed.labels(bound).set_function(partial(self._changed, bound))
         self._reloads = self._counter(
             "catflap_reloads", "Bundle files that changed: loaded, refused.", "model", "result"
         )
@@ -78,6 +89,16 @@ class Metrics:
     def shadow(self, result: str) -> None:
         """Count a decision of the shadow: same, other or skipped."""
         self._shadow.labels(result).inc()
+        if result in self._shadowed:
+            with self._lock:
+                self._shadowed[result] += 1
+
+    def _changed(self, bound: str) -> float:
+        """One bound of the 95 % interval of the share of changed decisions; NaN before the first photo."""
+        with self._lock:
+            same, other = self._shadowed["same"], self._shadowed["other"]
+        value = changed_share(other, same + other)[bound]
+        return math.nan if value is None else value
 
     def reload(self, model: str, result: str) -> None:
         """Count a bundle file that changed: loaded or refused."""
