@@ -54,6 +54,7 @@ INT64 = 1 << 63
 LONGEST_LABEL = 500  # characters; bundle.schema.json allows no more
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+NO_LABEL = "no_label"  # the fault of a photo without one
 OTHER_LABELS = "*"  # of a label mapping
 
 Reference: TypeAlias = dict[str, Any]
@@ -133,8 +134,8 @@ def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield "", here[0]
 
 
-def check_labels(labels: Iterable[str]) -> None:
-    """Refuse fewer than two labels, "unsure", names with control characters, too long or too similar."""
+def check_labels(labels: Iterable[str], least: int = 2) -> None:
+    """Refuse fewer than `least` labels, "unsure", names with control characters, too long or too similar."""
     seen: dict[str, str] = {}
     for label in sorted(set(labels)):
         if CONTROL.search(label) or len(label) > LONGEST_LABEL:
@@ -155,7 +156,7 @@ def check_labels(labels: Iterable[str]) -> None:
                 "Rename it, or leave it out with a label mapping file.",
             )
         seen[key] = label
-    if len(seen) < 2:
+    if len(seen) < least:
         found = f"only the label {next(iter(seen.values()))!r}" if seen else "no photos under any label"
         raise CatflapError(
             f"The source has {found}; a classifier needs two.",
