@@ -70,8 +70,8 @@ class JudgedPhotos:
     """Photos to measure on: bytes by position, class numbers, groups, names; `role`, `seen` as in Report.
 
     `key` is a hash that identifies them, `ids` are their own sha256, and `uris` where they were scanned, ""
-    where that is not known. A class number is -1 where the label is not the subject's, `stated` has the labels
-    as the source states them, "" for none; `unread` names photos that cannot be read.
+    where that is not known. A class number is -1 where the label is not the subject's; `stated` are labels as
+    the source states them, "" for none; `unread` names photos that cannot be read.
     """
 
     bytes: PhotoBytes
@@ -242,7 +242,8 @@ def _of_dataset(path: Path, role: str, subject: Subject) -> JudgedPhotos:
     labels = _numbers(dataset.labels, subject)[photos.labels]
     key, ids = digest([photos.ids.tolist(), photos.lengths.tolist()]), photos.ids.tolist()
     uris, made_of = _scanned_at(dataset, ids), {"dataset": dataset.sha256}
-    return JudgedPhotos(photos, labels, photos.groups, names, made_of, role, seen, key, ids, uris)
+    stated = [dataset.labels[number] for number in photos.labels.tolist()]
+    return JudgedPhotos(photos, labels, photos.groups, names, made_of, role, seen, key, ids, uris, stated)
 
 
 def _scanned_at(dataset: Dataset, ids: list[str]) -> list[str]:
@@ -254,11 +255,6 @@ def _scanned_at(dataset: Dataset, ids: list[str]) -> list[str]:
             known = dict(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
             return [known.get(photo, "") for photo in ids]
     return [""] * len(ids)
-    key = digest([photos.ids.tolist(), photos.lengths.tolist()])
-    stated = [dataset.labels[number] for number in photos.labels.tolist()]
-    return JudgedPhotos(
-        photos, labels, photos.groups, names, {"dataset": dataset.sha256}, role, seen, key, stated
-    )
 
 
 def _refuse_prepared_anew(dataset: Dataset, subject: Subject) -> None:
