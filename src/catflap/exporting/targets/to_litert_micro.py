@@ -14,8 +14,8 @@ from catflap.artifacts.folder import atomic_folder
 from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.target import Form, Target
-from catflap.runtime.decisions import TIE, Probabilities, decision_rule
-from catflap.runtime.engine import engine_error
+from catflap.runtime.decisions import TIE, decision_rule
+from catflap.runtime.engine import Logits, engine_error
 from catflap.runtime.golden_checks import check_decisions, golden_decisions, threshold_probes
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
     }
 
 
-def _recorded(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[Probabilities, list[int]]:
+def _recorded(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[Logits, list[int]]:
     """The probabilities and decisions of the first golden cases, then of the probes at the threshold.
 
     Raises Refused where bundle.json decides otherwise than was recorded at export.
