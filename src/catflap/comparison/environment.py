@@ -41,8 +41,8 @@ def licence_of(package: str) -> str:
         for line in about.get_all("Classifier") or ()
         if line.startswith("License ::")
     ]
-    field = (about.get("License") or "").strip().splitlines()[:1]
-    stated = (about.get("License-Expression") or " ".join(classifiers) or " ".join(field)).strip()
+    field = (about["License"] or "").strip().splitlines()[:1]
+    stated = (about["License-Expression"] or " ".join(classifiers) or " ".join(field)).strip()
     if not stated or stated == "UNKNOWN":
         return UNSTATED
     return next((name for sign, name in KNOWN if sign.lower() in stated.lower()), stated[:40])

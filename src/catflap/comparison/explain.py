@@ -276,7 +276,8 @@ def _block(tile: Map) -> Pixels:
 
 def _levels(values: Map) -> Pixels:
     low, high = float(values.min()), float(values.max())
-    return np.rint((values - low) * (255 / (high - low or 1.0))).astype(np.uint8)
+    levels: Pixels = np.rint((values - low) * (255 / (high - low or 1.0))).astype(np.uint8)
+    return levels
 
 
 def _uri(pixels: Pixels, quality: int = 80) -> str:
@@ -327,7 +328,7 @@ def explain_page(fields: Mapping[str, Any], pictures: Mapping[str, Any], frame: 
 def _shown_labels(fields: Mapping[str, Any]) -> list[int]:
     """The numbers of the likeliest labels, and of the one that the loss compares with."""
     logits = np.array(fields["prediction"]["logits"])
-    order = np.argsort(-logits, kind="stable")[:SHOWN].tolist()
+    order: list[int] = np.argsort(-logits, kind="stable")[:SHOWN].tolist()
     if fields["training"]:
         target = fields["labels"].index(fields["training"]["label"])
         order = order if target in order else [*order[:-1], target]

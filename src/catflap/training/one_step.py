@@ -196,7 +196,7 @@ class _Part:
         if isinstance(output, torch.Tensor) and output.ndim == 4 and output.is_floating_point():
             self.output = output.detach().clone()
             if output.requires_grad:
-                output.register_hook(self._saw_gradient)
+                output.register_hook(self._saw_gradient)  # type: ignore[no-untyped-call]
 
     def _saw_gradient(self, gradient: torch.Tensor) -> None:
         self.gradient = gradient.detach().clone()
