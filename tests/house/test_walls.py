@@ -19,7 +19,7 @@ SHARED = {
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),
     "ai_edge_litert": (
-        "runtime/engine_litert.py exporting/targets/to_litert.py",
+        "runtime/engine_litert.py exporting/targets/to_litert.py exporting/tflite_writer.py",
         "it runs models; its quantiser asks it; it brings the schema of its files",
     ),
     "openvino": ("runtime/engine_openvino.py exporting/targets/to_openvino.py", "one runs, one writes"),
