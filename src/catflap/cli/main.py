@@ -56,7 +56,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "bundle": "inspect, unpack, add to, strip or list a bundle",
             "sign": "sign a bundle, so that devices can refuse others",
             "demo": "the whole line on small free data",
-            "doctor": "what is installed here, and what to install",
+            "doctor": "what a project falls short of; without one, what is installed",
             "completion": "completion of commands for bash, zsh or fish",
         },
     }

@@ -41,8 +41,8 @@ def licence_of(package: str) -> str:
         for line in about.get_all("Classifier") or ()
         if line.startswith("License ::")
     ]
-    field = (about["License"] or "").strip().splitlines()[:1]
-    stated = (about["License-Expression"] or " ".join(classifiers) or " ".join(field)).strip()
+    expression, text = ("".join(about.get_all(key) or ()) for key in ("License-Expression", "License"))
+    stated = (expression or " ".join(classifiers) or text.strip().partition("\n")[0]).strip()
     if not stated or stated == "UNKNOWN":
         return UNSTATED
     return next((name for sign, name in KNOWN if sign.lower() in stated.lower()), stated[:40])
