@@ -1,4 +1,4 @@
-"""What hatchling calls: build the camera page (or say why not), and README with absolute links."""
+"""What hatchling calls: build the camera page and Studio's (or say why not), README with absolute links."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 STAMP = "sources.sha256"
 OUT = Path("src/catflap/serving/static")
+STUDIO = Path("src/catflap/studio/static")
 BY_HAND = "npm --prefix web ci && npm --prefix web run build"
 
 
@@ -48,16 +49,17 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         problem = build_page(Path(self.root))
         if problem:
             self.app.display_warning(problem)
-        build_data["artifacts"].append(f"/{OUT.as_posix()}/**")
+        build_data["artifacts"] += [f"/{out.as_posix()}/**" for out in (OUT, STUDIO)]
 
 
 def build_page(root: Path) -> str | None:
-    """Build the page unless it is there and of these sources; the sentence to print when it cannot be."""
+    """Build both pages unless they are there and of these sources; a sentence when they cannot be."""
     web, out = root / "web", root / OUT
     if not (web / "package.json").is_file():
         return None
     stamp = digest(root)
-    if (out / STAMP).is_file() and (out / STAMP).read_text() == stamp:
+    is_there = (root / STUDIO / "index.html").is_file() and (out / STAMP).is_file()
+    if is_there and (out / STAMP).read_text() == stamp:
         return None
     instead = (
         "the one that is there, which may be of other sources, is packed"
@@ -83,11 +85,11 @@ def build_page(root: Path) -> str | None:
 
 
 def digest(root: Path) -> str:
-    """One hash of everything that the page is made from."""
+    """One hash of everything that the pages are made from."""
     web = root / "web"
     files = [
         path
-        for folder in ("src", "wasm", "public")
+        for folder in ("src", "wasm", "public", "studio")
         for path in sorted((web / folder).rglob("*"))
         if path.is_file()
     ]

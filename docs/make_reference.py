@@ -90,7 +90,17 @@ def tree() -> Iterator[str]:
         indent = "" if room else "  "
         yield f"{indent}{name}".ljust(30) + " ".join(docstring.split("\n\n")[0].split())
     yield "web/src/".ljust(30) + "The camera page, in TypeScript."
-    for path in sorted((CONTRIBUTING.parent / "web" / "src").glob("*.ts")):
+    yield from typescript("src")
+    yield (
+        "web/studio/src/".ljust(30)
+        + "Studio's page: these files, a Svelte component each screen, and its parts."
+    )
+    yield from typescript("studio/src")
+
+
+def typescript(folder: str) -> Iterator[str]:
+    """The first line of each TypeScript file in a folder of `web/`."""
+    for path in sorted((CONTRIBUTING.parent / "web" / folder).glob("*.ts")):
         first = path.read_text("utf-8").partition("\n")[0]
         if first.startswith("//"):
             yield f"  {path.name}".ljust(30) + first.removeprefix("//").strip()

@@ -1,4 +1,3 @@
-"""The version of Catflap, as every artefact records it, and where its source and documentation are."""
+"""The version of Catflap, as every artefact records it."""
 
 VERSION = "0.1.0"
-REPOSITORY = "https://github.com/catflap/catflap"

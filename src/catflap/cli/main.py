@@ -42,7 +42,6 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "bench": "time a bundle on this machine",
             "compare": "the cost of training beside the cost of inference",
             "diff": "may a new bundle replace the one in use?",
-            "explain": "one training step and one prediction of a photo, drawn",
             "drift": "does the field still look like the calibration photos?",
             "trace": "print the ancestors of an artifact",
         },
@@ -51,12 +50,13 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "watch": "classify a camera, stream, video or folder live",
             "serve": "HTTP server: REST, Open Inference Protocol, camera page",
             "web": "write the camera page with a bundle into a folder",
+            "studio": "all of it in a page: collect, label, train, judge, try, deliver",
         },
         "tools": {
             "bundle": "inspect, unpack, add to, strip or list a bundle",
             "sign": "sign a bundle, so that devices can refuse others",
             "demo": "the whole line on small free data",
-            "doctor": "what a project falls short of; without one, what is installed",
+            "doctor": "what is installed here, and what to install",
             "completion": "completion of commands for bash, zsh or fish",
         },
     }
@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {name: what for commands in GROUPS.values() for name, what in commands.items()}
 )
 RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they continue where they were stopped
-ENDLESS = ("serve", "watch")  # they handle signals themselves
+ENDLESS = ("serve", "watch", "studio")  # they handle signals themselves
 STOPPED = 130
 BROKEN_PIPE = 141
 

@@ -29,6 +29,7 @@ KEYED = (
 )  # mappings whose keys are the user's names
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
 REDRAW_SECONDS = 0.1
+PROGRESS_FILE = "CATFLAP_PROGRESS"  # a file for progress as JSON lines, as Studio reads it
 
 
 def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
@@ -52,7 +53,10 @@ def report(error: CatflapError, as_json: bool) -> None:
 
 @contextmanager
 def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
-    """Show progress on stderr: a bar in a terminal, else a line every ten seconds."""
+    """Show progress on stderr: a bar in a terminal, else a line every ten seconds; or write a file of it."""
+    if path := os.environ.get(PROGRESS_FILE):
+        yield _json_lines(path)
+        return
     if not _is_terminal():
         yield _log_lines()
         return
@@ -191,6 +195,21 @@ def _log_lines() -> Progress:
         if time.monotonic() - last >= QUIET_SECONDS:
             last = time.monotonic()
             _write(f"{text}\n")
+
+    return show
+
+
+def _json_lines(path: str) -> Progress:
+    """For a program that shows progress: a line of JSON at each change, at most ten a second for a step."""
+    last: dict[str, float] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        now = time.time()
+        if done < total and now - last.get(step, 0) < REDRAW_SECONDS:
+            return
+        last[step] = now
+        with suppress(OSError), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "done": done, "total": total, "at": now}) + "\n")
 
     return show
 

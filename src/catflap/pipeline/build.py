@@ -29,6 +29,7 @@ from catflap.training.train import DEFAULT_PLAN, train
 from catflap.verification.verify import verify
 
 T = TypeVar("T")
+VARIANTS = ("int8", "fp32")
 DEFAULT_TRIALS = 2
 
 
@@ -52,7 +53,7 @@ def build(
     *,
     frame: Frame | None = None,
     plan: Plan = DEFAULT_PLAN,
-    variants: tuple[str, ...] = (),
+    variants: tuple[str, ...] = VARIANTS,
     about: str = "",
     operating_points: tuple[str, ...] = (),
     error_rate: float | None = None,
@@ -72,8 +73,7 @@ def build(
     if frame is None and plan.is_default and plan.recipe in (None, "head"):
         plan = replace(plan, trials=DEFAULT_TRIALS, max_mb=plan.size_limit)
     plan.check()  # before scan and prepare, which may take hours
-    if variants:
-        check_variants(variant_names((), variants))
+    check_variants(variant_names((), variants))
     parse_point_specs(operating_points)
     check_error_rate(error_rate)
     steps = _Steps()

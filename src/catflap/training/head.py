@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit
 from catflap.evaluation.intervals import group_weights, significantly_positive
 from catflap.machine import describe_machine
 from catflap.progress import Progress, silent
-from catflap.training.features import Features, LabelledFeatures
+
+if TYPE_CHECKING:  # importing it takes seconds, for torch, which fitting a head does not need
+    from catflap.training.features import Features, LabelledFeatures
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]

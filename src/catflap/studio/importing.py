@@ -1,0 +1,201 @@
+"""Photos into a project: uploads, or a source on this machine; each is judged as `scan` judges it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catflap.artifacts.folder import sync, unwritable
+from catflap.data.duplicates import bounded_groups, confirmed_pairs
+from catflap.data.examine import FRAME
+from catflap.data.listing import PHOTO_SUFFIXES, SUFFIXES, Reference, reference, reference_table
+from catflap.data.reading import is_url, read_photo
+from catflap.data.sources import open_source
+from catflap.data.workers import Worker
+from catflap.errors import BadPhoto, CatflapError
+from catflap.machine import describe_machine
+from catflap.studio.project import NewPhoto, Project
+
+ARCHIVES = (".zip", ".tar")
+BATCH = 32
+
+
+class Importer:
+    """Worker processes that examine photos for a project, and the inbox in which uploads arrive.
+
+    `changed` is called after each batch. `progress` is the source that is being imported with how many of its
+    photos are done, or None.
+    """
+
+    def __init__(self, project: Project, changed: Callable[[], None]) -> None:
+        self._project, self._changed = project, changed
+        self._workers: Queue[Worker] = Queue()
+        self._all = [Worker() for _ in range(describe_machine().cores)]
+        for worker in self._all:
+            self._workers.put(worker)
+        self._inbox = project.path / "inbox"
+        self._inbox.mkdir(exist_ok=True)
+        for left in self._inbox.iterdir():  # of a Studio that was killed; nobody was told that it is kept
+            left.unlink()
+        self._stacking = threading.Lock()
+        self.progress: dict[str, Any] | None = None
+
+    def close(self) -> None:
+        """End the worker processes."""
+        for worker in self._all:
+            worker.stop()
+            worker.end()
+
+    @contextmanager
+    def inbox_file(self, name: str) -> Iterator[Path]:
+        """A new file for an upload, with the suffix of its name; deleted unless it was taken."""
+        suffix = Path(name).suffix.lower()
+        path = self._inbox / (
+            secrets.token_hex(8) + (suffix if suffix in (*PHOTO_SUFFIXES, *ARCHIVES) else "")
+        )
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def take(self, path: Path, name: str, label: str | None) -> dict[str, Any]:
+        """Add an uploaded photo, or the photos of an uploaded archive; what is refused says why."""
+        if path.suffix in ARCHIVES:
+            return self.add_source(path, copy=True, shown=name)
+        size = path.stat().st_size
+        return self._add([(reference(str(path), label or "", bytes=size), name)], copy=True)
+
+    def add_source(self, source: str | Path, *, copy: bool, shown: str = "") -> dict[str, Any]:
+        """Add the photos of a folder, list, archive or address.
+
+        Files are referenced where they lie unless `copy`. The photos of a folder without
+        folders have no labels.
+        """
+        path = Path(source)
+        if path.is_dir() and not any(
+            entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir()
+        ):
+            references: list[Reference] = [
+                reference(str(file.absolute()), "", bytes=file.stat().st_size)
+                for file in sorted(path.iterdir())
+                if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()
+            ]
+        elif path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+            references = [reference(str(path.absolute()), "", bytes=path.stat().st_size)]
+        else:
+            references = list(open_source(source).references)
+        total = {"added": 0, "known": 0, "refused": [], "two_labels": []}
+        self.progress = {"source": shown or str(source), "done": 0, "total": len(references)}
+        try:
+            for start in range(0, len(references), BATCH):
+                batch = references[start : start + BATCH]
+                named = [
+                    (one, f"{shown}: {_inner(one['uri'])}" if shown else _inner(one["uri"])) for one in batch
+                ]
+                answer = self._add(named, copy=copy)
+                for key in ("added", "known"):
+                    total[key] += answer[key]
+                for key in ("refused", "two_labels"):
+                    total[key] += answer[key]
+                self.progress = {**self.progress, "done": min(start + BATCH, len(references))}
+                self._changed()
+        finally:
+            self.progress = None
+            self._changed()
+        return total
+
+    def _add(self, photos: list[tuple[Reference, str]], *, copy: bool) -> dict[str, Any]:
+        """Examine photos, keep the bytes of those that are fine, and add them in one transaction."""
+        unlabelled = [  # scan refuses a photo without a label; here a person gives it one
+            {**one, "fault": "" if one["fault"] == "no_label" else one["fault"]} for one, _ in photos
+        ]
+        worker = self._workers.get()
+        try:
+            rows = worker.examine(reference_table(unlabelled)).to_pylist()
+        finally:
+            self._workers.put(worker)
+        new, refused = [], []
+        for one, row, (_, name) in zip(unlabelled, rows, photos, strict=True):
+            if row["status"] != "ok":
+                refused.append((name, row["reason"]))
+                continue
+            try:
+                place = self._keep(one, row) if copy or _within(one) else one["uri"]
+            except BadPhoto as error:
+                refused.append((name, f"{error.reason}: {error.what}"))
+                continue
+            new.append(NewPhoto(place, name, one["label"] or None, row))
+        answers = self._project.add_photos(new)
+        if refused:
+            self._project.refuse(refused)
+        return {
+            "added": sum("special" not in one for one in answers),
+            "known": sum("special" in one for one in answers),
+            "refused": [{"name": name, "reason": reason} for name, reason in refused],
+            "two_labels": [one["name"] for one in answers if one.get("special") == "two_labels"],
+            "photos": [one["photo"] for one in answers],
+        }
+
+    def _keep(self, one: Reference, row: dict[str, Any]) -> str:
+        """Write the bytes of a photo under their hash, durably; returns the place in the project."""
+        place = f"photos/{row['id'][:2]}/{row['id']}{SUFFIXES.get(row['format'], ('',))[0]}"
+        target = self._project.path / place
+        if target.exists() and target.stat().st_size == row["bytes"]:
+            return place
+        crc = one["modified"] if one["uri"].startswith("zip://") else None
+        data = read_photo(one["uri"], one["offset"], one["bytes"], FRAME.max_bytes, crc)
+        part = self._inbox / secrets.token_hex(8)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data)
+            sync(part)
+            part.replace(target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise unwritable(target, error) from error
+        return place
+
+    def stack(self) -> None:
+        """Find near-duplicates among all photos and note their stacks."""
+        with self._stacking:
+            rows = self._project.rows("select n, phash, thumb from photos where phash is not null order by n")
+            if len(rows) < 2:
+                return
+            hashes = np.frombuffer(b"".join(row["phash"] for row in rows), ">u8").astype(np.uint64)
+
+            def thumbs(positions: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+                pictures = b"".join(rows[at]["thumb"] for at in positions.tolist())
+                return np.frombuffer(pictures, np.uint8).reshape(-1, 256)
+
+            groups, _ = bounded_groups(len(rows), confirmed_pairs(hashes, thumbs))
+            self._project.set_stacks(
+                (row["n"], rows[group]["n"]) for row, group in zip(rows, groups.tolist(), strict=True)
+            )
+        self._changed()
+
+
+def _within(one: Reference) -> bool:
+    """Whether a photo lies in an archive or an object store, so that it can only be copied."""
+    return bool(one["offset"] >= 0 or is_url(one["uri"]))
+
+
+def _inner(uri: str) -> str:
+    """The name of a photo for people: the last two parts of its path."""
+    path = uri.removeprefix("zip://").partition("::")[0]
+    return "/".join(Path(path).parts[-2:])
+
+
+def check_readable(source: str) -> None:
+    """Raise CatflapError for a source that is not there."""
+    if not is_url(source) and not Path(source).expanduser().exists():
+        raise CatflapError(
+            f"{source} does not exist.", "Give the path of a folder, list or archive on this machine."
+        )

@@ -1,0 +1,277 @@
+"""Jobs: the verbs as processes of their own, which outlive the server, stop, and go on where they stopped.
+
+A job's folder `jobs/N` has its answer, notes, progress and a lock. The process and its children inherit the
+lock, so that any later server sees whether the job still runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catflap.artifacts.dataset import load_dataset
+from catflap.artifacts.folder import try_lock, write_atomically
+from catflap.errors import CatflapError
+from catflap.studio.project import Project
+
+POLL = 0.4  # seconds between two looks at the running jobs
+COMMAND = (sys.executable, "-c", "from catflap.cli.main import run; run()")
+ANSWER, NOTES, PROGRESS, LOCK, PID = "answer.json", "notes.txt", "progress.jsonl", "lock", "pid"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the page shows it; `progress` are the steps so far with how much of each is done."""
+
+    number: int
+    kind: str
+    state: str  # running, stopped, failed, done
+    settings: dict[str, Any]
+    started: float
+    ended: float | None
+    answer: dict[str, Any] | None
+    progress: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The job for the page."""
+        return dict(self.__dict__)
+
+
+class Jobs:
+    """The jobs of a project, and a thread that notices how they go on."""
+
+    def __init__(
+        self,
+        project: Project,
+        changed: Callable[[], None],
+        command: Sequence[str] = COMMAND,
+        options: Sequence[str] = (),
+    ) -> None:
+        self._project, self._changed = project, changed
+        self._command, self._options = tuple(command), tuple(options)
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Watch the jobs, also those that an earlier server began."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching; the jobs go on."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def build(self, minutes: float | None) -> int:
+        """Build a Bundle from the labelled photos; CatflapError while another build runs, or with too few."""
+        with self._lock:
+            if any(job.kind == "build" and job.state == "running" for job in self.all()):
+                raise CatflapError("A build is running.", "Wait for it, or stop it first.")
+            number = self._project.add_job("build", [], {"minutes": minutes})
+            folder = self.folder(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                counts = self._project.write_list(folder / "photos.csv")
+                if len(counts) < 2:
+                    raise CatflapError(
+                        "There are photos of fewer than two labels.", "Label photos of two things or more."
+                    )
+            except BaseException:
+                self._project.set_job(number, "failed")
+                raise
+            name = (
+                re.sub(r"[^a-z0-9]+", "-", self._project.path.absolute().name.lower()).strip("-") or "model"
+            )
+            out = self._project.path / "models" / f"{name}-{number}.catflap"
+            out.parent.mkdir(exist_ok=True)
+            command = ["build", str(folder / "photos.csv"), "-o", str(out), "--json", *self._options]
+            if minutes:
+                command += ["--minutes", str(minutes)]
+            write_atomically(folder / "command.json", json.dumps(command).encode())
+            write_atomically(folder / "labels.json", json.dumps(counts).encode())
+            self._spawn(number, command)
+            return number
+
+    def judge(self, build: int) -> int:
+        """Ask the Bundle of a build about its test photos: `predict` on links named by photo number."""
+        with self._lock:
+            bundle = self.bundle_of(build)
+            number = self._project.add_job("judge", [], {"build": build})
+            folder = self.folder(number)
+            links = folder / "test"
+            shutil.rmtree(links, ignore_errors=True)
+            links.mkdir(parents=True)
+            photos = load_dataset(bundle.with_suffix(".build") / "dataset").photos("test")
+            known = {row["id"]: row for row in self._project.rows("select n, id, place from photos")}
+            for photo in photos.ids.tolist():
+                if row := known.get(photo):
+                    place = self._project.path.absolute() / row["place"]
+                    (links / f"{row['n']}{place.suffix}").symlink_to(place)
+            command = ["predict", str(bundle), str(links), "--json"]
+            write_atomically(folder / "command.json", json.dumps(command).encode())
+            self._spawn(number, command)
+            return number
+
+    def stop(self, number: int) -> None:
+        """Ask a running job to stop; what it has finished is kept."""
+        folder = self.folder(number)
+        (folder / "stop").touch()
+        with suppress(OSError, ValueError):
+            if self._is_running(number):
+                os.killpg(int((folder / PID).read_text()), signal.SIGTERM)
+
+    def go_on(self, number: int) -> None:
+        """Start a stopped or failed job again; it goes on where it stopped."""
+        with self._lock:
+            if any(job.state == "running" and job.kind == "build" for job in self.all()):
+                raise CatflapError("A build is running.", "Wait for it, or stop it first.")
+            folder = self.folder(number)
+            if not (folder / "command.json").is_file():
+                raise CatflapError("This job cannot go on.", "Start a new one.")
+            self._project.set_job(number, "running")
+            self._spawn(number, json.loads((folder / "command.json").read_text("utf-8")))
+
+    def all(self) -> list[Job]:
+        """All jobs, the latest first."""
+        rows = self._project.rows("select * from jobs order by n desc")
+        return [
+            Job(
+                row["n"], row["kind"], row["state"], json.loads(row["settings"]), row["started"],
+                row["ended"], json.loads(row["answer"]) if row["answer"] else None, self._steps(row["n"]),
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def bundle_of(self, build: int) -> Path:
+        """The Bundle that a build has written; CatflapError when it has none."""
+        for job in self.all():
+            if job.number == build and job.kind == "build" and job.state == "done" and job.answer:
+                return Path(job.answer["bundle"])
+        raise CatflapError(f"Build {build} has no bundle.", "Choose one that is finished.")
+
+    def answers_of(self, build: int) -> list[dict[str, Any]] | None:
+        """What the Bundle of a build answered about its test photos; None before it has."""
+        for job in self.all():
+            if job.kind == "judge" and job.settings["build"] == build and job.state == "done":
+                text = (self.folder(job.number) / ANSWER).read_text("utf-8")
+                return [json.loads(line) for line in text.splitlines()]
+        return None
+
+    def folder(self, number: int) -> Path:
+        """The folder of a job."""
+        return self._project.path / "jobs" / str(number)
+
+    def _spawn(self, number: int, command: Sequence[str]) -> None:
+        folder = self.folder(number)
+        (folder / "stop").unlink(missing_ok=True)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not try_lock(lock):
+                raise CatflapError("This job still runs.", "Wait until it has stopped.")
+            with open(folder / ANSWER, "wb") as answer, open(folder / NOTES, "wb") as notes:
+                process = subprocess.Popen(
+                    [*self._command, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=answer,
+                    stderr=notes,
+                    env={**os.environ, "CATFLAP_PROGRESS": str((folder / PROGRESS).absolute())},
+                    start_new_session=True,  # Ctrl-C in the server's terminal is not for the job
+                    pass_fds=(lock,),
+                )
+            write_atomically(folder / PID, str(process.pid).encode())
+            self._processes[number] = process
+        finally:
+            os.close(lock)
+        self._changed()
+
+    def _is_running(self, number: int) -> bool:
+        if process := self._processes.get(number):
+            process.poll()  # so that it is no zombie
+        try:
+            lock = os.open(self.folder(number) / LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            return not try_lock(lock)
+        finally:
+            os.close(lock)
+
+    def _steps(self, number: int) -> list[dict[str, Any]]:
+        """The steps of a job in their order, each with its latest progress and its seconds so far."""
+        steps: dict[str, dict[str, Any]] = {}
+        with suppress(OSError):
+            for line in (self.folder(number) / PROGRESS).read_text("utf-8").splitlines():
+                with suppress(ValueError, KeyError):  # the last line may not be whole
+                    one = json.loads(line)
+                    since = steps.get(one["step"], {"since": one["at"]})["since"]
+                    steps[one["step"]] = {**one, "since": since, "seconds": one["at"] - since}
+        return list(steps.values())
+
+    def _watch(self) -> None:
+        seen: dict[int, int] = {}
+        while not self._stopping.wait(POLL):
+            for row in self._project.rows("select n, kind from jobs where state = 'running'"):
+                number = row["n"]
+                with self._lock:  # a job that is being started has no lock yet
+                    running = self._is_running(number)
+                if not running:
+                    self._end(number, row["kind"])
+                    continue
+                with suppress(OSError):
+                    size = (self.folder(number) / PROGRESS).stat().st_size
+                    if seen.get(number) != size:
+                        seen[number] = size
+                        self._changed()
+
+    def _end(self, number: int, kind: str) -> None:
+        """Note how a job ended, by its answer; a build is judged next."""
+        folder = self.folder(number)
+        lines = []
+        with suppress(OSError):
+            lines = (folder / ANSWER).read_text("utf-8").splitlines()
+        answer: dict[str, Any] | None = None
+        with suppress(ValueError):
+            answer = json.loads(lines[-1]) if lines else None
+        was_stopped = (folder / "stop").exists()
+        if kind == "judge" and answer and ("path" in answer):
+            self._project.set_job(number, "done", {"photos": len(lines)})
+        elif answer and "bundle" in answer:
+            self._project.set_job(number, "done", answer)
+            with suppress(CatflapError, OSError):
+                self.judge(number)
+        elif answer and "error" in answer:
+            self._project.set_job(number, "failed", answer)
+        elif was_stopped:
+            self._project.set_job(number, "stopped")
+        else:
+            error = {
+                "what": "The job ended without an answer.",
+                "fix": "Continue it: it goes on where it stopped.",
+            }
+            self._project.set_job(number, "failed", {"error": error})
+        self._processes.pop(number, None)
+        self._changed()
+
+    def wait(self, number: int, seconds: float) -> Job:
+        """The job when it no longer runs; for tests and benchmarks."""
+        until = time.monotonic() + seconds
+        while True:
+            job = next(job for job in self.all() if job.number == number)
+            if job.state != "running" or time.monotonic() > until:
+                return job
+            time.sleep(0.05)
