@@ -1,6 +1,8 @@
 # Every target makes the environment that it needs. PYTHON=… picks the interpreter (3.11 or newer).
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+PYTHONS ?= $(foreach name,python3.11 python3.12 python3.13 python3.14,\
+	$(shell $(name) -c 'print("$(name)")' 2>/dev/null))
 BIN := .venv/bin
 EXTRAS := train,serve,live,targets,sign,sbom
 CODE := $(wildcard src tests benchmarks examples docs *.py)
@@ -9,7 +11,7 @@ PIP := 26.1.2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs format clean
+.PHONY: help demo test check bench docs dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -34,6 +36,9 @@ docs: .venv/ready  ## write the generated pages, build the site into site/, chec
 	$(BIN)/python docs/make_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/pytest tests/docs
+
+dist: .venv/ready  ## sdist and wheel into dist/, installed into empty environments of each Python here, and used there
+	$(BIN)/python tests/packaging/check_dist.py $(PYTHONS)
 
 format: .venv/ready  ## format the code and mend what ruff can mend
 	$(BIN)/ruff format $(CODE)

@@ -30,7 +30,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from catflap.artifacts.bundle import load_bundle
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode
-from catflap.serving.pages import PAGE, write_site
+from catflap.serving.static_site import PAGE, write_site
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from catflap.artifacts.results import Prediction as Prediction
     from catflap.artifacts.results import Verdict as Verdict
     from catflap.comparison.compare import compare as compare
+    from catflap.comparison.explain import explain as explain
     from catflap.curation.audit import audit as audit
     from catflap.data.prepare import prepare as prepare
     from catflap.data.scan import scan as scan
@@ -91,6 +92,7 @@ _HOME = {
     "diff": "catflap.pipeline.diff",
     "drift": "catflap.pipeline.drift",
     "evaluate": "catflap.pipeline.evaluate",
+    "explain": "catflap.comparison.explain",
     "export": "catflap.exporting.export",
     "load_bundle": "catflap.artifacts.bundle",
     "load_checkpoint": "catflap.artifacts.checkpoint",

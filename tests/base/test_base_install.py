@@ -159,3 +159,11 @@ def test_an_answer_loads_no_heavy_module(tiny_bundle: Path, photo: Path, repo: P
     loaded = set(python(full, code, str(tiny_bundle), str(photo)).splitlines()[-1].split())
     assert "onnxruntime" in loaded
     assert loaded & (set(EXTRAS) | {"scipy", "pandas", "fsspec", "pydantic", "sympy"}) == set()
+
+
+def test_it_writes_the_camera_page_or_says_that_it_was_not_built(base_python: Path, tmp_path: Path) -> None:
+    answer = catflap(base_python, "web", "cat", "-o", str(tmp_path / "site"))
+    if answer.returncode:
+        assert "has no camera page" in answer.stderr
+    else:
+        assert (tmp_path / "site" / "bundle" / "bundle.json").is_file()

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import files, version
 from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
 
 import pytest
+import torch
+from packaging.version import Version
+from safetensors import safe_open
 
+import catflap.comparison.compare as compare_module
+import catflap.comparison.probe as probe_module
+import catflap.runtime.bench as bench_module
 from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset
-from catflap.comparison.compare import _probed, compare, table
+from catflap.artifacts.golden import read_golden
+from catflap.cli.compare import compare_text
+from catflap.cli.main import COMMANDS, main
+from catflap.comparison.compare import RISKS, _probed, check_page, compare, table
+from catflap.comparison.environment import licence_of, licences, vulnerabilities
 from catflap.comparison.probe import probe
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.export import export
 from catflap.exporting.golden_cases import drawn_photos
 from catflap.machine import installed_packages, peak_memory_mb
+from catflap.runtime.bench import EnergyMeter, profile_device, write_profile
+from catflap.runtime.classifier import Classifier
+from catflap.training.network import load_network
 from catflap.training.train import train
 from tests.artifacts.samples import runnable_bundle
 from tests.tiny import Exported
@@ -78,25 +102,245 @@ def test_memory_is_told_in_the_unit_of_files() -> None:
     assert before <= peak_memory_mb() <= told_by_the_kernel()
 
 
+@pytest.fixture(scope="module")
+def compared(
+    drawn_checkpoint: Checkpoint, drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A comparison whose training side is measured in this process, which alone knows the tiny network."""
+    page = tmp_path_factory.mktemp("compare") / "page.html"
+    probed = compare_module._probed
+
+    def here(side: str, model: Path, photo: Path, variant: str) -> dict[str, Any]:
+        if side == "inference":
+            return probed(side, model, photo, variant)
+        answer = probe(side, str(model), str(photo), variant)
+        names = {"latency": "percentiles", "joules_an_answer": "joules"}
+        same = ("network_ms", "same_bits", "connections", "modules", "libraries")
+        return {
+            "seconds_to_first_answer": 1.0,
+            "milliseconds_an_answer": answer["milliseconds"],
+            "answering_memory_mb": answer["memory_mb"],
+            **{new: answer[old] for new, old in names.items()},
+            **{name: answer[name] for name in same},
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_module, "_probed", here)
+        return compare(drawn_checkpoint.path, drawn_bundle.path, out=page)
+
+
+def test_the_comparison_is_whole(compared: dict[str, Any], drawn_checkpoint: Checkpoint) -> None:
+    learning, answering = compared["training"], compared["inference"]
+    assert set(learning) == set(answering)
+    assert json.loads(json.dumps(compared)) == compared
+    assert learning["flops_a_photo"] == answering["flops_a_photo"]  # a frozen head has no backward pass
+    cost = drawn_checkpoint.cost
+    photos = cost["photo_passes"] + cost["cached_photos"]
+    assert learning["predictions_of_the_same_cost"] == photos == 39 + 3
+    assert learning["photos_in"] == 42
+    assert learning["flops_in_all"] == cost["flops_forward"] * photos
+    with safe_open(drawn_checkpoint.path / WEIGHTS, "pt") as tensors:
+        names = tensors.keys()
+        count = sum(
+            tensors.get_tensor(name).numel()
+            for name in names
+            if tensors.get_tensor(name).dtype == torch.float32
+        )
+    assert learning["weights"] == answering["weights"] == count
+    assert answering["photos_per_second"] == 1e3 / answering["milliseconds_an_answer"]
+    assert answering["same_bits"]
+    assert answering["connections"] == 0
+    assert learning["modules"] > 2 * answering["modules"]
+    assert learning["packages"] > answering["packages"]
+    assert sum(answering["licences"].values()) == answering["packages"]
+    assert answering["vulnerabilities"] is None
+
+
+def test_the_page_has_every_row_and_says_what_cannot_be_read(compared: dict[str, Any]) -> None:
+    page = Path(compared["page"]).read_text("utf-8")
+    assert len(page) < 1.5e6
+    assert not re.search(r"<script|(src|href)=.?(https?:)?//", page)
+    rows = table(compared)
+    for row in rows:
+        assert html.escape(row["what"]) in page, row
+        assert html.escape(row["inference"]) in page, row
+    for _, danger, command, _ in RISKS:
+        assert danger in page
+        assert command.split()[1] in COMMANDS
+    by_name = {row["what"]: row for row in rows}
+    if compared["inference"]["joules"] is None:
+        assert by_name["energy in all, J"]["inference"] == "not readable here"
+    assert (
+        by_name["packages"]["ratio"] == compared["training"]["packages"] / compared["inference"]["packages"]
+    )
+    assert by_name["known vulnerabilities"]["training"] == "no database given"
+    with pytest.raises(CatflapError, match="not such a page"):
+        check_page(Path(__file__), "Catflap: something else" + "!")
+
+
+def test_without_a_checkpoint_the_inference_side_is_alone(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, profile = tmp_path / "page.html", tmp_path / "pi.json"
+    mine = profile_device(1)
+    write_profile(profile, replace(mine, machine={"processor": "Slow <b>Pi</b>"}, ms=10 * mine.ms))
+    command = ["compare", str(drawn_bundle.path), "-o", str(page), "--profile", str(profile), "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["training"] is None
+    assert found["inference"]["flops_a_photo"] is None
+    (device,) = found["devices"]
+    assert device["device"] == "Slow <b>Pi</b> with 1 threads"
+    assert device["network_ms"] > found["inference"]["network_ms"]
+    text = page.read_text("utf-8")
+    assert "No checkpoint was named" in text
+    assert "<b>Pi" not in text
+    assert "inference side alone" in compare_text(found)
+    assert {row["training"] for row in table(found)} == {None}
+
+
+def test_energy_is_read_where_the_counter_is(
+    photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A counter that rises by 1 J with each reading: the probe reads it twice."""
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    (zone / "name").write_text("package-0")
+    (zone / "max_energy_range_uj").write_text(str(10**12))
+    readings = iter(range(10**6, 10**8, 10**6))
+    meter = partial(EnergyMeter, tmp_path)
+    real = bench_module._read_number
+
+    def read(path: Path) -> int | None:
+        return next(readings) if path.name == "energy_uj" else real(path)
+
+    monkeypatch.setattr(bench_module, "_read_number", read)
+    monkeypatch.setattr(probe_module, "EnergyMeter", meter)
+    bundle = runnable_bundle(tmp_path)
+    assert probe("inference", str(bundle), photo, "fp32")["joules"] == pytest.approx(1 / probe_module.RUNS)
+    monkeypatch.setattr(probe_module, "EnergyMeter", partial(EnergyMeter, tmp_path / "none"))
+    assert probe("inference", str(bundle), photo, "fp32")["joules"] is None
+
+
+def test_a_connection_is_counted(photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = str(runnable_bundle(tmp_path))
+    assert probe("inference", bundle, photo, "fp32")["connections"] == 0
+    original = probe_module._exported
+
+    def asks_out(model: str, variant: str) -> Any:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            out.connect(("127.0.0.1", 9))
+        return original(model, variant)
+
+    monkeypatch.setattr(probe_module, "_exported", asks_out)
+    assert probe("inference", bundle, photo, "fp32")["connections"] == 1
+
+
+def test_vulnerabilities_are_looked_up_by_version(tmp_path: Path) -> None:
+    here = Version(version("numpy"))
+
+    def advisory(name: str, package: str, **affected: Any) -> None:
+        about = {"ecosystem": "PyPI", "name": package}
+        entry = {"id": name, "summary": "bad", "affected": [{"package": about, **affected}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(entry))
+
+    def span(*events: dict[str, str]) -> list[dict[str, Any]]:
+        return [{"type": "ECOSYSTEM", "events": list(events)}]
+
+    with pytest.raises(BadArtifact, match="no OSV advisory"):
+        vulnerabilities(["numpy"], tmp_path)
+    advisory("LISTED", "NumPy", versions=[str(here)])
+    advisory("RANGE", "numpy", ranges=span({"introduced": "0"}, {"fixed": f"{here.major + 1}.0"}))
+    advisory("LAST", "numpy", ranges=span({"introduced": "0"}, {"last_affected": str(here)}))
+    advisory("FIXED", "numpy", ranges=span({"introduced": "0"}, {"fixed": str(here)}))
+    advisory("LATER", "numpy", ranges=span({"introduced": f"{here.major + 1}.0"}))
+    advisory("OTHER", "a-package-that-is-not-here", versions=["1.0"])
+    (tmp_path / "broken.json").write_text("{")
+    found = vulnerabilities(["numpy", "pillow"], tmp_path)
+    assert [row["id"] for row in found] == ["LAST", "LISTED", "RANGE"]
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in tmp_path.glob("*.json"):
+            archive.write(path, path.name)
+    assert vulnerabilities(["numpy", "pillow"], tmp_path / "all.zip") == found
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        vulnerabilities(["numpy"], tmp_path / "absent.zip")
+
+
+def test_licences_have_their_usual_names() -> None:
+    assert licence_of("onnxruntime") == "MIT"
+    assert licence_of("a-package-that-is-not-here") == "not stated"
+    counted = licences(["onnxruntime", "pytest", "packaging"])
+    assert counted["MIT"] == 2
+    assert sum(counted.values()) == 3
+
+
 @pytest.mark.slow
-def test_the_comparison_is_whole_and_sane(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    """With the default backbone, which a process of its own knows, too."""
+def test_the_figures_agree_with_independent_tools(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """Within 5 %: /usr/bin/time, FLOPs by hand, a loop of one's own; the default backbone."""
     checkpoint, path = train(drawn_dataset, tmp_path / "checkpoint"), tmp_path / "lite0.catflap"
     export(checkpoint, drawn_dataset, path, variants=("int8",))
     found = compare(checkpoint.path, path)
     learning, answering = found["training"], found["inference"]
-    assert set(learning) == set(answering)
-    assert learning["flops_a_photo"] == answering["flops_a_photo"]  # a frozen head has no backward pass
     assert learning["flops_in_all"] > answering["flops_in_all"]
-    assert answering["photos_per_second"] == 1e3 / answering["milliseconds_an_answer"]
     for what in ("answering_memory_mb", "packages", "packages_mb", "model_bytes"):
         assert learning[what] > answering[what] > 0, what
     assert answering["model_bytes"] == len(load_bundle(path).members["int8.onnx"])
     assert learning["model_bytes"] == (checkpoint.path / WEIGHTS).stat().st_size
-    assert json.loads(json.dumps(found)) == found
-    rows = {row["what"]: row for row in table(found)}
-    assert len(rows) == len(answering)
-    assert rows["packages"]["ratio"] == learning["packages"] / answering["packages"]
+
+    assert learning["flops_forward"] == pytest.approx(flops_by_hand(checkpoint), rel=0.05)
+
+    if Path("/usr/bin/time").exists():
+        program = (
+            "import sys; from catflap import Classifier; Classifier(sys.argv[1], threads=1)(sys.argv[2])"
+        )
+        photo = tmp_path / "photo.jpg"
+        photo.write_bytes(read_golden(load_bundle(path)).photos[0])
+        command = ["/usr/bin/time", "-f", "%M", sys.executable, "-P", "-c", program, str(path), str(photo)]
+        kilobytes = int(
+            subprocess.run(command, capture_output=True, text=True, check=True).stderr.split()[-1]
+        )
+        assert answering["answering_memory_mb"] == pytest.approx(kilobytes * 1024 / 1e6, rel=0.05)
+
+    du = sum(
+        file.stat().st_size
+        for name in installed_packages()
+        for file in map(Path, {str(each.locate()) for each in files(name) or ()})
+        if file.is_file()
+    )
+    assert answering["packages_mb"] == pytest.approx(du / 1e6, rel=0.05)
+
+    def loop() -> float:
+        classifier = Classifier(path, "int8", threads=1)
+        data = read_golden(classifier.bundle).photos[0]
+        classifier(data)
+        times = []
+        for _ in range(50):
+            start = perf_counter()
+            classifier(data)
+            times.append((perf_counter() - start) * 1e3)
+        return median(times)
+
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(read_golden(load_bundle(path)).photos[0])
+    ratios = [loop() / probe("inference", str(path), str(photo), "int8")["milliseconds"] for _ in range(7)]
+    assert median(ratios) == pytest.approx(1, rel=0.05)
+
+
+def flops_by_hand(checkpoint: Checkpoint) -> float:
+    """Two operations for each multiply-add of convolutions and linear layers, from their sizes."""
+    network, total = load_network(checkpoint), 0
+
+    def count(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        total += 2 * output.numel() * module.weight[0].numel()  # type: ignore[union-attr, operator]
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    frame = checkpoint.frame
+    with torch.inference_mode():
+        network(torch.zeros(1, frame.height, frame.width, 3, dtype=torch.uint8))
+    return float(total)
 
 
 def test_a_bundle_of_another_checkpoint_is_refused(

@@ -37,6 +37,10 @@ int main(void) {
   }
   for (int i = 0; i < CATFLAP_LABELS; ++i) fprintf(stderr, "%s\\n", catflap_labels[i]);
   fprintf(stderr, "%d %d\\n", (int)((size_t)catflap_model % 16), CATFLAP_GOLDEN_TOLERANCE);
+  for (int i = 0; i < CATFLAP_GOLDEN_CASES; ++i) {
+    fprintf(stderr, "%d ", catflap_golden_check(i, catflap_golden_answers[i]));
+    fprintf(stderr, "%d ", catflap_golden_check(i, catflap_golden_answers[(i + 1) % CATFLAP_GOLDEN_CASES]));
+  }
   return 0;
 }
 """
@@ -126,6 +130,29 @@ def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compile
         assert number == {"unsure": "-1"}.get(decision, decision)
     assert lines[256:258] == list(opened.labels)
     assert lines[258] == "0 4"  # aligned; 2.0 logits are four steps
+    apart = np.abs(np.roll(answers, -1, axis=0) - answers).max(axis=1) > 4
+    assert lines[259].split() == [word for other in apart for word in ("0", str(int(other)))]
+
+
+@pytest.mark.parametrize("bundle", [ONLY, TOP], indirect=True, ids=["before 1.1", "top"])
+def test_the_golden_check_notices_another_temperature_threshold_and_order(folder: Path) -> None:
+    program = """
+#include <stdio.h>
+#include "catflap_golden.h"
+int main(void) { printf("%d", catflap_golden_check(0, catflap_golden_answers[0])); return 0; }
+"""
+    header, source = folder / "catflap_model.h", folder / "catflap_golden.cc"
+    good = header.read_text()
+    assert compiled(folder, program, "gcc").stdout == b"0"
+    temperature = re.compile(r"(#define CATFLAP_TEMPERATURE) \S+")
+    header.write_text(temperature.sub(r"\1 15.0f", good))
+    assert compiled(folder, program, "gcc").stdout == b"2"
+    for threshold in ("0.0f", "1.0f", "0.5f"):
+        header.write_text(re.sub(r"(#define CATFLAP_THRESHOLD) \S+", rf"\1 {threshold}", good))
+        assert compiled(folder, program, "gcc").stdout == b"3", threshold
+    header.write_text(good)
+    recorded = re.search(r"catflap_golden_decisions\[.*\] = \{(.*)\};", source.read_text())[1]
+    assert set(recorded.split(", ")) > {"-1"}, "the probes stand on both sides of the threshold"
 
 
 def test_a_tie_with_the_threshold_is_unsure_in_float32_too(folder: Path, bundle: Path) -> None:

@@ -185,6 +185,14 @@ def test_a_bundle_says_nothing_of_the_machine(bundle: Bundle, repo: Path, drawn_
         assert whole.find(place.encode()) == -1, place
 
 
+def test_a_bundle_says_how_to_run_it(bundle: Bundle) -> None:
+    lines = bundle.head["run"]
+    assert set(lines) == {"python", "page", "c", "format"}  # android needs a LiteRT variant
+    assert "int8.onnx" in lines["c"]
+    card = bytes(bundle.members["card.md"]).decode()
+    assert all(line in card for line in lines.values())
+
+
 def test_the_card_tells_what_was_measured(bundle: Bundle) -> None:
     card = bytes(bundle.members["card.md"]).decode()
     for variant in bundle.variants.values():

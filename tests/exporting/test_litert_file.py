@@ -19,13 +19,12 @@ from ai_edge_litert.interpreter import Interpreter
 from torch.nn.functional import conv2d
 
 from catflap.exporting.targets.to_litert import (
-    ALIGNED,
-    IDENTIFIER,
     compact_tflite,
     first_convolutions,
     operators,
     replace_weights,
 )
+from catflap.exporting.tflite_writer import ALIGNED, IDENTIFIER
 from catflap.runtime.engine_litert import open_model
 
 COLOUR = Path(__file__).parent.parent / "runtime" / "colour.tflite"

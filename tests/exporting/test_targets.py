@@ -40,7 +40,7 @@ from catflap.verification.verify import verify
 TOOLS = {
     "onnx": "onnxruntime",
     "onnx-frame": "onnx",
-    "litert": "litert_torch",
+    "litert": "ai_edge_litert",
     "litert-micro": "litert_torch",
     "openvino": "nncf",
     "ncnn": "pnnx",
@@ -162,7 +162,7 @@ def test_a_checkpoint_may_lie_in_a_folder_that_is_not_utf8(
 def test_litert_in_int8_has_the_rounded_weights_behind_two_float_layers(
     installed_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    pytest.importorskip(TOOLS["litert"], reason="litert_torch is not installed: docs/reference/targets.md")
+    pytest.importorskip(TOOLS["litert"], reason="LiteRT is not installed: docs/reference/targets.md")
     from catflap.exporting.targets.to_litert import _convolutions, _laid_out, _opened
 
     source = load_source(installed_checkpoint, drawn_dataset)

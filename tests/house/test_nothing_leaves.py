@@ -216,6 +216,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "-o", "demo"),
     "drift": ("drift", "M/tiny.catflap", "field.log", "-o", "page.html"),
     "evaluate": ("evaluate", "M/tiny.catflap", "M/dataset", "-o", "report"),
+    "explain": ("explain", "L/checkpoint", "L/lite0.catflap", "M/photos/cat/00.jpg", "-o", "page.html"),
     "export": ("export", "L/checkpoint", "-o", "new.catflap"),
     "prepare": ("prepare", "M/manifest", "-o", "dataset", "--size", "64"),
     "review": ("review", "queue", "field.log", "-o", "queue"),

@@ -20,7 +20,7 @@ SHARED = {
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),
     "starlette": ("serving/app.py studio/routes.py", "two servers, each with its routes"),
     "ai_edge_litert": (
-        "runtime/engine_litert.py exporting/targets/to_litert.py",
+        "runtime/engine_litert.py exporting/targets/to_litert.py exporting/tflite_writer.py",
         "it runs models; its quantiser asks it; it brings the schema of its files",
     ),
     "openvino": ("runtime/engine_openvino.py exporting/targets/to_openvino.py", "one runs, one writes"),

@@ -152,14 +152,63 @@ def test_what_was_kept_of_other_photos_is_left(
     assert report.sha256 == expected.sha256
 
 
-def test_what_cannot_be_evaluated_is_one_error(drawn_bundle: Exported, tmp_path: Path) -> None:
+def test_permuted_labels_fail_and_are_named(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, swapped = draw_photos(tmp_path / "photos", count=30), tmp_path / "swapped"
+    swapped.mkdir()
+    (photos / "cat").rename(swapped / "other")
+    (photos / "other").rename(swapped / "cat")
+    line = ["evaluate", str(drawn_bundle.path), str(swapped), "-o", str(tmp_path / "report")]
+    assert main([*line, "--json"]) == 1
+    verdict = json.loads(capsys.readouterr().out)["verdict"]
+    assert not verdict["pass"]
+    kinds = {one["kind"]: one for one in verdict["variants"]["int8"]["explanations"]}
+    assert kinds["permuted labels"]["permutation"] == {"cat": "other", "other": "cat"}
+    assert kinds["permuted labels"]["accuracy"] == 1.0
+    page = load_report(tmp_path / "report").page.read_text("utf-8")
+    assert "not as the bundle promises" in page
+    assert "if cat is other, other is cat" in page
+
+
+def test_any_folder_gets_a_verdict(drawn_bundle: Exported, tmp_path: Path) -> None:
+    """Negatives only, no labels at all, labels that the bundle does not know, and a file that is no photo."""
+    photos = draw_photos(tmp_path / "photos", count=30)
+    (photos / "cat").rename(tmp_path / "flat")
+    report = evaluate(drawn_bundle.path, photos, tmp_path / "negatives")
+    assert report.passed
+    names = [check["name"] for check in report.verdict["variants"]["int8"]["checks"]]
+    assert "recall:other" in names
+    assert "recall:cat" not in names
+    (tmp_path / "flat" / "bad.jpg").write_bytes(b"no photo")
+    report = evaluate(drawn_bundle.path, tmp_path / "flat", tmp_path / "unlabelled")
+    assert report.passed
+    assert report.variants["int8"]["photos"] == 0
+    assert report.verdict["photos"] == {"judged": 30, "labelled": 0, "unlabelled": 30, "unreadable": 1}
+    assert "bad.jpg" in report.page.read_text("utf-8")
+    (tmp_path / "flat" / "bad.jpg").unlink()
+    (photos / "Katze").mkdir()
+    for photo in (tmp_path / "flat").iterdir():
+        photo.rename(photos / "Katze" / photo.name)
+    report = evaluate(drawn_bundle.path, photos, tmp_path / "foreign")
+    (foreign,) = report.verdict["variants"]["int8"]["unknown_labels"]
+    assert (foreign["label"], foreign["photos"]) == ("Katze", 30)
+    assert report.verdict["photos"]["labelled"] == 30
+
+
+def test_what_cannot_be_evaluated_is_one_error(
+    drawn_bundle: Exported, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     with pytest.raises(CatflapError, match="does not hold photos"):
         evaluate(drawn_bundle.path, None, tmp_path / "report")
     photos = draw_photos(tmp_path / "photos", ("cat", "third"), 2)
     with pytest.raises(CatflapError, match="states no roles"):
         evaluate(drawn_bundle.path, photos, tmp_path / "report", role="test")
-    with pytest.raises(CatflapError, match="'third'"):
-        evaluate(drawn_bundle.path, photos, tmp_path / "report")
+    draw_photos(tmp_path / "new", ("third",), 4)
+    (tmp_path / "new" / "fourth").mkdir()
+    (tmp_path / "new" / "third" / "00.jpg").rename(tmp_path / "new" / "fourth" / "00.jpg")
+    with pytest.raises(CatflapError, match="'fourth', 'third'"):
+        evaluate(drawn_checkpoint.path, tmp_path / "new", tmp_path / "report")
     bad = tmp_path / "bad"
     for label in ("cat", "other"):
         (bad / label).mkdir(parents=True)

@@ -96,7 +96,7 @@ def page_built(repo: Path, npm: Path) -> Path:
 @pytest.fixture(scope="session")
 def site(page_built: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`catflap web` of a small bundle: is a photo warm or cold?"""
-    from catflap.serving.pages import write_site
+    from catflap.serving.static_site import write_site
 
     folder = tmp_path_factory.mktemp("web") / "site"
     write_site(tiny_bundle, folder)

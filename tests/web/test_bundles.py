@@ -13,7 +13,7 @@ from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
-from catflap.serving.pages import write_site
+from catflap.serving.static_site import write_site
 from tests.artifacts.samples import with_litert, write_bundle
 from tests.web.conftest import file_server
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for

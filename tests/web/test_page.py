@@ -12,7 +12,7 @@ import pytest
 from catflap.artifacts.bundle import HEAD, load_bundle
 from catflap.image import encode
 from catflap.runtime.classifier import Classifier
-from catflap.serving.pages import write_site
+from catflap.serving.static_site import write_site
 from tests.artifacts.samples import with_litert, write_bundle
 from tests.chromium import FLAGS, chromium
 from tests.web.conftest import file_server, served

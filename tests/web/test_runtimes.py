@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from catflap.serving.pages import write_site
+from catflap.serving.static_site import write_site
 from tests.artifacts.samples import with_litert
 from tests.web.conftest import file_server
 from tests.web.person import ANSWERED, RED, answer, give, photo_file, wait_for

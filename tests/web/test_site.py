@@ -16,8 +16,8 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError
-from catflap.serving import pages
-from catflap.serving.pages import write_site
+from catflap.serving import static_site
+from catflap.serving.static_site import write_site
 
 BUILT = ("hatch_build.py", "pyproject.toml", "README.md", "LICENSE")
 
@@ -91,7 +91,7 @@ def packed(repo: Path, tmp_path: Path, page: str, kind: str = "wheel") -> tuple[
         shutil.copytree(repo / name, tree / name, ignore=left_out, dirs_exist_ok=True)
     (tree / ".gitignore").write_text((repo / ".gitignore").read_text())
     if page != "absent":
-        shutil.copytree(repo / pages.PAGE.relative_to(repo), tree / pages.PAGE.relative_to(repo))
+        shutil.copytree(repo / static_site.PAGE.relative_to(repo), tree / static_site.PAGE.relative_to(repo))
     if page == "old":
         (tree / "web" / "index.html").write_text("anew")
     (tree / "private.pem").write_text("a key that somebody keeps in the clone")

@@ -1,13 +1,25 @@
-// Golden cases: photos, the frames they must become, and each variant's logits; read from golden.npz.
+// Golden cases: photos, the frames they must become, each variant's logits and decisions; read from golden.npz.
 
-import type { Bundle } from "./bundle";
+import type { Bundle, Head } from "./bundle";
+import { decide, softmax } from "./decisions";
 import { Damaged } from "./errors";
 
 export interface Golden {
   readonly photos: Uint8Array[];
   readonly frames: Uint8Array[];
   readonly logits: Record<string, number[][]>;
+  readonly recorded: Record<string, Recorded>; // by variant; absent before format 1.1
 }
+
+/** What the logits of the cases, and then of the probes, were answered with at export. */
+export interface Recorded {
+  readonly logits: number[][];
+  readonly probabilities: number[][];
+  readonly decisions: number[]; // the label's number, or -1 for no label
+}
+
+const PROBES = 2; // logits a variant, on either side of its decision threshold
+const PROBABILITY_TOLERANCE = 1e-4;
 
 /** The golden cases of a Bundle; Damaged when they do not fit it. */
 export async function readGolden(bundle: Bundle): Promise<Golden> {
@@ -26,17 +38,39 @@ export async function readGolden(bundle: Bundle): Promise<Golden> {
     throw new Damaged("the golden cases do not fit it");
   }
   const size = frame.height * frame.width * 3;
+  const rows = (name: string, count: number) => {
+    const values = numbers(get(name));
+    if (values.length !== count * labels.length) throw new Damaged("the golden cases do not fit it");
+    return Array.from({ length: count }, (_, row) => values.slice(row * labels.length, (row + 1) * labels.length));
+  };
   const logits: Record<string, number[][]> = {};
+  const recorded: Record<string, Recorded> = {};
   for (const name of Object.keys(variants)) {
-    const values = numbers(get(`logits.${name}`));
-    if (values.length !== golden.cases * labels.length) throw new Damaged("the golden cases do not fit it");
-    logits[name] = ends.map((_, row) => values.slice(row * labels.length, (row + 1) * labels.length));
+    logits[name] = rows(`logits.${name}`, golden.cases);
+    if (!arrays.has(`decisions.${name}`)) continue;
+    const probabilities = rows(`probabilities.${name}`, golden.cases + PROBES);
+    const decisions = numbers(get(`decisions.${name}`));
+    if (decisions.length !== golden.cases + PROBES) throw new Damaged("the golden cases do not fit it");
+    recorded[name] = { logits: [...logits[name], ...rows(`probes.${name}`, PROBES)], probabilities, decisions };
   }
   return {
     photos: ends.map((end, index) => flat.subarray(index ? ends[index - 1] : 0, end)),
     frames: ends.map((_, index) => frames.data.subarray(index * size, (index + 1) * size)),
     logits,
+    recorded,
   };
+}
+
+/** Whether this page's temperature, threshold and rule make of recorded logits what was recorded at export. */
+export function decidesAsRecorded({ labels, variants }: Head, variant: string, recorded: Recorded): boolean {
+  const { temperature, decision } = variants[variant];
+  const rule = { threshold: decision.threshold, top: decision.rule === "top" };
+  return recorded.logits.every((row, place) => {
+    const probabilities = softmax(row, temperature);
+    const label = labels.indexOf(decide(probabilities, labels, rule));
+    const off = largestDifference(probabilities, recorded.probabilities[place]);
+    return label === recorded.decisions[place] && off <= PROBABILITY_TOLERANCE;
+  });
 }
 
 /** The largest difference between two rows of numbers; Infinity when one is not finite. */
@@ -92,6 +126,7 @@ export function numbers(array: NpyArray): number[] {
   const read: Record<string, [number, (at: number) => number]> = {
     "<f4": [4, (at) => view.getFloat32(at, true)],
     "<f8": [8, (at) => view.getFloat64(at, true)],
+    "<i4": [4, (at) => view.getInt32(at, true)],
     "<i8": [8, (at) => Number(view.getBigInt64(at, true))],
     "|u1": [1, (at) => view.getUint8(at)],
   };

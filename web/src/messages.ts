@@ -20,6 +20,7 @@ export interface Answer {
 export interface CaseResult {
   readonly pixels: number | undefined; // largest difference in grey levels; undefined: the browser cannot read it
   readonly logits: number; // largest difference of the answer to the golden frame
+  readonly decided: boolean; // whether recorded logits are decided as at export
   readonly fromPhoto: number | undefined; // the same for the photo as this browser reads it
 }
 

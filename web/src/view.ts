@@ -160,9 +160,9 @@ export function removeEntries(variant: string): void {
   showHistoryState();
 }
 
-/** Whether a golden case's logits differ from the tested ones by more than the limit. */
+/** Whether a golden case's logits differ from the tested ones by more than the limit, or its decision does. */
 export function differs(results: CaseResult[], limit: number): boolean {
-  return results.some(({ logits }) => !(logits <= limit));
+  return results.some(({ logits, decided }) => !(logits <= limit && decided));
 }
 
 /** The golden cases so far, and what they say. */

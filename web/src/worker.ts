@@ -2,7 +2,7 @@
 
 import { openBundle, zipFiles, type Bundle, type Variant } from "./bundle";
 import { Damaged, Overtaken } from "./errors";
-import { largestDifference, readGolden, type Golden } from "./golden";
+import { decidesAsRecorded, largestDifference, readGolden, type Golden } from "./golden";
 import { keepOnly, shelf, webFiles } from "./offline_cache";
 import type { Answer, CaseResult, Op, Reply, Request, Requests } from "./messages";
 import { usableVariants, type Model, type Network, type Runtime } from "./model";
@@ -109,15 +109,16 @@ async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<
     golden = undefined; // so that the next call retries
     throw error;
   });
-  const { photos, frames, logits } = await golden;
+  const { photos, frames, logits, recorded } = await golden;
   return async (): Promise<CaseResult> => {
     const expected = logits[variant][index];
+    const decided = !recorded[variant] || decidesAsRecorded(opened.head, variant, recorded[variant]);
     const network = theModel();
     const answered = largestDifference(await network.run(frames[index]), expected);
     const frame = await readPhoto(new Blob([photos[index] as BlobPart]), opened.head.frame).catch(() => undefined);
-    if (!frame) return { pixels: undefined, logits: answered, fromPhoto: undefined };
+    if (!frame) return { pixels: undefined, logits: answered, decided, fromPhoto: undefined };
     const pixels = largestDifference(frame, frames[index]);
-    return { pixels, logits: answered, fromPhoto: largestDifference(await network.run(frame), expected) };
+    return { pixels, logits: answered, decided, fromPhoto: largestDifference(await network.run(frame), expected) };
   };
 }
 

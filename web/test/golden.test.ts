@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { Damaged } from "../src/errors";
-import { numbers, readNpz } from "../src/golden";
+import type { Head } from "../src/bundle";
+import { decidesAsRecorded, numbers, readNpz } from "../src/golden";
 
 const file = (name: string) => Uint8Array.from(readFileSync(new URL(name, import.meta.url)));
 
@@ -39,5 +40,26 @@ describe("readNpz", () => {
     const view = new DataView(bomb.buffer);
     view.setUint32(view.getUint32(bomb.length - 6, true) + 24, 2 ** 31, true);
     await expect(readNpz(bomb)).rejects.toThrow(Damaged);
+  });
+});
+
+describe("decidesAsRecorded", () => {
+  const decision = { threshold: 0.7, error_rate: 0.02, rule: "top" };
+  const head = (temperature = 1, changed = {}, labels = ["cat", "dog"]) =>
+    ({ labels, variants: { int8: { temperature, decision: { ...decision, ...changed } } } }) as unknown as Head;
+  const recorded = {
+    logits: [[2, 0], [0.1, 0], [0, 3]],
+    probabilities: [[0.880797, 0.119203], [0.524979, 0.475021], [0.047426, 0.952574]],
+    decisions: [0, -1, 1],
+  };
+
+  it("accepts what was exported", () => expect(decidesAsRecorded(head(), "int8", recorded)).toBe(true));
+
+  it("notices another temperature, threshold, rule and order of labels", () => {
+    expect(decidesAsRecorded(head(1.01), "int8", recorded)).toBe(false);
+    expect(decidesAsRecorded(head(1, { threshold: 0 }), "int8", recorded)).toBe(false);
+    expect(decidesAsRecorded(head(1, { threshold: 1 }), "int8", recorded)).toBe(false);
+    expect(decidesAsRecorded(head(1, { threshold: 0.5, rule: undefined }), "int8", recorded)).toBe(false);
+    expect(decidesAsRecorded(head(), "int8", { ...recorded, decisions: [1, -1, 0] })).toBe(false);
   });
 });

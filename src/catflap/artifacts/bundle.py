@@ -54,7 +54,8 @@ class Variant:
     the thresholds for other error rates (runtime/decisions.py). `weights` is a second file, for runtimes that
     keep the graph and its weights apart. `baseline` describes its answers on the calibration role, for
     `catflap drift`; None in Bundles that do not have it. `operating_points` are thresholds on the probability
-    of one label, for `Classifier(operating_point=…)`.
+    of one label, for `Classifier(operating_point=…)`. `decisions` is how often the test photos got a right, a
+    wrong or no decision; empty in Bundles that do not state it.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Variant:
     weights: str = ""
     baseline: dict[str, Any] | None = None
     operating_points: list[dict[str, Any]] = field(default_factory=list)
+    decisions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ SEEN = {
     "calibrated": "that it was calibrated by",
     "unknown": "that it may or may not have learnt from",
 }
-ADDED: dict[str, Any] = {"learning": {}, "role": "", "seen": "unknown"}  # absent in older reports
+ADDED: dict[str, Any] = {
+    "learning": {},
+    "role": "",
+    "seen": "unknown",
+    "verdict": {},
+}  # absent in older reports
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Report:
     pictures are drawn from; `role` is that of the photos in their Dataset, or empty, and `seen`, a key of
     SEEN, what the model had to do with them before; `mistakes` names the worst ones without their
     pixels; `learning` has the columns of a Checkpoint's learning curves, and is empty for a Bundle;
+    `verdict` says whether a Bundle keeps its promises on these photos, and is empty for a Checkpoint;
     `ancestors` maps "bundle", "checkpoint", "dataset" … to their hashes.
     """
 
@@ -44,15 +50,31 @@ class Report:
     sha256: str
     ancestors: dict[str, str]
     versions: dict[str, str]
+    verdict: dict[str, Any] = field(default_factory=dict)
 
     @property
     def page(self) -> Path:
         """The HTML page."""
         return self.path / PAGE
 
+    @property
+    def passed(self) -> bool:
+        """False when a Bundle does not keep its promises on these photos."""
+        return bool(self.verdict.get("pass", True))
+
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap evaluate`."""
-        names = ("title", "role", "seen", "variants", "mistakes", "sha256", "ancestors", "versions")
+        names = (
+            "title",
+            "role",
+            "seen",
+            "verdict",
+            "variants",
+            "mistakes",
+            "sha256",
+            "ancestors",
+            "versions",
+        )
         return {name: getattr(self, name) for name in names} | {
             "labels": list(self.labels),
             "report": str(self.path),

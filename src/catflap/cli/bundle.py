@@ -121,7 +121,7 @@ def _add(args: argparse.Namespace) -> None:
     from catflap.artifacts.bundle import load_bundle
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.artifacts.dataset import load_dataset
-    from catflap.exporting.export import add_file, add_variants
+    from catflap.exporting.export import VARIANTS, add_file, add_variants
 
     bundle, checkpoint = load_bundle(args.bundle), load_checkpoint(args.checkpoint)
     parts = (bundle, checkpoint, load_dataset(args.dataset or checkpoint.dataset_path), args.out)
@@ -130,5 +130,5 @@ def _add(args: argparse.Namespace) -> None:
             name = args.name or args.file.stem
             fields = add_file(*parts, args.file, name, precision=args.precision or "fp32", progress=progress)
         else:
-            fields = add_variants(*parts, variants_of(args), progress=progress)
+            fields = add_variants(*parts, variants_of(args) or VARIANTS, progress=progress)
     emit(fields, args, export_text(fields))

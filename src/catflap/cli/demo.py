@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from catflap.cli.build import build_text
+from catflap.cli.compare import compare_text
 from catflap.cli.output import emit, progress_bar
 from catflap.cli.output import table as as_table
 
@@ -27,7 +28,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Run the demo and print the answers, the accuracy and the comparison."""
-    from catflap.comparison.compare import table
     from catflap.pipeline.demo import demo
 
     with progress_bar(args) as progress:
@@ -42,7 +42,7 @@ def answer(args: argparse.Namespace) -> int:
         f"{seen['photo']}: {seen['label']} {seen['probability']:.4f}",
         "",
         "The cost of training beside the cost of inference, measured here:",
-        as_table(table(fields["comparison"])),
+        compare_text(fields["comparison"]),
         "",
         f"Open the report: {fields['digits']['page']}",
     ]

@@ -45,5 +45,8 @@ def answer(args: argparse.Namespace) -> int:
         for name, found in report.variants.items()
         if "decisions" in found
     ]
-    emit(report.to_json(), args, "\n".join([*decisions, *lines, f"report: {report.page}"]))
-    return 0
+    verdict = (
+        [report.verdict["text"], *(f"  {line}" for line in report.verdict["lines"])] if report.verdict else []
+    )
+    emit(report.to_json(), args, "\n".join([*verdict, *decisions, *lines, f"report: {report.page}"]))
+    return 0 if report.passed else 1

@@ -99,7 +99,8 @@ def variant_arguments(parser: argparse.ArgumentParser) -> None:
     """Which variants to write, by name or by target."""
     parser.add_argument(
         "--variants", metavar="LIST",
-        help="variants to write, the default one first (default: int8,fp32, or those of --targets)",
+        help="variants to write, the default one first (default: those of --targets, or int8,fp32 and, for "
+        "phones and pages, litert-int8)",
     )  # fmt: skip
     parser.add_argument(
         "--targets", metavar="LIST",
@@ -109,11 +110,12 @@ def variant_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def variants_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """The variants that were asked for, in order."""
+    """The variants that were asked for, in order; none where the default ones are wanted."""
     from catflap.exporting.target import variant_names
 
-    chosen = args.variants or ("" if args.targets else "int8,fp32")
-    return variant_names(split_names(args.targets or ""), split_names(chosen))
+    if not args.variants and not args.targets:
+        return ()
+    return variant_names(split_names(args.targets or ""), split_names(args.variants or ""))
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -141,6 +143,8 @@ def answer(args: argparse.Namespace) -> int:
             budget=budget_of(args),
             progress=progress,
         )
+    for name, why in fields.get("left_out", {}).items():
+        note(f"{name} was left out: {why}")
     if warning := unsure_warning(next(iter(fields["variants"].values()))["decision"]):
         note(warning)
     emit(fields, args, export_text(fields))

@@ -42,6 +42,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "bench": "time a bundle on this machine",
             "compare": "the cost of training beside the cost of inference",
             "diff": "may a new bundle replace the one in use?",
+            "explain": "one training step and one prediction of a photo, drawn",
             "drift": "does the field still look like the calibration photos?",
             "trace": "print the ancestors of an artifact",
         },
@@ -56,7 +57,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "bundle": "inspect, unpack, add to, strip or list a bundle",
             "sign": "sign a bundle, so that devices can refuse others",
             "demo": "the whole line on small free data",
-            "doctor": "what is installed here, and what to install",
+            "doctor": "what a project falls short of; without one, what is installed",
             "completion": "completion of commands for bash, zsh or fish",
         },
     }

@@ -54,6 +54,7 @@ INT64 = 1 << 63
 LONGEST_LABEL = 500  # characters; bundle.schema.json allows no more
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+NO_LABEL = "no_label"  # the fault of a photo without one
 OTHER_LABELS = "*"  # of a label mapping
 
 Reference: TypeAlias = dict[str, Any]
@@ -138,20 +139,8 @@ def by_folder(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield "", here[0]
 
 
-def check_labels(labels: Iterable[str]) -> None:
-    """Refuse fewer than two labels, and names that `check_label_names` refuses."""
-    names = sorted(set(labels))
-    check_label_names(names)
-    if len(names) < 2:
-        found = f"only the label {names[0]!r}" if names else "no photos under any label"
-        raise CatflapError(
-            f"The source has {found}; a classifier needs two.",
-            "Put the photos into one folder a label, such as cat/ and not_cat/.",
-        )
-
-
-def check_label_names(labels: Iterable[str]) -> None:
-    """Refuse "unsure", names with control characters, and names that are too long or too similar."""
+def check_labels(labels: Iterable[str], least: int = 2) -> None:
+    """Refuse fewer than `least` labels, "unsure", names with control characters, too long or too similar."""
     seen: dict[str, str] = {}
     for label in sorted(set(labels)):
         if CONTROL.search(label) or len(label) > LONGEST_LABEL:
@@ -172,6 +161,12 @@ def check_label_names(labels: Iterable[str]) -> None:
                 "Rename it, or leave it out with a label mapping file.",
             )
         seen[key] = label
+    if len(seen) < least:
+        found = f"only the label {next(iter(seen.values()))!r}" if seen else "no photos under any label"
+        raise CatflapError(
+            f"The source has {found}; a classifier needs two.",
+            "Put the photos into one folder a label, such as cat/ and not_cat/.",
+        )
 
 
 def read_mapping(path: Path) -> dict[str, str | None]:

@@ -27,7 +27,7 @@ from catflap.data import ray_cluster
 from catflap.data import workers as local_workers
 from catflap.data.collection import Copies, count_photos, find_copies, findings, with_copies
 from catflap.data.examine import FRAME
-from catflap.data.listing import Labels, Reference, check_labels, map_labels
+from catflap.data.listing import NO_LABEL, Labels, Reference, check_labels, map_labels
 from catflap.data.parts import Parts, plan_parts, write_listing
 from catflap.data.profile import profile_manifest
 from catflap.data.reading import read_photo
@@ -50,6 +50,7 @@ def scan(
     workers: int | None = None,
     deadline: float = DEADLINE,
     profile: bool = True,
+    any_labels: bool = False,
     progress: Progress = silent,
 ) -> Manifest:
     """Read, check and hash every photo of a source, find duplicates, and write the Manifest folder `out`.
@@ -57,16 +58,17 @@ def scan(
     `labels` renames, merges or (None) leaves out labels; `columns` names the columns of a list;
     `on` is None for `workers` processes here (one a core), or "ray" or "ray://host:port" for a
     cluster. A photo that takes longer than `deadline` seconds is quarantined; `profile` also writes
-    profile.html. A scan that was killed goes on where it stopped.
+    profile.html. With `any_labels` one label is enough, and a photo may have none (""). A scan that was
+    killed goes on where it stopped.
     """
     out = Path(out)
     refuse_foreign(out, MARKER)
     if on is not None:
         need("ray")
-    listed = _Listed(source, labels, columns)
+    listed = _Listed(source, labels, columns, any_labels)
     with working_folder(out, "scan") as folder:
         parts = plan_parts(folder, listed, listed.rules())
-        check_labels(listed.labels)
+        check_labels(listed.labels, least=0 if any_labels else 2)
         _examine(parts, on, workers, deadline, progress)
         progress("duplicates", 0, 0)
         copies = find_copies(parts)
@@ -103,8 +105,11 @@ def some_readable(manifest: Manifest) -> bool:
 class _Listed:
     """The references of a source with their new labels; notes which labels occur while it is read."""
 
-    def __init__(self, source: str | Path, mapping: Labels | None, columns: Columns) -> None:
-        self._listing = open_source(source, columns)
+    def __init__(
+        self, source: str | Path, mapping: Labels | None, columns: Columns, any_labels: bool = False
+    ) -> None:
+        self._listing = open_source(source, columns, any_labels)
+        self._any_labels = any_labels
         self._mapping = mapping or {}
         self._settings = [str(source), dict(self._mapping), [columns.path, columns.label]]
         self.labels: set[str] = set()
@@ -115,7 +120,7 @@ class _Listed:
         for found in map_labels(self._listing.references, self._mapping, self.left_out):
             if found["label"]:
                 self.labels.add(found["label"])
-            yield found
+            yield {**found, "fault": ""} if self._any_labels and found["fault"] == NO_LABEL else found
 
     def rules(self) -> str:
         return digest([REVISION, self._settings, scan_versions()])

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from catflap.artifacts.folder import is_ours
 from catflap.data.listing import (
+    NO_LABEL,
     PHOTO_SUFFIXES,
     ROLE_NAMES,
     Listing,
@@ -61,8 +62,10 @@ Entry: TypeAlias = os.DirEntry[str]
 Identity: TypeAlias = tuple[int, int]  # device and inode
 
 
-def open_source(source: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Listing:
+def open_source(source: str | Path, columns: Columns = DEFAULT_COLUMNS, any_labels: bool = False) -> Listing:
     """List the photos of a source: a folder, a list, an archive or an address.
+
+    With `any_labels` a folder may hold its photos itself.
 
     Raises CatflapError for an unknown kind of source, and where columns are named but it is not a list.
     """
@@ -81,7 +84,7 @@ def open_source(source: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Listi
     if is_url(name) and suffix not in (".zip", ".tar"):
         return list_store(name)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, any_labels)
     address = name if is_url(name) else str(path.absolute())
     if suffix == ".zip":
         return list_zip(address)
@@ -101,7 +104,7 @@ def check_exists(source: str | Path) -> None:
         raise CatflapError(f"{source} does not exist.", "Name a folder, list, archive or address of photos.")
 
 
-def _open_folder(path: Path) -> Listing:
+def _open_folder(path: Path, any_labels: bool) -> Listing:
     """Class folders, or WebDataset shards where there are no folders."""
     folders = child_folders(str(path))
     _refuse_embedded([str(path), *(folder.path for folder in folders)])
@@ -112,7 +115,7 @@ def _open_folder(path: Path) -> Listing:
             if not name.endswith(".tar"):
                 count_skipped(listing.skipped, name)
         return listing
-    if not folders:
+    if not folders and not any_labels:
         raise CatflapError(
             f"{path} holds no folders of photos.",
             "Put the photos into one folder a label, such as cat/ and not_cat/.",
@@ -168,7 +171,7 @@ def _photos(
                 if not path.is_file():
                     continue
                 if path.suffix.lower() in PHOTO_SUFFIXES and not hidden(name):
-                    yield reference(printable(str(path)), "", fault="no_label")
+                    yield reference(printable(str(path)), "", fault=NO_LABEL)
                 else:
                     count_skipped(skipped, name)
     above = tuple(_identity(folder) for folder in (Path(root).resolve(), *Path(root).resolve().parents))
@@ -288,7 +291,7 @@ def _list_reference(root: Path, row: dict[str, str], role: str) -> Reference:
     known: dict[str, Any] = {"user_group": row.get("group", ""), "role": ROLE_NAMES.get(stated, role)}
     label, path = row["label"].strip(), row["path"]
     if not label:
-        known["fault"] = "no_label"
+        known["fault"] = NO_LABEL
     elif stated and stated not in ROLE_NAMES:
         known["fault"] = "unknown_role"
     if is_url(path):

@@ -40,13 +40,14 @@ def write_report(
     learnt: Mapping[str, Any] | None = None,
     role: str = "",
     seen: str = "unknown",
+    verdict: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write a Report folder and open it.
 
     `sections` maps each variant to what `measure` gave, and `decisions` to what `shipped_decisions` gave
     where it decides; the headline's variant first. `curves` maps variants to what `curves` gave;
     `mistakes` are those of `worst_mistakes`, shown as thumbnails; `learnt` is what `learning` gave for a
-    Checkpoint. `role` and `seen` say which photos these are, as in Report.
+    Checkpoint. `role` and `seen` say which photos these are, and `verdict` is that of a Bundle, as in Report.
     """
     if not sections:
         raise CatflapError("There is nothing to report.", "Measure at least one variant.")
@@ -61,9 +62,12 @@ def write_report(
         "learning": dict(learnt or {}),
         "ancestors": dict(ancestors),
         "versions": {"catflap": VERSION, "numpy": np.__version__},
+        "verdict": dict(verdict or {}),
     }
     judged = judged_on(next(iter(sections.values()))["photos"], role, seen)
-    html = report_page(title, labels, sections, curves, mistakes, ancestors, learnt or {}, judged)
+    html = report_page(
+        title, labels, sections, curves, mistakes, ancestors, learnt or {}, judged, verdict or {}
+    )
     with atomic_folder(out, MARKER) as folder:
         save_report(folder, fields, html)
     return load_report(out)
@@ -78,6 +82,7 @@ def report_page(
     ancestors: Mapping[str, str],
     learnt: Mapping[str, Any],
     judged: str,
+    verdict: Mapping[str, Any],
 ) -> str:
     """The HTML page; the first variant has the headline, `judged` says which photos these are."""
     name, first = next(iter(variants.items()))
@@ -109,6 +114,7 @@ def report_page(
         variants=variants,
         sentence=in_words(first["decisions"]) if "decisions" in first else "",
         many_unsure=MANY_UNSURE,
+        verdict=verdict,
         max_rows=MAX_ROWS,
         drawn={name: _charts(curves.get(name)) for name in variants},
         learnt=learnt,

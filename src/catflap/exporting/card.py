@@ -8,6 +8,7 @@ from typing import Any
 
 from catflap.artifacts.schema import faults
 from catflap.evaluation.decision_rates import in_words, shown_rates
+from catflap.version import REPOSITORY
 
 # What the format leaves open and the card tells: a bundle of another writer may hold something else there.
 _NUMBER, _WHOLE, _TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
@@ -42,6 +43,28 @@ _PARTS: Mapping[str, dict[str, Any]] = MappingProxyType(
 )
 
 
+def how_to_run(head: Mapping[str, Any]) -> dict[str, str]:
+    """One line each: how to run a Bundle in Python, as a page, on Android and in C, and its specification."""
+    name, frame, variants = head["name"], head["frame"], head["variants"]
+    of = {one["runtime"]: one["file"] for one in reversed(variants.values())}
+    decide = "then temperature, softmax and threshold as specified"
+    lines = {
+        "python": f"pip install catflap; catflap verify {name}.catflap; catflap predict {name}.catflap PHOTO",
+        "page": f"catflap web {name}.catflap, and put the folder {name}-site on any web server",
+    }
+    if "litert" in of:
+        lines["android"] = (
+            f"LiteRT runs {of['litert']}: float32 RGB from 0 to 255, 1 x {frame['height']} x "
+            f"{frame['width']} x 3, to logits; {decide}"
+        )
+    if "onnxruntime" in of:
+        lines["c"] = (
+            f"ONNX Runtime's C interface runs {of['onnxruntime']}: uint8 RGB, n x {frame['height']} x "
+            f"{frame['width']} x 3, to logits; {decide}"
+        )
+    return {**lines, "format": f"{REPOSITORY}/blob/main/docs/reference/bundle.md"}
+
+
 def card(head: Mapping[str, Any]) -> str:
     """The card of a Bundle, in Markdown, from its bundle.json; what that does not tell is left out."""
     frame = head["frame"]
@@ -70,6 +93,8 @@ def card(head: Mapping[str, Any]) -> str:
             for name, variant in head["variants"].items()
             for point in variant.get("operating_points", ())
         ),
+        "",
+        *(f"- {where.capitalize()}: {line}." for where, line in how_to_run(head).items()),
         "",
         "Shares of the labels in training: "
         + ", ".join(f"{label} {share:.3f}" for label, share in list(head["prior"].items())[:20])

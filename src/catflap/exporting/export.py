@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from catflap.exporting.target import (
     variant_names,
 )
 from catflap.exporting.targets.to_onnx_frame import with_temperature
+from catflap.exporting.tflite_writer import UnknownOperator
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import check_error_rate, parse_point_specs, point_specs
@@ -56,6 +58,8 @@ from catflap.version import VERSION
 
 PIXEL_TOLERANCE = 4  # grey levels that another decoder may differ by: docs/concepts/frame.md
 VARIANTS = ("int8", "fp32")
+MOBILE = "litert-int8"  # for phones and the camera page
+WRITTEN_FOR_MOBILE = "efficientnet_lite"  # backbones whose every layer tflite_writer.py knows
 
 
 def export(
@@ -63,7 +67,7 @@ def export(
     dataset: Dataset,
     out: Path,
     *,
-    variants: tuple[str, ...] = VARIANTS,
+    variants: tuple[str, ...] = (),
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
     operating_points: tuple[str, ...] = (),
@@ -73,6 +77,8 @@ def export(
 ) -> dict[str, Any]:
     """Write a verified Bundle whose variants are measured from photo bytes; the first is the default.
 
+    Without `variants` those of `default_variants` are written; a LiteRT variant that was not asked for and
+    fails the gate is left out, and the answer says why.
     Golden cases are drawn; `golden_photos` adds photos. `about` is a sentence or two for the card: what the
     photos are and may be used for. `operating_points`, such as "cat:max_fpr=0.001", are chosen for each
     variant. `error_rate` is the share of photos that may get a wrong label; None chooses the smallest rate at
@@ -82,7 +88,9 @@ def export(
     stopped export continues. Raises Refused, and writes nothing, when a variant fails the gate, an operating
     point cannot be met or no variant is within the budget.
     """
-    out, variants = Path(out), variant_names((), variants)
+    out, may_fail = Path(out), () if variants else (MOBILE,)
+    variants = variant_names((), variants or default_variants(checkpoint.backbone))
+    asked = variants
     check_out(out)
     check_roles(checkpoint, dataset)
     check_variants(variants)
@@ -99,9 +107,7 @@ def export(
             photos = (*(case.photo for case in cases), *golden_photos)
             frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
             entries, files = _write_untested(untested, source)
-            judged = {
-                name: _kept_or_judged(name, source, frames) for name in variants if name not in untested
-            }
+            judged, left_out = _judge_all(variants, untested, may_fail, source, frames)
             costs = {} if budget is None else _costs(judged, frames[:1], budget)
             judged = {name: judged[name] for name in costs or judged}
             variants = tuple(name for name in variants if name in judged or name in entries)
@@ -109,7 +115,8 @@ def export(
             head = {
                 "name": name_of(out),
                 "made_from": export_fingerprint(
-                    checkpoint, variants, golden_photos, about, operating_points, error_rate
+                    checkpoint, asked if left_out else variants, golden_photos, about, operating_points,
+                    error_rate,
                 ),
                 "about": about,
                 "labels": list(checkpoint.labels),
@@ -139,18 +146,49 @@ def export(
             shutil.rmtree(folder, ignore_errors=True)
             raise
     answer = _answer(out, sha256, next(iter(judged)), judged, untested)
-    return {**answer, "costs": costs} if costs else answer
+    return {
+        **answer, **({"costs": costs} if costs else {}), **({"left_out": left_out} if left_out else {})
+    }  # fmt: skip
+
+
+def default_variants(backbone: str) -> tuple[str, ...]:
+    """int8 and fp32, and litert-int8 where LiteRT is installed and its writer knows the backbone."""
+    mobile = backbone.startswith(WRITTEN_FOR_MOBILE) and find_spec("ai_edge_litert") is not None
+    return (*VARIANTS, MOBILE) if mobile else VARIANTS
+
+
+def _judge_all(
+    variants: tuple[str, ...],
+    untested: tuple[str, ...],
+    may_fail: tuple[str, ...],
+    source: ExportSource,
+    frames: Pixels,
+) -> tuple[dict[str, Judged], dict[str, str]]:
+    """The judged variants by name, and of those that may fail and did, why."""
+    judged: dict[str, Judged] = {}
+    left_out: dict[str, str] = {}
+    for name in variants:
+        if name in untested:
+            continue
+        try:
+            judged[name] = _kept_or_judged(name, source, frames)
+        except (Refused, UnknownOperator) as error:
+            if name not in may_fail:
+                raise
+            left_out[name] = str(error)
+    return judged, left_out
 
 
 def export_fingerprint(
     checkpoint: Checkpoint,
-    variants: tuple[str, ...] = VARIANTS,
+    variants: tuple[str, ...] = (),
     golden_photos: tuple[bytes, ...] = (),
     about: str = "",
     operating_points: tuple[str, ...] = (),
     error_rate: float | None = None,
 ) -> str:
     """A digest of everything that a Bundle would be made from."""
+    variants = variants or default_variants(checkpoint.backbone)
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
     made_by = [VERSION, ONNXRUNTIME, tool_versions(variant_names((), variants))]
     specs = [spec.name for spec in parse_point_specs(operating_points)]

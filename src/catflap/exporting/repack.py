@@ -17,7 +17,7 @@ from catflap.artifacts.folder import atomic_folder, atomic_path, check_place, wr
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
-from catflap.exporting.card import card
+from catflap.exporting.card import card, how_to_run
 from catflap.runtime.decisions import point_specs
 from catflap.runtime.engine import engine_error
 from catflap.runtime.golden_checks import check_bundle, golden_decisions, threshold_probes
@@ -165,6 +165,7 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
         logits = np.concatenate([golden.logits[name], probes[name]])
         probabilities[name], decisions[name] = golden_decisions(logits, head["labels"], *rule)
     whole = replace(golden, probes=probes, probabilities=probabilities, decisions=decisions)
+    head = {**head, "run": how_to_run(head)}
     members = {**files, head["golden"]["file"]: encode_golden(whole)}
     if "training" in head:
         members[CARD] = card(head).encode("utf-8")

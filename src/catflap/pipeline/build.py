@@ -29,7 +29,6 @@ from catflap.training.train import DEFAULT_PLAN, train
 from catflap.verification.verify import verify
 
 T = TypeVar("T")
-VARIANTS = ("int8", "fp32")
 DEFAULT_TRIALS = 2
 
 
@@ -53,7 +52,7 @@ def build(
     *,
     frame: Frame | None = None,
     plan: Plan = DEFAULT_PLAN,
-    variants: tuple[str, ...] = VARIANTS,
+    variants: tuple[str, ...] = (),
     about: str = "",
     operating_points: tuple[str, ...] = (),
     error_rate: float | None = None,
@@ -73,7 +72,8 @@ def build(
     if frame is None and plan.is_default and plan.recipe in (None, "head"):
         plan = replace(plan, trials=DEFAULT_TRIALS, max_mb=plan.size_limit)
     plan.check()  # before scan and prepare, which may take hours
-    check_variants(variant_names((), variants))
+    if variants:
+        check_variants(variant_names((), variants))
     parse_point_specs(operating_points)
     check_error_rate(error_rate)
     steps = _Steps()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catflap.artifacts.bundle import Variant, load_bundle
+from catflap.artifacts.bundle import Bundle, Variant, load_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
 from catflap.artifacts.dataset import Dataset, load_dataset
@@ -24,16 +25,24 @@ from catflap.data.reading import read_photo
 from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.decision_rates import shipped_decisions
+from catflap.evaluation.drift_baseline import Drift, measure_drift
 from catflap.evaluation.metrics import curves, measure, worst_mistakes
+from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_promises, unknown_labels
 from catflap.evaluation.report_page import learning, write_report
 from catflap.image import Frame
 from catflap.machine import versions
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import softmax
+from catflap.runtime.decisions import Probabilities, decide, decision_rule, softmax
 from catflap.runtime.engine import Model, open_variant, runnable_variants
-from catflap.runtime.scoring import PART, PhotoBytes, score
+from catflap.runtime.engine_onnx import run_with_embedding
+from catflap.runtime.golden_checks import check_bundle
+from catflap.runtime.image_statistics import ImageStatistics, image_statistics
+from catflap.runtime.ood import embedding_models, ood_score
+from catflap.runtime.scoring import PART, PhotoBytes, frames_of, score
 from catflap.version import VERSION
 
+DRIFT_PHOTOS = 400
+NAMED, MAX_NAMED = 3, 100  # photos that could not be read, in a sentence and in report.json
 NAME_UNSEEN_PHOTOS = "Name photos that it has not seen, or the dataset that it was trained on."
 
 
@@ -53,6 +62,7 @@ class Subject:
     history: list[dict[str, Any]]
     seen: dict[str, str]
     variants: dict[str, Variant] = field(default_factory=dict)  # of a Bundle
+    bundle: Bundle | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ class JudgedPhotos:
     """Photos to measure on: bytes by position, class numbers, groups, names; `role`, `seen` as in Report.
 
     `key` is a hash that identifies them, `ids` are their own sha256, and `uris` where they were scanned, ""
-    where that is not known.
+    where that is not known. A class number is -1 where the label is not the subject's; `stated` are labels as
+    the source states them, "" for none; `unread` names photos that cannot be read.
     """
 
     bytes: PhotoBytes
@@ -73,6 +84,8 @@ class JudgedPhotos:
     key: str
     ids: list[str]
     uris: list[str]
+    stated: list[str]
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,9 @@ def evaluate(
     trained on. Where roles are stated, as in train/val/test folders, photos of `role`, or test, are used. The
     Report of a Checkpoint also shows its learning curves. Logits are kept beside the Report, `part`
     photos at a time, until it is finished, so that a stopped run continues.
-    Raises CatflapError for photos that a Checkpoint was trained on, except a role of its own Dataset.
+    The photos of a Bundle may have any labels or none: the Report's `verdict` compares its answers with what
+    the Bundle promises. Raises CatflapError for labels that a Checkpoint does not know, and photos that it
+    was trained on, except a role of its own Dataset.
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
@@ -111,31 +126,41 @@ def evaluate(
     source = photos or subject.dataset
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
-    judged = open_photos(source, role, subject, progress)
-    sections, drawn, first = {}, {}, None
+    judged = open_photos(source, role, subject, progress, any_labels=subject.bundle is not None)
+    known = judged.labels != UNLABELLED
+    sections, drawn, first, compared = {}, {}, None, {}
+    drift = _drift(subject, judged)
     scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (run, temperature, whole) in subject.models.items():
         kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
         logits = score(run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept, part=part)
-        probabilities = softmax(logits, temperature)
+        answers = softmax(logits, temperature)
+        probabilities = answers[known]
         first = probabilities if first is None else first
-        truth = (judged.labels, judged.groups, subject.labels)
+        truth = (judged.labels[known], judged.groups[known], subject.labels)
         sections[name] = measure(probabilities, *truth)
         if variant := subject.variants.get(name):
             points = variant.operating_points
             sections[name]["decisions"] = shipped_decisions(variant.decision, points, probabilities, *truth)
+            compared[name] = _compare(variant, subject, answers, judged, drift)
         drawn[name] = curves(probabilities, *truth)
+    places = np.flatnonzero(known)
     report = write_report(
         Path(out),
         sections,
         title=subject.name,
         labels=subject.labels,
-        mistakes=[] if first is None else worst_mistakes(first, *truth, judged.names, judged.bytes),
+        mistakes=[]
+        if first is None
+        else worst_mistakes(
+            first, *truth, [judged.names[place] for place in places], _Some(judged.bytes, places)
+        ),
         curves=drawn,
         ancestors={**subject.ancestors, **judged.ancestors},
         learnt=learning(subject.history),
         role=judged.role,
         seen=judged.seen,
+        verdict=_verdict(subject, judged, compared),
     )
     shutil.rmtree(scored, ignore_errors=True)
     return report
@@ -147,14 +172,30 @@ def _key(name: str, subject: Subject, judged: JudgedPhotos) -> str:
     return digest([name, subject.ancestors, judged.key, VERSION, parts])
 
 
-def open_photos(source: Path | str, role: str | None, subject: Subject, progress: Progress) -> JudgedPhotos:
+def open_photos(
+    source: Path | str,
+    role: str | None,
+    subject: Subject,
+    progress: Progress,
+    *,
+    any_labels: bool = False,
+) -> JudgedPhotos:
     """The photos of a Dataset, or of a source that `scan` reads, with the subject's class numbers.
 
-    CatflapError for photos that a Checkpoint was trained on, except a role of its own Dataset.
+    CatflapError for photos that a Checkpoint was trained on, except a role of its own Dataset; and, without
+    `any_labels`, for fewer than two labels, photos without one, and labels that the subject does not know.
     """
     if (Path(source) / DATASET).is_file():
-        return _of_dataset(Path(source), role or "test", subject)
-    return _of_source(source, role, subject, progress)
+        judged = _of_dataset(Path(source), role or "test", subject)
+    else:
+        judged = _of_source(source, role, subject, progress, any_labels)
+    if not any_labels and (judged.labels == UNLABELLED).any():
+        unknown = sorted(set(judged.stated) - set(subject.labels))
+        raise CatflapError(
+            f"{subject.name} does not know the label {', '.join(map(repr, unknown[:10]))}.",
+            f"Use photos labelled {', '.join(subject.labels[:10])}.",
+        )
+    return judged
 
 
 def open_subject(model: Path) -> Subject:
@@ -186,6 +227,7 @@ def open_subject(model: Path) -> Subject:
         [],
         {"train": "learnt", "validation": "chosen", "calibration": "calibrated"},
         {one.name: one for one in chosen},
+        bundle,
     )
 
 
@@ -200,7 +242,8 @@ def _of_dataset(path: Path, role: str, subject: Subject) -> JudgedPhotos:
     labels = _numbers(dataset.labels, subject)[photos.labels]
     key, ids = digest([photos.ids.tolist(), photos.lengths.tolist()]), photos.ids.tolist()
     uris, made_of = _scanned_at(dataset, ids), {"dataset": dataset.sha256}
-    return JudgedPhotos(photos, labels, photos.groups, names, made_of, role, seen, key, ids, uris)
+    stated = [dataset.labels[number] for number in photos.labels.tolist()]
+    return JudgedPhotos(photos, labels, photos.groups, names, made_of, role, seen, key, ids, uris, stated)
 
 
 def _scanned_at(dataset: Dataset, ids: list[str]) -> list[str]:
@@ -247,11 +290,17 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: Subject
     return "unknown"
 
 
-def _of_source(source: Path | str, role: str | None, subject: Subject, progress: Progress) -> JudgedPhotos:
+def _of_source(
+    source: Path | str, role: str | None, subject: Subject, progress: Progress, any_labels: bool
+) -> JudgedPhotos:
     with tempfile.TemporaryDirectory() as folder:
-        manifest = scan(source, Path(folder) / "manifest", progress=progress)
-        table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status", "role"])
+        manifest = scan(source, Path(folder) / "manifest", any_labels=any_labels, progress=progress)
+        table = manifest.rows(["uri", "offset", "bytes", "label", "group", "id", "status", "role", "reason"])
     wanted = np.array(table["status"].to_pylist(), np.str_) == "ok"
+    refused = table.take(np.flatnonzero(np.array(table["status"].to_pylist(), np.str_) == "quarantined"))
+    unread = [
+        f"{uri}: {why}" for uri, why in zip(*(refused[n].to_pylist() for n in ("uri", "reason")), strict=True)
+    ]
     roles = np.array([stated or "" for stated in table["role"].to_pylist()], np.str_)
     role = _stated_role(source, role, set(roles[wanted].tolist()) - {""})
     table = table.take(np.flatnonzero(wanted & (roles == role) if role else wanted))
@@ -269,6 +318,8 @@ def _of_source(source: Path | str, role: str | None, subject: Subject, progress:
         digest([table["id"].to_pylist(), table["bytes"].to_pylist()]),
         table["id"].to_pylist(),
         names,
+        table["label"].to_pylist(),
+        unread,
     )
 
 
@@ -287,11 +338,101 @@ def _stated_role(source: Path | str, role: str | None, stated: set[str]) -> str:
 
 
 def _numbers(labels: tuple[str, ...], subject: Subject) -> npt.NDArray[np.int64]:
-    """The subject's class number of each label; CatflapError for a label that it does not have."""
-    unknown = [label for label in labels if label not in subject.labels]
-    if unknown:
-        raise CatflapError(
-            f"{subject.name} does not know the label {', '.join(map(repr, unknown))}.",
-            f"Use photos labelled {', '.join(subject.labels[:10])}.",
-        )
-    return np.array([subject.labels.index(label) for label in labels], np.int64)
+    """The subject's class number of each label, -1 for a label that it does not have."""
+    numbers = {label: number for number, label in enumerate(subject.labels)}
+    return np.array([numbers.get(label, UNLABELLED) for label in labels], np.int64)
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some of the photos, by position."""
+
+    photos: PhotoBytes
+    places: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, position: int) -> bytes:
+        return self.photos[int(self.places[position])]
+
+
+def _drift(subject: Subject, judged: JudgedPhotos) -> Drift | None:
+    """The drift of up to 400 photos against the baseline of a Bundle's first variant, if it has one."""
+    if subject.bundle is None:
+        return None
+    variant = next(iter(subject.variants.values()))
+    if variant.baseline is None or variant.takes_photos or not len(judged.bytes):
+        return None
+    places = np.linspace(0, len(judged.bytes) - 1, min(len(judged.bytes), DRIFT_PHOTOS)).astype(np.int64)
+    model, models = subject.models[variant.name][0], embedding_models(variant.baseline, subject.labels)
+    answers, statistics, scores = list[Probabilities](), list[ImageStatistics](), list[float]()
+    for frames in frames_of(_Some(judged.bytes, places), subject.frame):
+        logits, embeddings = run_with_embedding(model, frames)
+        answers.append(softmax(logits, variant.temperature))
+        statistics += [image_statistics(pixels) for pixels in frames]
+        for row, best in enumerate(answers[-1].argmax(axis=1).tolist()):
+            fitted = models[best]
+            if fitted is None or embeddings is None:
+                scores.append(math.nan)
+            else:
+                scores.append(ood_score(embeddings[row], fitted))
+    rows = np.concatenate(answers)
+    return measure_drift(rows, subject.labels, variant.baseline, np.array(statistics), np.array(scores))
+
+
+def _compare(
+    variant: Variant, subject: Subject, answers: Probabilities, judged: JudgedPhotos, drift: Drift | None
+) -> dict[str, Any]:
+    """A variant's part of the verdict: its golden cases here, and its answers beside what it promises."""
+    assert subject.bundle is not None
+    numbers = {label: number for number, label in enumerate(subject.labels)}
+    words = decide(answers, subject.labels, decision_rule(variant.decision))
+    decided = np.array([numbers.get(word, NO_DECISION) for word in words], np.int64)
+    ours = np.array([label in numbers or not label for label in judged.stated])  # not of unknown labels
+    ours = ours if ours.any() else np.ones_like(ours)
+    found = compare_with_promises(
+        variant, subject.labels, subject.bundle.prior, answers.argmax(axis=1)[ours], decided[ours],
+        judged.labels[ours], judged.groups[ours], drift,
+    )  # fmt: skip
+    golden = check_bundle(subject.bundle, variants=(variant.name,))
+    checks = [
+        {"name": f"verify {one.name}", "value": one.value, "promised": one.limit, "pass": one.passed,
+         "text": f"{one.name}: {one.value}, limit {one.limit}."}
+        for one in golden
+    ]  # fmt: skip
+    passed = found["pass"] and all(one.passed for one in golden)
+    foreign = unknown_labels(judged.stated, subject.labels, decided)
+    return {**found, "pass": passed, "checks": [*checks, *found["checks"]], "unknown_labels": foreign}
+
+
+def _verdict(subject: Subject, judged: JudgedPhotos, compared: dict[str, Any]) -> dict[str, Any]:
+    """The verdict of a Bundle in report.json, with its sentences for people; empty for a Checkpoint."""
+    if not compared:
+        return {}
+    failed = [name for name, one in compared.items() if not one["pass"]]
+    shown = compared[failed[0] if failed else next(iter(compared))]
+    photos = {
+        "judged": len(judged.stated),
+        "labelled": int((judged.labels != UNLABELLED).sum()),
+        "unlabelled": sum(not label for label in judged.stated),
+        "unreadable": len(judged.unread),
+    }
+    if failed:
+        text = f"{', '.join(failed)} on these photos: not as the bundle promises."
+    else:
+        text = "On these photos it does what the bundle promises."
+        if not photos["labelled"]:
+            text += (
+                " No photo has a label that it knows, so its answers were not judged, only the kind of photo."
+            )
+    lines = [check["text"] for check in shown["checks"] if not check["pass"]]
+    lines += [one["text"] for one in (*shown["explanations"], *shown["unknown_labels"])]
+    if judged.unread:
+        named = "; ".join(judged.unread[:NAMED]) + ("; …" if judged.unread[NAMED:] else "")
+        lines.append(f"{len(judged.unread):,} photos could not be read and are not judged: {named}.")
+    unread = judged.unread[:MAX_NAMED]
+    return {
+        "pass": not failed, "text": text, "lines": lines, "photos": photos, "unreadable": unread,
+        "variants": compared,
+    }  # fmt: skip

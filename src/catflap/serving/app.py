@@ -36,6 +36,7 @@ from catflap.serving.http_messages import (
 )
 from catflap.serving.predict_route import predict
 from catflap.serving.service import CLIENT_LEFT, Service, close_service
+from catflap.serving.static_site import PAGE
 from catflap.version import VERSION
 
 Handler: TypeAlias = Callable[[Service, Request], Awaitable[Response]]
@@ -89,7 +90,7 @@ CONTENT_TYPES = {  # the system's own table may lack or differ in these
 }  # fmt: skip
 
 
-def create_app(service: Service, page: Path = pages.PAGE) -> Starlette:
+def create_app(service: Service, page: Path = PAGE) -> Starlette:
     """The application: every route, and the camera page at `/` if its folder `page` exists."""
     routes: list[BaseRoute] = [
         Route(path, partial(_endpoint, service, path, handler), methods=[method])

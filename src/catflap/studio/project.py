@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any
 
 from catflap.artifacts.folder import try_lock, unwritable, write_atomically
-from catflap.data.listing import check_label_names
+from catflap.data.listing import check_labels
 from catflap.errors import CatflapError, first_line
 
 FILE, BACKUP, LOCK = "project.sqlite", "backup.sqlite", "studio.lock"
@@ -192,7 +192,7 @@ class Project:
     def _add_labels(self, database: sqlite3.Connection, names: set[str]) -> None:
         there = {row["name"] for row in database.execute("select name from labels")}
         if new := names - there:
-            check_label_names(there | new)
+            check_labels(there | new, least=1)
             database.executemany("insert into labels (name) values (?)", [(name,) for name in sorted(new)])
 
     def remove_label(self, name: str) -> None:

@@ -29,6 +29,7 @@ from catflap.errors import BadPhoto, CatflapError, first_line
 from catflap.image import thumbnail
 from catflap.serving import pages
 from catflap.serving.app import CONTENT_TYPES
+from catflap.serving.static_site import PAGE as CAMERA_PAGE
 from catflap.studio.importing import Importer, check_readable
 from catflap.studio.jobs import COMMAND, Jobs
 from catflap.studio.places import cards
@@ -478,7 +479,7 @@ async def try_page(studio: Studio, request: Request) -> Response:
     """`GET /try/N/…`: the camera page with the Bundle of a build."""
     number, name = int(request.path_params["number"]), request.path_params["file"]
     bundle = studio.bundle(studio.jobs.bundle_of(number))
-    headers = pages.camera_headers(pages.PAGE)
+    headers = pages.camera_headers(CAMERA_PAGE)
     if name.startswith("bundle/"):
         member = name.removeprefix("bundle/")
         if member not in bundle.members:
@@ -490,8 +491,8 @@ async def try_page(studio: Studio, request: Request) -> Response:
             return Response(status_code=304, headers=headers)
         kind = pages.CONTENT_TYPES.get(Path(member).suffix, "application/octet-stream")
         return Response(data, media_type=kind, headers=headers)
-    path = (pages.PAGE / (name or "index.html")).resolve()
-    if pages.PAGE.resolve() not in path.parents or not path.is_file():
+    path = (CAMERA_PAGE / (name or "index.html")).resolve()
+    if CAMERA_PAGE.resolve() not in path.parents or not path.is_file():
         raise HTTPException(404)
     return FileResponse(path, headers=headers)
 

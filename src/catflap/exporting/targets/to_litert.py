@@ -1,4 +1,7 @@
-"""Target: LiteRT, for Android, iOS, browsers and small boards; owns litert_torch, its quantiser, flatbuffers.
+"""Target: LiteRT, for Android, iOS, browsers and small boards; owns litert_torch and its quantiser.
+
+Both precisions are written from their ONNX graph (tflite_writer.py), which takes no converter. Graphs with
+other operators than it knows go through litert-torch, where that is installed.
 
 The model takes one frame as float32, 0 to 255, and answers with float32 logits, also when it is int8
 inside: LiteRT.js refuses 8-bit ends, and an 8-bit answer would clip what calibration did not show.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.exporting.target import Form, Target, run_converter
+from catflap.exporting.targets.to_onnx import int8_graph
+from catflap.exporting.tflite_writer import UnknownOperator, pack, write_tflite
 
 if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", "written.tflite"
 LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit
-IDENTIFIER = b"TFL3"
-ALIGNED = 16  # bytes; where weights begin, so that a microcontroller can read them in place
 CONVOLUTION, DEPTHWISE = 3, 4  # BuiltinOperator CONV_2D and DEPTHWISE_CONV_2D of the schema
 CLOSE = 1e-3  # of the largest: two converters fold batch norm into weights in another order of sums
 
@@ -32,6 +36,11 @@ Weights: TypeAlias = npt.NDArray[np.float32]
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .tflite file of a precision, fp32 or int8."""
+    try:
+        return (write_tflite(source.onnx if form.precision == "fp32" else int8_graph(source)),)
+    except UnknownOperator:
+        if find_spec("litert_torch") is None:
+            raise
     return (_float_of(source),) if form.precision == "fp32" else write_int8(source)
 
 
@@ -130,7 +139,7 @@ def compact_tflite(model_bytes: bytes) -> bytes:
         for number, tensor in enumerate(graph.tensors):
             if number not in ends:
                 tensor.name = str(number)
-    return _packed(model)
+    return pack(model)
 
 
 def replace_weights(model_bytes: bytes, exchanged: Iterable[tuple[Weights, Weights]]) -> bytes:
@@ -153,7 +162,7 @@ def replace_weights(model_bytes: bytes, exchanged: Iterable[tuple[Weights, Weigh
             if known.shape == found.shape and np.abs(known - found).max() <= CLOSE * np.abs(known).max():
                 buffer.data = np.frombuffer(_laid_out(after, code).tobytes(), np.uint8)
                 break
-    return _packed(model)
+    return pack(model)
 
 
 def first_convolutions(model_bytes: bytes, count: int) -> list[str]:
@@ -181,29 +190,6 @@ def _opened(model_bytes: bytes) -> Any:
             buffer.data = np.frombuffer(model_bytes[where], np.uint8)
         buffer.offset = buffer.size = 0
     return model
-
-
-def _packed(model: Any) -> bytes:
-    import flatbuffers
-
-    class SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
-        """Writes equal vectors once; bytes begin at multiples of 16."""
-
-        def __init__(self) -> None:
-            super().__init__(1 << 20)
-            self.written: dict[tuple[str, bytes], int] = {}
-
-        def CreateNumpyVector(self, x: np.ndarray) -> int:
-            key = (x.dtype.str, x.tobytes())
-            if key not in self.written:
-                if x.dtype == np.uint8:
-                    self.Prep(ALIGNED, len(x))
-                self.written[key] = super().CreateNumpyVector(x)
-            return self.written[key]
-
-    builder = SharingBuilder()
-    builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
 
 
 def _convolutions(model: Any) -> list[tuple[int, Any, Any]]:
@@ -236,6 +222,5 @@ TARGET = Target(
         "litert-fp32": Form("litert", "fp32", "targets/litert/fp32.tflite"),
     },
     convert,
-    packages=("litert-torch", "ai-edge-litert"),
-    quantisers=("ai-edge-quantizer",),
+    packages=("ai-edge-litert",),
 )

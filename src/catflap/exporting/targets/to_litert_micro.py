@@ -11,11 +11,12 @@ import numpy as np
 
 from catflap.artifacts.bundle import HEAD, Bundle, Variant
 from catflap.artifacts.folder import atomic_folder
-from catflap.artifacts.golden import read_golden
+from catflap.artifacts.golden import Golden, read_golden
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.target import Form, Target
 from catflap.runtime.decisions import TIE, decision_rule
-from catflap.runtime.engine import engine_error
+from catflap.runtime.engine import Logits, engine_error
+from catflap.runtime.golden_checks import check_decisions, golden_decisions, threshold_probes
 
 if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
@@ -105,6 +106,7 @@ GOLDEN_HEADER = """\
 
 #define CATFLAP_GOLDEN_CASES {cases}
 #define CATFLAP_GOLDEN_TOLERANCE {tolerance}  // the most that an int8 answer may differ by
+#define CATFLAP_GOLDEN_DECISIONS {decisions}  // the cases, then probabilities on either side of the threshold
 
 #ifdef __cplusplus
 extern "C" {{
@@ -112,10 +114,30 @@ extern "C" {{
 
 extern const int8_t catflap_golden_frames[CATFLAP_GOLDEN_CASES][CATFLAP_FRAME_BYTES];
 extern const int8_t catflap_golden_answers[CATFLAP_GOLDEN_CASES][CATFLAP_LABELS];
+extern const float catflap_golden_probabilities[CATFLAP_GOLDEN_DECISIONS][CATFLAP_LABELS];
+extern const int catflap_golden_decisions[CATFLAP_GOLDEN_DECISIONS];
 
 #ifdef __cplusplus
 }}
 #endif
+
+// 0 if what a board answers to golden frame n is what was recorded; 1 if the answer differs, 2 if the
+// probabilities do, 3 if a decision does.
+static inline int catflap_golden_check(int n, const int8_t* answer) {{
+  float probabilities[CATFLAP_LABELS];
+  for (int k = 0; k < CATFLAP_LABELS; ++k) {{
+    int off = answer[k] - catflap_golden_answers[n][k];
+    if (off > CATFLAP_GOLDEN_TOLERANCE || -off > CATFLAP_GOLDEN_TOLERANCE) return 1;
+  }}
+  catflap_probabilities(catflap_golden_answers[n], probabilities);
+  for (int k = 0; k < CATFLAP_LABELS; ++k) {{
+    if (!(fabsf(probabilities[k] - catflap_golden_probabilities[n][k]) <= 1e-4f)) return 2;
+  }}
+  for (int i = 0; i < CATFLAP_GOLDEN_DECISIONS; ++i) {{
+    if (catflap_decide(catflap_golden_probabilities[i]) != catflap_golden_decisions[i]) return 3;
+  }}
+  return 0;
+}}
 
 #endif  // CATFLAP_GOLDEN_H_
 """
@@ -169,6 +191,7 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
     logits = (answers.astype(np.int32) - opened.output.zero) * opened.output.scale
     if not np.abs(logits - golden.logits[variant.name]).max() <= variant.tolerance:  # nor where it is nan
         raise Refused(f"{variant.name} gives other outputs for its golden cases here.", "Export it again.")
+    probabilities, decisions = _recorded(bundle, variant, golden)
     rule = decision_rule(variant.decision)
     fields = {
         "name": re.sub(r"[^\w.-]", "_", bundle.name),
@@ -186,6 +209,7 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "threshold": _float(rule.threshold if rule.top else rule.threshold * (1 - TIE)),
         "decide": DECIDE_TOP if rule.top else DECIDE_ONLY,
         "cases": min(CASES, len(frames)),
+        "decisions": len(decisions),
         "tolerance": max(1, int(variant.tolerance / opened.output.scale)),
     }
     labels = ", ".join(_string(label) for label in bundle.labels)
@@ -200,8 +224,27 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "alignas(16) const int8_t catflap_golden_frames[CATFLAP_GOLDEN_CASES][CATFLAP_FRAME_BYTES] = {\n"
         f"{_arrays(frames[:CASES])}}};\n"
         "const int8_t catflap_golden_answers[CATFLAP_GOLDEN_CASES][CATFLAP_LABELS] = {\n"
-        f"{_arrays(answers[:CASES])}}};\n",
+        f"{_arrays(answers[:CASES])}}};\n"
+        "const float catflap_golden_probabilities[CATFLAP_GOLDEN_DECISIONS][CATFLAP_LABELS] = {\n"
+        + "".join(f"{{{', '.join(map(_float, row))}}},\n" for row in probabilities)
+        + "};\n"
+        "const int catflap_golden_decisions[CATFLAP_GOLDEN_DECISIONS] = "
+        f"{{{', '.join(map(str, decisions))}}};\n",
     }
+
+
+def _recorded(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[Logits, list[int]]:
+    """The probabilities and decisions of the first golden cases, then of the probes at the threshold.
+
+    Raises Refused where bundle.json decides otherwise than was recorded at export.
+    """
+    if variant.name in golden.decisions and not check_decisions(bundle, golden, variant).passed:
+        raise Refused(f"{variant.name} decides otherwise than when it was exported.", "Export it again.")
+    about = (bundle.labels, variant.temperature, variant.decision)
+    probes = threshold_probes(len(bundle.labels), *about[1:])
+    logits = np.concatenate([golden.logits[variant.name][:CASES], probes])
+    probabilities, decisions = golden_decisions(logits, *about)
+    return probabilities, decisions.tolist()
 
 
 def _arrays(rows: np.ndarray) -> str:

@@ -20,12 +20,20 @@ def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     from catflap.exporting.quantise import to_fp16
 
     if form.precision == "int8":
-        return (_int8(source),)
+        return (int8_graph(source),)
     return (with_embedding(to_fp16(source.onnx) if form.precision == "fp16" else source.onnx),)
 
 
-def _int8(source: ExportSource) -> bytes:
+def int8_graph(source: ExportSource) -> bytes:
     """The int8 graph with the first activation percentile that passes on calibration photos, or the best."""
+
+    def make() -> dict[str, np.ndarray]:
+        return {"graph": np.frombuffer(_quantised(source), np.uint8)}
+
+    return source.workspace.arrays(f"int8-graph-{source.key}", make)["graph"].tobytes()
+
+
+def _quantised(source: ExportSource) -> bytes:
     from catflap.exporting.judging import PRECISIONS
     from catflap.exporting.onnx_edits import with_embedding
     from catflap.exporting.quantise import quantise

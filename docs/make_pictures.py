@@ -1,0 +1,145 @@
+"""Write the pictures of README from free photos: the terminal, the camera page, the report of a build.
+
+Needs `[train,serve]`, Chromium and Playwright: python docs/make_pictures.py [NAME …]
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+OUT = Path(__file__).resolve().parent / "pictures"
+SAMPLES = ("chelsea.png", "coffee.png", "rocket.jpg")
+WEBP_QUALITY = 80
+SESSION = (
+    "catflap verify cat",
+    f"catflap predict cat {' '.join(SAMPLES)}",
+)
+CHARACTER, LINE, MARGIN = 8.4, 20, 16  # px, of a monospaced font of 14 px
+
+
+def terminal(work: Path) -> bytes:
+    """What the commands of SESSION print here, as SVG."""
+    for name in SAMPLES:
+        (work / name).write_bytes(files("skimage.data").joinpath(name).read_bytes())
+    lines: list[tuple[str, str]] = []
+    for command in SESSION:
+        _, verb, *words = command.split()
+        done = subprocess.run(
+            [sys.executable, "-c", "from catflap.cli.main import run; run()", verb, *words],
+            cwd=work, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        lines += [("#7ee787", f"$ {command}")] + [("#e6edf3", line) for line in done.stdout.splitlines()]
+    width = round(max(len(text) for _, text in lines) * CHARACTER + 2 * MARGIN)
+    height = len(lines) * LINE + 2 * MARGIN
+    rows = "\n".join(
+        f'<text x="{MARGIN}" y="{MARGIN + LINE * number + 14}" fill="{colour}">{html.escape(text)}</text>'
+        for number, (colour, text) in enumerate(lines)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" '
+        f'xml:space="preserve"><title>{html.escape(" and ".join(SESSION))}</title>'
+        f'<rect width="100%" height="100%" rx="8" fill="#0d1117"/>\n{rows}\n</svg>\n'
+    ).encode()
+
+
+def camera(work: Path) -> bytes:
+    """The camera page, as `catflap web cat` writes it, with an answer."""
+    from catflap.serving.static_site import write_site
+
+    write_site("cat", work / "site")
+    with offered(work / "site") as address, opened(address, 400, 720) as page:
+        (work / "cat.png").write_bytes(files("skimage.data").joinpath("chelsea.png").read_bytes())
+        page.set_input_files("#file", work / "cat.png")
+        page.locator("#answer[data-probability]").wait_for(timeout=120_000)
+        page.wait_for_timeout(2000)  # the checks' mark and the transition
+        return as_webp(page.screenshot())
+
+
+def report(work: Path) -> bytes:
+    """The head of the report of a build from scikit-learn's handwritten digits."""
+    from catflap.image import Frame
+    from catflap.pipeline.build import build
+    from catflap.pipeline.demo import DIGIT_PX, write_digits
+
+    photos = write_digits(work / "digits")
+    build(photos, work / "mine.catflap", frame=Frame(DIGIT_PX, DIGIT_PX))
+    with (
+        offered(work / "mine.build" / "report") as address,
+        opened(f"{address}/report.html", 1000, 760) as page,
+    ):
+        return as_webp(page.screenshot())
+
+
+@contextmanager
+def offered(folder: Path) -> Iterator[str]:
+    """The address of a folder's files on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def opened(address: str, width: int, height: int) -> Iterator[Any]:
+    """A page in Chromium, of a size in CSS pixels."""
+    from playwright.sync_api import sync_playwright
+
+    sys.path.insert(0, str(OUT.parents[1]))
+    from tests.chromium import FLAGS, chromium
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(f"{address}")
+        page.wait_for_load_state()
+        yield page
+        browser.close()
+
+
+def as_webp(png: bytes) -> bytes:
+    """A screenshot in fewer bytes."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "WEBP", quality=WEBP_QUALITY, method=6)
+    return buffer.getvalue()
+
+
+PICTURES: dict[str, Callable[[Path], bytes]] = {
+    "terminal.svg": terminal,
+    "camera-page.webp": camera,
+    "report.webp": report,
+}
+
+
+def main(names: list[str]) -> None:
+    """Write the pictures named, or all."""
+    OUT.mkdir(exist_ok=True)
+    for name in names or PICTURES:
+        with tempfile.TemporaryDirectory() as work:
+            (OUT / name).write_bytes(PICTURES[name](Path(work)))
+        print(f"{name}: {(OUT / name).stat().st_size / 1000:.1f} kB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
