@@ -218,6 +218,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", "M/tiny.catflap", "M/dataset", "-o", "report"),
     "explain": ("explain", "L/checkpoint", "L/lite0.catflap", "M/photos/cat/00.jpg", "-o", "page.html"),
     "export": ("export", "L/checkpoint", "-o", "new.catflap"),
+    "plan": ("plan", "--photos", "1e6", "--sample", "M/photos"),
     "prepare": ("prepare", "M/manifest", "-o", "dataset", "--size", "64"),
     "review": ("review", "queue", "field.log", "-o", "queue"),
     "train": ("train", "M/dataset", "-o", "checkpoint", "--recipe", "finetune", "--epochs", "1"),

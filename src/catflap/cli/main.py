@@ -43,6 +43,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "compare": "the cost of training beside the cost of inference",
             "diff": "may a new bundle replace the one in use?",
             "explain": "one training step and one prediction of a photo, drawn",
+            "plan": "what millions of photos take: time, memory, disk, cost",
             "drift": "does the field still look like the calibration photos?",
             "trace": "print the ancestors of an artifact",
         },
