@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
 
+from catflap.installing import install, install_extra
+
 EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "pyarrow": "data",
@@ -101,7 +103,7 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
         return None
     return MissingExtra(
         f"This step needs {module}, which is not installed.",
-        f"Run: pip install 'catflap[{extra}]'",
+        f"Run: {install_extra(extra)}",
     )
 
 
@@ -109,7 +111,7 @@ def missing_runtime(module: str) -> MissingExtra:
     """The error for the runtime of one variant: names one package, not an extra with all of them."""
     return MissingExtra(
         f"This variant needs {module}, which is not installed.",
-        f"Run: pip install {module.replace('_', '-')}",
+        f"Run: {install(module.replace('_', '-'))}",
     )
 
 
@@ -118,7 +120,7 @@ def does_not_load(module: str, error: Exception) -> MissingExtra:
     package = module.replace("_", "-")
     return MissingExtra(
         f"{module} is installed but does not load: {first_line(error)}.",
-        f"Install what it lacks, or run: pip install --force-reinstall {package}",
+        f"Install what it lacks, or run: {install('--force-reinstall', package)}",
     )
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError, _imaging
 
 from catflap.errors import BadPhoto, CatflapError, system_reason
+from catflap.installing import install, install_extra
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # BadPhoto carries what it would log
@@ -285,7 +286,7 @@ def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
             raise BadPhoto(
                 "unsupported_format",
                 "HEIC photos need pi-heif, which is not installed.",
-                "Run: pip install 'catflap[heif]'",
+                f"Run: {install_extra('heif')}",
             ) from missing
         opened: Image.Image = HeifImageFile(io.BytesIO(data))
         return opened
@@ -293,7 +294,7 @@ def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
         raise BadPhoto(
             "unsupported_format",
             "This build of Pillow does not read AVIF photos.",
-            "Run: pip install --force-reinstall --only-binary :all: pillow",
+            f"Run: {install('--force-reinstall', '--only-binary', ':all:', 'pillow')}",
         ) from error
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         raise BadPhoto(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 HANGUP = getattr(signal, "SIGHUP", None)  # which Windows lacks
+GRACE = 10.0  # seconds in which a command that was stopped cleans up
 AGAIN = 2.0  # seconds in which a signal counts once: timeout(1) sends it to the process and to its group
 
 
@@ -37,6 +39,61 @@ def end_in_order() -> None:
     for number in (signal.SIGTERM, HANGUP):
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
+
+
+@contextmanager
+def answered_at_once(answer: Callable[[], object]) -> Iterator[None]:
+    """Call `answer` from a thread at the first Ctrl-C, SIGTERM or SIGHUP while the block runs.
+
+    Python raises KeyboardInterrupt only when foreign code returns, which may take seconds; the thread hears
+    of the signal at once. After GRACE seconds, or at the second signal, the process ends where it is: a kill
+    leaves every artefact whole or absent. Outside of the main thread do nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, wakes = socket.socketpair()
+    wakes.setblocking(False)
+
+    def listen() -> None:
+        number = _next_ending(heard, None)
+        if number is None:
+            return
+        answer()
+        begun = monotonic()
+        with suppress(TimeoutError):
+            while _next_ending(heard, max(0.01, begun + GRACE - monotonic())) is not None:
+                if monotonic() - begun >= AGAIN:
+                    break
+            else:
+                return
+        os._exit(128 + number)
+
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    before = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+    if hasattr(os, "register_at_fork"):  # a forked worker's signals are its own
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        wakes.close()
+        thread.join(timeout=1)
+        heard.close()
+
+
+def _next_ending(heard: socket.socket, seconds: float | None) -> int | None:
+    """The next signal that ends a command; None when none will come, TimeoutError after so many seconds."""
+    heard.settimeout(seconds)
+    while signals := heard.recv(1):
+        number = signals[0]
+        if (
+            number in (signal.SIGINT, signal.SIGTERM, HANGUP)
+            and signal.getsignal(number) is not signal.SIG_IGN
+        ):
+            return number
+    return None
 
 
 @contextmanager

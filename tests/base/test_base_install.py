@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def test_a_folder_is_watched_logged_and_queued(
     assert queue.returncode == 0, queue.stderr
     (tmp_path / "film.mp4").write_bytes(b"x")
     film = catflap(base_python, "watch", str(tiny_bundle), str(tmp_path / "film.mp4"))
-    assert "pip install 'catflap[live]'" in film.stderr
+    assert "[live]" in film.stderr
 
 
 @pytest.mark.parametrize("name", NEED_AN_EXTRA)
@@ -142,7 +143,7 @@ def test_what_needs_an_extra_says_which(base_python: Path, tmp_path: Path, name:
     extra, words = NEED_AN_EXTRA[name]
     answer = catflap(base_python, name, *(word.replace("OUT", str(tmp_path / "out")) for word in words))
     assert answer.returncode == 2
-    assert f"pip install 'catflap[{extra}]'" in answer.stderr
+    assert re.search(rf"fix: Run: .* install .*\[{extra}\]", answer.stderr)
     assert "Traceback" not in answer.stderr
 
 

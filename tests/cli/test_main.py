@@ -18,6 +18,7 @@ from catflap.artifacts.bundle import SHIPPED
 from catflap.cli import prepare
 from catflap.cli.main import COMMANDS, GROUPS, main
 from catflap.data.roles import SHARES
+from catflap.installing import install_extra
 
 CATFLAP = Path(sys.executable).with_name("catflap")
 # A command that does what a test wants, in a process of its own; {} is its body.
@@ -291,7 +292,7 @@ def test_every_exception_becomes_a_sentence(body: str, code: int, said: str) -> 
 
 def test_a_missing_extra_says_what_to_install() -> None:
     answer = driven("raise ModuleNotFoundError(name='torch.nn')", "doctor", "--json")
-    assert json.loads(answer.stdout)["error"]["fix"] == "Run: pip install 'catflap[train]'"
+    assert json.loads(answer.stdout)["error"]["fix"] == f"Run: {install_extra('train')}"
     assert answer.returncode == 2
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html.parser
 import itertools
 import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from catflap.artifacts.report import load_report
 from catflap.artifacts.schema import digest
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.charts import percent
-from catflap.evaluation.metrics import Mistake, curves, measure, worst_mistakes
+from catflap.evaluation.examples import Answered, Examples, choose_examples
+from catflap.evaluation.metrics import curves, measure
 from catflap.evaluation.report_page import learning, write_report
 from catflap.image import encode
 from catflap.runtime.decisions import softmax
@@ -27,7 +30,7 @@ HOSTILE = [
     "$title ${style}",
 ]
 VOID = {"meta", "img", "br"}
-TAGS = """html head meta title style body main header footer section details summary h1 h2 h3 p
+TAGS = """html head meta title style body main header footer section details summary h1 h2 h3 p a
 div span bdi b br table caption thead tbody tr th td figure figcaption img dl dt dd
 svg line circle rect path text"""
 
@@ -71,17 +74,17 @@ def photo(seed):
     return encode(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8), "JPEG")
 
 
-def write(out, n=120, labels=("cat", "other"), title="cats", mistakes=None):
+def write(out, n=120, labels=("cat", "other"), title="cats", examples=None):
     p, truth, groups = answers(n, len(labels))
-    if mistakes is None:
+    if examples is None:
         names = [f"{place}.jpg" for place in range(n)]
-        mistakes = worst_mistakes(p, truth, groups, labels, names, [photo(place) for place in range(n)])
+        examples = choose_examples(p, truth, groups, labels, names, [photo(place) for place in range(n)])
     return write_report(
         out,
         {"int8": measure(p, truth, groups, labels), "fp32": measure(p, truth, groups, labels)},
         title=title,
         labels=labels,
-        mistakes=mistakes,
+        examples=examples,
         curves={"int8": curves(p, truth, groups, labels)},
         ancestors={"bundle": "ab" * 32},
     )
@@ -100,7 +103,9 @@ def test_a_report_is_what_was_measured(tmp_path):
     accuracy = report.variants["int8"]["accuracy"]
     for key in ("value", "low", "high"):
         assert percent(accuracy[key]) in " ".join(page.words)
-    assert page.tags.count("img") == len(report.mistakes) == int((p.argmax(axis=1) != truth).sum())
+    assert len(report.mistakes) == int((p.argmax(axis=1) != truth).sum())
+    cells = report.variants["int8"]["confusion_matrix"]["photos"]
+    assert page.tags.count("img") == len(report.mistakes) + sum(min(8, n) for row in cells for n in row)
 
 
 def test_the_same_measurements_give_the_same_bytes(tmp_path):
@@ -132,21 +137,26 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
         write(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
     with pytest.raises(CatflapError):
-        write_report(tmp_path / "x", {}, title="x", labels=["a"], mistakes=[], curves={}, ancestors={})
+        write_report(
+            tmp_path / "x", {}, title="x", labels=["a"], examples=Examples(), curves={}, ancestors={}
+        )
 
 
 @pytest.mark.parametrize("count", [2, 4, 40])
 def test_no_string_becomes_markup(tmp_path, count):
     labels = tuple([*HOSTILE, *(f"{HOSTILE[0]}{extra}" for extra in range(40))][:count])
-    mistakes = [Mistake("\udcff<img src=x onerror=alert(1)>.jpg", labels[0], labels[1], 0.9, photo(1))]
-    report = write(tmp_path / "report", labels=labels, title=HOSTILE[0], mistakes=mistakes)
+    names = ("\udcff<img src=x onerror=alert(1)>.jpg", '/tmp/"><script>x</script>.jpg', "javascript:alert(1)")
+    some = tuple(Answered(name, labels[0], labels[1], 0.9, photo(1)) for name in names)
+    examples = Examples(some, some, {(0, 1): some})
+    report = write(tmp_path / "report", labels=labels, title=HOSTILE[0], examples=examples)
     raw = report.page.read_text("utf-8")
     page = Page(raw)
     assert "script" not in page.tags
     assert set(page.tags) <= set(TAGS.split())
     for tag, name, value in page.attributes:
         assert not name.startswith("on")
-        assert name not in ("href", "srcset")
+        assert name != "srcset"
+        assert name != "href" or re.fullmatch(r"#cell-\d+-\d+|file:///[\w/.%()-]+", value)
         assert name != "src" or (tag == "img" and value.startswith("data:image/jpeg;base64,"))
         assert name != "style" or value.startswith("background:rgb(var(--")
     assert HOSTILE[0] in page.words
@@ -159,17 +169,17 @@ def test_no_string_becomes_markup(tmp_path, count):
     ("n", "labels"), [(0, ("a", "b")), (1, ("a", "b")), (3, ("a", "b", "c")), (300, tuple("abcdefghijkl"))]
 )
 def test_few_photos_and_many_labels_still_give_a_page(tmp_path, n, labels):
-    report = write(tmp_path / "report", n=n, labels=labels, mistakes=[])
+    report = write(tmp_path / "report", n=n, labels=labels, examples=Examples())
     page = Page(report.page.read_text("utf-8"))
     assert "nan" not in " ".join(value for _, name, value in page.attributes if name != "style").lower()
 
 
 def test_a_photo_that_cannot_be_shown_says_so(tmp_path):
-    mistakes = [
-        Mistake("broken.jpg", "cat", "other", 0.9, b"no photo"),
-        Mistake("empty.jpg", "cat", "other", 0.8, b""),
-    ]
-    report = write(tmp_path / "report", mistakes=mistakes)
+    mistakes = (
+        Answered("broken.jpg", "cat", "other", 0.9, b"no photo"),
+        Answered("empty.jpg", "cat", "other", 0.8, b""),
+    )
+    report = write(tmp_path / "report", examples=Examples(mistakes))
     page = Page(report.page.read_text("utf-8"))
     assert "img" not in page.tags
     assert "broken.jpg" in page.words
@@ -210,7 +220,7 @@ def with_history(out, entries):
     p, truth, groups = answers(40, 2)
     sections = {"checkpoint": measure(p, truth, groups, ("cat", "other"))}
     return write_report(
-        out, sections, title="x", labels=("cat", "other"), mistakes=[], curves={}, ancestors={},
+        out, sections, title="x", labels=("cat", "other"), examples=Examples(), curves={}, ancestors={},
         learnt=learning(entries),
     )  # fmt: skip
 
@@ -285,17 +295,34 @@ def test_a_report_of_before_has_no_learning(tmp_path):
     assert load_report(report.path).learning == {}
 
 
-def test_the_worst_mistakes_come_first_and_once_a_group():
-    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.99, 0.01], [0.95, 0.05]])
-    truth, groups = np.array([1, 1, 0, 1, 0]), np.array([5, 5, 9, 7, 1])
-    found = worst_mistakes(p, truth, groups, ["cat", "other"], list("abcde"), [b"0", b"1", b"2", b"3", b"4"])
-    assert [(one.name, one.probability, one.photo) for one in found] == [
+def test_examples_are_the_worst_mistakes_the_least_sure_and_some_of_each_cell():
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.99, 0.01], [0.95, 0.05], [0.2, 0.8]])
+    truth, groups = np.array([1, 1, 0, 1, 0, 1]), np.array([5, 5, 9, 7, 1, 2])
+    photos = [b"0", b"1", b"2", b"3", b"4", b"5"]
+    found = choose_examples(p, truth, groups, ["cat", "other"], list("abcdef"), photos)
+    assert [(one.name, one.probability, one.photo) for one in found.mistakes] == [
         ("d", 0.99, b"3"),
-        ("a", 0.9, b"0"),
+        ("a", 0.9, b"0"),  # b is of the same group
         ("c", 0.7, b"2"),
     ]
-    assert (found[0].true, found[0].predicted) == ("other", "cat")
-    assert len(worst_mistakes(p, truth, groups, ["cat", "other"], list("abcde"), [b""] * 5, count=1)) == 1
+    assert (found.mistakes[0].true, found.mistakes[0].predicted) == ("other", "cat")
+    assert [one.name for one in found.least_sure] == ["f", "e"]
+    named = {cell: "".join(one.name for one in some) for cell, some in found.cells.items()}
+    assert named == {(1, 0): "da", (0, 1): "c", (0, 0): "e", (1, 1): "f"}
+    assert next(iter(named)) == (1, 0), "the cell with the most mistakes comes first"
+
+
+def test_a_cell_opens_its_photos_and_a_photo_its_file(tmp_path):
+    names = [str(tmp_path / f"{place} é.jpg") for place in range(120)]
+    p, truth, groups = answers(120, 2)
+    examples = choose_examples(p, truth, groups, ("cat", "other"), names, [photo(1)] * 120)
+    page = write(tmp_path / "report", examples=examples).page.read_text("utf-8")
+    for true, other in examples.cells:
+        assert f'href="#cell-{true}-{other}"' in page
+        assert f'id="cell-{true}-{other}"' in page
+    worst = Path(examples.mistakes[0].name)
+    assert f'href="{worst.as_uri()}"' in page
+    assert f"<bdi>{worst.name}</bdi>" in page
 
 
 def test_curves_hold_every_photo_and_the_roc_of_scikit_learn():

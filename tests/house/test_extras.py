@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from catflap.errors import EXTRAS, first_line, missing_extra, system_reason
+from catflap.installing import install_extra
 from catflap.machine import describe_machine, installed_extras
 
 
@@ -53,7 +54,7 @@ def test_doctor_knows_every_extra_and_its_packages(project: dict[str, Any]) -> N
 def test_a_missing_module_names_the_extra_and_a_foreign_one_does_not() -> None:
     error = missing_extra(ModuleNotFoundError(name="torch.nn"))
     assert error
-    assert error.fix == "Run: pip install 'catflap[train]'"
+    assert error.fix == f"Run: {install_extra('train')}"
     assert missing_extra(ModuleNotFoundError(name="nonsense")) is None
     assert missing_extra(ModuleNotFoundError("no name")) is None
 

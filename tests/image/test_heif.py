@@ -16,6 +16,7 @@ from catflap.data.scan import scan
 from catflap.errors import BadPhoto
 from catflap.exporting.golden_cases import scene
 from catflap.image import Frame, inspect, read_pixels, read_whole, thumbnail
+from catflap.installing import install_extra
 from tests.data.photos import class_folders
 
 FRAME = Frame(48, 32)
@@ -86,4 +87,4 @@ def test_without_pi_heif_the_error_names_the_fix(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "phone.heic")], capture_output=True, text=True, check=True
     )
     assert answer.stdout.startswith("unsupported_format HEIC photos need pi-heif")
-    assert "pip install 'catflap[heif]'" in answer.stdout
+    assert install_extra("heif") in answer.stdout

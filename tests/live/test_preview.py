@@ -171,3 +171,23 @@ def test_a_preview_for_the_network_answers_to_any_name() -> None:
 def test_a_host_that_is_no_name_is_refused(host: str) -> None:
     with pytest.raises(CatflapError, match="Cannot listen"):
         Preview(host, 0)
+
+
+def test_the_text_stands_on_a_box_and_leaves_the_rest_of_the_frame_alone() -> None:
+    """OpenCV 5 gives bold letters another width, so that an outline would not lie behind its text."""
+    import cv2
+    import numpy as np
+
+    from catflap.live.opencv import draw_preview
+
+    grey = np.full((300, 600, 3), 128, np.uint8)
+    picture = cv2.imdecode(
+        np.frombuffer(draw_preview(grey, "cat 0.98", None), np.uint8), cv2.IMREAD_GRAYSCALE
+    )
+    box = np.argwhere(picture < 40)
+    bottom, right = box.max(axis=0)
+    assert 20 < bottom < 60
+    assert 80 < right < 300
+    text = picture[: bottom - 2, : right - 2] > 200
+    assert 0.02 < text.mean() < 0.4
+    assert abs(picture[bottom + 12 :].astype(int) - 128).max() < 12

@@ -18,12 +18,9 @@ SEEN = {
     "calibrated": "that it was calibrated by",
     "unknown": "that it may or may not have learnt from",
 }
-ADDED: dict[str, Any] = {
-    "learning": {},
-    "role": "",
-    "seen": "unknown",
-    "verdict": {},
-}  # absent in older reports
+ADDED: dict[str, Any] = {  # absent in older reports
+    "learning": {}, "role": "", "seen": "unknown", "verdict": {}, "least_sure": [], "outcome": {},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,10 @@ class Report:
     `variants` maps each variant's name to what `measure` found on it, `curves` to what its
     pictures are drawn from; `role` is that of the photos in their Dataset, or empty, and `seen`, a key of
     SEEN, what the model had to do with them before; `mistakes` names the worst ones without their
-    pixels; `learning` has the columns of a Checkpoint's learning curves, and is empty for a Bundle;
-    `verdict` says whether a Bundle keeps its promises on these photos, and is empty for a Checkpoint;
-    `ancestors` maps "bundle", "checkpoint", "dataset" … to their hashes.
+    pixels, `least_sure` right answers with the lowest probabilities; `outcome` is what `build` reached
+    (pipeline/outcome.py), else empty; `learning` has the columns of a Checkpoint's learning curves, and is
+    empty for a Bundle; `verdict` says whether a Bundle keeps its promises on these photos, and is empty for
+    a Checkpoint; `ancestors` maps "bundle", "checkpoint", "dataset" … to their hashes.
     """
 
     path: Path
@@ -46,6 +44,8 @@ class Report:
     variants: dict[str, dict[str, Any]]
     curves: dict[str, dict[str, Any]]
     mistakes: list[dict[str, Any]]
+    least_sure: list[dict[str, Any]]
+    outcome: dict[str, Any]
     learning: dict[str, Any]
     sha256: str
     ancestors: dict[str, str]
@@ -71,6 +71,7 @@ class Report:
             "verdict",
             "variants",
             "mistakes",
+            "least_sure",
             "sha256",
             "ancestors",
             "versions",

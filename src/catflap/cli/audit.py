@@ -8,16 +8,26 @@ from pathlib import Path
 
 from catflap.cli.options import given_options
 from catflap.cli.output import emit, note, progress_bar
+from catflap.errors import need
 
 HELP = "Find photos whose label may be wrong, and write a page on which a person decides."
-EXAMPLE = "catflap audit photos.dataset -o audited.manifest"
+EXAMPLE = "catflap audit cat.catflap"
 LISTED = 20  # suspects for people; --json prints all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The Dataset, where to write, and how many suspects the page shows."""
-    parser.add_argument("dataset", metavar="DATASET", type=Path, help="what `catflap prepare` wrote")
-    parser.add_argument("-o", "--out", metavar="MANIFEST", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "dataset", metavar="DATASET|BUILD", type=Path,
+        help="what `catflap prepare` wrote, or what `catflap build` wrote, such as cat.catflap",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="MANIFEST",
+        type=Path,
+        help="folder to write (default: audit in a build's folder)",
+    )
     parser.add_argument(
         "--manifest",
         metavar="MANIFEST",
@@ -43,15 +53,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Audit and print a line for each suspect, in the order to review them."""
+    need("torch")
+    from catflap.artifacts.build_folder import part_of_build
     from catflap.artifacts.dataset import load_dataset
     from catflap.artifacts.manifest import load_manifest
-    from catflap.curation.audit import audit
+    from catflap.curation.audit import audit, audit_place
 
     manifest = None if args.manifest is None else load_manifest(args.manifest)
+    out, command = audit_place(args.dataset, args.out)
     with progress_bar(args) as progress:
         found = audit(
-            load_dataset(args.dataset), args.out, manifest=manifest, backbone=args.backbone,
-            seed=args.seed, device=args.device, progress=progress, **given_options(shown=args.shown),
+            load_dataset(part_of_build(args.dataset, "dataset")), out, manifest=manifest,
+            backbone=args.backbone, seed=args.seed, device=args.device, command=command, progress=progress,
+            **given_options(shown=args.shown),
         )  # fmt: skip
     listed = found.suspects if args.json else found.suspects[:LISTED]
     for one in listed:

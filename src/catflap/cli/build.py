@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from catflap.cli.export import error_rate_table, export_arguments, unsure_warning, variants_of
-from catflap.cli.output import as_text, emit, note, progress_bar
+from catflap.cli.options import bundle_out
+from catflap.cli.output import emit, note, whole_bar
 from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.cli.train import plan_arguments, plan_of
+from catflap.errors import need
 
 HELP = (
     "Scan, prepare, train, export, verify and evaluate in one command. Run it again to continue.\n"
@@ -21,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The photos, where to write, and the options of the steps."""
     parser.add_argument("source", metavar="PHOTOS", help="a folder with one folder of photos a label")
     parser.add_argument(
-        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="bundle to write, NAME.catflap"
+        "-o", "--out", metavar="BUNDLE", type=bundle_out, required=True, help="bundle to write, NAME.catflap"
     )
     frame_arguments(parser)
     plan_arguments(parser)
@@ -30,12 +31,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Build and print the summary with the seconds of each step."""
+    need("torch")  # of the extra that has all that build takes
     from catflap.data.sources import check_exists
 
     check_exists(args.source)  # before torch, which takes seconds
     from catflap.pipeline.build import build
+    from catflap.pipeline.build_pace import BuildPace
 
-    with progress_bar(args) as progress:
+    with whole_bar(args, BuildPace()) as progress:
         fields = build(
             args.source,
             args.out,
@@ -49,35 +52,30 @@ def answer(args: argparse.Namespace) -> int:
         )
     default = next(iter(fields["variants"].values()))
     if warning := unsure_warning(default["decision"]):
-        note(warning)
+        note(f"{warning}\n{error_rate_table(default['decision'])}")
     emit(fields, args, build_text(fields))
     return 0
 
 
 def build_text(fields: dict) -> str:  # type: ignore[type-arg]
-    """The summary of a build as text: the model, each variant's accuracy, seconds per step, and paths."""
-    from catflap.evaluation.decision_rates import in_words
-
+    """The outcome in sentences, then the model, each variant's accuracy, seconds per step, and paths."""
     trained, frame = fields["trained"], fields["trained"]["frame"]
     size = f"{frame['width']} × {frame['height']} px"
-    lines = [f"{trained['backbone']} at {size}, {frame['fit']}, recipe {trained['recipe']}"]
+    lines = [*fields["outcome"]["sentences"], ""]
+    lines += [f"{trained['backbone']} at {size}, {frame['fit']}, recipe {trained['recipe']}"]
     lines += [
         f"{name}: accuracy {variant['accuracy']['value']:.4f} ({variant['accuracy']['low']:.4f} to "
         f"{variant['accuracy']['high']:.4f}), {variant['flips']} flips, {variant['bytes'] / 1e6:.2f} MB"
         for name, variant in fields["variants"].items()
     ]
-    lines += [
-        f"{name}: {in_words(variant['decisions'])}"
-        for name, variant in fields["variants"].items()
-        if variant["decisions"]
-    ]
-    seconds = {
-        name: "unchanged" if step["skipped"] else f"{step['seconds']:.1f} s"
+    seconds = (
+        f"{name} {'unchanged' if step['skipped'] else format(step['seconds'], '.1f') + ' s'}"
         for name, step in fields["steps"].items()
-    }
-    lines += [error_rate_table(variant["decision"]) for variant in [*fields["variants"].values()][:1]]
+    )
     lines += [
-        as_text(seconds),
-        f"verdict: {fields['verdict']}   {fields['bundle']}   report: {fields['page']}",
+        ", ".join(seconds),
+        f"Bundle: {fields['bundle']} (verified)",
+        f"Report: {fields['page']}",
+        f"Next: {fields['outcome']['next']}",
     ]
     return "\n".join(lines)

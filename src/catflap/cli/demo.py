@@ -9,6 +9,7 @@ from catflap.cli.build import build_text
 from catflap.cli.compare import compare_text
 from catflap.cli.output import emit, progress_bar
 from catflap.cli.output import table as as_table
+from catflap.errors import need
 
 HELP = "Classify free photos with the shipped cat bundle, then build a bundle from handwritten digits."
 EXAMPLE = "catflap demo -o demo"
@@ -28,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Run the demo and print the answers, the accuracy and the comparison."""
+    need("torch")
     from catflap.pipeline.demo import demo
 
     with progress_bar(args) as progress:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from catflap.cli.output import as_text, emit, table
+from catflap.installing import install_extra
 from catflap.machine import describe_machine, installed_extras
 from catflap.version import VERSION
 
@@ -39,7 +40,7 @@ def answer(args: argparse.Namespace) -> int:
         "catflap": VERSION,
         "machine": describe_machine().to_json(),
         "extras": {extra.name: extra.to_json() for extra in extras},
-        "install": [f"pip install 'catflap[{extra.name}]'" for extra in extras if extra.missing],
+        "install": [install_extra(extra.name) for extra in extras if extra.missing],
     }
     parts = [
         {"part": extra.name, "installed": not extra.missing, "missing": list(extra.missing)}

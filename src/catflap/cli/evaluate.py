@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.output import emit, progress_bar
 
 HELP = "Measure a checkpoint or a bundle on photos that it was not trained on, and write a report."
-EXAMPLE = "catflap evaluate cat.catflap photos.dataset -o cat.report"
+EXAMPLE = "catflap evaluate cat.catflap -o cat.report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", type=Path, help="what is measured")
     parser.add_argument(
         "photos", metavar="DATASET|FOLDER", type=Path, nargs="?",
-        help="a dataset, or photos as `catflap scan` reads them; needed for a bundle "
-        "(default: the dataset of the checkpoint)",
+        help="a dataset, or photos as `catflap scan` reads them "
+        "(default: the dataset of the checkpoint, or of the build that made the bundle)",
     )  # fmt: skip
     parser.add_argument("-o", "--out", metavar="REPORT", type=Path, required=True, help="folder to write")
     parser.add_argument(

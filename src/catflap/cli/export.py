@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.schema import is_text
-from catflap.cli.options import refuse_alone, split_names
+from catflap.cli.options import bundle_out, refuse_alone, split_names
 from catflap.cli.output import emit, note, progress_bar, table
 from catflap.errors import CatflapError, need
 
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The Checkpoint, where to write, and which variants."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="what `catflap train` wrote")
     parser.add_argument(
-        "-o", "--out", metavar="BUNDLE", type=Path, required=True, help="bundle to write, NAME.catflap"
+        "-o", "--out", metavar="BUNDLE", type=bundle_out, required=True, help="bundle to write, NAME.catflap"
     )
     parser.add_argument(
         "--dataset", type=Path, help="where the checkpoint's dataset lies now, if it was moved"

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from catflap.cli import options, output
 from catflap.errors import CatflapError, Refused, missing_extra, system_reason
-from catflap.stopping import Ended, end_in_order
+from catflap.stopping import Ended, answered_at_once, end_in_order
 from catflap.version import VERSION
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -98,13 +98,16 @@ def main(argv: Sequence[str]) -> int:
     """Answer one command line and return the exit code; no exception gets out."""
     as_json = "--json" in argv
     try:
+        if command_of(argv) in RESUMED:
+            with answered_at_once(lambda: output.note("Stopping; what is done is kept.")):
+                return _answer(list(argv))
         return _answer(list(argv))
     except CatflapError as error:
         return _fail(error, as_json)
     except ModuleNotFoundError as error:
         return _fail(missing_extra(error) or _bug(error), as_json)
     except KeyboardInterrupt as stop:
-        kept = " Finished work is kept; run the same command again to continue."
+        kept = " Run the same command again to continue."
         output.note(f"Stopped.{kept if command_of(argv) in RESUMED else ''}")
         return stop.code if isinstance(stop, Ended) else STOPPED
     except BrokenPipeError:
@@ -179,6 +182,8 @@ class _Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice and (meant := _nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
             return f"Did you mean: {meant}"
+        if message.startswith("the following arguments are required") and "example:" in (self.epilog or ""):
+            return f"For example: {' '.join((self.epilog or '').partition('example:')[2].split())}"
         return f"Run: {self.prog} --help"
 
 

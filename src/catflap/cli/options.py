@@ -20,6 +20,12 @@ def example(words: str) -> str:
     return f"example:\n  {words}"
 
 
+def bundle_out(text: str) -> Path:
+    """The bundle that -o names; the suffix is added to a name without any."""
+    path = Path(text)
+    return path if path.suffix or not path.name else path.with_name(f"{path.name}.catflap")
+
+
 def json_argument(parser: argparse.ArgumentParser, default: bool | str = False) -> None:
     """The option that every command has."""
     parser.add_argument("--json", action="store_true", default=default, help="print the answer as JSON")

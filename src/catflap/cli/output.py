@@ -16,6 +16,7 @@ from catflap.errors import CatflapError, system_reason
 if TYPE_CHECKING:
     import argparse
 
+    from catflap.pipeline.build_pace import BuildPace, Pace
     from catflap.progress import Progress
 
 KEYED = (
@@ -86,6 +87,39 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
             bars.update(tasks[step], completed=done, total=total or None, pace=pace(step, done, total))
 
         yield show
+
+
+@contextmanager
+def whole_bar(args: argparse.Namespace, pace: BuildPace) -> Iterator[Progress]:
+    """Show the progress of a build on stderr: one bar and one time for all, the running step under it."""
+    if not _is_terminal():
+        yield _quietly(lambda *report: _whole_text(pace(*report)))
+        return
+    try:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+    except ModuleNotFoundError:
+        try:
+            yield _redrawn(lambda *report: _whole_text(pace(*report)))
+        finally:
+            _write(_over_progress())
+        return
+    bar, head, under = ProgressBar(total=1.0, width=40), Text("build"), Text("")
+    with Live(Group(head, bar, under), console=Console(stderr=True), transient=True, refresh_per_second=4):
+
+        def show(step: str, done: int, total: int) -> None:
+            now = pace(step, done, total)
+            bar.update(now.share)
+            head.plain = f"build  {100 * now.share:.0f} %, {duration(now.seconds_left)} left"
+            under.plain = f"  {now.words}"
+
+        yield show
+
+
+def _whole_text(now: Pace) -> str:
+    return f"build: {100 * now.share:.0f} %, {duration(now.seconds_left)} left; {now.words}"
 
 
 def _words(name: str) -> str:
@@ -187,11 +221,17 @@ def _indented(text: str) -> str:
 
 def _log_lines() -> Progress:
     """For a log file: a line every ten seconds, none for short work."""
-    last, pace = time.monotonic(), pacer()
+    pace = pacer()
+    return _quietly(lambda step, done, total: _progress_text(step, done, total, pace(step, done, total)))
+
+
+def _quietly(text_of: Callable[[str, int, int], str]) -> Progress:
+    """For a log file: the text of a report every ten seconds, none for short work."""
+    last = time.monotonic()
 
     def show(step: str, done: int, total: int) -> None:
         nonlocal last
-        text = _progress_text(step, done, total, pace(step, done, total))
+        text = text_of(step, done, total)
         if time.monotonic() - last >= QUIET_SECONDS:
             last = time.monotonic()
             _write(f"{text}\n")
@@ -216,11 +256,17 @@ def _json_lines(path: str) -> Progress:
 
 def _one_line() -> Progress:
     """For a terminal without rich: one line that is redrawn."""
-    last, pace = -math.inf, pacer()
+    pace = pacer()
+    return _redrawn(lambda step, done, total: _progress_text(step, done, total, pace(step, done, total)))
+
+
+def _redrawn(text_of: Callable[[str, int, int], str]) -> Progress:
+    """For a terminal without rich: the text of a report in one line that is redrawn."""
+    last = -math.inf
 
     def show(step: str, done: int, total: int) -> None:
         nonlocal last
-        text = _progress_text(step, done, total, pace(step, done, total))
+        text = text_of(step, done, total)
         if time.monotonic() - last >= REDRAW_SECONDS or done == total:
             last = time.monotonic()
             _write(_over_progress() + text)
@@ -244,12 +290,13 @@ def pacer(clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, in
         if seconds < 1 or fresh <= 0 or done >= total:
             return ""
         rate = fresh / seconds
-        return f"{rate:,.{int(rate < 10)}f} a second, {_duration((total - done) / rate)} left"
+        return f"{rate:,.{int(rate < 10)}f} a second, {duration((total - done) / rate)} left"
 
     return pace
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: 45 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

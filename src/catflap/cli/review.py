@@ -7,9 +7,10 @@ from pathlib import Path
 
 from catflap.cli.options import given_options, part_of
 from catflap.cli.output import emit, note, progress_bar
+from catflap.errors import CatflapError
 
 HELP = "Make a page of photos from the field, and apply what a person decided on such a page or an audit's."
-EXAMPLE = "catflap review apply audited.manifest decisions.json -o reviewed.manifest"
+EXAMPLE = "catflap review apply cat.catflap decisions.json"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +19,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     apply = part_of(
         verbs, "apply", "make a new manifest of an audited one and what was decided on its page", EXAMPLE
     )
-    apply.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest that was reviewed")
+    apply.add_argument(
+        "manifest", metavar="MANIFEST|BUILD", type=Path,
+        help="the manifest that was reviewed, or the build, such as cat.catflap, which keeps the decisions",
+    )  # fmt: skip
     apply.add_argument("decisions", metavar="DECISIONS", type=Path, help="what the review page downloaded")
     apply.add_argument(
-        "-o", "--out", metavar="NEW_MANIFEST", type=Path, required=True, help="folder to write"
+        "-o", "--out", metavar="NEW_MANIFEST", type=Path, help="folder to write; needed for a manifest"
     )
     queue = part_of(
         verbs, "queue", "make a page to decide on the most useful photos of a field log",
@@ -69,11 +73,20 @@ def _take(args: argparse.Namespace) -> int:
 
 
 def _apply(args: argparse.Namespace) -> int:
+    from catflap.artifacts.build_folder import build_folder, part_of_build
     from catflap.artifacts.manifest import load_manifest
+    from catflap.curation.kept_decisions import review_build
     from catflap.curation.review import apply_review
 
+    folder = None if args.out else build_folder(args.manifest)
+    if folder is None and args.out is None:
+        raise CatflapError("The new manifest has no name.", "Add -o reviewed.manifest.")
     with progress_bar(args) as progress:
-        review = apply_review(load_manifest(args.manifest), args.decisions, args.out, progress=progress)
+        if folder is not None:
+            review = review_build(folder, args.decisions, progress=progress)
+        else:
+            manifest = load_manifest(part_of_build(args.manifest, "manifest"))
+            review = apply_review(manifest, args.decisions, args.out, progress=progress)
     emit(review.to_json(), args)
     outcome = review.outcome
     if review.other:
@@ -87,4 +100,6 @@ def _apply(args: argparse.Namespace) -> int:
         )
     for check in review.manifest.checks:
         note(check["what"])
+    if folder is not None:
+        note("Run the same `catflap build` again: it goes on with these labels.")
     return 1 if outcome.left else 0

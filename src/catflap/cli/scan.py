@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What to read, where to write, and where to run."""
     sources = (
         "class folders, a CSV, JSON Lines or Parquet list, a .zip or .tar, WebDataset shards, or the address "
-        "of a store"
+        "of a store; or what `catflap build` wrote, for the photos it was made from"
     )
     parser.add_argument("source", metavar="PHOTOS", help=sources)
     parser.add_argument("-o", "--out", metavar="MANIFEST", type=Path, required=True, help="folder to write")
@@ -51,8 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Scan and print the counts."""
     from catflap.data.listing import read_mapping
+    from catflap.data.refusals import refusal_sentence, refusals
     from catflap.data.scan import scan
-    from catflap.data.sources import Columns
+    from catflap.data.sources import Columns, source_of
 
     if args.on is not None and args.workers is not None:
         raise CatflapError(
@@ -60,7 +61,7 @@ def answer(args: argparse.Namespace) -> int:
         )
     with progress_bar(args) as progress:
         manifest = scan(
-            args.source,
+            source_of(args.source),
             args.out,
             labels=read_mapping(args.labels) if args.labels else None,
             columns=Columns(args.path_column, args.label_column, args.group_column, args.role_column),
@@ -70,6 +71,8 @@ def answer(args: argparse.Namespace) -> int:
             progress=progress,
             **given_options(deadline=args.deadline),
         )
+    for refused in refusals(manifest):
+        note(f"Not used: {refusal_sentence(refused)}.")
     for check in manifest.checks:
         note(check["what"])
     emit(manifest.to_json(), args)

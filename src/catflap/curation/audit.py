@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.build_folder import AUDIT, build_folder
 from catflap.artifacts.dataset import Dataset, Photos, Positions
 from catflap.artifacts.folder import atomic_folder, refuse_foreign
 from catflap.artifacts.manifest import MARKER, TABLE, Manifest, load_manifest, save_manifest
@@ -25,7 +27,7 @@ from catflap.curation.out_of_fold import (
     predict_out_of_fold,
     wrong_labels,
 )
-from catflap.curation.review_page import PAGE, Beside, Card, write_page
+from catflap.curation.review_page import APPLY, PAGE, Beside, Card, write_page
 from catflap.curation.suspects import (
     KnownPhoto,
     Suspect,
@@ -85,13 +87,15 @@ def audit(
     shown: int = SHOWN,
     seed: int = 0,
     device: str = "auto",
+    command: str = APPLY,
     progress: Progress = silent,
 ) -> Audit:
     """Find suspects among the photos of all roles and write the Manifest folder `out`.
 
     It has the rows of the Dataset's Manifest, unchanged, beside suspects.jsonl and review.html, which
     shows `shown` suspects. Features are cached, so a stopped audit goes on where it was. `manifest` is
-    the one that the Dataset was prepared from, when it has been moved.
+    the one that the Dataset was prepared from, when it has been moved; `command` is what the page tells its
+    reader to run with the decisions.
     """
     out = Path(out)
     refuse_foreign(out, MARKER)
@@ -111,13 +115,26 @@ def audit(
         write_suspects(folder, suspects)
         cards = make_cards(extractor, found, predictions, dataset.labels, findings, shown)
         labels = _every_label(dataset.labels, findings.twice)
-        write_page(folder, cards, labels, manifest.sha256, len(suspects), progress)
+        write_page(folder, cards, labels, manifest.sha256, len(suspects), progress, command)
         settings = [REVISION, dataset.sha256, backbone, shown, seed, VERSION]
         ancestors = {"manifest": manifest.sha256, "dataset": dataset.sha256}
         fields = {**manifest.to_json(), "made_from": digest(settings), "ancestors": ancestors}
         save_manifest(folder, fields)
     joint = confusions(found.photos.labels, predictions.probabilities)
     return Audit(load_manifest(out), suspects, _listed(dataset.labels, joint), findings.settled)
+
+
+def audit_place(place: Path, out: Path | None) -> tuple[Path, str]:
+    """Where the audit of a build or a Dataset is written, and the command that applies its decisions.
+
+    CatflapError for a Dataset without `out`.
+    """
+    folder = build_folder(place)
+    if folder is None:
+        if out is None:
+            raise CatflapError("An audit of a dataset needs a folder to write.", "Add -o audited.manifest.")
+        return out, APPLY
+    return out or folder / AUDIT, f"catflap review apply {shlex.quote(str(place))} decisions.json"
 
 
 def _every_label(labels: Sequence[str], twice: Sequence[TwoLabels]) -> list[str]:

@@ -89,7 +89,7 @@ def apply_review(manifest: Manifest, decisions: Path, out: Path, *, progress: Pr
     if out.resolve() == manifest.path.resolve():
         raise CatflapError(f"{out} is the manifest to review.", "Choose another output name.")
     path = manifest.path / TABLE
-    decided = read_decisions(Path(decisions), _all_labels(path))
+    decided = read_decisions(Path(decisions), every_label(path))
     progress("review", 0, manifest.photos)
     rows = load_rows(path, manifest.photos, decided.by_id.keys())
     outcome = apply_decisions(rows, decided)
@@ -107,9 +107,14 @@ def apply_review(manifest: Manifest, decisions: Path, out: Path, *, progress: Pr
     return Review(load_manifest(out), outcome, decided.manifest != manifest.sha256)
 
 
-def _all_labels(path: Path) -> set[str]:
+def every_label(path: Path) -> set[str]:
     """Every label of a Manifest, also of photos that are not ok."""
     return {label for table in iter_table(path, ["label"]) for label in table["label"].unique().to_pylist()}
+
+
+def review_fingerprint(manifest: Manifest, decided: Decisions) -> str:
+    """A hash of what a reviewed Manifest is made from."""
+    return digest([REVISION, manifest.sha256, manifest.made_from, decided.sha256])
 
 
 def _fields(manifest: Manifest, decided: Decisions, path: Path, under_two_labels: int) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _fields(manifest: Manifest, decided: Decisions, path: Path, under_two_labels
             skipped=manifest.skipped,
         ),
         "sha256": manifest_digest(iter_table(path, DIGESTED)),
-        "made_from": digest([REVISION, manifest.sha256, manifest.made_from, decided.sha256]),
+        "made_from": review_fingerprint(manifest, decided),
         "ancestors": {"manifest": manifest.sha256, "decisions": decided.sha256},
     }
 

@@ -27,6 +27,7 @@ from catflap.artifacts.tables import (
 from catflap.data.duplicates import Hashes, Pairs, bounded_groups, confirmed_pairs, joined
 from catflap.data.listing import SUFFIXES
 from catflap.data.parts import Parts
+from catflap.installing import install_extra
 
 COPY_COLUMNS = ["id", "label", "phash", "status", "role", "user_group"]
 ROLE_ORDER = tuple(reversed(ROLES))  # of copies in several roles the one in test is kept, then calibration …
@@ -331,7 +332,7 @@ def findings(
         files = counts.not_decoded
         what = f"{files.total()} files are in no supported format: {_by_extension(files)}."
         if set(counts.not_decoded) & HEIC_SUFFIXES and counts.reasons["unsupported_format"]:
-            what += " For HEIC run: pip install 'catflap[heif]'"
+            what += f" For HEIC run: {install_extra('heif')}"
         found.append(_finding("not_decoded", what, files=dict(counts.not_decoded)))
     if skipped:
         what = f"{sum(skipped.values())} files were not listed as photos: {_by_extension(skipped)}."

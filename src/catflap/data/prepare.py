@@ -43,6 +43,7 @@ from catflap.data.packing import (
     write_shards,
 )
 from catflap.data.profile import PAGE, profile_dataset
+from catflap.data.refusals import refusal_sentence, refusals
 from catflap.data.roles import MIN_GROUPS, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
 from catflap.data.scan import scan_versions
 from catflap.errors import CatflapError
@@ -81,7 +82,10 @@ def prepare(
     check_shares(shares)
     check_shrink(shrink)
     refuse_foreign(out, MARKER)
-    chosen, lengths = assign_roles(manifest, seed, shares, embeddings)
+    try:
+        chosen, lengths = assign_roles(manifest, seed, shares, embeddings)
+    except CatflapError as error:
+        raise _with_refusals(error, manifest) from error
     plan = plan_shards(lengths, chosen.roles)
     made_from = prepare_fingerprint(
         manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, shrink=shrink, pixels=pixels
@@ -247,15 +251,29 @@ def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.N
         distinct = len(np.unique(groups[order[starts[number] : starts[number] + counts[number]]]))
         if distinct < MIN_GROUPS:
             photos = f"{counts[number]} photo{'s' if counts[number] != 1 else ''}"
-            short.append(f"{names[number]!r} has {photos} in {distinct} group{'s' if distinct != 1 else ''}")
+            copies = f", {distinct} without copies" if distinct < counts[number] else ""
+            short.append(f"{names[number]!r} has {photos}{copies}")
     if short:
         left = len(short) - NAMED
         more = f", and {left:,} more label{'s have' if left != 1 else ' has'} too few" if left > 0 else ""
         raise CatflapError(
-            f"Train, validation, calibration and test need photos of {MIN_GROUPS} groups of every label, "
-            f"where copies of a photo are one group: {', '.join(short[:NAMED])}{more}.",
+            f"Each label needs {MIN_GROUPS} photos that are not copies of each other, to learn from, choose, "
+            f"calibrate and test: {'; '.join(short[:NAMED])}{more}.",
             "Add photos that are not copies of each other, or leave these labels out.",
         )
+
+
+def _with_refusals(error: CatflapError, manifest: Manifest) -> CatflapError:
+    """The error with the kinds of photos that were not used; where they are most photos, with their fix."""
+    kinds = [kind for kind in refusals(manifest) if kind["fix"]]
+    if not kinds:
+        return error
+    named = "; ".join(refusal_sentence(kind) for kind in kinds)
+    fix = kinds[0]["fix"]
+    fix = f"Run: {fix}" if " install " in fix else f"{fix[:1].upper()}{fix[1:]}."
+    return CatflapError(
+        f"{error.what} Not used: {named}.", fix if manifest.ok < manifest.photos / 2 else error.fix
+    )
 
 
 def _check_roles(

@@ -219,15 +219,18 @@ def _bars(name: str, counts: Mapping[str, int]) -> str:
         for label, count in list(counts.items())[:MOST_BARS]
     )
     more = f'<p class="note">… and {len(counts) - MOST_BARS:,} more</p>' if len(counts) > MOST_BARS else ""
-    head = f'<tr><th>{text(name)}</th><th class="n">photos</th><th></th></tr>'
-    return f'<div class="box"><table>{head}{rows}</table>{more}</div>' if rows else ""
+    head = f'<tr><th>{text(name)}</th><th class="n">photos</th><td></td></tr>'
+    return f'<div class="box" tabindex="0"><table>{head}{rows}</table>{more}</div>' if rows else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows as a table; numbers are right-aligned."""
+    rows = list(rows)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    names = "".join(f"<th>{text(name)}</th>" for name in head)
-    return f'<div class="box"><table><tr>{names}</tr>{body}</table></div>' if body else ""
+    numeric = [all(isinstance(cell, int) for cell in column) for column in zip(*rows, strict=True)]
+    kinds = (' class="n"' if number else "" for number in numeric)
+    names = "".join(f"<th{kind}>{text(name)}</th>" for name, kind in zip(head, kinds, strict=False))
+    return f'<div class="box" tabindex="0"><table><tr>{names}</tr>{body}</table></div>' if body else ""
 
 
 def _sheet(photos: Iterable[tuple[str, Read]]) -> str:

@@ -18,7 +18,9 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from catflap.artifacts.build_folder import build_folder
 from catflap.artifacts.folder import is_ours
+from catflap.artifacts.manifest import load_manifest
 from catflap.data.listing import (
     NO_LABEL,
     PHOTO_SUFFIXES,
@@ -94,6 +96,12 @@ def open_source(source: str | Path, columns: Columns = DEFAULT_COLUMNS, any_labe
         f"{name} is not a supported source of photos.",
         f"Name a folder, a .zip or .tar archive, or a list: {', '.join(LIST_SUFFIXES)}.",
     )
+
+
+def source_of(source: str) -> str:
+    """The photos that a build was made from, where `source` names NAME.build or NAME.catflap; else itself."""
+    folder = None if is_url(source) else build_folder(source)
+    return source if folder is None else load_manifest(folder / "manifest").source
 
 
 def check_exists(source: str | Path) -> None:

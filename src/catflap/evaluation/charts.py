@@ -10,15 +10,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError, need, system_reason
 from catflap.html_text import text
 
-WIDTH, HEIGHT = 440, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 46
+WIDTH, HEIGHT = 440, 330
+LEFT, RIGHT, TOP, BOTTOM = 78, 26, 12, 58
 TONES = 5  # colours; further lines are grey
 
 
@@ -80,6 +80,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["basename"] = lambda name: PurePath(str(name)).name or str(name)
     environment.filters["dictlist"] = lambda entries, most: list(entries.items())[:most]
     return environment
 
@@ -305,13 +306,13 @@ def chart(description: str, across: Scale, up: Scale, marks: Sequence[str]) -> s
     for value, words in across.ticks:
         x = across.x(value)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{floor}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{floor + 17}" text-anchor="middle">{words}</text>')
+        parts.append(f'<text class="tick" x="{x}" y="{floor + 20}" text-anchor="middle">{words}</text>')
     middle, height = (LEFT + WIDTH - RIGHT) / 2, (TOP + floor) / 2
     parts.append(
         f'<text class="axis" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{text(across.words)}</text>'
     )
     parts.append(
-        f'<text class="axis" transform="translate(12 {height}) rotate(-90)" text-anchor="middle">'
+        f'<text class="axis" transform="translate(15 {height}) rotate(-90)" text-anchor="middle">'
         f"{text(up.words)}</text>"
     )
     return (
@@ -395,8 +396,16 @@ def _times(times: Sequence[str]) -> Scale:
     """An axis of periods of equal width; three are labelled."""
     count = len(times)
     shown = sorted({count // 8, count // 2, count - 1 - count // 8})
-    middles = _middles(count)
-    return Scale(lambda value: value, tuple((middles[place], text(times[place])) for place in shown), "")
+    middles, short = _middles(count), _short_times(times)
+    return Scale(lambda value: value, tuple((middles[place], text(short[place])) for place in shown), "")
+
+
+def _short_times(times: Sequence[str]) -> list[str]:
+    """Times, "2026-12-01 13:05", as short as tells them apart: without the day or year that all share."""
+    for shared in (len("2026-12-01 "), len("2026-")):
+        if len({time[:shared] for time in times}) <= 1:
+            return [time[shared:] for time in times]
+    return [time[: len("2026-12-01")] for time in times]
 
 
 def _middles(count: int) -> list[float]:

@@ -33,6 +33,7 @@ def field_page(report: Mapping[str, Any], labels: Sequence[str], window: int) ->
         ],
         alarms=[{**period, "above": _above(period["scores"])} for period in periods[::-1] if period["alarm"]],
         time=_time,
+        zone=datetime.now().astimezone().strftime("UTC%z"),
     )
 
 

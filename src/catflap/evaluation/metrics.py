@@ -1,4 +1,4 @@
-"""Metrics of a classifier on photos it did not learn from, each with a 95 % interval; curves and mistakes."""
+"""Metrics of a classifier on photos it did not learn from, each with a 95 % interval; and curves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from catflap.evaluation.intervals import (
     share,
     wilson,
 )
-from catflap.runtime.scoring import PhotoBytes
 
 CALIBRATION_BINS = 15
 MAX_MATRIX_LABELS = 32
@@ -440,53 +439,3 @@ def _histogram(given: Floats, truth: Ints, names: Sequence[str]) -> dict[str, An
         np.bincount(bars[~first], minlength=HISTOGRAM_BINS),
     )
     return {**words, "up_photos": up.tolist(), "down_photos": down.tolist()}
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong prediction: the photo's name and bytes, its label, the predicted label and its probability."""
-
-    name: str
-    true: str
-    predicted: str
-    probability: float
-    photo: bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """The mistake as in report.json, without the photo."""
-        name = self.name.encode("utf-8", "backslashreplace").decode("utf-8")
-        probability = round(float(self.probability), 6)
-        return {"name": name, "true": self.true, "predicted": self.predicted, "probability": probability}
-
-
-def worst_mistakes(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    groups: npt.ArrayLike,
-    class_names: Sequence[str],
-    names: Sequence[str],
-    photos: PhotoBytes,
-    count: int = 24,
-) -> list[Mistake]:
-    """The wrong predictions with the highest probabilities, one per group, most confident first.
-
-    Probabilities (n, classes), labels and groups (n,), `names` of the photos; `photos[i]` gives the
-    bytes of photo i.
-    """
-    given, truth, owners = np.asarray(probabilities, np.float64), np.asarray(labels), np.asarray(groups)
-    if not len(truth):
-        return []
-    predicted = given.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
-    wrong = wrong[np.argsort(-given[wrong, predicted[wrong]], kind="stable")]
-    _, first = np.unique(owners[wrong], return_index=True)
-    return [
-        Mistake(
-            str(names[place]),
-            class_names[int(truth[place])],
-            class_names[int(predicted[place])],
-            float(given[place, predicted[place]]),
-            photos[int(place)],
-        )
-        for place in wrong[np.sort(first)[:count]]
-    ]

@@ -15,11 +15,13 @@ from catflap.artifacts.report import MARKER, Report, judged_on, load_report, sav
 from catflap.errors import BadPhoto, CatflapError
 from catflap.evaluation.charts import Line, histogram, lines, reliability, render, roc, whisker
 from catflap.evaluation.decision_rates import MANY_UNSURE, in_words
-from catflap.evaluation.metrics import Mistake
+from catflap.evaluation.examples import Examples
+from catflap.evaluation.outlook import promised
 from catflap.image import thumbnail
 from catflap.version import VERSION
 
 THUMBNAIL = 260  # px
+SMALL = 160
 MAX_ROWS = 100  # labels in a table
 VALIDATION_LOSS = "log loss on validation photos"
 TRIAL = ("size", "share", "validation_log_loss", "validation_accuracy", "fp32_ms", "int8_mb", "epochs")
@@ -34,20 +36,21 @@ def write_report(
     *,
     title: str,
     labels: Sequence[str],
-    mistakes: Sequence[Mistake],
+    examples: Examples,
     curves: Mapping[str, dict[str, Any]],
     ancestors: Mapping[str, str],
     learnt: Mapping[str, Any] | None = None,
     role: str = "",
     seen: str = "unknown",
     verdict: Mapping[str, Any] | None = None,
+    outcome: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write a Report folder and open it.
 
     `sections` maps each variant to what `measure` gave, and `decisions` to what `shipped_decisions` gave
     where it decides; the headline's variant first. `curves` maps variants to what `curves` gave;
-    `mistakes` are those of `worst_mistakes`, shown as thumbnails; `learnt` is what `learning` gave for a
-    Checkpoint. `role` and `seen` say which photos these are, and `verdict` is that of a Bundle, as in Report.
+    `examples` are shown as thumbnails; `learnt` is what `learning` gave for a Checkpoint; `outcome` is that
+    of a build. `role` and `seen` say which photos these are, and `verdict` is that of a Bundle, as in Report.
     """
     if not sections:
         raise CatflapError("There is nothing to report.", "Measure at least one variant.")
@@ -58,7 +61,9 @@ def write_report(
         "seen": seen,
         "variants": dict(sections),
         "curves": dict(curves),
-        "mistakes": [mistake.to_json() for mistake in mistakes],
+        "mistakes": [one.to_json() for one in examples.mistakes],
+        "least_sure": [one.to_json() for one in examples.least_sure],
+        "outcome": dict(outcome or {}),
         "learning": dict(learnt or {}),
         "ancestors": dict(ancestors),
         "versions": {"catflap": VERSION, "numpy": np.__version__},
@@ -66,7 +71,16 @@ def write_report(
     }
     judged = judged_on(next(iter(sections.values()))["photos"], role, seen)
     html = report_page(
-        title, labels, sections, curves, mistakes, ancestors, learnt or {}, judged, verdict or {}
+        title,
+        labels,
+        sections,
+        curves,
+        examples,
+        ancestors,
+        learnt or {},
+        judged,
+        verdict or {},
+        outcome or {},
     )
     with atomic_folder(out, MARKER) as folder:
         save_report(folder, fields, html)
@@ -78,11 +92,12 @@ def report_page(
     labels: Sequence[str],
     variants: Mapping[str, Metrics],
     curves: Mapping[str, dict[str, Any]],
-    mistakes: Sequence[Mistake],
+    examples: Examples,
     ancestors: Mapping[str, str],
     learnt: Mapping[str, Any],
     judged: str,
     verdict: Mapping[str, Any],
+    outcome: Mapping[str, Any],
 ) -> str:
     """The HTML page; the first variant has the headline, `judged` says which photos these are."""
     name, first = next(iter(variants.items()))
@@ -100,7 +115,7 @@ def report_page(
 
     def opacity(matrix: Metrics, true: int, predicted: int) -> str:
         value = matrix["value"][true][predicted]
-        strength = 0.06 + 0.5 * (value if true == predicted else math.sqrt(value))
+        strength = 0.06 + 0.36 * (value if true == predicted else math.sqrt(value))
         return f"{strength if matrix['photos'][true][predicted] else 0.0:.3f}"
 
     return render(
@@ -119,7 +134,16 @@ def report_page(
         drawn={name: _charts(curves.get(name)) for name in variants},
         learnt=learnt,
         learning_charts=learning_charts(learnt),
-        mistakes=[{**vars(mistake), **picture(mistake.photo)} for mistake in mistakes],
+        mistakes=[{**vars(one), **picture(one.photo)} for one in examples.mistakes],
+        least_sure=[{**vars(one), **picture(one.photo)} for one in examples.least_sure],
+        cells={
+            cell: [{**vars(one), **picture(one.photo, SMALL)} for one in some]
+            for cell, some in (examples.cells or {}).items()
+        },
+        outcome=outcome,
+        outlook_chart=outlook_chart(outcome),
+        promised=promised(first["accuracy"]),
+        address=address,
         ancestors=ancestors,
         worst_labels=worst_labels,
         whisker_start=whisker_start,
@@ -142,12 +166,43 @@ def _charts(curves: dict[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def picture(photo: bytes) -> dict[str, str]:
+def picture(photo: bytes, side: int = THUMBNAIL) -> dict[str, str]:
     """A photo's thumbnail as base64 in `picture`, or in `error` why it cannot be read; the other is empty."""
     try:
-        return {"picture": base64.b64encode(thumbnail(photo, THUMBNAIL)).decode("ascii"), "error": ""}
+        return {"picture": base64.b64encode(thumbnail(photo, side)).decode("ascii"), "error": ""}
     except BadPhoto as error:
         return {"picture": "", "error": error.what}
+
+
+def address(name: str) -> str:
+    """The file: address of a photo on this machine; "" for one inside an archive or elsewhere."""
+    try:
+        return Path(name).as_uri() if "::" not in name and Path(name).is_absolute() else ""
+    except ValueError:
+        return ""
+
+
+def outlook_chart(outcome: Mapping[str, Any]) -> str:
+    """The measured learning curve, and what more photos of each label would promise; "" without a curve."""
+    points, more = outcome.get("curve") or [], outcome.get("more") or []
+    if len(points) < 2:
+        return ""
+    used, labels = outcome["photos"]["used"], outcome["labels"]
+    most = points[-1]["photos"]
+    growth = [1.0, *(1 + row["each_label"] * labels / used for row in more)]
+    promises = [outcome["promised"], *(row["promised"] for row in more)]
+    drawn = [
+        Line(
+            "measured, of the head alone",
+            [p["photos"] for p in points],
+            [100 * p["accuracy"] for p in points],
+        ),
+        Line(
+            "promised at least, with more photos", [most * g for g in growth], [100 * low for low in promises]
+        ),
+    ]
+    description = "Accuracy against the photos that were learnt from, and what more photos would promise."
+    return lines(description, ("photos learnt from", "right answers, %"), drawn, powers=True)
 
 
 def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:

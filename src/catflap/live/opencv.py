@@ -78,8 +78,11 @@ def draw_preview(pixels: Pixels, text: str, region: tuple[int, int, int, int] | 
         cv2.rectangle(picture, region[:2], region[2:], (0, 255, 255), 2)
     picture = _shrink(picture, PREVIEW_WIDTH)
     ascii_text = text.encode("ascii", "replace").decode()
-    for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-        cv2.putText(picture, ascii_text, (8, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.8, colour, width, cv2.LINE_AA)
+    font, white = (cv2.FONT_HERSHEY_SIMPLEX, 0.8), (255, 255, 255)
+    # A bold text behind a thin one is no outline in OpenCV 5, whose bold letters are wider: a box is.
+    (width, height), below = cv2.getTextSize(ascii_text, *font, 1)
+    cv2.rectangle(picture, (0, 0), (width + 16, height + below + 14), (0, 0, 0), cv2.FILLED)
+    cv2.putText(picture, ascii_text, (8, height + 8), *font, white, 1, cv2.LINE_AA)
     return _jpeg(picture)
 
 

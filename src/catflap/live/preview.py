@@ -23,9 +23,11 @@ HEAD_SECONDS = 10.0  # that a connection has for its request
 FRAME_SECONDS = 10.0  # that a viewer has to take a frame
 DRAW_EVERY = 1 / 15  # seconds between two pictures
 PAGE = (
-    b"<!doctype html><meta charset=utf-8><title>Catflap</title>"
+    b'<!doctype html><html lang="en"><meta charset=utf-8><title>Catflap</title>'
+    b'<meta name="viewport" content="width=device-width, initial-scale=1">'
     b"<style>body{margin:0;background:#111}img{display:block;margin:auto;max-width:100%}</style>"
-    b'<img src="stream" alt="what the camera sees, with the decision">'
+    b'<main><h1 style="position:absolute;clip-path:inset(50%)">What the camera sees</h1>'
+    b'<img src="stream" alt="What the camera sees, with the decision"></main></html>'
 )
 BOUNDARY = "frame"
 

@@ -14,6 +14,7 @@ from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.folder import discard_work
 from catflap.artifacts.manifest import UNREADABLE, Manifest, load_manifest
 from catflap.artifacts.report import Report, load_report
+from catflap.curation.kept_decisions import reviewed
 from catflap.data.prepare import prepare, prepare_fingerprint
 from catflap.data.scan import scan, scan_fingerprint, some_readable
 from catflap.errors import BadArtifact, Refused
@@ -22,6 +23,7 @@ from catflap.exporting.repack import check_out
 from catflap.exporting.target import check_variants, variant_names
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
+from catflap.pipeline.outcome import answer_ms, outcome, same
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import check_error_rate, parse_point_specs
 from catflap.training.plan import Plan
@@ -60,7 +62,8 @@ def build(
 ) -> dict[str, Any]:
     """Scan, prepare, train, export, verify and evaluate; returns a summary.
 
-    The artifacts lie in NAME.build beside the Bundle. A step whose inputs have not changed is skipped, so
+    The artifacts lie in NAME.build beside the Bundle, and so do a person's decisions about labels (`review
+    apply` of the build), which are applied to the photos. A step whose inputs have not changed is skipped, so
     that a stopped build continues; photos that could not be read are tried again. Without a frame, backbone,
     minutes and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px (smaller
     frames if the photos are much smaller), and a poor head is fine-tuned. Raises Refused when the Bundle
@@ -101,14 +104,19 @@ def build(
         discard_work(out, "export")
     steps.end("export", skipped=skipped)
 
+    reached = outcome(bundle, manifest, dataset, checkpoint, ms=answer_ms(bundle, dataset))
     report = _kept(load_report, work / "report")
-    skipped = report is not None and report.ancestors.get("bundle") == bundle.sha256
+    skipped = (
+        report is not None
+        and report.ancestors.get("bundle") == bundle.sha256
+        and same(report.outcome, reached)
+    )
     if report is None or not skipped:
-        report = evaluate(out, dataset.path, work / "report", progress=progress)
+        report = evaluate(out, dataset.path, work / "report", outcome=reached, progress=progress)
     else:
         discard_work(work / "report", "scored")
     steps.end("evaluate", skipped=skipped)
-    return _summary(bundle, manifest, dataset, checkpoint, report, steps)
+    return _summary(bundle, manifest, dataset, checkpoint, report, steps) | {"outcome": reached}
 
 
 def _scan_and_prepare(
@@ -124,8 +132,11 @@ def _scan_and_prepare(
         else:
             discard_work(place, "scan")
         steps.end("scan", skipped=skipped)
+        clean, was_there = reviewed(work, manifest, progress=progress)
+        if clean is not manifest:
+            steps.end("review", skipped=was_there)
         try:
-            return manifest, _prepared(manifest, work / "dataset", frame, seed, steps, progress)
+            return clean, _prepared(clean, work / "dataset", frame, seed, steps, progress)
         except BadArtifact as error:
             if not skipped:
                 raise BadArtifact(error.what, f"Delete {place} and build again.") from error

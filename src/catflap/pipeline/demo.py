@@ -12,6 +12,7 @@ from catflap.artifacts.bundle import SHIPPED, SUFFIX
 from catflap.comparison.compare import compare
 from catflap.errors import MissingExtra, Refused
 from catflap.image import Frame, encode
+from catflap.installing import install_extra
 from catflap.pipeline.build import build
 from catflap.progress import Progress, silent
 from catflap.runtime.classifier import Classifier
@@ -42,7 +43,7 @@ def judge_samples() -> list[dict[str, Any]]:
     try:
         folder = files("skimage.data")
     except ModuleNotFoundError as error:
-        raise MissingExtra("The demo needs scikit-image.", "Run: pip install 'catflap[train]'") from error
+        raise MissingExtra("The demo needs scikit-image.", f"Run: {install_extra('train')}") from error
     if not verify(CAT).passed:
         raise Refused("The shipped cat bundle does not pass on this machine.", "Run: catflap verify cat")
     classifier = Classifier(CAT)
@@ -75,7 +76,7 @@ def write_digits(folder: Path) -> Path:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise MissingExtra("The demo needs scikit-learn.", "Run: pip install 'catflap[train]'") from error
+        raise MissingExtra("The demo needs scikit-learn.", f"Run: {install_extra('train')}") from error
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / str(label) / f"{number:04}.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.build_folder import BUNDLE, build_folder, part_of_build
 from catflap.artifacts.bundle import Bundle, Variant, load_bundle
 from catflap.artifacts.checkpoint import load_checkpoint
 from catflap.artifacts.dataset import MARKER as DATASET
@@ -26,7 +28,8 @@ from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.decision_rates import shipped_decisions
 from catflap.evaluation.drift_baseline import Drift, measure_drift
-from catflap.evaluation.metrics import curves, measure, worst_mistakes
+from catflap.evaluation.examples import Examples, choose_examples
+from catflap.evaluation.metrics import curves, measure
 from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_promises, unknown_labels
 from catflap.evaluation.report_page import learning, write_report
 from catflap.image import Frame
@@ -108,6 +111,7 @@ def evaluate(
     *,
     role: str | None = None,
     part: int = PART,
+    outcome: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Measure a Checkpoint folder or a Bundle from raw photo bytes and write a Report.
@@ -115,15 +119,18 @@ def evaluate(
     `photos` is a Dataset or any source that `scan` reads; without it, the Dataset that a Checkpoint was
     trained on. Where roles are stated, as in train/val/test folders, photos of `role`, or test, are used. The
     Report of a Checkpoint also shows its learning curves. Logits are kept beside the Report, `part`
-    photos at a time, until it is finished, so that a stopped run continues.
+    photos at a time, until it is finished, so that a stopped run continues. `outcome` is that of a build, for
+    the head of the Report.
     The photos of a Bundle may have any labels or none: the Report's `verdict` compares its answers with what
     the Bundle promises. Raises CatflapError for labels that a Checkpoint does not know, and photos that it
     was trained on, except a role of its own Dataset.
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
-    subject = open_subject(Path(model))
-    source = photos or subject.dataset
+    folder = build_folder(Path(model))
+    subject = open_subject(Path(model) if folder is None else folder.with_suffix(BUNDLE))
+    source = part_of_build(photos, "dataset") if isinstance(photos, Path) else photos
+    source = source or subject.dataset or (None if folder is None else folder / "dataset")
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
     judged = open_photos(source, role, subject, progress, any_labels=subject.bundle is not None)
@@ -150,11 +157,12 @@ def evaluate(
         sections,
         title=subject.name,
         labels=subject.labels,
-        mistakes=[]
+        examples=Examples()
         if first is None
-        else worst_mistakes(
+        else choose_examples(
             first, *truth, [judged.names[place] for place in places], _Some(judged.bytes, places)
         ),
+        outcome=outcome,
         curves=drawn,
         ancestors={**subject.ancestors, **judged.ancestors},
         learnt=learning(subject.history),
@@ -234,14 +242,15 @@ def open_subject(model: Path) -> Subject:
 def _of_dataset(path: Path, role: str, subject: Subject) -> JudgedPhotos:
     dataset = load_dataset(path)
     photos = dataset.photos(role)
-    names = [photo[:12] for photo in photos.ids.tolist()]
+    ids = photos.ids.tolist()
+    uris = _scanned_at(dataset, ids)
+    names = [uri or id[:12] for uri, id in zip(uris, ids, strict=True)]
     seen = subject.seen.get(role, "no")
     if dataset.sha256 != subject.ancestors.get("dataset"):
         _refuse_prepared_anew(dataset, subject)
         seen = _refuse_learnt(photos.ids, names, subject)
     labels = _numbers(dataset.labels, subject)[photos.labels]
-    key, ids = digest([photos.ids.tolist(), photos.lengths.tolist()]), photos.ids.tolist()
-    uris, made_of = _scanned_at(dataset, ids), {"dataset": dataset.sha256}
+    key, made_of = digest([ids, photos.lengths.tolist()]), {"dataset": dataset.sha256}
     stated = [dataset.labels[number] for number in photos.labels.tolist()]
     return JudgedPhotos(photos, labels, photos.groups, names, made_of, role, seen, key, ids, uris, stated)
 

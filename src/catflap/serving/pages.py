@@ -94,7 +94,9 @@ def _docs_page() -> bytes:
     for path, methods in openapi_document()["paths"].items():
         for method, entry in methods.items():
             cells = (method.upper(), path, entry["summary"], entry.get("description", ""))
-            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+            escaped = [html.escape(cell) for cell in cells]
+            escaped[1] = escaped[1].replace("/", "/<wbr>")
+            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in escaped) + "</tr>")
     page = (HERE / "docs.html").read_text("utf-8")
     return page.replace("<!-- routes -->", "\n".join(rows)).encode()
 

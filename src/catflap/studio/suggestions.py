@@ -24,6 +24,7 @@ import numpy.typing as npt
 from catflap.errors import BadPhoto, CatflapError, first_line
 from catflap.evaluation.intervals import wilson
 from catflap.image import Frame, read_pixels
+from catflap.installing import install_extra
 from catflap.machine import describe_machine
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import Model
@@ -71,7 +72,7 @@ def ensure_graph(path: Path, backbone: str = BACKBONE) -> bytes:
             last = done.stderr.strip().splitlines()[-1:]
             raise CatflapError(
                 f"The backbone cannot be opened: {last[0][:300] if last else 'its process ended'}.",
-                "Run: pip install 'catflap[studio]'",
+                f"Run: {install_extra('studio')}",
             )
     return path.read_bytes()
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from catflap.errors import CatflapError, first_line
 from catflap.image import Frame
+from catflap.installing import install_extra
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
@@ -158,7 +159,7 @@ def _load_packaged(network: nn.Module, name: str) -> None:
     for name, (other, tensor) in zip(names, entries, strict=True):
         if name.rsplit(".", 1)[-1] != other.rsplit(".", 1)[-1]:
             raise CatflapError(
-                f"The packaged weight {other} does not fit {name}.", "Reinstall catflap[train]."
+                f"The packaged weight {other} does not fit {name}.", f"Run: {install_extra('train')}"
             )
         paired[name] = tensor
     network.load_state_dict(paired)

@@ -127,7 +127,7 @@ def choose_head(
     photos and MAX_LOGITS validation logits.
     """
     settings = list(product((False, True), cs))
-    splits = _splits(train, validation, groups, classes)
+    splits = split_photos(train, validation, groups, classes)
     scores: list[_Score] = []
     for number, setting in enumerate(settings):
         progress("heads", number, len(settings))
@@ -145,7 +145,7 @@ def choose_head(
     return Choice(head, refitted, head.logits(validation[0]), tried, tried[best])
 
 
-def _splits(
+def split_photos(
     train: LabelledFeatures, validation: LabelledFeatures, groups: tuple[Labels, Labels], classes: int
 ) -> list[_Split]:
     """One split, held out is validation; of few photos one for each fold of all of them."""

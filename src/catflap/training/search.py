@@ -52,6 +52,7 @@ from catflap.training.features import (
 )
 from catflap.training.finetune import CPU_PIXELS, GOOD_HEAD, LoopSettings
 from catflap.training.head import MAX_COMPARED, Choice, choose_head
+from catflap.training.learning_curve import learning_curve
 from catflap.training.network import Network
 from catflap.training.slim import slimmed
 
@@ -361,9 +362,13 @@ def fit_on_features(
     cost: CostMeter,
     *,
     steps: tuple[str, str] = ("features of train", "features of validation"),
+    with_curve: bool = False,
     **options: Any,
 ) -> Choice:
-    """The best head on the features of train and validation photos; processes share the photos."""
+    """The best head on the features of train and validation photos; processes share the photos.
+
+    `with_curve` adds the head's learning curve to what was tried.
+    """
     extractor, computed = counting(open_extractor(backbone, frame, device=device))
     train, validation = (
         labelled_features(extractor, photos, step, device, progress)
@@ -371,9 +376,13 @@ def fit_on_features(
     )
     cost.computed += sum_over_processes(sum(computed), device)
     groups = roles[0].groups, roles[1].groups
-    return compute_on_rank0(
-        lambda: choose_head(train, validation, groups, classes, progress, **options), device
-    )
+
+    def choose() -> Choice:
+        choice = choose_head(train, validation, groups, classes, progress, **options)
+        curve = learning_curve(train, validation, groups, classes, choice.chosen) if with_curve else []
+        return replace(choice, tried=[*choice.tried, *curve])
+
+    return compute_on_rank0(choose, device)
 
 
 def sample(photos: Photos, share: float) -> Photos:

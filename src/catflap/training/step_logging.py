@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from catflap.errors import CatflapError, first_line, system_reason
+from catflap.installing import install
 from catflap.progress import nobody
 
 StepLogger: TypeAlias = Callable[[int, dict[str, float]], None]
@@ -104,4 +105,4 @@ def _wanted(module: str, package: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise CatflapError(f"{package} is not installed.", f"Run: pip install {package}") from error
+        raise CatflapError(f"{package} is not installed.", f"Run: {install(package)}") from error

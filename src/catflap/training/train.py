@@ -211,8 +211,9 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     train, validation = dataset.needed("train"), dataset.needed("validation")
     before = run.cost.computed
     choice = fit_on_features(
-        backbone, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost
-    )
+        backbone, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost,
+        with_curve=True,
+    )  # fmt: skip
     run.cost.cached += len(train) + len(validation) - (run.cost.computed - before)
     history = list(choice.tried)
     network = assemble(backbone, choice.head)

@@ -1,0 +1,141 @@
+"""The outcome of a build in plain words: the person's own photos, what was reached, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from catflap.artifacts.bundle import Bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.manifest import Manifest
+from catflap.data.refusals import refusal_sentence, refusals
+from catflap.evaluation.outlook import FEW, curve_points, next_goal, outlook, promised
+from catflap.runtime.classifier import Classifier
+
+TIMED = 9  # test photos whose answers are timed, after WARM_UP of them
+WARM_UP = 2
+TIMES = ("ms", "sentences")
+
+
+def outcome(
+    bundle: Bundle, manifest: Manifest, dataset: Dataset, checkpoint: Checkpoint, *, ms: float
+) -> dict[str, Any]:
+    """What a build reached, ready for JSON; `sentences` say it to people.
+
+    `photos` counts those found, used and refused, `refused` by kind; `accuracy` is that of the default
+    variant on the test photos and `promised` its lower end; `curve` is the measured learning curve and `more`
+    what more photos of each label would promise; `of_100` counts photos that the bundle decides, gets wrong
+    and is unsure about. `ms` is how long an answer takes here.
+    """
+    entry = bundle.head["variants"][bundle.default_variant]
+    accuracy = entry["metrics"]["accuracy"]
+    test, points = dataset.photos("test"), curve_points(checkpoint.history)
+    used = sum(dataset.roles.values())
+    fields: dict[str, Any] = {
+        "photos": {"found": manifest.photos, "used": used, "refused": manifest.photos - used},
+        "refused": refusals(manifest),
+        "left_out": dataset.left_out,
+        "not_photos": dict(manifest.skipped),
+        "labels": len(dataset.labels),
+        "test_photos": len(test),
+        "test_groups": len({*test.groups.tolist()}),
+        "accuracy": accuracy,
+        "promised": promised(accuracy),
+        "curve": points,
+        "of_100": _of_100(entry.get("decisions")),
+        "mb": round(bundle.path.stat().st_size / 1e6, 2),
+        "model_mb": round(bundle.size_of(bundle.variant()) / 1e6, 2),
+        "ms": round(ms, 1),
+        "next": f"catflap serve {shlex.quote(str(bundle.path))}",
+    }
+    fields["more"] = outlook(
+        points, accuracy, photos=used, groups=fields["test_groups"], labels=len(dataset.labels)
+    )
+    return {**fields, "sentences": sentences(fields)}
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two outcomes differ in nothing but the time of an answer."""
+    return all(one.get(name) == value for name, value in other.items() if name not in TIMES)
+
+
+def answer_ms(bundle: Bundle, dataset: Dataset) -> float:
+    """The median milliseconds of an answer here, from photo bytes to decision, over a few test photos."""
+    classifier, photos = Classifier(bundle), dataset.photos("test")
+    taken = []
+    for number in range(WARM_UP + TIMED):
+        photo = photos[number % len(photos)]
+        begun = perf_counter()
+        classifier(photo)
+        taken.append((perf_counter() - begun) * 1e3)
+    return median(taken[WARM_UP:])
+
+
+def sentences(fields: dict[str, Any]) -> list[str]:
+    """The outcome for people: photos, accuracy, what more photos would promise, decisions, size and time."""
+    low, counts = fields["promised"], fields["of_100"]
+    said = [_photos_sentence(fields)]
+    if low is None:
+        said.append("No test photo says how good it is.")
+    else:
+        right = round(fields["accuracy"]["value"] * fields["test_photos"])
+        said.append(
+            f"At least {_of_hundred(low)} of 100 new photos like these get the right answer: "
+            f"{right:,} of {fields['test_photos']:,} test photos did (95 % confidence)."
+        )
+        said.append(_more_sentence(fields, low))
+    if counts:
+        wrong = f", {counts['wrong']} of them wrong" if counts["decided"] else ""
+        said.append(
+            f"Of 100 photos it decides {counts['decided']}{wrong}, and is unsure about {counts['unsure']}."
+        )
+    said.append(f"{fields['model_mb']:.1f} MB, {fields['ms']:.3g} ms a photo here.")
+    return [one for one in said if one]
+
+
+def _photos_sentence(fields: dict[str, Any]) -> str:
+    photos, refused = fields["photos"], [refusal_sentence(one) for one in fields["refused"]]
+    if fields["left_out"]:
+        refused.append(f"{fields['left_out']:,} repeat photos of another role")
+    if others := fields["not_photos"]:
+        kinds = ", ".join(sorted(others)[:3])
+        refused.append(f"{sum(others.values()):,} files are no photos ({kinds})")
+    number = "photo" if photos["found"] == 1 else "photos"
+    used = f"{photos['used']:,} of {photos['found']:,} {number} used"
+    return f"{'; '.join([used, *refused])}."
+
+
+def _more_sentence(fields: dict[str, Any], low: float) -> str:
+    """What more photos would promise, and why so little is promised where test photos are few."""
+    few = fields["test_groups"] < FEW
+    head = f"{fields['test_photos']:,} test photos are too few to say more. " if few else ""
+    row = next_goal(fields["more"], low)
+    if row is not None:
+        goal = _of_hundred(row["promised"])
+        more = f"About {row['each_label']:,} more photos of each label would promise {goal}."
+    elif fields["more"] and fields["more"][-1]["promised"] > low:
+        last = fields["more"][-1]
+        more = (
+            f"Even {last['each_label']:,} more photos of each label would promise only "
+            f"{_of_hundred(last['promised'])}: check the labels (catflap audit) or train longer (--minutes)."
+        )
+    else:
+        more = ""
+    return f"{head}{more}".strip()
+
+
+def _of_hundred(share: float) -> str:
+    return f"{100 * share:.0f}"
+
+
+def _of_100(decisions: dict[str, Any] | None) -> dict[str, int] | None:
+    """Of 100 photos: how many are decided, how many of those are wrong, and how many are unsure."""
+    if not decisions or decisions["decided"]["value"] is None:
+        return None
+    decided = round(100 * decisions["decided"]["value"])
+    wrong = min(decided, round(100 * decisions["wrong"]["value"]))
+    return {"decided": decided, "wrong": wrong, "unsure": 100 - decided}

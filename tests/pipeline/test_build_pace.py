@@ -1,0 +1,78 @@
+"""One time left for the whole of a build, from the steps it reports: within a factor of two after a tenth."""
+
+from __future__ import annotations
+
+import pytest
+
+from catflap.pipeline.build_pace import STEPS, BuildPace, Pace
+
+NAMES = {  # a report for each row of the table
+    "trials measured|slim backbone": "trials measured",
+    ".* at .* px, .*": "lite0 at 288 px, squash",
+    "write .*|.* on calibration|.* on test": "int8 on calibration",
+    "evaluate .*": "evaluate int8",
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(slow: float, photos: int, every_weight: bool = False) -> list[tuple[float, Pace]]:
+    """The Pace after each report of a build that takes `slow` times as long, and what is left."""
+    clock = Clock()
+    pace, seen = BuildPace(clock), []
+    for number, step in enumerate(one for one in STEPS if every_weight or not one.rare):
+        name = NAMES.get(step.name, step.name)
+        seconds = (
+            slow * step.seconds(photos) * (1.4 if number % 2 else 0.7)
+        )  # none takes just what is expected
+        reports = 2 if name == "trials measured" else 10
+        for done in range(reports + 1):
+            total = photos if name == "scan" else reports
+            seen.append((clock.now, pace(name, done * total // reports, total)))
+            clock.now += seconds / (reports + 1)
+    return [(clock.now - at, one) for at, one in seen]
+
+
+@pytest.mark.parametrize("slow", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("photos", [60, 4000])
+@pytest.mark.parametrize("every_weight", [False, True])
+def test_the_time_left_is_within_a_factor_of_two_after_a_tenth(
+    slow: float, photos: int, every_weight: bool
+) -> None:
+    """Before the head is judged nobody knows that every weight will be trained, which takes longest."""
+    reports = run(slow, photos, every_weight)
+    whole, known = reports[0][0], not every_weight
+    for left, pace in reports:
+        known = known or pace.words.startswith("training")
+        if known and 0.1 * whole < whole - left < 0.95 * whole:
+            assert left / 2 <= pace.seconds_left <= 2 * left, (left / whole, left, pace)
+
+
+def test_the_share_only_grows_and_ends_near_one() -> None:
+    shares = [pace.share for _, pace in run(3.0, 500)]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.1
+    assert shares[-1] > 0.97
+
+
+def test_a_build_that_skips_what_is_there_counts_only_the_rest() -> None:
+    clock = Clock()
+    pace = BuildPace(clock)
+    pace("scan", 0, 300)
+    clock.now += 1
+    before = pace("scan", 300, 300)
+    later = pace("int8 on calibration", 0, 10)
+    assert later.seconds_left < before.seconds_left / 2
+    assert later.words == "writing and measuring variants: 0 of 10"
+
+
+def test_a_step_that_no_table_knows_does_not_move_it() -> None:
+    pace = BuildPace(Clock())
+    pace("prepare", 1, 2)
+    assert pace("something new", 1, 10).words.startswith("assigning roles")
