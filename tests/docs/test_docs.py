@@ -50,6 +50,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), f"{shown(page)} links to {link}, which has no such heading"
 
 
+def test_pictures_are_there_used_and_small() -> None:
+    """README shows them; docs/make_pictures.py writes them."""
+    readme = (REPO / "README.md").read_text("utf-8")
+    shown = {REPO / source for source in re.findall(r'<img src="([^"]+)"', readme)}
+    there = set((REPO / "docs" / "pictures").iterdir())
+    assert shown == there
+    assert set(runpy.run_path(str(REPO / "docs" / "make_pictures.py"))["PICTURES"]) == {
+        path.name for path in there
+    }
+    assert sum(path.stat().st_size for path in there) <= 200_000
+
+
 def test_every_page_can_be_reached_from_the_index() -> None:
     index = (REPO / "docs" / "index.md").resolve()
     seen, waiting = set(), [index]
