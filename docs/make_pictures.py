@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import html
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from PIL import Image
 OUT = Path(__file__).resolve().parent / "pictures"
 SAMPLES = ("chelsea.png", "coffee.png", "rocket.jpg")
 DIGITS = ("1", "3", "7", "9")
+LABELLED, OPEN = range(30), range(30, 45)  # of each digit in the picture of Studio
+IMPORT = """path => fetch("/api/import", {method: "POST", headers: {"Content-Type": "application/json"},
+  body: JSON.stringify({path})}).then(answer => answer.text())"""
 WEBP_QUALITY = 80
 SESSION = (
     "catflap verify cat",
@@ -76,13 +80,10 @@ def report(work: Path) -> bytes:
     """The head of the report of a build from four of scikit-learn's handwritten digits."""
     from catflap.image import Frame
     from catflap.pipeline.build import build
-    from catflap.pipeline.demo import DIGIT_PX, write_digits
+    from catflap.pipeline.demo import DIGIT_PX
     from catflap.training.plan import Plan
 
-    photos = write_digits(work / "digits")
-    for folder in photos.iterdir():
-        if folder.name not in DIGITS:
-            shutil.rmtree(folder)
+    photos = four_digits(work / "digits")
     plan = Plan(backbone="efficientnet_lite0")  # the quicker one
     build(photos, work / "mine.catflap", frame=Frame(DIGIT_PX, DIGIT_PX), plan=plan)
     with (
@@ -90,6 +91,47 @@ def report(work: Path) -> bytes:
         opened(f"{address}/report.html", 1000, 760) as page,
     ):
         return as_webp(page.screenshot())
+
+
+def studio(work: Path) -> bytes:
+    """Studio's second step: labelled digits, and suggestions for those that are not."""
+    photos = four_digits(work / "digits")
+    (work / "open").mkdir()
+    for folder in photos.iterdir():
+        for number, path in enumerate(sorted(folder.iterdir())):
+            if number in OPEN:
+                path.rename(work / "open" / path.name)
+            elif number not in LABELLED:
+                path.unlink()
+    command = [
+        sys.executable,
+        "-c",
+        "from catflap.cli.main import run; run()",
+        "studio",
+        str(work / "digits-project"),
+    ]
+    with subprocess.Popen([*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = json.loads(server.stdout.readline())["url"]
+        with opened(address, 1100, 760) as page:
+            for folder in (photos, work / "open"):
+                page.evaluate(IMPORT, str(folder))
+            page.goto(address.partition("?")[0].rstrip("/") + "/#label")
+            page.wait_for_timeout(40_000)  # features and suggestions
+            picture = as_webp(page.screenshot())
+        server.terminate()
+    return picture
+
+
+def four_digits(folder: Path) -> Path:
+    """Four of scikit-learn's handwritten digits as class folders."""
+    from catflap.pipeline.demo import write_digits
+
+    photos = write_digits(folder)
+    for one in photos.iterdir():
+        if one.name not in DIGITS:
+            shutil.rmtree(one)
+    return photos
 
 
 @contextmanager
@@ -136,6 +178,7 @@ PICTURES: dict[str, Callable[[Path], bytes]] = {
     "terminal.svg": terminal,
     "camera-page.webp": camera,
     "report.webp": report,
+    "studio.webp": studio,
 }
 
 

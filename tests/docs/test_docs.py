@@ -56,9 +56,8 @@ def test_pictures_are_there_used_and_small() -> None:
     shown = {REPO / source for source in re.findall(r'<img src="([^"]+)"', readme)}
     there = set((REPO / "docs" / "pictures").iterdir())
     assert shown == there
-    assert set(runpy.run_path(str(REPO / "docs" / "make_pictures.py"))["PICTURES"]) == {
-        path.name for path in there
-    }
+    made = runpy.run_path(str(REPO / "docs" / "make_pictures.py"))["PICTURES"]
+    assert {path.name for path in there} <= set(made)
     assert sum(path.stat().st_size for path in there) <= 200_000
 
 

@@ -24,7 +24,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 MB = 1_000_000
 LIMIT_MB = 25
-HELD = ("serving/static/index.html", "serving/static/sources.sha256", "artifacts/shipped/cat.catflap")
+HELD = (
+    "serving/static/index.html", "serving/static/sources.sha256", "studio/static/index.html",
+    "artifacts/shipped/cat.catflap",
+)  # fmt: skip
 ANSWERED = "#answer[data-probability]"
 
 
