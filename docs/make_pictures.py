@@ -9,6 +9,7 @@ import functools
 import html
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,61 @@ def studio(work: Path) -> bytes:
     return picture
 
 
+STRIP = """stages => {
+  const images = [...document.querySelectorAll(".flow .pair")].filter((_, place) => stages.includes(place));
+  const flow = document.querySelectorAll(".flow > li > img");
+  const strip = document.createElement("div");
+  strip.id = "strip";
+  strip.style.cssText = "display:grid;grid-template-columns:repeat(6,150px);gap:8px 14px;padding:16px;"
+    + "width:max-content;font-size:13px;background:var(--card)";
+  const cell = (source, words) => {
+    const figure = document.createElement("figure"), image = new Image(150, 150);
+    figure.style.cssText = "border:0;border-radius:0;background:none";
+    image.src = source; image.style.cssText = "object-fit:cover;border-radius:6px;image-rendering:pixelated";
+    figure.append(image, words); strip.append(figure);
+  };
+  cell(flow[1].src, "the frame, 224 × 224 px");
+  for (const pair of images) cell(pair.querySelectorAll("img")[0].src, pair.querySelector("h4").textContent);
+  const note = document.createElement("p");
+  note.textContent = "Below: where a change of that output would change the loss most.";
+  strip.append(note);
+  for (const pair of images) cell(pair.querySelectorAll("img")[1].src, "its gradient");
+  document.body.append(strip);
+}"""
+
+
+def training_step(work: Path) -> bytes:
+    """Activations and gradients of a few stages, from the page of `explain`."""
+    with opened(explained(work).as_uri(), 1100, 800) as page:
+        page.evaluate(STRIP, [0, 2, 4, 6, 8])
+        page.wait_for_timeout(500)
+        return as_webp(page.locator("#strip").screenshot())
+
+
+def head_steps(work: Path) -> bytes:
+    """The slider of that page after ten steps on the head."""
+    with opened(explained(work).as_uri(), 900, 800) as page:
+        page.locator("#slider").fill("10")
+        return as_webp(page.locator("#player").screenshot())
+
+
+def explained(work: Path) -> Path:
+    """The page of `explain` for scikit-image's cat, with a head from the photos of CATFLAP_PHOTOS."""
+    from catflap.comparison.explain import explain
+    from catflap.image import Frame
+    from catflap.pipeline.build import build
+    from catflap.training.plan import Plan
+
+    photos = os.environ.get("CATFLAP_PHOTOS", "../shared/data/photos")
+    plan = Plan(backbone="efficientnet_lite0")
+    build(photos, work / "cats.catflap", frame=Frame(224, 224), plan=plan)
+    (work / "chelsea.png").write_bytes(files("skimage.data").joinpath("chelsea.png").read_bytes())
+    page = work / "explain.html"
+    parts = work / "cats.build" / "checkpoint", work / "cats.catflap", work / "chelsea.png"
+    explain(*parts, page, label="cat")
+    return page
+
+
 def four_digits(folder: Path) -> Path:
     """Four of scikit-learn's handwritten digits as class folders."""
     from catflap.pipeline.demo import write_digits
@@ -179,6 +235,8 @@ PICTURES: dict[str, Callable[[Path], bytes]] = {
     "camera-page.webp": camera,
     "report.webp": report,
     "studio.webp": studio,
+    "training-step.webp": training_step,
+    "head-steps.webp": head_steps,
 }
 
 
