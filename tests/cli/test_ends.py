@@ -117,15 +117,16 @@ def test_only_what_goes_on_says_so(verb: str, resumes: bool) -> None:
     with driven("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", verb) as process:
         _, told = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert told.startswith("Stopped.")
-    assert ("run the same command again" in told) == resumes
+    at_once = "Stopping; what is done is kept.\n" if resumes else ""
+    assert told.startswith(f"{at_once}Stopped.")
+    assert ("Run the same command again" in told) == resumes
 
 
 def test_a_folder_that_is_called_like_an_endless_verb_changes_nothing(tmp_path: Path) -> None:
     """`catflap scan serve` is a scan, which SIGTERM ends in order; `catflap predict build` does not go on."""
     body = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
     for words, told in (
-        (("scan", "serve"), "Stopped. Finished work"),
+        (("scan", "serve"), "Stopping; what is done is kept."),
         (("predict", "build"), "Stopped.\n"),
     ):
         command = [sys.executable, "-c", DRIVER.format(body).replace("lambda parser: None", ANYTHING), *words]

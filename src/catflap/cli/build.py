@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from catflap.cli.export import error_rate_table, export_arguments, unsure_warning, variants_of
-from catflap.cli.options import bundle_out
+from catflap.cli.options import bundle_out, short_help
 from catflap.cli.output import emit, note, whole_bar
 from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.cli.train import plan_arguments, plan_of
@@ -16,6 +16,10 @@ HELP = (
     "A plain build compares two small networks, and fine-tunes the better one if its head is poor."
 )
 EXAMPLE = "catflap build PHOTOS -o cat.catflap"
+SHOWN = (  # by --help; the rest by --help-all
+    "--out", "--minutes", "--recipe", "--max-ms", "--max-mb", "--targets", "--error-rate",
+    "--operating-point", "--about",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     frame_arguments(parser)
     plan_arguments(parser)
     export_arguments(parser)
+    short_help(parser, SHOWN)
 
 
 def answer(args: argparse.Namespace) -> int:

@@ -52,13 +52,13 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "watch": "classify a camera, stream, video or folder live",
             "serve": "HTTP server: REST, Open Inference Protocol, camera page",
             "web": "write the camera page with a bundle into a folder",
-            "studio": "all of it in a page: collect, label, train, judge, try, deliver",
+            "studio": "all of it in a page: collect, label, train, judge, deliver",
         },
         "tools": {
             "bundle": "inspect, unpack, add to, strip or list a bundle",
             "sign": "sign a bundle, so that devices can refuse others",
             "demo": "the whole line on small free data",
-            "doctor": "what a project falls short of; without one, what is installed",
+            "doctor": "what a project falls short of; else what is installed",
             "completion": "completion of commands for bash, zsh or fish",
         },
     }

@@ -12,6 +12,7 @@ from catflap.cli.options import (
     log_settings,
     point_argument,
     refuse_alone,
+    short_help,
     signer_arguments,
     signer_of,
 )
@@ -19,6 +20,9 @@ from catflap.cli.output import emit, note
 
 HELP = "Answer over HTTP: /predict, the Open Inference Protocol at /v2, /metrics, and a page for people at /."
 EXAMPLE = "catflap serve cat.catflap --port 8000"
+SHOWN = (  # by --help; the rest by --help-all
+    "--host", "--port", "--variant", "--error-rate", "--canary", "--shadow", "--keys", "--tls-cert", "--log",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +71,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _limits(parser)
     signer_arguments(parser)
     log_arguments(parser)
+    short_help(parser, SHOWN)
 
 
 def _limits(parser: argparse.ArgumentParser) -> None:

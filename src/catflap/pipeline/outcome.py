@@ -116,7 +116,7 @@ def _more_sentence(fields: dict[str, Any], low: float) -> str:
     row = next_goal(fields["more"], low)
     if row is not None:
         goal = _of_hundred(row["promised"])
-        more = f"About {row['each_label']:,} more photos of each label would promise {goal}."
+        more = f"About {row['each_label']:,} more photos of each label would promise at least {goal}."
     elif fields["more"] and fields["more"][-1]["promised"] > low:
         last = fields["more"][-1]
         more = (
