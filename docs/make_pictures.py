@@ -78,15 +78,12 @@ def camera(work: Path) -> bytes:
 
 
 def report(work: Path) -> bytes:
-    """The head of the report of a build from four of scikit-learn's handwritten digits."""
+    """The head of the report of a build from scikit-learn's handwritten digits."""
     from catflap.image import Frame
     from catflap.pipeline.build import build
-    from catflap.pipeline.demo import DIGIT_PX
-    from catflap.training.plan import Plan
+    from catflap.pipeline.demo import DIGIT_PX, write_digits
 
-    photos = four_digits(work / "digits")
-    plan = Plan(backbone="efficientnet_lite0")  # the quicker one
-    build(photos, work / "mine.catflap", frame=Frame(DIGIT_PX, DIGIT_PX), plan=plan)
+    build(write_digits(work / "digits"), work / "mine.catflap", frame=Frame(DIGIT_PX, DIGIT_PX))
     with (
         offered(work / "mine.build" / "report") as address,
         opened(f"{address}/report.html", 1000, 760) as page,

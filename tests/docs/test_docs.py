@@ -57,7 +57,7 @@ def test_pictures_are_there_used_and_small() -> None:
     there = set((REPO / "docs" / "pictures").iterdir())
     assert shown == there
     made = runpy.run_path(str(REPO / "docs" / "make_pictures.py"))["PICTURES"]
-    assert {path.name for path in there} <= set(made)
+    assert {path.name for path in there} == set(made)
     assert sum(path.stat().st_size for path in there) <= 200_000
 
 

@@ -111,7 +111,7 @@ def test_a_page_for_people_loads_nothing_from_elsewhere(quick: Path, tmp_path: P
 
 
 def test_the_description_for_people_has_every_route(server: Server) -> None:
-    page = server.ask("/docs").body.decode()
+    page = server.ask("/docs").body.decode().replace("<wbr>", "")
     assert all(f"<td>{path}</td>" in page for path in openapi_document()["paths"])
 
 

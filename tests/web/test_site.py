@@ -16,7 +16,6 @@ import pytest
 from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError
-from catflap.serving import static_site
 from catflap.serving.static_site import write_site
 
 BUILT = ("hatch_build.py", "pyproject.toml", "README.md", "LICENSE")
@@ -91,7 +90,8 @@ def packed(repo: Path, tmp_path: Path, page: str, kind: str = "wheel") -> tuple[
         shutil.copytree(repo / name, tree / name, ignore=left_out, dirs_exist_ok=True)
     (tree / ".gitignore").write_text((repo / ".gitignore").read_text())
     if page != "absent":
-        shutil.copytree(repo / static_site.PAGE.relative_to(repo), tree / static_site.PAGE.relative_to(repo))
+        for built in ("src/catflap/serving/static", "src/catflap/studio/static"):
+            shutil.copytree(repo / built, tree / built)
     if page == "old":
         (tree / "web" / "index.html").write_text("anew")
     (tree / "private.pem").write_text("a key that somebody keeps in the clone")
@@ -123,7 +123,7 @@ def test_without_node_the_package_is_made_all_the_same(repo: Path, tmp_path: Pat
     assert "simple upload page" in said
     assert "npm --prefix web ci" in said
     assert "catflap/cli/main.py" in names
-    assert not any("serving/static" in name for name in names)
+    assert not any("/static/" in name for name in names)
 
 
 def test_a_page_of_other_sources_is_packed_and_told(page_built: Path, repo: Path, tmp_path: Path) -> None:
