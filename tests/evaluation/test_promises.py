@@ -71,7 +71,7 @@ def test_negatives_only_and_one_label_only_are_judged_by_that_label(variant: Var
     truth = np.full(200, 1)
     good = verdict(variant, truth, answers(truth, 0.97, 5))
     assert good["pass"]
-    assert [check["name"] for check in good["checks"]] == ["recall:dog", "wrong", "unsure"]
+    assert [check["name"] for check in good["checks"]] == ["recall:dog", "wrong", "decided"]
     assert [one["kind"] for one in good["explanations"]] == ["another mix"]
     bad = verdict(variant, truth, answers(truth, 0.6, 5))
     assert "recall:dog" in failed(bad)
@@ -98,7 +98,7 @@ def test_a_threshold_that_nothing_reaches_fails_without_any_label(variant: Varia
     truth = np.arange(300) % 3
     never = replace(variant, decision={**variant.decision, "threshold": 1.0})
     found = verdict(never, np.full(300, -1), answers(truth, 0.97, 9))
-    assert failed(found) == ["unsure"]
+    assert failed(found) == ["decided"]
     always = replace(variant, decision={**variant.decision, "threshold": 0.0})
     found = verdict(always, np.arange(3000) % 3, answers(np.arange(3000) % 3, 0.93, 9))
     assert "wrong" in failed(found)

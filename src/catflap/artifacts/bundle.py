@@ -55,7 +55,8 @@ class Variant:
     keep the graph and its weights apart. `baseline` describes its answers on the calibration role, for
     `catflap drift`; None in Bundles that do not have it. `operating_points` are thresholds on the probability
     of one label, for `Classifier(operating_point=…)`. `decisions` is how often the test photos got a right, a
-    wrong or no decision; empty in Bundles that do not state it.
+    wrong or no decision; empty in Bundles that do not state it. `unknown` has the OOD score above which a
+    photo is "unknown"; None where that is switched off.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Variant:
     baseline: dict[str, Any] | None = None
     operating_points: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[str, Any] = field(default_factory=dict)
+    unknown: dict[str, Any] | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -120,6 +122,12 @@ class Bundle:
         return sum(len(self.members[name]) for name in variant.members)
 
 
+def as_variant(name: str, entry: Mapping[str, Any]) -> Variant:
+    """The Variant that an entry of bundle.json describes, without members that only a later version knows."""
+    fields = set(Variant.__dataclass_fields__) - {"name"}
+    return Variant(name, **{known: entry[known] for known in fields & set(entry)})
+
+
 def encode_bundle(path: Path, head: dict[str, Any], files: Mapping[str, bytes]) -> bytes:
     """The bytes of a Bundle that will be written to `path`; `files` of the head is filled here.
 
@@ -159,16 +167,12 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
                 f"{name} in {path} does not have the size and hash that {HEAD} lists.",
                 "Copy or export it again.",
             )
-    fields = set(Variant.__dataclass_fields__) - {"name"}
     return Bundle(
         path=path,
         name=head["name"],
         labels=tuple(head["labels"]),
         frame=Frame.from_json(head["frame"]),
-        variants={
-            name: Variant(name, **{known: entry[known] for known in fields & set(entry)})
-            for name, entry in head["variants"].items()
-        },
+        variants={name: as_variant(name, entry) for name, entry in head["variants"].items()},
         default_variant=head["default_variant"],
         prior=head["prior"],
         sha256=_sha256(data),
@@ -253,6 +257,8 @@ def _check_head(head: Any, path: str) -> None:
         ]
         if not all(_is_risk_curve(entry["decision"]) for entry in variants):
             found.append("a curve of error rates is not ascending, or does not hold the decision's own")
+        if any("unknown" in entry and "baseline" not in entry for entry in variants):
+            found.append("a variant refuses unknown photos without a baseline to measure them by")
         if not all(_same_width(entry) for entry in variants):
             found.append("the means and axes of a baseline differ in their width")
         if not all(_are_points(entry.get("operating_points", []), head["labels"]) for entry in variants):

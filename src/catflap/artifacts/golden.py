@@ -28,6 +28,8 @@ class Golden:
     """`photos` are the bytes of image files; `frames` uint8 (n, height, width, 3) what the Frame
     makes of them; `logits` maps each variant to float32 (n, labels) as answered when exported.
 
+    `ood` maps variants that refuse unknown photos to the OOD scores (n + 2,) of the cases and of two numbers
+    on either side of the threshold, `unknown` to whether they are refused, bool (n + 2,).
     Bundles before format 1.1 lack the rest. `probes` are logits (k, labels) on either side of the decision
     threshold, which no photo needs to hit; `probabilities` (n + k, labels) and `decisions` (n + k,), the
     label's number or -1, are what cases and probes were answered with.
@@ -39,6 +41,8 @@ class Golden:
     probes: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     probabilities: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     decisions: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    ood: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    unknown: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def load_photo(path: str | os.PathLike[str], frame: Frame) -> bytes:
@@ -70,7 +74,7 @@ def check_golden(
             "Name fewer photos with --golden.",
         )
     case = 3 * frame.width * frame.height + 8  # 8: where its photo ends
-    answer = 8 * labels + 4  # logits, probabilities and the decision
+    answer = 8 * labels + 9  # logits, probabilities, the decision, OOD score and whether it is unknown
     size = sum(map(len, photos)) + len(photos) * case + variants * (len(photos) + PROBES) * answer
     if size > MAX_BYTES - HEADERS:
         raise CatflapError(
@@ -90,6 +94,8 @@ def encode_golden(golden: Golden) -> bytes:
         **{f"probes.{name}": rows for name, rows in golden.probes.items()},
         **{f"probabilities.{name}": rows for name, rows in golden.probabilities.items()},
         **{f"decisions.{name}": numbers for name, numbers in golden.decisions.items()},
+        **{f"ood.{name}": scores for name, scores in golden.ood.items()},
+        **{f"unknown.{name}": flags for name, flags in golden.unknown.items()},
     }
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -126,6 +132,7 @@ def _golden(arrays: Mapping[str, npt.NDArray[np.generic]], bundle: Bundle) -> Go
     if not all(np.isfinite(rows).all() for rows in probes.values()):
         raise ValueError("a logit of a probe is not a number")
     rows = count + PROBES
+    refusing = [name for name in bundle.variants if f"unknown.{name}" in arrays]
     return Golden(
         photos,
         frames,
@@ -133,6 +140,8 @@ def _golden(arrays: Mapping[str, npt.NDArray[np.generic]], bundle: Bundle) -> Go
         probes,
         {name: _array(arrays, f"probabilities.{name}", np.float32, (rows, labels)) for name in answered},
         {name: _array(arrays, f"decisions.{name}", np.int32, (rows,)) for name in answered},
+        {name: _array(arrays, f"ood.{name}", np.float32, (rows,)) for name in refusing},
+        {name: _array(arrays, f"unknown.{name}", np.bool_, (rows,)) for name in refusing},
     )
 
 

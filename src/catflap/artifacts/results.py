@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 UNSURE = "unsure"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
 
-    `decision` is a label or "unsure"; `ms` is the wall time from photo to answer in milliseconds. The
-    rest is for the field log and drift, where it was asked for: `image_statistics` of the frame
+    `decision` is a label, "unsure" or "unknown"; `ms` is the wall time from photo to answer in milliseconds.
+    The rest is for the field log and drift, where it was asked for: `image_statistics` of the frame
     (runtime/image_statistics.py), the `embedding`, the features before the head, float32 (width,), and its
     `ood_score` (runtime/ood.py).
     """

@@ -53,6 +53,7 @@ def answer(args: argparse.Namespace) -> int:
             about=args.about,
             operating_points=tuple(args.operating_point),
             error_rate=args.error_rate,
+            unknown_rate=args.unknown_rate,
             progress=progress,
         )
     default = next(iter(fields["variants"].values()))

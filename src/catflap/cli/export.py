@@ -82,6 +82,11 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "smallest rate at which at most a tenth is unsure)",
     )  # fmt: skip
     parser.add_argument(
+        "--unknown-rate", type=float, metavar="RATE",
+        help="share of photos like these that may be called unknown, so that other things are; 0 for never "
+        "(default: 0.05 for three labels or more, where it helps)",
+    )  # fmt: skip
+    parser.add_argument(
         "--operating-point", action="append", default=[], metavar="LABEL:WISH=NUMBER",
         help="choose an operating point: LABEL:max_fpr=, LABEL:min_recall= or LABEL:cost_ratio=NUMBER; may "
         "be repeated (default: none)",
@@ -140,6 +145,7 @@ def answer(args: argparse.Namespace) -> int:
             about=args.about,
             operating_points=tuple(args.operating_point),
             error_rate=args.error_rate,
+            unknown_rate=args.unknown_rate,
             budget=budget_of(args),
             progress=progress,
         )
@@ -184,7 +190,7 @@ def unsure_warning(decision: dict) -> str:  # type: ignore[type-arg]
 def export_text(fields: dict) -> str:  # type: ignore[type-arg]
     """An export for people: variants, what they decide, operating points, then the verdict."""
     from catflap.evaluation.decision_rates import in_words
-    from catflap.exporting.card import point_text
+    from catflap.exporting.card import point_text, unknown_text
 
     rows = [
         {
@@ -198,6 +204,11 @@ def export_text(fields: dict) -> str:  # type: ignore[type-arg]
     ]
     decisions = "".join(
         f"\n{name}: {in_words(variant['decisions'])}" for name, variant in fields["variants"].items()
+    )
+    decisions += "".join(
+        f"\n{name}: {unknown_text(variant['unknown'])}"
+        for name, variant in fields["variants"].items()
+        if "unknown" in variant
     )
     points = "".join(
         f"\n{name}: {point_text(point)}"

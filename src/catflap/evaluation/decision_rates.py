@@ -8,27 +8,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catflap.artifacts.results import UNKNOWN
 from catflap.evaluation.intervals import Flags, Ints, Metric, effective_photos, share
 from catflap.runtime.decisions import Probabilities, decide, decision_rule, point_cutoff
 
+UNSURE_NUMBER, UNKNOWN_NUMBER = -1, -2  # of photos without a decision
 MANY_UNSURE = 1 / 3  # above this share of unsure photos export and evaluate warn
 
 
 def decision_rates(
     decisions: Sequence[str], labels: npt.ArrayLike, groups: npt.ArrayLike, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """The rates of decided, right, wrong and unsure photos, overall and per true label, ready for JSON.
+    """The rates of decided, right, wrong, unsure and unknown photos, overall and per true label, for JSON.
 
-    `decisions` (n,) are what users get: a name in `class_names`, or another word such as "unsure",
-    which is no decision. `labels` (n,) are true class numbers, `groups` (n,) name photos that are
-    not independent. Rates are shares of all photos, so decided = right + wrong and decided + unsure = 1;
-    `wrong_when_decided` is a share of the decided ones. Each has its 95 % interval (Wilson, groups
-    counted).
+    `decisions` (n,) are what users get: a name in `class_names`, "unknown", or another word such as "unsure",
+    which is none. `labels` (n,) are true class numbers, `groups` (n,) name photos that are not independent.
+    Rates are shares of all photos, so decided = right + wrong and decided + unsure + unknown = 1;
+    `wrong_when_decided` is a share of the decided ones. Each has its 95 % interval (Wilson, groups counted).
     """
     truth = np.asarray(labels, np.int64)
     owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
     numbers = {name: number for number, name in enumerate(class_names)}
-    predicted = np.array([numbers.get(decision, -1) for decision in decisions], np.int64)
+    numbers = {UNKNOWN: UNKNOWN_NUMBER, **numbers}
+    predicted = np.array([numbers.get(decision, UNSURE_NUMBER) for decision in decisions], np.int64)
     whole = _rates(predicted, truth, owners, np.ones(len(truth), np.bool_))
     per_label = {
         name: {
@@ -38,6 +40,14 @@ def decision_rates(
         for number, name in enumerate(class_names)
     }
     return {**whole, "per_label": per_label}
+
+
+def flagged_share(flags: npt.ArrayLike, groups: npt.ArrayLike) -> Metric:
+    """The share of photos with a flag (n,) and its 95 % interval (Wilson, groups (n,) counted)."""
+    hits = np.asarray(flags, np.bool_)
+    owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    effective = effective_photos(np.zeros(len(hits), np.int64), owners, 1)[0]
+    return share(int(hits.sum()), len(hits), float(effective), "there are no such photos")
 
 
 def point_decisions(
@@ -61,17 +71,23 @@ def shipped_decisions(
     labels: npt.ArrayLike,
     groups: npt.ArrayLike,
     class_names: Sequence[str],
+    unknown: npt.ArrayLike | None = None,
 ) -> dict[str, Any]:
     """A variant's `decisions` in bundle.json and report.json, judged on photos with true labels (n,).
 
     `decision` and `points` are the entries of the variant in bundle.json: the rates of its own decision,
-    in `error_rates` those of each rate of its curve, and in `operating_points` those of each point.
+    in `error_rates` those of each rate of its curve, and in `operating_points` those of each point. `unknown`
+    (n,) tells which photos the variant's OOD score refuses, None where it does not; points do not refuse.
     """
-    predicted = decide(probabilities, class_names, decision_rule(decision))
+    predicted = decide(probabilities, class_names, decision_rule(decision), unknown)
     has_curve = "curve" in decision
     return {
         **decision_rates(predicted, labels, groups, class_names),
-        **({"error_rates": _curve_rates(decision, probabilities, labels, groups)} if has_curve else {}),
+        **(
+            {"error_rates": _curve_rates(decision, probabilities, labels, groups, unknown)}
+            if has_curve
+            else {}
+        ),
         "operating_points": [
             {
                 "label": point["label"],
@@ -86,7 +102,11 @@ def shipped_decisions(
 
 
 def _curve_rates(
-    decision: Mapping[str, Any], probabilities: Probabilities, labels: npt.ArrayLike, groups: npt.ArrayLike
+    decision: Mapping[str, Any],
+    probabilities: Probabilities,
+    labels: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    unknown: npt.ArrayLike | None,
 ) -> list[dict[str, Any]]:
     """The shares of wrong and unsure photos at each error rate of the curve."""
     top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels)
@@ -94,7 +114,9 @@ def _curve_rates(
     all_photos = np.ones(len(top), np.bool_)
     rows = []
     for point in decision["curve"]:
-        predicted = np.where(top >= point["threshold"], np.where(right, 0, 1), -1)
+        predicted = np.where(top >= point["threshold"], np.where(right, 0, 1), UNSURE_NUMBER)
+        if unknown is not None:
+            predicted = np.where(np.asarray(unknown), UNKNOWN_NUMBER, predicted)
         found = _rates(predicted, np.zeros(len(top), np.int64), owners, all_photos)
         is_default = point["error_rate"] == decision["error_rate"]
         chosen = {"error_rate": point["error_rate"], "default": is_default}
@@ -122,7 +144,10 @@ def in_words(rates: Mapping[str, Any]) -> str:
     counts = rates["counts"]
     decided, wrong, unsure = counts["right"] + counts["wrong"], counts["wrong"], counts["unsure"]
     number = "photo" if photos == 1 else "photos"
-    return f"Of {photos:,} {number}: {decided:,} decided, {wrong:,} of them wrong, {unsure:,} unsure."
+    unknown = f", {counts['unknown']:,} unknown" if counts.get("unknown") else ""
+    return (
+        f"Of {photos:,} {number}: {decided:,} decided, {wrong:,} of them wrong, {unsure:,} unsure{unknown}."
+    )
 
 
 def many_unsure(rates: Mapping[str, Any]) -> str:
@@ -135,6 +160,7 @@ def many_unsure(rates: Mapping[str, Any]) -> str:
 
 def _rates(predicted: Ints, truth: Ints, owners: Ints, among: Flags) -> dict[str, Any]:
     decided, right = predicted >= 0, predicted == truth
+    unsure, unknown = predicted == UNSURE_NUMBER, predicted == UNKNOWN_NUMBER
 
     def of(hits: Flags, photos: Flags, reason: str) -> Metric:
         effective = effective_photos(np.zeros(int(photos.sum()), np.int64), owners[photos], 1)[0]
@@ -147,11 +173,13 @@ def _rates(predicted: Ints, truth: Ints, owners: Ints, among: Flags) -> dict[str
         "counts": {
             "right": int((right & among).sum()),
             "wrong": int((decided & ~right & among).sum()),
-            "unsure": int((~decided & among).sum()),
+            "unsure": int((unsure & among).sum()),
+            "unknown": int((unknown & among).sum()),
         },
         "decided": of(decided, among, none),
         "right": of(right, among, none),
         "wrong": of(decided & ~right, among, none),
-        "unsure": of(~decided, among, none),
+        "unsure": of(unsure, among, none),
+        "unknown": of(unknown, among, none),
         "wrong_when_decided": of(~right, among & decided, "no photo was decided"),
     }

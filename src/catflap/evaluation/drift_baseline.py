@@ -69,12 +69,14 @@ def make_baseline(
     groups: Ints,
     looks: npt.ArrayLike | None = None,
     embeddings: npt.NDArray[np.float32] | None = None,
+    fitted: Mapping[int, Vectors] | None = None,
 ) -> dict[str, Any]:
     """The `baseline` of a variant in bundle.json, from its probabilities (n, labels) on calibration photos.
 
     For each predicted label: its share, and quantiles of the log-odds and of the image statistics `looks`
     (n, 3), without rows that are not finite. `groups` (n,) count independent photos. `embeddings` (k, width)
-    of the first k ≤ n photos give the label's OOD baseline (`ood_baseline`). A label predicted for fewer
+    of the first k ≤ n photos give the label's OOD baseline (`ood_baseline`), fitted on those of train photos
+    where `fitted` has them by label number. A label predicted for fewer
     than 5 photos has no quantiles.
     """
     given = np.asarray(probabilities, np.float64)
@@ -91,7 +93,7 @@ def make_baseline(
             }
         if embeddings is not None and len(labels) <= MAX_EMBEDDED_LABELS:
             first = np.flatnonzero(chosen[: len(embeddings)])
-            described = ood_baseline(embeddings[first], groups[first])
+            described = ood_baseline(embeddings[first], groups[first], (fitted or {}).get(place))
             if described is not None:
                 entry["embedding"] = described | {OOD: _quantiles(described[OOD])}
         chosen = chosen & np.isfinite(images).all(axis=1)
@@ -219,16 +221,23 @@ def _critical(size: float, tests: int) -> float:
     return math.sqrt(-math.log(ALARM / tests / 2) / 2) / (root + 0.12 + 0.11 / root)
 
 
-def ood_baseline(embeddings: Vectors, groups: Ints) -> dict[str, Any] | None:
+def ood_baseline(embeddings: Vectors, groups: Ints, fitted: Vectors | None = None) -> dict[str, Any] | None:
     """A label's OOD baseline from its embeddings (n, width), with the OOD score of each photo, (n,).
 
     The distance of an embedding is the norm of its residual after projection on the label's mean and
     principal axes (Jackson & Mudholkar 1979). Field photos took no part in that fit; so calibration photos
-    are scored out of fold, ten folds, no group in two of them. None for fewer than 5 groups (n,).
+    are scored out of fold, ten folds, no group in two of them; or by a fit on embeddings of train photos,
+    `fitted` (m, width), m ≥ 5. None for fewer than 5 groups (n,).
     """
     names, of = np.unique(groups, return_inverse=True)
     if len(names) < MIN_PHOTOS:
         return None
+    if fitted is not None and len(fitted) >= MIN_PHOTOS:
+        packed = _fit(fitted, len(fitted))
+        distances = residuals(embeddings, *unpack(packed))
+        limit = round(max(float(np.quantile(distances, OOD_QUANTILE)), 1e-6), 6)
+        scores = distances.astype(np.float64) / limit
+        return {"groups": independent_photos(groups), **packed, "limit": limit, OOD: scores}
     distances = np.empty(len(embeddings), np.float32)
     part = of % min(FOLDS, len(names))
     for number in range(part.max() + 1):

@@ -439,3 +439,16 @@ def _histogram(given: Floats, truth: Ints, names: Sequence[str]) -> dict[str, An
         np.bincount(bars[~first], minlength=HISTOGRAM_BINS),
     )
     return {**words, "up_photos": up.tolist(), "down_photos": down.tolist()}
+
+
+def separation(typical: npt.ArrayLike, strange: npt.ArrayLike) -> float:
+    """The area under the ROC curve of OOD scores: how often a strange photo's is above a typical one's.
+
+    Ties count half; NaN counts as typical. 0.5 where there are no photos of a kind.
+    """
+    low, high = (np.nan_to_num(np.asarray(scores, np.float64), nan=0.0) for scores in (typical, strange))
+    if not len(low) or not len(high):
+        return 0.5
+    ranked = np.sort(low)
+    below = (np.searchsorted(ranked, high) + np.searchsorted(ranked, high, "right")) / 2
+    return float(below.mean() / len(low))

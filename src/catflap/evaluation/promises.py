@@ -14,7 +14,7 @@ from catflap.evaluation.intervals import Flags, Ints, Metric, effective_photos, 
 from catflap.runtime.decisions import TOP
 
 LEVEL = 0.002  # p-value of a difference, divided by the number of comparisons: few folders alarm by chance
-NO_DECISION = -1  # the number of "unsure" and of other words that are no label
+NO_DECISION = -1  # the number of "unsure", "unknown" and of other words that are no label
 UNLABELLED = -1  # the number of a photo without a label that the Bundle knows
 RENAMED = 0.8  # share of the photos of an unknown label that get one and the same label
 NONE = "there are no such photos"
@@ -44,7 +44,7 @@ def compare_with_promises(
     checks = [
         *recalls,
         *_wrong_check(variant, decided, truth, groups),
-        *_unsure_check(variant, decided, groups),
+        *_decided_check(variant, decided, groups),
     ]
     for check in checks:
         check["pass"] = bool(check["p"] >= LEVEL / len(checks))
@@ -134,17 +134,17 @@ def _wrong_check(variant: Variant, decided: Ints, truth: Ints, groups: Ints) -> 
     return [_check("wrong", here, promised, p, text)]
 
 
-def _unsure_check(variant: Variant, decided: Ints, groups: Ints) -> list[dict[str, Any]]:
-    """The share of photos without a decision beside the one on the test photos; it needs no labels."""
+def _decided_check(variant: Variant, decided: Ints, groups: Ints) -> list[dict[str, Any]]:
+    """The share of photos with a decision beside the one on the test photos; it needs no labels."""
     stated = variant.decisions
-    if not stated or stated["unsure"]["value"] is None or not len(decided):
+    if not stated or stated["decided"]["value"] is None or not len(decided):
         return []
     everything = np.ones(len(decided), np.bool_)
-    here, promised = _rate(decided == NO_DECISION, everything, groups), stated["unsure"]
+    here, promised = _rate(decided != NO_DECISION, everything, groups), stated["decided"]
     effective, size = _effective(everything, groups), stated["groups"]
-    p = worse_than_promised((1 - here["value"]) * effective, effective, (1 - promised["value"]) * size, size)
-    text = f"Without a decision: {_range(here)}; the bundle promises {_range(promised)}."
-    return [_check("unsure", here, promised, p, text)]
+    p = worse_than_promised(here["value"] * effective, effective, promised["value"] * size, size)
+    text = f"Decided: {_range(here)}; the bundle promises {_range(promised)}."
+    return [_check("decided", here, promised, p, text)]
 
 
 def _permuted(

@@ -161,6 +161,20 @@ def _rate(figures: Mapping[str, Any], name: str) -> str:
     return "{value:.4f} ({low:.4f} to {high:.4f})".format(**rate)
 
 
+def unknown_text(unknown: Mapping[str, Any]) -> str:
+    """What the decision "unknown" does, for people."""
+    text = f"says “unknown” to at most {100 * unknown['rate']:.3g} % of photos like the calibration photos"
+    if "accepted" in unknown:
+        text += f"; it accepts a share of {_rate(unknown, 'accepted')} of the test photos"
+    if "left_out" in unknown:
+        left_out = unknown["left_out"]
+        text += (
+            f" and refuses {_rate(left_out, 'refused')} of photos of a label that it never learnt (estimated "
+            f"by leaving each label out; AUROC {left_out['auroc']:.3f})"
+        )
+    return f"{text}."
+
+
 def _decision(name: str, variant: Mapping[str, Any]) -> list[str]:
     """What a variant promises, and what other error rates would leave unsure."""
     decision = variant["decision"]
@@ -178,6 +192,10 @@ def _decision(name: str, variant: Mapping[str, Any]) -> list[str]:
         f"calibration photos get a wrong label; where that is not sure, it says “unsure” (threshold "
         f"{decision['threshold']:.4f})."
     ]
+    if "unknown" in variant:
+        lines += [f"- {name}: {unknown_text(variant['unknown'])}"]
+    elif "decisions" in variant:
+        lines += [f"- {name}: never says “unknown”: photos of other things get a label, or “unsure”."]
     if rates := shown_rates(decision):
         lines += ["", "  | error rate | unsure |", "  |---|---|"]
         lines += [f"  | {100 * one['error_rate']:.2g} % | {100 * one['unsure']:.1f} % |" for one in rates]

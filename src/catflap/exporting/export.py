@@ -49,7 +49,12 @@ from catflap.exporting.targets.to_onnx_frame import with_temperature
 from catflap.exporting.tflite_writer import UnknownOperator
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import check_error_rate, parse_point_specs, point_specs
+from catflap.runtime.decisions import (
+    check_error_rate,
+    check_unknown_rate,
+    parse_point_specs,
+    point_specs,
+)
 from catflap.runtime.engine import engine_error, open_members
 from catflap.runtime.engine_onnx import VERSION as ONNXRUNTIME
 from catflap.runtime.engine_onnx import open_model, open_session
@@ -72,6 +77,7 @@ def export(
     about: str = "",
     operating_points: tuple[str, ...] = (),
     error_rate: float | None = None,
+    unknown_rate: float | None = None,
     budget: Budget | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -82,11 +88,13 @@ def export(
     Golden cases are drawn; `golden_photos` adds photos. `about` is a sentence or two for the card: what the
     photos are and may be used for. `operating_points`, such as "cat:max_fpr=0.001", are chosen for each
     variant. `error_rate` is the share of photos that may get a wrong label; None chooses the smallest rate at
-    which at most a tenth of the calibration photos is `unsure`. With a `budget` only variants within it go
-    in, the most accurate on calibration photos first.
-    Finished variants are kept in `.NAME.catflap.export` beside the Bundle until it is written, so that a
-    stopped export continues. Raises Refused, and writes nothing, when a variant fails the gate, an operating
-    point cannot be met or no variant is within the budget.
+    which at most a tenth of the calibration photos is `unsure`. `unknown_rate` is the share of photos like
+    the calibration photos that may be called `unknown`, so that other things are; 0 for never. None is 0.05
+    for three labels or more, where that refuses photos of left-out labels. With a `budget` only variants
+    within it go in, the most accurate on calibration photos first. Finished variants are kept in
+    `.NAME.catflap.export` beside the Bundle until it is written, so that a stopped export continues. Raises
+    Refused, and writes nothing, when a variant fails the gate, an operating point cannot be met or no variant
+    is within the budget.
     """
     out, may_fail = Path(out), () if variants else (MOBILE,)
     variants = variant_names((), variants or default_variants(checkpoint.backbone))
@@ -96,13 +104,16 @@ def export(
     check_variants(variants)
     specs = parse_point_specs(operating_points, checkpoint.labels)
     check_error_rate(error_rate)
+    check_unknown_rate(unknown_rate, checkpoint.labels)
     untested = untested_names(variants)
     drawn = [case.photo for case in (*drawn_cases(checkpoint.frame), *map(extra_case, range(MAX_EXTRA)))]
     tested = len(variants) - len(untested)
     check_golden((*drawn, *golden_photos), checkpoint.frame, len(checkpoint.labels), tested)
     with working_folder(out, "export") as folder:
         try:
-            source = load_source(checkpoint, dataset, progress, specs, Workspace(folder), error_rate)
+            source = load_source(
+                checkpoint, dataset, progress, specs, Workspace(folder), error_rate, unknown_rate
+            )
             cases, defects = choose_cases(checkpoint.frame, open_model(source.onnx), PIXEL_TOLERANCE)
             photos = (*(case.photo for case in cases), *golden_photos)
             frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])
@@ -116,7 +127,7 @@ def export(
                 "name": name_of(out),
                 "made_from": export_fingerprint(
                     checkpoint, asked if left_out else variants, golden_photos, about, operating_points,
-                    error_rate,
+                    error_rate, unknown_rate,
                 ),
                 "about": about,
                 "labels": list(checkpoint.labels),
@@ -186,13 +197,16 @@ def export_fingerprint(
     about: str = "",
     operating_points: tuple[str, ...] = (),
     error_rate: float | None = None,
+    unknown_rate: float | None = None,
 ) -> str:
     """A digest of everything that a Bundle would be made from."""
     variants = variants or default_variants(checkpoint.backbone)
     photos = [hashlib.sha256(photo).hexdigest() for photo in golden_photos]
     made_by = [VERSION, ONNXRUNTIME, tool_versions(variant_names((), variants))]
     specs = [spec.name for spec in parse_point_specs(operating_points)]
-    return digest([checkpoint.sha256, list(variants), photos, about, made_by, *specs, error_rate])
+    return digest(
+        [checkpoint.sha256, list(variants), photos, about, made_by, *specs, error_rate, unknown_rate]
+    )
 
 
 def add_variants(
@@ -283,6 +297,7 @@ def _kept_or_judged(name: str, source: ExportSource, frames: Pixels) -> Judged:
         vars(form),
         specs,
         source.error_rate,
+        source.unknown_rate,
         hashlib.sha256(frames.tobytes()).hexdigest(),
         tool_versions((name,)),
     ]
@@ -379,7 +394,11 @@ def _add(
     check_golden(golden.photos, bundle.frame, len(bundle.labels), tested, fix)
     decision = bundle.variant().decision
     error_rate = decision["error_rate"] if "curve" in decision else None
-    source = load_source(checkpoint, dataset, progress, point_specs(bundle.variant()), error_rate=error_rate)
+    unknown_rate = (bundle.variant().unknown or {"rate": 0.0})["rate"]
+    source = load_source(
+        checkpoint, dataset, progress, point_specs(bundle.variant()), error_rate=error_rate,
+        unknown_rate=unknown_rate,
+    )  # fmt: skip
     output = bundle.head["output"]["name"]
     judged = {
         name: write_and_judge(name, form, source, golden.frames, given, output)

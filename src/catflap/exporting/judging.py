@@ -18,6 +18,7 @@ from catflap.artifacts.bundle import Variant
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import write_atomically
+from catflap.artifacts.results import UNKNOWN
 from catflap.artifacts.schema import digest
 from catflap.errors import Refused
 from catflap.evaluation.calibration import (
@@ -26,11 +27,11 @@ from catflap.evaluation.calibration import (
     rates_at,
     threshold_steps,
 )
-from catflap.evaluation.decision_rates import shipped_decisions
-from catflap.evaluation.drift_baseline import make_baseline
+from catflap.evaluation.decision_rates import flagged_share, shipped_decisions
+from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
 from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
 from catflap.evaluation.intervals import Flags, Floats
-from catflap.evaluation.metrics import measure
+from catflap.evaluation.metrics import measure, separation
 from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
@@ -49,6 +50,7 @@ from catflap.runtime.decisions import (
 from catflap.runtime.engine import Embeddings, Logits, Model
 from catflap.runtime.engine_onnx import open_model, run_with_embedding
 from catflap.runtime.image_statistics import NO_STATISTICS, image_statistics
+from catflap.runtime.ood import EmbeddingModel, are_unknown, embedding_models, ood_scores, unknown_threshold
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.network import load_network, open_checkpoint
 from catflap.training.onnx_graph import to_onnx
@@ -60,6 +62,10 @@ MAX_BASELINE_PHOTOS = 2_000  # calibration photos with image statistics and embe
 CALIBRATION_FRAMES = 48
 UNEMULATED = 3  # times the tolerance of runtimes whose int8 cannot be emulated here
 NAMED_PHOTOS = 3  # in a refusal
+MAX_FITTED_PHOTOS = 1_000  # train photos whose embeddings the OOD score is fitted on
+UNKNOWN_RATE = 0.05  # of photos like the calibration photos that may be called unknown
+MIN_LABELS_UNKNOWN = 3  # of two labels one mostly stands for everything else
+EARNED = 2.0  # times the rate: the share of left-out labels' photos that must be refused, or it stays off
 FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
 PROOF = ("confidence", "groups", "proven", "missing")
 
@@ -128,7 +134,8 @@ class ExportSource:
     """What variants are written from and judged by: the Checkpoint, photos of two roles, the float graph.
 
     `specs` are the operating points that each variant gets, and `error_rate` is what it promises; None lets
-    the calibration photos choose.
+    the calibration photos choose. `unknown_rate` is the share of photos like these that may be called
+    unknown, 0 for none; None decides by what it gains.
     """
 
     checkpoint: Checkpoint
@@ -140,6 +147,8 @@ class ExportSource:
     error_rate: float | None = None
     progress: Progress = silent
     workspace: Workspace = field(default_factory=Workspace)
+    unknown_rate: float | None = 0.0
+    train: Photos | None = None
     _answers: dict[bytes, CalibrationAnswers] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -191,6 +200,35 @@ class ExportSource:
         rows = [image_statistics(pixels) for batch in frames for pixels in batch]
         return np.array(rows + [NO_STATISTICS] * (len(self.calibration) - len(rows)))
 
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether variants get an OOD score above which photos are unknown, if that earns it."""
+        if self.train is None or UNKNOWN in self.labels or len(self.labels) > MAX_EMBEDDED_LABELS:
+            return False
+        wanted = self.unknown_rate
+        return len(self.labels) >= MIN_LABELS_UNKNOWN if wanted is None else wanted > 0
+
+    @cached_property
+    def fitted(self) -> dict[int, Embeddings]:
+        """The float graph's embeddings of train photos by label number; empty where not needed."""
+        if self.train is None or not self.may_be_unknown:
+            return {}
+        train = self.train
+
+        def run() -> dict[str, npt.NDArray[Any]]:
+            model, kept = open_model(with_embedding(self.onnx)), list[Embeddings]()
+            if not model.has_embedding:
+                return {"embeddings": np.zeros((0, 0), np.float32)}
+            step, batches = "embeddings of train", -(-len(train) // BATCH)
+            frames = frames_of(train, self.checkpoint.frame)
+            for batch in track(frames, step, batches, self.progress):
+                kept.append(model.with_embedding(batch)[1])
+            return {"embeddings": np.concatenate(kept)}
+
+        rows = self.workspace.arrays(f"fitted-{self.key}", run)["embeddings"]
+        labels = train.labels[: len(rows)]
+        return {number: rows[labels == number] for number in np.unique(labels).tolist()}
+
     @cached_property
     def logits(self) -> Logits:
         """The float graph's logits on the calibration photos, float32 (n, labels)."""
@@ -238,8 +276,11 @@ def load_source(
     specs: tuple[PointSpec, ...] = (),
     workspace: Workspace | None = None,
     error_rate: float | None = None,
+    unknown_rate: float | None = None,
 ) -> ExportSource:
     """The ExportSource of a Checkpoint and its Dataset; of a large role a fixed sample of 20,000 photos."""
+    learnt = dataset.photos("train")
+    chosen = np.random.default_rng(0).permutation(len(learnt))[:MAX_FITTED_PHOTOS]
     calibration, test = (
         photos.take(np.random.default_rng(0).permutation(len(photos))[:MAX_PHOTOS])
         for photos in (dataset.photos("calibration"), dataset.photos("test"))
@@ -254,6 +295,8 @@ def load_source(
         error_rate,
         progress,
         workspace or Workspace(),
+        unknown_rate,
+        learnt.take(np.sort(chosen)),
     )
 
 
@@ -287,7 +330,15 @@ def judge(
     """
     test, calibration = source.test, source.calibration
     step = f"{variant.name} on test"
-    logits = score(model, test, source.checkpoint.frame, step, source.progress, whole=variant.takes_photos)
+    embeddings = list[Embeddings]()
+
+    def run(frames: Pixels) -> Logits:
+        rows, embedded = run_with_embedding(model, frames) if source.fitted else (model(frames), None)
+        if embedded is not None:
+            embeddings.append(embedded)
+        return rows
+
+    logits = score(run, test, source.checkpoint.frame, step, source.progress, whole=variant.takes_photos)
     temperature = source.temperature(answers.logits)
     calibrated, probabilities = softmax(answers.logits, temperature), softmax(logits, temperature)
     lost = _gate(variant, source, logits, temperature)
@@ -297,6 +348,16 @@ def judge(
         for spec in source.specs
     ]
     truth = (test.labels, test.groups, source.labels)
+    fitted = source.fitted if answers.embeddings is not None and embeddings else {}
+    baseline = make_baseline(
+        calibrated, source.labels, calibration.groups, source.image_statistics, answers.embeddings, fitted
+    )
+    unknown, are = None, None
+    if fitted and answers.embeddings is not None:
+        models = embedding_models(baseline, source.labels)
+        ood = ood_scores(np.concatenate(embeddings), probabilities.argmax(axis=1), models)
+        unknown = _unknown(variant.name, source, models, calibrated, answers.embeddings, ood)
+        are = None if unknown is None else are_unknown(ood, unknown["threshold"])
     return {
         "file": variant.file,
         **({"weights": variant.weights} if variant.weights else {}),
@@ -306,11 +367,54 @@ def judge(
         "metrics": measure(probabilities, *truth),
         "fidelity": lost,
         "decision": decision,
-        "decisions": shipped_decisions(decision, points, probabilities, *truth),
+        "decisions": shipped_decisions(decision, points, probabilities, *truth, are),
+        **({"unknown": unknown} if unknown else {}),
         **({"operating_points": points} if points else {}),
-        "baseline": make_baseline(
-            calibrated, source.labels, calibration.groups, source.image_statistics, answers.embeddings
-        ),
+        "baseline": baseline,
+    }
+
+
+def _unknown(
+    name: str,
+    source: ExportSource,
+    models: Sequence[EmbeddingModel | None],
+    calibrated: Probabilities,
+    embeddings: Embeddings,
+    ood: npt.NDArray[np.float32],
+) -> dict[str, Any] | None:
+    """The entry `unknown` of bundle.json: a threshold of the OOD score, and what it was measured to do.
+
+    `calibrated` (n, labels) and `embeddings` (k ≤ n, width) are those of the calibration photos, `ood` the
+    scores of the test photos. `left_out` estimates what it does to photos of a label that it never learnt:
+    each label's calibration photos are scored as if that label were not there. None where it does not earn
+    being on by default, or where a stated rate cannot be promised, which is Refused.
+    """
+    rate = UNKNOWN_RATE if source.unknown_rate is None else source.unknown_rate
+    first = len(embeddings)
+    photos = source.calibration.take(np.arange(first))
+    scores = ood_scores(embeddings, calibrated[:first].argmax(axis=1), models)
+    threshold = unknown_threshold(scores, photos.groups, rate)
+    if threshold is None:
+        if source.unknown_rate is None:
+            return None
+        raise Refused(
+            f"{name} cannot promise that only {rate:g} of photos are unknown: there are "
+            f"{len(np.unique(photos.groups)):,} independent calibration photos.",
+            f"Use --unknown-rate {1 / (len(np.unique(photos.groups)) + 1):.2g} or more, or more photos.",
+        )
+    without = calibrated[:first].copy()
+    without[np.arange(first), photos.labels] = -1
+    left_out = ood_scores(embeddings, without.argmax(axis=1), models)
+    refused = flagged_share(are_unknown(left_out, threshold), photos.groups)
+    if source.unknown_rate is None and refused["value"] < EARNED * rate:
+        return None
+    return {
+        "rate": rate,
+        "threshold": threshold,
+        "photos": first,
+        "groups": len(np.unique(photos.groups)),
+        "accepted": flagged_share(~are_unknown(ood, threshold), source.test.groups),
+        "left_out": {"refused": refused, "auroc": round(separation(scores, left_out), 6)},
     }
 
 

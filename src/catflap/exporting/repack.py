@@ -12,15 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import HEAD, SUFFIX, Bundle, encode_bundle, load_bundle, refuse_foreign_file
+from catflap.artifacts.bundle import (
+    HEAD,
+    SUFFIX,
+    Bundle,
+    as_variant,
+    encode_bundle,
+    load_bundle,
+    refuse_foreign_file,
+)
 from catflap.artifacts.folder import atomic_folder, atomic_path, check_place, write_bytes
 from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
 from catflap.exporting.card import card, how_to_run
 from catflap.runtime.decisions import point_specs
-from catflap.runtime.engine import engine_error
-from catflap.runtime.golden_checks import check_bundle, golden_decisions, threshold_probes
+from catflap.runtime.engine import engine_error, open_members
+from catflap.runtime.golden_checks import check_bundle, golden_decisions, golden_ood_scores, threshold_probes
+from catflap.runtime.ood import are_unknown
 
 CARD = "card.md"
 
@@ -102,6 +111,8 @@ def strip_bundle(path: str | os.PathLike[str], out: Path, variants: tuple[str, .
         probes={name: rows for name, rows in golden.probes.items() if name in variants},
         probabilities={name: rows for name, rows in golden.probabilities.items() if name in variants},
         decisions={name: rows for name, rows in golden.decisions.items() if name in variants},
+        ood={name: scores for name, scores in golden.ood.items() if name in variants},
+        unknown={name: flags for name, flags in golden.unknown.items() if name in variants},
     )
     sha256 = write_verified(out, head, files, kept_golden)
     return {
@@ -164,7 +175,17 @@ def write_verified(out: Path, head: dict[str, Any], files: Mapping[str, bytes], 
         probes[name] = threshold_probes(len(head["labels"]), *rule)
         logits = np.concatenate([golden.logits[name], probes[name]])
         probabilities[name], decisions[name] = golden_decisions(logits, head["labels"], *rule)
-    whole = replace(golden, probes=probes, probabilities=probabilities, decisions=decisions)
+    ood, unknown = dict(golden.ood), dict(golden.unknown)
+    for name in sorted(head["variants"].keys() - unknown.keys()):
+        if (stated := head["variants"][name].get("unknown")) is None:
+            continue
+        variant = as_variant(name, head["variants"][name])
+        model = open_members(files, variant, output=head["output"]["name"])
+        ood[name] = golden_ood_scores(variant, head["labels"], model, golden.frames, golden.logits[name])
+        unknown[name] = are_unknown(ood[name], stated["threshold"])
+    whole = replace(
+        golden, probes=probes, probabilities=probabilities, decisions=decisions, ood=ood, unknown=unknown
+    )
     head = {**head, "run": how_to_run(head)}
     members = {**files, head["golden"]["file"]: encode_golden(whole)}
     if "training" in head:

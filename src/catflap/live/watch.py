@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catflap.artifacts.results import UNSURE, Prediction
+from catflap.artifacts.results import UNKNOWN, UNSURE, Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo
 from catflap.live.archive import Archive, whole_frame
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from catflap.live.preview import Preview  # which imports OpenCV
 
 SWITCH_SECONDS = 5e-4  # after which a busy Python thread lets another one run; Python's own 5 ms add up
+ENTER_UNKNOWN, LEAVE_UNKNOWN = (
+    0.5,
+    0.25,
+)  # share of unknown frames above which the watch says so, and stays so
 SHARE_OF_FRAMES = 0.8  # that decide a label at an operating point, before the label is entered
 Receiver = OrderedDelivery | LatestDelivery
 
@@ -115,10 +119,11 @@ def _stop_on_signal(stop: Stop) -> None:
 
 def _check_labels(named: Iterable[str], labels: Sequence[str]) -> None:
     """Refuse commands for a decision that the bundle never gives."""
-    unknown = [name for name in named if name not in (*labels, UNSURE)]
+    unknown = [name for name in named if name not in (*labels, UNSURE, UNKNOWN)]
     if unknown:
         raise CatflapError(
-            f"The bundle never decides {unknown[0]!r}.", f"Use one of: {', '.join((*labels, UNSURE))}."
+            f"The bundle never decides {unknown[0]!r}.",
+            f"Use one of: {', '.join((*labels, UNSURE, UNKNOWN))}.",
         )
 
 
@@ -203,6 +208,8 @@ class Watch:
         self._leave = leave_threshold(self._enter) if rules.leave is None else rules.leave
         check_order(self._enter, self._leave)
         self._state = State()
+        self._strange = 0.0  # share of unknown frames, averaged as the probabilities are
+        self._is_unknown = False
         self._counts = Counts()
         self._last: Shot | None = None  # the latest frame that was classified
         self._logged = -math.inf  # when a frame was last logged, on the source's clock
@@ -212,9 +219,11 @@ class Watch:
 
     @property
     def decision(self) -> str:
-        """A label, or "unsure"."""
+        """A label, "unsure", or "unknown" where most frames are."""
         current = self._state.current
-        return UNSURE if current is None else self._classifier.labels[current]
+        if current is None:
+            return UNKNOWN if self._is_unknown else UNSURE
+        return self._classifier.labels[current]
 
     def started(self, source: str, live: bool) -> None:
         """The watch begins."""
@@ -228,7 +237,7 @@ class Watch:
     def frame(self, shot: Shot) -> None:
         """Classify a frame and tell, store and show what follows."""
         self._counts.read = shot.number
-        settings, before = self._settings, self._state.current
+        settings, before = self._settings, self.decision
         try:
             photo = shot.load()
             prediction = self._classifier(photo if settings.region == WHOLE else self._crop(photo))
@@ -237,8 +246,8 @@ class Watch:
             return
         age = monotonic() - shot.taken
         self._state = self._next_state(prediction, shot.clock)
-        changed = self._state.current != before
-        decision = UNSURE if self._state.current is None else self._classifier.labels[self._state.current]
+        decision = self.decision
+        changed = decision != before
         self._last, self._readable, self._unreadable = shot, shot.clock, False
         self._counts.judged += 1
         self._counts.age_sum += age
@@ -293,10 +302,18 @@ class Watch:
         return summary
 
     def _next_state(self, prediction: Prediction, clock: float) -> State:
-        """The state after a frame."""
+        """The state after a frame; one that is unknown counts for no label more than for another."""
         labels, rules = self._classifier.labels, self._settings.rules
+        strange = prediction.decision == UNKNOWN and UNKNOWN not in labels
+        (self._strange,) = average(
+            State(average=(self._strange,) if self._state.average else (), clock=self._state.clock),
+            [float(strange)], clock, rules.smoothing,
+        )  # fmt: skip
+        self._is_unknown = self._strange > (LEAVE_UNKNOWN if self._is_unknown else ENTER_UNKNOWN)
         if self._at_point:
             evidence = [float(label == prediction.decision) for label in labels]
+        elif strange:
+            evidence = [1 / len(labels)] * len(labels)
         else:
             evidence = [*prediction.probabilities.values()]
         averaged = average(self._state, evidence, clock, rules.smoothing)
@@ -305,16 +322,18 @@ class Watch:
         if self._by_bundle:
             decision = self._classifier.to_prediction(np.array(averaged), 0.0).decision
             passing = None if decision == UNSURE else labels.index(decision)
+        if self._is_unknown:
+            passing = None
         return step(self._state, averaged, passing, self._leave, clock, rules)
 
-    def _changed(self, shot: Shot, photo: Photo, about: Event, before: int | None) -> None:
+    def _changed(self, shot: Shot, photo: Photo, about: Event, before: str) -> None:
         """A frame changed the decision: those who act hear it first."""
         self._counts.decisions += 1
         labels, averaged = self._classifier.labels, self._state.average
         best = averaged.index(max(averaged))
         event = {
             "event": "decision", **about, "decision": self.decision,
-            "previous": UNSURE if before is None else labels[before],
+            "previous": before,
             "label": labels[best], "probability": averaged[best],
             "probabilities": dict(zip(labels, averaged, strict=True)),
         }  # fmt: skip
@@ -324,6 +343,7 @@ class Watch:
         """Reset the decision to `unsure`, so that nothing acts on it while the camera is off."""
         before = self.decision
         self._state = State(clock=self._state.clock)
+        self._strange, self._is_unknown = 0.0, False
         if self._preview is not None:
             self._preview.show(None, f"{UNSURE}  ({why})")
         if before == UNSURE:

@@ -25,7 +25,7 @@ from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.outcome import answer_ms, outcome, same
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import check_error_rate, parse_point_specs
+from catflap.runtime.decisions import check_error_rate, check_unknown_rate, parse_point_specs
 from catflap.training.plan import Plan
 from catflap.training.train import DEFAULT_PLAN, train
 from catflap.verification.verify import verify
@@ -58,6 +58,7 @@ def build(
     about: str = "",
     operating_points: tuple[str, ...] = (),
     error_rate: float | None = None,
+    unknown_rate: float | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Scan, prepare, train, export, verify and evaluate; returns a summary.
@@ -79,6 +80,7 @@ def build(
         check_variants(variant_names((), variants))
     parse_point_specs(operating_points)
     check_error_rate(error_rate)
+    check_unknown_rate(unknown_rate)
     steps = _Steps()
 
     manifest, dataset = _scan_and_prepare(source, work, frame or Frame(), plan.seed, steps, progress)
@@ -93,7 +95,7 @@ def build(
     steps.end("train", skipped=skipped)
 
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}
-    asked |= {"error_rate": error_rate}
+    asked |= {"error_rate": error_rate, "unknown_rate": unknown_rate}
     bundle = _kept(load_bundle, out)
     skipped = bundle is not None and bundle.head.get("made_from") == export_fingerprint(checkpoint, **asked)
     if bundle is None or not skipped:

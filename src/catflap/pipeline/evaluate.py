@@ -26,21 +26,21 @@ from catflap.artifacts.schema import digest
 from catflap.data.reading import read_photo
 from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError
-from catflap.evaluation.decision_rates import shipped_decisions
+from catflap.evaluation.decision_rates import flagged_share, shipped_decisions
 from catflap.evaluation.drift_baseline import Drift, measure_drift
 from catflap.evaluation.examples import Examples, choose_examples
-from catflap.evaluation.metrics import curves, measure
+from catflap.evaluation.metrics import curves, measure, separation
 from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_promises, unknown_labels
 from catflap.evaluation.report_page import learning, write_report
-from catflap.image import Frame
+from catflap.image import Frame, Pixels
 from catflap.machine import versions
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import Probabilities, decide, decision_rule, softmax
-from catflap.runtime.engine import Model, open_variant, runnable_variants
+from catflap.runtime.engine import Logits, Model, open_variant, runnable_variants
 from catflap.runtime.engine_onnx import run_with_embedding
 from catflap.runtime.golden_checks import check_bundle
 from catflap.runtime.image_statistics import ImageStatistics, image_statistics
-from catflap.runtime.ood import embedding_models, ood_score
+from catflap.runtime.ood import are_unknown, embedding_models, ood_scores, wrong_embedding
 from catflap.runtime.scoring import PART, PhotoBytes, frames_of, score
 from catflap.version import VERSION
 
@@ -140,16 +140,27 @@ def evaluate(
     scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (run, temperature, whole) in subject.models.items():
         kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
-        logits = score(run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept, part=part)
-        answers = softmax(logits, temperature)
+        variant = subject.variants.get(name)
+        limit = variant.unknown["threshold"] if variant is not None and variant.unknown else None
+        if variant is not None and limit is not None:
+            run = _with_ood_score(run, variant, subject.labels)
+        scored_rows = score(
+            run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept, part=part
+        )
+        answers = softmax(scored_rows[:, : len(subject.labels)], temperature)
+        unknown = None if limit is None else are_unknown(scored_rows[:, -1], limit)
         probabilities = answers[known]
         first = probabilities if first is None else first
         truth = (judged.labels[known], judged.groups[known], subject.labels)
         sections[name] = measure(probabilities, *truth)
-        if variant := subject.variants.get(name):
-            points = variant.operating_points
-            sections[name]["decisions"] = shipped_decisions(variant.decision, points, probabilities, *truth)
-            compared[name] = _compare(variant, subject, answers, judged, drift)
+        if variant is not None:
+            refused = None if unknown is None else unknown[known]
+            sections[name]["decisions"] = shipped_decisions(
+                variant.decision, variant.operating_points, probabilities, *truth, refused
+            )
+            if unknown is not None:
+                sections[name]["unknown"] = _refusals(variant, judged, scored_rows[:, -1], unknown)
+            compared[name] = _compare(variant, subject, answers, unknown, judged, drift)
         drawn[name] = curves(probabilities, *truth)
     places = np.flatnonzero(known)
     report = write_report(
@@ -172,6 +183,36 @@ def evaluate(
     )
     shutil.rmtree(scored, ignore_errors=True)
     return report
+
+
+def _with_ood_score(model: Model, variant: Variant, labels: tuple[str, ...]) -> Model:
+    """The model with the OOD score as one more column after the logits, (n, labels + 1)."""
+    models = embedding_models(variant.baseline, labels)
+
+    def run(frames: Pixels) -> Logits:
+        logits, embeddings = run_with_embedding(model, frames)
+        if embeddings is None:
+            raise wrong_embedding(variant)
+        return np.column_stack([logits, ood_scores(embeddings, logits.argmax(axis=1), models)])
+
+    return run
+
+
+def _refusals(
+    variant: Variant, judged: JudgedPhotos, scores: npt.NDArray[np.float32], unknown: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    """What `unknown` does on these photos: what it accepts and refuses, and the AUROC."""
+    assert variant.unknown is not None
+    known = judged.labels != UNLABELLED
+    others = ~known & np.array([bool(label) for label in judged.stated])
+    return {
+        "rate": variant.unknown["rate"],
+        "accepted": flagged_share(~unknown[known], judged.groups[known]),
+        "refused": flagged_share(unknown[others], judged.groups[others]),
+        "auroc": round(separation(scores[known], scores[others]), 6)
+        if known.any() and others.any()
+        else None,
+    }
 
 
 def _key(name: str, subject: Subject, judged: JudgedPhotos) -> str:
@@ -380,23 +421,26 @@ def _drift(subject: Subject, judged: JudgedPhotos) -> Drift | None:
         logits, embeddings = run_with_embedding(model, frames)
         answers.append(softmax(logits, variant.temperature))
         statistics += [image_statistics(pixels) for pixels in frames]
-        for row, best in enumerate(answers[-1].argmax(axis=1).tolist()):
-            fitted = models[best]
-            if fitted is None or embeddings is None:
-                scores.append(math.nan)
-            else:
-                scores.append(ood_score(embeddings[row], fitted))
+        if embeddings is None:
+            scores += [math.nan] * len(frames)
+        else:
+            scores += ood_scores(embeddings, logits.argmax(axis=1), models).tolist()
     rows = np.concatenate(answers)
     return measure_drift(rows, subject.labels, variant.baseline, np.array(statistics), np.array(scores))
 
 
 def _compare(
-    variant: Variant, subject: Subject, answers: Probabilities, judged: JudgedPhotos, drift: Drift | None
+    variant: Variant,
+    subject: Subject,
+    answers: Probabilities,
+    unknown: npt.NDArray[np.bool_] | None,
+    judged: JudgedPhotos,
+    drift: Drift | None,
 ) -> dict[str, Any]:
     """A variant's part of the verdict: its golden cases here, and its answers beside what it promises."""
     assert subject.bundle is not None
     numbers = {label: number for number, label in enumerate(subject.labels)}
-    words = decide(answers, subject.labels, decision_rule(variant.decision))
+    words = decide(answers, subject.labels, decision_rule(variant.decision), unknown)
     decided = np.array([numbers.get(word, NO_DECISION) for word in words], np.int64)
     ours = np.array([label in numbers or not label for label in judged.stated])  # not of unknown labels
     ours = ours if ours.any() else np.ones_like(ours)

@@ -28,7 +28,7 @@ from catflap.runtime.decisions import (
 from catflap.runtime.engine import Embeddings, Logits, choose_variant, open_variant
 from catflap.runtime.engine_onnx import embedding_width, run_with_embedding
 from catflap.runtime.image_statistics import ImageStatistics, image_statistics
-from catflap.runtime.ood import check_width, embedding_models, ood_score, wrong_embedding
+from catflap.runtime.ood import are_unknown, check_width, embedding_models, ood_score, wrong_embedding
 
 BundleLike: TypeAlias = "str | os.PathLike[str] | Bundle"
 SUFFIXES = (
@@ -45,7 +45,8 @@ class Classifier:
     it; `threads` None uses every core. `prior` gives the share of each label where the photos will come from;
     labels that it leaves out divide the rest as in training.
     `operating_point`, such as "cat:max_fpr=0.001", names one in the variant: the decision is then that label
-    where its probability, before any stated prior, reaches the point's threshold, and never "unsure".
+    where its probability, before any stated prior, reaches the point's threshold, and never "unsure" or
+    "unknown".
     `error_rate` decides at another error rate of the bundle's curve: the greatest there that is not above it;
     `rule` holds the threshold and rate that decide.
     `embed` adds what a field log keeps to each Prediction: image statistics and, where the variant has them,
@@ -86,7 +87,11 @@ class Classifier:
             self.operating_point = find_operating_point(self.bundle, self.variant, operating_point)
         self.model = open_variant(self.bundle, self.variant, threads)
         self._embed = embed
-        self._embedding_models = embedding_models(self.variant.baseline if embed else None, self.labels)
+        unknown = self.variant.unknown if operating_point is None else None
+        self.unknown_threshold: float | None = None if unknown is None else unknown["threshold"]
+        self._runs_embedding = embed or unknown is not None
+        described = self.variant.baseline if self._runs_embedding else None
+        self._embedding_models = embedding_models(described, self.labels)
         check_width(self.variant, embedding_width(self.model))
         trained = {label: self.bundle.prior[label] for label in self.labels}
         self._trained = np.array(list(trained.values()))
@@ -105,15 +110,13 @@ class Classifier:
         """The Prediction for a path, a photo's bytes or open file, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
-        if not self._embed:
-            return self.to_prediction(self.probabilities(self.model(pixels[None]))[0], start)
         logits, embeddings = self.logits(pixels[None])
-        statistics = image_statistics(pixels)
+        statistics = image_statistics(pixels) if self._embed else None
         return self.to_prediction(self.probabilities(logits)[0], start, statistics, embeddings)
 
     def logits(self, frames: Pixels) -> tuple[Logits, Embeddings | None]:
-        """Logits (n, labels) of frames, uint8 (n, H, W, 3), and with `embed` embeddings (n, width)."""
-        return run_with_embedding(self.model, frames) if self._embed else (self.model(frames), None)
+        """Logits (n, labels) of frames, uint8 (n, H, W, 3), and embeddings (n, width) where they are used."""
+        return run_with_embedding(self.model, frames) if self._runs_embedding else (self.model(frames), None)
 
     def probabilities(self, logits: Logits) -> Probabilities:
         """Calibrated probabilities (n, labels) from logits (n, labels), under the stated prior."""
@@ -145,8 +148,11 @@ class Classifier:
         `start` is the perf_counter() at which its work began.
         """
         best = int(probabilities.argmax())
+        score = None if embeddings is None else self._ood_score(embeddings[0], probabilities)
         if self.operating_point is None:
-            decision = decide(probabilities, self.labels, self.rule)[0]
+            limit = self.unknown_threshold
+            unknown = None if limit is None or score is None else are_unknown([score], limit)
+            decision = decide(probabilities, self.labels, self.rule, unknown)[0]
         else:
             decision = self._decide_at_point(self.operating_point, probabilities)
         return Prediction(
@@ -156,8 +162,8 @@ class Classifier:
             decision=decision,
             ms=(perf_counter() - start) * 1e3,
             image_statistics=statistics,
-            embedding=None if embeddings is None else embeddings[0],
-            ood_score=None if embeddings is None else self._ood_score(embeddings[0], probabilities),
+            embedding=embeddings[0] if self._embed and embeddings is not None else None,
+            ood_score=score,
         )
 
     def _decide_at_point(self, point: Mapping[str, Any], probabilities: Probabilities) -> str:

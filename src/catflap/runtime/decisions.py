@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.bundle import Bundle, Variant
-from catflap.artifacts.results import UNSURE
+from catflap.artifacts.results import UNKNOWN, UNSURE
 from catflap.errors import CatflapError
 
 Probabilities: TypeAlias = npt.NDArray[np.float64]
@@ -76,15 +76,26 @@ def decision_rule(decision: Mapping[str, Any], error_rate: float | None = None) 
     return DecisionRule(point["threshold"], point["error_rate"])
 
 
-def decide(probabilities: npt.ArrayLike, labels: Sequence[str], rule: DecisionRule) -> list[str]:
-    """A label for each row of probabilities (n, labels), or "unsure"."""
+def decide(
+    probabilities: npt.ArrayLike,
+    labels: Sequence[str],
+    rule: DecisionRule,
+    unknown: npt.ArrayLike | None = None,
+) -> list[str]:
+    """A label, "unsure" or "unknown" for each row of probabilities (n, labels).
+
+    It is "unknown" where `unknown` (n,) is true.
+    """
     rows = np.atleast_2d(np.asarray(probabilities, np.float64))
     if rule.top:
         decided = rows.max(axis=1) >= rule.threshold
     else:  # LiteRT's int8 outputs come in steps: a tie with the threshold must count on every machine
         decided = (rows >= rule.threshold * (1 - TIE)).sum(axis=1) == 1
-    names = np.array([*labels, UNSURE], object)
-    found: list[str] = names[np.where(decided, rows.argmax(axis=1), len(labels))].tolist()
+    names = np.array([*labels, UNSURE, UNKNOWN], object)
+    numbers = np.where(decided, rows.argmax(axis=1), len(labels))
+    if unknown is not None:
+        numbers = np.where(np.asarray(unknown), len(labels) + 1, numbers)
+    found: list[str] = names[numbers].tolist()
     return found
 
 
@@ -92,6 +103,17 @@ def check_error_rate(error_rate: float | None) -> None:
     """Raise CatflapError for an error rate that is not between 0 and 1; None is fine."""
     if error_rate is not None and not 0 < error_rate < 1:
         raise CatflapError(f"The error rate is {error_rate}.", "Use one between 0 and 1, such as 0.02.")
+
+
+def check_unknown_rate(rate: float | None, labels: Collection[str] = ()) -> None:
+    """Raise CatflapError for a rate that is not from 0 to below 1, or where a label is called "unknown"."""
+    if rate is not None and not 0 <= rate < 1:
+        raise CatflapError(f"The unknown rate is {rate}.", "Use one such as 0.05; 0 switches it off.")
+    if rate and UNKNOWN in labels:
+        raise CatflapError(
+            f"The label {UNKNOWN!r} cannot be told from the decision of that name.",
+            "Rename the label, or leave --unknown-rate out.",
+        )
 
 
 def risk_threshold(

@@ -13,14 +13,21 @@ from catflap.artifacts.bundle import Bundle, Variant
 from catflap.artifacts.golden import Golden, read_golden
 from catflap.artifacts.results import Check
 from catflap.errors import BadArtifact, BadPhoto
-from catflap.image import read_pixels
+from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent, track
 from catflap.runtime.decisions import decide, decision_rule, softmax
-from catflap.runtime.engine import open_variant, runnable_variants
+from catflap.runtime.engine import Model, open_variant, runnable_variants
 from catflap.runtime.engine_onnx import run_with_embedding
-from catflap.runtime.ood import check_width
+from catflap.runtime.ood import (
+    are_unknown,
+    check_width,
+    embedding_models,
+    ood_scores,
+    wrong_embedding,
+)
 
 PROBE_MARGIN = 0.01  # in log odds: beyond the error of float32, and near to the threshold
+OOD_TOLERANCE = 0.1  # of an OOD score: 1 is the 99 % quantile of calibration photos
 PROBABILITY_TOLERANCE = 1e-4  # what float32 and other machines may differ by
 
 
@@ -41,6 +48,8 @@ def check_bundle(
     checks = [check_pixels(bundle, golden)]
     for variant in track(chosen, "verify", len(chosen), progress):
         checks.append(check_logits(bundle, golden, variant, threads))
+        if variant.unknown is not None:
+            checks.append(check_unknown(bundle, golden, variant, threads))
         if variant.name in golden.decisions:
             checks.append(check_decisions(bundle, golden, variant))
     return tuple(checks)
@@ -96,6 +105,46 @@ def check_decisions(bundle: Bundle, golden: Golden, variant: Variant) -> Check:
         return Check(name, False, f"{changed} of {len(decisions)} decisions differ", PROBABILITY_TOLERANCE)
     worst = float(np.abs(probabilities - golden.probabilities[variant.name]).max())
     return Check(name, worst <= PROBABILITY_TOLERANCE, worst, PROBABILITY_TOLERANCE)
+
+
+def golden_ood_scores(
+    variant: Variant, labels: Sequence[str], model: Model, frames: Pixels, logits: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """The OOD scores (n + 2,) of golden frames (n, …), then two numbers around the threshold.
+
+    The likeliest labels are those of the recorded `logits` (n, labels). NaN, of a label without a model, is
+    0. Raises BadArtifact where the model gives no embedding that fits the baseline.
+    """
+    assert variant.unknown is not None
+    _, embeddings = run_with_embedding(model, frames)
+    if embeddings is None or not np.isfinite(embeddings).all():
+        raise wrong_embedding(variant)
+    check_width(variant, embeddings.shape[1])
+    scores = ood_scores(embeddings, logits.argmax(axis=1), embedding_models(variant.baseline, labels))
+    limit = variant.unknown["threshold"]
+    return np.append(np.nan_to_num(scores, nan=0.0), [limit * 1.001, limit * 0.999]).astype(np.float32)
+
+
+def check_unknown(bundle: Bundle, golden: Golden, variant: Variant, threads: int | None = None) -> Check:
+    """The largest difference between recorded golden OOD scores and those here.
+
+    Fails, too, where the threshold refuses others than were refused at export, or nothing was recorded.
+    """
+    name = f"unknown:{variant.name}"
+    assert variant.unknown is not None
+    if variant.name not in golden.unknown:
+        return Check(name, False, "no golden OOD scores were recorded", OOD_TOLERANCE)
+    recorded = golden.ood[variant.name]
+    changed = int((are_unknown(recorded, variant.unknown["threshold"]) != golden.unknown[variant.name]).sum())
+    if changed:
+        return Check(name, False, f"{changed} of {len(recorded)} refusals differ", OOD_TOLERANCE)
+    try:
+        model = open_variant(bundle, variant, threads)
+        here = golden_ood_scores(variant, bundle.labels, model, golden.frames, golden.logits[variant.name])
+    except BadArtifact as error:
+        return Check(name, False, error.what, OOD_TOLERANCE)
+    worst = float(np.abs(here[:-2] - recorded[:-2]).max())
+    return Check(name, worst <= OOD_TOLERANCE, worst, OOD_TOLERANCE)
 
 
 def check_logits(bundle: Bundle, golden: Golden, variant: Variant, threads: int | None = None) -> Check:

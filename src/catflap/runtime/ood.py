@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,40 @@ def embedding_models(
 def ood_score(embedding: Vectors, model: EmbeddingModel) -> float:
     """0 for a typical embedding (width,); above 1 for one farther away than 99 in 100 calibration photos."""
     return float(residuals(embedding[None], model.mean, model.axes)[0] / model.limit)
+
+
+def ood_scores(embeddings: Vectors, best: npt.ArrayLike, models: Sequence[EmbeddingModel | None]) -> Vectors:
+    """The OOD scores (n,) of embeddings (n, width) for their likeliest labels (n,); NaN without a model.
+
+    `best` are the numbers of the likeliest labels under the prior of training.
+    """
+    numbers, scores = np.asarray(best), np.full(len(embeddings), np.nan, np.float32)
+    for number, model in enumerate(models):
+        chosen = numbers == number
+        if model is not None and chosen.any():
+            scores[chosen] = residuals(embeddings[chosen], model.mean, model.axes) / model.limit
+    return scores
+
+
+def unknown_threshold(scores: npt.ArrayLike, groups: npt.ArrayLike, rate: float) -> float | None:
+    """The OOD score above which a photo is unknown, so that at most `rate` of photos like these are.
+
+    A conformal p-value (Vovk et al. 2005; Bates et al. 2023): a new group of photos is above the threshold
+    with a probability of at most `rate`, on average over calibration sets; `scores` (n,) took no part in
+    fitting what they measure. The unit is the group (n,), by its worst photo. None for fewer than
+    1 / `rate` - 1 groups. NaN counts as typical.
+    """
+    values = np.nan_to_num(np.asarray(scores, np.float64), nan=0.0)
+    owners = np.unique(np.asarray(groups), return_inverse=True)[1]
+    worst = np.zeros(owners.max(initial=-1) + 1)
+    np.maximum.at(worst, owners, values)
+    allowed = math.floor((len(worst) + 1) * rate + 1e-9) - 1
+    return None if allowed < 0 else float(np.sort(worst)[-1 - min(allowed, len(worst) - 1)]) + 1e-6
+
+
+def are_unknown(scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+    """Whether OOD scores (n,) are above the threshold; NaN, of a label without a model, is not."""
+    return np.asarray(scores, np.float64) > threshold
 
 
 def residuals(embeddings: Vectors, mean: Vectors, axes: Vectors) -> Vectors:

@@ -1,0 +1,158 @@
+"""`unknown`: calibrated by export, said by the runtime, checked by verify, measured by evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catflap.artifacts.bundle import Bundle, encode_bundle, load_bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import Dataset
+from catflap.cli.main import main
+from catflap.errors import CatflapError, Refused
+from catflap.exporting.export import export
+from catflap.exporting.repack import strip_bundle
+from catflap.pipeline.evaluate import evaluate
+from catflap.runtime.classifier import Classifier
+from catflap.runtime.decisions import DecisionRule, decide
+from catflap.runtime.ood import unknown_threshold
+from catflap.verification.verify import verify
+from tests.tiny import Exported, draw_photos, make_checkpoint, make_dataset
+
+LABELS = ("cat", "other", "third")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unknown")
+    dataset = make_dataset(folder, LABELS, 50)
+    export(make_checkpoint(dataset), dataset, folder / "tiny.catflap", variants=("int8",))
+    return folder / "tiny.catflap"
+
+
+def strange() -> list[np.ndarray]:
+    """Frames in colours that no photo has, and noise."""
+    colours = [(255, 255, 255), (0, 0, 0), (255, 0, 255), (255, 255, 0), (0, 255, 255)]
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return [*(np.full((64, 64, 3), colour, np.uint8) for colour in colours), noise]
+
+
+def strangest(classifier: Classifier) -> np.ndarray:
+    return max(strange(), key=lambda frame: classifier(frame).ood_score or 0.0)
+
+
+def test_three_labels_get_it_by_default_and_keep_their_promise(bundle: Path) -> None:
+    entry = load_bundle(bundle).head["variants"]["int8"]
+    assert entry["unknown"]["rate"] == 0.05
+    assert entry["unknown"]["left_out"]["refused"]["value"] > 0.5
+    assert entry["unknown"]["accepted"]["high"] >= 0.95
+    counts = entry["decisions"]["counts"]
+    assert sum(counts.values()) == entry["decisions"]["photos"]
+    card = bytes(load_bundle(bundle).members["card.md"]).decode()
+    assert "says “unknown” to at most 5 % of photos" in card
+
+
+def test_the_runtime_says_it_to_noise_and_not_to_photos(bundle: Path, tmp_path: Path) -> None:
+    classifier = Classifier(bundle)
+    frame = strangest(classifier)
+    assert sum(classifier(other).decision == "unknown" for other in strange()) >= 3
+    photos = draw_photos(tmp_path / "photos", LABELS, 70)
+    new = [path for label in LABELS for path in sorted((photos / label).iterdir())[50:]]
+    decided = [classifier(path).decision for path in new]
+    assert sum(word == "unknown" for word in decided) <= 6  # of 60
+    assert sum(word == path.parent.name for word, path in zip(decided, new, strict=True)) >= 50
+    assert classifier(frame).decision == "unknown"
+    assert classifier(frame).label in LABELS, "the likeliest label is still told"
+    assert classifier(frame).embedding is None, "it is for the field log, which was not asked for"
+
+
+def test_verify_checks_scores_and_threshold(bundle: Path, tmp_path: Path) -> None:
+    verdict = verify(bundle)
+    assert verdict.passed
+    assert "unknown:int8" in [check.name for check in verdict.checks]
+
+    def failed(change: dict[str, float]) -> list[str]:
+        opened = load_bundle(bundle)
+        head = json.loads(json.dumps(opened.head))
+        head["variants"]["int8"]["unknown"] |= change
+        return [check.name for check in verify(written(opened, head, tmp_path)).checks if not check.passed]
+
+    stated = load_bundle(bundle).variants["int8"].unknown
+    assert stated is not None
+    for threshold in (0.0, stated["threshold"] * 1.01, stated["threshold"] * 0.99, 1e6):
+        assert failed({"threshold": threshold}) == ["unknown:int8"], threshold
+    assert failed({"rate": 0.04}) == [], "it is only told"
+
+
+def test_a_bundle_whose_baseline_was_changed_fails(bundle: Path, tmp_path: Path) -> None:
+    opened = load_bundle(bundle)
+    head = json.loads(json.dumps(opened.head))
+    for entry in head["variants"]["int8"]["baseline"]["labels"].values():
+        entry["embedding"]["limit"] *= 1.5
+    failed = [check.name for check in verify(written(opened, head, tmp_path)).checks if not check.passed]
+    assert failed == ["unknown:int8"]
+
+
+def written(opened: Bundle, head: dict, folder: Path) -> Path:  # type: ignore[type-arg]
+    files = {name: bytes(data) for name, data in opened.members.items() if name != "bundle.json"}
+    del head["files"], head["catflap_bundle"]
+    path = folder / "changed.catflap"
+    path.write_bytes(encode_bundle(path, head, files))
+    return path
+
+
+def test_evaluate_measures_what_export_measured(bundle: Path, tmp_path: Path) -> None:
+    report = evaluate(bundle, bundle.with_name("dataset"), tmp_path / "report")
+    entry = load_bundle(bundle).head["variants"]["int8"]
+    assert report.passed
+    assert report.variants["int8"]["decisions"]["counts"] == entry["decisions"]["counts"]
+    assert report.variants["int8"]["unknown"]["accepted"] == entry["unknown"]["accepted"]
+    assert "“unknown” is meant to refuse" in report.page.read_text("utf-8")
+
+
+def test_a_stripped_bundle_still_refuses(bundle: Path, tmp_path: Path) -> None:
+    strip_bundle(bundle, tmp_path / "small.catflap", ("int8",))
+    assert verify(tmp_path / "small.catflap").passed
+    classifier = Classifier(tmp_path / "small.catflap")
+    assert classifier(strangest(classifier)).decision == "unknown"
+
+
+def test_two_labels_get_it_when_it_is_asked_for(
+    drawn_bundle: Exported, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    assert load_bundle(drawn_bundle.path).variants["int8"].unknown is None
+    out = tmp_path / "two.catflap"
+    line = ["export", str(drawn_checkpoint.path), "-o", str(out), "--variants", "int8", "--unknown-rate"]
+    assert main([*line, "0.2"]) == 0
+    assert load_bundle(out).variants["int8"].unknown is not None
+    with pytest.raises(Refused, match=r"only 0\.01 of photos are unknown"):
+        export(drawn_checkpoint, drawn_dataset, out, variants=("int8",), unknown_rate=0.01)
+    with pytest.raises(CatflapError, match=r"The unknown rate is 1\.0\."):
+        export(drawn_checkpoint, drawn_dataset, out, unknown_rate=1.0)
+
+
+def test_the_threshold_keeps_its_rate_on_new_groups() -> None:
+    """On average over calibration sets, for few and many groups, with several photos in some."""
+    random = np.random.default_rng(0)
+    for groups, rate in ((25, 0.05), (200, 0.05), (200, 0.02)):
+        refused = []
+        for _ in range(400):
+            owners = np.repeat(np.arange(groups), random.integers(1, 4, groups))
+            scores = random.lognormal(size=groups)[owners]
+            threshold = unknown_threshold(scores, owners, rate)
+            assert threshold is not None
+            refused.append((random.lognormal(size=500) > threshold).mean())
+        assert np.mean(refused) <= rate * 1.1
+        assert np.mean(refused) >= rate * 0.4
+    assert unknown_threshold([1.0] * 18, range(18), 0.05) is None
+    assert unknown_threshold([1.0, np.nan], [0, 0], 0.5) is not None
+
+
+def test_unknown_comes_before_label_and_unsure() -> None:
+    rule = DecisionRule(0.8, 0.05)
+    rows = [[0.9, 0.1], [0.6, 0.4], [0.9, 0.1]]
+    assert decide(rows, ["a", "b"], rule) == ["a", "unsure", "a"]
+    assert decide(rows, ["a", "b"], rule, [True, True, False]) == ["unknown", "unknown", "a"]
