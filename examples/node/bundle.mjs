@@ -35,7 +35,7 @@ export function readBundle(path) {
 
 /**
  * The golden cases as typed arrays with a shape: photos as files, frames, and by the variant's name its logits
- * and, since format 1.1, its probes, probabilities and decisions.
+ * and, since format 1.1, its probes, probabilities and decisions, OOD scores and whether these are unknown.
  */
 export function readGolden({ head, members }) {
   const { golden, frame, labels, variants } = head;
@@ -44,6 +44,7 @@ export function readGolden({ head, members }) {
   const fitsAll = (array, ...shape) => fits(array, Float32Array, ...shape) && array.data.every(Number.isFinite);
   const names = Object.keys(variants);
   const decided = names.filter((name) => `decisions.${name}` in rest);
+  const refusing = names.filter((name) => variants[name].unknown && `unknown.${name}` in rest);
   const rows = golden.cases + PROBES;
   if (
     !fits(photos, Uint8Array, photos?.data.length) ||
@@ -52,7 +53,8 @@ export function readGolden({ head, members }) {
     !names.every((name) => fitsAll(rest[`logits.${name}`], golden.cases, labels.length)) ||
     !decided.every((name) => fitsAll(rest[`probes.${name}`], PROBES, labels.length)) ||
     !decided.every((name) => fitsAll(rest[`probabilities.${name}`], rows, labels.length)) ||
-    !decided.every((name) => fits(rest[`decisions.${name}`], Int32Array, rows))
+    !decided.every((name) => fits(rest[`decisions.${name}`], Int32Array, rows)) ||
+    !refusing.every((name) => fitsAll(rest[`ood.${name}`], rows) && fits(rest[`unknown.${name}`], Uint8Array, rows))
   ) {
     throw new Damaged("the golden cases do not fit it");
   }
@@ -68,6 +70,8 @@ export function readGolden({ head, members }) {
     probes: of("probes", decided),
     probabilities: of("probabilities", decided),
     decisions: of("decisions", decided),
+    ood: of("ood", refusing),
+    unknown: of("unknown", refusing),
   };
 }
 
@@ -131,7 +135,7 @@ function npz(bytes) {
   return arrays;
 }
 
-const TYPES = { "|u1": Uint8Array, "<f4": Float32Array, "<i4": Int32Array, "<i8": BigInt64Array };
+const TYPES = { "|u1": Uint8Array, "|b1": Uint8Array, "<f4": Float32Array, "<i4": Int32Array, "<i8": BigInt64Array };
 
 /** One array, .npy format 1.0: its values in C order and its shape. */
 function npy(bytes) {

@@ -15,6 +15,8 @@ const EXACT = { extra: { session: { x64quantprecision: "1" } } };
 const OPTIONS = { intraOpNumThreads: 1, logSeverityLevel: 3, ...EXACT };
 const TIE = 1e-5; // how far below the threshold a probability may be, as a share of it, before format 1.1
 const PROBABILITY_TOLERANCE = 1e-4;
+const OOD_TOLERANCE = 0.1;
+const EMBEDDING = "embedding"; // the second output of a graph that gives the features before its head
 
 const [path, ...photos] = process.argv.slice(2);
 try {
@@ -38,6 +40,7 @@ async function verify(bundle) {
   for (const [name, variant] of Object.entries(bundle.head.variants)) {
     if (!["onnxruntime", FRAMED].includes(variant.runtime)) continue;
     const session = await ort.InferenceSession.create(bundle.members.get(variant.file), OPTIONS);
+    const embeddings = [];
     let worst = 0;
     for (let n = 0; n < count; n++) {
       const size = height * width * 3;
@@ -46,17 +49,59 @@ async function verify(bundle) {
         variant.runtime === FRAMED
           ? { photo: new ort.Tensor("uint8", frame, [height, width, 3]) }
           : { [bundle.head.input.name]: new ort.Tensor("uint8", frame, [1, height, width, 3]) };
-      const answer = (await session.run(input))[bundle.head.output.name].data;
+      const outputs = await session.run(input);
+      const answer = outputs[bundle.head.output.name].data;
+      embeddings.push(outputs[EMBEDDING]?.data);
       const expected = logits[name].data.subarray(n * labels, (n + 1) * labels);
       worst = Math.max(worst, largestDifference(answer, expected));
     }
     const value = Number.isFinite(worst) ? worst : "not one finite number a label";
     checks.push({ name: `golden:${name}`, pass: worst <= variant.tolerance, value, limit: variant.tolerance });
+    if (variant.unknown) checks.push(checkUnknown(name, variant, bundle.head.labels, golden, embeddings));
     if (name in golden.decisions) checks.push(checkDecisions(name, variant, bundle.head.labels, golden));
   }
   const pass = checks.length > 0 && checks.every((check) => check.pass);
   console.log(JSON.stringify({ verdict: pass ? "pass" : "fail", checks }));
   return pass;
+}
+
+/** Has each case the recorded OOD score here, and does the threshold refuse what was refused at export? */
+function checkUnknown(name, { baseline, unknown }, labels, { logits, ood, unknown: refused }, embeddings) {
+  const check = (pass, value) => ({ name: `unknown:${name}`, pass, value, limit: OOD_TOLERANCE });
+  if (!(name in refused)) return check(false, "no golden OOD scores were recorded");
+  const changed = ood[name].data.filter((score, n) => Number(score > unknown.threshold) !== refused[name].data[n]).length;
+  if (changed) return check(false, `${changed} of ${ood[name].data.length} refusals differ`);
+  const scores = embeddings.map((embedding, n) => {
+    const row = Array.from(logits[name].data.subarray(n * labels.length, (n + 1) * labels.length));
+    const described = baseline.labels[labels[row.indexOf(Math.max(...row))]]?.embedding;
+    return described ? oodScore(embedding ?? [], described) : 0;
+  });
+  const worst = largestDifference(scores, ood[name].data.subarray(0, scores.length));
+  return check(worst <= OOD_TOLERANCE, Number.isFinite(worst) ? worst : "embeddings that do not fit");
+}
+
+/** How far an embedding is from its label's mean and axes, in units of the limit: docs/reference/bundle.md, step 6. */
+function oodScore(embedding, { mean, length, axes, limit }) {
+  const middle = unit(Array.from(new Int8Array(Buffer.from(mean, "base64")))).map((value) => value * length);
+  if (embedding.length !== middle.length) return NaN;
+  const flat = Array.from(new Int8Array(Buffer.from(axes, "base64")));
+  const away = unit(Array.from(embedding)).map((value, n) => value - middle[n]);
+  const left = away.slice();
+  for (let start = 0; start < flat.length; start += middle.length) {
+    const axis = unit(flat.slice(start, start + middle.length));
+    const along = dot(away, axis);
+    axis.forEach((value, n) => (left[n] -= along * value));
+  }
+  return Math.sqrt(dot(left, left)) / limit;
+}
+
+function unit(values) {
+  const length = Math.sqrt(dot(values, values)) || 1;
+  return values.map((value) => value / length);
+}
+
+function dot(a, b) {
+  return a.reduce((sum, value, n) => sum + value * b[n], 0);
 }
 
 /** Do temperature, threshold and rule make of the logits of cases and probes what was recorded at export? */

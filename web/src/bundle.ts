@@ -26,6 +26,16 @@ export interface Variant {
   readonly tolerance: number;
   readonly decision: Decision;
   readonly metrics: Record<string, unknown>;
+  readonly unknown?: { readonly rate: number; readonly threshold: number };
+  readonly baseline?: { readonly labels: Record<string, { readonly embedding?: Described }> };
+}
+
+/** How a label's embeddings are distributed: base64 of int8, see docs/reference/bundle.md. */
+export interface Described {
+  readonly mean: string;
+  readonly length: number;
+  readonly axes: string;
+  readonly limit: number;
 }
 
 export interface Head {

@@ -1,12 +1,13 @@
 // From logits to a decision, as src/catflap/runtime/decisions.py and classifier.py do it.
 
 export const UNSURE = "unsure";
+export const UNKNOWN = "unknown";
 
 export interface Prediction {
   readonly label: string;
   readonly probability: number;
   readonly probabilities: Record<string, number>;
-  readonly decision: string; // a label, or "unsure"
+  readonly decision: string; // a label, "unsure" or "unknown"
 }
 
 /** Calibrated probabilities of one photo's logits. */
@@ -49,14 +50,14 @@ export function decide(probabilities: number[], labels: readonly string[], rule:
   return isDecided ? labels[probabilities.indexOf(Math.max(...probabilities))] : UNSURE;
 }
 
-/** One row of probabilities as a Prediction. */
-export function predict(probabilities: number[], labels: readonly string[], rule: Rule): Prediction {
+/** One row of probabilities as a Prediction; `isUnknown` where the OOD score is above its threshold. */
+export function predict(probabilities: number[], labels: readonly string[], rule: Rule, isUnknown = false): Prediction {
   const best = probabilities.indexOf(Math.max(...probabilities));
   return {
     label: labels[best],
     probability: probabilities[best],
     probabilities: Object.fromEntries(labels.map((label, index) => [label, probabilities[index]])),
-    decision: decide(probabilities, labels, rule),
+    decision: isUnknown ? UNKNOWN : decide(probabilities, labels, rule),
   };
 }
 

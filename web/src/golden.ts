@@ -9,6 +9,7 @@ export interface Golden {
   readonly frames: Uint8Array[];
   readonly logits: Record<string, number[][]>;
   readonly recorded: Record<string, Recorded>; // by variant; absent before format 1.1
+  readonly refused: Record<string, Refused>; // by variant, where it refuses unknown photos
 }
 
 /** What the logits of the cases, and then of the probes, were answered with at export. */
@@ -16,6 +17,12 @@ export interface Recorded {
   readonly logits: number[][];
   readonly probabilities: number[][];
   readonly decisions: number[]; // the label's number, or -1 for no label
+}
+
+/** OOD scores of the cases and of two numbers on either side of the threshold; whether each is unknown. */
+export interface Refused {
+  readonly scores: number[];
+  readonly unknown: number[];
 }
 
 const PROBES = 2; // logits a variant, on either side of its decision threshold
@@ -45,8 +52,14 @@ export async function readGolden(bundle: Bundle): Promise<Golden> {
   };
   const logits: Record<string, number[][]> = {};
   const recorded: Record<string, Recorded> = {};
+  const refused: Record<string, Refused> = {};
   for (const name of Object.keys(variants)) {
     logits[name] = rows(`logits.${name}`, golden.cases);
+    if (variants[name].unknown) {
+      refused[name] = { scores: numbers(get(`ood.${name}`)), unknown: numbers(get(`unknown.${name}`)) };
+      const counts = [refused[name].scores.length, refused[name].unknown.length];
+      if (counts.some((count) => count !== golden.cases + PROBES)) throw new Damaged("the golden cases do not fit it");
+    }
     if (!arrays.has(`decisions.${name}`)) continue;
     const probabilities = rows(`probabilities.${name}`, golden.cases + PROBES);
     const decisions = numbers(get(`decisions.${name}`));
@@ -58,7 +71,16 @@ export async function readGolden(bundle: Bundle): Promise<Golden> {
     frames: ends.map((_, index) => frames.data.subarray(index * size, (index + 1) * size)),
     logits,
     recorded,
+    refused,
   };
+}
+
+const OOD_TOLERANCE = 0.1;
+
+/** Whether the threshold refuses what was refused at export, and this case has the recorded OOD score. */
+export function refusesAsRecorded(threshold: number, { scores, unknown }: Refused, index: number, ood: number | undefined): boolean {
+  const isSame = scores.every((score, place) => Number(score > threshold) === unknown[place]);
+  return isSame && Math.abs((ood ?? 0) - scores[index]) <= OOD_TOLERANCE;
 }
 
 /** Whether this page's temperature, threshold and rule make of recorded logits what was recorded at export. */
@@ -129,6 +151,7 @@ export function numbers(array: NpyArray): number[] {
     "<i4": [4, (at) => view.getInt32(at, true)],
     "<i8": [8, (at) => Number(view.getBigInt64(at, true))],
     "|u1": [1, (at) => view.getUint8(at)],
+    "|b1": [1, (at) => view.getUint8(at)],
   };
   const reader = read[dtype];
   if (!reader) throw new Damaged(`golden.npz has an array of the type ${dtype}`);

@@ -36,11 +36,10 @@ export async function open({ bytes, head }: Network): Promise<Model> {
     async run(pixels) {
       floats.set(pixels);
       const input = new Tensor(floats, [1, frame.height, frame.width, 3]);
-      const [output] = await model.run(input);
-      const logits = Float32Array.from(output.toTypedArray() as Float32Array);
-      input.delete();
-      output.delete();
-      return logits;
+      const outputs = await model.run(input); // the logits, and perhaps the embedding
+      const [logits, embedding] = outputs.map((output) => Float32Array.from(output.toTypedArray() as Float32Array));
+      for (const tensor of [input, ...outputs]) tensor.delete();
+      return { logits, embedding };
     },
     async close() {
       model.delete();

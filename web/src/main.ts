@@ -234,12 +234,12 @@ function render(answer: Answer): Prediction {
   return prediction;
 }
 
-function judge({ logits }: Answer): Prediction {
+function judge({ logits, ood }: Answer): Prediction {
   const { head } = opened as Opened;
-  const { temperature } = head.variants[variant];
+  const { temperature, unknown } = head.variants[variant];
   const prior = priorOf(head, adjustment);
   const plain = softmax(logits, temperature);
-  return predict(prior ? correctPrior(plain, trainedPrior(head), prior) : plain, head.labels, rule());
+  return predict(prior ? correctPrior(plain, trainedPrior(head), prior) : plain, head.labels, rule(), !!unknown && ood !== undefined && ood > unknown.threshold);
 }
 
 function rule(): Rule {

@@ -12,6 +12,7 @@ export interface Opened {
 /** The logits of one picture and where its time went. */
 export interface Answer {
   readonly logits: number[];
+  readonly ood: number | undefined; // OOD score, where the variant refuses unknown photos
   readonly pixelsMs: number;
   readonly networkMs: number;
 }

@@ -2,9 +2,15 @@
 
 import type { Head } from "./bundle";
 
-/** A network that is ready: one frame in, uint8 RGB height × width × 3; its logits out. */
+/** The answer of a network, with the features before its head where it gives them. */
+export interface Output {
+  readonly logits: Float32Array;
+  readonly embedding: Float32Array | undefined;
+}
+
+/** A network that is ready: one frame in, uint8 RGB height × width × 3. */
 export interface Model {
-  run(frame: Uint8Array): Promise<Float32Array>;
+  run(frame: Uint8Array): Promise<Output>;
   close(): Promise<void>;
 }
 

@@ -7,6 +7,8 @@ import { Damaged } from "./errors";
 import { fetched, keep } from "./offline_cache";
 import type { Model, Network } from "./model";
 
+const EMBEDDING = "embedding"; // the name of a graph's second output
+
 // ORT has its WebAssembly. It would ask for that itself, but never again once it did not come.
 let isReady = false;
 
@@ -24,11 +26,13 @@ export async function open({ bytes, head, threads }: Network): Promise<Model> {
   delete ort.env.wasm.wasmBinary; // its own copy is enough
   void keep(files.wasm);
   const { frame, input, output } = head;
+  const wanted = [output.name, ...session.outputNames.filter((name) => name === EMBEDDING && name !== output.name)];
   const shape = [1, frame.height, frame.width, 3];
   return {
     async run(pixels) {
-      const answer = await session.run({ [input.name]: new ort.Tensor("uint8", pixels, shape) }, [output.name]);
-      return answer[output.name].data as Float32Array;
+      const answer = await session.run({ [input.name]: new ort.Tensor("uint8", pixels, shape) }, wanted);
+      const data = (name: string) => answer[name]?.data as Float32Array;
+      return { logits: data(output.name), embedding: wanted.length > 1 ? data(EMBEDDING) : undefined };
     },
     close: () => session.release(),
   };

@@ -55,6 +55,7 @@ export const text = {
   loading: "Loading …",
   ready: "Ready",
   unsure: "Unsure",
+  unknown: "Unknown",
   untrusted: "Not to be trusted",
   noBundle: "There is no bundle here. Drop or choose a .catflap file.",
   otherVariant: (first: string, used: string, why: string) =>
@@ -63,6 +64,7 @@ export const text = {
   sure: (percent: string) => `${percent} sure`,
   decided: (label: string, percent: string) => `${label}, ${percent} sure`,
   decidedUnsure: (label: string, percent: string) => `Unsure, most likely ${label}, ${percent}`,
+  decidedUnknown: (label: string, percent: string) => `Unknown, most like ${label}, ${percent}`,
   untrustedAnswer: (label: string, percent: string) => `answers ${label}, ${percent}`,
   decidedUntrusted: (label: string, percent: string) => `Not to be trusted, answers ${label}, ${percent}`,
   oneIn: (many: string) => `1 in ${many}`,

@@ -1,6 +1,6 @@
 // What the page shows and says: the answer, the history, the checks and what a screen reader announces.
 
-import { reaches, UNSURE, type Prediction, type Rule } from "./decisions";
+import { reaches, UNKNOWN, UNSURE, type Prediction, type Rule } from "./decisions";
 import { keptPart, type Frame } from "./frame";
 import type { CaseResult, Opened } from "./messages";
 import { text } from "./text";
@@ -38,7 +38,7 @@ export function shown(label: string): string {
 
 /** A decision as a sentence. */
 export function spoken({ decision, label, probability }: Prediction, trusted: boolean): string {
-  const sure = decision === UNSURE ? text.decidedUnsure : text.decided;
+  const sure = { [UNSURE]: text.decidedUnsure, [UNKNOWN]: text.decidedUnknown }[decision] ?? text.decided;
   const say = trusted ? sure : text.decidedUntrusted;
   return say(shown(label), percent(probability));
 }
@@ -46,11 +46,12 @@ export function spoken({ decision, label, probability }: Prediction, trusted: bo
 /** Show an answer; one that is not `trusted` shows no decision. */
 export function showAnswer(prediction: Prediction, rule: Rule, trusted: boolean): void {
   const { decision, label, probability, probabilities } = prediction;
-  const state = !trusted ? "untrusted" : decision === UNSURE ? "unsure" : "sure";
+  const state = !trusted ? "untrusted" : decision === UNSURE || decision === UNKNOWN ? decision : "sure";
   const [name, share] = [shown(label), percent(probability)];
   const [words, detail] = {
     sure: [shown(decision), text.sure(share)],
     unsure: [text.unsure, text.mostLikely(name, share)],
+    unknown: [text.unknown, text.mostLikely(name, share)],
     untrusted: [text.untrusted, text.untrustedAnswer(name, share)],
   }[state];
   // For tools that look at the page: the same answer in full digits.
@@ -136,7 +137,8 @@ export function addEntry(prediction: Prediction, variant: string, picture: Canva
   row.append(thumbnail(picture, width, height));
   const words = document.createElement("span");
   words.className = "what";
-  words.textContent = prediction.decision === UNSURE ? text.unsure : shown(prediction.decision);
+  const { decision } = prediction;
+  words.textContent = { [UNSURE]: text.unsure, [UNKNOWN]: text.unknown }[decision] ?? shown(decision);
   const how = document.createElement("span");
   how.className = "how";
   how.textContent = `${percent(prediction.probability)} · ${clock.format(new Date())}`;

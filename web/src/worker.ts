@@ -2,10 +2,11 @@
 
 import { openBundle, zipFiles, type Bundle, type Variant } from "./bundle";
 import { Damaged, Overtaken } from "./errors";
-import { decidesAsRecorded, largestDifference, readGolden, type Golden } from "./golden";
+import { decidesAsRecorded, largestDifference, readGolden, refusesAsRecorded, type Golden } from "./golden";
 import { keepOnly, shelf, webFiles } from "./offline_cache";
 import type { Answer, CaseResult, Op, Reply, Request, Requests } from "./messages";
 import { usableVariants, type Model, type Network, type Runtime } from "./model";
+import { embeddingModels, oodScore, type EmbeddingModel } from "./ood";
 import { readPhoto, readPicture } from "./photo";
 
 // One file for each runtime, loaded when a variant needs it.
@@ -19,6 +20,7 @@ type Work<K extends Op> = () => Promise<Requests[K]["answer"]>;
 
 let bundle: Bundle | undefined;
 let model: Model | undefined;
+let described: (EmbeddingModel | undefined)[] = []; // of the loaded variant, where it refuses unknown photos
 let golden: Promise<Golden> | undefined;
 let asked = 0; // number of bundles requested
 let newest = 0; // number of the latest one that opened
@@ -37,7 +39,7 @@ async function open({ from, threads }: Requests["open"]["args"]): Promise<Work<"
       throw new Overtaken();
     }
     newest = mine;
-    await use(network);
+    await use(network, opened, loaded.variant);
     bundle = opened;
     golden = undefined;
     void files.keepHead?.();
@@ -74,15 +76,28 @@ async function loadFirst(opened: Bundle, variants: string[], threads: number): P
 }
 
 async function load({ variant, threads }: Requests["load"]["args"]): Promise<Work<"load">> {
-  const { head, member } = theBundle();
+  const opened = theBundle();
+  const { head, member } = opened;
   const about = head.variants[variant];
   const network = await openModel(about, { bytes: member(about.file), head, threads });
-  return () => use(network);
+  return () => use(network, opened, variant);
 }
 
-async function use(next: Model): Promise<void> {
+async function use(next: Model, { head }: Bundle, name: string): Promise<void> {
   await model?.close();
   model = next;
+  const variant = head.variants[name];
+  described = variant.unknown ? embeddingModels(variant, head.labels) : [];
+}
+
+/** The OOD score for the label with this number; undefined where the variant or the label has none. */
+function score(embedding: Float32Array | undefined, label: number): number | undefined {
+  const fitted = described[label];
+  return embedding && fitted && oodScore(embedding, fitted);
+}
+
+function likeliest(logits: ArrayLike<number>): number {
+  return Array.from(logits).indexOf(Math.max(...Array.from(logits)));
 }
 
 async function picture({ picture }: Requests["picture"]["args"]): Promise<Work<"picture">> {
@@ -109,23 +124,30 @@ async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<
     golden = undefined; // so that the next call retries
     throw error;
   });
-  const { photos, frames, logits, recorded } = await golden;
+  const { photos, frames, logits, recorded, refused } = await golden;
   return async (): Promise<CaseResult> => {
     const expected = logits[variant][index];
-    const decided = !recorded[variant] || decidesAsRecorded(opened.head, variant, recorded[variant]);
     const network = theModel();
-    const answered = largestDifference(await network.run(frames[index]), expected);
+    const output = await network.run(frames[index]);
+    const answered = largestDifference(output.logits, expected);
+    const { unknown } = opened.head.variants[variant];
+    const ood = score(output.embedding, likeliest(expected));
+    const decided =
+      (!recorded[variant] || decidesAsRecorded(opened.head, variant, recorded[variant])) &&
+      (!unknown || refusesAsRecorded(unknown.threshold, refused[variant], index, ood));
     const frame = await readPhoto(new Blob([photos[index] as BlobPart]), opened.head.frame).catch(() => undefined);
     if (!frame) return { pixels: undefined, logits: answered, decided, fromPhoto: undefined };
     const pixels = largestDifference(frame, frames[index]);
-    return { pixels, logits: answered, decided, fromPhoto: largestDifference(await network.run(frame), expected) };
+    return { pixels, logits: answered, decided, fromPhoto: largestDifference((await network.run(frame)).logits, expected) };
   };
 }
 
 async function answer(frame: Uint8Array, start: number): Promise<Answer> {
   const ready = performance.now();
-  const logits = Array.from(await theModel().run(frame));
-  return { logits, pixelsMs: ready - start, networkMs: performance.now() - ready };
+  const output = await theModel().run(frame);
+  const logits = Array.from(output.logits);
+  const ood = score(output.embedding, likeliest(logits));
+  return { logits, ood, pixelsMs: ready - start, networkMs: performance.now() - ready };
 }
 
 function theBundle(): Bundle {

@@ -45,13 +45,14 @@ class Quantised:
         return ((self.values.astype(np.float32) - self.zero) * self.scale.reshape(shape)).astype(np.float32)
 
 
-def write_tflite(graph: bytes) -> bytes:
+def write_tflite(graph: bytes, *, embedding: bool = False) -> bytes:
     """The LiteRT file of a graph that takes uint8 frames (n, height, width, 3) and gives logits first.
 
-    It takes one frame as float32, 0 to 255, and answers float32 logits. Raises UnknownOperator where the
-    graph holds more than convolutions, additions, clipping, a mean and a linear head.
+    It takes one frame as float32, 0 to 255, and answers float32 logits; with `embedding` the graph's second
+    output, the features before the head, is one of the file, too, after the logits. Raises UnknownOperator
+    where the graph holds more than convolutions, additions, clipping, a mean and a linear head.
     """
-    return _Writer(onnx.load_from_string(graph).graph).write()
+    return _Writer(onnx.load_from_string(graph).graph).write(embedding)
 
 
 class _Writer:
@@ -78,7 +79,7 @@ class _Writer:
         self.waiting: dict[str, Callable[[int], None]] = {}  # writes the operator into the int8 tensor given
         self.shapes: dict[str, list[int]] = {}  # of what waits
 
-    def write(self) -> bytes:
+    def write(self, embedding: bool) -> bytes:
         pixels, logits = self.graph.input[0], self.graph.output[0].name
         shape = [1, *(dim.dim_value for dim in pixels.type.tensor_type.shape.dim[1:])]
         self.places[pixels.name] = start = self.tensor("args_0", shape, self.schema.TensorType.FLOAT32)
@@ -96,8 +97,10 @@ class _Writer:
             else:
                 raise _unknown(node)
         end = self.float_of(logits)
-        self.tensors[end].name = "output_0"
-        return self.finish(start, end)
+        ends = [end, *(self.float_of(one.name) for one in self.graph.output[1:] if embedding)]
+        for number, place in enumerate(ends):
+            self.tensors[place].name = f"output_{number}"
+        return self.finish(start, ends)
 
     def holds(self, node: onnx.NodeProto) -> bool:
         """Whether the node reads pixels or what was made of them, not only shapes."""
@@ -385,11 +388,11 @@ class _Writer:
             made.builtinOptions = options
         self.operators.append(made)
 
-    def finish(self, start: int, end: int) -> bytes:
+    def finish(self, start: int, ends: Sequence[int]) -> bytes:
         schema = self.schema
         graph, model = schema.SubGraphT(), schema.ModelT()
         graph.tensors, graph.operators, graph.name = self.tensors, self.operators, "main"
-        graph.inputs, graph.outputs = np.array([start], np.int32), np.array([end], np.int32)
+        graph.inputs, graph.outputs = np.array([start], np.int32), np.array(ends, np.int32)
         model.version, model.description = 3, "catflap"
         model.subgraphs, model.buffers, model.operatorCodes = [graph], self.buffers, []
         for code, version in self.codes:
@@ -398,11 +401,15 @@ class _Writer:
             model.operatorCodes.append(made)
         signature = schema.SignatureDefT()
         signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-        ends = {"inputs": ("args_0", start), "outputs": ("output_0", end)}
-        for side, (name, place) in ends.items():
-            of = schema.TensorMapT()
-            of.name, of.tensorIndex = name, place
-            setattr(signature, side, [of])
+        named = {"inputs": [("args_0", start)]}
+        named["outputs"] = [(f"output_{number}", place) for number, place in enumerate(ends)]
+        for side, tensors in named.items():
+            maps = []
+            for name, place in tensors:
+                of = schema.TensorMapT()
+                of.name, of.tensorIndex = name, place
+                maps.append(of)
+            setattr(signature, side, maps)
         model.signatureDefs = [signature]
         return pack(model)
 

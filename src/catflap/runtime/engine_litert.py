@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from catflap.errors import BadArtifact, first_line
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.engine import Logits, Model, check_threads
+from catflap.runtime.engine import Embeddings, Logits, Model, check_threads
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -29,8 +29,9 @@ class Quantisation:
 
 @dataclass(frozen=True)
 class LiteRTModel:
-    """An open model: `run` maps one input (1, height, width, 3) to one output (1, labels).
+    """An open model: `run` maps one input (1, height, width, 3) to logits (1, labels).
 
+    `run_all` gives the embedding (1, `embedding_width`), too, where the model has one.
     `shape` is that of the input; `input` and `output` say how int8 ends encode numbers.
     """
 
@@ -38,6 +39,33 @@ class LiteRTModel:
     input: Quantisation
     output: Quantisation
     run: Callable[[Array], Array]
+    run_all: Callable[[Array], list[Array]]
+    embedding_width: int | None = None
+
+
+class FloatModel:
+    """A model with float32 ends: call it with frames, uint8 (n, height, width, 3), for logits (n, labels).
+
+    `has_embedding` says whether it has a second output, the embedding, and `embedding_width` how wide that
+    is.
+    """
+
+    def __init__(self, opened: LiteRTModel) -> None:
+        self._opened = opened
+        self.embedding_width = opened.embedding_width
+        self.has_embedding = opened.embedding_width is not None
+
+    def __call__(self, frames: Pixels) -> Logits:
+        """Logits, float32 (n, labels), frame by frame."""
+        _check_shape(frames, self._opened)
+        return np.concatenate([self._opened.run(frame[None].astype(np.float32)) for frame in frames])
+
+    def with_embedding(self, frames: Pixels) -> tuple[Logits, Embeddings]:
+        """Logits, float32 (n, labels), and the features before the head, float32 (n, width)."""
+        _check_shape(frames, self._opened)
+        answers = [self._opened.run_all(frame[None].astype(np.float32)) for frame in frames]
+        logits, embeddings = (np.concatenate(rows) for rows in zip(*answers, strict=True))
+        return logits, embeddings
 
 
 def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Model:
@@ -46,13 +74,7 @@ def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Mo
     `threads` None uses every core. Raises BadArtifact when the bytes are not a model that takes one
     frame as float32, 0 to 255, and outputs float32.
     """
-    opened = open_interpreter(flatbuffer, np.float32, threads)
-
-    def run(frames: Pixels) -> Logits:
-        _check_shape(frames, opened)
-        return np.concatenate([opened.run(frame[None].astype(np.float32)) for frame in frames])
-
-    return run
+    return FloatModel(open_interpreter(flatbuffer, np.float32, threads))
 
 
 def open_micro_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Model:
@@ -94,25 +116,31 @@ def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | 
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:  # a damaged name gives UnicodeDecodeError, a ValueError
         raise BadArtifact(f"LiteRT refuses the model: {first_line(error)}.", "Export it again.") from error
-    if [entry["dtype"] for entry in (*inputs, *outputs)] != [dtype, dtype]:
+    ends = 3 if dtype == np.float32 and len(outputs) == 2 else 2
+    if [entry["dtype"] for entry in (*inputs, *outputs)] != [dtype] * ends:
         wanted = np.dtype(dtype).name
         raise BadArtifact(f"The model does not map {wanted} frames to {wanted} logits.", "Export it again.")
-    source, target = inputs[0]["index"], outputs[0]["index"]
+    source, targets = inputs[0]["index"], [entry["index"] for entry in outputs]
+    width = int(outputs[1]["shape"][-1]) if len(outputs) == 2 else None
     lock = threading.Lock()  # an interpreter keeps the frame that it works on
 
-    def run(frame: Array, _data: bytes = data) -> Array:  # the interpreter points into these bytes
+    def run_all(frame: Array, _data: bytes = data) -> list[Array]:  # the interpreter points into these bytes
         with lock:
             interpreter.set_tensor(source, frame)
             interpreter.invoke()
-            logits: Array = interpreter.get_tensor(target)
-        if logits.ndim != 2 or len(logits) != 1:
-            raise BadArtifact(f"The model's output has the shape {logits.shape}.", "Export it again.")
-        return logits
+            answers: list[Array] = [interpreter.get_tensor(target) for target in targets]
+        for answer in answers:
+            if answer.ndim != 2 or len(answer) != 1:
+                raise BadArtifact(f"The model's output has the shape {answer.shape}.", "Export it again.")
+        return answers
+
+    def run(frame: Array) -> Array:
+        return run_all(frame)[0]
 
     input, output = (Quantisation(*entry["quantization"]) for entry in (inputs[0], outputs[0]))
     if dtype == np.int8 and not (input.scale > 0 and output.scale > 0):
         raise BadArtifact("The model does not state its quantisation scales.", "Export it again.")
-    return LiteRTModel(tuple(inputs[0]["shape"]), input, output, run)
+    return LiteRTModel(tuple(inputs[0]["shape"]), input, output, run, run_all, width)
 
 
 def _check_shape(frames: Pixels, opened: LiteRTModel) -> None:

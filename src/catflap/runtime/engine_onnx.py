@@ -117,14 +117,16 @@ def open_whole_photo_model(onnx: bytes | memoryview, threads: int | None = None)
 
 def run_with_embedding(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
     """A model's logits for frames, and its embeddings (n, width) if the graph has that output."""
-    if isinstance(model, OnnxModel) and model.has_embedding:
-        return model.with_embedding(frames)
+    if getattr(model, "has_embedding", False):
+        logits, embeddings = model.with_embedding(frames)  # type: ignore[attr-defined]
+        return logits, embeddings
     return model(frames), None
 
 
 def embedding_width(model: Model) -> int | None:
     """The width of the embeddings that a model states; None if it has none or states none."""
-    return model.embedding_width if isinstance(model, OnnxModel) else None
+    width: int | None = getattr(model, "embedding_width", None)
+    return width
 
 
 def open_session(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.target import Form, Target, run_converter
 from catflap.exporting.targets.to_onnx import int8_graph
 from catflap.exporting.tflite_writer import UnknownOperator, pack, write_tflite
@@ -37,7 +38,8 @@ Weights: TypeAlias = npt.NDArray[np.float32]
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .tflite file of a precision, fp32 or int8."""
     try:
-        return (write_tflite(source.onnx if form.precision == "fp32" else int8_graph(source)),)
+        graph = with_embedding(source.onnx) if form.precision == "fp32" else int8_graph(source)
+        return (write_tflite(graph, embedding=source.may_be_unknown),)
     except UnknownOperator:
         if find_spec("litert_torch") is None:
             raise

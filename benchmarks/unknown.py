@@ -1,0 +1,250 @@
+"""Which score tells photos of other things best, at no extra network: AUROC, acceptance, share refused.
+
+    python benchmarks/unknown.py --cifar cifar10.zip --photos photos
+
+A head is trained on frozen features (Lite0, 160 px) of seven labels; the photos of the other three are left
+out. 60 % of the known labels' photos are for the head and the score, 20 % calibrate its threshold (5 % may be
+refused), 20 % judge it. Other things: brick, grass and gravel of scikit-image, noise, drawn screenshots, and
+scikit-learn's digits or CIFAR-10. A third task is cat and not_cat, where other things are digits, textures,
+noise and screenshots. --cache FILE.npz keeps the features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from machine import header, need_photos
+from PIL import Image, ImageDraw
+
+Rows: TypeAlias = npt.NDArray[np.float64]
+Score: TypeAlias = Callable[[Rows, Rows], Rows]  # features and logits to a number a photo, high if strange
+SIZE, RATE, AXES = 160, 0.05, 8
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DRAWN = ("textures", "noise", "screens")
+
+
+def main() -> None:
+    """Measure and print a table a task."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cifar", type=Path, default=Path("../shared/data/cifar10.zip"))
+    parser.add_argument("--photos", type=Path, default=Path("../shared/data/photos"))
+    parser.add_argument("--cache", type=Path, metavar="FILE.npz")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    need_photos(args.cifar)
+    need_photos(args.photos)
+    if args.cache and args.cache.is_file():
+        features = dict(np.load(args.cache))
+    else:
+        features = {name: extract(photos) for name, photos in sources(args.cifar, args.photos).items()}
+        if args.cache:
+            np.savez(args.cache, **features)
+    header(photos=sum(map(len, features.values())), size=SIZE, rate=RATE, seeds=args.seeds)
+    tasks: dict[str, list[dict[str, Rows]]] = {"CIFAR-10": [], "digits": [], "cat and not_cat": []}
+    for seed in range(args.seeds):
+        order = np.random.default_rng(seed).permutation(10)
+        for task, names in (
+            ("CIFAR-10", [f"cifar:{CIFAR[number]}" for number in order]),
+            ("digits", [f"digits:{number}" for number in order]),
+        ):
+            tasks[task].append(measure(features, names[3:], names[:3], seed))
+        tasks["cat and not_cat"].append(measure(features, ["photos:cat", "photos:not_cat"], [], seed))
+    for task, runs in tasks.items():
+        print(f"\n{task}: accepted; refused of left-out labels, AUROC; refused of other things")
+        for name in runs[0]:
+            values = np.mean([run[name] for run in runs], axis=0)
+            print(f"  {name:18}" + " ".join(f"{value:7.3f}" for value in values))
+
+
+def sources(cifar: Path, photos: Path) -> dict[str, list[bytes]]:
+    """The photos of each label and of other things, as files."""
+    from skimage import data
+    from sklearn.datasets import load_digits
+
+    random = np.random.default_rng(0)
+    found: dict[str, list[bytes]] = {}
+    with zipfile.ZipFile(cifar) as archive:
+        names = [name for name in archive.namelist() if name.endswith("jpg")]
+        for label in dict.fromkeys(name.split("/")[2] for name in names):
+            chosen = random.permutation([name for name in names if name.split("/")[2] == label])[:250]
+            found[f"cifar:{label}"] = [archive.read(str(name)) for name in chosen]
+    for label in ("cat", "not_cat"):
+        files = sorted((photos / label).iterdir())
+        found[f"photos:{label}"] = [
+            files[place].read_bytes() for place in random.permutation(len(files))[:800]
+        ]
+    digits = load_digits()
+    for label in range(10):
+        pictures = digits.images[digits.target == label][:150]
+        found[f"digits:{label}"] = [png(np.uint8(255 - picture * 15.9)) for picture in pictures]
+    found["textures"] = []
+    for texture in (data.brick(), data.grass(), data.gravel()):
+        for _ in range(50):
+            side = random.integers(100, 300)
+            top, left = random.integers(0, 512 - side, 2)
+            found["textures"].append(png(texture[top : top + side, left : left + side]))
+    found["noise"] = []
+    for _ in range(100):
+        side = int(random.integers(4, 224))
+        noise = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        found["noise"].append(png(np.asarray(noise.resize((224, 224), Image.Resampling.BILINEAR))))
+    found["screens"] = [png(screenshot(random)) for _ in range(100)]
+    return found
+
+
+def screenshot(random: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Boxes and lines of text on a light ground."""
+
+    def numbers(low: int, high: int, count: int = 3) -> tuple[int, ...]:
+        return tuple(int(number) for number in random.integers(low, high, count))
+
+    picture = Image.new("RGB", (640, 400), numbers(180, 256))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(int(random.integers(3, 9))):
+        x, y = int(random.integers(0, 500)), int(random.integers(0, 300))
+        far = (x + int(random.integers(30, 300)), y + int(random.integers(10, 150)))
+        pen.rectangle([x, y, *far], fill=numbers(0, 256))
+    for _ in range(25):
+        place = (int(random.integers(0, 520)), int(random.integers(0, 380)))
+        pen.text(place, "".join(map(chr, random.integers(97, 123, 20))), fill=numbers(0, 130))
+    return np.asarray(picture)
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def extract(photos: list[bytes]) -> Rows:
+    """The features of photos."""
+    from catflap.image import Frame, read_pixels
+    from catflap.training.backbones import load_backbone
+    from catflap.training.features import open_extractor
+
+    frame = Frame(SIZE, SIZE)
+    model = open_extractor(load_backbone("efficientnet_lite0"), frame).model
+    frames = [read_pixels(photo, frame) for photo in photos]
+    return np.concatenate([model(np.stack(frames[at : at + 4])) for at in range(0, len(frames), 4)])
+
+
+def measure(
+    features: Mapping[str, Rows], known: list[str], left_out: list[str], seed: int
+) -> dict[str, Rows]:
+    """Accepted, refused of left-out labels, AUROC, refused of other things, for each score."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
+    rows = np.concatenate([features[name] for name in known])
+    labels = np.concatenate([[number] * len(features[name]) for number, name in enumerate(known)])
+    order = np.random.default_rng(seed).permutation(len(rows))
+    train, calibration, test = np.split(order, [len(order) * 6 // 10, len(order) * 8 // 10])
+    scale = np.sqrt((rows[train] ** 2).mean())
+    head = LogisticRegression(C=1.0, max_iter=300).fit(rows[train] / scale, labels[train])
+
+    def logits(given: Rows) -> Rows:
+        answers = head.decision_function(given / scale)
+        return answers if answers.ndim == 2 else np.stack([-answers / 2, answers / 2], axis=1)
+
+    families = {name.split(":")[0] for name in known}
+    others = [name for name in features if name in DRAWN or name.split(":")[0] not in families | {"photos"}]
+    if known[0].startswith("photos"):
+        others = [name for name in others if not name.startswith("cifar")]  # it has cats and dogs, too
+    things = np.concatenate([features[name] for name in others])
+    strange = np.concatenate([features[name] for name in left_out]) if left_out else rows[:0]
+    given = [rows[calibration], rows[test], strange, things]
+    found = {}
+    for name, score in scores(rows[train], labels[train], rows[calibration], logits).items():
+        ours, new, out, other = (score(one, logits(one)) if len(one) else np.zeros(0) for one in given)
+        limit = np.sort(ours)[int(np.ceil((1 - RATE) * (len(ours) + 1))) - 1]
+        area = roc_auc_score(np.r_[0 * new, 0 * out + 1], np.r_[new, out]) if len(out) else np.nan
+        refused = (out > limit).mean() if len(out) else np.nan
+        found[name] = np.array([(new <= limit).mean(), refused, area, (other > limit).mean()])
+    return found
+
+
+def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows], Rows]) -> dict[str, Score]:
+    """The scores by name; those of pytorch-ood that need no gradients and no second network."""
+    bank, count = unit(train), int(labels.max()) + 1
+    means = np.stack([bank[labels == number].mean(axis=0) for number in range(count)])
+    within = bank - means[labels]
+    spread, directions = np.linalg.eigh(within.T @ within / len(within))
+    whitening = directions / np.sqrt(0.9 * spread + 0.1 * spread.mean())
+    centre = bank.mean(axis=0)
+    main = np.linalg.eigh((bank - centre).T @ (bank - centre))[1][:, ::-1][:, :64]
+    axes = [
+        np.linalg.svd(bank[labels == number] - means[number], full_matrices=False)[2][:AXES]
+        for number in range(count)
+    ]
+
+    def mahalanobis(rows: Rows, _: Rows) -> Rows:
+        here, there = unit(rows) @ whitening, means @ whitening
+        return np.min([((here - mean) ** 2).sum(axis=1) for mean in there], axis=0)
+
+    def residual(rows: Rows, answers: Rows) -> Rows:
+        away = unit(rows) - means[answers.argmax(axis=1)]
+        chosen = np.stack(axes)[answers.argmax(axis=1)] if len({len(one) for one in axes}) == 1 else None
+        assert chosen is not None
+        along = np.einsum("nkw,nw->nk", chosen, away)
+        return np.linalg.norm(away - np.einsum("nk,nkw->nw", along, chosen), axis=1)
+
+    def unexplained(rows: Rows) -> Rows:
+        away = unit(rows) - centre
+        return np.linalg.norm(away - (away @ main) @ main.T, axis=1)
+
+    weight = logits(train).max(axis=1).mean() / unexplained(train).mean()
+    plain: dict[str, Score] = {
+        "softmax": lambda rows, answers: log_sum(answers) - answers.max(axis=1),
+        "largest logit": lambda rows, answers: -answers.max(axis=1),
+        "energy": lambda rows, answers: -log_sum(answers),
+        "nearest mean": lambda rows, answers: -(unit(rows) @ unit(means).T).max(axis=1),
+        "mean and 8 axes": residual,
+        "Mahalanobis": mahalanobis,
+        "1 neighbour": lambda rows, answers: -(unit(rows) @ bank.T).max(axis=1),
+        "5 neighbours": lambda rows, answers: -np.sort(unit(rows) @ bank.T, axis=1)[:, -5],
+        "ViM": lambda rows, answers: weight * unexplained(rows) - log_sum(answers),
+    }
+    both = {
+        f"{name}, energy": joined([plain[name], plain["energy"]], calibration, logits)
+        for name in ("mean and 8 axes", "Mahalanobis", "5 neighbours")
+    }
+    return {**plain, **both}
+
+
+def joined(parts: list[Score], calibration: Rows, logits: Callable[[Rows], Rows]) -> Score:
+    """Scores combined by the product of their p-values on the calibration photos (Fisher)."""
+    known = [np.sort(part(calibration, logits(calibration))) for part in parts]
+
+    def score(rows: Rows, answers: Rows) -> Rows:
+        ranks = [
+            np.searchsorted(sorted_, part(rows, answers)) / (len(sorted_) + 1)
+            for part, sorted_ in zip(parts, known, strict=True)
+        ]
+        return -np.log(np.clip(1 - np.array(ranks), 1e-3, 1)).sum(axis=0) + 1e-6 * parts[0](rows, answers)
+
+    return score
+
+
+def unit(rows: Rows) -> Rows:
+    """Rows of length 1."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def log_sum(answers: Rows) -> Rows:
+    """The logarithm of the sum of exponentials."""
+    most = answers.max(axis=1, keepdims=True)
+    return (most + np.log(np.exp(answers - most).sum(axis=1, keepdims=True)))[:, 0]
+
+
+if __name__ == "__main__":
+    main()
