@@ -143,7 +143,7 @@ def evaluate(
         variant = subject.variants.get(name)
         limit = variant.unknown["threshold"] if variant is not None and variant.unknown else None
         if variant is not None and limit is not None:
-            run = _with_ood_score(run, variant, subject.labels)
+            run = with_ood_score(run, variant, subject.labels)
         scored_rows = score(
             run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept, part=part
         )
@@ -185,7 +185,7 @@ def evaluate(
     return report
 
 
-def _with_ood_score(model: Model, variant: Variant, labels: tuple[str, ...]) -> Model:
+def with_ood_score(model: Model, variant: Variant, labels: tuple[str, ...]) -> Model:
     """The model with the OOD score as one more column after the logits, (n, labels + 1)."""
     models = embedding_models(variant.baseline, labels)
 
