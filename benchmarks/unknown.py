@@ -16,14 +16,14 @@ import io
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from machine import header, need_photos
 from PIL import Image, ImageDraw
 
-Rows: TypeAlias = npt.NDArray[np.float64]
+Rows: TypeAlias = npt.NDArray[Any]
 Score: TypeAlias = Callable[[Rows, Rows], Rows]  # features and logits to a number a photo, high if strange
 SIZE, RATE, AXES = 160, 0.05, 8
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -83,19 +83,20 @@ def sources(cifar: Path, photos: Path) -> dict[str, list[bytes]]:
             files[place].read_bytes() for place in random.permutation(len(files))[:800]
         ]
     digits = load_digits()
-    for label in range(10):
-        pictures = digits.images[digits.target == label][:150]
-        found[f"digits:{label}"] = [png(np.uint8(255 - picture * 15.9)) for picture in pictures]
+    for digit in range(10):
+        pictures = (255 - digits.images[digits.target == digit][:150] * 15.9).astype(np.uint8)
+        found[f"digits:{digit}"] = [png(picture) for picture in pictures]
     found["textures"] = []
-    for texture in (data.brick(), data.grass(), data.gravel()):
+    for name in ("brick", "grass", "gravel"):
+        texture = getattr(data, name)()
         for _ in range(50):
             side = random.integers(100, 300)
             top, left = random.integers(0, 512 - side, 2)
             found["textures"].append(png(texture[top : top + side, left : left + side]))
     found["noise"] = []
     for _ in range(100):
-        side = int(random.integers(4, 224))
-        noise = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        width = int(random.integers(4, 224))
+        noise = Image.fromarray(random.integers(0, 256, (width, width, 3), dtype=np.uint8))
         found["noise"].append(png(np.asarray(noise.resize((224, 224), Image.Resampling.BILINEAR))))
     found["screens"] = [png(screenshot(random)) for _ in range(100)]
     return found
@@ -189,18 +190,18 @@ def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows]
 
     def mahalanobis(rows: Rows, _: Rows) -> Rows:
         here, there = unit(rows) @ whitening, means @ whitening
-        return np.min([((here - mean) ** 2).sum(axis=1) for mean in there], axis=0)
+        return np.asarray(np.min([((here - mean) ** 2).sum(axis=1) for mean in there], axis=0))
 
     def residual(rows: Rows, answers: Rows) -> Rows:
         away = unit(rows) - means[answers.argmax(axis=1)]
         chosen = np.stack(axes)[answers.argmax(axis=1)] if len({len(one) for one in axes}) == 1 else None
         assert chosen is not None
         along = np.einsum("nkw,nw->nk", chosen, away)
-        return np.linalg.norm(away - np.einsum("nk,nkw->nw", along, chosen), axis=1)
+        return np.asarray(np.linalg.norm(away - np.einsum("nk,nkw->nw", along, chosen), axis=1))
 
     def unexplained(rows: Rows) -> Rows:
         away = unit(rows) - centre
-        return np.linalg.norm(away - (away @ main) @ main.T, axis=1)
+        return np.asarray(np.linalg.norm(away - (away @ main) @ main.T, axis=1))
 
     weight = logits(train).max(axis=1).mean() / unexplained(train).mean()
     plain: dict[str, Score] = {
@@ -230,20 +231,22 @@ def joined(parts: list[Score], calibration: Rows, logits: Callable[[Rows], Rows]
             np.searchsorted(sorted_, part(rows, answers)) / (len(sorted_) + 1)
             for part, sorted_ in zip(parts, known, strict=True)
         ]
-        return -np.log(np.clip(1 - np.array(ranks), 1e-3, 1)).sum(axis=0) + 1e-6 * parts[0](rows, answers)
+        return np.asarray(
+            -np.log(np.clip(1 - np.array(ranks), 1e-3, 1)).sum(axis=0) + 1e-6 * parts[0](rows, answers)
+        )
 
     return score
 
 
 def unit(rows: Rows) -> Rows:
     """Rows of length 1."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def log_sum(answers: Rows) -> Rows:
     """The logarithm of the sum of exponentials."""
     most = answers.max(axis=1, keepdims=True)
-    return (most + np.log(np.exp(answers - most).sum(axis=1, keepdims=True)))[:, 0]
+    return np.asarray((most + np.log(np.exp(answers - most).sum(axis=1, keepdims=True)))[:, 0])
 
 
 if __name__ == "__main__":
