@@ -16,15 +16,15 @@ TRUTH = np.array([0, 0, 0, 1, 2, 2, 1, 0])
 
 def test_rates_are_the_counts() -> None:
     rates = decision_rates(SAID, TRUTH, np.arange(8), NAMES)
-    assert rates["counts"] == {"right": 4, "wrong": 2, "unsure": 2}
-    shares = {name: rates[name]["value"] for name in ("decided", "right", "wrong", "unsure")}
-    assert shares == {"decided": 0.75, "right": 0.5, "wrong": 0.25, "unsure": 0.25}
+    assert rates["counts"] == {"right": 4, "wrong": 2, "unsure": 1, "unknown": 1}
+    shares = {name: rates[name]["value"] for name in ("decided", "right", "wrong", "unsure", "unknown")}
+    assert shares == {"decided": 0.75, "right": 0.5, "wrong": 0.25, "unsure": 0.125, "unknown": 0.125}
     assert rates["wrong_when_decided"]["value"] == pytest.approx(2 / 6, abs=1e-6)
     cat = rates["per_label"]["cat"]
     assert (cat["photos"], cat["predicted"]) == (4, 2)
-    assert cat["counts"] == {"right": 2, "wrong": 2, "unsure": 0}
+    assert cat["counts"] == {"right": 2, "wrong": 2, "unsure": 0, "unknown": 0}
     assert json.loads(json.dumps(rates, allow_nan=False)) == rates
-    assert in_words(rates) == "Of 8 photos: 6 decided, 2 of them wrong, 2 unsure."
+    assert in_words(rates) == "Of 8 photos: 6 decided, 2 of them wrong, 1 unsure, 1 unknown."
 
 
 def test_copies_of_a_photo_do_not_narrow_an_interval() -> None:
