@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.conftest import REPO, make_once
+from tests.web.conftest import npm, page_built  # noqa: F401  fixtures
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
@@ -103,6 +104,14 @@ def plain_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     (folder / "index.html").write_text("<!doctype html><title>Studio</title>")
     return folder
+
+
+@pytest.fixture(scope="session")
+def studio_page(page_built: Path, repo: Path) -> Path:  # noqa: F811
+    """The folder of Studio's page, built from today's sources with the camera page."""
+    from hatch_build import STUDIO
+
+    return repo / STUDIO
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,23 @@ def test_a_learning_curve_says_what_more_photos_would_bring(studio: Running) -> 
     assert {row["label"] for row in curve["labels"]} == {"cat", "other"}
 
 
+def test_a_phone_can_add_photos_with_its_token_until_it_is_closed(studio: Running) -> None:
+    url = studio.ask("POST", "/api/phone", {})["url"]
+    token = url.rpartition("/")[2]
+    phone = Running(studio.project, url, studio.process)
+    assert phone.raw("GET", f"/{token}")[0] == 200
+    assert phone.raw("GET", "/api/state")[0] == 404
+    before = studio.ask("GET", "/api/state")["photos"]
+    answer = phone.ask("POST", f"/{token}?name=a.jpg&label=", photo("cat", 200))
+    assert (answer["added"], answer["refused"]) == (1, [])
+    assert phone.ask("POST", f"/{token}?name=b.jpg", b"<html>")["refused"]
+    assert studio.ask("GET", "/api/state")["photos"] == before + 1
+    studio.ask("POST", "/api/phone", {"close": True})
+    with pytest.raises(OSError, match="refused"):
+        phone.raw("GET", f"/{token}")
+    studio.ask("POST", "/api/decide", {"photos": [before + 1], "label": ""})
+
+
 def test_a_kill_at_any_moment_loses_no_answered_decision(start: Start, tmp_path: Path) -> None:
     one = start(tmp_path / "killed")
     for number in range(4):

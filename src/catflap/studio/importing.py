@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +29,7 @@ from catflap.studio.project import NewPhoto, Project
 
 ARCHIVES = (".zip", ".tar")
 BATCH = 32
+DEMO = 12  # photos of each digit that keep their label
 
 
 class Importer:
@@ -44,7 +48,7 @@ class Importer:
         self._inbox = project.path / "inbox"
         self._inbox.mkdir(exist_ok=True)
         for left in self._inbox.iterdir():  # of a Studio that was killed; nobody was told that it is kept
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._stacking = threading.Lock()
         self.progress: dict[str, Any] | None = None
 
@@ -111,6 +115,28 @@ class Importer:
             self.progress = None
             self._changed()
         return total
+
+    def add_demo(self) -> dict[str, Any]:
+        """Add scikit-learn's handwritten digits, of which DEMO of each have their label."""
+        folder = self._inbox / "digits"
+        code = "import sys; from catflap.pipeline.demo import write_digits; from pathlib import Path; "
+        done = subprocess.run(  # it needs scikit-learn and torch, which this process does without
+            [sys.executable, "-c", f"{code}write_digits(Path(sys.argv[1]))", str(folder)], check=False
+        )
+        if done.returncode:
+            raise CatflapError("The digits cannot be written.", "Run: pip install 'catflap[studio]'")
+        answer = self.add_source(folder, copy=True, shown="digits")
+        shutil.rmtree(folder, ignore_errors=True)
+        rows = self._project.rows("select n, label from photos where name like 'digits: %' order by n")
+        seen: dict[str, int] = {}
+        unlabelled = []
+        for row in rows:
+            seen[row["label"]] = seen.get(row["label"], 0) + 1
+            if seen[row["label"]] > DEMO:
+                unlabelled.append(row["n"])
+        self._project.decide(unlabelled, None, with_stacks=False)
+        self._changed()
+        return answer
 
     def _add(self, photos: list[tuple[Reference, str]], *, copy: bool) -> dict[str, Any]:
         """Examine photos, keep the bytes of those that are fine, and add them in one transaction."""

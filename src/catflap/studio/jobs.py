@@ -126,6 +126,28 @@ class Jobs:
             self._spawn(number, command)
             return number
 
+    def compare(self, build: int) -> int | None:
+        """Ask `diff` whether a build may replace the one before, on its test photos; None for the first."""
+        with self._lock:
+            earlier = [job for job in self.all() if job.kind == "build" and job.state == "done"]
+            earlier = [job for job in earlier if job.number < build]
+            if not earlier:
+                return None
+            settings = {"build": build, "before": earlier[0].number}
+            number = self._project.add_job("compare", [], settings)
+            self.folder(number).mkdir(parents=True, exist_ok=True)
+            before, after = self.bundle_of(earlier[0].number), self.bundle_of(build)
+            command = [
+                "diff",
+                str(before),
+                str(after),
+                str(after.with_suffix(".build") / "dataset"),
+                "--json",
+            ]
+            write_atomically(self.folder(number) / "command.json", json.dumps(command).encode())
+            self._spawn(number, command)
+            return number
+
     def stop(self, number: int) -> None:
         """Ask a running job to stop; what it has finished is kept."""
         folder = self.folder(number)
@@ -169,6 +191,14 @@ class Jobs:
             if job.kind == "judge" and job.settings["build"] == build and job.state == "done":
                 text = (self.folder(job.number) / ANSWER).read_text("utf-8")
                 return [json.loads(line) for line in text.splitlines()]
+        return None
+
+    def comparison_of(self, build: int) -> dict[str, Any] | None:
+        """What `diff` says of a build and the one before it, with `before`; None before it has said so."""
+        for job in self.all():
+            if job.kind == "compare" and job.settings["build"] == build and job.state == "done":
+                answer = json.loads((self.folder(job.number) / ANSWER).read_text("utf-8"))
+                return {**answer, "before": job.settings["before"]}
         return None
 
     def folder(self, number: int) -> Path:
@@ -239,7 +269,7 @@ class Jobs:
                         self._changed()
 
     def _end(self, number: int, kind: str) -> None:
-        """Note how a job ended, by its answer; a build is judged next."""
+        """Note how a job ended, by its answer; a build is judged next, and compared with the one before."""
         folder = self.folder(number)
         lines = []
         with suppress(OSError):
@@ -252,8 +282,11 @@ class Jobs:
             self._project.set_job(number, "done", {"photos": len(lines)})
         elif answer and "bundle" in answer:
             self._project.set_job(number, "done", answer)
-            with suppress(CatflapError, OSError):
-                self.judge(number)
+            for follow in (self.judge, self.compare):
+                with suppress(CatflapError, OSError):
+                    follow(number)
+        elif kind == "compare" and answer and "verdict" in answer:
+            self._project.set_job(number, "done", {"verdict": answer["verdict"]})
         elif answer and "error" in answer:
             self._project.set_job(number, "failed", answer)
         elif was_stopped:

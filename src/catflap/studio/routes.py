@@ -32,6 +32,7 @@ from catflap.serving.app import CONTENT_TYPES
 from catflap.serving.static_site import PAGE as CAMERA_PAGE
 from catflap.studio.importing import Importer, check_readable
 from catflap.studio.jobs import COMMAND, Jobs
+from catflap.studio.phone import Phone
 from catflap.studio.places import cards
 from catflap.studio.project import ASIDE, Project
 from catflap.studio.suggestions import ORDERS, Suggestions
@@ -61,6 +62,7 @@ class Studio:
         self.importer = Importer(project, self.photos_changed)
         self.suggestions = Suggestions(project, project.path / "cache" / "backbone.onnx", self.changed)
         self.jobs = Jobs(project, self.changed, command or COMMAND, options)
+        self.phone = Phone(self._take_from_phone)
         self._bundles: dict[Path, tuple[int, Bundle]] = {}
 
     def start(self) -> None:
@@ -69,8 +71,17 @@ class Studio:
         self.suggestions.start()
         self.jobs.start()
 
+    def _take_from_phone(self, photo: bytes, name: str, label: str) -> dict[str, Any]:
+        """Add a photo that a phone sent."""
+        with self.importer.inbox_file(name) as path:
+            path.write_bytes(photo)
+            answer = self.importer.take(path, name, label.strip() or None)
+        self.photos_changed()
+        return answer
+
     def close(self) -> None:
         """End the threads and processes, except the jobs."""
+        self.phone.close()
         self.suggestions.stop()
         self.jobs.close()
         self.importer.close()
@@ -123,6 +134,7 @@ class Studio:
                 "suspects": len(suggestions.suspects),
             },
             "importing": self.importer.progress,
+            "phone": self.phone.url,
             "jobs": [job.to_json() for job in self.jobs.all()[:30]],
         }
 
@@ -312,6 +324,20 @@ async def import_path(studio: Studio, request: Request) -> Response:
     )
 
 
+async def phone(studio: Studio, request: Request) -> Response:
+    """`POST /api/phone`: open the page for a phone, or with {"close": true} close it."""
+    body = await _json(request)
+    await asyncio.to_thread(studio.phone.close if body.get("close") else studio.phone.open)
+    studio.changed()
+    return JSONResponse({"url": studio.phone.url})
+
+
+async def demo(studio: Studio, request: Request) -> Response:
+    """`POST /api/demo`: free photos to try Studio with: handwritten digits, a few of them labelled."""
+    answer = await asyncio.to_thread(studio.importer.add_demo)
+    return JSONResponse({**answer, "photos": []})
+
+
 async def stack(studio: Studio, request: Request) -> Response:
     """`POST /api/stack`: find near-duplicates, after uploads."""
     await asyncio.to_thread(studio.importer.stack)
@@ -402,7 +428,14 @@ async def model(studio: Studio, request: Request) -> Response:
                 judged.append(
                     {**{key: answer.get(key) for key in JUDGED}, "photo": photo, "truth": truth.get(photo)}
                 )
+        numbers = {row["id"]: row["n"] for row in studio.project.rows("select n, id from photos")}
+        compared = studio.jobs.comparison_of(number)
+        if compared:
+            names = ("before", "verdict", "why", "wrong", "right", "margin")
+            changed = [{**one, "photo": numbers.get(one["id"])} for one in compared["photos_changed"][:200]]
+            compared = {**{name: compared.get(name) for name in names}, "changed": changed}
         return {
+            "compared": compared,
             "name": bundle.name,
             "labels": list(bundle.labels),
             "variant": bundle.default_variant,
@@ -509,6 +542,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/api/folders", folders),
     ("POST", "/api/upload", upload),
     ("POST", "/api/import", import_path),
+    ("POST", "/api/demo", demo),
+    ("POST", "/api/phone", phone),
     ("POST", "/api/stack", stack),
     ("GET", "/api/refused", refused),
     ("DELETE", "/api/refused", refused),

@@ -58,6 +58,7 @@ export interface State {
     curve: Curve | null;
     suspects: number;
   };
+  phone: string;
   importing: { source: string; done: number; total: number } | null;
   jobs: Job[];
 }

@@ -30,6 +30,48 @@ async function walk(entry: FileSystemEntry, above: string): Promise<Found[]> {
   }
 }
 
+const EVERY = 0.5; // seconds between two frames of a video
+const MOST = 400; // frames of one
+
+/** Videos replaced by their frames as photos; the browser decodes them. */
+export async function withFrames(files: Found[]): Promise<Found[]> {
+  const all = await Promise.all(files.map((found) => (found.file.type.startsWith("video/") ? framesOf(found) : [found])));
+  return all.flat();
+}
+
+async function framesOf({ path, file }: Found): Promise<Found[]> {
+  const video = document.createElement("video");
+  video.muted = true;
+  video.src = URL.createObjectURL(file);
+  const canvas = document.createElement("canvas");
+  const frames: Found[] = [];
+  try {
+    await until(video, "loadeddata");
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    const step = Math.max(EVERY, video.duration / MOST);
+    for (let at = 0; at < video.duration; at += step) {
+      video.currentTime = at;
+      await until(video, "seeked");
+      canvas.getContext("2d")!.drawImage(video, 0, 0);
+      const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+      if (blob) frames.push({ path: `${path} ${at.toFixed(1)} s.jpg`, file: new File([blob], file.name) });
+    }
+    return frames;
+  } catch {
+    return [{ path, file }]; // the server says what it is
+  } finally {
+    URL.revokeObjectURL(video.src);
+  }
+}
+
+function until(video: HTMLVideoElement, event: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    video.addEventListener(event, () => resolve(), { once: true });
+    video.addEventListener("error", () => reject(new Error("this browser cannot decode it")), { once: true });
+  });
+}
+
 /** Send files; `label` is for all of them, else the folder of each says it. */
 export async function send(
   files: Found[],
