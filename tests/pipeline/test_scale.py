@@ -37,7 +37,7 @@ def step(plan: dict[str, Any], name: str) -> dict[str, Any]:
 def test_a_plan_is_arithmetic_on_rates() -> None:
     plan = plan_scale(1e6, TWO_CORES, price=3.6)
     assert step(plan, "scan")["seconds"] == pytest.approx(1e6 / 200)
-    assert step(plan, "near-duplicates")["seconds"] == pytest.approx(1.0)
+    assert step(plan, "near-duplicates")["seconds"] == pytest.approx(121 / 12)
     assert step(plan, "packing")["disk_mb"] == pytest.approx(50_000)
     assert step(plan, "features")["seconds"] == pytest.approx(0.7e6 / 200 + 0.7e6 / 100)
     assert step(plan, "features")["disk_mb"] == pytest.approx(0.7 * 1280 * 4)
@@ -50,6 +50,8 @@ def test_a_plan_is_arithmetic_on_rates() -> None:
     twice = plan_scale(2e6, TWO_CORES)
     assert twice["seconds"] == pytest.approx(2 * plan["seconds"])
     assert twice["cost"] is None
+    slow = replace(TWO_CORES, rates={**TWO_CORES.rates, "duplicates": 1000.0})
+    assert step(plan_scale(1e6, slow), "near-duplicates")["seconds"] == pytest.approx(1000)
     names = [each["name"] for each in plan_scale(1e6, TWO_CORES, epochs=0)["steps"]]
     assert "fine-tuning" not in names
     assert "head" in names

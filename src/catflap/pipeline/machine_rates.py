@@ -96,7 +96,8 @@ def measure_rates(
     note("decode", _per_second(lambda: [read_pixels(photo, frame) for photo in photos], len(photos)))
     note("features", measure_features(backbone, frame, seconds=SECONDS).per_second)
     note("head", measure_head(width))
-    note("finetune", measure_learning(backbone, frame, seconds=SECONDS, batch=16).per_second)
+    core = measure_learning(backbone, frame, seconds=SECONDS, batch=16, threads=1)  # 2 threads would wait
+    note("finetune", core.per_second * describe_machine().cores)
     note("predict", _per_second(lambda: [classifier(photo) for photo in photos], len(photos)))
     parts = ("catflap", "numpy", "onnxruntime", "torch", "timm")
     return MachineRates(

@@ -12,6 +12,7 @@ from catflap.pipeline.machine_rates import MachineRates
 
 # Measured for twelve million photos, benchmarks/README.md#scale, on 2 cores of an AMD EPYC.
 SERIAL_SECONDS = 34e-6  # a photo, in the one process that lists, commits and judges
+NEAR_SECONDS = 121 / 12e6  # a photo, where hashes are correlated
 ROLES_SECONDS = (98 + 24) / 12e6  # a photo, for roles and index
 SCAN_BYTES, PREPARE_BYTES, TRAIN_BYTES = 150.0, 900.0, 400.0  # of memory a photo
 MANIFEST_BYTES, INDEX_BYTES = 67.0, 55.0  # of disk a photo: those of 500 photos, each over 500
@@ -113,12 +114,15 @@ def _steps(photos: float, rates: MachineRates, cores: int, machines: int, epochs
     scan = each_core("scan", photos)
     finetune = _shared(each_core("decode", learnt), whole_device("finetune", learnt), on_cpu)
     head_rate, near_rate = per.get("head"), per.get("duplicates")
+    # Half a million hashes take less time each than twelve million do.
+    near = None if near_rate is None else max(photos / near_rate, photos * NEAR_SECONDS)
+    by = "measured on one core, random frames" if on_cpu else "measured, random frames"
     predict = each_core("predict", photos)
     return [
         Step("scan", "catflap scan", None if scan is None else max(scan, photos * SERIAL_SECONDS),
              photos * SCAN_BYTES / 1e6, photos * MANIFEST_BYTES / 1e6, measured),
-        Step("near-duplicates", "catflap scan", None if near_rate is None else photos / near_rate,
-             photos * SCAN_BYTES / 1e6, 0.0, "measured, 500,000 drawn hashes", True),
+        Step("near-duplicates", "catflap scan", near,
+             photos * SCAN_BYTES / 1e6, 0.0, f"drawn hashes; {BENCHMARKS} for 12 million", True),
         Step("roles and index", "catflap prepare", photos * ROLES_SECONDS, photos * PREPARE_BYTES / 1e6,
              photos * INDEX_BYTES / 1e6, BENCHMARKS, True),
         Step("packing", "catflap prepare", each_core("pack", photos), photos * PREPARE_BYTES / 1e6,
@@ -128,7 +132,7 @@ def _steps(photos: float, rates: MachineRates, cores: int, machines: int, epochs
         Step("head", "catflap train", None if head_rate is None else photos * train / head_rate,
              BASE_MB + photos * TRAIN_BYTES / 1e6, 0.0, "measured, 4,000 drawn photos", True),
         *([Step("fine-tuning", f"catflap train --recipe finetune --epochs {epochs:g}", finetune,
-                BASE_MB + photos * TRAIN_BYTES / 1e6, 100.0, "measured, random frames")] * (epochs > 0)),
+                BASE_MB + photos * TRAIN_BYTES / 1e6, 100.0, by)] * (epochs > 0)),
         Step("export and evaluation", "catflap export",
              None if predict is None else predict * judged * VARIANTS, BASE_MB, 20.0, measured),
     ]  # fmt: skip

@@ -70,13 +70,17 @@ def measure_learning(
     batch: int = 32,
     seconds: float = 2.0,
     fewest: int = FEWEST,
+    threads: int | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Throughput:
     """Forward, backward and update of batches of random frames, as in fine-tuning, without a loader.
 
-    At least `fewest` steps; `wrap` is applied to the network on its device, as DDP is.
+    At least `fewest` steps; `wrap` is applied to the network on its device, as DDP is. `threads` of a
+    processor, None for torch's own number.
     """
     keep_memory()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     precision = precision or fastest_precision(device)
     network = Network(load_backbone(name, pretrained=False), LABELS).eval().to(device)
     model = wrap(network)
@@ -93,8 +97,11 @@ def measure_learning(
         scaler.update()
         optimiser.zero_grad()
 
-    with fast_depthwise(network) if device == "cpu" else nullcontext():
-        rate, photos = _rate(step, batch, device, seconds, torch.get_num_threads(), fewest)
+    try:
+        with fast_depthwise(network) if device == "cpu" else nullcontext():
+            rate, photos = _rate(step, batch, device, seconds, threads or before, fewest)
+    finally:
+        torch.set_num_threads(before)
     return Throughput(rate, photos, _peak(device), precision, batch)
 
 
