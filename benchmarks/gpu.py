@@ -300,7 +300,7 @@ def resume(args: argparse.Namespace) -> Rows:
 
 
 def _saved(folder: Path) -> bool:
-    return any(path.name.startswith("resume") for path in folder.rglob("*resume*") if path.is_file())
+    return any(path.is_file() for path in folder.glob(".c.resume*"))
 
 
 def rates(args: argparse.Namespace) -> Rows:
