@@ -13,22 +13,31 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.comparison.compare import compare_page
+from catflap.comparison.explain import explain
 from catflap.evaluation.examples import choose_examples
 from catflap.evaluation.field_page import field_page
 from catflap.evaluation.metrics import curves, measure
 from catflap.evaluation.outlook import curve_points, outlook, promised
 from catflap.evaluation.report_page import write_report
+from catflap.pipeline.diff import diff, write_diff_page
+from tests.comparison.test_comparison_pages import MACHINE, SIDE
 from tests.curation.test_page import drawn_page
 from tests.evaluation.test_field_page import report as drift_report
 from tests.evaluation.test_report import answers, history, photo
+from tests.tiny import Exported
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (360, 768, 1440)
-PAGES = ("report", "many labels", "drift", "review", "manifest", "dataset", "upload", "docs", "preview")
+PAGES = (
+    "report", "many labels", "drift", "review", "manifest", "dataset", "upload", "docs", "preview", "diff",
+    "explain", "prediction", "compare", "alone",
+)  # fmt: skip
 RUN_AXE = """async () => (await axe.run({resultTypes: ['violations']})).violations.map(one =>
   [one.id, one.nodes.map(node => `${node.html.slice(0, 120)}: ${node.any[0] ? node.any[0].message : ''}`)])"""
 FAULTS = """() => {
@@ -65,7 +74,12 @@ FAULTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, drawn_dataset: Dataset) -> dict[str, Path]:
+def pages(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn_dataset: Dataset,
+    drawn_checkpoint: Checkpoint,
+    drawn_bundle: Exported,
+) -> dict[str, Path]:
     """Each page as a file."""
     folder = tmp_path_factory.mktemp("pages")
     few, many = ("cat", "other"), tuple(f"label number {number}" for number in range(12))
@@ -81,7 +95,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory, drawn_dataset: Dataset) -> d
     (folder / "preview.html").write_bytes(PAGE)
     (folder / "upload.html").write_bytes(serving._upload_page())
     (folder / "docs.html").write_bytes(serving._docs_page())
+    bundle, shown = drawn_bundle.path, folder / "photo.jpg"
+    shown.write_bytes(photo(1))
+    write_diff_page(diff(bundle, bundle, drawn_dataset.path), folder / "diff.html")
+    explain(drawn_checkpoint.path, bundle, shown, folder / "explain.html", label="other")
+    explain(None, bundle, shown, folder / "prediction.html")
+    both: Any = {"training": SIDE, "inference": SIDE, "machine": {**MACHINE, "versions": {"catflap": "1"}}}
+    (folder / "compare.html").write_text(compare_page(both, "cat"), "utf-8")
+    (folder / "alone.html").write_text(compare_page({**both, "training": None}, "cat"), "utf-8")
     return {
+        **{name: folder / f"{name}.html" for name in ("diff", "explain", "prediction", "compare", "alone")},
         "report": report_of(folder / "report", few, 60, built=True),
         "many labels": report_of(folder / "many", many, 600),
         "drift": folder / "drift.html",

@@ -29,7 +29,7 @@ def run(slow: float, photos: int, every_weight: bool = False) -> list[tuple[floa
     for number, step in enumerate(one for one in STEPS if every_weight or not one.rare):
         name = NAMES.get(step.name, step.name)
         seconds = (
-            slow * step.seconds(photos) * (1.4 if number % 2 else 0.7)
+            slow * step.seconds(photos) * (1.25 if number % 2 else 0.8)
         )  # none takes just what is expected
         reports = 2 if name == "trials measured" else 10
         for done in range(reports + 1):

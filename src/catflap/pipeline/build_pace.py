@@ -25,7 +25,7 @@ class Step:
     """A step of a build: its name as reported, what it does, and its expected seconds.
 
     `a_photo` and `a_root` are seconds for each photo and for each of their square root. A `rare` step counts
-    only once it runs.
+    only once it runs; the parts of `several` in one are each reported from 0 to all.
     """
 
     name: str  # a regular expression
@@ -34,12 +34,14 @@ class Step:
     a_photo: float = 0.0
     a_root: float = 0.0
     rare: bool = False
+    several: bool = False
 
     def seconds(self, photos: int) -> float:
         """The expected seconds."""
         return self.fixed + self.a_photo * photos + self.a_root * sqrt(photos)
 
 
+INSIDE = {"slim backbone": "fitting the slim backbone to the photos"}  # steps that run inside another
 EVERY_WEIGHT = "train every weight"
 STEPS = (
     Step("scan", "reading photos", 0.7, 0.0008),
@@ -57,9 +59,11 @@ STEPS = (
     Step("heads", "fitting the head", 1.0, 0.0015),
     Step(EVERY_WEIGHT, "training every weight", a_root=15.0, rare=True),
     Step(EVERY_WEIGHT, "training every weight, with validation photos", a_root=6.0, rare=True),
-    Step("write .*|.* on calibration|.* on test", "writing and measuring variants", 12.0, 0.007),
+    Step(
+        "write .*|.* on calibration|.* on test", "writing and measuring variants", 12.0, 0.007, several=True
+    ),
     Step("verify", "verifying the bundle", 1.0),
-    Step("evaluate .*", "measuring on test photos", 1.5, 0.002),
+    Step("evaluate .*", "measuring on test photos", 1.5, 0.002, several=True),
 )
 
 
@@ -94,13 +98,14 @@ class BuildPace:
         self._move(step, part)
         now = self._clock()
         current = STEPS[self._place] if self._place >= 0 else Step("", step, 0, 0)
-        if step != "slim backbone":  # which runs inside another step
+        if step not in INSIDE and not current.several:
             self._part = part
         left = self._left(now)
         spent = max(now - self._begun, 1e-9)
         self._share = max(self._share, min(1.0, spent / (spent + left)))
         counted = f": {done:,} of {total:,}" if total > 1 else ""
-        return Pace(self._share, left, f"{current.words}{counted}")
+        words = INSIDE.get(step, current.words)
+        return Pace(self._share, left, f"{words}{counted}")
 
     def _move(self, step: str, part: float) -> None:
         """Go on to the step's place in the table, if it is ahead."""
@@ -113,7 +118,7 @@ class BuildPace:
         if here is not None:
             self._behind += (1 - self._first) * here.seconds(self._photos)
         self._place, self._step_begun = found, self._clock()
-        self._first = self._part = part
+        self._first = self._part = 0.0 if STEPS[found].several else part
 
     def _left(self, now: float) -> float:
         current = STEPS[self._place] if self._place >= 0 else None
