@@ -60,7 +60,7 @@ STEPS = (
     Step(EVERY_WEIGHT, "training every weight", a_root=15.0, rare=True),
     Step(EVERY_WEIGHT, "training every weight, with validation photos", a_root=6.0, rare=True),
     Step(
-        "write .*|.* on calibration|.* on test", "writing and measuring variants", 12.0, 0.007, several=True
+        "write .*|.* on calibration|.* on test", "writing and measuring variants", 40.0, 0.007, several=True
     ),
     Step("verify", "verifying the bundle", 1.0),
     Step("evaluate .*", "measuring on test photos", 1.5, 0.002, several=True),
