@@ -42,7 +42,7 @@ def run(slow: float, photos: int, every_weight: bool = False) -> list[tuple[floa
 @pytest.mark.parametrize("slow", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("photos", [60, 4000])
 @pytest.mark.parametrize("every_weight", [False, True])
-def test_the_time_left_is_within_a_factor_of_two_from_a_tenth_to_seven(
+def test_the_time_left_is_within_a_factor_of_two_from_a_tenth_to_seven_tenths(
     slow: float, photos: int, every_weight: bool
 ) -> None:
     """Before the head is judged nobody knows that every weight will be trained, which takes longest."""
