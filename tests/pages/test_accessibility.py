@@ -17,6 +17,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.comparison.compare import compare_page
 from catflap.comparison.explain import explain
+from catflap.evaluation.decision_rates import shipped_decisions
 from catflap.evaluation.examples import choose_examples
 from catflap.evaluation.field_page import field_page
 from catflap.evaluation.metrics import curves, measure
@@ -38,6 +39,7 @@ PAGES = (
     "report", "many labels", "drift", "review", "manifest", "dataset", "upload", "docs", "preview", "diff",
     "explain", "prediction", "compare", "alone",
 )  # fmt: skip
+DECISION = {"threshold": 0.6, "error_rate": 0.05, "curve": [{"error_rate": 0.05, "threshold": 0.6}]}
 RUN_AXE = """async () => (await axe.run({resultTypes: ['violations']})).violations.map(one =>
   [one.id, one.nodes.map(node => `${node.html.slice(0, 120)}: ${node.any[0] ? node.any[0].message : ''}`)])"""
 FAULTS = """() => {
@@ -121,6 +123,7 @@ def report_of(out: Path, labels: tuple[str, ...], n: int, built: bool = False) -
     """The report of a bundle, at its end as a build writes it."""
     p, truth, groups = answers(n, len(labels), shift=3.0)
     found = measure(p, truth, groups, labels)
+    found["decisions"] = shipped_decisions(DECISION, [], p, truth, groups, labels)
     names = [f"/photos of mine/{number}/IMG_{number:04}.jpg" for number in range(n)]
     outcome: dict[str, Any] = {}
     if built:
