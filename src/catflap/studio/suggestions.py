@@ -7,6 +7,7 @@ is suggested here only helps to label; what a Bundle decides is trained and judg
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,6 +45,8 @@ LEAST = 5  # photos of each label for a learning curve
 FOLDS, STEPS = 5, (1 / 8, 1 / 4, 1 / 2, 1.0)
 QUIET = 0.7  # seconds without a decision before the learning curve is computed
 ROWS = 4096
+BATCHES = 20  # of features of labelled photos, after which the head is refitted
+BEHIND = 10  # how nice the threads that compute features are to those that answer the page
 FIRST_USEFUL = 200  # photos that the order by usefulness spreads out
 ORDERS = ("new", "doubt", "useful", "sure", "alike", "suspects")
 
@@ -136,7 +139,10 @@ class Suggestions:
         self.suspects: dict[int, tuple[str, float]] = {}  # photo -> the label that others suggest
         self.progress = (0, 0)  # photos with features, photos
         self.problem: CatflapError | None = None
-        self._judged = -1
+        self._judged = self._read = -1  # revisions
+        self._rows: list[Any] = []
+        self._numbers, self._is_labelled = np.empty(0, np.int64), np.empty(0, np.bool_)
+        self._batches, self._is_behind = 0, False
 
     def start(self) -> None:
         """Begin; the backbone is opened in the background."""
@@ -217,7 +223,7 @@ class Suggestions:
             self.problem = error
             self._changed()
             return
-        with ThreadPoolExecutor(describe_machine().cores) as pool:
+        with ThreadPoolExecutor(describe_machine().cores, initializer=_step_back) as pool:
             while True:
                 self._wake.wait()
                 self._wake.clear()
@@ -234,26 +240,36 @@ class Suggestions:
 
     def _step(self, features: Features, pool: ThreadPoolExecutor) -> None:
         """Refit if labels have changed; else compute the features of some photos; else judge."""
-        rows = self._project.rows("select n, place, label, stack from photos order by n")
         revision = self._project.revision
-        features.make_room(rows[-1]["n"] if rows else 0)
-        missing = [row for row in rows if not features.done[row["n"]]]
-        self.progress = (len(rows) - len(missing), len(rows))
-        if self.state.revision != revision or len(rows) - len(missing) > int(
-            (self.state.suggested >= 0).sum()
-        ):
-            self._refit(features, rows, revision)
-        if missing:
-            missing.sort(key=lambda row: row["label"] is None)
-            some = missing[: 8 * describe_machine().cores]
+        if revision != self._read:
+            self._rows = self._project.rows("select n, place, label, stack from photos order by n")
+            self._numbers = np.array([row["n"] for row in self._rows], np.int64)
+            self._is_labelled = np.array([bool(row["label"]) for row in self._rows], np.bool_)
+            self._read = revision
+            features.make_room(int(self._numbers[-1]) if len(self._numbers) else 0)
+        missing = np.flatnonzero(features.done[self._numbers] == 0)
+        labelled = missing[self._is_labelled[missing]]
+        self.progress = (len(self._rows) - len(missing), len(self._rows))
+        self._batches += 1
+        is_due = self._is_behind and (not len(labelled) or self._batches % BATCHES == 0)
+        if self.state.revision != revision or is_due:
+            self._is_behind = False
+            self._refit(features, self._rows, revision)
+        if len(missing):
+            waiting = labelled if len(labelled) else missing
+            some = [self._rows[at] for at in waiting[: 8 * describe_machine().cores]]
             list(pool.map(lambda row: features.compute(row["n"], self._project.path / row["place"]), some))
-            self.progress = (self.progress[0] + len(some), len(rows))
+            self.progress = (self.progress[0] + len(some), len(self._rows))
+            self._is_behind |= bool(len(labelled))
+            if self._head is not None:
+                new = np.array([row["n"] for row in some], np.int64)
+                _suggest(self.state, self._head[0], features, new)
             self._wake.set()
             self._changed()
         elif self._judged != revision:
             if self._wake.wait(QUIET) or self._stopping:
                 return
-            self._judge(features, rows)
+            self._judge(features, self._rows)
             self._judged = revision
             self._changed()
 
@@ -270,16 +286,11 @@ class Suggestions:
             chosen = np.sort(np.random.default_rng(0).permutation(len(numbers))[:MOST_FITTED])
         learnt = features.rows[numbers[chosen]].astype(np.float32), truth[chosen]
         head = fit_head([learnt], len(labels), C, False, balanced=True).scaled(1, 0)
-        suggested = np.full(count, -1, np.int16)
-        probability, margin = np.zeros(count, np.float32), np.zeros(count, np.float32)
-        for part in _parts(np.flatnonzero(features.done == 1)):
-            shares = softmax(head.logits(features.rows[part].astype(np.float32)), 1.0)
-            top = np.partition(shares, -2, axis=1)[:, -2:]
-            suggested[part], probability[part] = shares.argmax(1), top[:, 1]
-            margin[part] = top[:, 1] - top[:, 0]
+        empty = np.zeros(count, np.float32)
+        state = State(labels, np.full(count, -1, np.int16), empty, empty.copy(), revision)
+        _suggest(state, head, features, np.flatnonzero(features.done == 1))
         self._head = head, labels
-        ms = 1000 * (time.perf_counter() - begun)
-        self.state = State(labels, suggested, probability, margin, revision, ms)
+        self.state = replace(state, ms=1000 * (time.perf_counter() - begun))
         self._changed()
 
     def _judge(self, features: Features, rows: Sequence[Any]) -> None:
@@ -367,6 +378,23 @@ def _cross_validated(
         shares[held] = softmax(head.logits(learnt[held]), 1.0)
         sizes.append(int(fit.sum()))
     return (round(float(np.mean(sizes))) if sizes else 0), shares
+
+
+def _suggest(state: State, head: Head, features: Features, numbers: Numbers) -> None:
+    """Note in the arrays of a state what a head suggests for photos."""
+    numbers = numbers[numbers < len(state.suggested)]
+    for part in _parts(numbers[features.done[numbers] == 1]):
+        shares = softmax(head.logits(features.rows[part].astype(np.float32)), 1.0)
+        top = np.partition(shares, -2, axis=1)[:, -2:]
+        state.suggested[part], state.probability[part] = shares.argmax(1), top[:, 1]
+        state.margin[part] = top[:, 1] - top[:, 0]
+
+
+def _step_back() -> None:
+    """Lower the priority of the calling thread, where the system knows that of a thread (Linux)."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
 
 
 def _labelled(features: Features, rows: Sequence[Any]) -> tuple[Numbers, tuple[str, ...], Numbers, Numbers]:
