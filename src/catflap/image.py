@@ -241,6 +241,22 @@ def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
     return encode(np.asarray(image), "JPEG", quality=quality)
 
 
+def highlight(data: bytes, heat: npt.NDArray[np.floating[Any]], frame: Frame, side: int = 640) -> Pixels:
+    """A photo, at most `side` px, with heat (h, w) of 0 to 1 over it: cold parts dark, hot ones orange.
+
+    It shows the part of the photo that the frame shows the model. uint8 RGB (H, W, 3).
+    """
+    if frame.fit == "squash":
+        image = _from_array(decode(data, frame))
+        image.thumbnail((side, side))
+    else:
+        image = _from_array(read_pixels(data, frame))
+    warm = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(warm), 0, 1)[:, :, None]
+    pixels = np.asarray(image) * (0.45 + 0.55 * share)
+    return np.rint(pixels + 0.45 * share * (np.array([255, 120, 0]) - pixels)).astype(np.uint8)
+
+
 def encode(
     pixels: npt.NDArray[np.integer[Any]], format: str, mode: str | None = None, **options: Any
 ) -> bytes:

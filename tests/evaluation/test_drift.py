@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catflap.evaluation.drift_baseline import ALARM, WINDOW, log_odds, make_baseline, measure_drift
+from catflap.evaluation.drift_baseline import (
+    ALARM,
+    MIX,
+    WINDOW,
+    label_mix,
+    log_odds,
+    make_baseline,
+    measure_drift,
+)
 from catflap.runtime.decisions import softmax
 
 LABELS = ("cat", "dog", "other")
@@ -216,3 +224,39 @@ def test_a_baseline_or_a_log_without_looks_is_compared_as_before() -> None:
     half = looks(random, given)
     half[50:] = np.nan
     assert make_baseline(given, LABELS, np.arange(400), half)["labels"]["cat"]["looks"]["groups"] < 50
+
+
+def mix_score(
+    random: np.random.Generator, before: float, now: float, burst: int, earlier: int = 600
+) -> float:
+    """The score of the mix where a share of the photos is cats, in bursts of so many photos."""
+    runs = [
+        (random.random(-(-count // burst)) > share).repeat(burst)[:count].astype(np.int64)
+        for count, share in ((earlier, before), (WINDOW, now))
+    ]
+    given = np.eye(2)[runs[1]] * 0.98 + 0.01
+    baseline = make_baseline(given, ("cat", "other"), np.arange(WINDOW))
+    return measure_drift(given, ("cat", "other"), baseline, before=label_mix(runs[0], 2)).scores[MIX]
+
+
+@pytest.mark.parametrize("burst", [1, 20])
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_the_same_mix_seldom_alarms_in_bursts_too(share: float, burst: int) -> None:
+    random = np.random.default_rng(30)
+    found = sum(mix_score(random, share, share, burst) > 1 for _ in range(400))
+    assert found / 400 <= 0.01 + 3 * 0.005
+
+
+def test_another_mix_than_before_alarms() -> None:
+    random = np.random.default_rng(31)
+    assert all(mix_score(random, 0.97, 0.01, burst) > 1 for burst in (1, 20) for _ in range(20))
+    assert sum(mix_score(random, 0.3, 0.6, 1) > 1 for _ in range(50)) > 45
+    assert mix_score(random, 1.0, 0.0, 1) > 1
+
+
+def test_a_log_without_a_window_before_has_no_mix() -> None:
+    random = np.random.default_rng(32)
+    given = answers(random, WINDOW)
+    few = label_mix(np.zeros(WINDOW - 1, np.int64), 3)
+    assert MIX not in measure_drift(given, LABELS, baseline_of(given), before=few).scores
+    assert MIX not in measure_drift(given, LABELS, baseline_of(given)).scores

@@ -69,7 +69,7 @@ def test_it_is_the_checkpoints_features(
 def test_every_variant_for_onnx_runtime_has_it(bundle: Bundle) -> None:
     for variant in bundle.variants.values():
         graph = onnx.load_from_string(bytes(bundle.members[variant.file])).graph
-        assert [end.name for end in graph.output] == [OUTPUT, EMBEDDING]
+        assert [end.name for end in graph.output][:2] == [OUTPUT, EMBEDDING]
         onnx.checker.check_model(onnx.load_from_string(bytes(bundle.members[variant.file])))
         assert open_model(bundle.members[variant.file]).has_embedding
 

@@ -147,6 +147,25 @@ def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) 
     assert (tmp_path / "mine.html").read_text() == "a page of mine"
 
 
+def test_a_log_that_goes_from_all_cats_to_none_is_told(drawn_bundle: Exported, tmp_path: Path) -> None:
+    rows = field(drawn_bundle.path, 3 * WINDOW)
+    cats = np.sort(rows, axis=1)
+    cats = cats[:, ::-1] if load_bundle(drawn_bundle.path).labels[0] == "cat" else cats
+    changed = np.concatenate([cats, cats[: WINDOW + 20, ::-1]])
+    log = tmp_path / "field.log"
+    write_log(log, drawn_bundle.path, changed)
+    report = drift(drawn_bundle.path, log)
+    assert report.alarm
+    assert report.latest
+    assert report.latest.drift.most == "mix"
+    assert report.latest.drift.distance > 0.85  # the oldest 20 of the other photos count as earlier ones
+    assert ["mix" in window.drift.scores for window in report.windows] == [False, True, True, True]
+    assert not any(window.drift.alarm for window in report.windows[:3])
+    assert report.prior["cat"] < 0.05
+    interval = report.to_json()["prior_intervals"]["cat"]
+    assert interval["low"] <= interval["value"] <= interval["high"] < 0.1
+
+
 def test_photos_that_became_dark_are_told_though_the_answers_are_the_same(
     drawn_bundle: Exported, tmp_path: Path
 ) -> None:

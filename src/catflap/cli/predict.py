@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from catflap.cli.options import (
     error_rate_argument,
@@ -35,6 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how common a label is where the photos come from, such as cat=0.001; may be repeated (default: "
         "as in training)",
     )  # fmt: skip
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="FOLDER",
+        help="write a PNG of each photo that shows where the network found its label, into a new folder",
+    )
     error_rate_argument(parser)
     point_argument(parser)
     signer_arguments(parser)
@@ -46,6 +53,7 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.artifacts.results import Prediction
     from catflap.runtime.classifier import Classifier, predict
     from catflap.runtime.decisions import parse_prior
+    from catflap.runtime.explain import Explainer
     from catflap.runtime.recording import recording
     from catflap.runtime.signature import read_signed
 
@@ -63,11 +71,15 @@ def answer(args: argparse.Namespace) -> int:
     )
     if classifier.notice:
         note(classifier.notice)
+    explainer = None if args.explain is None else Explainer(classifier, args.explain)
     unread = 0
     with recording(log, note) as recorder:
         for path, result in predict(classifier, args.paths, recorder):
             if isinstance(result, Prediction):
-                emit({"path": path, **result.to_json()}, args, _text(path, result))
+                fields = {"path": path, **result.to_json()}
+                if explainer is not None:
+                    fields["explanation"] = str(explainer.write(path, result.label))
+                emit(fields, args, _text(path, result))
             else:
                 unread += 1
                 emit({"path": path, "error": result.to_json()}, args, f"{path}: {result.what} {result.fix}")

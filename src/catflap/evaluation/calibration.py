@@ -15,11 +15,15 @@ from catflap.evaluation.intervals import (
     Flags,
     Floats,
     Ints,
+    Metric,
     allowed_errors,
     effective_photos,
     group_weights,
     groups_needed,
+    metric,
+    missing,
     share,
+    wilson,
 )
 from catflap.runtime.decisions import correct_prior, softmax
 
@@ -92,6 +96,52 @@ def estimate_prior(probabilities: npt.ArrayLike, trained: npt.ArrayLike) -> Floa
             return after
         now = after
     return now
+
+
+def prior_intervals(
+    probabilities: npt.ArrayLike, trained: npt.ArrayLike, estimated: npt.ArrayLike
+) -> list[Metric]:
+    """What `estimate_prior` gave for n photos, each share with its 95 % interval, ready for JSON.
+
+    The sandwich variance of the estimating equations in Wilson's form; for a share of less than half a photo
+    the greatest one that makes these photos not less than 0.025 times as likely. It holds for independent
+    photos and calibrated probabilities: photos of a burst tell less.
+    """
+    given, before = np.asarray(probabilities, np.float64), np.asarray(trained, np.float64)
+    shares, count = np.asarray(estimated, np.float64), len(given)
+    if not count:
+        return [missing("there are no photos") for _ in shares]
+    inner = np.maximum(shares, 0.5 / count)
+    inner /= inner.sum()
+    ratios = given / before
+    ratios /= (ratios @ inner)[:, None]  # the derivative of each photo's log likelihood by each share
+    information = ratios.T @ ratios / count
+    # On the plane where shares sum to 1: directions that leave the sum as it is.
+    plane = np.linalg.svd(np.ones((1, len(shares))))[2][1:].T
+    bread = np.linalg.pinv(plane.T @ information @ plane, hermitian=True)
+    scores = (ratios - ratios.mean(axis=0)) @ plane @ bread @ plane.T
+    variance = np.maximum((scores**2).mean(axis=0) / count, 1e-12)
+    effective = np.minimum(inner * (1 - inner) / variance, count)
+    low, high = wilson(shares, effective)
+    for label in np.flatnonzero(shares < 0.5 / count):
+        high[label] = max(
+            float(shares[label]), _greatest_share(ratios[:, label] * inner[label], inner[label])
+        )
+    return [metric(*row) for row in zip(shares, low, high, strict=True)]
+
+
+def _greatest_share(posterior: Floats, share: float) -> float:
+    """The share at which photos with these posteriors (n,) at a small share are 0.025 times as likely."""
+    evidence = posterior / share - (1 - posterior) / (1 - share)  # of the label over the rest, of the mixture
+
+    def too_likely(share_then: float) -> bool:
+        return bool(np.log1p((share_then - share) * evidence).sum() > math.log((1 - CONFIDENCE) / 2))
+
+    low, high = share, 1.0 - 1e-9
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_likely(middle) else (low, middle)
+    return high
 
 
 def _bisect(too_cold: Callable[[float], bool]) -> float:

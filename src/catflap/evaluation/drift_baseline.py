@@ -2,9 +2,10 @@
 
 Compared are, for each predicted label: the confidence (log-odds of the most probable label), the OOD score
 (distance of the embedding from the label's mean and principal axes), and image statistics of the frame
-(brightness, contrast, sharpness). A change of the label mix alone does not alarm. Objects that were never
-trained on raise the OOD score even where the network is confident; blur and darkness change the image
-statistics before they change the answers.
+(brightness, contrast, sharpness). These do not alarm when only the label mix changes; that is compared with
+the earlier photos of the same log, because a field's mix differs from that of the calibration photos. Objects
+that were never trained on raise the OOD score even where the network is confident; blur and darkness change
+the image statistics before they change the answers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,12 +29,61 @@ KNOTS = 101  # quantiles per label
 DIGITS = 4  # of a quantile, and of the values compared with it
 MIN_PHOTOS = 5  # of a predicted label; below, it has no quantiles, and below so many groups no OOD score
 EPSILON = 1e-9  # probabilities are kept this far from 0 and 1
-CONFIDENCE, OOD = "sureness", "strangeness"  # as JSON calls the two scores
+CONFIDENCE, OOD, MIX = "sureness", "strangeness", "mix"  # as JSON calls the scores
 MAX_EMBEDDED_LABELS = 50  # labels with an OOD baseline; more would make bundle.json large
 AXES = 8  # principal axes per label; 32 detected unknown objects hardly better
 GROUPS_PER_AXIS = 10
 FOLDS = 10  # for the OOD scores of the calibration photos themselves
 OOD_QUANTILE = 0.99  # of the calibration distances; the OOD score is a distance divided by it
+
+
+@dataclass(frozen=True)
+class LabelMix:
+    """How often each label was predicted in a run of photos, (labels,), and how often twice in a row."""
+
+    counts: Ints
+    repeats: int
+
+    @property
+    def independent(self) -> float:
+        """The effective number of photos: n (1 - r) / (1 + r) for the autocorrelation r of neighbours.
+
+        Photos of a burst show the same, so that many of them tell little of the mix.
+        """
+        count = int(self.counts.sum())
+        if count < 2:
+            return float(count)
+        same = float(((self.counts / count) ** 2).sum())
+        if same >= 1:
+            return float(count)
+        correlation = min(max((self.repeats / (count - 1) - same) / (1 - same), 0.0), 0.99)
+        return count * (1 - correlation) / (1 + correlation)
+
+    def without(self, last: LabelMix) -> LabelMix:
+        """The mix of the photos before the last ones."""
+        counts = self.counts - last.counts
+        return LabelMix(counts, max(0, self.repeats - last.repeats))
+
+
+def label_mix(predicted: Ints, labels: int) -> LabelMix:
+    """The LabelMix of predicted class numbers (n,) in the order in which they were predicted."""
+    repeats = int((predicted[1:] == predicted[:-1]).sum())
+    return LabelMix(np.bincount(predicted, minlength=labels).astype(np.int64), repeats)
+
+
+def _mix_distance(mix: LabelMix, before: LabelMix) -> tuple[float, float, float]:
+    """The largest change of a label's share, its z, and the number of labels tested.
+
+    Shares are compared as two binomial proportions with one more photo of each kind (Agresti and Caffo 2000).
+    """
+    sizes = [part.independent for part in (mix, before)]
+    shares = [part.counts / part.counts.sum() for part in (mix, before)]
+    tried = [(share * size + 1) / (size + 2) for share, size in zip(shares, sizes, strict=True)]
+    variance = sum(share * (1 - share) / (size + 2) for share, size in zip(tried, sizes, strict=True))
+    z = np.abs(tried[0] - tried[1]) / np.sqrt(variance)
+    most = int(z.argmax())
+    tests = max(1, int(((mix.counts + before.counts) > 0).sum()) - 1)
+    return float(np.abs(shares[0] - shares[1])[most]), float(z[most]), float(tests)
 
 
 @dataclass(frozen=True)
@@ -112,8 +163,11 @@ def measure_drift(
     baseline: Mapping[str, Any],
     looks: npt.ArrayLike | None = None,
     strangeness: npt.ArrayLike | None = None,
+    before: LabelMix | None = None,
 ) -> Drift:
     """The Drift of a window: probabilities (m, labels), image statistics (m, 3), OOD scores (m,), m ≥ 1.
+
+    `before` is the mix of the log's earlier photos, if there are at least 200.
 
     Probabilities are those under the prior of training. Each statistic is compared by a two-sample
     Kolmogorov-Smirnov test with the baseline's labels, mixed as they are predicted in the window. The
@@ -139,10 +193,19 @@ def measure_drift(
     tests = {name: test for name, test in tests.items() if test[0]}
     if not tests:
         return Drift(photos, 0.0, 1.0, 0.0)
-    scores = {name: far / _critical(size, len(tests)) for name, (_, far, size) in tests.items()}
+    has_mix = before is not None and before.counts.sum() >= WINDOW
+    count = len(tests) + has_mix
+    scores = {name: far / _critical(size, count) for name, (_, far, size) in tests.items()}
+    if before is not None and has_mix:
+        change, z, labels_tested = _mix_distance(label_mix(predicted, len(labels)), before)
+        normal = NormalDist()
+        scores[MIX] = z / -normal.inv_cdf(ALARM / count / labels_tested / 2)
+        p = 2 * normal.cdf(-z) * labels_tested
+        if scores[MIX] == max(scores.values()):
+            return Drift(photos, change, min(1.0, count * p), scores[MIX], MIX, scores)
     most = max(scores, key=scores.__getitem__)
     _, distance, size = tests[most]
-    return Drift(photos, distance, min(1.0, len(tests) * _p(distance, size)), scores[most], most, scores)
+    return Drift(photos, distance, min(1.0, count * _p(distance, size)), scores[most], most, scores)
 
 
 def _half_groups(entry: Mapping[str, Any]) -> Mapping[str, Any]:

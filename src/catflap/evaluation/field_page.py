@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from catflap.evaluation.charts import TONES, against_limit, band, columns, render
+from catflap.evaluation.charts import TONES, against_limit, band, columns, percent, render
 
 KICKER = "Catflap field log"
 MAX_PERIODS = 120  # points in a chart; in a longer log several windows are one period
@@ -18,6 +18,7 @@ def field_page(report: Mapping[str, Any], labels: Sequence[str], window: int) ->
     periods = _periods(report["windows"])
     times = [_time(period["first"]) for period in periods]
     names, counts = _ranked(labels, [period["decisions"] for period in periods])
+    common = max(report["prior"].items(), key=lambda pair: pair[1], default=None)
     scores = list(dict.fromkeys(name for period in periods for name in period["scores"]))
     return render(
         "field.html",
@@ -25,7 +26,8 @@ def field_page(report: Mapping[str, Any], labels: Sequence[str], window: int) ->
         title=report["bundle"],
         report=report,
         window=window,
-        common=max(report["prior"].items(), key=lambda pair: pair[1], default=None),
+        common=common,
+        common_words=_with_interval(common[0], report.get("prior_intervals", {})) if common else "",
         charts=[
             ("Decisions", columns(names, counts, times)),
             ("Confidence", band([period["sure"] for period in periods], times)),
@@ -87,6 +89,14 @@ def _above(scores: Mapping[str, float]) -> str:
     """The statistics that alarm with their scores, the highest first."""
     above = sorted(((score, name) for name, score in scores.items() if score > 1), reverse=True)
     return ", ".join(f"{name} {score:.2f}" for score, name in above)
+
+
+def _with_interval(label: str, intervals: Mapping[str, Mapping[str, Any]]) -> str:
+    """A label with the interval of its estimated share."""
+    found = intervals.get(label)
+    if not found or found["low"] is None:
+        return label
+    return f"{label}, {percent(found['low'])} to {percent(found['high'])}"
 
 
 def _time(seconds: float) -> str:

@@ -32,7 +32,7 @@ from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
 from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
 from catflap.evaluation.intervals import Flags, Floats
 from catflap.evaluation.metrics import measure, separation
-from catflap.exporting.onnx_edits import with_embedding
+from catflap.exporting.onnx_edits import with_side_outputs
 from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions
@@ -232,7 +232,7 @@ class ExportSource:
     @cached_property
     def logits(self) -> Logits:
         """The float graph's logits on the calibration photos, float32 (n, labels)."""
-        return self.calibration_answers(with_embedding(self.onnx)).logits
+        return self.calibration_answers(with_side_outputs(self.onnx)).logits
 
     @cached_property
     def reference_temperature(self) -> float:

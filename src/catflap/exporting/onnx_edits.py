@@ -1,4 +1,4 @@
-"""Edits of ONNX graphs: inner tensors and embeddings as outputs, a variant's worst layer, smaller int8."""
+"""Edits of ONNX graphs: inner tensors, embeddings, activation maps as outputs; worst layer; smaller int8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
-from catflap.runtime.engine_onnx import EMBEDDING, open_session, run_session
+from catflap.runtime.engine_onnx import CAM, EMBEDDING, open_session, run_session
 
 FRAMES = 4
 KINDS = {"tensor(float)": onnx.TensorProto.FLOAT, "tensor(float16)": TensorProto.FLOAT16}
@@ -160,6 +160,102 @@ def with_embedding(onnx_bytes: bytes) -> bytes:
     rows = graph.output[0].type.tensor_type.shape.dim[0].dim_param
     graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, [rows or None, width]))
     return bytes(model.SerializeToString())
+
+
+_POOLS = ("GlobalAveragePool", "ReduceMean")
+_FLATTENERS = ("Flatten", "Reshape", "Squeeze", "Gather", "Identity")  # between the mean and the head
+_POOLED = 1e-4  # how near the map's mean must be to the head's input, as a share of the largest feature
+
+
+def with_side_outputs(onnx_bytes: bytes) -> bytes:
+    """The same graph with the outputs `embedding` and, where it is exact, `cam`."""
+    return with_cam(with_embedding(onnx_bytes))
+
+
+def with_cam(onnx_bytes: bytes) -> bytes:
+    """The same graph with the output `cam`, float32 (n, labels, h, w): class activation maps.
+
+    Zhou et al. 2016. Where a linear head follows the mean over the last feature map, the head at each place
+    of the map gives how much it adds to each label's logit: the mean over the places is the logit. It shares
+    the head's weights, so it costs some hundred bytes. The logits stay the first output and keep their bits.
+    A graph with anything else between the map and the head is returned unchanged, and so is an fp16 graph,
+    whose logits would change with the casts that ONNX Runtime puts around the new nodes.
+    """
+    model = onnx.load_from_string(onnx_bytes)
+    graph = model.graph
+    made = {name: node for node in graph.node for name in node.output}
+    head = made.get(graph.output[0].name)
+    if head is None or head.op_type != "Gemm" or len(head.input) != 3 or CAM in made:
+        return onnx_bytes
+    source = features = head.input[0]
+    while source in made and made[source].op_type in (*_CARRIERS, *_FLATTENERS):
+        source = made[source].input[0]
+        features = source if made[features].op_type in _CARRIERS else features
+    if source not in made or made[source].op_type not in _POOLS or not _is_plain(head):
+        return onnx_bytes
+    pooled = made[source].input[0]
+    if not _is_mean(model, pooled, features):
+        return onnx_bytes
+    _append_cam(graph, head, pooled)
+    rows = graph.output[0].type.tensor_type.shape.dim
+    shape = [rows[0].dim_param or None, rows[1].dim_value or None, None, None]
+    graph.output.append(helper.make_tensor_value_info(CAM, TensorProto.FLOAT, shape))
+    return bytes(model.SerializeToString())
+
+
+def _append_cam(graph: GraphProto, head: NodeProto, pooled: str) -> None:
+    """Nodes that compute `cam` from the pooled map (n, width, h, w): weights times map, plus bias."""
+    turned = any(entry.name == "transB" and entry.i for entry in head.attribute)
+    constants = {
+        "cam.flat": np.array([0, 0, -1], np.int64), "cam.split": np.array([0, 0], np.int64),
+        "cam.last": np.array([1], np.int64), "cam.from": np.array([2], np.int64),
+        "cam.to": np.array([4], np.int64),
+    }  # fmt: skip
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    weights = head.input[1]
+    nodes = [helper.make_node("Reshape", [pooled, "cam.flat"], ["cam.places"])]
+    if not turned:
+        nodes.append(helper.make_node("Transpose", [weights], ["cam.weights"], perm=[1, 0]))
+        weights = "cam.weights"
+    nodes += [
+        helper.make_node("MatMul", [weights, "cam.places"], ["cam.product"]),
+        helper.make_node("Unsqueeze", [head.input[2], "cam.last"], ["cam.bias"]),
+        helper.make_node("Add", ["cam.product", "cam.bias"], ["cam.sum"]),
+        helper.make_node("Shape", [pooled], ["cam.shape"]),
+        helper.make_node("Slice", ["cam.shape", "cam.from", "cam.to"], ["cam.sides"]),
+        helper.make_node("Concat", ["cam.split", "cam.sides"], ["cam.whole"], axis=0),
+        helper.make_node("Reshape", ["cam.sum", "cam.whole"], [CAM]),
+    ]
+    graph.node.extend(nodes)
+
+
+def _is_plain(head: NodeProto) -> bool:
+    """Whether a Gemm adds its bias to the product and changes neither."""
+    changed = {"alpha": 1.0, "beta": 1.0, "transA": 0.0}
+    return all(
+        helper.get_attribute_value(entry) == changed[entry.name]
+        for entry in head.attribute
+        if entry.name in changed
+    )
+
+
+def _is_mean(model: onnx.ModelProto, pooled: str, features: str) -> bool:
+    """Whether a graph's features (n, width) are the mean of a map (n, width, h, w), on one frame of noise."""
+    names = list(dict.fromkeys([pooled, features]))
+    try:
+        session = open_session(with_outputs(model, names))
+        shape = session.get_inputs()[0].shape
+        if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+            return False
+        noise = np.random.default_rng(0).integers(0, 256, (1, *shape[1:]), np.uint8)
+        places, vectors = run_session(session, {session.get_inputs()[0].name: noise}, names)
+    except (BadArtifact, ValueError):
+        return False
+    if places.ndim != 4 or vectors.shape != places.shape[:2]:
+        return False
+    places, vectors = places.astype(np.float64), vectors.astype(np.float64)
+    gap = np.abs(places.mean(axis=(2, 3)) - vectors).max()
+    return bool(gap <= _POOLED * max(1e-9, float(np.abs(vectors).max())))
 
 
 def _width(head: NodeProto, made: Mapping[str, NodeProto], stored: Mapping[str, list[int]]) -> int | None:

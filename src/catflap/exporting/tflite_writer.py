@@ -16,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from catflap.errors import CatflapError
+from catflap.runtime.engine_onnx import CAM
 
 Array: TypeAlias = npt.NDArray[Any]
 IDENTIFIER = b"TFL3"
@@ -52,7 +53,12 @@ def write_tflite(graph: bytes, *, embedding: bool = False) -> bytes:
     output, the features before the head, is one of the file, too, after the logits. Raises UnknownOperator
     where the graph holds more than convolutions, additions, clipping, a mean and a linear head.
     """
-    return _Writer(onnx.load_from_string(graph).graph).write(embedding)
+    given = onnx.load_from_string(graph).graph
+    # Activation maps stay with the ONNX variants: a file for phones has none.
+    kept = [node for node in given.node if not all(name.split(".")[0] == CAM for name in node.output)]
+    del given.node[:]
+    given.node.extend(kept)
+    return _Writer(given).write(embedding)
 
 
 class _Writer:

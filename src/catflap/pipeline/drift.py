@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.field_log import LogRow, read_field_log
-from catflap.evaluation.calibration import estimate_prior
+from catflap.evaluation.calibration import estimate_prior, prior_intervals
 from catflap.evaluation.charts import write_page
-from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
+from catflap.evaluation.drift_baseline import WINDOW, Drift, LabelMix, label_mix, make_baseline, measure_drift
 from catflap.evaluation.field_page import KICKER, field_page
 from catflap.evaluation.intervals import Floats
 from catflap.runtime.decisions import correct_prior
@@ -51,8 +51,9 @@ class DriftReport:
     """The result of `drift`.
 
     `windows` follow one another from the start; `latest` are the newest 200 photos, None when there are
-    fewer. `prior` is the label distribution estimated from those. `baseline` is "bundle", or "log" where the
-    first 400 photos of the log replace it.
+    fewer. `prior` is the label distribution estimated from those, as `--prior` takes it, and
+    `prior_intervals` the estimate of each label with its 95 % interval. `baseline` is "bundle", or
+    "log" where the first 400 photos of the log replace it.
     """
 
     bundle: str
@@ -63,6 +64,7 @@ class DriftReport:
     latest: Window | None
     prior: dict[str, float]
     labels: tuple[str, ...] = ()
+    prior_intervals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def alarm(self) -> bool:
@@ -79,6 +81,7 @@ class DriftReport:
             "alarm": self.alarm,
             "latest": self.latest and self.latest.to_json(),
             "prior": self.prior,
+            "prior_intervals": dict(self.prior_intervals),
             "windows": [window.to_json() for window in self.windows],
         }
 
@@ -101,20 +104,28 @@ def drift(bundle: str | os.PathLike[str], log: Path, *, variant: str | None = No
         baseline = make_baseline(answers, opened.labels, np.arange(photos), statistics)
     windows: list[Window] = []
     newest: deque[Row] = deque(maxlen=WINDOW)
-    since = 0
+    since, repeats, last = 0, 0, -1
+    counts = np.zeros(len(labels), np.int64)
     for row in rows:
         newest.append(row)
         photos, since = photos + 1, since + 1
+        label = int(row[1].argmax())
+        counts[label] += 1
+        repeats, last = repeats + (label == last), label
         if since == WINDOW:
-            windows.append(_window(newest, opened, baseline))
+            windows.append(_window(newest, opened, baseline, LabelMix(counts.copy(), repeats)))
             since = 0
     if len(newest) < WINDOW:
         return DriftReport(opened.name, chosen.name, source, photos, (), None, {}, labels)
-    latest = _window(newest, opened, baseline)
+    latest = _window(newest, opened, baseline, LabelMix(counts, repeats))
     trained = [opened.prior[label] for label in opened.labels]
-    estimated = estimate_prior(_arrays(newest)[0], trained)
+    recent = _arrays(newest)[0]
+    estimated = estimate_prior(recent, trained)
     prior = dict(zip(opened.labels, _stated(estimated, len(newest)), strict=True))
-    return DriftReport(opened.name, chosen.name, source, photos, tuple(windows), latest, prior, labels)
+    intervals = dict(zip(opened.labels, prior_intervals(recent, trained, estimated), strict=True))
+    return DriftReport(
+        opened.name, chosen.name, source, photos, tuple(windows), latest, prior, labels, intervals
+    )
 
 
 def _stated(shares: Floats, photos: int) -> list[float]:
@@ -146,9 +157,11 @@ def _under_training(row: LogRow, bundle: Bundle, trained: list[float]) -> Floats
     return correct_prior(given, [stated[label] for label in bundle.labels], trained)
 
 
-def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any]) -> Window:
+def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any], so_far: LabelMix) -> Window:
+    """The window of these rows, the last ones of the log so far, whose label mix is given."""
     answers, statistics, ood, decisions = _arrays(rows)
-    drifted = measure_drift(answers, bundle.labels, baseline, statistics, ood)
+    before = so_far.without(label_mix(answers.argmax(axis=1), len(bundle.labels)))
+    drifted = measure_drift(answers, bundle.labels, baseline, statistics, ood, before)
     quartiles = np.quantile(answers.max(axis=1), (0.25, 0.5, 0.75))
     sure = tuple(round(float(share), 4) for share in quartiles)
     return Window(rows[0][0], rows[-1][0], drifted, dict(sorted(Counter(decisions).items())), sure)

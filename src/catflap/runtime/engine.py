@@ -23,6 +23,7 @@ from catflap.image import Pixels
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Embeddings: TypeAlias = npt.NDArray[np.float32]
+ActivationMaps: TypeAlias = npt.NDArray[np.float32]
 Model: TypeAlias = Callable[[Pixels], Logits]
 MAX_THREADS = 1024  # each thread is started at once and has its own stack
 ENTRY_POINTS = "catflap.engines"

@@ -13,10 +13,10 @@ import onnxruntime as ort
 
 from catflap.errors import BadArtifact, first_line
 from catflap.image import Pixels
-from catflap.runtime.engine import Embeddings, Logits, Model, check_threads
+from catflap.runtime.engine import ActivationMaps, Embeddings, Logits, Model, check_threads
 
 VERSION: str = ort.__version__
-EMBEDDING = "embedding"  # the name of a graph's second output, where it has one
+EMBEDDING, CAM = "embedding", "cam"  # the names of a graph's further outputs, where it has them
 PHOTO, LOGITS, PROBABILITIES = "photo", "logits", "probabilities"  # the ends of a whole-photo graph
 # TensorProto.external_data, a tensor stored outside the file: the key "location" of a protobuf map entry,
 # with its tag and length also in the longer varint encodings that protobuf allows.
@@ -33,8 +33,9 @@ _PAIR = (
 class OnnxModel:
     """A model on ONNX Runtime: call it with frames, uint8 (n, height, width, 3), for logits (n, labels).
 
-    `has_embedding` says whether the graph has a second output, "embedding"; `embedding_width` is the width
-    that the graph states for it, None if it states none.
+    `has_embedding` and `has_cam` say whether the graph has the outputs "embedding" and "cam";
+    `embedding_width` is the width that the graph states, None if it states none. What nobody asks for is not
+    computed.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class OnnxModel:
         self._output = output or names[0]
         if self._output not in names:
             raise BadArtifact(f"The model has no output {self._output!r:.100}.", "Export it again.")
-        self.has_embedding = [name for name in names if name != self._output] == [EMBEDDING]
+        self.has_embedding, self.has_cam = EMBEDDING in names, CAM in names
         types = [end.type for end in (*inputs, *outputs)]
-        if types != ["tensor(uint8)", *["tensor(float)"] * (1 + self.has_embedding)]:
+        others = set(names) - {self._output, EMBEDDING, CAM}
+        if others or types != ["tensor(uint8)", *["tensor(float)"] * len(names)]:
             raise BadArtifact("The model does not map uint8 frames to float32 logits.", "Export it again.")
         self._session = session
         self._input = inputs[0].name
@@ -60,7 +62,7 @@ class OnnxModel:
     def __call__(self, frames: Pixels) -> Logits:
         """Logits, float32 (n, labels)."""
         try:
-            logits: Logits = self._session.run([self._output], {self._input: frames})[0]
+            logits: Logits = self._session.run([self._output], {self._input: frames}, _asked_only())[0]
         except Exception as error:  # ONNX Runtime raises a pybind type of its own for each fault
             raise _cannot_run(error) from error
         if logits.ndim != 2 or len(logits) != len(frames):
@@ -74,6 +76,13 @@ class OnnxModel:
             if answer.ndim != 2 or len(answer) != len(frames):
                 raise _wrong_shape(answer)
         return logits, embeddings
+
+    def with_cam(self, frames: Pixels) -> tuple[Logits, ActivationMaps]:
+        """Logits, float32 (n, labels), and class activation maps, float32 (n, labels, h, w)."""
+        logits, maps = run_session(self._session, {self._input: frames}, [self._output, CAM])
+        if logits.ndim != 2 or maps.ndim != 4 or maps.shape[:2] != logits.shape:
+            raise _wrong_shape(maps)
+        return logits, maps
 
 
 def open_model(
@@ -158,10 +167,18 @@ def run_session(
 ) -> list[npt.NDArray[Any]]:
     """The named outputs of a session for its inputs; BadArtifact when it cannot run."""
     try:
-        answers: list[npt.NDArray[Any]] = session.run(outputs, dict(inputs))
+        answers: list[npt.NDArray[Any]] = session.run(outputs, dict(inputs), _asked_only())
     except Exception as error:  # as above
         raise _cannot_run(error) from error
     return answers
+
+
+@cache
+def _asked_only() -> ort.RunOptions:
+    """Options of a run that computes the outputs that are asked for, and nothing else."""
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 @cache

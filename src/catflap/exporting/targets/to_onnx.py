@@ -1,4 +1,4 @@
-"""Target: ONNX Runtime. fp32, fp16 and int8 graphs, each with the embedding as a second output."""
+"""Target: ONNX Runtime. fp32, fp16 and int8 graphs, which also give the embedding and, but for fp16, maps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PERCENTILES = (99.999, 100.0, 99.99)  # of activations; tried until the calibrat
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The ONNX file of a precision: fp32, fp16 or int8."""
-    from catflap.exporting.onnx_edits import with_embedding
+    from catflap.exporting.onnx_edits import with_side_outputs
     from catflap.exporting.quantise import to_fp16
 
     if form.precision == "int8":
         return (int8_graph(source),)
-    return (with_embedding(to_fp16(source.onnx) if form.precision == "fp16" else source.onnx),)
+    return (with_side_outputs(to_fp16(source.onnx) if form.precision == "fp16" else source.onnx),)
 
 
 def int8_graph(source: ExportSource) -> bytes:
@@ -35,13 +35,13 @@ def int8_graph(source: ExportSource) -> bytes:
 
 def _quantised(source: ExportSource) -> bytes:
     from catflap.exporting.judging import PRECISIONS
-    from catflap.exporting.onnx_edits import with_embedding
+    from catflap.exporting.onnx_edits import with_side_outputs
     from catflap.exporting.quantise import quantise
 
     expected = source.logits.argmax(1)
     tried: list[tuple[float, bytes]] = []
     for percentile in PERCENTILES:
-        graph = with_embedding(quantise(source.rounded, source.frames, percentile))
+        graph = with_side_outputs(quantise(source.rounded, source.frames, percentile))
         flips = float(np.mean(source.calibration_answers(graph).logits.argmax(1) != expected))
         tried.append((flips, graph))
         if flips <= PRECISIONS["int8"].max_flip_rate:

@@ -11,7 +11,7 @@ from catflap.artifacts.folder import atomic_folder
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.target import Target
 from catflap.runtime.engine import open_variant
-from catflap.runtime.engine_onnx import EMBEDDING, open_session
+from catflap.runtime.engine_onnx import CAM, EMBEDDING, open_session
 
 MOST_FRAMES = 64  # in one batch
 DELAY_US = 1000  # that a frame may wait for others
@@ -99,7 +99,7 @@ def config(bundle: Bundle, variant: Variant) -> str:
 def _end(end: Any, batched: bool, labels: str = "") -> str:
     """An input or an output; Triton counts the batch apart, and −1 is any size."""
     sizes = [size if isinstance(size, int) else -1 for size in end.shape[batched:]]
-    named = f' label_filename: "{labels}"' if labels and end.name != EMBEDDING else ""
+    named = f' label_filename: "{labels}"' if labels and end.name not in (EMBEDDING, CAM) else ""
     return f'{{ name: "{end.name}" data_type: {TYPES[end.type]} dims: {sizes}{named} }}'
 
 
