@@ -254,7 +254,7 @@ def highlight(data: bytes, heat: npt.NDArray[np.floating[Any]], frame: Frame, si
     warm = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(warm), 0, 1)[:, :, None]
     pixels = np.asarray(image) * (0.45 + 0.55 * share)
-    return np.rint(pixels + 0.45 * share * (np.array([255, 120, 0]) - pixels)).astype(np.uint8)
+    return np.asarray(np.rint(pixels + 0.45 * share * (np.array([255, 120, 0]) - pixels)), np.uint8)
 
 
 def encode(

@@ -128,7 +128,7 @@ def test_killed_runs_end_with_the_same_report(
         drawn_bundle.path, drawn_dataset.path, tmp_path / "report", role="train", part=16,
         progress=lambda *about: told.append(about),
     )  # fmt: skip
-    assert [(step, done) for step, done, _ in told] == [
+    assert [(step, done) for step, done, _ in told if step.startswith("evaluate ")] == [
         (f"evaluate {variant}", done) for variant in ("int8", "fp32") for done in (2, 3)
     ]
     assert report.sha256 == expected.sha256

@@ -20,6 +20,7 @@ SEEN = {
 }
 ADDED: dict[str, Any] = {  # absent in older reports
     "learning": {}, "role": "", "seen": "unknown", "verdict": {}, "least_sure": [], "outcome": {},
+    "conditions": {}, "corrected": {},
 }  # fmt: skip
 
 
@@ -33,7 +34,9 @@ class Report:
     pixels, `least_sure` right answers with the lowest probabilities; `outcome` is what `build` reached
     (pipeline/outcome.py), else empty; `learning` has the columns of a Checkpoint's learning curves, and is
     empty for a Bundle; `verdict` says whether a Bundle keeps its promises on these photos, and is empty for
-    a Checkpoint; `ancestors` maps "bundle", "checkpoint", "dataset" … to their hashes.
+    a Checkpoint; `conditions` has `slices`, `corruptions` where they were asked for, and `review`, how many
+    sure mistakes review.html offers; `corrected` counts the labels that a person corrected, with the
+    decisions `before` and `after`; `ancestors` maps "bundle", "checkpoint", "dataset" … to their hashes.
     """
 
     path: Path
@@ -51,6 +54,8 @@ class Report:
     ancestors: dict[str, str]
     versions: dict[str, str]
     verdict: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
+    corrected: dict[str, Any] = field(default_factory=dict)
 
     @property
     def page(self) -> Path:
@@ -72,6 +77,8 @@ class Report:
             "variants",
             "mistakes",
             "least_sure",
+            "conditions",
+            "corrected",
             "sha256",
             "ancestors",
             "versions",

@@ -24,6 +24,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--role",
         help="photos to measure on, where roles are stated: those of this role (default: test)",
     )
+    parser.add_argument(
+        "--corruptions", action="store_true",
+        help="also judge copies of 300 photos with noise, blur, weather and compression (ImageNet-C)",
+    )  # fmt: skip
+    parser.add_argument("--facts", type=Path, metavar="CSV", help="what else is known of the photos: slices")
+    parser.add_argument(
+        "--decisions", type=Path, metavar="FILE",
+        help="correct labels as decided on the page of an earlier report (review.html)",
+    )  # fmt: skip
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -33,7 +42,10 @@ def answer(args: argparse.Namespace) -> int:
     from catflap.pipeline.evaluate import evaluate
 
     with progress_bar(args) as progress:
-        report = evaluate(args.model, args.photos, args.out, role=args.role, progress=progress)
+        report = evaluate(
+            args.model, args.photos, args.out, role=args.role, corruptions=args.corruptions,
+            facts=args.facts, decisions=args.decisions, progress=progress,
+        )  # fmt: skip
     lines = [
         f"{name}: accuracy {found['accuracy']['value']:.4f} "
         f"({found['accuracy']['low']:.4f} to {found['accuracy']['high']:.4f}) "
@@ -48,5 +60,14 @@ def answer(args: argparse.Namespace) -> int:
     verdict = (
         [report.verdict["text"], *(f"  {line}" for line in report.verdict["lines"])] if report.verdict else []
     )
+    limits = [f"limit: {line}" for part in report.conditions.values() for line in _limits(part)]
+    if report.corrected:
+        before, after = (report.corrected[when] for when in ("before", "after"))
+        limits.append(f"wrong decisions: {before['wrong']} as labelled, {after['wrong']} as corrected")
+    lines += limits
     emit(report.to_json(), args, "\n".join([*verdict, *decisions, *lines, f"report: {report.page}"]))
     return 0 if report.passed else 1
+
+
+def _limits(part: object) -> list[str]:
+    return part["limits"] if isinstance(part, dict) else []

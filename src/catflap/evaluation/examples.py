@@ -19,13 +19,17 @@ OF_CELLS = 120
 
 @dataclass(frozen=True)
 class Answered:
-    """A photo with its answer: name, label, predicted label and its probability, and the photo's bytes."""
+    """A photo with its answer: name, label, predicted label and its probability, and the photo's bytes.
+
+    `where` is a JPEG that shows where the network found the predicted label, if that is known.
+    """
 
     name: str
     true: str
     predicted: str
     probability: float
     photo: bytes
+    where: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
         """The answer as in report.json, without the photo."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,17 @@ def write_report(
     seen: str = "unknown",
     verdict: Mapping[str, Any] | None = None,
     outcome: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    corrected: Mapping[str, Any] | None = None,
+    more: Callable[[Path], object] = lambda folder: None,
 ) -> Report:
     """Write a Report folder and open it.
 
     `sections` maps each variant to what `measure` gave, and `decisions` to what `shipped_decisions` gave
     where it decides; the headline's variant first. `curves` maps variants to what `curves` gave;
     `examples` are shown as thumbnails; `learnt` is what `learning` gave for a Checkpoint; `outcome` is that
-    of a build. `role` and `seen` say which photos these are, and `verdict` is that of a Bundle, as in Report.
+    of a build. `role` and `seen` say which photos these are, and `verdict` is that of a Bundle, as in Report,
+    like `conditions` and `corrected`. `more` writes further files into the folder.
     """
     if not sections:
         raise CatflapError("There is nothing to report.", "Measure at least one variant.")
@@ -68,6 +72,8 @@ def write_report(
         "ancestors": dict(ancestors),
         "versions": {"catflap": VERSION, "numpy": np.__version__},
         "verdict": dict(verdict or {}),
+        "conditions": dict(conditions or {}),
+        "corrected": dict(corrected or {}),
     }
     judged = judged_on(next(iter(sections.values()))["photos"], role, seen)
     html = report_page(
@@ -81,8 +87,11 @@ def write_report(
         judged,
         verdict or {},
         outcome or {},
+        conditions or {},
+        corrected or {},
     )
     with atomic_folder(out, MARKER) as folder:
+        more(folder)
         save_report(folder, fields, html)
     return load_report(out)
 
@@ -98,6 +107,8 @@ def report_page(
     judged: str,
     verdict: Mapping[str, Any],
     outcome: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+    corrected: Mapping[str, Any],
 ) -> str:
     """The HTML page; the first variant has the headline, `judged` says which photos these are."""
     name, first = next(iter(variants.items()))
@@ -122,6 +133,10 @@ def report_page(
         "report.html",
         kicker="Catflap report",
         title=title,
+        conditions=conditions,
+        corruption_rows=_corruption_rows(conditions.get("corruptions", {})),
+        slice_rows=_slice_rows(conditions.get("slices", {})),
+        corrected=corrected,
         variant=name,
         first=first,
         judged=judged,
@@ -134,7 +149,10 @@ def report_page(
         drawn={name: _charts(curves.get(name)) for name in variants},
         learnt=learnt,
         learning_charts=learning_charts(learnt),
-        mistakes=[{**vars(one), **picture(one.photo)} for one in examples.mistakes],
+        mistakes=[
+            {**vars(one), **picture(one.photo), "where": base64.b64encode(one.where).decode("ascii")}
+            for one in examples.mistakes
+        ],
         least_sure=[{**vars(one), **picture(one.photo)} for one in examples.least_sure],
         cells={
             cell: [{**vars(one), **picture(one.photo, SMALL)} for one in some]
@@ -154,6 +172,19 @@ def report_page(
         plain=lambda value: f"{value:.4f}",
         plural=lambda number, what: f"{number:,} {what}{'' if number == 1 else 's'}",
     )
+
+
+def _slice_rows(slices: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The slices over all labels, and those of a label that are significantly worse, in their order."""
+    return [row for row in slices.get("rows", []) if row["label"] is None or row["worse"]]
+
+
+def _corruption_rows(corruptions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each corruption, mildest first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in corruptions.get("rows", []):
+        found.setdefault(row["corruption"], []).append(row)
+    return found
 
 
 def _charts(curves: dict[str, Any] | None) -> list[tuple[str, str]]:

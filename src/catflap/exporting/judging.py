@@ -32,7 +32,7 @@ from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
 from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
 from catflap.evaluation.intervals import Flags, Floats
 from catflap.evaluation.metrics import measure, separation
-from catflap.exporting.onnx_edits import with_side_outputs
+from catflap.exporting.onnx_edits import with_embedding, with_side_outputs
 from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
 from catflap.machine import versions

@@ -12,10 +12,15 @@ from catflap.evaluation.charts import render, write_page
 from catflap.evaluation.paired import MARGIN, change_kinds, compare_decisions
 from catflap.evaluation.report_page import picture
 from catflap.evaluation.slices import folder_facts, make_slices, photo_facts, read_facts
-from catflap.pipeline.evaluate import JudgedPhotos, Subject, open_photos, open_subject, with_ood_score
+from catflap.pipeline.evaluate import (
+    JudgedPhotos,
+    Subject,
+    decisions_of,
+    open_photos,
+    open_subject,
+    shipped_model,
+)
 from catflap.progress import Progress, silent
-from catflap.runtime.decisions import decide, decision_rule, softmax
-from catflap.runtime.ood import are_unknown
 from catflap.runtime.scoring import score
 
 KICKER = "Catflap diff"
@@ -98,18 +103,10 @@ def _decisions(
     subject: Subject, judged: JudgedPhotos, step: str, progress: Progress
 ) -> tuple[list[str], list[float]]:
     """What a user gets for each photo, and the highest probability, by the first of a subject's models."""
-    name, (model, temperature, whole) = next(iter(subject.models.items()))
-    variant = subject.variants.get(name)
-    unknown = None if variant is None else variant.unknown
-    if variant is not None and unknown is not None:
-        model = with_ood_score(model, variant, subject.labels)
+    name, (_, _, whole) = next(iter(subject.models.items()))
+    model = shipped_model(subject, name)
     rows = score(model, judged.bytes, subject.frame, step, progress, whole=whole)
-    probabilities = softmax(rows[:, : len(subject.labels)], temperature)
-    if variant is not None:
-        refused = None if unknown is None else are_unknown(rows[:, -1], unknown["threshold"])
-        decided = decide(probabilities, subject.labels, decision_rule(variant.decision), refused)
-    else:
-        decided = [subject.labels[best] for best in probabilities.argmax(axis=1).tolist()]
+    decided, probabilities = decisions_of(subject, name, rows)
     return decided, probabilities.max(axis=1).tolist()
 
 

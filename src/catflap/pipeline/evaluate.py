@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_pr
 from catflap.evaluation.report_page import learning, write_report
 from catflap.image import Frame, Pixels
 from catflap.machine import versions
+from catflap.pipeline.conditions import measure_corruptions, measure_slices, with_evidence
+from catflap.pipeline.label_noise import as_labelled, correct_labels, offer_mistakes, sure_mistakes
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import Probabilities, decide, decision_rule, softmax
 from catflap.runtime.engine import Logits, Model, open_variant, runnable_variants
@@ -110,6 +113,9 @@ def evaluate(
     out: Path,
     *,
     role: str | None = None,
+    corruptions: bool = False,
+    facts: Path | None = None,
+    decisions: Path | None = None,
     part: int = PART,
     outcome: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -121,6 +127,9 @@ def evaluate(
     Report of a Checkpoint also shows its learning curves. Logits are kept beside the Report, `part`
     photos at a time, until it is finished, so that a stopped run continues. `outcome` is that of a build, for
     the head of the Report.
+    Right decisions are counted in slices of what is known of the photos, a CSV of `facts` included, and, with
+    `corruptions`, on worsened copies of 300 photos. `decisions` corrects labels, as a person decided on the
+    Report's page of sure mistakes; the Report then states both counts.
     The photos of a Bundle may have any labels or none: the Report's `verdict` compares its answers with what
     the Bundle promises. Raises CatflapError for labels that a Checkpoint does not know, and photos that it
     was trained on, except a role of its own Dataset.
@@ -134,8 +143,12 @@ def evaluate(
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
     judged = open_photos(source, role, subject, progress, any_labels=subject.bundle is not None)
+    labels_before, corrected = judged.labels, dict[str, Any]()
+    if decisions is not None:
+        judged, corrected = correct_labels(judged, decisions, subject.labels)
     known = judged.labels != UNLABELLED
     sections, drawn, first, compared = {}, {}, None, {}
+    main = _Main([], np.zeros((0, 0)))
     drift = _drift(subject, judged)
     scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (run, temperature, whole) in subject.models.items():
@@ -150,7 +163,8 @@ def evaluate(
         answers = softmax(scored_rows[:, : len(subject.labels)], temperature)
         unknown = None if limit is None else are_unknown(scored_rows[:, -1], limit)
         probabilities = answers[known]
-        first = probabilities if first is None else first
+        if first is None:
+            first, main = probabilities, _Main(*decisions_of(subject, name, scored_rows))
         truth = (judged.labels[known], judged.groups[known], subject.labels)
         sections[name] = measure(probabilities, *truth)
         if variant is not None:
@@ -163,15 +177,32 @@ def evaluate(
             compared[name] = _compare(variant, subject, answers, unknown, judged, drift)
         drawn[name] = curves(probabilities, *truth)
     places = np.flatnonzero(known)
+    examples = (
+        Examples()
+        if first is None
+        else choose_examples(
+            first, *truth, [judged.names[place] for place in places], _Some(judged.bytes, places)
+        )
+    )
+    conditions = _conditions(subject, judged, places, main.decided, facts, corruptions, progress)
+    if decisions is not None:
+        for when, labels in (("before", labels_before), ("after", judged.labels)):
+            corrected[when] = as_labelled(main.decided, labels, subject.labels)
+    command = (
+        f"catflap evaluate {shlex.join([str(model), str(source), '-o', str(out)])} --decisions decisions.json"
+    )
+
+    def offer(folder: Path) -> None:
+        offer_mistakes(folder, main.probabilities, judged, subject.labels, command, progress)
+
+    conditions["review"] = len(sure_mistakes(main.probabilities, judged))
     report = write_report(
         Path(out),
         sections,
         title=subject.name,
         labels=subject.labels,
-        examples=Examples()
-        if first is None
-        else choose_examples(
-            first, *truth, [judged.names[place] for place in places], _Some(judged.bytes, places)
+        examples=with_evidence(
+            examples, next(iter(subject.models.values()))[0], subject.frame, subject.labels
         ),
         outcome=outcome,
         curves=drawn,
@@ -180,6 +211,9 @@ def evaluate(
         role=judged.role,
         seen=judged.seen,
         verdict=_verdict(subject, judged, compared),
+        conditions=conditions,
+        corrected=corrected,
+        more=offer,
     )
     shutil.rmtree(scored, ignore_errors=True)
     return report
@@ -213,6 +247,63 @@ def _refusals(
         if known.any() and others.any()
         else None,
     }
+
+
+@dataclass(frozen=True)
+class _Main:
+    """What the first model says to every judged photo: decisions, and probabilities (n, labels)."""
+
+    decided: list[str]
+    probabilities: Probabilities
+
+
+def shipped_model(subject: Subject, name: str) -> Model:
+    """A model of a subject; with the OOD score as one more column where its Bundle refuses unknown photos."""
+    model, variant = subject.models[name][0], subject.variants.get(name)
+    unknown = variant is not None and variant.unknown
+    return with_ood_score(model, variant, subject.labels) if variant is not None and unknown else model
+
+
+def decisions_of(subject: Subject, name: str, rows: Logits) -> tuple[list[str], Probabilities]:
+    """What a user gets for rows of `shipped_model`, and the probabilities (n, labels).
+
+    A Checkpoint decides for the likeliest label.
+    """
+    answers = softmax(rows[:, : len(subject.labels)], subject.models[name][1])
+    variant = subject.variants.get(name)
+    if variant is None:
+        return [subject.labels[best] for best in answers.argmax(axis=1).tolist()], answers
+    refused = are_unknown(rows[:, -1], variant.unknown["threshold"]) if variant.unknown else None
+    return decide(answers, subject.labels, decision_rule(variant.decision), refused), answers
+
+
+def _conditions(
+    subject: Subject,
+    judged: JudgedPhotos,
+    places: npt.NDArray[np.int64],
+    decided: list[str],
+    facts: Path | None,
+    corruptions: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The slices, and the corruptions if wanted, of the photos at these places, which have a label."""
+    if not len(places):
+        return {}
+    name = next(iter(subject.models))
+    labels, groups, photos = judged.labels[places], judged.groups[places], _Some(judged.bytes, places)
+    found = {
+        "slices": measure_slices(
+            [decided[place] for place in places], labels, groups, subject.labels, photos,
+            [judged.uris[place] for place in places], [judged.ids[place] for place in places],
+            subject.frame, facts, progress,
+        )
+    }  # fmt: skip
+    if corruptions:
+        found["corruptions"] = measure_corruptions(
+            shipped_model(subject, name), lambda rows: decisions_of(subject, name, rows)[0],
+            labels, groups, subject.labels, photos, subject.frame, progress,
+        )  # fmt: skip
+    return found
 
 
 def _key(name: str, subject: Subject, judged: JudgedPhotos) -> str:
