@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.report import load_report
 from catflap.cli.main import main
 from catflap.errors import CatflapError
-from catflap.pipeline import evaluate as module
-from catflap.pipeline.evaluate import Subject, evaluate
-from tests.tiny import Exported
+from catflap.pipeline.evaluate import evaluate
+from tests.tiny import Exported, draw_photos
 
 
 @pytest.fixture
-def swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle whose first model calls every second photo by the other label."""
-    opened = module.open_subject
-
-    def open_swapped(path: Path) -> Subject:
-        subject = opened(path)
-        (name, (run, temperature, whole)), *_ = subject.models.items()
-
-        def worse(frames: np.ndarray) -> np.ndarray:
-            logits = run(frames).copy()
-            logits[::2] = logits[::2, ::-1]
-            return logits
-
-        return replace(subject, models={name: (worse, temperature, whole)})
-
-    monkeypatch.setattr(module, "open_subject", open_swapped)
+def mislabelled(tmp_path: Path) -> Path:
+    """Drawn photos, two of whose cats lie among the others."""
+    photos = draw_photos(tmp_path / "photos", count=12)
+    for number in (3, 4):
+        (photos / "cat" / f"{number:02}.jpg").rename(photos / "other" / f"cat{number}.jpg")
+    return photos
 
 
 def test_slices_and_corruptions_stand_in_the_report(
@@ -62,37 +50,41 @@ def test_a_users_column_is_a_slice(drawn_bundle: Exported, tmp_path: Path) -> No
     assert {"camera old", "camera new"} <= {row["slice"] for row in report.conditions["slices"]["rows"]}
 
 
-@pytest.mark.usefixtures("swapped")
 def test_sure_mistakes_are_offered_and_corrected_labels_count_again(
-    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
+    drawn_bundle: Exported, mislabelled: Path, tmp_path: Path
 ) -> None:
-    report = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "report")
-    assert report.conditions["review"] > 0
+    report = evaluate(drawn_bundle.path, mislabelled, tmp_path / "report")
     page = (tmp_path / "report" / "review.html").read_text("utf-8")
-    assert "catflap evaluate" in page
+    assert "--decisions decisions.json" in page
+    ids = [hashlib.sha256(photo.read_bytes()).hexdigest() for photo in mislabelled.glob("other/cat*.jpg")]
+    assert all(photo in page for photo in ids)
+    assert report.conditions["review"] >= 2
     html = report.page.read_text("utf-8")
     assert 'href="review.html"' in html
-    assert "Orange: where it found" in html
-    photos = drawn_dataset.photos("test")
-    first = next(place for place in range(len(photos)) if photos.ids[place] in page)
-    labels = [drawn_dataset.labels[number] for number in photos.labels.tolist()]
-    other = next(label for label in drawn_dataset.labels if label != labels[first])
+    assert "Orange: where it found cat" in html
     decided = {
         "catflap": "decisions", "version": 1, "manifest": "0" * 64,
-        "decisions": [{"id": photos.ids[first], "was": labels[first], "decision": "relabel", "label": other}],
+        "decisions": [
+            {"id": ids[0], "was": "other", "decision": "relabel", "label": "cat"},
+            {"id": ids[1], "was": "other", "decision": "drop", "reason": "unclear"},
+        ],
     }  # fmt: skip
     decisions = tmp_path / "decisions.json"
     decisions.write_text(json.dumps(decided))
-    again = evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "again", decisions=decisions)
-    assert (again.corrected["relabelled"], again.corrected["dropped"]) == (1, 0)
+    again = evaluate(drawn_bundle.path, mislabelled, tmp_path / "again", decisions=decisions)
+    counts = {name: again.corrected[name] for name in ("kept", "relabelled", "dropped", "stale")}
+    assert counts == {"kept": 0, "relabelled": 1, "dropped": 1, "stale": 0}
     before, after = again.corrected["before"], again.corrected["after"]
-    assert before["photos"] == after["photos"] == len(photos)
-    assert after["right"] >= before["right"]
-    assert after != before or before["unsure"]
-    counts = again.variants[next(iter(again.variants))]["decisions"]["counts"]
-    assert (counts["right"], counts["wrong"]) == (after["right"], after["wrong"])
+    assert (before["photos"], after["photos"]) == (24, 23)
+    measured = next(iter(again.variants.values()))
+    assert measured["photos"] == 23
+    assert {name: after[name] for name in ("right", "wrong")} == {
+        name: measured["decisions"]["counts"][name] for name in ("right", "wrong")
+    }
+    first = next(iter(report.variants.values()))
+    assert before["wrong"] == first["decisions"]["counts"]["wrong"] >= after["wrong"]
+    assert measured["accuracy"]["value"] > first["accuracy"]["value"]
     assert "<h2>Corrected labels" in again.page.read_text("utf-8")
-    decided["decisions"][0]["id"] = "f" * 64  # type: ignore[index]
-    decisions.write_text(json.dumps(decided))
+    decisions.write_text(decisions.read_text().replace(ids[0], "e" * 64).replace(ids[1], "f" * 64))
     with pytest.raises(CatflapError, match="is about these photos"):
-        evaluate(drawn_bundle.path, drawn_dataset.path, tmp_path / "again", decisions=decisions)
+        evaluate(drawn_bundle.path, mislabelled, tmp_path / "again", decisions=decisions)

@@ -34,7 +34,7 @@ CALIBRATION_BINS = 15
 MAX_MATRIX_LABELS = 32
 MAX_CONFUSIONS = 100
 FALSE_POSITIVE_RATES = (0.01, 0.001)
-RECALL_LEVEL = 0.972  # of each one-sided bound of recall at a false-positive rate; see _recall_at_fpr
+RECALL_LEVEL = 0.972  # of each one-sided bound of recall at a false-positive rate; see _recall_at
 ROC_LINES = 5
 ROC_POINTS = 300
 HISTOGRAM_BINS = 25
@@ -230,8 +230,9 @@ def _recall_at(
     The threshold is chosen on the same photos. So the interval joins two sources of error: that of the
     recall at a fixed threshold (Wilson), and that of the threshold, whose bounds are the order statistics
     of the negatives between which it lies. They are joined by square-and-add (Newcombe 1998, Zou and
-    Donner 2008). With bounds of 97.2 % each, 94 to 97 % of simulated intervals hold the true recall;
-    the quantiles of few negatives are discrete and too wide, those of many are exact.
+    Donner 2008). With bounds of 97.2 % each, 96 to 98 % of simulated intervals hold the true recall
+    (1,000, 500 and 200 sets of 2,000, 4,000 and 12,000 groups; all 200 at 1 % of 12,000 very good ones): the
+    quantiles of few negatives are discrete and too wide.
     """
     thresholds, hits, alarms = threshold_steps(scores, is_it)
     positives, negatives = int(hits[-1]), int(alarms[-1])
