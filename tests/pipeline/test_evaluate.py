@@ -171,7 +171,9 @@ def test_permuted_labels_fail_and_are_named(
     assert "if cat is other, other is cat" in page
 
 
-def test_any_folder_gets_a_verdict(drawn_bundle: Exported, tmp_path: Path) -> None:
+def test_any_folder_gets_a_verdict(
+    drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Negatives only, no labels at all, labels that the bundle does not know, and a file that is no photo."""
     photos = draw_photos(tmp_path / "photos", count=30)
     (photos / "cat").rename(tmp_path / "flat")
@@ -181,7 +183,12 @@ def test_any_folder_gets_a_verdict(drawn_bundle: Exported, tmp_path: Path) -> No
     assert "recall:other" in names
     assert "recall:cat" not in names
     (tmp_path / "flat" / "bad.jpg").write_bytes(b"no photo")
-    report = evaluate(drawn_bundle.path, tmp_path / "flat", tmp_path / "unlabelled")
+    line = ["evaluate", str(drawn_bundle.path), str(tmp_path / "flat"), "-o", str(tmp_path / "unlabelled")]
+    assert main(line) == 0
+    told = capsys.readouterr().out
+    assert "No photo has a label that it knows" in told
+    assert "accuracy" not in told
+    report = load_report(tmp_path / "unlabelled")
     assert report.passed
     assert report.variants["int8"]["photos"] == 0
     assert report.verdict["photos"] == {"judged": 30, "labelled": 0, "unlabelled": 30, "unreadable": 1}

@@ -51,11 +51,12 @@ def answer(args: argparse.Namespace) -> int:
         f"({found['accuracy']['low']:.4f} to {found['accuracy']['high']:.4f}) "
         f"on {judged_on(found['photos'], report.role, report.seen)}"
         for name, found in report.variants.items()
+        if found["photos"]  # with a label that it knows
     ]
     decisions = [
         f"{name}: {in_words(found['decisions'])}{many_unsure(found['decisions'])}"
         for name, found in report.variants.items()
-        if "decisions" in found
+        if "decisions" in found and found["photos"]
     ]
     verdict = (
         [report.verdict["text"], *(f"  {line}" for line in report.verdict["lines"])] if report.verdict else []
