@@ -117,6 +117,27 @@ def test_too_few_photos_say_how_many_are_needed(tmp_path: Path) -> None:
         prepare(manifest, tmp_path / "d")
 
 
+def test_many_rare_labels_are_prepared_together(tmp_path: Path) -> None:
+    names = tuple(f"kind{number:02}" for number in range(21))
+    manifest = scan(class_folders(tmp_path / "photos", 3, names), tmp_path / "m", workers=1)
+    dataset = prepare(manifest, tmp_path / "d", profile=False)
+    assert set(dataset.photos("train").labels) == set(range(21))
+    assert all(dataset.roles.values())
+
+
+def test_a_label_of_one_photo_is_learnt_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = class_folders(tmp_path / "photos", 12, ("ape", "bee", "cat"))
+    for path in sorted((source / "ape").iterdir())[1:]:
+        path.unlink()
+    dataset = prepare(scan(source, tmp_path / "m", workers=1), tmp_path / "d", profile=False)
+    assert (dataset.photos("train").labels == 0).sum() == 1
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "1 of 3 labels" in warning
+    assert "'ape' has 1 photo in 1 group" in warning
+
+
 @pytest.mark.parametrize(
     ("short", "more"),
     [
@@ -127,7 +148,7 @@ def test_too_few_photos_say_how_many_are_needed(tmp_path: Path) -> None:
 def test_labels_with_too_few_photos_are_told_at_once(
     tmp_path: Path, short: tuple[str, ...], more: str
 ) -> None:
-    source = class_folders(tmp_path / "photos", 12, ("ape", "bee", "cat", "dog", "eel", "fox"))
+    source = class_folders(tmp_path / "photos", 12, (*short, "dog"))
     for label in short:
         for path in sorted((source / label).iterdir())[1:]:
             path.unlink()

@@ -303,4 +303,4 @@ def test_a_disk_without_room_is_told_before_anything_is_packed(
     with pytest.raises(CatflapError, match="It stops"):
         prepare(manifest, small / "d", progress=stop)
     filler.write_bytes(bytes(shutil.disk_usage(small).free - 50_000))
-    assert prepare(manifest, small / "d", profile=False).roles["train"] == 24
+    assert prepare(manifest, small / "d", profile=False).roles["train"] == 28

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catflap.data.roles import NONE, ORDER, SHARES, assign, check_shares, draws
+from catflap.data.roles import FEW_SHARES, NONE, ORDER, SHARES, assign, check_shares, draws, usual_shares
 from catflap.errors import CatflapError
 
 TEST, TRAIN = ORDER.index("test"), ORDER.index("train")
@@ -135,3 +135,28 @@ def test_copies_stated_into_train_and_test_stay_in_test_only() -> None:
 def test_shares_that_make_no_sense_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(CatflapError, match="shares"):
         check_shares(shares)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(20, 200), st.integers(2, 9))
+def test_every_rare_label_is_learnt_and_all_of_them_together_are_judged(
+    seed: int, labels: int, each: int
+) -> None:
+    ids = np.random.default_rng(seed).integers(0, 2**64, labels * each, dtype=np.uint64)
+    label, group = np.repeat(np.arange(labels), each), np.arange(labels * each)
+    roles = assign(label, group, draws(ids, np.full(len(ids), -1), [], seed), FEW_SHARES).roles
+    assert set(label[roles == TRAIN]) == set(range(labels))
+    spare = len(ids) - labels
+    for code, role in enumerate(ORDER):
+        count = (roles == code).sum() - (labels if code == TRAIN else 0)
+        assert abs(count - FEW_SHARES[role] * spare) <= 0.02 * spare + 6, role
+
+
+def test_a_set_that_outgrows_the_shares_of_few_photos_moves_none_from_test_to_train() -> None:
+    ids, label, group = photos(5, 4000, 2, 1)
+    drawn = draws(ids, np.full(len(ids), -1), [], 0)
+    few = assign(label[:900], group[:900], drawn[:900], usual_shares(900)).roles
+    many = assign(label, group, drawn, usual_shares(4000)).roles[:900]
+    assert usual_shares(900) == FEW_SHARES
+    assert usual_shares(4000) == SHARES
+    assert not ((few == TEST) & (many == TRAIN)).any()

@@ -38,6 +38,13 @@ FRAME = Frame(32, 32)
 SETTINGS = LoopSettings(epochs=10)
 
 
+@pytest.fixture(autouse=True)
+def one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a batch follow each other, as on a GPU."""
+    for room in ("finetune", "search"):
+        monkeypatch.setattr(f"catflap.training.{room}.takes_parts", lambda *_: False)
+
+
 class Narrow(Small):
     """A GPU whose memory holds four photos: more raise what torch raises."""
 

@@ -19,7 +19,17 @@ from catflap.evaluation.intervals import group_weights
 from catflap.machine import describe_machine
 from catflap.training import head as room
 from catflap.training.features import LabelledFeatures
-from catflap.training.head import L2_CS, Choice, Head, choose_head, fit_head, fit_scales, log_loss, losses_of
+from catflap.training.head import (
+    L2_CS,
+    Choice,
+    Head,
+    choose_head,
+    cross_fit,
+    fit_head,
+    fit_scales,
+    log_loss,
+    losses_of,
+)
 
 
 def clouds(classes: int, count: int = 60, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -462,3 +472,18 @@ def test_of_many_validation_photos_a_part_judges(monkeypatch: pytest.MonkeyPatch
     assert all(np.array_equal(one, judged[0]) for one in judged[:-1]), "the same for each setting"
     assert validation[0][7] in judged[0]
     assert len(choice.validation_logits) == 60
+
+
+def test_cross_fitted_logits_are_those_of_a_head_without_the_photo() -> None:
+    """Photos whose labels nothing explains are guessed by such a head, and remembered by the final one."""
+    dice = np.random.default_rng(3)
+    features = dice.normal(size=(160, 400)).astype(np.float32)
+    labels = dice.integers(0, 2, 160)
+    learnt, calibration = (features[:80], labels[:80]), (features[80:], labels[80:])
+    groups = np.arange(40), np.arange(40, 80)
+    halves = (features[:40], labels[:40]), (features[40:80], labels[40:80])
+    choice = choose_head(*halves, groups, 2, cs=(1.0,))
+    head, added = cross_fit(choice, learnt, calibration, np.arange(80), 2)
+    remembered = head.logits(calibration[0])
+    assert (remembered.argmax(1) == calibration[1]).mean() == 1
+    assert 0.3 < ((remembered + added).argmax(1) == calibration[1]).mean() < 0.7

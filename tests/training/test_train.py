@@ -15,7 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from catflap.artifacts.checkpoint import MARKER, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
+from catflap.artifacts.checkpoint import (
+    CROSS_FITTED,
+    MARKER,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from catflap.artifacts.dataset import INDEX, Dataset, load_dataset
 from catflap.artifacts.tables import read_table, write_table
 from catflap.errors import BadArtifact, CatflapError
@@ -38,7 +45,7 @@ def test_it_says_what_it_was_made_from(drawn_checkpoint: Checkpoint, drawn_datas
     assert (drawn_checkpoint.path / drawn_checkpoint.dataset).resolve() == drawn_dataset.path.resolve()
     assert drawn_checkpoint.made_from == Plan(backbone=TINY).fingerprint(drawn_dataset)
     assert {"catflap", "torch"} <= set(drawn_checkpoint.versions)
-    assert [path.name for path in drawn_checkpoint.path.iterdir()] in ([MARKER, WEIGHTS], [WEIGHTS, MARKER])
+    assert {path.name for path in drawn_checkpoint.path.iterdir()} == {CROSS_FITTED, MARKER, WEIGHTS}
 
 
 def test_the_prior_is_the_share_of_each_label(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
@@ -49,7 +56,7 @@ def test_the_prior_is_the_share_of_each_label(drawn_checkpoint: Checkpoint, draw
 
 def test_the_cost_is_complete(drawn_checkpoint: Checkpoint, drawn_dataset: Dataset) -> None:
     cost = drawn_checkpoint.cost
-    photos = drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]
+    photos = sum(drawn_dataset.roles[role] for role in ("train", "validation", "calibration"))
     assert cost["photo_passes"] + cost["cached_photos"] == photos
     assert cost["photos_per_second"] == pytest.approx(cost["photo_passes"] / cost["seconds"])
     assert cost["peak_memory_mb"] > 100
@@ -124,7 +131,7 @@ def test_a_named_fine_tuning_is_the_best_blend_and_learns_from_validation_too(
     assert kept["share"] > 0, "it was asked for by name"
     assert tuned.metrics["log_loss"]["value"] == pytest.approx(kept["validation_log_loss"], rel=1e-4)
     assert tuned.cost["flops_backward"] > tuned.cost["flops_forward"]
-    assert tuned.cost["learnt_photos"] == 2 * photos[0] + 21, "two epochs, then half of all photos"
+    assert tuned.cost["learnt_photos"] == 2 * photos[0] + 24, "two epochs, then half of all photos"
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
     again = train(drawn_dataset, tmp_path / "again", plan)
     assert again.sha256 == tuned.sha256
@@ -368,3 +375,16 @@ def test_a_checkpoint_whose_path_is_not_utf_8(drawn_dataset: Dataset, tmp_path: 
     checkpoint = train(drawn_dataset, tmp_path / os.fsdecode(b"caf\xe9"), Plan(backbone=TINY))
     load_network(load_checkpoint(checkpoint.path))
     assert load_dataset(checkpoint.path / checkpoint.dataset).sha256 == drawn_dataset.sha256
+
+
+def test_few_calibration_photos_are_learnt_from_and_calibrate_by_a_head_without_them(
+    drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    calibration, test = (drawn_dataset.photos(role) for role in ("calibration", "test"))
+    assert np.abs(drawn_checkpoint.held_out(calibration.ids)).max() > 0
+    assert not drawn_checkpoint.held_out(test.ids).any()
+    copy = tmp_path / "copy"
+    shutil.copytree(drawn_checkpoint.path, copy)
+    (copy / CROSS_FITTED).unlink()
+    with pytest.raises(BadArtifact, match="missing or changed"):
+        load_checkpoint(copy)

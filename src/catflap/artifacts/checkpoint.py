@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from catflap.artifacts.schema import digest, digest_file, read_json, write_json
 from catflap.errors import BadArtifact
 from catflap.image import Frame
 
 MARKER = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
+CROSS_FITTED = "cross_fitted.npz"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder with `weights.safetensors` and `checkpoint.json`.
 
+    Where the head has learnt from the calibration photos, too, `cross_fitted.npz` has what `held_out` adds.
     `mean` and `std` are the backbone's input normalisation on pixels scaled to 0..1;
     `dataset` is the path of its Dataset relative to the Checkpoint, for export and evaluate;
     `prior` is the share of each label among the train photos; `history` has the entries of a
@@ -54,6 +59,21 @@ class Checkpoint:
         """Whether its probabilities were calibrated on photos that it was not trained on."""
         return self.recipe == "head" and any("evidence_scale" in entry for entry in self.history)
 
+    def held_out(self, ids: npt.NDArray[np.str_]) -> npt.NDArray[np.float32]:
+        """What to add to the logits of these calibration photos, (n, labels), to calibrate by them.
+
+        The sum is what a head says that has learnt from all photos but those of its fold (cross-fitting; Vovk
+        2015, cross-conformal prediction). Zeros for photos that the head has not learnt from.
+        """
+        added = np.zeros((len(ids), len(self.labels)), np.float32)
+        if (self.path / CROSS_FITTED).is_file():
+            with np.load(self.path / CROSS_FITTED, allow_pickle=False) as arrays:
+                rows = dict(zip(arrays["ids"].tolist(), arrays["added"], strict=True))
+            for position, name in enumerate(ids.tolist()):
+                if name in rows:
+                    added[position] = rows[name]
+        return added
+
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap train`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
@@ -61,8 +81,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, fields: dict[str, Any]) -> None:
-    """Write checkpoint.json beside weights.safetensors; computes `sha256`."""
+    """Write checkpoint.json beside the files that it names by hash; computes `sha256`."""
     fields = {**fields, "weights_sha256": digest_file(folder / WEIGHTS)}
+    if (folder / CROSS_FITTED).is_file():
+        fields["cross_fitted_sha256"] = digest_file(folder / CROSS_FITTED)
     fields["sha256"] = _identity(fields)
     write_json(folder / MARKER, {"catflap": "checkpoint", "version": 1, **fields})
 
@@ -73,6 +95,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     fields = read_json(path / MARKER, "checkpoint")
     if not (path / WEIGHTS).is_file() or digest_file(path / WEIGHTS) != fields["weights_sha256"]:
         raise BadArtifact(f"The weights of {path} are missing or changed.", "Train again.")
+    expected = fields.get("cross_fitted_sha256")
+    is_there = (path / CROSS_FITTED).is_file()
+    if is_there != bool(expected) or (is_there and digest_file(path / CROSS_FITTED) != expected):
+        raise BadArtifact(f"{path / CROSS_FITTED} is missing or changed.", "Train again.")
     names = set(Checkpoint.__dataclass_fields__) - {"path", "labels", "frame", "mean", "std"}
     return Checkpoint(
         path=path,
@@ -87,4 +113,4 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 def _identity(fields: dict[str, Any]) -> str:
     """The hash that identifies a Checkpoint: its weights and ancestors, not its cost."""
     names = ("backbone", "labels", "frame", "mean", "std", "recipe", "seed", "weights_sha256", "ancestors")
-    return digest({name: fields[name] for name in names})
+    return digest({name: fields[name] for name in (*names, "cross_fitted_sha256") if name in fields})

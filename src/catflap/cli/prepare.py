@@ -11,6 +11,7 @@ from catflap.image import Frame
 HELP = "Give every photo its role without leaks and pack the photos into a Dataset."
 EXAMPLE = "catflap prepare photos.manifest -o photos.dataset"
 ROLES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}  # data.roles.SHARES
+FEW_ROLES = {"train": 0.7, "validation": 0.1, "calibration": 0.1, "test": 0.1}  # data.roles.FEW_SHARES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     frame_arguments(parser)
     shares = parser.add_argument_group("shares of the roles; they add up to 1, so state all that change")
     for role, usual in ROLES.items():
+        few = f"; of fewer than 1,000 photos {FEW_ROLES[role]}" if FEW_ROLES[role] != usual else ""
         shares.add_argument(
-            f"--{role}", type=float, metavar="SHARE", help=f"share of photos for {role} (default: {usual})"
-        )
+            f"--{role}", type=float, metavar="SHARE",
+            help=f"share of photos for {role} (default: {usual}{few})",
+        )  # fmt: skip
     parser.add_argument(
         "--embeddings", metavar="FILE.npy", type=Path,
         help="array with one row a photo of the Manifest: photos that look alike share a role, too",
@@ -89,7 +92,7 @@ def answer(args: argparse.Namespace) -> int:
             args.out,
             frame=frame_of(args) or Frame(),
             seed=args.seed,
-            shares={**SHARES, **stated},
+            shares={**SHARES, **stated} if stated else None,
             embeddings=load_embeddings(args.embeddings) if args.embeddings else None,
             shrink=args.shrink,
             pixels=args.pixels,

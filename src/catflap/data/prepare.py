@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -44,14 +45,25 @@ from catflap.data.packing import (
 )
 from catflap.data.profile import PAGE, profile_dataset
 from catflap.data.refusals import refusal_sentence, refusals
-from catflap.data.roles import MIN_GROUPS, NONE, ORDER, SHARES, assign, check_seed, check_shares, draws
+from catflap.data.roles import (
+    MIN_GROUPS,
+    MIN_RARE_GROUPS,
+    NONE,
+    ORDER,
+    TRAIN,
+    assign,
+    check_seed,
+    check_shares,
+    draws,
+    usual_shares,
+)
 from catflap.data.scan import scan_versions
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import Progress, silent
 
 DEFAULT_FRAME = Frame()
-REVISION = 3  # raised when the same Manifest gives other roles or shards than before
+REVISION = 4  # raised when the same Manifest gives other roles or shards than before
 COLUMNS = ("id", "label", "bytes", "group", "status", "role", "user_group")
 NAMED = 3  # labels with too few photos that an error names
 
@@ -62,7 +74,7 @@ def prepare(
     *,
     frame: Frame = DEFAULT_FRAME,
     seed: int = 0,
-    shares: Mapping[str, float] = SHARES,
+    shares: Mapping[str, float] | None = None,
     embeddings: Vectors | None = None,
     shrink: int = 0,
     pixels: bool = False,
@@ -72,13 +84,14 @@ def prepare(
     """Give every photo of a Manifest that is ok a role and write the Dataset folder `out`.
 
     `frame` is how later steps turn the photos into pixels; `seed` draws the roles and `shares` are their
-    sizes. With `embeddings`, one row for each photo of the Manifest, photos that look alike share a role too.
-    Photos keep their bytes, but with `shrink` larger train photos are stored as JPEGs with that short side
-    in px. `pixels` adds a memory map of decoded train photos, `profile` writes profile.html. A run that was
-    killed goes on with the first shard that is not complete.
+    sizes (None: `usual_shares` of the photos that are ok). With `embeddings`, one row for each photo of the
+    Manifest, photos that look alike share a role too. Photos keep their bytes, but with `shrink` larger train
+    photos are stored as JPEGs with that short side in px. `pixels` adds a memory map of decoded train photos,
+    `profile` writes profile.html. A run that was killed goes on with the first shard that is not complete.
     """
     out = Path(out)
     check_seed(seed)
+    shares = usual_shares(manifest.ok) if shares is None else shares
     check_shares(shares)
     check_shrink(shrink)
     refuse_foreign(out, MARKER)
@@ -122,13 +135,14 @@ def prepare_fingerprint(
     *,
     frame: Frame = DEFAULT_FRAME,
     seed: int = 0,
-    shares: Mapping[str, float] = SHARES,
+    shares: Mapping[str, float] | None = None,
     embeddings: Vectors | None = None,
     shrink: int = 0,
     pixels: bool = False,
 ) -> str:
     """A hash of what a Dataset of this Manifest would be made from."""
     vectors = "" if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest()
+    shares = usual_shares(manifest.ok) if shares is None else shares
     settings = [frame.to_json(), seed, dict(shares), [vectors, LOOKALIKE], shrink, pixels]
     return digest([REVISION, manifest.sha256, *settings, scan_versions()])
 
@@ -246,13 +260,20 @@ def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.N
     counts = np.bincount(labels, minlength=len(names))
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
-    short = []
+    short, spare = [], 0
     for number in np.flatnonzero(counts < 1 << 16):  # more photos than that surely have enough groups
         distinct = len(np.unique(groups[order[starts[number] : starts[number] + counts[number]]]))
         if distinct < MIN_GROUPS:
             photos = f"{counts[number]} photo{'s' if counts[number] != 1 else ''}"
             copies = f", {distinct} without copies" if distinct < counts[number] else ""
             short.append(f"{names[number]!r} has {photos}{copies}")
+            spare += distinct - 1
+    if short and (len(names) - len(short) > 1 or spare >= MIN_RARE_GROUPS):
+        logging.getLogger(__name__).warning(
+            "%d of %d labels have photos of fewer than %d groups, so hardly anything judges them: %s%s.",
+            len(short), len(names), MIN_GROUPS, ", ".join(short[:NAMED]), " …" if short[NAMED:] else "",
+        )  # fmt: skip
+        return
     if short:
         left = len(short) - NAMED
         more = f", and {left:,} more label{'s have' if left != 1 else ' has'} too few" if left > 0 else ""
@@ -282,7 +303,7 @@ def _check_roles(
     counts = np.zeros((len(names), len(ORDER)), np.int64)
     np.add.at(counts, (labels, roles), 1)
     for number, code in zip(*np.nonzero(counts == 0), strict=True):
-        if shares[ORDER[code]] > 0:
+        if shares[ORDER[code]] > 0 and (code == TRAIN or counts[number].sum() >= MIN_GROUPS):
             raise CatflapError(
                 f"No photos of {names[number]!r} are left for the role {ORDER[code]!r}.",
                 "Add photos that are not near-duplicates, or state fewer roles in the source.",

@@ -7,6 +7,9 @@ a group. A fixed line through the middle of calibration and validation guarantee
 goes from test to train: only groups below the line may be test, only groups above it may be train,
 however many photos are added. Where a label has so few groups that chance puts too many on one side, the
 line wins by at most GIVE photos or 2 % of the label, and beyond that the shares win.
+
+Rare labels, with fewer than MIN_GROUPS groups each, are cut together, as one label, after one group of each
+has gone to train: every label is learnt, and all of them together are judged.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ from catflap.data.duplicates import Hashes
 from catflap.errors import CatflapError
 
 SHARES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}
+FEW_SHARES = {"train": 0.7, "validation": 0.1, "calibration": 0.1, "test": 0.1}
+FEW = 1_000  # photos; below, learning gains more from a photo than calibration and test do
 ORDER = ("test", "calibration", "validation", "train")
 TRAIN = ORDER.index("train")
 NONE = len(ORDER)  # where no role is stated
 GIVE = 4
 GIVE_SHARE = 0.02
 MIN_GROUPS = 10  # a label; fewer cannot fill four roles
+MIN_RARE_GROUPS = 40  # of all labels with fewer, beside one of each, where not two labels have more
 
 STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
@@ -43,6 +49,14 @@ class Assigned:
 
     roles: Codes
     left_out: npt.NDArray[np.bool_]
+
+
+def usual_shares(photos: int) -> Mapping[str, float]:
+    """The shares of the roles where nobody states others: few photos are rather learnt from than judged by.
+
+    A set that grows beyond FEW moves no photo from test to train: its line is above those of test photos.
+    """
+    return FEW_SHARES if photos < FEW else SHARES
 
 
 def check_seed(seed: int) -> None:
@@ -102,9 +116,15 @@ def assign(
     np.minimum.at(least, group, draws)
     sizes = np.bincount(group[~left_out], minlength=count)
     stratum = _stratum(group, labels, count)
+    rare = (np.bincount(stratum) < MIN_GROUPS)[stratum]
+    roles = fixed.copy()
     free = np.flatnonzero(fixed >= TRAIN)
     free = free[np.lexsort((least[free], stratum[free]))]
-    roles = fixed.copy()
+    last = np.diff(stratum[free], append=-1) != 0  # of each label, the group furthest from test
+    roles[free[last & rare[free]]] = TRAIN
+    free = free[~(last & rare[free])]
+    stratum = np.where(rare, stratum.max(initial=0) + 1, stratum)
+    free = free[np.lexsort((least[free], stratum[free]))]
     edges = np.flatnonzero(np.diff(stratum[free], prepend=-1, append=-1))
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         part = free[start:stop]

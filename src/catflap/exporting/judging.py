@@ -98,7 +98,10 @@ PRECISIONS: Mapping[str, Precision] = {
 
 @dataclass(frozen=True)
 class CalibrationAnswers:
-    """A model's logits (n, labels) on the calibration photos, and its embeddings (≤ 2,000, width) if any."""
+    """A model's logits (n, labels) on the calibration photos, and its embeddings (≤ 2,000, width) if any.
+
+    The logits are as if the head had not learnt from the photo (`Checkpoint.held_out`).
+    """
 
     logits: Logits
     embeddings: Embeddings | None
@@ -266,6 +269,7 @@ class ExportSource:
             return logits
 
         logits = score(run, self.calibration, self.checkpoint.frame, step, self.progress, whole=whole)
+        logits = logits + self.checkpoint.held_out(self.calibration.ids)
         return CalibrationAnswers(logits, np.concatenate(kept) if kept else None)
 
 

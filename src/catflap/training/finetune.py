@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import ceil
@@ -51,6 +52,7 @@ from catflap.training.distributed import (
     share_of,
 )
 from catflap.training.features import GPU_BATCH, Extractor
+from catflap.training.gradients import PART_PIXELS, add_gradients, freeze, open_workers, takes_parts
 from catflap.training.head import Head, Labels, log_loss, losses_of
 from catflap.training.network import Network, load_network
 from catflap.training.onnx_graph import to_onnx
@@ -65,12 +67,12 @@ History: TypeAlias = list[dict[str, Any]]
 GOOD_HEAD = (
     0.95  # of the photos that judge a head; below, fine-tuning changes features more than it keeps them
 )
+FROZEN = 3  # stages, the stem included, that keep their weights in fine-tuning: they are half of the work
 MANY_PHOTOS = 10_000  # train photos: then a random start takes larger batches
 SMALL_SIDE = 64  # px: a crop of such a photo, enlarged, is blurred
 TEACHERS_SHARE = 0.7  # of a soft target; the rest is the label's
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the fine-tuned weights
 MIN_GAIN = 0.03  # of the start's loss: for less, the start is kept, whose head learns from validation as well
-CPU_PIXELS = 4 * 320 * 320  # of a part of a batch on a CPU: about 1 GB of activations
 GPU_SAVES = 20  # steps between saves on a GPU, relative to a CPU, because saving takes as long as some steps
 CURVE_POINTS = 100  # in the history of a run
 RESUME_VERSION = 5
@@ -84,8 +86,8 @@ class LoopSettings:
     momentum) or adamw (Loshchilov & Hutter 2019). The head learns at `learning_rate`, the backbone at
     `backbone_rate_ratio` × that. `warm_up` is the share of steps in which the rate grows; `ema_decay` that of
     the running average of the weights. `smallest_crop`, `shift` and `mirror` are those of augment.Crops.
-    `train_batch_norm` updates batch norm's statistics, which only a random start needs. `save_every` counts
-    steps between saves on a CPU.
+    `train_batch_norm` updates batch norm's statistics, which only a random start needs. `frozen` stages, the
+    stem included, keep their weights. `save_every` counts steps between saves on a CPU.
     """
 
     epochs: float = 3
@@ -103,6 +105,7 @@ class LoopSettings:
     mirror: bool = True
     save_every: int = 25
     train_batch_norm: bool = False
+    frozen: int = 0
 
     @property
     def crops(self) -> Crops:
@@ -133,8 +136,8 @@ def finetuning(
             smallest_crop=0.8, mirror=mirror,
         )  # fmt: skip
     return LoopSettings(
-        epochs, optimiser="adamw", learning_rate=1.5e-4,
-        backbone_rate_ratio=1.0, weight_decay=0.01, shift=_shift(side), mirror=mirror,
+        epochs, optimiser="adamw", batch=16, learning_rate=2e-4, ema_decay=0.98,
+        backbone_rate_ratio=1.0, weight_decay=0.01, shift=_shift(side), mirror=mirror, frozen=FROZEN,
     )  # fmt: skip
 
 
@@ -248,6 +251,7 @@ def train_weights(
     """
     keep_memory()
     judged, photos = photos is None, dataset.photos("train") if photos is None else photos
+    freeze(network, settings.frozen)
     fabric = open_fabric(device, precision=precision)
     model = fabric.setup_module(network.train(settings.train_batch_norm))
     scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16 (Micikevicius et al. 2018)
@@ -273,14 +277,19 @@ def train_weights(
     save_every = settings.save_every * (1 if fabric.device.type == "cpu" else GPU_SAVES)
     part = _part_size(fabric, dataset.frame, share)
     table = _targets_by_id(photos, len(dataset.labels), targets)
-    with fast_depthwise(network):
+    in_parts = takes_parts(fabric.device.type, settings.train_batch_norm)
+    with fast_depthwise(network), open_workers() if in_parts else nullcontext() as pool:
         for done, batch in enumerate(islice(batches, total - first), first + 1):
             rate = _schedule(done - 1, total, settings.warm_up)
             for group in optimiser.param_groups:
                 group["lr"] = group["full_rate"] * rate
             torch.manual_seed(_step_seed(seed, done - 1, rank))
             wanted = torch.from_numpy(table[np.searchsorted(table["id"], batch.ids)]["target"])
-            losses, part = _backward(fabric, model, batch.frames, wanted, settings.label_smoothing, part)
+            if pool:
+                smoothing = settings.label_smoothing
+                losses = add_gradients(pool, network, batch.frames, wanted, smoothing, precision)
+            else:
+                losses, part = _backward(fabric, model, batch.frames, wanted, settings.label_smoothing, part)
             norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)
             loss = _mean_loss(losses, norm, batch.ids, done, scaler)
             optimiser.step()
@@ -308,7 +317,10 @@ def _optimiser(network: Network, settings: LoopSettings, *, fused: bool) -> torc
     rate = settings.learning_rate
     groups = [
         {"params": list(network.head.parameters()), "full_rate": rate},
-        {"params": list(network.backbone.parameters()), "full_rate": rate * settings.backbone_rate_ratio},
+        {
+            "params": [weight for weight in network.backbone.parameters() if weight.requires_grad],
+            "full_rate": rate * settings.backbone_rate_ratio,
+        },
     ]
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=rate, weight_decay=settings.weight_decay, fused=fused)
@@ -343,7 +355,7 @@ def _part_size(fabric: Fabric, frame: Frame, share: int) -> int:
     """How many photos of a batch go through the network at once; on a CPU more only cost memory."""
     if fabric.device.type != "cpu":
         return share + 1
-    return max(1, min(share + 1, CPU_PIXELS // (frame.width * frame.height)))
+    return max(1, min(share + 1, PART_PIXELS // (frame.width * frame.height)))
 
 
 def _backward(

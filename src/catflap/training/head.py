@@ -145,6 +145,45 @@ def choose_head(
     return Choice(head, refitted, head.logits(validation[0]), tried, tried[best])
 
 
+def cross_fit(
+    choice: Choice,
+    learnt: LabelledFeatures,
+    calibration: LabelledFeatures,
+    groups: Labels,
+    classes: int,
+) -> tuple[Head, npt.NDArray[np.float32]]:
+    """A head of the chosen settings that has learnt from calibration photos, too, and what calibrates it.
+
+    The second is float32 (n, labels): what to add to its logits of the n calibration photos to get those of a
+    head that has learnt from all photos but the fifth, by whole `groups`, in which this photo is.
+    """
+    chosen = choice.chosen
+    scales = chosen["evidence_scale"], chosen["prior_scale"]
+
+    def fit(parts: Sequence[LabelledFeatures]) -> Head:
+        head = fit_head(parts, classes, chosen["strength"], chosen["standardise"], balanced=True)
+        return head.scaled(*scales)
+
+    final = fit([learnt, calibration])
+    features, labels = calibration
+    added = np.zeros((len(labels), classes), np.float32)
+    fold = fold_of(groups, labels)
+    for number in np.unique(fold):
+        mine = fold == number
+        without = fit([learnt, (features[~mine], labels[~mine])])
+        added[mine] = without.logits(features[mine]) - final.logits(features[mine])
+    return final, added
+
+
+def fold_of(groups: Labels, labels: Labels) -> Labels:
+    """The fold of each photo, (n,), of FOLDS: whole groups, stratified by label."""
+    _, firsts, owners = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(0).permutation(len(firsts))
+    fold = np.empty(len(firsts), np.int64)
+    fold[np.lexsort((shuffled, labels[firsts]))] = np.arange(len(firsts)) % FOLDS
+    return fold[owners]
+
+
 def split_photos(
     train: LabelledFeatures, validation: LabelledFeatures, groups: tuple[Labels, Labels], classes: int
 ) -> list[_Split]:
@@ -162,12 +201,9 @@ def split_photos(
 def _folds(photos: LabelledFeatures, groups: Labels) -> Iterator[_Split]:
     """Folds of whole groups, stratified by label; photos whose label the others lack are not judged."""
     features, labels = photos
-    _, firsts, owners = np.unique(groups, return_index=True, return_inverse=True)
-    shuffled = np.random.default_rng(0).permutation(len(firsts))
-    fold = np.empty(len(firsts), np.int64)
-    fold[np.lexsort((shuffled, labels[firsts]))] = np.arange(len(firsts)) % FOLDS
+    fold = fold_of(groups, labels)
     for number in range(FOLDS):
-        fitted = fold[owners] != number
+        fitted = fold != number
         held_out = ~fitted & np.isin(labels, labels[fitted])
         if held_out.any() and len(np.unique(labels[fitted])) > 1:
             fit = features[fitted], labels[fitted]

@@ -50,7 +50,15 @@ from catflap.training.features import (
     labelled_features,
     open_extractor,
 )
-from catflap.training.finetune import CPU_PIXELS, GOOD_HEAD, LoopSettings
+from catflap.training.finetune import GOOD_HEAD, LoopSettings
+from catflap.training.gradients import (
+    PART_PIXELS,
+    add_gradients,
+    freeze,
+    open_workers,
+    takes_parts,
+    worker_count,
+)
 from catflap.training.head import MAX_COMPARED, Choice, choose_head
 from catflap.training.learning_curve import learning_curve
 from catflap.training.network import Network
@@ -474,9 +482,12 @@ def seconds_a_photo(
     keep_memory()
     _, world = rank_and_world_size()
     frame, batch = dataset.frame, max(1, settings.batch // world)
-    if device == "cpu":
-        batch = max(1, min(batch, CPU_PIXELS // (frame.width * frame.height)))
     copy = deepcopy(network).to(device).train(settings.train_batch_norm)
+    freeze(copy, settings.frozen)
+    if device == "cpu":
+        batch = max(1, min(batch, PART_PIXELS // (frame.width * frame.height)))
+        if takes_parts(device, settings.train_batch_norm):
+            return _seconds_of_parts(copy, frame, batch, precision)
     with fast_depthwise(copy):
         while True:
             with ignore_oom():
@@ -485,6 +496,21 @@ def seconds_a_photo(
                 raise out_of_memory(device, batch)
             copy.zero_grad()
             batch = (batch + 1) // 2
+
+
+def _seconds_of_parts(network: Network, frame: Frame, part: int, precision: Precision) -> float:
+    """Seconds a photo of a CPU whose cores learn from a part of a batch each."""
+    labels, seconds = network.head.out_features, list[float]()
+    with fast_depthwise(network), open_workers() as pool:
+        photos = part * worker_count()
+        frames = np.zeros((photos, frame.height, frame.width, 3), np.uint8)
+        targets = torch.full((photos, labels), 1 / labels)
+        for _ in range(TIMING_RUNS):
+            start = perf_counter()
+            add_gradients(pool, network, frames, targets, 0.0, precision)
+            seconds.append(perf_counter() - start)
+            network.zero_grad()
+    return min(seconds) / photos
 
 
 def _seconds_of_a_step(

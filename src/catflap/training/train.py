@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from contextlib import nullcontext, suppress
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from catflap.artifacts.checkpoint import MARKER, Checkpoint, load_checkpoint, save_checkpoint
+from catflap.artifacts.checkpoint import CROSS_FITTED, MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
 from catflap.artifacts.folder import (
     atomic_folder,
@@ -20,7 +21,9 @@ from catflap.artifacts.folder import (
     only_writer,
     refuse_foreign,
     write_atomically,
+    write_bytes,
 )
+from catflap.data.roles import FEW
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame
 from catflap.progress import Progress, silent
@@ -33,12 +36,14 @@ from catflap.training.distributed import (
     barrier,
     broadcast,
     common_precision,
+    compute_on_rank0,
     is_first_process,
     is_single_process,
     open_fabric,
     pick_device,
+    sum_over_processes,
 )
-from catflap.training.features import open_extractor
+from catflap.training.features import counting, labelled_features, open_extractor
 from catflap.training.finetune import (
     GOOD_HEAD,
     TEACHERS_SHARE,
@@ -54,7 +59,7 @@ from catflap.training.finetune import (
     soft_targets,
     train_weights,
 )
-from catflap.training.head import Choice, Head
+from catflap.training.head import Choice, Head, cross_fit
 from catflap.training.network import Network, save_weights
 from catflap.training.plan import EPOCHS, Plan
 from catflap.training.search import (
@@ -77,8 +82,8 @@ NEAR_PERFECT = 0.98  # of the photos that judge a head: nothing is left for fine
 ALL_PHOTOS_SHARE = 1 / 3  # of the epochs, to learn from validation photos as well after the choice
 MIRRORED = 300  # validation photos that show whether mirroring changes labels
 # Photo passes of a fine-tuning that nobody measures in epochs or minutes, at the cost of the slim Lite2 at
-# 320 px, to learn from so many: 6 epochs for 350 photos, two for 2,800, a part of one for more than 9,000.
-PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 3200, 350, 0.5, 9000
+# 320 px, to learn from so many: 5 epochs for 350 photos, two for 2,800, a part of one for more than 7,000.
+PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 2400, 350, 0.5, 7000
 PASS_FLOPS = 2.3e9
 
 
@@ -129,6 +134,7 @@ class _Trained:
     network: Network
     logits: Logits
     history: History
+    added: Logits | None = None  # of `cross_fit`, for each calibration photo
 
 
 def train(
@@ -223,8 +229,29 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
         history += tuned.history
         if tuned.recipe == "finetune":
             return replace(tuned, history=history)
-    network = assemble(backbone, choice.refitted)
-    return _Trained("head", backbone, dataset.frame, network, choice.validation_logits, history)
+    head, added = choice.refitted, None
+    if sum(dataset.roles.values()) < FEW and len(dataset.photos("calibration")):
+        head, added = _learn_calibration(run, backbone, choice)
+    network = assemble(backbone, head)
+    return _Trained("head", backbone, dataset.frame, network, choice.validation_logits, history, added)
+
+
+def _learn_calibration(run: _Run, backbone: Backbone, choice: Choice) -> tuple[Head, Logits]:
+    """`cross_fit` of the chosen head: of few photos those of calibration are learnt from, too."""
+    dataset = run.dataset
+    extractor, computed = counting(open_extractor(backbone, dataset.frame, device=run.device))
+    parts = [
+        labelled_features(extractor, dataset.photos(role), f"features of {role}", run.device, run.progress)
+        for role in ("train", "validation", "calibration")
+    ]
+    new = sum_over_processes(sum(computed), run.device)
+    run.cost.computed += new
+    run.cost.cached += len(parts[2][1]) - new  # the others were counted before
+    learnt = np.concatenate([parts[0][0], parts[1][0]]), np.concatenate([parts[0][1], parts[1][1]])
+    groups = dataset.photos("calibration").groups
+    return compute_on_rank0(
+        lambda: cross_fit(choice, learnt, parts[2], groups, len(dataset.labels)), run.device
+    )
 
 
 def _epochs(run: _Run, backbone: Backbone, network: Network, head_accuracy: float) -> float:
@@ -366,6 +393,10 @@ def _write(run: _Run, trained: _Trained, trials: History) -> None:
         named = {"teacher": teachers[0].sha256}
     with atomic_folder(run.out, MARKER) as folder:
         save_weights(folder, trained.network)
+        if trained.added is not None:
+            buffer = io.BytesIO()
+            np.savez(buffer, ids=dataset.photos("calibration").ids, added=trained.added)
+            write_bytes(folder / CROSS_FITTED, buffer.getvalue())
         fields = {
             "cost": run.cost.to_json(trained.network, trained.frame, run.device),
             "made_from": run.fingerprint,
