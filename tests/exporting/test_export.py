@@ -112,12 +112,12 @@ def test_an_error_rate_can_be_stated(
 ) -> None:
     out = tmp_path / "stated.catflap"
     words = ["export", str(drawn_checkpoint.path), "-o", str(out), "--variants", "fp32"]
-    assert main([*words, "--error-rate", "0.123"]) == 0
-    assert "12 %" in capsys.readouterr().out
+    assert main([*words, "--error-rate", "0.234"]) == 0
+    assert "23 %" in capsys.readouterr().out
     opened = load_bundle(out)
-    assert opened.variant().decision["error_rate"] == 0.123
-    assert 0.123 in [point["error_rate"] for point in opened.variant().decision["curve"]]
-    assert "at most 12 %" in bytes(opened.members["card.md"]).decode()
+    assert opened.variant().decision["error_rate"] == 0.234
+    assert 0.234 in [point["error_rate"] for point in opened.variant().decision["curve"]]
+    assert "at most 23 %" in bytes(opened.members["card.md"]).decode()
     assert main([*words, "--error-rate", "0.0001", "--json"]) == 1
     assert "cannot promise an error rate of 0.0001" in json.loads(capsys.readouterr().out)["error"]["what"]
     assert main([*words, "--error-rate", "3", "--json"]) == 2

@@ -84,7 +84,7 @@ def test_trained_again_it_is_the_same(
 ) -> None:
     """Everything but what it cost and where the dataset lies, whether features come from the cache or not."""
     again = train(drawn_dataset, tmp_path / "again", Plan(backbone=TINY))
-    photos = drawn_dataset.roles["train"] + drawn_dataset.roles["validation"]
+    photos = sum(drawn_dataset.roles[role] for role in ("train", "validation", "calibration"))
     assert again.sha256 == drawn_checkpoint.sha256
     assert (again.cost["photo_passes"], again.cost["cached_photos"]) == (
         0,

@@ -72,7 +72,7 @@ MANY_PHOTOS = 10_000  # train photos: then a random start takes larger batches
 SMALL_SIDE = 64  # px: a crop of such a photo, enlarged, is blurred
 TEACHERS_SHARE = 0.7  # of a soft target; the rest is the label's
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the fine-tuned weights
-MIN_GAIN = 0.03  # of the start's loss: for less, the start is kept, whose head learns from validation as well
+MIN_GAIN = 0.05  # of the start's loss: for less, the start is kept, whose head learns from more photos
 GPU_SAVES = 20  # steps between saves on a GPU, relative to a CPU, because saving takes as long as some steps
 CURVE_POINTS = 100  # in the history of a run
 RESUME_VERSION = 5
@@ -136,7 +136,7 @@ def finetuning(
             smallest_crop=0.8, mirror=mirror,
         )  # fmt: skip
     return LoopSettings(
-        epochs, optimiser="adamw", batch=16, learning_rate=2e-4, ema_decay=0.98,
+        epochs, optimiser="adamw", batch=16, learning_rate=1.5e-4, ema_decay=0.98, warm_up=0.2,
         backbone_rate_ratio=1.0, weight_decay=0.01, shift=_shift(side), mirror=mirror, frozen=FROZEN,
     )  # fmt: skip
 
@@ -517,7 +517,7 @@ def choose_blend(
     """Choose how much of the fine-tuned weights to keep, between the start (0) and the end (1).
 
     Blends of weights (Wortsman et al. 2022, WiSE-FT) are judged on validation by `expected_gains`; the one
-    with the highest expected gain over the start is chosen, if that is at least 3 % of the start's loss. With
+    with the highest expected gain over the start is chosen, if that is at least 5 % of the start's loss. With
     `forced` the start itself is no choice.
     Afterwards the network has the weights of the blend.
     """
@@ -553,19 +553,20 @@ def expected_gains(
 ) -> npt.NDArray[np.float64]:
     """The expected gain in log loss of each blend over the first one, (blends,), from `losses` (blends, n).
 
-    The measured gain, with its variance over groups, is combined with a normal prior: of a poor head
-    fine-tuning is expected to save a fifth of the loss, with a standard deviation of a fifth; of a good head
-    it costs a twentieth, give or take a tenth. So the question is what is expected to be better, not what is
-    significantly better, and a good head is left for strong evidence only.
+    The measured gain, with its variance over groups, is combined with a normal prior: of a poor head, half of
+    fine-tuning is expected to save a tenth of the loss, with a standard deviation of a fifth, and all of it
+    nothing; of a good head it costs a twentieth, give or take a tenth. So the question is what is expected to
+    be better, not what is significantly better, and a good head is left for strong evidence only.
     """
     scale = float(losses[0].mean())
-    mean, deviation = (0.2, 0.2) if head_accuracy < GOOD_HEAD else (-0.05, 0.1)
+    is_poor = head_accuracy < GOOD_HEAD
+    mean, deviation = (0.1, 0.2) if is_poor else (-0.05, 0.1)
     owners = np.unique(groups, return_inverse=True)[1]
     gains = np.zeros(len(losses))
     for number, share in enumerate(BLENDS[1:], 1):
         gain = losses[0] - losses[number]
         variance = clustered_variance((gain - gain.mean()) / len(gain), owners)[0] + 1e-12
-        prior = mean * scale * (1 - (1 - share) ** 2)  # most of the gain comes with the first half
+        prior = mean * scale * (4 * share * (1 - share) if is_poor else 1 - (1 - share) ** 2)
         prior_variance = (deviation * scale) ** 2 + 1e-12
         gains[number] = (gain.mean() / variance + prior / prior_variance) / (
             1 / variance + 1 / prior_variance

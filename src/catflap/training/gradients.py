@@ -21,7 +21,7 @@ from catflap.machine import describe_machine
 from catflap.training.distributed import Precision, autocast, is_single_process
 from catflap.training.network import Network
 
-PART_PIXELS = 4 * 320 * 320  # of a part; about 1 GB of activations if no stage is frozen
+PART_PIXELS = 2 * 320 * 320  # of a part; about 0.5 GB of activations if no stage is frozen
 MAX_WORKERS = 4  # parts at once: more would fill the memory of small machines
 
 

@@ -195,6 +195,8 @@ def split_photos(
             return splits
     fit = _take(train, _sample(train[1], MAX_COMPARED))
     held_out = _sample(validation[1], MAX_LOGITS // classes)
+    known = np.isin(validation[1][held_out], fit[1])  # no head can name a label that it has not seen
+    held_out = held_out[known] if known.any() else held_out
     return [_Split(fit, moments([fit]), _take(validation, held_out), groups[1][held_out])]
 
 
