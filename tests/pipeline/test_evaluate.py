@@ -46,7 +46,8 @@ def test_a_checkpoint_finds_its_dataset(
     report = evaluate(drawn_checkpoint.path, None, tmp_path / "report", role="calibration")
     assert report.variants["checkpoint"]["photos"] == drawn_dataset.roles["calibration"]
     (heads,) = {len(path["strength"]) for path in report.learning["heads"]}
-    assert heads * len(report.learning["heads"]) == len(drawn_checkpoint.history)
+    tried = [entry for entry in drawn_checkpoint.history if entry["step"] == "head"]
+    assert heads * len(report.learning["heads"]) == len(tried)
     assert "<h2>Training" in report.page.read_text("utf-8")
 
 

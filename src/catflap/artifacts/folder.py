@@ -33,7 +33,7 @@ OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "manifest.json": ("photos.parquet", "profile.html", "suspects.jsonl", "review.html"),
         "dataset.json": ("index.parquet", "shards/*.tar", "pixels.npy", "profile.html"),
-        "checkpoint.json": ("weights.safetensors",),
+        "checkpoint.json": ("weights.safetensors", "cross_fitted.npz"),
         "report.json": ("report.html",),
         "queue.json": ("photos/*", "review.html"),
         "field-photos.json": ("*/field-*",),

@@ -393,10 +393,11 @@ def _write(run: _Run, trained: _Trained, trials: History) -> None:
         named = {"teacher": teachers[0].sha256}
     with atomic_folder(run.out, MARKER) as folder:
         save_weights(folder, trained.network)
-        if trained.added is not None:
-            buffer = io.BytesIO()
-            np.savez(buffer, ids=dataset.photos("calibration").ids, added=trained.added)
-            write_bytes(folder / CROSS_FITTED, buffer.getvalue())
+        ids = dataset.photos("calibration").ids
+        added = np.zeros((0, len(dataset.labels)), np.float32) if trained.added is None else trained.added
+        buffer = io.BytesIO()
+        np.savez(buffer, ids=ids[: len(added)], added=added)
+        write_bytes(folder / CROSS_FITTED, buffer.getvalue())
         fields = {
             "cost": run.cost.to_json(trained.network, trained.frame, run.device),
             "made_from": run.fingerprint,
