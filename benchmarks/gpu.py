@@ -239,7 +239,11 @@ def photos(args: argparse.Namespace) -> Rows:
             words = ["train", dataset, "-o", f"{folder}/{recipe}", "--recipe", recipe,
                      "--device", args.device, "--backbone", args.backbone,
                      *(["--epochs", "1"] if recipe == "finetune" else [])]  # fmt: skip
-            trained = run_verb(args, *words, cache=f"{folder}/cache-{recipe}")
+            try:
+                trained = run_verb(args, *words, cache=f"{folder}/cache-{recipe}")
+            except (CatflapError, subprocess.SubprocessError) as error:  # the other recipe's row stays
+                rows.append({"what": f"photos, {recipe}", "failed": first_line(error)})
+                continue
             cost = trained["cost"]
             rows.append({
                 "what": f"photos, {recipe}", "seconds": trained["wall"],
