@@ -18,8 +18,8 @@ from catflap.cli.main import main
 from catflap.exporting.onnx_edits import with_cam, with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
+from catflap.runtime.activation_maps import evidence
 from catflap.runtime.engine_onnx import CAM, EMBEDDING, open_model
-from catflap.runtime.explain import evidence
 from catflap.training.network import load_network
 from catflap.training.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models

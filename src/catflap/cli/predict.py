@@ -51,9 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> int:
     """Classify and print; 1 when some photos could not be read."""
     from catflap.artifacts.results import Prediction
+    from catflap.runtime.activation_maps import Explainer
     from catflap.runtime.classifier import Classifier, predict
     from catflap.runtime.decisions import parse_prior
-    from catflap.runtime.explain import Explainer
     from catflap.runtime.recording import recording
     from catflap.runtime.signature import read_signed
 

@@ -15,8 +15,8 @@ from catflap.evaluation.examples import Examples
 from catflap.evaluation.slices import folder_facts, judge_slices, make_slices, photo_facts, read_facts
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
 from catflap.progress import Progress, prefetch, track
+from catflap.runtime.activation_maps import evidence
 from catflap.runtime.engine import Logits, Model
-from catflap.runtime.explain import evidence
 from catflap.runtime.scoring import BATCH, PhotoBytes
 
 CORRUPTED_PHOTOS = 300  # a fixed sample; each is judged 71 times
