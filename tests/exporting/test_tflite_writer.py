@@ -94,7 +94,7 @@ def test_a_default_export_has_the_variant_for_phones_unless_it_cannot(
     assert "targets/litert/int8.tflite" in load_bundle(tmp_path / "with.catflap").head["run"]["android"]
     assert "left_out" not in answer
 
-    def refuse(graph: bytes) -> bytes:
+    def refuse(graph: bytes, **_: bool) -> bytes:
         raise UnknownOperator("The graph has a Zap.", "Leave it out.")
 
     monkeypatch.setattr("catflap.exporting.targets.to_litert.write_tflite", refuse)
