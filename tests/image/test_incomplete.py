@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -112,3 +114,17 @@ def test_a_photo_of_many_thousand_zeros_is_decided_in_a_few_decodes(monkeypatch:
     with pytest.raises(BadPhoto):
         read_pixels(photo[:-200] + spread + photo[-2:], FRAME)
     assert len(opened) <= 6
+
+
+def test_a_png_with_a_broken_data_stream_is_damaged() -> None:
+    """Pillow decodes a PNG to its end for the EXIF after the pixels; what fails there must not be lost."""
+    photo = encode(grainy(64, 64), "PNG")
+    start = photo.index(b"IDAT")
+    (length,) = struct.unpack(">I", photo[start - 4 : start])
+    data = bytearray(photo[start + 4 : start + 4 + length])
+    data[length // 2 : length // 2 + 40] = b"\xff" * 40
+    checksum = struct.pack(">I", zlib.crc32(b"IDAT" + data))
+    broken = photo[: start + 4] + bytes(data) + checksum + photo[start + 8 + length :]
+    with pytest.raises(BadPhoto) as error:
+        read_pixels(broken, FRAME)
+    assert error.value.reason == "damaged"
