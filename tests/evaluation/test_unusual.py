@@ -56,6 +56,7 @@ def alarms(count: int, calibration: int, unknown: float = 0.0) -> float:
     return found / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", [40, 150, 600])
 def test_undisturbed_windows_alarm_at_most_once_in_a_hundred(calibration: int) -> None:
     assert alarms(200, calibration) <= 0.01

@@ -68,6 +68,7 @@ def test_the_photos_decide_what_is_kept(slim: Backbone, pixels: torch.Tensor) ->
     assert 0 < lost[0] < 0.5 * lost[1]
 
 
+@pytest.mark.slow
 def test_it_is_smaller_and_always_the_same(slim: Backbone, drawn_dataset: Dataset) -> None:
     photos = drawn_dataset.photos("train")
     fitted = [slimmed(load_backbone(SLIM), photos, FRAME) for _ in range(2)]
