@@ -60,7 +60,7 @@ def test_a_report_says_what_the_model_had_to_do_with_the_photos(
         "chosen": "that it was chosen by or learnt from,",
         "calibrated": "that it was calibrated by,",
     }
-    of_checkpoint = {"train": "learnt", "validation": "learnt", "calibration": "no", "test": "no"}
+    of_checkpoint = {"train": "learnt", "validation": "learnt", "calibration": "learnt", "test": "no"}
     of_bundle = {"train": "learnt", "validation": "chosen", "calibration": "calibrated", "test": "no"}
     for model, expected in ((drawn_checkpoint, of_checkpoint), (drawn_bundle, of_bundle)):
         for role, seen in expected.items():

@@ -59,6 +59,14 @@ class Checkpoint:
         """Whether its probabilities were calibrated on photos that it was not trained on."""
         return self.recipe == "head" and any("evidence_scale" in entry for entry in self.history)
 
+    @property
+    def has_learnt_calibration(self) -> bool:
+        """Whether its head has learnt from calibration photos."""
+        if not (self.path / CROSS_FITTED).is_file():
+            return False
+        with np.load(self.path / CROSS_FITTED, allow_pickle=False) as arrays:
+            return len(arrays["ids"]) > 0
+
     def held_out(self, ids: npt.NDArray[np.str_]) -> npt.NDArray[np.float32]:
         """What to add to the logits of these calibration photos, (n, labels), to calibrate by them.
 

@@ -352,7 +352,11 @@ def open_subject(model: Path) -> Subject:
             {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
             checkpoint.dataset_path,
             checkpoint.history,
-            {"train": "learnt", "validation": "learnt" if checkpoint.recipe == "head" else "chosen"},
+            {
+                "train": "learnt",
+                "validation": "learnt" if checkpoint.recipe == "head" else "chosen",
+                **({"calibration": "learnt"} if checkpoint.has_learnt_calibration else {}),
+            },
         )
     bundle = load_bundle(model)
     chosen = [bundle.variant(name) for name in runnable_variants(bundle)]
@@ -419,7 +423,7 @@ def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: Subject
     with suppress(BadArtifact):
         own = load_dataset(subject.dataset)
         if own.sha256 == subject.ancestors.get("dataset"):
-            seen = np.concatenate([own.photos(learnt).ids for learnt in ("train", "validation")])
+            seen = np.concatenate([own.photos(role).ids for role in subject.seen])
             known = np.flatnonzero(np.isin(ids, seen))
             if len(known):
                 some = ", ".join(names[place] for place in known[:3]) + (" …" if len(known) > 3 else "")
