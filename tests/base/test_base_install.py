@@ -28,7 +28,7 @@ BROUGHT = {
 TOOLS = {"pip", "setuptools", "wheel"}
 NEED_AN_EXTRA = {
     "scan": ("data", ["PHOTOS", "-o", "OUT"]),
-    "build": ("data", ["PHOTOS", "-o", "OUT.catflap"]),
+    "build": ("train", ["PHOTOS", "-o", "OUT.catflap"]),
     "train": ("train", ["PHOTOS", "-o", "OUT"]),
     "export": ("train", ["CHECKPOINT", "-o", "OUT.catflap"]),
 }

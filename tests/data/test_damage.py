@@ -89,7 +89,8 @@ def test_one_bit_that_changed_in_the_index_is_an_error(manifest: Manifest, tmp_p
     columns = [group.column(number) for number in range(group.num_columns)]
     column = next(each for each in columns if each.path_in_schema == "id")
     data = bytearray(index.read_bytes())
-    data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start + column.total_compressed_size // 2] ^= 1
     index.write_bytes(data)
     with pytest.raises(BadArtifact, match="cannot be read"):
         dataset.photos("validation")

@@ -200,6 +200,7 @@ def lite0(drawn_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 FAST: dict[str, tuple[str, ...]] = {
     "bundle": ("bundle", "inspect", "M/tiny.catflap"),
     "completion": ("completion", "bash"),
+    "diff": ("diff", "M/tiny.catflap", "M/tiny.catflap", "M/photos", "--margin", "0.3"),
     "doctor": ("doctor",),
     "predict": ("predict", "M/tiny.catflap", "M/photos", "--log", "new.log", "--log-photos"),
     "scan": ("scan", "M/photos", "-o", "manifest"),
@@ -223,7 +224,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "review": ("review", "queue", "field.log", "-o", "queue"),
     "train": ("train", "M/dataset", "-o", "checkpoint", "--recipe", "finetune", "--epochs", "1"),
 }
-APART = ("serve", "sign")  # with tests of their own below
+APART = ("serve", "sign", "studio")  # with tests of their own below
 
 
 def test_every_verb_is_run() -> None:
@@ -260,6 +261,19 @@ with open(sys.argv[2], "rb") as photo:
 server.terminate()
 sys.exit(server.wait())
 """
+STUDIO = """
+import json, subprocess, sys, time, urllib.request
+studio = "from catflap.cli.main import run; run()"
+words = ["studio", "project", "--port", "0", "--json"]
+server = subprocess.Popen([sys.executable, "-c", studio, *words], stdout=-1)
+address = json.loads(server.stdout.readline())["url"]
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+for _ in range(5):
+    browser.open(address).read()
+    time.sleep(0.2)
+server.terminate()
+sys.exit(server.wait())
+"""
 SIGNED = """
 import sys
 from cryptography.hazmat.primitives import serialization
@@ -289,6 +303,14 @@ while time.monotonic() < end:
 def test_a_server_sends_and_leaves_nothing(made: Path, traced: Callable[..., Traced], tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     check(traced(sys.executable, "-c", SERVED, made / "tiny.catflap", made / "photos/cat/00.jpg"), tmp_path)
+
+
+def test_studio_sends_and_leaves_nothing(traced: Callable[..., Traced], tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    did = traced(sys.executable, "-c", STUDIO)
+    if "is not built" in did.told or "has no page" in did.told:
+        pytest.skip("Studio's page is not built: run npm ci and npm run build in web/")
+    check(did, tmp_path)
 
 
 @pytest.mark.slow

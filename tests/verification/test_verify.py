@@ -63,7 +63,7 @@ def test_the_base_installation_passes_and_asks_only_for_what_the_bundle_holds(ba
     verdict = json.loads(answer.stdout)
     assert verdict["verdict"] == "pass"
     assert list(verdict["not_run"]) == ["litert-int8"]
-    assert verdict["not_run"]["litert-int8"].endswith("Run: pip install ai-edge-litert")
+    assert verdict["not_run"]["litert-int8"].endswith("pip install ai-edge-litert")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
