@@ -80,7 +80,7 @@ RESUME_VERSION = 5
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Settings of a run that trains every weight.
+    """Settings of a run that trains a network: every weight, or all but its first stages.
 
     `epochs` may be fractional; `batch` counts the photos of all processes. `optimiser` is sgd (with Nesterov
     momentum) or adamw (Loshchilov & Hutter 2019). The head learns at `learning_rate`, the backbone at
@@ -242,7 +242,7 @@ def train_weights(
     log: StepLogger = log_nothing,
     precision: Precision = "32-true",
 ) -> Run:
-    """Train every weight in place, and return the running average of the weights.
+    """Train a network in place, but for its frozen stages, and return the running average of the weights.
 
     Learns from the train photos, judged on validation after each epoch; or from `photos`, without judging.
     `targets`, float32 (train photos, labels), replace the labels. A stopped run resumes from the file
