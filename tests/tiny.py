@@ -86,12 +86,17 @@ def draw_photos(root: Path, labels: tuple[str, ...] = ("cat", "other"), count: i
 
 
 def make_dataset(root: Path, labels: tuple[str, ...] = ("cat", "other"), count: int = 30) -> Dataset:
-    """Drawn photos, scanned and prepared for a frame of 64 px; `photos` and `manifest` lie beside it."""
+    """Drawn photos, scanned and prepared for a frame of 64 px; `photos` and `manifest` lie beside it.
+
+    The roles have the shares of large sets, so that calibration and test have enough photos for baselines.
+    """
     from catflap.data.prepare import prepare
+    from catflap.data.roles import SHARES
     from catflap.data.scan import scan
 
     photos = draw_photos(root / "photos", labels, count)
-    return prepare(scan(photos, root / "manifest", workers=1), root / "dataset", frame=FRAME)
+    manifest = scan(photos, root / "manifest", workers=1)
+    return prepare(manifest, root / "dataset", frame=FRAME, shares=SHARES)
 
 
 def make_checkpoint(dataset: Dataset, backbone: str = TINY) -> Checkpoint:

@@ -87,7 +87,7 @@ def test_it_is_never_the_only_one(
     with pytest.raises(CatflapError, match="nothing would be tested"):
         export(drawn_checkpoint, drawn_dataset, out, variants=("coreml-fp32",))
     monkeypatch.setattr("catflap.errors.find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"catflap\[coreml\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[coreml\]"):
         export(drawn_checkpoint, drawn_dataset, out, variants=("int8", "coreml-fp32"))
     assert list(tmp_path.iterdir()) == []
 

@@ -193,7 +193,7 @@ def measure_drift(
     tests = {name: test for name, test in tests.items() if test[0]}
     if not tests:
         return Drift(photos, 0.0, 1.0, 0.0)
-    has_mix = before is not None and before.counts.sum() >= WINDOW
+    has_mix = before is not None and bool(before.counts.sum() >= WINDOW)
     count = len(tests) + has_mix
     scores = {name: far / _critical(size, count) for name, (_, far, size) in tests.items()}
     if before is not None and has_mix:

@@ -110,7 +110,8 @@ class Classifier:
         """The Prediction for a path, a photo's bytes or open file, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
-        logits, embeddings = self.logits(pixels[None])
+        frames = pixels[None]
+        logits, embeddings = self.logits(frames) if self._runs_embedding else (self.model(frames), None)
         statistics = image_statistics(pixels) if self._embed else None
         return self.to_prediction(self.probabilities(logits)[0], start, statistics, embeddings)
 
