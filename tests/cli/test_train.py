@@ -51,10 +51,12 @@ def test_a_build_tells_what_it_trained() -> None:
         "variants": {},
         "steps": {},
         "verdict": "pass",
+        "outcome": {"sentences": ["It is right for 9 of 10."], "next": "catflap run x.catflap"},
         "bundle": "x.catflap",
         "report": "x",
         "page": "x.html",
     }
     lines = build_text(fields).splitlines()
-    assert lines[0] == "efficientnet_lite0 at 96 × 64 px, crop, recipe head"
-    assert lines[-1].endswith("report: x.html")
+    assert lines[:2] == ["It is right for 9 of 10.", ""]
+    assert lines[2] == "efficientnet_lite0 at 96 × 64 px, crop, recipe head"
+    assert lines[-2:] == ["Report: x.html", "Next: catflap run x.catflap"]

@@ -67,16 +67,16 @@ def test_it_ends_near_fp32(drawn_dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_steps_that_were_scaled_by_too_much_are_left_out(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    once = replace(RECIPE, epochs=0.2, ema_decay=0.0)  # one step of five
+    once = replace(RECIPE, epochs=0.2, ema_decay=0.0)  # one step of six
     network = run(drawn_dataset, tmp_path / "one", once, kind=Steep, precision=FP16)[0]
     assert scale(tmp_path / "one") == FIRST_SCALE / 2
     start = run(drawn_dataset, tmp_path / "none", replace(once, learning_rate=0.0), kind=Steep)[0]
     assert weights(network) == weights(start)
     ended = run(drawn_dataset, tmp_path / "all", kind=Steep, precision=FP16)[1]
     assert 1 < scale(tmp_path / "all") < FIRST_SCALE
-    losses = [entry["validation_log_loss"] for entry in ended.history if entry["step"] == "finetune"]
+    losses = [entry["loss"] for entry in ended.history if entry["step"] == "steps"]
     assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0], "it learns once the scale is low enough"
+    assert max(losses[-4:]) < losses[0], "it learns once the scale is low enough"
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, ADAMW], ids=["sgd", "adamw"])

@@ -151,7 +151,7 @@ def puzzling(dataset: Dataset, folder: Path) -> Dataset:
 
 def test_a_poor_head_is_fine_tuned_and_a_good_one_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
     good = train(drawn_dataset, tmp_path / "good", Plan(backbone=TINY))
-    assert {entry["step"] for entry in good.history} == {"head"}
+    assert {entry["step"] for entry in good.history} == {"head", "curve"}
     dataset = puzzling(drawn_dataset, tmp_path / "puzzling")
     poor = train(dataset, tmp_path / "poor", Plan(backbone=TINY))
     (chosen,) = (entry for entry in poor.history if entry.get("chosen"))
@@ -210,7 +210,7 @@ def test_a_head_that_was_asked_for_stays_one(
 ) -> None:
     """However many minutes there are."""
     made = train(drawn_dataset, tmp_path / "made", Plan(minutes=60.0, backbone=TINY, recipe="head"))
-    assert {entry["step"] for entry in made.history} == {"head"}
+    assert {entry["step"] for entry in made.history} == {"head", "curve"}
     assert (made.path / WEIGHTS).read_bytes() == (drawn_checkpoint.path / WEIGHTS).read_bytes()
 
 

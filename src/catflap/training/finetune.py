@@ -287,7 +287,7 @@ def train_weights(
             wanted = torch.from_numpy(table[np.searchsorted(table["id"], batch.ids)]["target"])
             if pool:
                 smoothing = settings.label_smoothing
-                losses = add_gradients(pool, network, batch.frames, wanted, smoothing, precision)
+                losses = add_gradients(pool, network, batch.frames, wanted, smoothing, precision, scaler)
             else:
                 losses, part = _backward(fabric, model, batch.frames, wanted, settings.label_smoothing, part)
             norm = fabric.clip_gradients(model, optimiser, max_norm=5.0, error_if_nonfinite=False)

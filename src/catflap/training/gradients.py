@@ -69,11 +69,13 @@ def add_gradients(
     targets: torch.Tensor,
     smoothing: float,
     precision: Precision,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
     """The losses, float32 (n,), of frames, uint8 RGB (n, height, width, 3); sets the weights' gradients.
 
-    `targets` are float32 (n, labels). The gradients are those of the mean loss.
+    `targets` are float32 (n, labels). The gradients are those of the mean loss, scaled by `scaler` in fp16.
     """
+    scale = scaler.scale(torch.ones(())) if scaler else 1.0
     weights = [weight for weight in network.parameters() if weight.requires_grad]
 
     def part(edges: tuple[int, int]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -83,7 +85,7 @@ def add_gradients(
             losses = nn.functional.cross_entropy(
                 logits, targets[begin:end], label_smoothing=smoothing, reduction="none"
             )
-        return losses.detach(), torch.autograd.grad(losses.sum() / len(frames), weights)
+        return losses.detach(), torch.autograd.grad(scale * losses.sum() / len(frames), weights)
 
     size = max(1, PART_PIXELS // (frames.shape[1] * frames.shape[2]))
     edges = np.linspace(0, len(frames), -(-len(frames) // size) + 1).astype(int).tolist()  # equal parts
