@@ -196,8 +196,10 @@ def _photos_in(trained: Checkpoint) -> int | None:
         dataset = load_dataset(trained.dataset_path)
     except BadArtifact:
         return None
-    same = dataset.sha256 == trained.ancestors.get("dataset")
-    return dataset.roles["train"] + dataset.roles["validation"] if same else None
+    if dataset.sha256 != trained.ancestors.get("dataset"):
+        return None
+    roles = ("train", "validation", *(["calibration"] if trained.has_learnt_calibration else []))
+    return sum(dataset.roles[role] for role in roles)
 
 
 def _probed(side: str, model: Path, photo: Path, variant: str) -> dict[str, Any]:
