@@ -56,7 +56,7 @@ def test_two_processes_share_the_photos_of_a_head(drawn_dataset: Dataset, tmp_pa
         )  # fmt: skip
         assert answer.returncode == 0, answer.stderr
         made[name] = load_checkpoint(tmp_path / name)
-    photos = sum(len(drawn_dataset.photos(role)) for role in ("train", "validation"))
+    photos = sum(len(drawn_dataset.photos(role)) for role in ("train", "validation", "calibration"))
     for each in made.values():
         assert (each.cost["photo_passes"], each.cost["cached_photos"]) == (photos, 0)
     assert made["one"].sha256 == made["two"].sha256
