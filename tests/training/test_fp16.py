@@ -67,7 +67,7 @@ def test_it_ends_near_fp32(drawn_dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_steps_that_were_scaled_by_too_much_are_left_out(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    once = replace(RECIPE, epochs=0.2, ema_decay=0.0)  # one step of six
+    once = replace(RECIPE, epochs=0.2, ema_decay=0.0)  # one step of five
     network = run(drawn_dataset, tmp_path / "one", once, kind=Steep, precision=FP16)[0]
     assert scale(tmp_path / "one") == FIRST_SCALE / 2
     start = run(drawn_dataset, tmp_path / "none", replace(once, learning_rate=0.0), kind=Steep)[0]
