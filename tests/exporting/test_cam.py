@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from PIL import Image
 
@@ -19,7 +20,7 @@ from catflap.exporting.onnx_edits import with_cam, with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
 from catflap.runtime.activation_maps import evidence
-from catflap.runtime.engine_onnx import CAM, EMBEDDING, open_model
+from catflap.runtime.engine_onnx import CAM, EMBEDDING, _options, open_model
 from catflap.training.network import load_network
 from catflap.training.onnx_graph import OUTPUT, to_onnx
 from tests.runtime import models
@@ -58,6 +59,15 @@ def test_the_mean_of_a_map_is_the_logit_and_logits_keep_every_bit(
     assert min(maps.shape[2:]) > 1
     assert np.abs(maps.mean(axis=(2, 3)) - logits).max() <= near * np.abs(logits).max()
     assert with_cam(after) == after
+
+
+def test_a_processor_whose_int8_sums_saturate_takes_it(graphs: dict[str, bytes], frames: Pixels) -> None:
+    """ONNX Runtime rewrites the quantized weights for it, and fails where two nodes share them."""
+    after = ort.InferenceSession(with_cam(graphs["int8"]), _options(1, exact=True))
+    before = ort.InferenceSession(graphs["int8"], _options(1, exact=True))
+    logits, maps = after.run([OUTPUT, CAM], {"pixels": frames})
+    assert np.array_equal(logits, before.run([OUTPUT], {"pixels": frames})[0])
+    assert maps.shape[:2] == logits.shape
 
 
 def test_a_head_on_anything_but_a_mean_has_no_map(frames: Pixels, graphs: dict[str, bytes]) -> None:

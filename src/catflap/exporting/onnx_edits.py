@@ -176,8 +176,8 @@ def with_cam(onnx_bytes: bytes) -> bytes:
     """The same graph with the output `cam`, float32 (n, labels, h, w): class activation maps.
 
     Zhou et al. 2016. Where a linear head follows the mean over the last feature map, the head at each place
-    of the map gives how much it adds to each label's logit: the mean over the places is the logit. It shares
-    the head's weights, so it costs some hundred bytes. The logits stay the first output and keep their bits.
+    of the map gives how much it adds to each label's logit: the mean over the places is the logit. It has the
+    head's weights, a copy of them where they are int8. The logits stay the first output and keep their bits.
     A graph with anything else between the map and the head is returned unchanged, and so is an fp16 graph,
     whose logits would change with the casts that ONNX Runtime puts around the new nodes.
     """
@@ -214,9 +214,13 @@ def _append_cam(graph: GraphProto, head: NodeProto, pooled: str) -> None:
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     weights = head.input[1]
     nodes = [helper.make_node("Reshape", [pooled, "cam.flat"], ["cam.places"])]
+    widened = next((node for node in graph.node if node.output[0] == weights), None)
+    if widened is not None and widened.op_type == "DequantizeLinear":
+        nodes += _dequantized_copy(graph, widened)
+        weights = "cam.dequantized"
     if not turned:
-        nodes.append(helper.make_node("Transpose", [weights], ["cam.weights"], perm=[1, 0]))
-        weights = "cam.weights"
+        nodes.append(helper.make_node("Transpose", [weights], ["cam.turned"], perm=[1, 0]))
+        weights = "cam.turned"
     nodes += [
         helper.make_node("MatMul", [weights, "cam.places"], ["cam.product"]),
         helper.make_node("Unsqueeze", [head.input[2], "cam.last"], ["cam.bias"]),
@@ -227,6 +231,26 @@ def _append_cam(graph: GraphProto, head: NodeProto, pooled: str) -> None:
         helper.make_node("Reshape", ["cam.sum", "cam.whole"], [CAM]),
     ]
     graph.node.extend(nodes)
+
+
+def _dequantized_copy(graph: GraphProto, widened: NodeProto) -> list[NodeProto]:
+    """Nodes that compute `cam.dequantized`, from a copy of int8 weights: symmetric ones, as ours are.
+
+    Where sums of int8 saturate, ONNX Runtime rewrites what DequantizeLinear reads and cannot share it, and it
+    cannot multiply by weights of several scales from the left; so these are cast and scaled.
+    """
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    quantized, scale = (constants[name] for name in widened.input[:2])
+    axis = next((entry.i for entry in widened.attribute if entry.name == "axis"), 1)
+    if scale.size > 1:
+        scale = scale.reshape([-1 if place == axis else 1 for place in range(quantized.ndim)])
+    graph.initializer.extend(
+        [numpy_helper.from_array(quantized, "cam.int8"), numpy_helper.from_array(scale, "cam.scale")]
+    )
+    return [
+        helper.make_node("Cast", ["cam.int8"], ["cam.float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["cam.float", "cam.scale"], ["cam.dequantized"]),
+    ]
 
 
 def _is_plain(head: NodeProto) -> bool:
