@@ -17,6 +17,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.exporting import export as exporting
 from catflap.exporting.export import export
 from catflap.exporting.judging import ExportSource, load_source
+from catflap.exporting.onnx_edits import with_side_outputs
 from catflap.exporting.target import convert
 from catflap.exporting.targets.to_onnx import int8_graph
 from catflap.exporting.tflite_writer import UnknownOperator, write_tflite
@@ -43,6 +44,15 @@ def test_the_int8_file_answers_as_the_int8_graph(source: ExportSource) -> None:
     assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
     assert np.abs(found - open_onnx(source.onnx)(source.frames)).max() > 0  # it is not the float graph
     np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+
+
+def test_the_embedding_is_an_output_and_the_activation_map_is_not(source: ExportSource) -> None:
+    graph = with_side_outputs(int8_graph(source))
+    assert [one.name for one in onnx.load_from_string(graph).graph.output] == ["logits", "embedding", "cam"]
+    expected = open_onnx(graph).with_embedding(source.frames)
+    found = open_model(write_tflite(graph, embedding=True), 1).with_embedding(source.frames)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.abs(ours - theirs).max() <= 0.02 * np.abs(theirs).max()
 
 
 def test_the_int8_file_has_int8_weights(source: ExportSource) -> None:

@@ -56,8 +56,10 @@ def write_tflite(graph: bytes, *, embedding: bool = False) -> bytes:
     given = onnx.load_from_string(graph).graph
     # Activation maps stay with the ONNX variants: a file for phones has none.
     kept = [node for node in given.node if not all(name.split(".")[0] == CAM for name in node.output)]
-    del given.node[:]
+    outputs = [one for one in given.output if one.name != CAM]
+    del given.node[:], given.output[:]
     given.node.extend(kept)
+    given.output.extend(outputs)
     return _Writer(given).write(embedding)
 
 
