@@ -360,5 +360,6 @@ def test_a_webhook_that_is_away_does_not_stop_the_end(red: Path, tmp_path: Path)
     video = write_video(tmp_path / "a.avi", ["red"] * 10)
     with watching(red, video, "--webhook", "http://127.0.0.1:9/x") as watcher:
         assert watcher.end() == 0
-    assert watcher.events[-1]["sinks"]["webhook"] == {"delivered": 0, "lost": 4}
+    end = next(event for event in reversed(watcher.events) if "sinks" in event)  # a late loss may follow
+    assert end["sinks"]["webhook"] == {"delivered": 0, "lost": 4}
     assert watcher.stderr.count("not delivered") == 1

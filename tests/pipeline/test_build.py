@@ -22,6 +22,7 @@ from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
 from catflap.cli.prepare import frame_arguments, frame_of
+from catflap.data.roles import SHARES
 from catflap.data.scan import scan, some_readable
 from catflap.errors import BadArtifact, CatflapError, MissingExtra, Refused
 from catflap.exporting.target import Target, check_tools, load_targets
@@ -34,6 +35,12 @@ from tests.tiny import CATFLAP, FRAME, TINY, Exported, drawn
 
 PLAN = Plan(backbone=TINY)
 STEPS = ["scan", "prepare", "train", "export", "evaluate"]
+
+
+@pytest.fixture(autouse=True)
+def shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shares of large sets, which the drawn dataset has."""
+    monkeypatch.setattr("catflap.data.prepare.usual_shares", lambda _: SHARES)
 
 
 @pytest.fixture

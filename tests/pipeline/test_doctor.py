@@ -130,8 +130,7 @@ def test_roles_that_leak_and_are_too_small_are_found(
 
 def test_stale_artifacts_are_found(project: Project, tmp_path: Path) -> None:
     other = replace(manifest_of(project), sha256="0" * 64)
-    (finding,) = found(replace(project, manifest=other), "current")
-    assert "another manifest" in finding.what
+    assert any("another manifest" in each.what for each in found(replace(project, manifest=other), "current"))
     report = type("Report", (), {"ancestors": {"bundle": "0" * 64}})
     assert any("report" in each.what for each in found(replace(project, report=report), "current"))  # type: ignore[arg-type]
     photos = tmp_path / "photos"

@@ -13,6 +13,7 @@ import pytest
 from catflap.artifacts.dataset import SHARDS, Dataset, load_dataset
 from catflap.artifacts.manifest import load_manifest
 from catflap.data.prepare import prepare
+from catflap.data.roles import SHARES
 from catflap.errors import BadArtifact, CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.training import features as room
@@ -137,7 +138,9 @@ def test_a_photo_that_was_made_smaller_has_features_of_its_own(
 ) -> None:
     """Under the same id, which is that of the original."""
     manifest = load_manifest(drawn_dataset.path.with_name("manifest"))
-    small = prepare(manifest, tmp_path / "small", frame=FRAME, shrink=64, profile=False).photos("train")
+    small = prepare(
+        manifest, tmp_path / "small", frame=FRAME, shares=SHARES, shrink=64, profile=False
+    ).photos("train")
     first, second = features(extractor, dataset.photos("train")), features(extractor, small)
     assert np.array_equal(small.ids, dataset.photos("train").ids)
     assert not (first == second).all(axis=1).any()
