@@ -91,7 +91,13 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
 
 @contextmanager
 def whole_bar(args: argparse.Namespace, pace: BuildPace) -> Iterator[Progress]:
-    """Show the progress of a build on stderr: one bar and one time for all, the running step under it."""
+    """Show the progress of a build on stderr: one bar and one time for all, the running step under it.
+
+    Where a program asked for a file of the progress, as Studio does, it is written instead.
+    """
+    if path := os.environ.get(PROGRESS_FILE):
+        yield _json_lines(path)
+        return
     if not _is_terminal():
         yield _quietly(lambda *report: _whole_text(pace(*report)))
         return
