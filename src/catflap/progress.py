@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+PROGRESS_FILE = "CATFLAP_PROGRESS"  # names a file for progress as JSON lines, as Studio reads it
 Progress: TypeAlias = Callable[[str, int, int], None]  # the step, how many items are done, and the total
 
 

@@ -8,7 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from catflap.errors import CatflapError, system_reason
@@ -30,7 +32,6 @@ KEYED = (
 )  # mappings whose keys are the user's names
 QUIET_SECONDS = 10.0  # between two progress lines in a log file
 REDRAW_SECONDS = 0.1
-PROGRESS_FILE = "CATFLAP_PROGRESS"  # a file for progress as JSON lines, as Studio reads it
 
 
 def emit(fields: Mapping[str, Any], args: argparse.Namespace, text: str | None = None) -> None:
@@ -52,25 +53,46 @@ def report(error: CatflapError, as_json: bool) -> None:
     _write(f"{_over_progress()}{_red('error:')} {_printable(error.what)}\n  fix: {_printable(error.fix)}\n")
 
 
+def progress_bar(args: argparse.Namespace) -> AbstractContextManager[Progress]:
+    """Show progress on stderr: a bar for each step in a terminal, else a line every ten seconds."""
+    pace = pacer()
+    return _shown_progress(
+        lambda step, done, total: _progress_text(step, done, total, pace(step, done, total)), _rich_bars
+    )
+
+
+def whole_bar(args: argparse.Namespace, pace: BuildPace) -> AbstractContextManager[Progress]:
+    """Show the progress of a build on stderr: one bar and one time for all, the running step under it."""
+    return _shown_progress(lambda *report: _whole_text(pace(*report)), partial(_rich_whole_bar, pace))
+
+
 @contextmanager
-def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
-    """Show progress on stderr: a bar in a terminal, else a line every ten seconds; or write a file of it."""
+def _shown_progress(
+    text_of: Callable[[str, int, int], str], rich_bars: Callable[[], AbstractContextManager[Progress]]
+) -> Iterator[Progress]:
+    """Progress for a program that named a file, for a log file, or in a terminal, by rich if installed."""
+    from catflap.progress import PROGRESS_FILE
+
     if path := os.environ.get(PROGRESS_FILE):
         yield _json_lines(path)
-        return
-    if not _is_terminal():
-        yield _log_lines()
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-        from rich.progress import Progress as Bars
-    except ModuleNotFoundError:
+    elif not _is_terminal():
+        yield _quietly(text_of)
+    elif find_spec("rich") is None:
         try:
-            yield _one_line()
+            yield _redrawn(text_of)
         finally:
             _write(_over_progress())
-        return
+    else:
+        with rich_bars() as show:
+            yield show
+
+
+@contextmanager
+def _rich_bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bars
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,28 +112,12 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
 
 
 @contextmanager
-def whole_bar(args: argparse.Namespace, pace: BuildPace) -> Iterator[Progress]:
-    """Show the progress of a build on stderr: one bar and one time for all, the running step under it.
+def _rich_whole_bar(pace: BuildPace) -> Iterator[Progress]:
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
 
-    Where a program asked for a file of the progress, as Studio does, it is written instead.
-    """
-    if path := os.environ.get(PROGRESS_FILE):
-        yield _json_lines(path)
-        return
-    if not _is_terminal():
-        yield _quietly(lambda *report: _whole_text(pace(*report)))
-        return
-    try:
-        from rich.console import Console, Group
-        from rich.live import Live
-        from rich.progress_bar import ProgressBar
-        from rich.text import Text
-    except ModuleNotFoundError:
-        try:
-            yield _redrawn(lambda *report: _whole_text(pace(*report)))
-        finally:
-            _write(_over_progress())
-        return
     bar, head, under = ProgressBar(total=1.0, width=40), Text("build"), Text("")
     with Live(Group(head, bar, under), console=Console(stderr=True), transient=True, refresh_per_second=4):
 
@@ -225,12 +231,6 @@ def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
-def _log_lines() -> Progress:
-    """For a log file: a line every ten seconds, none for short work."""
-    pace = pacer()
-    return _quietly(lambda step, done, total: _progress_text(step, done, total, pace(step, done, total)))
-
-
 def _quietly(text_of: Callable[[str, int, int], str]) -> Progress:
     """For a log file: the text of a report every ten seconds, none for short work."""
     last = time.monotonic()
@@ -258,12 +258,6 @@ def _json_lines(path: str) -> Progress:
             file.write(json.dumps({"step": step, "done": done, "total": total, "at": now}) + "\n")
 
     return show
-
-
-def _one_line() -> Progress:
-    """For a terminal without rich: one line that is redrawn."""
-    pace = pacer()
-    return _redrawn(lambda step, done, total: _progress_text(step, done, total, pace(step, done, total)))
 
 
 def _redrawn(text_of: Callable[[str, int, int], str]) -> Progress:

@@ -21,8 +21,8 @@ def decision_rates(
 ) -> dict[str, Any]:
     """The rates of decided, right, wrong, unsure and unknown photos, overall and per true label, for JSON.
 
-    `decisions` (n,) are what users get: a name in `class_names`, "unknown", or another word such as "unsure",
-    which is none. `labels` (n,) are true class numbers, `groups` (n,) name photos that are not independent.
+    `decisions` (n,) are what users get: a name in `class_names`, "unknown", or another word such as "unsure"
+    for no decision. `labels` (n,) are true class numbers, `groups` (n,) name photos that are not independent.
     Rates are shares of all photos, so decided = right + wrong and decided + unsure + unknown = 1;
     `wrong_when_decided` is a share of the decided ones. Each has its 95 % interval (Wilson, groups counted).
     """

@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 from catflap.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, judge_corruptions
 from catflap.evaluation.examples import Examples
-from catflap.evaluation.slices import folder_facts, judge_slices, make_slices, photo_facts, read_facts
+from catflap.evaluation.slices import (
+    Slices,
+    folder_facts,
+    judge_slices,
+    make_slices,
+    photo_facts,
+    read_facts,
+)
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
 from catflap.progress import Progress, prefetch, track
 from catflap.runtime.activation_maps import evidence
@@ -39,11 +46,28 @@ def measure_slices(
 ) -> dict[str, Any]:
     """The right decisions in each slice of photos with class numbers (n,), as in `judge_slices`."""
     truth = [class_names[number] for number in labels.tolist()]
+    slices = slices_of(truth, photos, uris, ids, frame, facts, progress)
+    return judge_slices(_are_right(decided, truth), labels, groups, class_names, slices)
+
+
+def slices_of(
+    truth: Sequence[str],
+    photos: PhotoBytes,
+    uris: Sequence[str],
+    ids: Sequence[str],
+    frame: Frame,
+    facts: Path | None,
+    progress: Progress,
+) -> Slices:
+    """Slices of photos by folder, by what their pixels and heads show, and by the CSV `facts` if given."""
     known = [folder_facts(uris, truth), photo_facts(photos, frame, progress=progress)]
     if facts is not None:
         known.append(read_facts(facts, uris, ids))
-    right = [said == label for said, label in zip(decided, truth, strict=True)]
-    return judge_slices(right, labels, groups, class_names, make_slices(*known))
+    return make_slices(*known)
+
+
+def _are_right(decided: Sequence[str], truth: Sequence[str]) -> list[bool]:
+    return [decision == label for decision, label in zip(decided, truth, strict=True)]
 
 
 def measure_corruptions(
@@ -64,8 +88,7 @@ def measure_corruptions(
 
     def right(pixels: Sequence[Pixels]) -> list[bool]:
         logits = [model(np.stack(pixels[at : at + BATCH])) for at in range(0, len(pixels), BATCH)]
-        decided = decide(np.concatenate(logits))
-        return [said == label for said, label in zip(decided, truth, strict=True)]
+        return _are_right(decide(np.concatenate(logits)), truth)
 
     def make(kind: tuple[str, int]) -> list[Pixels]:
         return [corrupt(pixels, *kind, seed) for seed, pixels in enumerate(frames)]

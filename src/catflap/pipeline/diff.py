@@ -11,7 +11,7 @@ from catflap.errors import CatflapError
 from catflap.evaluation.charts import render, write_page
 from catflap.evaluation.paired import MARGIN, change_kinds, compare_decisions
 from catflap.evaluation.report_page import picture
-from catflap.evaluation.slices import folder_facts, make_slices, photo_facts, read_facts
+from catflap.pipeline.conditions import slices_of
 from catflap.pipeline.evaluate import (
     JudgedPhotos,
     Subject,
@@ -70,10 +70,7 @@ def diff(
     truth = [before.labels[number] for number in judged.labels.tolist()]
     decided_a, top_a = _decisions(before, judged, f"{before.name} (A)", progress)
     decided_b, top_b = _decisions(after, judged, f"{after.name} (B)", progress)
-    known = [folder_facts(judged.uris, truth), photo_facts(judged.bytes, before.frame, progress=progress)]
-    if facts is not None:
-        known.append(read_facts(facts, judged.uris, judged.ids))
-    slices = make_slices(*known)
+    slices = slices_of(truth, judged.bytes, judged.uris, judged.ids, before.frame, facts, progress)
     found = compare_decisions(decided_a, decided_b, truth, judged.groups, before.labels, slices, margin)
     kinds = change_kinds(decided_a, decided_b, truth, before.labels)
     changed = [
@@ -106,7 +103,7 @@ def _decisions(
     name, (_, _, whole) = next(iter(subject.models.items()))
     model = shipped_model(subject, name)
     rows = score(model, judged.bytes, subject.frame, step, progress, whole=whole)
-    decided, probabilities = decisions_of(subject, name, rows)
+    decided, probabilities, _ = decisions_of(subject, name, rows)
     return decided, probabilities.max(axis=1).tolist()
 
 

@@ -151,20 +151,17 @@ def evaluate(
     main = _Main([], np.zeros((0, 0)))
     drift = _drift(subject, judged)
     scored = Path(out).with_name(f".{Path(out).name}.scored")
-    for name, (run, temperature, whole) in subject.models.items():
+    for name, (_, _, whole) in subject.models.items():
         kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
         variant = subject.variants.get(name)
-        limit = variant.unknown["threshold"] if variant is not None and variant.unknown else None
-        if variant is not None and limit is not None:
-            run = with_ood_score(run, variant, subject.labels)
-        scored_rows = score(
-            run, judged.bytes, subject.frame, step, progress, whole=whole, kept=kept, part=part
-        )
-        answers = softmax(scored_rows[:, : len(subject.labels)], temperature)
-        unknown = None if limit is None else are_unknown(scored_rows[:, -1], limit)
+        rows = score(
+            shipped_model(subject, name), judged.bytes, subject.frame, step, progress,
+            whole=whole, kept=kept, part=part,
+        )  # fmt: skip
+        decided, answers, unknown = decisions_of(subject, name, rows)
         probabilities = answers[known]
         if first is None:
-            first, main = probabilities, _Main(*decisions_of(subject, name, scored_rows))
+            first, main = probabilities, _Main(decided, answers)
         truth = (judged.labels[known], judged.groups[known], subject.labels)
         sections[name] = measure(probabilities, *truth)
         if variant is not None:
@@ -173,8 +170,8 @@ def evaluate(
                 variant.decision, variant.operating_points, probabilities, *truth, refused
             )
             if unknown is not None:
-                sections[name]["unknown"] = _refusals(variant, judged, scored_rows[:, -1], unknown)
-            compared[name] = _compare(variant, subject, answers, unknown, judged, drift)
+                sections[name]["unknown"] = _refusals(variant, judged, rows[:, -1], unknown)
+            compared[name] = _compare(variant, subject, answers, decided, judged, drift)
         drawn[name] = curves(probabilities, *truth)
     places = np.flatnonzero(known)
     examples = (
@@ -264,17 +261,19 @@ def shipped_model(subject: Subject, name: str) -> Model:
     return with_ood_score(model, variant, subject.labels) if variant is not None and unknown else model
 
 
-def decisions_of(subject: Subject, name: str, rows: Logits) -> tuple[list[str], Probabilities]:
-    """What a user gets for rows of `shipped_model`, and the probabilities (n, labels).
+def decisions_of(
+    subject: Subject, name: str, rows: Logits
+) -> tuple[list[str], Probabilities, npt.NDArray[np.bool_] | None]:
+    """What a user gets for rows of `shipped_model`, the probabilities (n, labels), and which are unknown.
 
-    A Checkpoint decides for the likeliest label.
+    A Checkpoint decides for the likeliest label. The flags are None where nothing is ever unknown.
     """
     answers = softmax(rows[:, : len(subject.labels)], subject.models[name][1])
     variant = subject.variants.get(name)
     if variant is None:
-        return [subject.labels[best] for best in answers.argmax(axis=1).tolist()], answers
-    refused = are_unknown(rows[:, -1], variant.unknown["threshold"]) if variant.unknown else None
-    return decide(answers, subject.labels, decision_rule(variant.decision), refused), answers
+        return [subject.labels[best] for best in answers.argmax(axis=1).tolist()], answers, None
+    unknown = are_unknown(rows[:, -1], variant.unknown["threshold"]) if variant.unknown else None
+    return decide(answers, subject.labels, decision_rule(variant.decision), unknown), answers, unknown
 
 
 def _conditions(
@@ -528,14 +527,13 @@ def _compare(
     variant: Variant,
     subject: Subject,
     answers: Probabilities,
-    unknown: npt.NDArray[np.bool_] | None,
+    words: list[str],
     judged: JudgedPhotos,
     drift: Drift | None,
 ) -> dict[str, Any]:
     """A variant's part of the verdict: its golden cases here, and its answers beside what it promises."""
     assert subject.bundle is not None
     numbers = {label: number for number, label in enumerate(subject.labels)}
-    words = decide(answers, subject.labels, decision_rule(variant.decision), unknown)
     decided = np.array([numbers.get(word, NO_DECISION) for word in words], np.int64)
     ours = np.array([label in numbers or not label for label in judged.stated])  # not of unknown labels
     ours = ours if ours.any() else np.ones_like(ours)

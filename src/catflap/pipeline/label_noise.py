@@ -101,7 +101,7 @@ def correct_labels(
 def as_labelled(
     decided: Sequence[str], labels: npt.NDArray[np.int64], class_names: Sequence[str]
 ) -> dict[str, int]:
-    """Right and wrong decisions, and those that are none, by class numbers (n,) as they were."""
+    """How many decisions are right, wrong and unsure, beside the class numbers (n,) of the labels."""
     known = [place for place, number in enumerate(labels.tolist()) if number != UNLABELLED]
     right = sum(decided[place] == class_names[int(labels[place])] for place in known)
     none = sum(decided[place] not in class_names for place in known)

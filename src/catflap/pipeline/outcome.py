@@ -78,23 +78,23 @@ def answer_ms(bundle: Bundle, dataset: Dataset) -> float:
 def sentences(fields: dict[str, Any]) -> list[str]:
     """The outcome for people: photos, accuracy, what more photos would promise, decisions, size and time."""
     low, counts = fields["promised"], fields["of_100"]
-    said = [_photos_sentence(fields)]
+    lines = [_photos_sentence(fields)]
     if low is None:
-        said.append("No test photo says how good it is.")
+        lines.append("No test photo says how good it is.")
     else:
         right = round(fields["accuracy"]["value"] * fields["test_photos"])
-        said.append(
+        lines.append(
             f"At least {_of_hundred(low)} of 100 new photos like these get the right answer: "
             f"{right:,} of {fields['test_photos']:,} test photos did (95 % confidence)."
         )
-        said.append(_more_sentence(fields, low))
+        lines.append(_more_sentence(fields, low))
     if counts:
         wrong = f", {counts['wrong']} of them wrong" if counts["decided"] else ""
-        said.append(
+        lines.append(
             f"Of 100 photos it decides {counts['decided']}{wrong}, and is unsure about {counts['unsure']}."
         )
-    said.append(f"{fields['model_mb']:.1f} MB, {fields['ms']:.3g} ms a photo here.")
-    return [one for one in said if one]
+    lines.append(f"{fields['model_mb']:.1f} MB, {fields['ms']:.3g} ms a photo here.")
+    return [line for line in lines if line]
 
 
 def _photos_sentence(fields: dict[str, Any]) -> str:

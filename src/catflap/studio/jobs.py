@@ -24,11 +24,13 @@ from typing import Any
 from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.folder import try_lock, write_atomically
 from catflap.errors import CatflapError
+from catflap.progress import PROGRESS_FILE
 from catflap.studio.project import Project
 
 POLL = 0.4  # seconds between two looks at the running jobs
 COMMAND = (sys.executable, "-c", "from catflap.cli.main import run; run()")
 ANSWER, NOTES, PROGRESS, LOCK, PID = "answer.json", "notes.txt", "progress.jsonl", "lock", "pid"
+COMMAND_FILE = "command.json"  # with which a stopped job goes on
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ class Jobs:
     def build(self, minutes: float | None) -> int:
         """Build a Bundle from the labelled photos; CatflapError while another build runs, or with too few."""
         with self._lock:
-            if any(job.kind == "build" and job.state == "running" for job in self.all()):
-                raise CatflapError("A build is running.", "Wait for it, or stop it first.")
+            self._refuse_second_build()
             number = self._project.add_job("build", [], {"minutes": minutes})
             folder = self.folder(number)
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,6 @@ class Jobs:
             command = ["build", str(folder / "photos.csv"), "-o", str(out), "--json", *self._options]
             if minutes:
                 command += ["--minutes", str(minutes)]
-            write_atomically(folder / "command.json", json.dumps(command).encode())
             write_atomically(folder / "labels.json", json.dumps(counts).encode())
             self._spawn(number, command)
             return number
@@ -122,7 +122,6 @@ class Jobs:
                     place = self._project.path.absolute() / row["place"]
                     (links / f"{row['n']}{place.suffix}").symlink_to(place)
             command = ["predict", str(bundle), str(links), "--json"]
-            write_atomically(folder / "command.json", json.dumps(command).encode())
             self._spawn(number, command)
             return number
 
@@ -144,7 +143,6 @@ class Jobs:
                 str(after.with_suffix(".build") / "dataset"),
                 "--json",
             ]
-            write_atomically(self.folder(number) / "command.json", json.dumps(command).encode())
             self._spawn(number, command)
             return number
 
@@ -159,13 +157,12 @@ class Jobs:
     def go_on(self, number: int) -> None:
         """Start a stopped or failed job again; it goes on where it stopped."""
         with self._lock:
-            if any(job.state == "running" and job.kind == "build" for job in self.all()):
-                raise CatflapError("A build is running.", "Wait for it, or stop it first.")
+            self._refuse_second_build()
             folder = self.folder(number)
-            if not (folder / "command.json").is_file():
+            if not (folder / COMMAND_FILE).is_file():
                 raise CatflapError("This job cannot go on.", "Start a new one.")
             self._project.set_job(number, "running")
-            self._spawn(number, json.loads((folder / "command.json").read_text("utf-8")))
+            self._spawn(number, json.loads((folder / COMMAND_FILE).read_text("utf-8")))
 
     def all(self) -> list[Job]:
         """All jobs, the latest first."""
@@ -194,7 +191,7 @@ class Jobs:
         return None
 
     def comparison_of(self, build: int) -> dict[str, Any] | None:
-        """What `diff` says of a build and the one before it, with `before`; None before it has said so."""
+        """What `diff` says of a build and the one before it, with `before`; None before it is done."""
         for job in self.all():
             if job.kind == "compare" and job.settings["build"] == build and job.state == "done":
                 answer = json.loads((self.folder(job.number) / ANSWER).read_text("utf-8"))
@@ -205,8 +202,13 @@ class Jobs:
         """The folder of a job."""
         return self._project.path / "jobs" / str(number)
 
+    def _refuse_second_build(self) -> None:
+        if any(job.kind == "build" and job.state == "running" for job in self.all()):
+            raise CatflapError("A build is running.", "Wait for it, or stop it first.")
+
     def _spawn(self, number: int, command: Sequence[str]) -> None:
         folder = self.folder(number)
+        write_atomically(folder / COMMAND_FILE, json.dumps(command).encode())
         (folder / "stop").unlink(missing_ok=True)
         (folder / PROGRESS).unlink(missing_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -219,7 +221,7 @@ class Jobs:
                     stdin=subprocess.DEVNULL,
                     stdout=answer,
                     stderr=notes,
-                    env={**os.environ, "CATFLAP_PROGRESS": str((folder / PROGRESS).absolute())},
+                    env={**os.environ, PROGRESS_FILE: str((folder / PROGRESS).absolute())},
                     start_new_session=True,  # Ctrl-C in the server's terminal is not for the job
                     pass_fds=(lock,),
                 )

@@ -8,11 +8,11 @@ interface Page {
   state: State | null;
   screen: Screen;
   problem: Problem | null;
-  said: string;
+  announced: string;
   isGone: boolean;
 }
 
-export const page: Page = $state({ state: null, screen: screenOf(location.hash), problem: null, said: "", isGone: false });
+export const page: Page = $state({ state: null, screen: screenOf(location.hash), problem: null, announced: "", isGone: false });
 
 function screenOf(hash: string): Screen {
   const name = hash.replace(/^#/, "") as Screen;
@@ -34,7 +34,7 @@ export async function attempt<T>(work: () => Promise<T>): Promise<T | undefined>
 
 /** Say something to the eye and to a screen reader. */
 export function say(text: string): void {
-  page.said = text;
+  page.announced = text;
 }
 
 let isAsking = false;
