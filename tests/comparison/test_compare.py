@@ -14,8 +14,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import files, version
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -40,7 +38,6 @@ from catflap.exporting.export import export
 from catflap.exporting.golden_cases import drawn_photos
 from catflap.machine import installed_packages, peak_memory_mb
 from catflap.runtime.bench import EnergyMeter, profile_device, write_profile
-from catflap.runtime.classifier import Classifier
 from catflap.training.network import load_network
 from catflap.training.train import train
 from tests.artifacts.samples import runnable_bundle
@@ -275,6 +272,23 @@ def test_licences_have_their_usual_names() -> None:
     assert sum(counted.values()) == 3
 
 
+LOOP = """
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from catflap import Classifier
+classifier, data = Classifier(sys.argv[1], "int8", threads=1), Path(sys.argv[2]).read_bytes()
+classifier(data)
+times = []
+for _ in range(50):
+    start = perf_counter()
+    classifier(data)
+    times.append((perf_counter() - start) * 1e3)
+print(median(times))
+"""
+
+
 @pytest.mark.slow
 def test_the_figures_agree_with_independent_tools(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """Within 5 %: /usr/bin/time, FLOPs by hand, a loop of one's own; the default backbone."""
@@ -310,21 +324,17 @@ def test_the_figures_agree_with_independent_tools(drawn_dataset: Dataset, tmp_pa
     )
     assert answering["packages_mb"] == pytest.approx(du / 1e6, rel=0.05)
 
-    def loop() -> float:
-        classifier = Classifier(path, "int8", threads=1)
-        data = read_golden(classifier.bundle).photos[0]
-        classifier(data)
-        times = []
-        for _ in range(50):
-            start = perf_counter()
-            classifier(data)
-            times.append((perf_counter() - start) * 1e3)
-        return median(times)
-
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(read_golden(load_bundle(path)).photos[0])
-    ratios = [loop() / probe("inference", str(path), str(photo), "int8")["milliseconds"] for _ in range(7)]
-    assert median(ratios) == pytest.approx(1, rel=0.05)
+    looped, probed = (
+        [],
+        [],
+    )  # in turns, each in a process of its own; the least is what others disturbed least
+    for _ in range(7):
+        command = [sys.executable, "-P", "-c", LOOP, str(path), str(photo)]
+        looped.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        probed.append(probe("inference", str(path), str(photo), "int8")["milliseconds"])
+    assert min(looped) == pytest.approx(min(probed), rel=0.05)
 
 
 def flops_by_hand(checkpoint: Checkpoint) -> float:
