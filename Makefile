@@ -22,12 +22,13 @@ demo: .venv/ready  ## the whole line on small free data, in under three minutes
 test: .venv/ready .venv-base/ready  ## the fast tests; at their end what was skipped, and how to get it
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
+# A test that failed beside others runs once more alone: it has to pass there, and is named in both summaries.
 check: .venv/ready .venv-base/ready  ## what has to pass before a change is merged
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(WORKERS)
+	$(BIN)/pytest $(WORKERS) || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 bench: .venv/ready  ## every benchmark, or BENCH=name; each says its machine, versions and n
 	@for script in benchmarks/$(or $(BENCH),*).py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

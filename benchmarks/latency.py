@@ -4,6 +4,8 @@
     python benchmarks/latency.py --bundle mine.catflap --variant fp32
 
 The bare parts are Pillow's decode and resize and ONNX Runtime's session.run, written out here.
+`compare` is the figure of `catflap compare` for the same answer, measured in a process of its own beside
+a plain loop in another, in turns: the two should agree within 5 %.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +28,27 @@ from pixels import grainy
 from catflap import Classifier
 from catflap.runtime.engine_onnx import int8_sums_saturate
 
+LOOP = """
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from catflap import Classifier
+classifier, data = Classifier(sys.argv[1], sys.argv[3], threads=1), Path(sys.argv[2]).read_bytes()
+classifier(data)
+times = []
+for _ in range(50):
+    start = perf_counter()
+    classifier(data)
+    times.append((perf_counter() - start) * 1e3)
+print(median(times))
+"""
+PROBE = """
+import sys
+from catflap.comparison.probe import probe
+print(probe("inference", *sys.argv[1:])["milliseconds"])
+"""
+
 
 def main() -> None:
     """Measure and print."""
@@ -33,6 +58,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="cat")
     parser.add_argument("--variant")
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--turns", type=int, default=7, help="processes of each kind for `compare`")
     args = parser.parse_args()
     header(
         rounds=args.rounds, bundle=args.bundle, photo="500 × 375 px", x64quantprecision=int8_sums_saturate()
@@ -43,8 +69,23 @@ def main() -> None:
         path.write_bytes(grainy(500, 375))
         bare = bare_parts(classifier, path)
         timed = in_turns({"path to answer": lambda: classifier(path), "bare parts": bare}, args.rounds)
+        compared = beside_compare(classifier, path, args.turns)
     ratio = timed["path to answer"]["p50"] / timed["bare parts"]["p50"]
-    print(json.dumps({"ms": timed, "ratio": round(ratio, 3)}))
+    print(json.dumps({"ms": timed, "ratio": round(ratio, 3), "compare": compared}))
+
+
+def beside_compare(classifier: Classifier, photo: Path, turns: int) -> dict[str, float]:
+    """The least median, in milliseconds, of a loop's processes and of those of `catflap compare`."""
+    arguments = [str(classifier.bundle.path), str(photo), classifier.variant.name]
+    programs = {"loop_ms": LOOP, "compare_ms": PROBE}
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(turns):
+        for name, program in programs.items():
+            command = [sys.executable, "-c", program, *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            taken[name].append(float(done.stdout))
+    found = {name: round(min(times), 3) for name, times in taken.items()}
+    return {**found, "ratio": round(found["compare_ms"] / found["loop_ms"], 3), "n": turns}
 
 
 def bare_parts(classifier: Classifier, path: Path) -> Callable[[], np.ndarray]:

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from catflap.stopping import answered_at_once
@@ -28,12 +30,21 @@ except KeyboardInterrupt:
 """
 
 
+def wait_until_it_hashes(pid: int) -> None:
+    """Return when the process has used a tenth of a second more: only hashing takes that long."""
+    process = psutil.Process(pid)
+    before = process.cpu_times().user
+    while process.cpu_times().user < before + 0.1:
+        time.sleep(0.01)
+
+
 def stopped(grace: float, calls: int, rounds: int, number: int) -> tuple[int, list[str]]:
     """The exit code and the lines of a process that gets a signal while it hashes."""
     code = BODY.format(grace=grace, calls=calls, rounds=rounds)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     first = process.stdout.readline().strip()
+    wait_until_it_hashes(process.pid)
     process.send_signal(number)
     rest = process.stdout.read().split("\n")
     return process.wait(), [first, *filter(None, rest)]
