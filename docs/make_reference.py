@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 
 import catflap
-from catflap.cli import options
 from catflap.cli.main import COMMANDS, parser_of
 
 CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
@@ -33,24 +32,23 @@ INTRODUCTION = """# The command line
 
     catflap COMMAND ... [--json]
 
-`catflap --help` lists the commands, `catflap COMMAND --help` the options of one. A mistyped command, option
-or choice is answered with the nearest one. `catflap completion bash` prints what completes them in a shell.
+`catflap --help` lists the commands, `catflap COMMAND --help` the usual options of one, `--help-all` all of
+them. `catflap completion bash` prints what completes them in a shell.
 
-- The answer goes to **stdout**; notes, progress and errors go to **stderr**.
-- `--json` prints the answer as one line of JSON ([what each command prints](json.md)). An error is then
+- Answers go to **stdout**; notes, progress and errors to **stderr**.
+- `--json` prints one line of JSON ([its fields](json.md)); an error is
   `{"error": {"what": ..., "fix": ...}}`.
-- Outputs are written under a temporary name and renamed when they are complete. Anything that exists and
-  was not written by the same command is never replaced.
-- Environment: `NO_COLOR` switches colour off. `CATFLAP_CACHE` is the folder for results that can be
-  computed again (default `~/.cache/catflap`). `CATFLAP_TRACEBACK=1` shows the traceback of an error,
-  `PYTHONWARNINGS=default` warnings of libraries.
+- Outputs are renamed into place when they are complete. What another command or
+  person wrote is never replaced.
+- Environment: `NO_COLOR`; `CATFLAP_CACHE`, the folder for results that can be computed again (default
+  `~/.cache/catflap`); `CATFLAP_TRACEBACK=1` shows the traceback of an error.
 
 | exit code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | the answer is no: a verdict failed, a release gate was not met, or some photos could not be read |
-| 2 | wrong usage, or something that cannot be used |
-| 129, 130, 143 | stopped by SIGHUP, Ctrl-C or SIGTERM; run the same command again to continue |
+| 1 | the answer is no: a verdict or gate failed, or some photos could not be read |
+| 2 | wrong usage or unusable input |
+| 129, 130, 143 | stopped by a signal; run the same command again to continue |
 | 141 | the reader of stdout went away |
 """
 
@@ -107,21 +105,19 @@ def typescript(folder: str) -> Iterator[str]:
 
 
 def section(name: str) -> Iterator[str]:
-    """A command: what it does, an example, its arguments and options, then the same of its parts."""
+    """A command: what it does, an example, its usual options, then the same of its parts."""
     module, parser = import_module(f"catflap.cli.{name}"), parser_of(name)
-    options.list_all_options(parser)
     yield from (f"## {name}", "", escaped(module.HELP), "", "```sh", module.EXAMPLE, "```", "")
     yield from table(name, parser)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for part, inner in action.choices.items():
-                options.list_all_options(inner)
                 yield from (f"### {name} {part}", "", escaped(inner.description or ""), "")
                 yield from table(f"{name} {part}", inner)
 
 
 def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
-    """A line an argument, in the order of the help page; what another command has, too, is explained once."""
+    """A line an option of --help, in its order; what another command has, too, is explained once."""
     rows = {names(action): meaning(action) for action in parser._actions if listed(action)}
     elsewhere: dict[str, list[str]] = {}
     for option, text in rows.items():
@@ -131,8 +127,11 @@ def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
         else:
             elsewhere.setdefault(home, []).append(option)
     for home, named in elsewhere.items():
-        yield f"- {', '.join(named)}: as in [{home}](#{home.replace(' ', '-')})"
-    if rows:
+        yield f"- as in [{home}](#{home.replace(' ', '-')}): {', '.join(named)}"
+    rare = [action for action in parser._actions if documented(action) and action.help == argparse.SUPPRESS]
+    if rare:
+        yield f"- in `--help-all`: {', '.join(f'`{action.option_strings[-1]}`' for action in rare)}"
+    if rows or rare:
         yield ""
 
 
@@ -144,7 +143,6 @@ def homes() -> dict[tuple[str, str], str]:
         waiting = [(name, parser_of(name))]
         while waiting:
             command, parser = waiting.pop(0)
-            options.list_all_options(parser)
             for action in parser._actions:
                 if isinstance(action, argparse._SubParsersAction):
                     waiting += [(f"{name} {part}", inner) for part, inner in action.choices.items()]
@@ -154,17 +152,20 @@ def homes() -> dict[tuple[str, str], str]:
 
 
 def listed(action: argparse.Action) -> bool:
-    """All but --help, --help-all, --json and the parts of a command."""
-    common = {"--help", "--help-all", "--json"} & set(action.option_strings)
-    return not common and not isinstance(action, argparse._SubParsersAction)
+    """The options that --help lists; the example shows the arguments and --out."""
+    return documented(action) and action.help != argparse.SUPPRESS
+
+
+def documented(action: argparse.Action) -> bool:
+    """All options but those of every command."""
+    common = {"--help", "--help-all", "--json", "--out"} & set(action.option_strings)
+    return bool(action.option_strings) and not common
 
 
 def names(action: argparse.Action) -> str:
-    """An option's names and its value, or an argument's name."""
+    """An option's names and its value."""
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
     value = " ".join(value) if isinstance(value, tuple) else str(value)
-    if not action.option_strings:
-        return f"`{value or action.dest}`" + (" ..." if action.nargs in ("*", "+") else "")
     if action.nargs == 0:
         value = ""
     elif not value:

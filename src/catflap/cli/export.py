@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catflap.artifacts.schema import is_text
-from catflap.cli.options import bundle_out, refuse_alone, split_names
+from catflap.cli.options import bundle_out, refuse_alone, short_help, split_names
 from catflap.cli.output import emit, note, progress_bar, table
 from catflap.errors import CatflapError, need
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 HELP = "Turn a Checkpoint into a Bundle; refused when a variant differs from what was tested."
 EXAMPLE = "catflap export cat.checkpoint -o cat.catflap"
+SHOWN = (  # by --help; the rest by --help-all
+    "--out", "--variants", "--targets", "--about", "--error-rate", "--unknown-rate", "--operating-point",
+    "--max-mb", "--max-ms", "--min-accuracy",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--device-profile", type=Path, metavar="PROFILE",
         help="what `bench --profile` wrote on the device that --max-ms is for (default: this machine)",
     )  # fmt: skip
+    short_help(parser, SHOWN)
 
 
 def budget_of(args: argparse.Namespace) -> Budget | None:

@@ -10,6 +10,7 @@ from catflap.cli.options import (
     log_arguments,
     log_settings,
     point_argument,
+    short_help,
     signer_arguments,
     signer_of,
 )
@@ -17,6 +18,9 @@ from catflap.cli.output import emit, note
 
 HELP = "Classify photos with a bundle, a line per photo."
 EXAMPLE = "catflap predict cat some-photo.jpg"
+SHOWN = (  # by --help; the rest by --help-all
+    "--variant", "--threads", "--prior", "--explain", "--error-rate", "--operating-point", "--key", "--log",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     point_argument(parser)
     signer_arguments(parser)
     log_arguments(parser)
+    short_help(parser, SHOWN)
 
 
 def answer(args: argparse.Namespace) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from catflap.cli.options import short_help
 from catflap.cli.output import emit, note, progress_bar
 from catflap.image import Frame
 
 HELP = "Give every photo its role without leaks and pack the photos into a Dataset."
 EXAMPLE = "catflap prepare photos.manifest -o photos.dataset"
+SHOWN = ("--out", "--seed", "--size", "--fit", "--shrink", "--pixels")  # by --help; the rest by --help-all
 ROLES = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}  # data.roles.SHARES
 FEW_ROLES = {"train": 0.7, "validation": 0.1, "calibration": 0.1, "test": 0.1}  # data.roles.FEW_SHARES
 
@@ -42,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", action="store_true", help="add a memory map of decoded train photos, for small sets"
     )
     parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
+    short_help(parser, SHOWN)
 
 
 def frame_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.options import given_options
+from catflap.cli.options import given_options, short_help
 from catflap.cli.output import emit, note, progress_bar
 from catflap.errors import CatflapError
 
 HELP = "Read, check and hash photos, find duplicates, and write a Manifest."
 EXAMPLE = "catflap scan PHOTOS -o photos.manifest"
+SHOWN = ("--out", "--labels", "--group-column", "--on", "--workers")  # by --help; the rest by --help-all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="quarantine a photo that takes longer to read and decode (default: 60)",
     )  # fmt: skip
     parser.add_argument("--no-profile", action="store_true", help="do not write profile.html")
+    short_help(parser, SHOWN)
 
 
 def answer(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catflap.cli.options import short_help
 from catflap.cli.output import emit, note, progress_bar
 from catflap.errors import CatflapError, need
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 HELP = "Learn from the train photos, choose by the validation photos, and write a Checkpoint."
 EXAMPLE = "catflap train photos.dataset -o cat.checkpoint"
+SHOWN = (  # by --help; the rest by --help-all
+    "--out", "--backbone", "--recipe", "--epochs", "--minutes", "--teacher", "--budget", "--max-ms",
+    "--max-mb", "--device",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--mlflow", metavar="ADDRESS",
         help="write them to MLflow at this tracking address, such as sqlite:///runs.db",
     )  # fmt: skip
+    short_help(parser, SHOWN)
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +53,8 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--recipe", choices=("head", "finetune", "scratch"),
-        help="head: a linear head on frozen features; finetune: then train every weight; scratch: train "
-        "every weight from a random start (default: head, then finetune where that is expected to be better)",
+        help="head: a linear head on frozen features; finetune: then every weight; scratch: every weight "
+        "from a random start (default: head, then finetune where that is expected to be better)",
     )  # fmt: skip
     parser.add_argument(
         "--epochs", type=int, metavar="N",
@@ -58,17 +64,17 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="N",
         help="find the best model in N minutes: compare backbones, frame sizes and fits (unless --backbone "
-        "names one; a size other than 288 px stays), then fine-tune for the time that is left",
+        "names one), then fine-tune for the time that is left",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=Path, action="append", default=[], metavar="CHECKPOINT",
-        help="learn a larger network's predictions beside the labels (distillation; needs --recipe finetune "
-        "or scratch); repeat it for an ensemble",
+        help="learn a larger network's predictions beside the labels (needs --recipe finetune or scratch); "
+        "repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, metavar="N",
-        help="compare N backbones, frame sizes and fits first, by successive halving (default: as many as "
-        "half of --minutes allow, 2 in a plain build; 0: none)",
+        help="compare N backbones, frame sizes and fits first (default: as many as half of --minutes allow, "
+        "2 in a plain build; 0: none)",
     )  # fmt: skip
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32"),
