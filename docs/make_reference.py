@@ -18,6 +18,7 @@ TREE = "<!-- tree: written by docs/make_reference.py from the files' docstrings 
 END = "<!-- /tree -->"
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SHORT_FOR = ("build", "demo")  # commands whose options are those of other verbs
+EXPLAINED = ("build", "scan", "prepare", "train", "export", "evaluate", "verify", "predict", "watch", "serve")
 API = """# The Python interface
 
 <!-- written by docs/make_reference.py from catflap.__all__ -->
@@ -32,8 +33,9 @@ INTRODUCTION = """# The command line
 
     catflap COMMAND ... [--json]
 
-`catflap --help` lists the commands, `catflap COMMAND --help` the usual options of one, `--help-all` all of
-them. `catflap completion bash` prints what completes them in a shell.
+`catflap --help` lists the commands, `catflap COMMAND --help` the arguments, usual options and defaults of
+one, `--help-all` every option. Options are explained here for the commands of the
+usual line. `catflap completion bash` prints what completes them in a shell.
 
 - Answers go to **stdout**; notes, progress and errors to **stderr**.
 - `--json` prints one line of JSON ([its fields](json.md)); an error is
@@ -120,6 +122,9 @@ def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     """A line an option of --help, in its order; what another command has, too, is explained once."""
     rows = {names(action): meaning(action) for action in parser._actions if listed(action)}
     elsewhere: dict[str, list[str]] = {}
+    if rows and command not in EXPLAINED:
+        yield from (f"Options: {', '.join(rows)}.", "")
+        return
     for option, text in rows.items():
         home = homes().get((option, text), command)
         if home == command:
@@ -139,15 +144,10 @@ def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 def homes() -> dict[tuple[str, str], str]:
     """The command that explains an option, of those that have the same one."""
     found: dict[tuple[str, str], str] = {}
-    for name in sorted(COMMANDS, key=lambda name: name in SHORT_FOR):
-        waiting = [(name, parser_of(name))]
-        while waiting:
-            command, parser = waiting.pop(0)
-            for action in parser._actions:
-                if isinstance(action, argparse._SubParsersAction):
-                    waiting += [(f"{name} {part}", inner) for part, inner in action.choices.items()]
-                elif listed(action):
-                    found.setdefault((names(action), meaning(action)), command)
+    for name in sorted(EXPLAINED, key=lambda name: name in SHORT_FOR):
+        for action in parser_of(name)._actions:
+            if listed(action):
+                found.setdefault((names(action), meaning(action)), name)
     return found
 
 
@@ -175,14 +175,9 @@ def names(action: argparse.Action) -> str:
 
 
 def meaning(action: argparse.Action) -> str:
-    """The help of an argument, with its default."""
-    text = escaped(
-        (action.help or "") % {"default": action.default, "prog": "catflap"} if action.help else ""
-    )
-    plain = action.default in (None, False, True, argparse.SUPPRESS) or action.default in ([], (), "")
-    if action.option_strings and not plain and "default" not in text and f"({action.default})" not in text:
-        text += f" (default: {escaped(str(action.default))})"
-    return text
+    """The help of an option without its default, which --help has."""
+    text = action.help and action.help % {"default": action.default, "prog": "catflap"}
+    return escaped(text or "").partition(" (default: ")[0]
 
 
 def escaped(text: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from catflap.cli.options import refuse_alone, signer_arguments, signer_of, split_names
+from catflap.cli.options import refuse_alone, short_help, signer_arguments, signer_of, split_names
 from catflap.cli.output import emit, note, progress_bar, table
 
 HELP = "Check that a bundle works on this machine as tested: its bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"
+SHOWN = ("--variants", "--threads", "--key", "--root")  # by --help; the rest by --help-all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     signer_arguments(parser)
     parser.add_argument("--signature", metavar="FILE", type=Path, help="signature file (default: BUNDLE.sig)")
+    short_help(parser, SHOWN)
 
 
 def answer(args: argparse.Namespace) -> int:
