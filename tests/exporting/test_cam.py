@@ -16,6 +16,7 @@ from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
+from catflap.exporting import onnx_edits
 from catflap.exporting.onnx_edits import with_cam, with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
@@ -68,6 +69,14 @@ def test_a_processor_whose_int8_sums_saturate_takes_it(graphs: dict[str, bytes],
     logits, maps = after.run([OUTPUT, CAM], {"pixels": frames})
     assert np.array_equal(logits, before.run([OUTPUT], {"pixels": frames})[0])
     assert maps.shape[:2] == logits.shape
+
+
+def test_int8_copies_no_weights_of_many_labels(
+    monkeypatch: pytest.MonkeyPatch, graphs: dict[str, bytes]
+) -> None:
+    monkeypatch.setattr(onnx_edits, "MAX_COPIED", 1)
+    assert with_cam(graphs["int8"]) == graphs["int8"]
+    assert CAM in [output.name for output in onnx.load_from_string(with_cam(graphs["fp32"])).graph.output]
 
 
 def test_a_head_on_anything_but_a_mean_has_no_map(frames: Pixels, graphs: dict[str, bytes]) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from catflap.artifacts.checkpoint import load_checkpoint
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.training.backbones import SLIM, SLIM_RANK, Backbone, load_backbone
-from catflap.training.network import load_network, open_checkpoint
+from catflap.training.network import Network, load_network, open_checkpoint, save_weights
 from catflap.training.plan import Plan
-from catflap.training.slim import project, slimmed
+from catflap.training.slim import LEAST_RANK, project, rank_for, slimmed
 from catflap.training.train import train
 from tests.tiny import FRAME
 
@@ -66,6 +67,23 @@ def test_the_photos_decide_what_is_kept(slim: Backbone, pixels: torch.Tensor) ->
         float((projected(slim, 24, known)(pixels) - expected).square().mean()) for known in (theirs, plain)
     ]
     assert 0 < lost[0] < 0.5 * lost[1]
+
+
+def test_the_head_of_many_labels_takes_its_room_from_the_rank(slim: Backbone) -> None:
+    ranks = [rank_for(slim, labels) for labels in (2, 60, 80, 120, 1_000)]
+    assert ranks[:2] == [SLIM_RANK, SLIM_RANK]
+    for labels, rank in zip((80, 120), ranks[2:4], strict=True):
+        assert 0 <= (SLIM_RANK - rank) * (WIDE + 1280) - (labels - 60) * 1280 < WIDE + 1280
+    assert ranks[4] == LEAST_RANK
+
+
+def test_a_network_of_another_rank_is_loaded(
+    slim: Backbone, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    other = load_backbone(SLIM, pretrained=False, rank=40)
+    save_weights(tmp_path, Network(other, len(drawn_checkpoint.labels)))
+    loaded = load_network(replace(drawn_checkpoint, path=tmp_path, backbone=SLIM))
+    assert loaded.backbone.conv_head.weight.shape[:2] == (1280, 40)
 
 
 @pytest.mark.slow

@@ -164,6 +164,7 @@ def with_embedding(onnx_bytes: bytes) -> bytes:
 
 _POOLS = ("GlobalAveragePool", "ReduceMean")
 _FLATTENERS = ("Flatten", "Reshape", "Squeeze", "Gather", "Identity")  # between the mean and the head
+MAX_COPIED = 32  # labels whose int8 weights are copied for maps: 40 kB of the slim backbone's 4 MB
 _POOLED = 1e-4  # how near the map's mean must be to the head's input, as a share of the largest feature
 
 
@@ -178,8 +179,9 @@ def with_cam(onnx_bytes: bytes) -> bytes:
     Zhou et al. 2016. Where a linear head follows the mean over the last feature map, the head at each place
     of the map gives how much it adds to each label's logit: the mean over the places is the logit. It has the
     head's weights, a copy of them where they are int8. The logits stay the first output and keep their bits.
-    A graph with anything else between the map and the head is returned unchanged, and so is an fp16 graph,
-    whose logits would change with the casts that ONNX Runtime puts around the new nodes.
+    A graph with anything else between the map and the head is returned unchanged. So is an fp16 graph, whose
+    logits would change with the casts that ONNX Runtime puts around the new nodes, and an int8 one of more
+    than MAX_COPIED labels, whose copy would not be small.
     """
     model = onnx.load_from_string(onnx_bytes)
     graph = model.graph
@@ -193,11 +195,11 @@ def with_cam(onnx_bytes: bytes) -> bytes:
         features = source if made[features].op_type in _CARRIERS else features
     if source not in made or made[source].op_type not in _POOLS or not _is_plain(head):
         return onnx_bytes
-    pooled = made[source].input[0]
-    if not _is_mean(model, pooled, features):
+    pooled, rows = made[source].input[0], graph.output[0].type.tensor_type.shape.dim
+    copied = head.input[1] in made and made[head.input[1]].op_type == "DequantizeLinear"
+    if (copied and rows[1].dim_value > MAX_COPIED) or not _is_mean(model, pooled, features):
         return onnx_bytes
     _append_cam(graph, head, pooled)
-    rows = graph.output[0].type.tensor_type.shape.dim
     shape = [rows[0].dim_param or None, rows[1].dim_value or None, None, None]
     graph.output.append(helper.make_tensor_value_info(CAM, TensorProto.FLOAT, shape))
     return bytes(model.SerializeToString())

@@ -52,7 +52,14 @@ from catflap.training.distributed import (
     share_of,
 )
 from catflap.training.features import GPU_BATCH, Extractor
-from catflap.training.gradients import PART_PIXELS, add_gradients, freeze, open_workers, takes_parts
+from catflap.training.gradients import (
+    PART_PIXELS,
+    add_gradients,
+    freeze,
+    open_workers,
+    takes_parts,
+    threads,
+)
 from catflap.training.head import Head, Labels, log_loss, losses_of
 from catflap.training.network import Network, load_network
 from catflap.training.onnx_graph import to_onnx
@@ -277,6 +284,7 @@ def train_weights(
     save_every = settings.save_every * (1 if fabric.device.type == "cpu" else GPU_SAVES)
     part = _part_size(fabric, dataset.frame, share)
     table = _targets_by_id(photos, len(dataset.labels), targets)
+    cores = torch.get_num_threads()
     in_parts = takes_parts(fabric.device.type, settings.train_batch_norm)
     with fast_depthwise(network), open_workers() if in_parts else nullcontext() as pool:
         for done, batch in enumerate(islice(batches, total - first), first + 1):
@@ -299,7 +307,8 @@ def train_weights(
             _record(history, done, (steps, total), figures)
             ended = done == total or done % steps == 0
             if ended and judged:
-                history[-1] |= _judge(fabric, network, state.average, dataset)
+                with threads(cores):
+                    history[-1] |= _judge(fabric, network, state.average, dataset)
             if ended:
                 figures |= {name: figure for name, figure in history[-1].items() if name != "step"}
             log(done, figures)

@@ -55,11 +55,28 @@ def threads_each() -> int:
 
 @contextmanager
 def open_workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute gradients; each has its share of the cores, and the caller keeps its own."""
-    before, each = torch.get_num_threads(), threads_each()
-    with ThreadPoolExecutor(worker_count(), initializer=torch.set_num_threads, initargs=(each,)) as pool:
+    """Threads that compute gradients; each has its share of the cores, and so has the caller meanwhile.
+
+    With more, the caller's short operations (the optimiser, the running average) wait for OpenMP's threads,
+    which find no core and spin: on a busy machine a third of the processor's time.
+    """
+    each = threads_each()
+    with (
+        threads(each),
+        ThreadPoolExecutor(worker_count(), initializer=torch.set_num_threads, initargs=(each,)) as pool,
+    ):
         yield pool
-    torch.set_num_threads(before)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads in here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def add_gradients(

@@ -15,7 +15,7 @@ from catflap.errors import BadArtifact
 from catflap.image import Pixels
 from catflap.machine import keep_memory
 from catflap.runtime.engine import Logits, Model
-from catflap.training.backbones import Backbone, load_backbone
+from catflap.training.backbones import SLIM, SLIM_RANK, Backbone, load_backbone
 
 
 class Network(nn.Module):
@@ -72,12 +72,14 @@ def load_network(checkpoint: Checkpoint) -> Network:
 
     Raises BadArtifact that names the first tensor whose shape does not match the backbone.
     """
-    backbone = load_backbone(checkpoint.backbone, pretrained=False)
-    network = Network(backbone, len(checkpoint.labels))
     try:
         tensors = load((checkpoint.path / WEIGHTS).read_bytes())
     except (OSError, SafetensorError) as error:
         raise BadArtifact(f"{checkpoint.path / WEIGHTS} cannot be read: {error}.", "Train again.") from error
+    narrowed = tensors.get("backbone.conv_head.weight") if checkpoint.backbone == SLIM else None
+    rank = SLIM_RANK if narrowed is None else narrowed.shape[1]
+    backbone = load_backbone(checkpoint.backbone, pretrained=False, rank=rank)
+    network = Network(backbone, len(checkpoint.labels))
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))

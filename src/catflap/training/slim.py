@@ -20,6 +20,7 @@ from catflap.runtime.scoring import frames_of
 from catflap.training.backbones import Backbone, digest_tensors, narrow
 from catflap.training.network import Network
 
+ROOMY, LEAST_RANK = 60, 32  # labels for which the rank leaves room within 4 MB in int8; the rank of very many
 SAMPLE = 400  # photos, each with a hundred positions; twice as many gave as many errors
 Moments: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
@@ -29,7 +30,8 @@ def slimmed(
 ) -> Backbone:
     """The backbone with its last two layers reduced to its rank, as accurately on these photos as possible.
 
-    Uses no labels. A backbone without a rank is returned unchanged.
+    Of the labels only their number counts: the head of many takes its room from the rank (`rank_for`). A
+    backbone without a rank is returned unchanged.
     """
     if not backbone.rank:
         return backbone
@@ -37,8 +39,16 @@ def slimmed(
         raise no_photos("train")
     sample = photos.take(np.argsort(photos.ids)[:SAMPLE])  # ids are hashes: a random sample
     moments = _moments(Network(backbone, 1).eval().to(device), sample, frame, progress)
-    project(backbone.network.cpu(), backbone.rank, moments)
+    project(backbone.network.cpu(), rank_for(backbone, int(photos.labels.max()) + 1), moments)
     return replace(backbone, rank=0, sha256=digest_tensors(backbone.network.state_dict()))
+
+
+def rank_for(backbone: Backbone, labels: int) -> int:
+    """The rank that leaves as many bytes as the head of more than ROOMY labels needs, LEAST_RANK at least."""
+    network: Any = backbone.network
+    of_rank = int(network.blocks[-1][-1].conv_pwl.in_channels) + backbone.features
+    taken = -(-max(0, labels - ROOMY) * backbone.features // of_rank)
+    return max(LEAST_RANK, backbone.rank - taken)
 
 
 @torch.no_grad()
