@@ -6,7 +6,6 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from catflap.image import Pixels
 
@@ -29,12 +28,9 @@ def image_statistics(frame: Pixels) -> ImageStatistics:
     laplacian += rows[:, :-2]
     laplacian += rows[:, 2:]
     laplacian -= 4 * rows[:, 1:-1]
-    mean, variance = _mean_and_variance(rows)
-    return mean / 255, math.sqrt(variance) / 255, math.log1p(_mean_and_variance(laplacian)[1])
-
-
-def _mean_and_variance(values: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Mean and variance in a third of NumPy's time, and exact enough for 8-bit pixels."""
-    flat = values.ravel()
-    mean = float(flat.mean())
-    return mean, max(0.0, float(flat.dot(flat)) / flat.size - mean * mean)
+    moments = []
+    for values in (rows.ravel(), laplacian.ravel()):
+        mean = float(values.mean())  # the variance so takes a third of NumPy's time, exact enough for bytes
+        moments.append((mean, max(0.0, float(values.dot(values)) / values.size - mean * mean)))
+    (mean, variance), (_, roughness) = moments
+    return mean / 255, math.sqrt(variance) / 255, math.log1p(roughness)

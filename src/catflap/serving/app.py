@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,12 +20,12 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response as StarletteResponse
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from catflap.errors import CatflapError
 from catflap.serving import inference_protocol as protocol
 from catflap.serving import pages
-from catflap.serving.connections import CHUNK, CONNECTION
+from catflap.serving.connections import CONNECTION
 from catflap.serving.http_messages import (
     HttpError,
     Request,
@@ -104,7 +104,7 @@ def create_app(service: Service, page: Path = PAGE) -> Starlette:
         routes.append(Route("/", partial(_endpoint, service, "/", pages.upload_form), methods=["GET"]))
     app = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: partial(_not_found, service)},
+        exception_handlers={HTTPException: cast(Any, partial(_not_found, service))},
         lifespan=partial(_lifespan, service),
     )
     app.router.redirect_slashes = False
@@ -114,9 +114,7 @@ def create_app(service: Service, page: Path = PAGE) -> Starlette:
     return app
 
 
-async def _endpoint(
-    service: Service, route: str, handler: Handler, request: StarletteRequest
-) -> StarletteResponse:
+async def _endpoint(service: Service, route: str, handler: Handler, request: StarletteRequest) -> Response:
     """Answer one request whatever happens, count it, and release the memory of its body."""
     start = perf_counter()
     size = 0
@@ -134,7 +132,7 @@ async def _endpoint(
     try:
         if route not in ALWAYS:
             _refuse_if_crowded(request.scope)
-        if route not in WITHOUT_KEY:
+        if service.keys and route not in WITHOUT_KEY:
             check_key(request.headers, service.keys)
         response = await handler(
             service,
@@ -150,7 +148,7 @@ async def _endpoint(
     finally:
         service.bodies.held -= size
     service.metrics.request(route, response.status, perf_counter() - start)
-    return _Reply(response)
+    return response
 
 
 def _refuse_if_crowded(scope: Scope) -> None:
@@ -179,7 +177,7 @@ def _to_http_error(service: Service, error: Exception) -> HttpError:
     return HttpError(500, "Internal server error.", "The server's log has the reason.")
 
 
-async def _not_found(service: Service, request: StarletteRequest, error: Exception) -> StarletteResponse:
+async def _not_found(service: Service, request: StarletteRequest, error: Exception) -> Response:
     """The response for an unknown path, a method that it does not accept, or the camera page's errors."""
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, HttpError):  # of the camera page
@@ -191,32 +189,7 @@ async def _not_found(service: Service, request: StarletteRequest, error: Excepti
         }.get(error.status_code, error.detail)
         http_error = HttpError(error.status_code, what, "See /docs.", error.headers)
     service.metrics.request("other", http_error.status, 0.0)
-    return _Reply(error_response(http_error, as_text=request.url.path.startswith("/v2")))
-
-
-class _Reply(StarletteResponse):
-    """A Response for Starlette: large bodies are sent in pieces, which are not copied."""
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        response, body = self._response, self._response.body
-        headers = {"content-type": response.content_type, **response.headers}
-        if response.status != 304:
-            headers["content-length"] = str(len(body))
-        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": response.status, "headers": raw})
-        if scope["method"] == "HEAD":
-            body = b""
-        connection = scope[CONNECTION][0] if CONNECTION in scope else None
-        for start in range(0, len(body) - CHUNK, CHUNK):
-            if connection is not None and connection.is_lost:
-                return
-            await send({"type": "http.response.body", "body": body[start : start + CHUNK], "more_body": True})
-        last = (len(body) - 1) // CHUNK * CHUNK if body else 0
-        await send({"type": "http.response.body", "body": body[last:]})
+    return error_response(http_error, as_text=request.url.path.startswith("/v2"))
 
 
 class _CameraPage(StaticFiles):
@@ -231,7 +204,8 @@ class _CameraPage(StaticFiles):
         """A file; HTTPException 405 for another method, 404 where there is none."""
         try:
             _refuse_if_crowded(scope)
-            check_key(StarletteRequest(scope).headers, self._service.keys)
+            if self._service.keys:
+                check_key(StarletteRequest(scope).headers, self._service.keys)
         except HttpError as error:
             raise HTTPException(error.status, error.what, error.headers) from error
         response = await super().get_response(path, {**scope, "method": "GET"})

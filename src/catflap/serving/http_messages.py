@@ -12,7 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
+
 from catflap.errors import CatflapError
+from catflap.serving.connections import CHUNK, CONNECTION
 from catflap.serving.serve_settings import ServeLimits
 
 JSON = "application/json"
@@ -35,12 +38,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What goes back. A memoryview is sent in small pieces and never copied whole."""
+    """What goes back: an ASGI application that sends itself.
+
+    A large body is sent in small pieces, and a memoryview is never copied whole.
+    """
 
     body: bytes | memoryview
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, without its body to a HEAD request, and no more of it to a connection that is lost."""
+        headers = {"content-type": self.content_type, **self.headers}
+        if self.status != 304:
+            headers["content-length"] = str(len(self.body))
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        body = b"" if scope["method"] == "HEAD" else self.body
+        connection = scope[CONNECTION][0] if CONNECTION in scope else None
+        last = (len(body) - 1) // CHUNK * CHUNK if body else 0
+        for start in range(0, last, CHUNK):
+            if connection is not None and connection.is_lost:
+                return
+            await send({"type": "http.response.body", "body": body[start : start + CHUNK], "more_body": True})
+        await send({"type": "http.response.body", "body": body[last:]})
 
 
 class HttpError(CatflapError):
@@ -136,13 +158,11 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
 
 
 def check_key(headers: Mapping[str, str], keys: tuple[bytes, ...]) -> None:
-    """Raise HttpError 401 unless the request has one of the keys, or there are none.
+    """Raise HttpError 401 unless the request has one of the keys.
 
     A key comes as `Authorization: Bearer KEY`, as `X-API-Key: KEY`, or as the password of
     `Authorization: Basic`, which is what a browser asks its user for.
     """
-    if not keys:
-        return
     scheme, _, rest = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         key = rest.strip()

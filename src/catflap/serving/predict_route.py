@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from catflap.artifacts.results import Prediction
-from catflap.errors import BadPhoto
 from catflap.serving.http_messages import HttpError, Request, Response, json_response
 from catflap.serving.service import Service, judge
 
@@ -41,23 +39,23 @@ async def predict(service: Service, request: Request) -> Response:
     body = await request.read_body()
     if kind != FORM:
         served, [result] = await judge(service, candidates, [body], request)
-        status = 200
-        if isinstance(result, BadPhoto):
-            status = 413 if result.reason in TOO_LARGE else 422
-        return json_response({**_fields(result), "model": served.name, "version": served.version}, status)
+        about = {"model": served.name, "version": served.version}
+        if isinstance(result, Prediction):
+            return json_response({**result.to_json(), **about})
+        status = 413 if result.reason in TOO_LARGE else 422
+        return json_response({"error": result.to_json(), **about}, status)
     # on a thread, because a large form takes a while to parse
     files = await asyncio.to_thread(parse_form, body, content_type, service.settings.limits.queue)
     if not files:
         raise HttpError(400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg")
     served, results = await judge(service, candidates, [file.data for file in files], request)
-    lines = [{"path": file.name, **_fields(result)} for file, result in zip(files, results, strict=True)]
+    lines = []
+    for file, result in zip(files, results, strict=True):
+        fields = result.to_json() if isinstance(result, Prediction) else {"error": result.to_json()}
+        lines.append({"path": file.name, **fields})
     any_read = any(isinstance(result, Prediction) for result in results)
-    fields = {"predictions": lines, "model": served.name, "version": served.version}
-    return json_response(fields, 200 if any_read else 422)
-
-
-def _fields(result: Prediction | BadPhoto) -> dict[str, Any]:
-    return result.to_json() if isinstance(result, Prediction) else {"error": result.to_json()}
+    answer = {"predictions": lines, "model": served.name, "version": served.version}
+    return json_response(answer, 200 if any_read else 422)
 
 
 @dataclass(frozen=True)
