@@ -137,15 +137,17 @@ def rules(planted: Planted) -> dict[str, dict[str, int]]:
     dataset = planted.dataset
     photos = all_photos(dataset).photos
     extractor = open_extractor(load_backbone(PACKAGED), dataset.frame)
-    said = predict_out_of_fold(extractor, photos, len(dataset.labels), dataset.seed, silent).probabilities
+    predicted = predict_out_of_fold(
+        extractor, photos, len(dataset.labels), dataset.seed, silent
+    ).probabilities
     true: npt.NDArray[np.bool_] = np.array(
         [planted.uris[id] in planted.flipped for id in photos.ids.tolist()]
     )
     found = {}
     for rule in RULES:
-        cut = find_label_issues(photos.labels, said, filter_by=rule, n_jobs=1)
+        cut = find_label_issues(photos.labels, predicted, filter_by=rule, n_jobs=1)
         found[rule] = {"called": int(cut.sum()), "flips": int(true[cut].sum())}
-    order = np.argsort(said[np.arange(len(said)), photos.labels])
+    order = np.argsort(predicted[np.arange(len(predicted)), photos.labels])
     count = len(planted.flipped)
     for first in (count, 2 * count):
         found[f"self_confidence, first {first}"] = {"called": first, "flips": int(true[order[:first]].sum())}

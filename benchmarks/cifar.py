@@ -72,9 +72,9 @@ def main() -> None:
         for entry in trained["history"]:
             if entry["step"] in ("trial", "finetune", "blend"):
                 print(json.dumps(entry), flush=True)
-        told = {name: trained["cost"][name] for name in ("photo_passes", "cached_photos", "peak_memory_mb")}
+        cost = {name: trained["cost"][name] for name in ("photo_passes", "cached_photos", "peak_memory_mb")}
         accuracy = trained["metrics"]["accuracy"]["value"]
-        show("train", {**trained, **told, "validation_accuracy": accuracy}, *told, "validation_accuracy")
+        show("train", {**trained, **cost, "validation_accuracy": accuracy}, *cost, "validation_accuracy")
         judged = step(cache, "evaluate", checkpoint, "-o", report)
         measured = judged["variants"]["checkpoint"]
         show("evaluate", {**judged, **measured}, "photos", "accuracy", "log_loss")

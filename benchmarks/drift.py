@@ -55,14 +55,14 @@ def main() -> None:
     classifier = Classifier(args.bundle, embed=True)
 
     def judged(photos: PhotoBytes) -> Judged:
-        logits, looks, embeddings = [], [], []
+        logits, statistics, embeddings = [], [], []
         for frames in frames_of(photos, classifier.frame):
             answered, found = classifier.logits(frames)
             logits.append(answered)
-            looks += [image_statistics(frame) for frame in frames]
+            statistics += [image_statistics(frame) for frame in frames]
             embeddings += [] if found is None else [found]
         answers = softmax(np.concatenate(logits), classifier.variant.temperature)
-        return Judged(answers, np.array(looks), np.concatenate(embeddings) if embeddings else None)
+        return Judged(answers, np.array(statistics), np.concatenate(embeddings) if embeddings else None)
 
     with tempfile.TemporaryDirectory() as folder:
         manifest = scan(args.photos, Path(folder) / "manifest")
@@ -89,36 +89,39 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Judged:
-    """The answers (n, labels), looks (n, 3) and embeddings (n, width) of photos."""
+    """The answers (n, labels), statistics (n, 3) and embeddings (n, width) of photos."""
 
     answers: np.ndarray
-    looks: np.ndarray
+    statistics: np.ndarray
     embeddings: np.ndarray | None
 
     def at(self, rows: np.ndarray) -> Judged:
         """Some of them."""
         kept = None if self.embeddings is None else self.embeddings[rows]
-        return Judged(self.answers[rows], self.looks[rows], kept)
+        return Judged(self.answers[rows], self.statistics[rows], kept)
 
     def and_(self, other: Judged) -> Judged:
         """Both."""
         both = None
         if self.embeddings is not None and other.embeddings is not None:
             both = np.concatenate([self.embeddings, other.embeddings])
-        answers, looks = (
-            np.concatenate(pair) for pair in ((self.answers, other.answers), (self.looks, other.looks))
+        answers, statistics = (
+            np.concatenate(pair)
+            for pair in ((self.answers, other.answers), (self.statistics, other.statistics))
         )
-        return Judged(answers, looks, both)
+        return Judged(answers, statistics, both)
 
     def baseline(self, labels: Sequence[str], groups: np.ndarray) -> dict[str, Any]:
         """What export would keep of them."""
-        return make_baseline(self.answers, labels, groups, self.looks, self.embeddings)
+        return make_baseline(self.answers, labels, groups, self.statistics, self.embeddings)
 
     def drift(self, labels: Sequence[str], baseline: dict[str, Any]) -> Drift:
         """How far they are from a baseline."""
-        return measure_drift(self.answers, labels, baseline, self.looks, self.strangeness(labels, baseline))
+        return measure_drift(
+            self.answers, labels, baseline, self.statistics, self.ood_scores(labels, baseline)
+        )
 
-    def strangeness(self, labels: Sequence[str], baseline: dict[str, Any]) -> np.ndarray | None:
+    def ood_scores(self, labels: Sequence[str], baseline: dict[str, Any]) -> np.ndarray | None:
         """As a Classifier measures it, (n,)."""
         if self.embeddings is None:
             return None
@@ -168,11 +171,11 @@ def undisturbed(judged: Judged, groups: np.ndarray, labels: Sequence[str], deals
         random.shuffle(every)
         first = np.isin(groups, every[: len(every) // 2])
         baseline = judged.at(np.flatnonzero(first)).baseline(labels, groups[first])
-        strange = judged.strangeness(labels, baseline)
+        scores = judged.ood_scores(labels, baseline)
         rest = np.flatnonzero(~first)
         for _ in range(5):
             window = random.permutation(rest)[:WINDOW]
-            signs = (judged.looks[window], None if strange is None else strange[window])
+            signs = (judged.statistics[window], None if scores is None else scores[window])
             found.append(measure_drift(judged.answers[window], labels, baseline, *signs))
     alarms = float(np.mean([drift.alarm for drift in found]))
     by = {

@@ -55,10 +55,10 @@ def main() -> None:
             answers = {}
             for who in ("catflap",) if args.alone else ("catflap", "scikit-learn"):
                 words = [sys.executable, __file__, "--fit", who, folder, "--labels", str(args.labels)]
-                told = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-                figures = json.loads(told.stdout) if told.returncode == 0 else {"ended_with": told.returncode}
+                fit = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+                figures = json.loads(fit.stdout) if fit.returncode == 0 else {"ended_with": fit.returncode}
                 print(json.dumps({"photos": count, "what": who, **figures}), flush=True)
-                if told.returncode == 0:
+                if fit.returncode == 0:
                     answers[who] = np.load(Path(folder) / f"{who}.npy")
             if len(answers) == 2:
                 one, other = answers.values()

@@ -178,8 +178,8 @@ def run_peer(photos: Path, python: str, name: str, epochs: int) -> Row:
 def scores(probabilities: Any, judged: Judged) -> Row:
     """Accuracy, macro F1, log loss and calibration error (15 bins) on the judging photos."""
     truth = np.array([number for _, number in judged])
-    said = probabilities.argmax(1)
-    right = said == truth
+    predicted = probabilities.argmax(1)
+    right = predicted == truth
     chosen = np.clip(probabilities[np.arange(len(truth)), truth], 1e-7, 1)
     sure = probabilities.max(1)
     bins = np.minimum((sure * 15).astype(int), 14)
@@ -188,8 +188,8 @@ def scores(probabilities: Any, judged: Judged) -> Row:
     ]
     f1 = []
     for label in np.unique(truth):
-        hits = ((said == label) & (truth == label)).sum()
-        f1.append(2 * hits / max(1, (said == label).sum() + (truth == label).sum()))
+        hits = ((predicted == label) & (truth == label)).sum()
+        f1.append(2 * hits / max(1, (predicted == label).sum() + (truth == label).sum()))
     return {
         "n": len(truth),
         "accuracy": round(float(right.mean()), 4),

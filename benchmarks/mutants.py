@@ -350,8 +350,8 @@ def note_lines(copies: list[Copy], sources: set[str], tests: list[str], out: Pat
 
 def gathered(place: Path, root: Path) -> dict[str, Any]:
     """What one test file's processes noted, with paths from the root of the checkout."""
-    told = json.loads((place / "tests").read_text())
-    lines = {test: {(f, n) for f, n in rows} for test, rows in told["lines"].items()}
+    results = json.loads((place / "tests").read_text())
+    lines = {test: {(f, n) for f, n in rows} for test, rows in results["lines"].items()}
     for path in place.glob("*.json"):
         test, rows = json.loads(path.read_text())
         lines.setdefault(test, set()).update((f, n) for f, n in rows)
@@ -362,7 +362,7 @@ def gathered(place: Path, root: Path) -> dict[str, Any]:
 
     return {
         test: {"seconds": seconds, "lines": short(lines.get(test, set())), "shared": short(shared)}
-        for test, seconds in told["seconds"].items()
+        for test, seconds in results["seconds"].items()
     }
 
 

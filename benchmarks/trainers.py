@@ -6,7 +6,7 @@ The same backbone (EfficientNet-Lite0 with the packaged weights), the same train
 machine, one run, one after the other. Each peer runs in its own interpreter (peers/trainers.py) with that
 peer, psutil and safetensors installed, as its documentation says, at 224 px, and is judged after every
 epoch; judging does not count. Catflap's time is that of `train` with nothing cached. Seconds of the
-processor are told beside seconds: on a busy machine they are the fairer number. `--cap` is in seconds of
+processor stand beside seconds: on a busy machine they are the fairer number. `--cap` is in seconds of
 the processor: 1200 are ten minutes of two cores.
 """
 
@@ -142,15 +142,15 @@ def compare(name: str, points: list[Point], ours: dict[int, Point]) -> None:
     best = max(points, key=lambda point: float(point["accuracy"]))
     for px, mine in ours.items():
         level = next((point for point in points if point["accuracy"] >= mine["accuracy"]), None)
-        told: Point = {
+        point: Point = {
             "what": f"{name} beside catflap head, {px} px",
             "best": best["accuracy"],
             "ours": mine["accuracy"],
         }
         if mine["accuracy"] >= best["accuracy"]:
-            told["to the peer's best"] = ratios(best, mine)
-        told["to ours"] = ratios(level, mine) if level else "not in these epochs"
-        print(json.dumps(told), flush=True)
+            point["to the peer's best"] = ratios(best, mine)
+        point["to ours"] = ratios(level, mine) if level else "not in these epochs"
+        print(json.dumps(point), flush=True)
 
 
 def ratios(theirs: Point, mine: Point) -> dict[str, float]:

@@ -121,14 +121,14 @@ def watch_stream(folder: Path, bundle: Path, seconds: float, *, every_option: bo
                 0), "webhook": f"http://{address}/", "mqtt": f"mqtt://{address}/door", "on": {"cat": slow,
                 "not_cat": slow, "unsure": slow},
             }  # fmt: skip
-        ages, beyond, work, told, decisions = [], [], [], [], list[tuple[float, str]]()
+        ages, beyond, work, printed, decisions = [], [], [], [], list[tuple[float, str]]()
 
         def tell(event: dict[str, Any]) -> None:
             if event["event"] == "started" and every_option:
                 parts.enter_context(viewers(event["preview"]))
             elif event["event"] == "frame":
-                told.append(time.monotonic())
-                ages.append(1e3 * (told[-1] - sent[event["frame"] - 1]))
+                printed.append(time.monotonic())
+                ages.append(1e3 * (printed[-1] - sent[event["frame"] - 1]))
                 work.append(event["ms"])
                 beyond.append(ages[-1] - work[-1])
             elif event["event"] == "decision":
@@ -148,7 +148,7 @@ def watch_stream(folder: Path, bundle: Path, seconds: float, *, every_option: bo
         "age_p50": median(ages), "age_p99": p99(ages), "age_max": max(ages),
         "age_less_inference_p50": median(beyond), "age_less_inference_p99": p99(beyond),
         "age_less_inference_max": max(beyond), "one_frame": 1e3 / FPS,
-        "longest_pause": 1e3 * max(after - before for before, after in pairwise(told)),
+        "longest_pause": 1e3 * max(after - before for before, after in pairwise(printed)),
         "decisions": len(decisions),
     }  # fmt: skip
     if every_option:

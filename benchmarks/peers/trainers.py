@@ -56,8 +56,8 @@ class Clock:
     def tell(self, epoch: int, accuracy: float, what: str = "weights") -> None:
         """Print a line."""
         seconds, cpu = self.now()
-        told = {"epoch": epoch, "seconds": round(seconds, 1), "cpu_s": round(cpu, 1), "of": what}
-        print(json.dumps({**told, "accuracy": accuracy}), flush=True)
+        about = {"epoch": epoch, "seconds": round(seconds, 1), "cpu_s": round(cpu, 1), "of": what}
+        print(json.dumps({**about, "accuracy": accuracy}), flush=True)
 
 
 def spent() -> float:
@@ -98,7 +98,7 @@ def fastai(task: Task) -> None:
     learner = vision_learner(
         loaders, BACKBONE, metrics=accuracy, pretrained_cfg_overlay={"file": task["weights"]}
     )
-    told: list[int] = []
+    epochs: list[int] = []
 
     class Judged(Callback):
         order = 60  # behind the recorder
@@ -115,8 +115,8 @@ def fastai(task: Task) -> None:
             self.pause.__exit__(None, None, None)
 
         def after_epoch(self) -> None:
-            told.append(1)
-            clock.tell(len(told), float(self.recorder.values[-1][-1]))
+            epochs.append(1)
+            clock.tell(len(epochs), float(self.recorder.values[-1][-1]))
 
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(task["epochs"], cbs=[Judged()])
@@ -164,7 +164,7 @@ def accuracy_of(model: Any, batches: Iterable[Any]) -> float:
 def loop(
     task: Task, clock: Clock, parts: tuple[Any, Any, Any, Any], loaders: tuple[Any, Any], stepped: Any
 ) -> None:
-    """Epochs of a reference script: the better of weights and their average is told apart, both are told."""
+    """Epochs of a reference script: the better of weights and their average; both are printed."""
     model, average, optimiser, lossy = parts
     for epoch in range(task["epochs"]):
         model.train()

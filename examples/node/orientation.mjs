@@ -13,14 +13,14 @@ const MOST_TEXT = 2 ** 20;
 /** What the EXIF of a photo says, a Buffer; what its XMP says where EXIF has no such tag; 1 where neither does. */
 export function orientationOf(photo) {
   const head = photo.toString("latin1", 0, 12);
-  let told = {};
-  if (head.startsWith("\xff\xd8")) told = inJpeg(photo);
-  else if (head.startsWith(PNG)) told = inPng(photo);
-  else if (head.startsWith("RIFF") && head.endsWith("WEBP")) told = inWebp(photo);
-  else if (HEADS.includes(head.slice(0, 4))) told = inTiff(photo);
+  let found = {};
+  if (head.startsWith("\xff\xd8")) found = inJpeg(photo);
+  else if (head.startsWith(PNG)) found = inPng(photo);
+  else if (head.startsWith("RIFF") && head.endsWith("WEBP")) found = inWebp(photo);
+  else if (HEADS.includes(head.slice(0, 4))) found = inTiff(photo);
   // AVIF says it in boxes that its decoder obeys; the others are never turned.
-  const xmp = /tiff:Orientation(?:="|>)([0-9])/.exec(told.xmp?.toString("latin1") ?? "")?.[1];
-  const value = (told.exif && exifTag(told.exif)) ?? Number(xmp ?? 1);
+  const xmp = /tiff:Orientation(?:="|>)([0-9])/.exec(found.xmp?.toString("latin1") ?? "")?.[1];
+  const value = (found.exif && exifTag(found.exif)) ?? Number(xmp ?? 1);
   return value >= 1 && value <= 8 ? value : 1;
 }
 
@@ -91,7 +91,7 @@ function inJpeg(photo) {
 
 /** The chunks before and after the pixels, but of an animation none from its second picture on. */
 function inPng(photo) {
-  const told = {};
+  const found = {};
   let [animated, pixels] = [false, false];
   for (let at = 8, end = 0; at + 12 <= photo.length; at = end) {
     end = at + 12 + photo.readUInt32BE(at);
@@ -100,10 +100,10 @@ function inPng(photo) {
     animated ||= name === "acTL";
     pixels ||= name === "IDAT";
     const body = photo.subarray(at + 8, end - 4);
-    if (name === "eXIf") told.exif = body;
-    else if (["tEXt", "zTXt", "iTXt"].includes(name)) Object.assign(told, inText(name, body));
+    if (name === "eXIf") found.exif = body;
+    else if (["tEXt", "zTXt", "iTXt"].includes(name)) Object.assign(found, inText(name, body));
   }
-  return { exif: told.exif ?? rawExif(told[RAW_EXIF]), xmp: told[PNG_XMP] };
+  return { exif: found.exif ?? rawExif(found[RAW_EXIF]), xmp: found[PNG_XMP] };
 }
 
 function inText(name, body) {
@@ -140,15 +140,15 @@ function rawExif(text) {
 }
 
 function inWebp(photo) {
-  const told = {};
+  const found = {};
   const flags = photo.toString("latin1", 12, 16) === "VP8X" ? photo[20] : 0;
   for (let at = 12; at + 8 <= photo.length; ) {
     const name = photo.toString("latin1", at, at + 4);
     const length = photo.readUInt32LE(at + 4);
     const body = photo.subarray(at + 8, at + 8 + length);
-    if (name === "EXIF" && flags & 8) told.exif ??= body;
-    if (name === "XMP " && flags & 4) told.xmp ??= body;
+    if (name === "EXIF" && flags & 8) found.exif ??= body;
+    if (name === "XMP " && flags & 4) found.xmp ??= body;
     at += 8 + length + (length & 1);
   }
-  return told;
+  return found;
 }

@@ -14,9 +14,9 @@ if (format !== "catflap frame vectors" || version !== 1) throw new Error(`${fold
 
 let failed = 0;
 for (const vector of vectors) {
-  const told = vector.refused ? await refusal(vector) : await difference(vector);
-  failed += told.pass ? 0 : 1;
-  console.log(JSON.stringify({ photo: vector.photo, ...told }));
+  const result = vector.refused ? await refusal(vector) : await difference(vector);
+  failed += result.pass ? 0 : 1;
+  console.log(JSON.stringify({ photo: vector.photo, ...result }));
 }
 console.log(JSON.stringify({ vectors: vectors.length, failed }));
 process.exitCode = failed ? 1 : 0;

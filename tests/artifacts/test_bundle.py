@@ -147,7 +147,7 @@ def test_a_changed_member_is_refused_though_its_checksum_is_right(tmp_path: Path
     assert "int8.onnx" in refused(changed)
 
 
-MEAN = {"groups": 5, "mean": "AQIDBA==", "length": 0.5, "axes": "", "limit": 0.1, "strangeness": [0, 1]}
+MEAN = {"groups": 5, "mean": "AQIDBA==", "length": 0.5, "axes": "", "limit": 0.1, "ood_score": [0, 1]}
 NARROW = {"share": 0, "embedding": {**MEAN, "mean": "AQID"}}
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "an unknown major version": lambda head: head.update(catflap_bundle="2.0"),

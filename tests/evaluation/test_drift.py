@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 def answers(
     random: np.random.Generator, count: int, mix: tuple[float, ...] = (0.4, 0.35, 0.25), skill: float = 6.0
 ) -> Floats:
-    """Probabilities of a classifier that is seldom wrong; each label has a sureness of its own."""
+    """Probabilities of a classifier that is seldom wrong; each label has a confidence of its own."""
     truth = random.choice(3, count, p=mix)
     logits = random.normal(0, 1.5, (count, 3))
     logits[np.arange(count), truth] += skill + truth
@@ -162,7 +162,9 @@ def test_whatever_a_baseline_holds_there_is_an_answer(
     assert 0 <= drift.distance <= 1 + 1e-9
 
 
-def looks(random: np.random.Generator, probabilities: Floats, shift: tuple[float, ...] = (0, 0, 0)) -> Floats:
+def statistics(
+    random: np.random.Generator, probabilities: Floats, shift: tuple[float, ...] = (0, 0, 0)
+) -> Floats:
     """How photos look, which depends on what is on them: dogs are outdoors."""
     place = probabilities.argmax(axis=1)[:, None]
     made = random.normal((0.45, 0.22, 6.0), (0.12, 0.05, 1.0), (len(probabilities), 3))
@@ -176,9 +178,9 @@ def look_alarms(count: int, calibration: int, **field: object) -> float:
     found = 0
     for _ in range(count):
         given = answers(random, calibration)
-        made = make_baseline(given, LABELS, np.arange(calibration), looks(random, given))
+        made = make_baseline(given, LABELS, np.arange(calibration), statistics(random, given))
         window = answers(random, WINDOW, **field)  # type: ignore[arg-type]
-        seen = looks(random, window, shift)  # type: ignore[arg-type]
+        seen = statistics(random, window, shift)  # type: ignore[arg-type]
         found += measure_drift(window, LABELS, json.loads(json.dumps(made)), seen).alarm
     return found / count
 
@@ -202,28 +204,30 @@ def test_photos_that_look_otherwise_are_drift_though_the_answers_are_the_same(
 def test_what_has_drifted_most_is_named_and_every_score_told() -> None:
     random = np.random.default_rng(4)
     given = answers(random, 400)
-    baseline = make_baseline(given, LABELS, np.arange(400), looks(random, given))
+    baseline = make_baseline(given, LABELS, np.arange(400), statistics(random, given))
     window = answers(random, WINDOW)
-    drift = measure_drift(window, LABELS, baseline, looks(random, window, (-0.3, 0, -0.5)))
+    drift = measure_drift(window, LABELS, baseline, statistics(random, window, (-0.3, 0, -0.5)))
     assert drift.most == "brightness"
     assert drift.alarm == (drift.score > 1) == (drift.p < ALARM)
-    assert set(drift.to_json()["scores"]) == {"sureness", "brightness", "contrast", "sharpness"}
+    assert set(drift.to_json()["scores"]) == {"confidence", "brightness", "contrast", "sharpness"}
     assert drift.score == max(drift.scores.values())
 
 
-def test_a_baseline_or_a_log_without_looks_is_compared_as_before() -> None:
+def test_a_baseline_or_a_log_without_image_statistics_is_compared_as_before() -> None:
     random = np.random.default_rng(6)
     given, window = answers(random, 400), answers(random, WINDOW, skill=5.0)
     plain = make_baseline(given, LABELS, np.arange(400))
-    both = make_baseline(given, LABELS, np.arange(400), looks(random, given))
+    both = make_baseline(given, LABELS, np.arange(400), statistics(random, given))
     unknown = np.full((WINDOW, 3), np.nan)
     alone = measure_drift(window, LABELS, plain)
-    assert list(alone.scores) == ["sureness"]
-    assert measure_drift(window, LABELS, plain, looks(random, window)) == alone
+    assert list(alone.scores) == ["confidence"]
+    assert measure_drift(window, LABELS, plain, statistics(random, window)) == alone
     assert measure_drift(window, LABELS, both) == measure_drift(window, LABELS, both, unknown) == alone
-    half = looks(random, given)
+    half = statistics(random, given)
     half[50:] = np.nan
-    assert make_baseline(given, LABELS, np.arange(400), half)["labels"]["cat"]["looks"]["groups"] < 50
+    assert (
+        make_baseline(given, LABELS, np.arange(400), half)["labels"]["cat"]["image_statistics"]["groups"] < 50
+    )
 
 
 def mix_score(

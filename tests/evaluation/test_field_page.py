@@ -15,17 +15,17 @@ WINDOW = 200
 
 def window(number: int, labels: tuple[str, ...], alarm: bool = False) -> dict[str, Any]:
     share = 3 + number % 5
-    scores = {"sureness": 0.4, "strangeness": 1.5 if alarm else 0.5, "sharpness": 0.1 * share}
+    scores = {"confidence": 0.4, "ood_score": 1.5 if alarm else 0.5, "sharpness": 0.1 * share}
     return {
         "first": 1e9 + 3600 * number,
         "last": 1e9 + 3600 * number + 1800,
         "photos": WINDOW,
         "score": max(scores.values()),
-        "most": "strangeness",
+        "most": "ood_score",
         "alarm": alarm,
         "scores": scores,
         "decisions": {labels[0]: 10 * share, labels[-1]: WINDOW - 10 * share - 7, "unsure": 7},
-        "sure": [0.9, 0.97, 0.995],
+        "confidence": [0.9, 0.97, 0.995],
     }
 
 
@@ -62,10 +62,10 @@ def test_it_says_what_was_logged() -> None:
     words = " ".join(page.words)
     assert "1,003 photos of the field" in words
     assert "alarm" in words
-    assert "strangeness: score 1.50, the alarm is at 1" in words
+    assert "ood_score: score 1.50, the alarm is at 1" in words
     assert "of 5" in words
     assert page.tags.count("tr") == 1 + 2, "a row for each alarm"
-    assert sum("strangeness 1.50" in word for word in page.words) == 2 + 2, "in the picture and in the table"
+    assert sum("ood_score 1.50" in word for word in page.words) == 2 + 2, "in the picture and in the table"
     assert "30 of 200 cat" in words
     assert "7 of 200 unsure" in words
     assert "97.0 %, half of them 90.0 % to 99.5 %" in words
@@ -89,7 +89,7 @@ def test_a_log_of_any_length_fits(count: int) -> None:
     told = " ".join(page.words)
     assert ("too few photos" in told) == (count == 0)
     if count:
-        assert "strangeness 1.50" in told, "the worst of a period is shown"
+        assert "ood_score 1.50" in told, "the worst of a period is shown"
 
 
 def test_many_labels_are_the_most_common_and_others() -> None:

@@ -71,7 +71,7 @@ def test_one_in_a_hundred_is_above_one() -> None:
     random = np.random.default_rng(0)
     entry = ood_baseline(photos(random, 1000, 0), np.arange(1000))
     assert entry is not None
-    assert np.mean(entry["strangeness"] > 1) == pytest.approx(0.01, abs=0.002)
+    assert np.mean(entry["ood_score"] > 1) == pytest.approx(0.01, abs=0.002)
     mean, axes = unpack(entry)
     fresh = residuals(photos(random, 2000, 0), mean, axes) / entry["limit"]
     assert np.mean(fresh > 1) == pytest.approx(0.01, abs=0.008)
@@ -111,7 +111,7 @@ def test_a_label_with_few_photos_tells_nothing(count: int) -> None:
 def test_photos_that_are_all_the_same_are_no_trouble(value: float) -> None:
     entry = ood_baseline(np.full((20, 8), value, np.float32), np.arange(20))
     assert entry is not None
-    assert np.isfinite(entry["strangeness"]).all()
+    assert np.isfinite(entry["ood_score"]).all()
     (familiar,) = embedding_models({"labels": {"cat": {"embedding": entry}}}, ("cat",))
     assert familiar is not None
     assert ood_score(np.full(8, value, np.float32), familiar) <= 1

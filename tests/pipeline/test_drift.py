@@ -79,10 +79,15 @@ def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
         assert set(variant.baseline["labels"]) == set(opened.labels)
         assert sum(entry["share"] for entry in variant.baseline["labels"].values()) == pytest.approx(1)
         for entry in variant.baseline["labels"].values():
-            assert set(entry["looks"]) == {"groups", *STATISTICS}
-            assert 0 < min(entry["looks"]["brightness"]) <= max(entry["looks"]["brightness"]) < 1
-            assert set(entry["embedding"]) == {"groups", "mean", "length", "axes", "limit", "strangeness"}
-            assert max(entry["embedding"]["strangeness"]) >= 1
+            assert set(entry["image_statistics"]) == {"groups", *STATISTICS}
+            assert (
+                0
+                < min(entry["image_statistics"]["brightness"])
+                <= max(entry["image_statistics"]["brightness"])
+                < 1
+            )
+            assert set(entry["embedding"]) == {"groups", "mean", "length", "axes", "limit", "ood_score"}
+            assert max(entry["embedding"]["ood_score"]) >= 1
 
 
 def test_a_field_like_the_calibration_raises_no_alarm(drawn_bundle: Exported, tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) 
     assert [window["alarm"] for window in fields["windows"]] == [False, False, True]
     window = fields["windows"][0]
     assert window["decisions"] == {"unsure": 200}
-    assert 0.5 <= window["sure"][0] <= window["sure"][1] <= window["sure"][2] <= 1
+    assert 0.5 <= window["confidence"][0] <= window["confidence"][1] <= window["confidence"][2] <= 1
     page = tmp_path / "page.html"
     for_people = subprocess.run([*command, "-o", page], capture_output=True, text=True, check=False)
     assert for_people.returncode == 1
@@ -199,16 +204,16 @@ def test_photos_that_are_strange_to_the_network_are_told(drawn_bundle: Exported,
     baseline = opened.variant().baseline
     assert baseline
     far = measure_drift(rows, opened.labels, baseline, None, strange)
-    assert set(far.scores) == {"sureness", "strangeness"}
-    assert (far.most, far.alarm) == ("strangeness", True)
+    assert set(far.scores) == {"confidence", "ood_score"}
+    assert (far.most, far.alarm) == ("ood_score", True)
     log = tmp_path / "field.log"
     write_log(log, drawn_bundle.path, rows)
-    assert set(drift(drawn_bundle.path, log).latest.drift.scores) == {"sureness"}  # type: ignore[union-attr]
+    assert set(drift(drawn_bundle.path, log).latest.drift.scores) == {"confidence"}  # type: ignore[union-attr]
     write_log(log, drawn_bundle.path, rows, ood_score=float(np.median(strange)))  # type: ignore[type-var]
     report = drift(drawn_bundle.path, log)
     assert report.alarm
     assert report.latest
-    assert report.latest.drift.most == "strangeness"
+    assert report.latest.drift.most == "ood_score"
 
 
 def baseline_with(bundle: Bundle, rows: list[LogRow]) -> dict[str, Any]:
@@ -324,19 +329,19 @@ def test_real_photos_blurred_at_night_and_unknown(held_out: Dataset) -> None:
         )
 
     calibration, test = held_out.photos("calibration"), held_out.photos("test")
-    answers, looks = judged(calibration)
-    baseline = make_baseline(answers, labels, calibration.groups, looks)
-    answers, looks = judged(test)
+    answers, statistics = judged(calibration)
+    baseline = make_baseline(answers, labels, calibration.groups, statistics)
+    answers, statistics = judged(test)
     random = np.random.default_rng(0)
     windows = [random.permutation(len(test))[:WINDOW] for _ in range(300)]
-    alarms = [measure_drift(answers[some], labels, baseline, looks[some]).alarm for some in windows]
+    alarms = [measure_drift(answers[some], labels, baseline, statistics[some]).alarm for some in windows]
     assert np.mean(alarms) <= 0.01
     drawn = [encode(scene(seed, 500, 375), "JPEG") for seed in range(WINDOW)]
     found = {}
     for change in (blurred, at_dusk, at_night):
-        answers, looks = judged(changed(test, change))
-        found[change.__name__] = measure_drift(answers, labels, baseline, looks)
+        answers, statistics = judged(changed(test, change))
+        found[change.__name__] = measure_drift(answers, labels, baseline, statistics)
     assert {name: drift.alarm for name, drift in found.items()} == dict.fromkeys(found, True)
     assert found["blurred"].most == "sharpness"
-    answers, looks = judged(drawn)
-    assert measure_drift(answers, labels, baseline, looks).alarm
+    answers, statistics = judged(drawn)
+    assert measure_drift(answers, labels, baseline, statistics).alarm

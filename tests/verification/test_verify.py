@@ -293,7 +293,7 @@ def test_a_baseline_of_another_width_than_the_embedding_fails(
     import onnx
 
     bundle = load_bundle(drawn_bundle.path)
-    about = {"groups": 5, "length": 0.5, "axes": "", "limit": 0.1, "strangeness": [0, 1]}
+    about = {"groups": 5, "length": 0.5, "axes": "", "limit": 0.1, "ood_score": [0, 1]}
     about["mean"] = base64.b64encode(bytes([1]) * width).decode()
     variants = json.loads(json.dumps(bundle.head["variants"]))
     labels = {label: {"share": 0.5, "embedding": about} for label in bundle.labels}

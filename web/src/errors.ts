@@ -1,4 +1,4 @@
-// Errors, and the sentences by which people are told of them.
+// Errors, and their messages for people.
 
 import { text } from "./text";
 

@@ -208,7 +208,7 @@ function storedPixels(bitmap: ImageBitmap, { left, top, width, height }: Part): 
 export interface Rows {
   readonly width: number;
   readonly height: number;
-  readonly pitch?: number; // px from the start of a row to that of the next; the width where it is not said
+  readonly pitch?: number; // px from the start of a row to that of the next; the width if absent
   readonly atOnce: number;
   read(row: number, count: number): Uint8Array | Uint8ClampedArray;
 }

@@ -55,7 +55,7 @@ function jpegChanges(bytes: Uint8Array): Change[] {
 
 async function readPng(photo: Blob, bytes: Uint8Array): Promise<Stored> {
   const view = new DataView(bytes.buffer);
-  const told = new Map<string, Uint8Array>();
+  const texts = new Map<string, Uint8Array>();
   const changes: Change[] = [];
   let isAnimated = false;
   let hasPixels = false;
@@ -71,18 +71,18 @@ async function readPng(photo: Blob, bytes: Uint8Array): Promise<Stored> {
     if (!["eXIf", "tEXt", "zTXt", "iTXt"].includes(name)) continue;
     changes.push({ start, end });
     if (!isFirst) continue;
-    if (name === "eXIf") told.set(name, body);
-    else await readText(name, body, told);
+    if (name === "eXIf") texts.set(name, body);
+    else await readText(name, body, texts);
   }
-  const exif = told.get("eXIf") ?? rawExif(told.get(RAW_EXIF));
-  const xmp = told.get(PNG_XMP);
+  const exif = texts.get("eXIf") ?? rawExif(texts.get(RAW_EXIF));
+  const xmp = texts.get(PNG_XMP);
   const orientation = orientationOf(exif, xmp && lettersOf(xmp));
   const size = bytes.length < 24 ? undefined : { width: view.getUint32(16), height: view.getUint32(20) };
   return { size, orientation, jpeg: undefined, unturned: changed(photo, changes) };
 }
 
 /** Keep the text of a PNG chunk if it may hold EXIF or XMP. */
-async function readText(name: string, body: Uint8Array, told: Map<string, Uint8Array>): Promise<void> {
+async function readText(name: string, body: Uint8Array, texts: Map<string, Uint8Array>): Promise<void> {
   const key = lettersOf(body.subarray(0, 80)).split("\0", 1)[0];
   if (key !== RAW_EXIF && key !== PNG_XMP) return;
   let text = body.subarray(key.length + 1);
@@ -98,7 +98,7 @@ async function readText(name: string, body: Uint8Array, told: Map<string, Uint8A
     }
   }
   const unpacked = isPacked ? await inflate(text) : text;
-  if (unpacked) told.set(key, unpacked);
+  if (unpacked) texts.set(key, unpacked);
 }
 
 /** EXIF as ImageMagick writes it into a text: two lines of heading, then hexadecimal digits. */
@@ -156,7 +156,7 @@ export interface Size {
 
 export interface JpegHead {
   readonly size: Size | undefined; // as it is stored
-  readonly orientation: number; // 1 when it is not told
+  readonly orientation: number; // 1 when none is stated
   readonly subsampling: readonly [number, number] | undefined; // of chroma, across and down; undefined if grey
 }
 

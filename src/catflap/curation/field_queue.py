@@ -32,7 +32,7 @@ TAKE = "catflap review take QUEUE decisions.json -o field-photos"
 NEWEST = 2000  # photos that are looked at for unusual ones
 CLOSE = 0.8  # margin of the two best probabilities; below it one answer in ten or more is wrong
 UNUSUAL = 4.0  # robust standard deviations of image statistics
-STRANGE = 1.0  # of the strangeness: 1 in 100 calibration photos is above
+UNUSUAL_SCORE = 1.0  # OOD score: 1 in 100 calibration photos is above
 SAME_PICTURE_BITS = 6  # bits of 64 in which the hashes of the same picture may differ
 SHADE = 16  # grey levels; flat pictures that differ less are the same
 
@@ -262,9 +262,9 @@ def _unusual(answered: Sequence[_Answer], log: Path, progress: Progress) -> list
         one.row.photo: (score, one) for score, one in _unusual_statistics(answered[-NEWEST:], log, progress)
     }
     for one in answered:
-        strangeness = one.row.ood_score
-        if strangeness is not None and strangeness > STRANGE:
-            score = min(1.0, strangeness / (2 * STRANGE))
+        ood_score = one.row.ood_score
+        if ood_score is not None and ood_score > UNUSUAL_SCORE:
+            score = min(1.0, ood_score / (2 * UNUSUAL_SCORE))
             found[one.row.photo] = max(found.get(one.row.photo, (0.0, one)), (score, one), key=_first)
     return list(found.values())
 

@@ -29,7 +29,9 @@ KNOTS = 101  # quantiles per label
 DIGITS = 4  # of a quantile, and of the values compared with it
 MIN_PHOTOS = 5  # of a predicted label; below, it has no quantiles, and below so many groups no OOD score
 EPSILON = 1e-9  # probabilities are kept this far from 0 and 1
-CONFIDENCE, OOD, MIX = "sureness", "strangeness", "mix"  # as JSON calls the scores
+CONFIDENCE, OOD, MIX = "confidence", "ood_score", "mix"  # as JSON calls the scores
+IMAGES = "image_statistics"
+FORMER = {"strangeness": OOD, "looks": IMAGES}  # names in bundles that were made before these
 MAX_EMBEDDED_LABELS = 50  # labels with an OOD baseline; more would make bundle.json large
 AXES = 8  # principal axes per label; 32 detected unknown objects hardly better
 GROUPS_PER_AXIS = 10
@@ -118,21 +120,21 @@ def make_baseline(
     probabilities: npt.ArrayLike,
     labels: Sequence[str],
     groups: Ints,
-    looks: npt.ArrayLike | None = None,
+    statistics: npt.ArrayLike | None = None,
     embeddings: npt.NDArray[np.float32] | None = None,
     fitted: Mapping[int, Vectors] | None = None,
 ) -> dict[str, Any]:
     """The `baseline` of a variant in bundle.json, from its probabilities (n, labels) on calibration photos.
 
-    For each predicted label: its share, and quantiles of the log-odds and of the image statistics `looks`
-    (n, 3), without rows that are not finite. `groups` (n,) count independent photos. `embeddings` (k, width)
+    For each predicted label: its share, and quantiles of the log-odds and of the image `statistics` (n, 3),
+    without rows that are not finite. `groups` (n,) count independent photos. `embeddings` (k, width)
     of the first k ≤ n photos give the label's OOD baseline (`ood_baseline`), fitted on those of train photos
     where `fitted` has them by label number. A label predicted for fewer
     than 5 photos has no quantiles.
     """
     given = np.asarray(probabilities, np.float64)
     confidence, predicted = log_odds(given), given.argmax(axis=1)
-    images = _rows(looks, len(given))
+    images = _rows(statistics, len(given))
     entries_by_label: dict[str, Any] = {}
     for place, label in enumerate(labels):
         chosen = predicted == place
@@ -150,7 +152,7 @@ def make_baseline(
         chosen = chosen & np.isfinite(images).all(axis=1)
         if chosen.sum() >= MIN_PHOTOS:
             columns = zip(STATISTICS, images[chosen].T, strict=True)
-            entry["looks"] = {"groups": independent_photos(groups[chosen])} | {
+            entry[IMAGES] = {"groups": independent_photos(groups[chosen])} | {
                 name: _quantiles(of) for name, of in columns
             }
         entries_by_label[label] = entry
@@ -161,8 +163,8 @@ def measure_drift(
     probabilities: npt.ArrayLike,
     labels: Sequence[str],
     baseline: Mapping[str, Any],
-    looks: npt.ArrayLike | None = None,
-    strangeness: npt.ArrayLike | None = None,
+    statistics: npt.ArrayLike | None = None,
+    ood_scores: npt.ArrayLike | None = None,
     before: LabelMix | None = None,
 ) -> Drift:
     """The Drift of a window: probabilities (m, labels), image statistics (m, 3), OOD scores (m,), m ≥ 1.
@@ -175,19 +177,21 @@ def measure_drift(
     and values that are not finite are left out.
     """
     given = np.asarray(probabilities, np.float64)
-    predicted, entries = given.argmax(axis=1), [baseline["labels"].get(label, {}) for label in labels]
-    statistics = [(CONFIDENCE, log_odds(given), entries)]
-    if strangeness is not None:
-        values = np.asarray(strangeness, np.float64)
-        statistics.append((OOD, values, [_half_groups(entry.get("embedding", {})) for entry in entries]))
-    image_entries = [entry.get("looks", {}) for entry in entries]
-    for name, values in zip(STATISTICS, _rows(looks, len(given)).T, strict=True):
-        statistics.append((name, values, image_entries))
+    predicted = given.argmax(axis=1)
+    entries = [_renamed(baseline["labels"].get(label, {})) for label in labels]
+    compared = [(CONFIDENCE, log_odds(given), entries)]
+    if ood_scores is not None:
+        values = np.asarray(ood_scores, np.float64)
+        embeddings = [_half_groups(_renamed(entry.get("embedding", {}))) for entry in entries]
+        compared.append((OOD, values, embeddings))
+    image_entries = [entry.get(IMAGES, {}) for entry in entries]
+    for name, values in zip(STATISTICS, _rows(statistics, len(given)).T, strict=True):
+        compared.append((name, values, image_entries))
     tests = {
         name: _ks_distance(
             values, predicted, [_known(entry, "quantiles" if name == CONFIDENCE else name) for entry in of]
         )
-        for name, values, of in statistics
+        for name, values, of in compared
     }
     photos = tests[CONFIDENCE][0]
     tests = {name: test for name, test in tests.items() if test[0]}
@@ -206,6 +210,11 @@ def measure_drift(
     most = max(scores, key=scores.__getitem__)
     _, distance, size = tests[most]
     return Drift(photos, distance, min(1.0, count * _p(distance, size)), scores[most], most, scores)
+
+
+def _renamed(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry of a baseline by the present names."""
+    return {FORMER.get(name, name): value for name, value in entry.items()}
 
 
 def _half_groups(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -251,8 +260,10 @@ def log_odds(probabilities: npt.ArrayLike) -> Floats:
     return odds
 
 
-def _rows(looks: npt.ArrayLike | None, count: int) -> Floats:
-    return np.full((count, len(STATISTICS)), np.nan) if looks is None else np.asarray(looks, np.float64)
+def _rows(statistics: npt.ArrayLike | None, count: int) -> Floats:
+    if statistics is None:
+        return np.full((count, len(STATISTICS)), np.nan)
+    return np.asarray(statistics, np.float64)
 
 
 def _quantiles(values: Floats) -> list[float]:

@@ -30,7 +30,7 @@ def field_page(report: Mapping[str, Any], labels: Sequence[str], window: int) ->
         common_words=_with_interval(common[0], report.get("prior_intervals", {})) if common else "",
         charts=[
             ("Decisions", columns(names, counts, times)),
-            ("Confidence", band([period["sure"] for period in periods], times)),
+            ("Confidence", band([period["confidence"] for period in periods], times)),
             ("Drift", against_limit(scores, [period["scores"] for period in periods], times)),
         ],
         alarms=[{**period, "above": _above(period["scores"])} for period in periods[::-1] if period["alarm"]],
@@ -54,7 +54,9 @@ def _periods(windows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "first": part[0]["first"],
                 "last": part[-1]["last"],
                 "decisions": dict(decisions),
-                "sure": [sum(column) / len(part) for column in zip(*(w["sure"] for w in part), strict=True)],
+                "confidence": [
+                    sum(column) / len(part) for column in zip(*(w["confidence"] for w in part), strict=True)
+                ],
                 "scores": {name: max(w["scores"].get(name, 0.0) for w in part) for name in names},
                 "alarm": any(window["alarm"] for window in part),
             }

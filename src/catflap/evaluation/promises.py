@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from catflap.artifacts.bundle import Variant
-from catflap.evaluation.drift_baseline import CONFIDENCE, OOD, Drift
+from catflap.evaluation.drift_baseline import OOD, Drift
 from catflap.evaluation.intervals import Flags, Ints, Metric, effective_photos, share
 from catflap.runtime.decisions import TOP
 
@@ -237,7 +237,7 @@ def _other_camera(drift: Drift | None, is_promise_kept: bool) -> list[dict[str, 
 
 
 def _named(statistic: str) -> str:
-    return {CONFIDENCE: "confidence", OOD: "the OOD score of the embedding"}.get(statistic, statistic)
+    return {OOD: "the OOD score of the embedding"}.get(statistic, statistic)
 
 
 def unknown_labels(names: Sequence[str], labels: Sequence[str], decided: Ints) -> list[dict[str, Any]]:

@@ -31,19 +31,19 @@ STAND_IN = 2 * WINDOW  # photos of the log itself, where a Bundle has no baselin
 class Window:
     """A window of the log, `first` to `last` in seconds since 1970, and its drift.
 
-    `decisions` counts them; `sure` are the quartiles of the highest probability.
+    `decisions` counts them; `confidence` are the quartiles of the highest probability.
     """
 
     first: float
     last: float
     drift: Drift
     decisions: dict[str, int]
-    sure: tuple[float, ...]
+    confidence: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The window as JSON."""
         about = {"first": self.first, "last": self.last, **self.drift.to_json()}
-        return {**about, "decisions": self.decisions, "sure": list(self.sure)}
+        return {**about, "decisions": self.decisions, "confidence": list(self.confidence)}
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ def _window(rows: deque[Row], bundle: Bundle, baseline: dict[str, Any], so_far: 
     before = so_far.without(label_mix(answers.argmax(axis=1), len(bundle.labels)))
     drifted = measure_drift(answers, bundle.labels, baseline, statistics, ood, before)
     quartiles = np.quantile(answers.max(axis=1), (0.25, 0.5, 0.75))
-    sure = tuple(round(float(share), 4) for share in quartiles)
-    return Window(rows[0][0], rows[-1][0], drifted, dict(sorted(Counter(decisions).items())), sure)
+    confidence = tuple(round(float(share), 4) for share in quartiles)
+    return Window(rows[0][0], rows[-1][0], drifted, dict(sorted(Counter(decisions).items())), confidence)
 
 
 def _arrays(rows: Iterable[Row]) -> tuple[Floats, Floats, Floats, tuple[str, ...]]:

@@ -27,7 +27,7 @@ def open_step_loggers(
     """A Watch that writes each step's figures into a TensorBoard folder, an MLflow store, or both.
 
     `mlflow` is a tracking address, such as sqlite:///runs.db; `name` is the run's. `note` gets a line after
-    each epoch. A place that takes no more figures is told to it, too, and left alone: training goes on.
+    each epoch. A place that takes no more figures is noted, too, and left alone: training goes on.
     Raises CatflapError when the package is not installed or the place cannot be written.
     """
     with ExitStack() as stack:
@@ -57,7 +57,7 @@ def open_step_loggers(
 def _forgiving(
     place: AbstractContextManager[StepLogger], note: Callable[[str], None]
 ) -> Iterator[StepLogger]:
-    """A place for figures; that it cannot be closed is told, and what was trained is not lost."""
+    """A place for figures; one that cannot be closed is noted, and what was trained is not lost."""
     watch = place.__enter__()
     try:
         yield watch
