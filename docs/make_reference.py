@@ -133,10 +133,7 @@ def table(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
             elsewhere.setdefault(home, []).append(option)
     for home, named in elsewhere.items():
         yield f"- as in [{home}](#{home.replace(' ', '-')}): {', '.join(named)}"
-    rare = [action for action in parser._actions if documented(action) and action.help == argparse.SUPPRESS]
-    if rare:
-        yield f"- in `--help-all`: {', '.join(f'`{action.option_strings[-1]}`' for action in rare)}"
-    if rows or rare:
+    if rows:
         yield ""
 
 
@@ -152,14 +149,9 @@ def homes() -> dict[tuple[str, str], str]:
 
 
 def listed(action: argparse.Action) -> bool:
-    """The options that --help lists; the example shows the arguments and --out."""
-    return documented(action) and action.help != argparse.SUPPRESS
-
-
-def documented(action: argparse.Action) -> bool:
-    """All options but those of every command."""
+    """The options that --help lists, but for those of every command; the example shows the arguments."""
     common = {"--help", "--help-all", "--json", "--out"} & set(action.option_strings)
-    return bool(action.option_strings) and not common
+    return bool(action.option_strings) and not common and action.help != argparse.SUPPRESS
 
 
 def names(action: argparse.Action) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from catflap.artifacts.bundle import load_bundle
 from catflap.cli.main import main
@@ -28,6 +30,16 @@ def test_it_holds_what_the_bundle_holds(drawn_bundle: Exported, capsys: pytest.C
     licences = [licence["license"] for part in parts for licence in part.get("licenses", [])]
     assert {"id": "Apache-2.0"} in licences
     assert set(bom["dependencies"][0]["dependsOn"]) == {part["bom-ref"] for part in parts}
+
+
+def test_it_is_valid_cyclonedx(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the strict JSON schema of CycloneDX, which knows every field."""
+    named = ["--manufacturer", "ACME", "--contact", "security@acme.example"]
+    assert main(["bundle", "sbom", str(drawn_bundle.path), *named, "--json"]) == 0
+    document = capsys.readouterr().out
+    schema = JsonStrictValidator(SchemaVersion.V1_6)
+    assert schema.validate_str(document) is None
+    assert schema.validate_str(document.replace('"timestamp"', '"times"')) is not None
 
 
 def test_it_is_the_same_each_time(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
