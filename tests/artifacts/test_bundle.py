@@ -53,8 +53,8 @@ def repacked(path: Path, change: Callable[[dict[str, Any]], object], files: dict
 @pytest.mark.parametrize("data", [b"", b"no bundle"])
 def test_which_file_is_no_bundle_is_told(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.catflap").write_bytes(data)
-    told = refused(tmp_path / "x.catflap")
-    assert told == f"{tmp_path / 'x.catflap'} is not a whole Catflap bundle: it does not begin like one."
+    reported = refused(tmp_path / "x.catflap")
+    assert reported == f"{tmp_path / 'x.catflap'} is not a whole Catflap bundle: it does not begin like one."
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

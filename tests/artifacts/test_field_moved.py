@@ -49,9 +49,9 @@ def writing(path: Path, repo: Path) -> Iterator[tuple[IO[str], IO[str]]]:
             process.kill()
 
 
-def next_line(told: IO[str]) -> str:
-    assert select.select([told], [], [], 30)[0], "nothing was told"
-    return told.readline()
+def next_line(reported: IO[str]) -> str:
+    assert select.select([reported], [], [], 30)[0], "nothing was told"
+    return reported.readline()
 
 
 def eventually(true: Callable[[], bool]) -> None:
@@ -72,12 +72,12 @@ def has(path: Path, count: int) -> Callable[[], bool]:
 
 def test_a_log_that_is_moved_away_keeps_its_rows_and_a_new_one_is_begun(tmp_path: Path, repo: Path) -> None:
     path, old = tmp_path / "field.log", tmp_path / "field.log.1"
-    with writing(path, repo) as (first, told), writing(path, repo) as (second, told_too):
+    with writing(path, repo) as (first, reported), writing(path, repo) as (second, told_too):
         first.write("0 10\n")
         second.write("10 20\n")
         eventually(has(path, 20))
         path.rename(old)
-        for notes in (told, told_too):
+        for notes in (reported, told_too):
             assert next_line(notes) == f"{path} was moved or deleted; a new log is begun.\n"
         assert sorted(numbers(old)) == list(range(20)), "it is whole as soon as that is told"
         first.write("20 30\n")
@@ -92,14 +92,14 @@ def test_a_log_that_is_moved_away_keeps_its_rows_and_a_new_one_is_begun(tmp_path
 def test_a_log_that_somebody_else_begins_anew_has_no_part_of_the_old_one(tmp_path: Path, repo: Path) -> None:
     path, old = tmp_path / "field.log", tmp_path / "field.log.1"
     for turn in range(3):
-        with writing(path, repo) as (first, told):
+        with writing(path, repo) as (first, reported):
             first.write("0 10\n")
             eventually(has(path, 10))
             path.rename(old)
             with writing(path, repo) as (second, _):  # often before the first one has looked
                 second.write("20 30\n")
                 first.write("10 20\n")
-            assert "a new log is begun" in next_line(told)
+            assert "a new log is begun" in next_line(reported)
         found = sorted(numbers(old)), sorted(numbers(path))
         assert sorted([*found[0], *found[1]]) == list(range(30)), turn
         assert set(range(10)) <= set(found[0])

@@ -52,5 +52,5 @@ def test_a_hostile_operating_point_is_refused(tmp_path: Path, changed: dict[str,
 
 
 def test_an_operating_point_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    told = refused(with_points(tmp_path, max_fpr_point("cat", 0.1, 0.9), max_fpr_point("cat", 0.1, 0.8)))
-    assert "an operating point has an unknown label, not exactly one target, or a duplicate" in told
+    reported = refused(with_points(tmp_path, max_fpr_point("cat", 0.1, 0.9), max_fpr_point("cat", 0.1, 0.8)))
+    assert "an operating point has an unknown label, not exactly one target, or a duplicate" in reported

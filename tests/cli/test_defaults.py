@@ -45,10 +45,10 @@ def test_an_option_that_was_not_given_leaves_the_default_to_the_settings(
     import_module(f"catflap.cli.{words[0]}").arguments(parser)
     asked = parser.parse_args(words[1:])
     list_all_options(parser)
-    told = dict(helps(parser))
+    reported = dict(helps(parser))
     for option, value in usual.items():
         assert getattr(asked, option[2:].replace("-", "_")) is None
-        number, _, unit = re.search(r"default: ([\d.]+)(( million)?)", told[option]).groups()
+        number, _, unit = re.search(r"default: ([\d.]+)(( million)?)", reported[option]).groups()
         assert float(number) * (1e6 if unit else 1) == value, option
 
 

@@ -270,7 +270,7 @@ def test_wrong_usage_with_json_is_one_object(answered: Callable[..., Answered]) 
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "message"),
     [
         ("raise BadArtifact('It is bad.', 'Mend it.')", 2, "error: It is bad.\n  fix: Mend it.\n"),
         ("raise Refused('No.', 'Try less.')", 1, "error: No.\n  fix: Try less.\n"),
@@ -282,10 +282,10 @@ def test_wrong_usage_with_json_is_one_object(answered: Callable[..., Answered]) 
         (INTERRUPT, 130, "Stopped."),
     ],
 )
-def test_every_exception_becomes_a_sentence(body: str, code: int, said: str) -> None:
+def test_every_exception_becomes_a_sentence(body: str, code: int, message: str) -> None:
     answer = driven(body)
     assert answer.returncode == code
-    assert said in answer.stderr
+    assert message in answer.stderr
     assert "Traceback" not in answer.stderr
     assert len(answer.stderr.splitlines()) <= 2
 
@@ -397,13 +397,13 @@ def test_the_shares_that_help_tells_are_those_of_the_roles() -> None:
 def test_the_shipped_bundle_is_told_from_a_file_of_almost_its_name(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from catflap.cli.main import run; run()", "bundle", "inspect"]
 
-    def said(name: str) -> str:
+    def message(name: str) -> str:
         answer = subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, check=False)
         return answer.stderr
 
-    assert said("cat") == ""
+    assert message("cat") == ""
     (tmp_path / "cat.catflap").write_bytes((SHIPPED / "cat.catflap").read_bytes())
-    assert said("cat") == "cat is the shipped bundle; yours is cat.catflap.\n"
-    assert said("cat.catflap") == said("./cat.catflap") == said(str(tmp_path / "cat")) == ""
+    assert message("cat") == "cat is the shipped bundle; yours is cat.catflap.\n"
+    assert message("cat.catflap") == message("./cat.catflap") == message(str(tmp_path / "cat")) == ""
     (tmp_path / "dog.catflap").touch()
-    assert "shipped" not in said("dog")
+    assert "shipped" not in message("dog")

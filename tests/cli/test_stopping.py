@@ -68,8 +68,8 @@ def test_a_call_that_does_not_return_ends_with_the_process(number: int) -> None:
 
 
 def test_without_a_signal_nothing_is_said_and_what_was_set_is_set_again() -> None:
-    before, said = signal.set_wakeup_fd(-1), list[str]()
+    before, message = signal.set_wakeup_fd(-1), list[str]()
     signal.set_wakeup_fd(before)
-    with answered_at_once(lambda: said.append("x")):
+    with answered_at_once(lambda: message.append("x")):
         pass
-    assert (signal.set_wakeup_fd(before), said) == (before, [])
+    assert (signal.set_wakeup_fd(before), message) == (before, [])

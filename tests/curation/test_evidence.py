@@ -63,14 +63,14 @@ def test_the_deal_depends_on_the_seed_and_nothing_else() -> None:
 def test_planted_wrong_labels_are_found_and_counted(classes: int) -> None:
     dice = np.random.default_rng(classes)
     true = np.arange(2000) % classes
-    said = dice.dirichlet(np.ones(classes), 2000) * 0.3
-    said[np.arange(2000), true] += 0.7
+    message = dice.dirichlet(np.ones(classes), 2000) * 0.3
+    message[np.arange(2000), true] += 0.7
     labels = true.copy()
     labels[:60] = (true[:60] + 1) % classes
-    found = wrong_labels(labels, said.astype(np.float32))
+    found = wrong_labels(labels, message.astype(np.float32))
     assert found[:60].mean() >= 0.9
     assert found[60:].mean() <= 0.005
-    joint = confusions(labels, said.astype(np.float32))
+    joint = confusions(labels, message.astype(np.float32))
     assert joint.sum() == 2000
     assert 50 <= joint.sum() - np.trace(joint) <= 70
 

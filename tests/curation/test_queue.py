@@ -184,8 +184,8 @@ def test_decisions_become_class_folders(log: Path, tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_is_told_before_the_log_is_read(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    for out, said in ((tmp_path / "mine", "is not a queue"), (tmp_path / "mine/notes.txt/a", "cannot be")):
-        with pytest.raises(CatflapError, match=said):
+    for out, message in ((tmp_path / "mine", "is not a queue"), (tmp_path / "mine/notes.txt/a", "cannot be")):
+        with pytest.raises(CatflapError, match=message):
             review_queue(tmp_path / "absent.log", out)
 
 
@@ -251,8 +251,8 @@ def test_the_loop_is_closed(drawn_bundle: Exported, drawn_dataset: Any, tmp_path
         else {"decision": "relabel", "label": "other"}
         for card in data_of(queue)["cards"]
     }
-    said = decisions(tmp_path / "decisions.json", queue, **made)
-    run("review", "take", queue, said, "-o", tmp_path / "taken")
+    message = decisions(tmp_path / "decisions.json", queue, **made)
+    run("review", "take", queue, message, "-o", tmp_path / "taken")
     photos = tmp_path / "photos"
     shutil.copytree(drawn_dataset.path.parent / "photos", photos)
     shutil.copytree(tmp_path / "taken" / "other", photos / "other", dirs_exist_ok=True)

@@ -155,10 +155,10 @@ def test_labels_with_too_few_photos_are_told_at_once(
     manifest = scan(source, tmp_path / "m", workers=1)
     with pytest.raises(CatflapError) as error:
         prepare(manifest, tmp_path / "d")
-    told = error.value.what
-    assert all(f"{label!r} has 1 photo" in told for label in ("ape", "bee", "cat"))
-    assert more in told
-    assert "dog" not in told
+    reported = error.value.what
+    assert all(f"{label!r} has 1 photo" in reported for label in ("ape", "bee", "cat"))
+    assert more in reported
+    assert "dog" not in reported
 
 
 def test_links_that_go_round_in_circles(tmp_path: Path) -> None:
@@ -219,9 +219,9 @@ def test_no_file_vanishes_without_being_named(tmp_path: Path) -> None:
     assert manifest.skipped == {".mov": 1, ".txt": 1, "hidden": 1}
     assert manifest.reasons == {"no_label": 1, "unknown_format": 1}
     assert manifest.ok == 6
-    told = {check["check"]: check["what"] for check in manifest.checks}
-    assert told["not_decoded"] == "1 files are in no supported format: 1 .mov."
-    assert told["skipped_files"] == "3 files were not listed as photos: 1 .mov, 1 .txt, 1 hidden."
+    reported = {check["check"]: check["what"] for check in manifest.checks}
+    assert reported["not_decoded"] == "1 files are in no supported format: 1 .mov."
+    assert reported["skipped_files"] == "3 files were not listed as photos: 1 .mov, 1 .txt, 1 hidden."
 
 
 def test_photos_directly_in_a_role_folder_are_rows(tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ def test_every_photo_that_is_not_used_is_counted_and_named(photos: Path, tmp_pat
     manifest = scan(photos, tmp_path / "manifest", workers=1)
     found = refusals(manifest)
     assert sum(kind["photos"] for kind in found) == manifest.photos - manifest.ok == 4
-    said = [refusal_sentence(kind) for kind in found]
-    assert "1 is broken: copy it again (IMG_2.jpg)" in said
-    assert "1 is a copy of another (copy.jpg)" in said
-    assert "1 is a web page: download the photo instead (page.jpg)" in said
-    assert "1 has no bytes: copy it again (nothing.jpg)" in said
+    message = [refusal_sentence(kind) for kind in found]
+    assert "1 is broken: copy it again (IMG_2.jpg)" in message
+    assert "1 is a copy of another (copy.jpg)" in message
+    assert "1 is a web page: download the photo instead (page.jpg)" in message
+    assert "1 has no bytes: copy it again (nothing.jpg)" in message
 
 
 def test_more_of_a_kind_are_one_sentence_with_some_names() -> None:

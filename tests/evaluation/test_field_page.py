@@ -86,10 +86,10 @@ def test_a_log_of_any_length_fits(count: int) -> None:
         if name in ("x", "y", "cx", "cy", "width", "height")
     ]
     assert all(-1 <= place <= 440 for place in places)
-    told = " ".join(page.words)
-    assert ("too few photos" in told) == (count == 0)
+    reported = " ".join(page.words)
+    assert ("too few photos" in reported) == (count == 0)
     if count:
-        assert "ood_score 1.50" in told, "the worst of a period is shown"
+        assert "ood_score 1.50" in reported, "the worst of a period is shown"
 
 
 def test_many_labels_are_the_most_common_and_others() -> None:

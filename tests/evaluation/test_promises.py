@@ -24,10 +24,10 @@ def answers(truth: Ints, right: float, seed: int) -> np.ndarray:
     """Probabilities of a classifier that is right on this share of photos."""
     random = np.random.default_rng(seed)
     wrong = random.random(len(truth)) >= right
-    said = np.where(wrong, (truth + random.integers(1, 3, len(truth))) % 3, truth)
+    message = np.where(wrong, (truth + random.integers(1, 3, len(truth))) % 3, truth)
     top = np.where(wrong, random.uniform(0.4, 0.8, len(truth)), random.uniform(0.7, 0.999, len(truth)))
     rows = np.repeat(((1 - top) / 2)[:, None], 3, axis=1)
-    rows[np.arange(len(truth)), said] = top
+    rows[np.arange(len(truth)), message] = top
     return rows
 
 

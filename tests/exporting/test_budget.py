@@ -108,8 +108,8 @@ def test_export_keeps_to_the_budget(
     words = ["export", str(drawn_checkpoint.path), "-o"]
     limits = ["--max-mb", str((int8 + fp32) / 2), "--max-ms", "100000", "--min-accuracy", "0.5"]
     assert main([*words, str(out), "--json", *limits]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert list(told["variants"]) == list(told["costs"]) == ["int8"]
+    reported = json.loads(capsys.readouterr().out)
+    assert list(reported["variants"]) == list(reported["costs"]) == ["int8"]
     assert set(load_bundle(out).variants) == {"int8"}
     assert main([*words, str(tmp_path / "x.catflap"), "--max-mb", str(int8 / 2)]) == 1
     assert "Nearest is int8" in capsys.readouterr().err

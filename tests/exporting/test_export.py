@@ -222,13 +222,13 @@ def test_a_variant_that_differs_is_refused(
 def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(
     bundle: Bundle, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset
 ) -> None:
-    told = list[str]()
-    source = load_source(drawn_checkpoint, drawn_dataset, lambda step, *_: told.append(step))
+    reported = list[str]()
+    source = load_source(drawn_checkpoint, drawn_dataset, lambda step, *_: reported.append(step))
     graph = bytes(bundle.members["int8.onnx"])
     variant, model = form_of("int8").as_variant("int8"), open_model(graph)
     answered = source.calibration_answers(graph)
     assert source.calibration_answers(bytes(bytearray(graph))) is answered
-    assert told.count("calibration") == len(source.calibration) // 16 + 2
+    assert reported.count("calibration") == len(source.calibration) // 16 + 2
     entry = judge(variant, model, source, answered)
     assert entry == judge(variant, model, source, source.run_on_calibration(model, "again"))
 
@@ -331,16 +331,16 @@ def test_what_cannot_be_exported_is_refused_at_once(
 def test_golden_photos_that_no_bundle_may_hold_are_refused_before_any_work(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, count: int, size: int, what: str
 ) -> None:
-    photo, told = drawn_dataset.photos("test")[0] + bytes(size), list[str]()
+    photo, reported = drawn_dataset.photos("test")[0] + bytes(size), list[str]()
     with pytest.raises(CatflapError, match=what):
         export(
             drawn_checkpoint,
             drawn_dataset,
             tmp_path / "x.catflap",
             golden_photos=(photo,) * count,
-            progress=lambda step, *_: told.append(step),
+            progress=lambda step, *_: reported.append(step),
         )
-    assert told == []
+    assert reported == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -78,24 +78,24 @@ def test_photos_that_are_too_few_to_show_a_rate_are_told(pointed: Bundle, drawn_
     assert (strict["proven"], strict["missing"], strict["groups"]) == (False, 29 - others, others)
     assert "note" not in cheap
     card = bytes(pointed.members["card.md"]).decode()
-    told = f"cat:max_fpr=0.1 says cat at a probability of {strict['threshold']:.6g} or more"
-    assert f"- fp32 at an operating point: {told}" in card
+    reported = f"cat:max_fpr=0.1 says cat at a probability of {strict['threshold']:.6g} or more"
+    assert f"- fp32 at an operating point: {reported}" in card
     assert note in card
 
 
 def test_inspect_names_them_and_strip_keeps_them_and_add_chooses_them_again(
     pointed: Bundle, drawn_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def told(*words: object) -> dict:
+    def reported(*words: object) -> dict:
         assert main(["bundle", *map(str, words), "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    named = [variant["operating_points"] for variant in told("inspect", pointed.path)["variants"]]
+    named = [variant["operating_points"] for variant in reported("inspect", pointed.path)["variants"]]
     assert named == [[*WISHES]] * 2
     small, again = tmp_path / "small.catflap", tmp_path / "again.catflap"
-    told("strip", pointed.path, "-o", small, "--variants", "int8")
+    reported("strip", pointed.path, "-o", small, "--variants", "int8")
     assert load_bundle(small).variants == {"int8": pointed.variant("int8")}
-    told("add", small, "-o", again, "--checkpoint", drawn_checkpoint.path, "--variants", "fp32")
+    reported("add", small, "-o", again, "--checkpoint", drawn_checkpoint.path, "--variants", "fp32")
     assert load_bundle(again).variants == pointed.variants
     assert pointed.variant("int8").operating_points != pointed.variant("fp32").operating_points
 

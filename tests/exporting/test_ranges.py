@@ -113,7 +113,7 @@ def test_a_full_disk_is_not_told_as_a_fault_of_the_model(
     monkeypatch.setattr(tempfile, "tempdir", str(small))
     for held in (0, 5000):
         (small / "held").write_bytes(bytes(min(held, 4096)))
-        with pytest.raises(CatflapError, match=f"{small} cannot be written: No space left") as told:
+        with pytest.raises(CatflapError, match=f"{small} cannot be written: No space left") as reported:
             quantise(graph(), frames)
-        assert "TMPDIR" in told.value.fix
+        assert "TMPDIR" in reported.value.fix
     assert [path.name for path in small.iterdir()] == ["held"]

@@ -43,10 +43,10 @@ def stripped(drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_inspect_says_what_is_in_it(drawn_bundle: Exported, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = load_bundle(drawn_bundle.path)
-    told = answered(capsys, "inspect", drawn_bundle.path)
-    assert told["labels"] == list(bundle.labels)
-    assert {file["file"] for file in told["files"]} == set(bundle.members) - {HEAD}
-    for variant in told["variants"]:
+    reported = answered(capsys, "inspect", drawn_bundle.path)
+    assert reported["labels"] == list(bundle.labels)
+    assert {file["file"] for file in reported["files"]} == set(bundle.members) - {HEAD}
+    for variant in reported["variants"]:
         about = bundle.variant(variant["variant"])
         assert variant["bytes"] == len(bundle.members[about.file])
         assert variant["accuracy"] == about.metrics["accuracy"]["value"]
@@ -94,10 +94,10 @@ def test_stripping_is_reproducible_and_never_in_place(
     answered(capsys, "strip", drawn_bundle.path, "-o", tmp_path / "small.catflap", "--variants", "int8")
     assert (tmp_path / "small.catflap").read_bytes() == stripped.read_bytes()
     before = stripped.read_bytes()
-    told = answered(capsys, "strip", stripped, "-o", stripped, "--variants", "int8", code=2)
-    assert "is the bundle itself" in told["error"]["what"]
-    told = answered(capsys, "strip", stripped, "-o", tmp_path / "x.catflap", "--variants", "int4", code=2)
-    assert "no variant 'int4'" in told["error"]["what"]
+    reported = answered(capsys, "strip", stripped, "-o", stripped, "--variants", "int8", code=2)
+    assert "is the bundle itself" in reported["error"]["what"]
+    reported = answered(capsys, "strip", stripped, "-o", tmp_path / "x.catflap", "--variants", "int4", code=2)
+    assert "no variant 'int4'" in reported["error"]["what"]
     assert stripped.read_bytes() == before
     assert not (tmp_path / "x.catflap").exists()
 
@@ -117,10 +117,10 @@ def test_what_was_stripped_can_be_added_again(
     assert (read_golden(after).logits["fp32"] == read_golden(before).logits["fp32"]).all()
     assert after.head["ancestors"]["bundle"] == load_bundle(stripped).sha256
     assert verify(out).passed
-    told = answered(
+    reported = answered(
         capsys, "add", out, "-o", tmp_path / "x.catflap", "--checkpoint", drawn_checkpoint.path, code=2
     )
-    assert "has a variant 'int8'" in told["error"]["what"]
+    assert "has a variant 'int8'" in reported["error"]["what"]
 
 
 def test_a_file_that_differs_is_not_added(
@@ -130,8 +130,8 @@ def test_a_file_that_differs_is_not_added(
     fp32 = bytes(load_bundle(drawn_bundle.path).members["fp32.onnx"])
     words = ["add", drawn_bundle.path, "-o", tmp_path / "new.catflap", "--checkpoint", drawn_checkpoint.path]
     (tmp_path / "grey.onnx").write_bytes(quantise(fp32, np.full((8, 64, 64, 3), 128, np.uint8)))
-    told = answered(capsys, *words, "--file", tmp_path / "grey.onnx", "--precision", "int8", code=1)
-    assert "grey differs too much from the checkpoint" in told["error"]["what"]
+    reported = answered(capsys, *words, "--file", tmp_path / "grey.onnx", "--precision", "int8", code=1)
+    assert "grey differs too much from the checkpoint" in reported["error"]["what"]
     assert not (tmp_path / "new.catflap").exists()
     graph = onnx.load_from_string(fp32)
     graph.graph.output.extend([graph.graph.output.pop(0)])  # another tool may name the embedding first
@@ -174,10 +174,10 @@ def test_no_variant_takes_the_file_of_another(
     (tmp_path / "fp32.onnx").write_bytes(fp32)
     variants = {**bundle.head["variants"], "fp32": {**bundle.head["variants"]["fp32"], "file": file}}
     path = rewritten(drawn_bundle.path, tmp_path / "x.catflap", {"variants": variants}, {file: fp32})
-    told = answered(
+    reported = answered(
         capsys, "add", path, "-o", "new.catflap", "--checkpoint", drawn_checkpoint.path, *words, code=2
     )
-    assert f"has a file {file} of another variant" in told["error"]["what"]
+    assert f"has a file {file} of another variant" in reported["error"]["what"]
     assert not (tmp_path / "new.catflap").exists()
 
 
@@ -198,10 +198,10 @@ def test_a_graph_whose_ends_are_called_otherwise_is_not_added(
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "mine.onnx").write_bytes(made.SerializeToString())
     words = ["-o", tmp_path / "new.catflap", "--checkpoint", drawn_checkpoint.path]
-    told = answered(capsys, "add", drawn_bundle.path, *words, "--file", tmp_path / "mine.onnx", code=2)
-    assert told["error"]["what"].startswith("The graph of mine takes ")
-    assert other in told["error"]["what"]
-    assert "take 'pixels' and give 'logits'" in told["error"]["what"]
+    reported = answered(capsys, "add", drawn_bundle.path, *words, "--file", tmp_path / "mine.onnx", code=2)
+    assert reported["error"]["what"].startswith("The graph of mine takes ")
+    assert other in reported["error"]["what"]
+    assert "take 'pixels' and give 'logits'" in reported["error"]["what"]
     assert not (tmp_path / "new.catflap").exists()
 
 
@@ -251,17 +251,17 @@ def test_what_is_absent_is_told_before_photos_are_scored(
     (tmp_path / "mine.pte").write_bytes(b"a program")
     for place in ("catflap.errors", "catflap.runtime.engine"):
         monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
-    told: list[str] = []
+    reported: list[str] = []
 
     def progress(step: str, *_: int) -> None:
-        told.append(step)
+        reported.append(step)
 
     for name, needed in (("openvino-fp16", "openvino"), ("coreml-fp32", "coremltools")):
         with pytest.raises(MissingExtra, match=f"needs {needed}, which is not installed"):
             add_variants(*given, (name,), progress=progress)
     with pytest.raises(MissingExtra, match="needs executorch, which is not installed"):
         add_file(*given, tmp_path / "mine.pte", "mine", progress=progress)
-    assert told == []
+    assert reported == []
     assert [path.name for path in tmp_path.iterdir()] == ["mine.pte"]
 
 
@@ -278,15 +278,15 @@ def test_golden_cases_that_would_be_too_large_are_told_before_photos_are_scored(
     golden = read_golden(bundle)
     size = sum(map(len, golden.photos)) + golden.frames.nbytes + 2 * golden.logits["fp32"].nbytes
     monkeypatch.setattr(golden_room, "MAX_BYTES", size + 8 * len(golden.photos) + HEADERS - 1)
-    told: list[str] = []
+    reported: list[str] = []
 
     def progress(step: str, *_: int) -> None:
-        told.append(step)
+        reported.append(step)
 
     out = tmp_path / "new.catflap"
     with pytest.raises(CatflapError, match="Add fewer variants, or strip one first"):
         add_variants(bundle, drawn_checkpoint, drawn_dataset, out, ("int8",), progress=progress)
-    assert (told, out.exists()) == ([], False)
+    assert (reported, out.exists()) == ([], False)
 
 
 def test_a_variant_that_cannot_run_here_is_told_and_not_judged(

@@ -45,12 +45,12 @@ def repository(drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize("variant", ["int8", "fp32"])
 def test_the_config_is_that_of_the_graph(repository: Path, drawn_bundle: Exported, variant: str) -> None:
     model = repository / f"tiny-{variant}"
-    told = parsed((model / "config.pbtxt").read_text())
-    assert (told.name, told.backend) == (model.name, "onnxruntime")
-    assert told.max_batch_size == 64
-    assert told.HasField("dynamic_batching")
+    reported = parsed((model / "config.pbtxt").read_text())
+    assert (reported.name, reported.backend) == (model.name, "onnxruntime")
+    assert reported.max_batch_size == 64
+    assert reported.HasField("dynamic_batching")
     graph = onnx.load(model / "1" / "model.onnx").graph
-    for ends, values in ((told.input, graph.input), (told.output, graph.output)):
+    for ends, values in ((reported.input, graph.input), (reported.output, graph.output)):
         assert [end.name for end in ends] == [value.name for value in values]
         for end, value in zip(ends, values, strict=True):
             tensor = value.type.tensor_type
@@ -59,8 +59,8 @@ def test_the_config_is_that_of_the_graph(repository: Path, drawn_bundle: Exporte
             assert list(end.dims) == sizes[1:]
             assert sizes[0] == -1  # any number of frames
     about = load_bundle(drawn_bundle.path).variant(variant)
-    assert float(told.parameters["catflap_temperature"].string_value) == about.temperature
-    assert float(told.parameters["catflap_threshold"].string_value) == about.decision["threshold"]
+    assert float(reported.parameters["catflap_temperature"].string_value) == about.temperature
+    assert float(reported.parameters["catflap_threshold"].string_value) == about.decision["threshold"]
 
 
 def test_the_models_answer_as_the_bundle(repository: Path, drawn_bundle: Exported) -> None:
@@ -77,8 +77,8 @@ def test_tensorrt_is_one_uncommented_block_away(repository: Path) -> None:
     text = (repository / "tiny-fp32" / "config.pbtxt").read_text()
     assert not parsed(text).HasField("optimization")
     head, _, block = text.partition("# optimization")
-    told = parsed(head + ("# optimization" + block).replace("\n#", "\n").removeprefix("#"))
-    (accelerator,) = told.optimization.execution_accelerators.gpu_execution_accelerator
+    reported = parsed(head + ("# optimization" + block).replace("\n#", "\n").removeprefix("#"))
+    (accelerator,) = reported.optimization.execution_accelerators.gpu_execution_accelerator
     assert accelerator.name == "tensorrt"
     assert "tensorrt" not in (repository / "tiny-int8" / "config.pbtxt").read_text()
 
@@ -87,11 +87,14 @@ def test_a_graph_that_takes_whole_photos_is_not_batched(drawn_bundle: Exported) 
     bundle = load_bundle(drawn_bundle.path)
     graph = framed(bytes(bundle.members["fp32.onnx"]), bundle.frame)
     variant = replace(bundle.variant("fp32"), file="frame.onnx", runtime="onnxruntime-frame")
-    told = parsed(config(replace(bundle, members={"frame.onnx": memoryview(graph)}), variant))
-    assert told.max_batch_size == 0
-    assert not told.HasField("dynamic_batching")
-    assert [list(end.dims) for end in told.input] == [[-1, -1, 3]]
-    assert {end.name: list(end.dims) for end in told.output} == {"logits": [1, 2], "probabilities": [1, 2]}
+    reported = parsed(config(replace(bundle, members={"frame.onnx": memoryview(graph)}), variant))
+    assert reported.max_batch_size == 0
+    assert not reported.HasField("dynamic_batching")
+    assert [list(end.dims) for end in reported.input] == [[-1, -1, 3]]
+    assert {end.name: list(end.dims) for end in reported.output} == {
+        "logits": [1, 2],
+        "probabilities": [1, 2],
+    }
 
 
 def test_other_models_of_the_repository_stay(
@@ -109,9 +112,9 @@ def test_other_models_of_the_repository_stay(
     (foreign / "config.pbtxt").unlink()
     for _ in range(2):  # a newer version takes the place of our own
         assert main(words) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["models"] == ["tiny-fp32", "tiny-int8"]
-    assert all((tmp_path / "models" / file).is_file() for file in told["files"])
+    reported = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert reported["models"] == ["tiny-fp32", "tiny-int8"]
+    assert all((tmp_path / "models" / file).is_file() for file in reported["files"])
     assert (mine / "config.pbtxt").read_text() == "mine"
 
 

@@ -44,10 +44,10 @@ def answered(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) 
 
 
 def test_the_verdict_says_that_it_did_not_run(carrying: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = answered(capsys, "verify", carrying)
-    assert told["verdict"] == "pass"
-    assert "coreml, which Catflap cannot run here" in told["not_run"]["coreml-fp32"]
-    assert "golden:coreml-fp32" not in {check["name"] for check in told["checks"]}
+    reported = answered(capsys, "verify", carrying)
+    assert reported["verdict"] == "pass"
+    assert "coreml, which Catflap cannot run here" in reported["not_run"]["coreml-fp32"]
+    assert "golden:coreml-fp32" not in {check["name"] for check in reported["checks"]}
     assert answered(capsys, "verify", carrying, "--variants", "coreml-fp32", code=2)
     (carrying.parent / "x.jpg").write_bytes(b"")
     assert answered(capsys, "predict", carrying, "x.jpg", "--variant", "coreml-fp32", code=2)
@@ -104,9 +104,9 @@ def test_core_ml_is_written_and_its_layers_answer_as_the_checkpoint(
     import torch
 
     paths = [tmp_path / "exported.catflap", tmp_path / "added.catflap"]
-    told = export(drawn_checkpoint, drawn_dataset, paths[0], variants=("coreml-fp32", "int8"))
-    assert (told["default_variant"], list(told["variants"])) == ("int8", ["int8"])
-    assert told["untested"] == ["coreml-fp32"]
+    reported = export(drawn_checkpoint, drawn_dataset, paths[0], variants=("coreml-fp32", "int8"))
+    assert (reported["default_variant"], list(reported["variants"])) == ("int8", ["int8"])
+    assert reported["untested"] == ["coreml-fp32"]
     words = ["--checkpoint", drawn_checkpoint.path, "--variants", "coreml-fp32"]
     answered(capsys, "bundle", "add", drawn_bundle.path, "-o", paths[1], *words)
     exported, added = (load_bundle(path) for path in paths)

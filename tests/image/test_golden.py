@@ -28,9 +28,9 @@ def test_a_photo_becomes_its_stored_pixels_or_is_refused(vector: dict[str, Any])
     frame = Frame.from_json(vector["frame"])
     photo = (FOLDER / vector["photo"]).read_bytes()
     if "refused" in vector:
-        with pytest.raises(BadPhoto) as told:
+        with pytest.raises(BadPhoto) as reported:
             read_pixels(photo, frame)
-        assert told.value.reason == vector["refused"]
+        assert reported.value.reason == vector["refused"]
         return
     got, expected = read_pixels(photo, frame), stored_pixels(vector["pixels"])
     assert got.shape == expected.shape == (frame.height, frame.width, 3)

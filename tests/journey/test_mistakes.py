@@ -84,8 +84,8 @@ def test_the_second_sentence_helps(fix_of: Callable[..., str], name: str) -> Non
     words, fix = MISTAKES[name]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        said = fix_of(*(word.replace("PORT", port) if word == "PORT" else word for word in words))
-    assert any(part in said for part in fix.split("|")), said
+        message = fix_of(*(word.replace("PORT", port) if word == "PORT" else word for word in words))
+    assert any(part in message for part in fix.split("|")), message
 
 
 @pytest.mark.parametrize("verb", [("build", "photos", "-o", "x"), ("audit", "photos"), ("demo",)])

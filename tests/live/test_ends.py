@@ -112,9 +112,9 @@ def test_when_the_events_cannot_be_written_the_door_is_shut(red: Path, tmp_path:
         )
     assert answer.returncode == 2
     assert "cannot be written" in answer.stderr
-    told = (tmp_path / "door").read_text().split()
-    assert told[-1] == "unsure"
-    assert 1 < len(told) < 5, "it did not go on"
+    reported = (tmp_path / "door").read_text().split()
+    assert reported[-1] == "unsure"
+    assert 1 < len(reported) < 5, "it did not go on"
 
 
 def test_when_its_terminal_closes_the_door_is_shut(red: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ print(source.live, [round(shot.clock, 3) for shot in all_frames(source.open(), S
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("nowhere.mp4", "There is no source"),
         ("ftp://camera/x", "cannot be reached with ftp"),
@@ -103,8 +103,8 @@ print(source.live, [round(shot.clock, 3) for shot in all_frames(source.open(), S
         ("", "There is no source"),
     ],
 )
-def test_what_is_no_source_is_refused(word: str, said: str) -> None:
-    with pytest.raises(CatflapError, match=said):
+def test_what_is_no_source_is_refused(word: str, message: str) -> None:
+    with pytest.raises(CatflapError, match=message):
         find(word)
 
 

@@ -211,21 +211,21 @@ def test_rules_that_make_no_sense_are_refused(stated: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"),
+    ("stated", "message"),
     [
         ({"dwell": 4000}, "--dwell is 4000 seconds. Use 0 to 3,600 seconds."),
         ({"smoothing": -0.5}, "--smoothing is -0.5 seconds. Use 0 to 3,600 seconds."),
         ({"frames": 0, "dwell": 0.3}, "--min-frames is 0 frames. Use 1 to 10,000 frames."),
     ],
 )
-def test_a_rule_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], said: str) -> None:
+def test_a_rule_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], message: str) -> None:
     with pytest.raises(CatflapError) as error:
         Rules(**stated)  # type: ignore[arg-type]
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"),
+    ("stated", "message"),
     [
         ({"save_bytes": 0}, "--save-mb is 0 megabytes. Use more than 0 and at most 1,000,000,000 megabytes."),
         ({"save_bytes": -2_500_000}, "--save-mb is -2.5 megabytes."),
@@ -237,7 +237,7 @@ def test_a_rule_that_makes_no_sense_is_named_as_its_option(stated: dict[str, flo
         ({"still": float("nan")}, "--still is nan seconds. Use more than 0 and at most 86,400 seconds."),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], said: str) -> None:
+def test_a_setting_that_makes_no_sense_is_named_as_its_option(stated: dict[str, float], message: str) -> None:
     with pytest.raises(CatflapError) as error:
         WatchSettings("cat", "0", **stated)  # type: ignore[arg-type]
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)

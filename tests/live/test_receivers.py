@@ -155,8 +155,8 @@ def test_a_receiver_that_hangs_does_not_hold_the_sender_up() -> None:
 
 def test_commands_know_what_was_decided_and_run_without_a_shell(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = "os.environ['CATFLAP_DECISION']+sys.stdin.read()+sys.argv[2]"
-    code = f"import os,sys;open(sys.argv[1],'a').write({said})"
+    message = "os.environ['CATFLAP_DECISION']+sys.stdin.read()+sys.argv[2]"
+    code = f"import os,sys;open(sys.argv[1],'a').write({message})"
     deliver = commands({"cat": f"{sys.executable} -c \"{code}\" {out} '$HOME;ls'"})
     event = {"decision": "cat", "previous": "unsure", "probability": 0.9}
     deliver(event)
@@ -164,11 +164,11 @@ def test_commands_know_what_was_decided_and_run_without_a_shell(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [("false", "ended with 1"), ("no-such-command-anywhere", "No such file")]
+    ("command", "message"), [("false", "ended with 1"), ("no-such-command-anywhere", "No such file")]
 )
-def test_a_command_that_fails_is_told(command: str, said: str) -> None:
+def test_a_command_that_fails_is_told(command: str, message: str) -> None:
     deliver = commands({"cat": command})
-    with pytest.raises(NotDelivered, match=said):
+    with pytest.raises(NotDelivered, match=message):
         deliver({"decision": "cat", "previous": "unsure", "probability": 0.9})
 
 
@@ -248,10 +248,10 @@ def test_what_is_lost_or_superseded_is_an_event_when_it_happens() -> None:
         command.send(decision("unsure" if number % 2 else "cat"))
         held.send({"event": "decision", "number": number})
     eventually(lambda: len(events) == 2)
-    told = {event["receiver"]: (event["lost"], event["superseded"]) for event in events}
+    reported = {event["receiver"]: (event["lost"], event["superseded"]) for event in events}
     assert all(event["event"] == "undelivered" for event in events)
-    assert told["command"][1] >= 1
-    assert told["webhook"][0] >= 1
+    assert reported["command"][1] >= 1
+    assert reported["webhook"][0] >= 1
     for number in range(500):
         held.send({"event": "decision", "number": number})
     released.set()
@@ -314,11 +314,11 @@ def test_a_webhook_has_one_deadline_for_the_whole_request(part: str) -> None:
 
 
 def test_a_reader_of_stdout_that_hangs_loses_events_and_holds_up_nothing() -> None:
-    released, told = threading.Event(), list[dict[str, Any]]()
+    released, reported = threading.Event(), list[dict[str, Any]]()
 
     def tell(event: dict[str, Any]) -> None:
         assert released.wait(60)
-        told.append(event)
+        reported.append(event)
 
     output = Output(tell, pytest.fail, Stop(), lossless=False, capacity=10)
     for number in range(100):
@@ -326,20 +326,20 @@ def test_a_reader_of_stdout_that_hangs_loses_events_and_holds_up_nothing() -> No
     assert output.tally.lost >= 89
     released.set()
     output.close(60)
-    numbers = [event["number"] for event in told if event["event"] == "frame"]
+    numbers = [event["number"] for event in reported if event["event"] == "frame"]
     assert numbers[-10:] == list(range(90, 100)), "the newest are kept"
-    assert [event["receiver"] for event in told if event["event"] == "undelivered"] == ["stdout"]
+    assert [event["receiver"] for event in reported if event["event"] == "undelivered"] == ["stdout"]
 
 
 def test_a_file_waits_for_the_reader_of_its_events() -> None:
-    told: list[int] = []
+    reported: list[int] = []
     output = Output(
-        lambda event: told.append(event["number"]), pytest.fail, Stop(), lossless=True, capacity=2
+        lambda event: reported.append(event["number"]), pytest.fail, Stop(), lossless=True, capacity=2
     )
     for number in range(200):
         output.tell({"event": "frame", "number": number})
     output.close(60)
-    assert told == list(range(200))
+    assert reported == list(range(200))
 
 
 def test_commands_run_on_decisions(red: Path, tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def test_at_an_operating_point_the_decisions_of_the_frames_are_averaged(tmp_path
     for point, decision in points.items():
         words = ("--operating-point", point, "--prior", "cat=0.25") if point else ()
         with watching(bundle, tmp_path, *words, "--every-frame") as watcher:
-            told = watcher.await_event("decision")
-            assert (told["decision"], told["label"]) == (decision, decision)
-            assert told["probability"] == pytest.approx(1.0 if point else 0.924, abs=0.001)
+            reported = watcher.await_event("decision")
+            assert (reported["decision"], reported["label"]) == (decision, decision)
+            assert reported["probability"] == pytest.approx(1.0 if point else 0.924, abs=0.001)
             assert watcher.end() == 0
         frames = [event for event in watcher.events if event["event"] == "frame"]
         assert {frame["label"] for frame in frames} == {"cat"}
@@ -272,7 +272,7 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "wording"),
     [
         (["nowhere"], "There is no source"),
         (["VIDEO", "--region", "1,2,3"], "four numbers"),
@@ -300,13 +300,13 @@ def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str)
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_fix(
-    red: Path, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    red: Path, words: list[str], wording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = write_video(tmp_path / "a.avi", ["red"] * 2)
     words = [{"VIDEO": str(video), "FOLDER": str(tmp_path)}.get(word, word) for word in words]
     assert main(["watch", str(red), *words]) == 2
     message = capsys.readouterr().err
-    assert said in message
+    assert wording in message
     assert "\n  fix: " in message
     assert "bug" not in message
 

@@ -12,8 +12,8 @@ from catflap.pipeline.evaluate import evaluate
 if __name__ == "__main__":
     model, photos, out, step, batches = sys.argv[1:]
 
-    def killed(told: str, done: int, total: int) -> None:
-        if (told, done) == (step, int(batches)):
+    def killed(reported: str, done: int, total: int) -> None:
+        if (reported, done) == (step, int(batches)):
             os.kill(os.getpid(), signal.SIGKILL)
 
     evaluate(Path(model), Path(photos), Path(out), role="train", part=16, progress=killed)

@@ -124,12 +124,12 @@ def test_killed_runs_end_with_the_same_report(
         killed = subprocess.run([*line, *asked, f"evaluate {variant}", "2"], check=False)
         assert killed.returncode == -signal.SIGKILL
         assert not (tmp_path / "report").exists()
-    told = list[tuple[str, int, int]]()
+    reported = list[tuple[str, int, int]]()
     report = evaluate(
         drawn_bundle.path, drawn_dataset.path, tmp_path / "report", role="train", part=16,
-        progress=lambda *about: told.append(about),
+        progress=lambda *about: reported.append(about),
     )  # fmt: skip
-    assert [(step, done) for step, done, _ in told if step.startswith("evaluate ")] == [
+    assert [(step, done) for step, done, _ in reported if step.startswith("evaluate ")] == [
         (f"evaluate {variant}", done) for variant in ("int8", "fp32") for done in (2, 3)
     ]
     assert report.sha256 == expected.sha256
@@ -186,9 +186,9 @@ def test_any_folder_gets_a_verdict(
     (tmp_path / "flat" / "bad.jpg").write_bytes(b"no photo")
     line = ["evaluate", str(drawn_bundle.path), str(tmp_path / "flat"), "-o", str(tmp_path / "unlabelled")]
     assert main(line) == 0
-    told = capsys.readouterr().out
-    assert "No photo has a label that it knows" in told
-    assert "accuracy" not in told
+    reported = capsys.readouterr().out
+    assert "No photo has a label that it knows" in reported
+    assert "accuracy" not in reported
     report = load_report(tmp_path / "unlabelled")
     assert report.passed
     assert report.variants["int8"]["photos"] == 0
@@ -283,8 +283,8 @@ def test_trace_goes_back_behind_a_review(drawn_dataset: Dataset, tmp_path: Path)
     before = load_manifest(drawn_dataset.path.with_name("manifest"))
     photo, label = (before.rows()[name][0].as_py() for name in ("id", "label"))
     decision = {"id": photo, "was": label, "decision": "drop", "reason": "a test"}
-    said = {"catflap": "decisions", "version": 1, "manifest": before.sha256, "decisions": [decision]}
-    (tmp_path / "decisions.json").write_text(json.dumps(said))
+    message = {"catflap": "decisions", "version": 1, "manifest": before.sha256, "decisions": [decision]}
+    (tmp_path / "decisions.json").write_text(json.dumps(message))
     after = apply_review(before, tmp_path / "decisions.json", tmp_path / "m").manifest
     dataset = prepare(after, tmp_path / "d", frame=drawn_dataset.frame, profile=False)
     decided = digest_file(tmp_path / "decisions.json")

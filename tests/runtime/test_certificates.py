@@ -192,9 +192,9 @@ def test_sigstore_without_a_network_is_one_sentence(
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "")
     assert main(["sign", str(signed.path), "--sigstore", "--json"]) == 2
-    told = json.loads(capsys.readouterr().out)["error"]
-    assert "Sigstore cannot sign" in told["what"]
-    assert "network" in told["fix"]
+    reported = json.loads(capsys.readouterr().out)["error"]
+    assert "Sigstore cannot sign" in reported["what"]
+    assert "network" in reported["fix"]
     words = ["--identity", "me@example.org", "--issuer", "https://accounts.example.org"]
     assert main(["verify", str(signed.path), *words, "--json"]) == 2
     assert "Sigstore is not available" in json.loads(capsys.readouterr().out)["error"]["what"]

@@ -97,8 +97,8 @@ def test_below_it_the_likeliest_of_the_other_labels_is_decided(bundle: Path, tmp
 def test_an_unknown_point_is_one_error_that_lists_those_that_there_are(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    told = answered(capsys, bundle, tmp_path, "--operating-point", name, code=2)
-    assert told == {
+    reported = answered(capsys, bundle, tmp_path, "--operating-point", name, code=2)
+    assert reported == {
         "error": {
             "what": f"fp32 of {bundle.name} has no operating point {name!r}.",
             "fix": "Use one of: cat:max_fpr=0.001, cat:max_fpr=0.01.",

@@ -32,10 +32,10 @@ def test_frames_come_in_order(count: int, workers: int) -> None:
 
 def test_scores_are_those_of_the_model() -> None:
     model = open_model(colour_model(np.eye(3)))
-    told: list[tuple[str, int, int]] = []
-    logits = score(model, PHOTOS, FRAME, "score", lambda *about: told.append(about))
+    reported: list[tuple[str, int, int]] = []
+    logits = score(model, PHOTOS, FRAME, "score", lambda *about: reported.append(about))
     np.testing.assert_allclose(logits, FRAMES.mean((1, 2)), atol=1e-3)
-    assert told == [("score", done, 3) for done in range(4)]
+    assert reported == [("score", done, 3) for done in range(4)]
 
 
 def test_a_bad_photo_is_named() -> None:

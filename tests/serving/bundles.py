@@ -94,9 +94,9 @@ def with_foreign_default(path: Path, out: Path) -> Path:
     foreign = {**head["variants"]["fp32"], "runtime": "tpu9"}
     head |= {"variants": {**head["variants"], "tpu": foreign}, "default_variant": "tpu"}
     golden = read_golden(bundle)
-    told = Golden(golden.photos, golden.frames, {**golden.logits, "tpu": golden.logits["fp32"]})
+    reported = Golden(golden.photos, golden.frames, {**golden.logits, "tpu": golden.logits["fp32"]})
     files = {name: bytes(data) for name, data in bundle.members.items() if name != HEAD}
-    write_bundle(out, head, {**files, FILE: encode_golden(told)})
+    write_bundle(out, head, {**files, FILE: encode_golden(reported)})
     return out
 
 

@@ -45,12 +45,14 @@ def test_openapi_and_the_reference_have_what_any_route_may_answer() -> None:
     )
     for path, methods in openapi_document()["paths"].items():
         for method in methods.values():
-            told = set(method["responses"])
-            assert all(re.search(rf"^\| [^|]*\b{status}\b", table, re.M) for status in told - {"200", "304"})
+            reported = set(method["responses"])
+            assert all(
+                re.search(rf"^\| [^|]*\b{status}\b", table, re.M) for status in reported - {"200", "304"}
+            )
             if path not in WITHOUT_KEY:
-                assert "500" in told
+                assert "500" in reported
             if path not in ALWAYS:
-                assert "503" in told
+                assert "503" in reported
 
 
 def test_openapi_states_its_version(server: Server) -> None:
@@ -92,10 +94,10 @@ def test_answers_are_as_openapi_says(
 ) -> None:
     document = openapi_document()
     reply = server.ask(path, body, headers)
-    told = document["paths"][route]["get" if body is None else "post"]["responses"][str(reply.status)]
-    if "$ref" in told:
-        told = document["components"]["responses"][told["$ref"].rpartition("/")[2]]
-    schema = {**told["content"]["application/json"]["schema"], "components": document["components"]}
+    reported = document["paths"][route]["get" if body is None else "post"]["responses"][str(reply.status)]
+    if "$ref" in reported:
+        reported = document["components"]["responses"][reported["$ref"].rpartition("/")[2]]
+    schema = {**reported["content"]["application/json"]["schema"], "components": document["components"]}
     jsonschema.validate(reply.json(), schema, jsonschema.Draft202012Validator)
 
 

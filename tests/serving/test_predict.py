@@ -18,12 +18,12 @@ from tests.serving.client import Server, eventually, form
 
 def test_one_raw_photo(server: Server) -> None:
     reply = server.predict(RED)
-    said = reply.json()
+    message = reply.json()
     assert reply.status == 200
-    assert (said["label"], said["decision"], said["model"]) == ("cat", "cat", "cat")
-    assert said["version"] == server.models["cat"]
-    assert sum(said["probabilities"].values()) == pytest.approx(1)
-    assert said["probability"] == max(said["probabilities"].values())
+    assert (message["label"], message["decision"], message["model"]) == ("cat", "cat", "cat")
+    assert message["version"] == server.models["cat"]
+    assert sum(message["probabilities"].values()) == pytest.approx(1)
+    assert message["probability"] == max(message["probabilities"].values())
 
 
 @pytest.mark.parametrize(

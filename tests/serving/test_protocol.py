@@ -98,10 +98,10 @@ def test_frames_are_judged_only_by_versions_of_the_same_frame(
 
         assert versions(frames(PIXELS, binary=True)) == {server.models["cat"]}
         assert len(versions(photos(RED))) == 2, "photos it judges, for it makes its own frames of them"
-        told = one.get_model_metadata("cat", one.get_model_metadata("cat")["versions"][1])
-        stated = np.zeros((1, *told["inputs"][1]["shape"][1:]), np.uint8)
-        reply = one.infer("cat", [frames(stated, binary=True)], model_version=told["versions"][1])
-        assert reply.get_response()["model_version"] == told["versions"][1], "who names it gets it"
+        reported = one.get_model_metadata("cat", one.get_model_metadata("cat")["versions"][1])
+        stated = np.zeros((1, *reported["inputs"][1]["shape"][1:]), np.uint8)
+        reply = one.infer("cat", [frames(stated, binary=True)], model_version=reported["versions"][1])
+        assert reply.get_response()["model_version"] == reported["versions"][1], "who names it gets it"
         one.close()
     with running(quick, "--shadow", canary) as server:
         one = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
@@ -114,15 +114,17 @@ def test_a_canary_of_the_same_frame_judges_its_share_of_frames(quick: Path, tmp_
     canary = make_bundle(tmp_path / "canary.catflap", sharpness=-0.05)
     with running(quick, "--canary", canary, "--share", "0.25") as server:
         one = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
-        said = [one.infer("cat", [frames(PIXELS[:1], binary=True)]).as_numpy("label")[0] for _ in range(40)]
-        assert said.count(b"not_cat") == 10
+        message = [
+            one.infer("cat", [frames(PIXELS[:1], binary=True)]).as_numpy("label")[0] for _ in range(40)
+        ]
+        assert message.count(b"not_cat") == 10
         one.close()
 
 
 def is_counted(server: Server, result: str, count: int) -> bool:
     """Whether the shadow has judged so often, and does not any more."""
-    told = server.metric("catflap_shadow_total", result=result) == count
-    return told and server.metric("catflap_running") == 0
+    reported = server.metric("catflap_shadow_total", result=result) == count
+    return reported and server.metric("catflap_running") == 0
 
 
 def test_jpegs_as_bytes(client: Any) -> None:
@@ -173,7 +175,7 @@ def test_nested_and_flat_json_are_the_same(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "said"),
+    ("tensor", "message"),
     [
         (frames(PIXELS[:, :16], binary=True), "is not one of the model's"),
         (frames(PIXELS[0], binary=True), "is not one of the model's"),
@@ -184,8 +186,8 @@ def test_nested_and_flat_json_are_the_same(server: Server) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_input_is_one_sentence(client: Any, tensor: Any, said: str) -> None:
-    with pytest.raises(InferenceServerException, match=said) as caught:
+def test_a_wrong_input_is_one_sentence(client: Any, tensor: Any, message: str) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
         client.infer("cat", [tensor])
     assert caught.value.status() == "400"
     assert client.infer("cat", [photos(RED)]).as_numpy("label")[0] == b"cat"

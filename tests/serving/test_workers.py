@@ -31,7 +31,7 @@ def test_a_late_job_ends_without_a_complaint(fails: bool) -> None:
             raise ValueError("too late")
 
     async def ask() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        asyncio.get_running_loop().set_exception_handler(lambda _, reported: complaints.append(reported))
         workers = Workers(1, 4)
         with pytest.raises(HttpError, match=r"No core was free|not judged in time"):
             await workers.run([job, job], monotonic() + 0.05, _forever)

@@ -26,7 +26,7 @@ def main() -> None:
     dataset, resume, out, stop, optimiser, kind = sys.argv[1:]
     torch.set_num_threads(1)
 
-    def told(_: str, done: int, total: int) -> None:
+    def reported(_: str, done: int, total: int) -> None:
         if done == int(stop):
             torch.distributed.barrier()
             os._exit(9)
@@ -42,7 +42,7 @@ def main() -> None:
         save_every=2,
         train_batch_norm=True,
     )
-    ended = train_weights(network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", told)
+    ended = train_weights(network, load_dataset(dataset), Path(resume), recipe, 0, "cpu", reported)
     if is_first_process():
         described = {"history": json.dumps(ended.history)}
         save_file({name: tensor.contiguous() for name, tensor in ended.weights.items()}, out, described)

@@ -22,8 +22,8 @@ def finetune_once(dataset: str, resume: str, pipe: Connection) -> None:
     torch.manual_seed(0)
     network = Network(load_backbone(TINY), 2).eval()
 
-    def told(_: str, done: int, total: int) -> None:
+    def reported(_: str, done: int, total: int) -> None:
         pipe.send(done)
 
-    ended = train_weights(network, load_dataset(dataset), Path(resume), RECIPE, 0, "cpu", told)
+    ended = train_weights(network, load_dataset(dataset), Path(resume), RECIPE, 0, "cpu", reported)
     pipe.send((digest_tensors(ended.weights), json.dumps(ended.history)))

@@ -64,10 +64,10 @@ def test_a_full_disk_while_keeping_is_one_error_and_loses_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["resume"]
     steps: list[int] = []
 
-    def told(step: str, done: int, total: int) -> None:
+    def reported(step: str, done: int, total: int) -> None:
         steps.append(done)
 
-    train_weights(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", told)
+    train_weights(small_network(), drawn_dataset, resume, QUICK, 0, "cpu", reported)
     assert steps[0] == 3, "the two steps that were kept are not done again"
 
 

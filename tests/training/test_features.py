@@ -107,9 +107,9 @@ def test_many_are_in_a_file_that_is_gone_with_them(
 
 
 def test_no_room_for_them_is_one_error(dataset: Dataset) -> None:
-    with pytest.raises(CatflapError, match=r"of 1,000,000,000,000 photos take 5120000.0 GB") as told:
+    with pytest.raises(CatflapError, match=r"of 1,000,000,000,000 photos take 5120000.0 GB") as reported:
         room._allocate(10**12, 1280)
-    assert "CATFLAP_CACHE" in str(told.value.fix)
+    assert "CATFLAP_CACHE" in str(reported.value.fix)
 
 
 def test_torch_gives_them_in_the_same_order(
@@ -215,8 +215,8 @@ def test_without_a_cache_that_can_be_written_work_goes_on(
     monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "file"))
     other = open_extractor(small, FRAME)
     assert np.array_equal(features(other, photos), known)
-    (told,) = (record.getMessage() for record in caplog.records if record.name == room.__name__)
-    assert f"The cache {tmp_path / 'file'} cannot be written" in told
+    (reported,) = (record.getMessage() for record in caplog.records if record.name == room.__name__)
+    assert f"The cache {tmp_path / 'file'} cannot be written" in reported
     monkeypatch.setattr(room, "MEMORY_SHARE", 0)
     with pytest.raises(CatflapError, match="CATFLAP_CACHE"):
         features(extractor, photos)

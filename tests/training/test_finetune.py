@@ -382,8 +382,8 @@ def test_a_damaged_file_is_noticed(
     network, ended = run(drawn_dataset, resume)
     assert weights(network) == expected
     assert ended.learnt_before == 0
-    (told,) = (record.getMessage() for record in caplog.records)
-    assert f"{resume} is damaged" in told
+    (reported,) = (record.getMessage() for record in caplog.records)
+    assert f"{resume} is damaged" in reported
 
 
 def test_what_another_run_left_is_not_taken_up(
@@ -398,8 +398,8 @@ def test_what_another_run_left_is_not_taken_up(
     with pytest.raises(Stop):
         run(drawn_dataset, resume, stop=4)
     assert weights(run(drawn_dataset, resume, other)[0]) == weights(run(drawn_dataset, alone, other)[0])
-    (told,) = (record.getMessage() for record in caplog.records)
-    assert f"{resume} is of another run" in told
+    (reported,) = (record.getMessage() for record in caplog.records)
+    assert f"{resume} is of another run" in reported
     alone.unlink()
     expected = run(drawn_dataset, alone, seed=3, begin=1)[0]
     assert weights(run(drawn_dataset, resume, seed=3, begin=1)[0]) == weights(expected)

@@ -35,8 +35,8 @@ def test_tensorboard_gets_every_step(drawn_dataset: Dataset, tmp_path: Path) -> 
     judged = board.Scalars("validation_log_loss")
     assert [event.step for event in judged] == [epoch, 2 * epoch]
     lost, rate = board.Scalars("train_loss")[1].value, board.Scalars("rate")[-1].value
-    told = f"Epoch 2: loss {lost:.4f}, validation log loss {judged[1].value:.4f}, rate {rate:.2g}."
-    assert [notes[0].startswith("Epoch 1: loss "), notes[1:]] == [True, [told]]
+    reported = f"Epoch 2: loss {lost:.4f}, validation log loss {judged[1].value:.4f}, rate {rate:.2g}."
+    assert [notes[0].startswith("Epoch 1: loss "), notes[1:]] == [True, [reported]]
 
 
 @pytest.mark.parametrize("option", ["--tensorboard", "--mlflow"])
@@ -57,8 +57,8 @@ def test_a_place_that_takes_no_more_figures_is_told_and_left_alone(tmp_path: Pat
         watch(1, {"loss": 1.0})
         watch(2, {"loss": object()})  # type: ignore[dict-item]
         watch(3, {"loss": object()})  # type: ignore[dict-item]
-    (told,) = notes
-    assert told.startswith("Step 2 and those after it are not logged: ")
+    (reported,) = notes
+    assert reported.startswith("Step 2 and those after it are not logged: ")
 
 
 @contextmanager

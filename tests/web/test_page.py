@@ -307,17 +307,17 @@ def test_it_is_dark_where_the_person_wants_it_dark(context: BrowserContext, addr
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reported"),
     [(b"", "not a photo"), (b"<html>not a photo</html>", "not a photo"), (RED[:40], "not a photo")],
 )
 def test_a_file_that_is_no_photo_gets_a_sentence(
-    open_page: Open, address: str, data: bytes, told: str
+    open_page: Open, address: str, data: bytes, reported: str
 ) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
     page.set_input_files("#file", [photo_file(data, "bad.jpg", "image/jpeg")])
     page.locator("#notice").wait_for()
-    assert told in page.inner_text("#notice")
+    assert reported in page.inner_text("#notice")
     give(page, photo_file(BLUE))
     assert answer(page)[0] == "cold"
 

@@ -107,8 +107,8 @@ def packed(repo: Path, tmp_path: Path, page: str, kind: str = "wheel") -> tuple[
 
 
 def test_a_wheel_has_the_page(page_built: Path, repo: Path, tmp_path: Path) -> None:
-    said, names = packed(repo, tmp_path, "built")
-    assert "Node" not in said
+    message, names = packed(repo, tmp_path, "built")
+    assert "Node" not in message
     assert "catflap/serving/static/third-party.txt" in names
     licences = [name.partition(".dist-info/licenses/")[2] for name in names if "/licenses/" in name]
     assert sorted(licences) == ["LICENSE", "web/public/third-party.txt"]
@@ -118,17 +118,17 @@ def test_a_wheel_has_the_page(page_built: Path, repo: Path, tmp_path: Path) -> N
 
 
 def test_without_node_the_package_is_made_all_the_same(repo: Path, tmp_path: Path) -> None:
-    said, names = packed(repo, tmp_path, "absent")
-    assert "Node was not found" in said
-    assert "simple upload page" in said
-    assert "npm --prefix web ci" in said
+    message, names = packed(repo, tmp_path, "absent")
+    assert "Node was not found" in message
+    assert "simple upload page" in message
+    assert "npm --prefix web ci" in message
     assert "catflap/cli/main.py" in names
     assert not any("/static/" in name for name in names)
 
 
 def test_a_page_of_other_sources_is_packed_and_told(page_built: Path, repo: Path, tmp_path: Path) -> None:
-    said, names = packed(repo, tmp_path, "old")
-    assert "may be of other sources" in said
+    message, names = packed(repo, tmp_path, "old")
+    assert "may be of other sources" in message
     assert "catflap/serving/static/index.html" in names
 
 
