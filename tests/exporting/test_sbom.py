@@ -59,6 +59,8 @@ def test_it_states_what_the_eu_cra_asks_for(
     assert bom["metadata"]["timestamp"].startswith("2025-12-01T08:00:00")
     assert bom["metadata"]["manufacturer"]["name"] == "ACME"
     assert bom["metadata"]["manufacturer"]["contact"] == [{"email": "security@acme.example"}]
+    assert bom["metadata"]["component"]["purl"].startswith("pkg:generic/")
+    assert all("dependsOn" in node for node in bom["dependencies"])
     (tool,) = bom["metadata"]["tools"]["components"]
     assert tool["name"] == "catflap"
     assert all(part.get("licenses") for part in bom["components"] if part["type"] == "library")

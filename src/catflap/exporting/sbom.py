@@ -74,6 +74,9 @@ def bill_of_materials(
         name=bundle.name,
         version=bundle.sha256[:12],
         hashes=sha256(bundle.sha256),
+        purl=PackageURL(
+            "generic", None, bundle.name, bundle.sha256[:12], {"checksum": f"sha256:{bundle.sha256}"}
+        ),
         licenses=_licences(head["licences"].values()),
         manufacturer=maker,
         supplier=maker,
@@ -154,6 +157,8 @@ def bill_of_materials(
     bom.register_dependency(model, [*parts, *packages])
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
     document: dict[str, Any] = json.loads(text)
+    for node in document["dependencies"]:
+        node.setdefault("dependsOn", [])  # cdx-validate fails on a node without it
     return document
 
 
