@@ -324,7 +324,13 @@ def test_signing_and_verifying_by_a_key_sends_and_leaves_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "module"),
-    [("openvino", "nncf"), ("ncnn", "pnnx"), ("litert", "litert_torch"), ("executorch", "executorch")],
+    [
+        ("openvino", "nncf"),
+        ("ncnn", "pnnx"),
+        ("litert", "litert_torch"),
+        ("executorch", "executorch"),
+        ("coreml", "coremltools"),
+    ],
 )
 def test_an_engine_and_its_converter_send_and_leave_nothing(
     target: str, module: str, made: Path, lite0: Path, traced: Callable[..., Traced], tmp_path: Path
