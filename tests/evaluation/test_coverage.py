@@ -96,23 +96,25 @@ WEAK, GOOD = 1.5, 5.0  # shifts of the true label's logit: accuracy 0.76 and 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("groups", "shift"), [(150, WEAK), (2000, WEAK), (500, GOOD), (4000, GOOD)], ids=str)
-def test_every_figure_of_a_page_covers_93_to_97_percent(groups, shift):
-    """1,000 sets; four standard errors of a coverage of 0.95 are 0.028, so below 0.93 or so it is no chance.
+@pytest.mark.parametrize(
+    ("groups", "shift", "sets"), [(150, WEAK, 1000), (2000, WEAK, 150), (500, GOOD, 500), (4000, GOOD, 100)]
+)
+def test_every_figure_of_a_page_covers_93_to_97_percent(groups, shift, sets):
+    """93 to 97 % in 1,000 sets each; here fewer, and four standard errors of a coverage of 0.95 below it.
 
     Above, discrete figures of few mistakes are wider than they must be: Wilson's interval never is too short.
     """
-    rng = np.random.default_rng(15)
+    rng, least = np.random.default_rng(15), 0.95 - 4 * (0.95 * 0.05 / sets) ** 0.5
     truth = figures(*source(rng, 400_000, shift, 1.0))
     held, given = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
-    for seed in range(1000):
+    for seed in range(sets):
         for name, number in figures(*source(rng, groups, shift, 1.0), seed=seed).items():
             if number["low"] is not None:
                 given[name] += 1
                 held[name] += number["low"] <= truth[name]["value"] <= number["high"]
-    coverage = {name: held[name] / given[name] for name in truth if given[name] > 500}
+    coverage = {name: held[name] / given[name] for name in truth if given[name] > sets / 2}
     print({name: round(share, 3) for name, share in coverage.items()})
-    assert {name: share for name, share in coverage.items() if share < 0.93} == {}
+    assert {name: share for name, share in coverage.items() if share < least} == {}
     assert np.mean(list(coverage.values())) < 0.98
 
 
@@ -171,13 +173,13 @@ def test_the_interval_of_the_fields_prior_holds_it(labels, share, apart):
 @pytest.mark.parametrize(("goal", "value"), [("max_fpr", 0.01), ("max_fpr", 0.05), ("min_recall", 0.95)])
 @pytest.mark.parametrize("groups", [400, 2000])
 def test_operating_points_keep_their_word(goal, value, groups):
-    """In at most 5 % of 1,000 sets, and four standard errors, the population's rate is beyond the goal."""
+    """In at most 5 % of 300 sets, and four standard errors, the population's rate is beyond the goal."""
     rng = np.random.default_rng(16)
     logits, labels, owners = source(rng, 400_000, 3, 1.0)
     _, first = np.unique(owners, return_index=True)  # the promise is about groups, whose worst photo counts
     everyone, truth = softmax(logits)[:, 0], labels == 0
     broken = proven = 0
-    for _ in range(1000):
+    for _ in range(300):
         logits, labels, owners = source(rng, groups, 3, 1.0)
         point = operating_point(softmax(logits)[:, 0], labels == 0, groups=owners, **{goal: value})
         if not point["proven"] or point["threshold"] is None:
@@ -188,4 +190,4 @@ def test_operating_points_keep_their_word(goal, value, groups):
         rate = taken[of].mean()
         broken += rate < value if goal == "min_recall" else rate > value
     assert proven == 0 or broken / proven < 0.05 + 4 * (0.05 * 0.95 / proven) ** 0.5
-    assert proven > 900 or groups == 400
+    assert proven > 270 or groups == 400

@@ -51,6 +51,11 @@ def alarms(count: int, calibration: int, **field: object) -> float:
     return found / count
 
 
+def test_undisturbed_windows_seldom_alarm() -> None:
+    assert alarms(300, 400) <= 0.01
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", [60, 400, 5000])
 def test_undisturbed_windows_alarm_at_most_once_in_a_hundred(calibration: int) -> None:
     assert alarms(1500, calibration) <= 0.01
@@ -58,25 +63,25 @@ def test_undisturbed_windows_alarm_at_most_once_in_a_hundred(calibration: int) -
 
 @pytest.mark.parametrize("mix", [(0.02, 0.49, 0.49), (0.9, 0.05, 0.05), (0.0, 0.0, 1.0)])
 def test_another_mix_of_the_labels_is_no_drift(mix: tuple[float, ...]) -> None:
-    assert alarms(600, 600, mix=mix) <= 0.01
+    assert alarms(200, 600, mix=mix) <= 0.01
 
 
 @pytest.mark.parametrize("skill", [4.0, 10.0])
 def test_answers_that_are_less_or_more_sure_are_drift(skill: float) -> None:
-    assert alarms(100, 400, skill=skill) >= 0.99
+    assert alarms(50, 400, skill=skill) >= 0.98
 
 
 def test_the_p_value_is_uniform_without_drift_where_one_label_stands_alone() -> None:
     random = np.random.default_rng(3)
     found = []
-    for _ in range(1000):
+    for _ in range(400):
         one, other = (
             np.stack([p := random.uniform(0.51, 0.99, size), 1 - p], axis=1) for size in (2000, WINDOW)
         )
         baseline = make_baseline(one, ("a", "b"), np.arange(len(one)))
         found.append(measure_drift(other, ("a", "b"), baseline).p)
     for share in (0.01, 0.1, 0.5):
-        assert np.mean(np.array(found) < share) == pytest.approx(share, abs=0.04)
+        assert np.mean(np.array(found) < share) == pytest.approx(share, abs=0.06)
 
 
 def test_photos_in_groups_count_once() -> None:
@@ -94,13 +99,13 @@ def test_one_long_burst_among_the_calibration_photos_is_no_drift(alone: int, bur
     """All its photos are alike, so that the quantiles lean to them; they count as the few that they are."""
     random, found = np.random.default_rng(9), 0
     groups = np.concatenate([np.arange(alone), np.repeat(alone + np.arange(len(bursts)), bursts)])
-    for _ in range(300):
+    for _ in range(100):
         given = np.concatenate(
             [answers(random, alone), *(np.tile(answers(random, 1), (size, 1)) for size in bursts)]
         )
         baseline = make_baseline(given, LABELS, groups)
         found += measure_drift(answers(random, WINDOW), LABELS, baseline).alarm
-    assert found / 300 <= 0.02
+    assert found / 100 <= 0.02
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
@@ -113,9 +118,9 @@ def test_answers_as_sure_as_can_be_are_no_drift(share: float) -> None:
         made[random.random(count) < share] = (1.0, 0.0, 0.0)
         return made
 
-    for _ in range(300):
+    for _ in range(100):
         found += measure_drift(given(WINDOW), LABELS, baseline_of(given(600))).alarm
-    assert found / 300 <= 0.01
+    assert found / 100 <= 0.01
 
 
 def test_the_score_is_one_where_the_alarm_begins() -> None:
@@ -185,20 +190,20 @@ def look_alarms(count: int, calibration: int, **field: object) -> float:
     return found / count
 
 
-@pytest.mark.parametrize("calibration", [60, 1000])
+@pytest.mark.parametrize("calibration", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_all_four_tests_together_alarm_at_most_once_in_a_hundred(calibration: int) -> None:
-    assert look_alarms(600, calibration) <= 0.01
+    assert look_alarms(300, calibration) <= 0.01
 
 
 def test_another_mix_of_labels_that_look_otherwise_is_no_drift() -> None:
-    assert look_alarms(400, 600, mix=(0.02, 0.9, 0.08)) <= 0.01
+    assert look_alarms(150, 600, mix=(0.02, 0.9, 0.08)) <= 0.01
 
 
 @pytest.mark.parametrize("shift", [(-0.15, 0, 0), (0, 0.06, 0), (0, 0, -1.2)])
 def test_photos_that_look_otherwise_are_drift_though_the_answers_are_the_same(
     shift: tuple[float, ...],
 ) -> None:
-    assert look_alarms(100, 400, shift=shift) >= 0.95
+    assert look_alarms(60, 400, shift=shift) >= 0.95
 
 
 def test_what_has_drifted_most_is_named_and_every_score_told() -> None:
@@ -247,8 +252,8 @@ def mix_score(
 @pytest.mark.parametrize("share", [0.02, 0.5])
 def test_the_same_mix_seldom_alarms_in_bursts_too(share: float, burst: int) -> None:
     random = np.random.default_rng(30)
-    found = sum(mix_score(random, share, share, burst) > 1 for _ in range(400))
-    assert found / 400 <= 0.01 + 3 * 0.005
+    found = sum(mix_score(random, share, share, burst) > 1 for _ in range(200))
+    assert found / 200 <= 0.01 + 3 * 0.007
 
 
 def test_another_mix_than_before_alarms() -> None:

@@ -1,4 +1,4 @@
-"""10,000 flipped bytes and 500 truncations of a bundle: none is accepted, none crashes."""
+"""2,000 flipped bytes and 500 truncations of a bundle: none is accepted, none crashes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ def test_no_flipped_byte_is_accepted(tiny_bundle: Path, tmp_path: Path) -> None:
     """Any place, any other value; each tenth through the whole of verify."""
     whole = tiny_bundle.read_bytes()
     random, path = np.random.default_rng(0), tmp_path / "flipped.catflap"
-    places = random.integers(0, len(whole), 10_000).tolist()
-    for number, (place, flip) in enumerate(
-        zip(places, random.integers(1, 256, 10_000).tolist(), strict=True)
-    ):
+    places, flips = random.integers(0, len(whole), 2000), random.integers(1, 256, 2000)
+    for number, (place, flip) in enumerate(zip(places.tolist(), flips.tolist(), strict=True)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
         with pytest.raises(BadArtifact):
             load_bundle(path)
