@@ -26,8 +26,8 @@ main.run()
 WORKING = """
     with tempfile.TemporaryDirectory() as folder:
         print(folder, os.getpid(), flush=True)
-        helper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-        subprocess.run([sys.executable, "-c", helper])
+        helper = "import os, time; input(); print(os.getpid(), flush=True); time.sleep(60)"
+        subprocess.run([sys.executable, "-c", helper], input=b"go")  # which `run` writes when it waits
 """
 FORKING = """
     reading, writing = os.pipe()

@@ -181,7 +181,7 @@ def test_without_a_checkpoint_the_inference_side_is_alone(
 ) -> None:
     page, profile = tmp_path / "page.html", tmp_path / "pi.json"
     mine = profile_device(1)
-    write_profile(profile, replace(mine, machine={"processor": "Slow <b>Pi</b>"}, ms=10 * mine.ms))
+    write_profile(profile, replace(mine, machine={"processor": "Slow <b>Pi</b>"}, ms=1000 * mine.ms))
     command = ["compare", str(drawn_bundle.path), "-o", str(page), "--profile", str(profile), "--json"]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)

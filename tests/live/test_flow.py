@@ -27,27 +27,27 @@ from catflap.live.watch import watch
 from catflap.live.watch_settings import WatchSettings
 
 ours = os.path.dirname(catflap.__file__) + os.sep
-calls, frames, counting = collections.Counter(), 0, False
+windows, frames = [collections.Counter() for _ in range(10)], 0  # of ten frames each
 
 def profile(frame, what, _):
-    global frames, counting
+    global frames
     file = frame.f_code.co_filename
     if what != "call" or not file.startswith(ours):
         return
     if (file.endswith("watch.py"), frame.f_code.co_name) == (True, "frame"):
         frames += 1
-        counting = 20 < frames <= 120  # what begins and ends is not of a frame
         if frames == 130:
             os.kill(os.getpid(), 2)
-    if counting:
-        calls[file] += 1
+    if 20 < frames <= 120:  # what begins and ends is not of a frame
+        windows[(frames - 21) // 10][file] += 1
 
 threading.setprofile(profile)
 sys.setprofile(profile)
 watch(WatchSettings(sys.argv[1], sys.argv[2], threads=1, rules=Rules()))
 sys.setprofile(None)
-usual = {file: count for file, count in calls.items() if count >= 50}
-print(json.dumps({file[len(ours):].replace(os.sep, "/"): count / 100 for file, count in usual.items()}))
+calls = min(windows, key=collections.Counter.total)  # on a busy machine others have frames that are dropped
+usual = {file: count for file, count in calls.items() if count >= 5}
+print(json.dumps({file[len(ours):].replace(os.sep, "/"): count / 10 for file, count in usual.items()}))
 """
 
 
@@ -102,10 +102,10 @@ def test_a_camera_that_drips_without_a_whole_frame_is_lost() -> None:
     thread = threading.Thread(target=drip)
     thread.start()
     url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-    opened = find_source(url, Frame(), timeout=0.5, fps=1.0).open()
+    opened = find_source(url, Frame(), timeout=1.5, fps=1.0).open()  # in which the first frame must come
     try:
         assert opened.read() is not None
-        with pytest.raises(SourceLost, match=r"no whole frame within 0\.5 s"):
+        with pytest.raises(SourceLost, match=r"no whole frame within 1\.5 s"):
             opened.read()
     finally:
         over.set()

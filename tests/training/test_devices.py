@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter, sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import CatflapError
 from catflap.image import Frame
 from catflap.progress import silent
@@ -25,6 +25,7 @@ from catflap.training.finetune import LoopSettings, _judge, predict, train_weigh
 from catflap.training.head import Head
 from catflap.training.plan import Plan
 from catflap.training.search import (
+    OVERHEAD,
     Clock,
     seconds_a_photo,
     seconds_of_features,
@@ -179,8 +180,9 @@ def test_before_a_gpu_the_clock_counts_the_loading(
     network = small_network()
     monkeypatch.setattr("catflap.training.search.seconds_a_photo", lambda *_: 1e-9)
     monkeypatch.setattr("catflap.training.search.seconds_to_load", lambda *_: 1.0)
+    monkeypatch.setattr("catflap.training.search.perf_counter", lambda: 100.0)
     fit = {
-        device: Clock(perf_counter() + 200.5, 0.0, device, "32-true").epochs(network, drawn_dataset, SETTINGS)
+        device: Clock(300.5, 0.0, device, "32-true").epochs(network, drawn_dataset, SETTINGS)
         for device in ("cpu", "cpu:0")
     }
     train, validation = (drawn_dataset.roles[role] for role in ("train", "validation"))
@@ -195,11 +197,18 @@ def test_before_a_gpu_features_wait_for_their_photos(
 ) -> None:
     extractor = Extractor(lambda frames: np.zeros((len(frames), 1), np.float32), FRAME, 1, "", batch=64)
     photos = drawn_dataset.photos("train")
-    slow: Any = lambda photos, *_: (sleep(0.01) for _ in range(len(photos)))  # noqa: E731
+    now = 0.0
+
+    def slow(photos: Photos, *_: object) -> Iterator[None]:
+        nonlocal now
+        for _ in range(len(photos)):
+            yield
+            now += 0.01
+
+    monkeypatch.setattr("catflap.training.search.perf_counter", lambda: now)
     monkeypatch.setattr("catflap.training.search.frames_of", slow)
-    assert (
-        seconds_of_features(extractor, photos, "cpu") < 0.01 < seconds_of_features(extractor, photos, "cpu:0")
-    )
+    assert seconds_of_features(extractor, photos, "cpu") == 0.0
+    assert seconds_of_features(extractor, photos, "cpu:0") == pytest.approx(0.01 * OVERHEAD)
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,9 @@ def test_a_part_of_an_epoch_fits_where_none_does(
     """An epoch takes two minutes."""
     pace = 120 / seconds_an_epoch(drawn_dataset, 1.0)[0]
     monkeypatch.setattr(room, "seconds_a_photo", lambda *_: pace)
+    monkeypatch.setattr(room, "perf_counter", lambda: 100.0)
     blends = seconds_an_epoch(drawn_dataset, pace)[1]
-    clock = Clock(time.perf_counter() + blends + 60 * minutes + 0.5, 0.0, "cpu", "32-true")
+    clock = Clock(100 + blends + 60 * minutes + 0.5, 0.0, "cpu", "32-true")
     assert clock.epochs(None, drawn_dataset, SETTINGS) == epochs  # type: ignore[arg-type]
 
 
@@ -211,10 +212,11 @@ def test_many_processes_have_time_for_more_epochs(
 ) -> None:
     pace = 120 / seconds_an_epoch(drawn_dataset, 1.0)[0]
     monkeypatch.setattr(room, "seconds_a_photo", lambda *_: pace)
+    monkeypatch.setattr(room, "perf_counter", lambda: 100.0)
     fitting = []
     for world in (1, 2, 4):
         monkeypatch.setattr(room, "rank_and_world_size", lambda world=world: (0, world))
-        clock = Clock(time.perf_counter() + 600, 0.0, "cpu", "32-true")
+        clock = Clock(700.0, 0.0, "cpu", "32-true")
         fitting.append(clock.epochs(None, drawn_dataset, SETTINGS))  # type: ignore[arg-type]
     assert fitting == sorted(fitting)
     assert fitting[0] < fitting[1] <= fitting[2] == 10
@@ -232,7 +234,12 @@ def test_minutes_search_unless_a_backbone_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_the_pick_travels_to_the_bundle(drawn_dataset: Dataset, tmp_path: Path) -> None:
+def test_the_pick_travels_to_the_bundle(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidates that are tried without a word are those of tests/pipeline/test_build.py."""
+    tried = [Candidate(TINY, size, resized(drawn_dataset.frame, size)) for size in (32, 64)]
+    monkeypatch.setattr("catflap.training.train.candidates", lambda *_: tried)
     plan = Plan(trials=2, recipe="head")
     checkpoint = train(drawn_dataset, tmp_path / "checkpoint", plan)
     rows = [entry for entry in checkpoint.history if entry["step"] == "trial"]
