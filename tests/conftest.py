@@ -44,6 +44,14 @@ def photos_root() -> Path:
     return root
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: a worker takes whole files, and none should get a long one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    browsing = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: (-slow[item.path], item.path not in browsing))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say at the end what was skipped, each reason once; a reason says how to get what is missing."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
@@ -161,7 +169,23 @@ def make_once(target: Path, make: Callable[[], object]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn_dataset(shared_by_workers: Path) -> Dataset:
+def keep_graphs(shared_by_workers: Path) -> Iterator[Path]:
+    """A folder of graphs, each of which is exported once a run: torch takes seconds for a tiny one."""
+    from functools import partial
+    from importlib import import_module
+
+    from tests.tiny import kept_graph
+
+    folder = shared_by_workers / "graphs"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("exporting.judging", "training.features", "training.finetune"):
+            patch.setattr(import_module(f"catflap.{name}"), "to_onnx", partial(kept_graph, folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(shared_by_workers: Path, keep_graphs: Path) -> Dataset:
     """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
     from catflap.artifacts.dataset import load_dataset
     from tests.tiny import make_dataset
@@ -179,6 +203,16 @@ def drawn_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
 
     path = drawn_dataset.path.with_name("checkpoint")
     return load_checkpoint(make_once(path, lambda: make_checkpoint(drawn_dataset)))
+
+
+@pytest.fixture(scope="session")
+def drawn_graph(drawn_checkpoint: Checkpoint, keep_graphs: Path) -> bytes:
+    """Its float graph as ONNX bytes."""
+    from catflap.training.network import load_network
+    from tests.tiny import kept_graph
+
+    frame = drawn_checkpoint.frame
+    return kept_graph(keep_graphs, load_network(drawn_checkpoint), frame.height, frame.width)
 
 
 @pytest.fixture(scope="session")

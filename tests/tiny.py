@@ -4,13 +4,14 @@
 after them take the same way as Lite0, in milliseconds. Importing this file registers it in this process; a
 test that runs the command line in a process of its own starts `[*CATFLAP, "train", ...]`.
 The session fixtures `drawn_dataset`, `drawn_checkpoint` and `drawn_bundle` of conftest.py are made with it,
-once a run.
+once a run; `kept_graph` keeps the ONNX graphs of networks for both workers of a run.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from timm.models.efficientnet import EfficientNet, decode_arch_def
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.folder import write_atomically
 from catflap.image import Frame, Pixels
+from catflap.training.onnx_graph import to_onnx
 
 TINY = "catflap_tiny"
 CATFLAP = (sys.executable, str(Path(__file__).resolve()))
@@ -105,6 +108,23 @@ def make_checkpoint(dataset: Dataset, backbone: str = TINY) -> Checkpoint:
     from catflap.training.train import train
 
     return train(dataset, dataset.path.with_name("checkpoint"), Plan(backbone=backbone))
+
+
+def kept_graph(folder: Path, module: torch.nn.Module, height: int, width: int) -> bytes:
+    """What `to_onnx` gives, kept in a folder: torch's exporter takes three seconds for the tiny network.
+
+    tests/training/test_onnx_graph.py tests the exporter itself, whose graphs are always the same.
+    """
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    settings = f"{module} {height} {width} {module.training}"
+    digest = sha256(settings.encode())
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    path = folder / f"{digest.hexdigest()}.onnx"
+    if not path.exists():
+        write_atomically(path, to_onnx(module, height, width), durable=False)
+    return path.read_bytes()
 
 
 def make_bundle(checkpoint: Checkpoint, dataset: Dataset) -> Exported:

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from catflap.artifacts.bundle import load_bundle
-from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.cli.main import main
 from catflap.exporting import onnx_edits
@@ -22,8 +21,7 @@ from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
 from catflap.runtime.activation_maps import evidence
 from catflap.runtime.engine_onnx import CAM, EMBEDDING, _options, open_model
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import OUTPUT, to_onnx
+from catflap.training.onnx_graph import OUTPUT
 from tests.runtime import models
 from tests.tiny import Exported, drawn
 
@@ -35,9 +33,8 @@ def frames(drawn_dataset: Dataset) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def graphs(drawn_checkpoint: Checkpoint, frames: Pixels) -> dict[str, bytes]:
-    graph = to_onnx(load_network(drawn_checkpoint), frames.shape[1], frames.shape[2])
-    plain = {"fp32": graph, "int8": quantise(graph, frames), "fp16": to_fp16(graph)}
+def graphs(drawn_graph: bytes, frames: Pixels) -> dict[str, bytes]:
+    plain = {"fp32": drawn_graph, "int8": quantise(drawn_graph, frames), "fp16": to_fp16(drawn_graph)}
     return {name: with_embedding(one) for name, one in plain.items()}
 
 

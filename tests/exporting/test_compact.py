@@ -8,15 +8,12 @@ import pytest
 from onnx import numpy_helper
 
 from catflap.artifacts.bundle import load_bundle
-from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting import quantise as room
 from catflap.exporting.onnx_edits import compact
 from catflap.exporting.quantise import FLOAT_LAYERS
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import open_model
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import to_onnx
 from tests.tiny import Exported
 
 
@@ -27,12 +24,11 @@ def frames(drawn_dataset: Dataset) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def whole(drawn_checkpoint: Checkpoint, frames: Pixels) -> bytes:
+def whole(drawn_graph: bytes, frames: Pixels) -> bytes:
     """The int8 graph as the quantiser writes it."""
-    graph = to_onnx(load_network(drawn_checkpoint), frames.shape[1], frames.shape[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "compact", lambda graph: graph)
-        return room.quantise(graph, frames)
+        return room.quantise(drawn_graph, frames)
 
 
 @pytest.mark.parametrize("optimise", [True, False])

@@ -14,7 +14,7 @@ from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Pixels, read_pixels
 from catflap.runtime.engine_onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
 from catflap.training.network import load_network
-from catflap.training.onnx_graph import OUTPUT, to_onnx
+from catflap.training.onnx_graph import OUTPUT
 from tests.runtime import models
 
 
@@ -25,11 +25,15 @@ def frames(drawn_dataset: Dataset) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def plain(drawn_checkpoint: Checkpoint, frames: Pixels) -> dict[str, bytes]:
+def plain(drawn_graph: bytes, frames: Pixels) -> dict[str, bytes]:
     """The graph of each precision as it is without."""
-    graph = to_onnx(load_network(drawn_checkpoint), frames.shape[1], frames.shape[2])
-    careful = quantise(graph, frames, 100.0)
-    return {"fp32": graph, "int8": quantise(graph, frames), "careful": careful, "fp16": to_fp16(graph)}
+    careful = quantise(drawn_graph, frames, 100.0)
+    return {
+        "fp32": drawn_graph,
+        "int8": quantise(drawn_graph, frames),
+        "careful": careful,
+        "fp16": to_fp16(drawn_graph),
+    }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "careful", "fp16"])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting import rounding as room
 from catflap.exporting.quantise import FLOAT_LAYERS, quantise
@@ -16,8 +15,7 @@ from catflap.exporting.rounding import LARGEST, Convolution, round_weights
 from catflap.image import Pixels
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
-from catflap.training.network import load_network
-from catflap.training.onnx_graph import INPUT, OUTPUT, to_onnx
+from catflap.training.onnx_graph import INPUT, OUTPUT
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +24,8 @@ def frames(drawn_dataset: Dataset) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def graph(drawn_checkpoint: Checkpoint, frames: Pixels) -> bytes:
-    return to_onnx(load_network(drawn_checkpoint), frames.shape[1], frames.shape[2])
+def graph(drawn_graph: bytes) -> bytes:
+    return drawn_graph
 
 
 @pytest.fixture(scope="module")
