@@ -136,7 +136,13 @@ def test_commands_in_blocks_are_commands(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if RUNNABLE.search(page.read_text("utf-8"))], ids=shown
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.name == "device.md" else ())
+        for page in PAGES
+        if RUNNABLE.search(page.read_text("utf-8"))
+    ],
+    ids=shown,
 )
 def test_runnable_blocks_run(page: Path, tmp_path: Path) -> None:
     """Blocks under `<!-- runnable -->` run one after the other in a folder that has some-photo.jpg."""

@@ -48,6 +48,7 @@ def test_the_modules_are_blocked(without_posix: dict[str, str]) -> None:
         assert b"ModuleNotFoundError" in done.stderr
 
 
+@pytest.mark.slow
 def test_photos_become_answers(tmp_path: Path, without_posix: dict[str, str]) -> None:
     draw_photos(tmp_path / "photos", count=12)
     steps = [

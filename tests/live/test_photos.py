@@ -16,7 +16,7 @@ from tests.live.cameras import Camera, camera, flat, jpeg, watching
 QUICK = ("--fps", "20", "--dwell", "0.1", "--smoothing", "0.1")
 
 
-@pytest.mark.parametrize("single", ["sized", "unsized"])
+@pytest.mark.parametrize("single", ["sized", pytest.param("unsized", marks=pytest.mark.slow)])
 def test_its_photos_are_judged_it_vanishes_and_comes_back(red: Path, single: str) -> None:
     with camera() as source:
         source.single, source.mode = single, "red"

@@ -234,9 +234,14 @@ def apart(*parts: LabelledFeatures) -> list[np.ndarray]:
     return [np.arange(*ends[place : place + 2]) for place in range(len(parts))]
 
 
-def chosen(train: LabelledFeatures, validation: LabelledFeatures, classes: int) -> Choice:
+def chosen(
+    train: LabelledFeatures, validation: LabelledFeatures, classes: int, cs: tuple[float, ...] = L2_CS
+) -> Choice:
     groups = apart(train, validation)
-    return choose_head(train, validation, (groups[0], groups[1]), classes)
+    return choose_head(train, validation, (groups[0], groups[1]), classes, cs=cs)
+
+
+TWO = (0.01, 0.1)  # strengths, where it does not matter which are compared
 
 
 def settings(choice: Choice) -> tuple[bool, float]:
@@ -311,7 +316,7 @@ def test_the_middle_strength_of_those_as_good_is_chosen(few: int, monkeypatch: p
 
 def test_heads_learn_from_train_and_are_refitted_with_validation() -> None:
     train, validation = clouds(3), clouds(3, seed=9)
-    choice = chosen(train, validation, 3)
+    choice = chosen(train, validation, 3, TWO)
     standardise, strength = settings(choice)
     scales = choice.chosen["evidence_scale"], choice.chosen["prior_scale"]
     for head, parts in ((choice.head, [train]), (choice.refitted, [train, validation])):
@@ -378,20 +383,20 @@ def test_of_more_photos_or_labels_validation_judges(monkeypatch: pytest.MonkeyPa
     """Turns would take five times as long, where a head takes long already."""
     train, validation = clouds(3, 20), clouds(3, 4, seed=9)
     monkeypatch.setattr(room, "FEW", 72 * 3 - 1)
-    choice = chosen(train, validation, 3)
+    choice = chosen(train, validation, 3, TWO)
     right = float((choice.validation_logits.argmax(1) == validation[1]).mean())
     assert choice.chosen["validation_accuracy"] == right
     loss = choice.chosen["validation_log_loss"]
     assert log_loss(choice.validation_logits, validation[1]) == pytest.approx(loss)
     monkeypatch.setattr(room, "FEW", 72 * 3)
-    assert chosen(train, validation, 3).chosen["validation_log_loss"] != pytest.approx(loss)
+    assert chosen(train, validation, 3, TWO).chosen["validation_log_loss"] != pytest.approx(loss)
 
 
 def test_a_label_of_one_photo_is_learnt_and_not_judged() -> None:
     train, validation = alike(20, 0), alike(4, 1)
-    plain = chosen(train, validation, 2)
+    plain = chosen(train, validation, 2, TWO)
     train = (np.vstack([train[0], np.zeros(8, np.float32)]), np.append(train[1], 2))
-    choice = chosen(train, validation, 3)
+    choice = chosen(train, validation, 3, TWO)
     assert choice.chosen["validation_accuracy"] == plain.chosen["validation_accuracy"]
     assert choice.chosen["evidence_scale"] > 1, "what nobody could know makes no answer unsure"
 
@@ -406,7 +411,7 @@ def test_photos_too_few_for_turns_are_judged_by_validation() -> None:
 def test_one_label_is_an_error() -> None:
     features, labels = clouds(2, 20)
     with pytest.raises(CatflapError, match="one label only"):
-        chosen((features[:20], labels[:20]), (features, labels), 2)
+        chosen((features[:20], labels[:20]), (features, labels), 2, TWO)
 
 
 def test_of_a_rare_label_more_is_found_than_with_the_prior_as_it_is() -> None:
@@ -429,7 +434,7 @@ def test_of_a_rare_label_more_is_found_than_with_the_prior_as_it_is() -> None:
 
 
 def test_two_choices_are_bit_equal() -> None:
-    one, other = (chosen(clouds(4), clouds(4, seed=9), 4) for _ in range(2))
+    one, other = (chosen(clouds(4), clouds(4, seed=9), 4, TWO) for _ in range(2))
     assert one.refitted.weights.tobytes() == other.refitted.weights.tobytes()
 
 
@@ -447,7 +452,7 @@ def test_settings_are_compared_on_a_part_and_the_chosen_one_learns_from_all(
 
     for name, value in (("fit_head", counted), ("MAX_COMPARED", 50), ("FEW", 0)):
         monkeypatch.setattr(room, name, value)
-    chosen(train, validation, 4)
+    chosen(train, validation, 4, TWO)
     assert set(learnt[:-2]) == {(50, 4)}
     assert learnt[-2:] == [(300, 4), (360, 4)]
 
@@ -456,7 +461,7 @@ def test_of_many_validation_photos_a_part_judges(monkeypatch: pytest.MonkeyPatch
     """15 of them, where 60 logits may be looked at; a label of one photo is among them."""
     train, validation = clouds(3, 20), clouds(3, 20, seed=1)
     train, validation = ((part[0], np.where(np.arange(60) == 7, 3, part[1])) for part in (train, validation))
-    whole = chosen(train, validation, 4)
+    whole = chosen(train, validation, 4, TWO)
     judged = list[np.ndarray]()
 
     def looked_at(self: Head, features: np.ndarray) -> np.ndarray:
@@ -466,7 +471,7 @@ def test_of_many_validation_photos_a_part_judges(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Head, "logits", looked_at)
     for name, value in (("MAX_LOGITS", 60), ("FEW", 0)):
         monkeypatch.setattr(room, name, value)
-    choice = chosen(train, validation, 4)
+    choice = chosen(train, validation, 4, TWO)
     assert [row["judged_by"] for row in choice.tried] == [15] * len(choice.tried)
     assert [row["judged_by"] for row in whole.tried] == [120] * len(whole.tried), "by turns, of both roles"
     assert all(np.array_equal(one, judged[0]) for one in judged[:-1]), "the same for each setting"

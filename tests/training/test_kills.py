@@ -14,7 +14,7 @@ import pytest
 from catflap.artifacts.dataset import Dataset
 from tests.training.finetune_once import finetune_once
 
-KILLS = 20
+KILLS = 10
 STEPS = 15  # 36 photos in batches of 8, three times
 CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all the processes
 

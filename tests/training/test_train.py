@@ -135,8 +135,6 @@ def test_a_named_fine_tuning_is_the_best_blend_and_learns_from_validation_too(
         "two epochs, then half of all photos"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
-    again = train(drawn_dataset, tmp_path / "again", plan)
-    assert again.sha256 == tuned.sha256
 
 
 def puzzling(dataset: Dataset, folder: Path) -> Dataset:
@@ -151,9 +149,10 @@ def puzzling(dataset: Dataset, folder: Path) -> Dataset:
     return load_dataset(folder)
 
 
-def test_a_poor_head_is_fine_tuned_and_a_good_one_is_not(drawn_dataset: Dataset, tmp_path: Path) -> None:
-    good = train(drawn_dataset, tmp_path / "good", Plan(backbone=TINY))
-    assert {entry["step"] for entry in good.history} == {"head", "curve"}
+def test_a_poor_head_is_fine_tuned_and_a_good_one_is_not(
+    drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    assert {entry["step"] for entry in drawn_checkpoint.history} == {"head", "curve"}
     dataset = puzzling(drawn_dataset, tmp_path / "puzzling")
     poor = train(dataset, tmp_path / "poor", Plan(backbone=TINY))
     (chosen,) = (entry for entry in poor.history if entry.get("chosen"))
@@ -191,7 +190,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "undisturbed"]
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"{", b"[1]", b'{"made_from": "this"}'])
+@pytest.mark.parametrize("damage", [None, b"{", b"[1]"])
 def test_a_stopped_run_follows_what_the_clock_decided(
     drawn_dataset: Dataset, tmp_path: Path, damage: bytes | None
 ) -> None:

@@ -68,12 +68,16 @@ def file_server(folder: Path, first: First = lambda _: False) -> Iterator[tuple[
 
 @pytest.fixture(scope="session")
 def npm(repo: Path) -> Path:
-    """npm with the page's packages installed."""
+    """npm with the page's packages installed, and the page built of today's sources."""
+    from hatch_build import build_page
+
     path = shutil.which("npm")
     if path is None:
         pytest.skip("there is no Node here; the camera page is built with it")
     with open(Path(tempfile.gettempdir()) / "catflap-web.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs must not install over each other
+        problem = build_page(repo)  # which installs the packages, too, where it has something to build
+        assert problem is None, problem
         if not (repo / "web" / "node_modules" / ".package-lock.json").is_file():
             subprocess.run(
                 [path, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=repo / "web", check=True
@@ -83,13 +87,9 @@ def npm(repo: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def page_built(repo: Path, npm: Path) -> Path:
-    """The folder of the built page, of today's sources."""
-    from hatch_build import OUT, build_page
+    """The folder of the built page."""
+    from hatch_build import OUT
 
-    with open(Path(tempfile.gettempdir()) / "catflap-web.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        problem = build_page(repo)
-    assert problem is None, problem
     return repo / OUT
 
 

@@ -80,7 +80,7 @@ def test_of_litert_only_the_build_that_is_used_is_fetched(context: BrowserContex
         assert runtimes == {"litert_wasm_internal"}
 
 
-@pytest.mark.parametrize("kind", ["js", "wasm"])
+@pytest.mark.parametrize("kind", ["js", pytest.param("wasm", marks=pytest.mark.slow)])
 def test_where_a_runtime_does_not_come_the_next_variant_answers_and_it_may_come_later(
     context: BrowserContext, both: Path, kind: str
 ) -> None:
