@@ -52,6 +52,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "ray": "cluster",
         "model_signing": "sign",
         "OpenSSL": "sign",
+        "cryptography": "studio",
         "cyclonedx": "sbom",
         "packageurl": "sbom",
     }

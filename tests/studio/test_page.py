@@ -95,7 +95,7 @@ def test_every_screen_fits_and_axe_finds_nothing(
     open_studio: Callable[..., Page], repo: Path, width: int, scheme: str
 ) -> None:
     page = open_studio(width=width, scheme=scheme)
-    for step in ("collect", "label", "train", "judge", "try", "deliver"):
+    for step in ("collect", "label", "train", "judge", "try", "deliver", "understand"):
         page.evaluate(f"location.hash = '{step}'")
         page.wait_for_selector(f"h1:text-is('{step.capitalize()}')")
         if step == "label":

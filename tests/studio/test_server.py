@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
+import ssl
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -118,6 +121,23 @@ def test_a_learning_curve_says_what_more_photos_would_bring(studio: Running) -> 
     assert {row["label"] for row in curve["labels"]} == {"cat", "other"}
 
 
+def test_a_phone_may_use_its_camera_over_https(studio: Running) -> None:
+    """The certificate, made on the spot, is for exactly this address."""
+    pytest.importorskip("cryptography")
+    url = urlsplit(studio.ask("POST", "/api/phone", {"camera": True})["url"])
+    assert url.scheme == "https"
+    assert (url.hostname, url.port) != (None, None)
+    pem = ssl.get_server_certificate((str(url.hostname), int(url.port or 0)))
+    trusting = ssl.create_default_context(cadata=pem)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, timeout=60, context=trusting)
+    connection.request("GET", url.path)
+    answer = connection.getresponse()
+    assert (answer.status, b"getUserMedia" in answer.read()) == (200, True)
+    connection.close()
+    assert studio.ask("POST", "/api/phone", {})["url"].startswith("http://")
+    studio.ask("POST", "/api/phone", {"close": True})
+
+
 def test_a_phone_can_add_photos_with_its_token_until_it_is_closed(studio: Running) -> None:
     url = studio.ask("POST", "/api/phone", {})["url"]
     token = url.rpartition("/")[2]
@@ -153,7 +173,7 @@ def test_a_kill_at_any_moment_loses_no_answered_decision(start: Start, tmp_path:
                     OSError,
                     AssertionError,
                     json.JSONDecodeError,
-                    __import__("http").client.HTTPException,
+                    http.client.HTTPException,
                 ):
                     answered[-number] = name  # may or may not have been kept
                     return

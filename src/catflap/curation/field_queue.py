@@ -223,7 +223,7 @@ def useful_photos(log: Path, count: int, progress: Progress) -> tuple[list[Field
         if one.row.photo in chosen:
             continue
         chosen.add(one.row.photo)
-        data = _bytes_of(log, one.row)
+        data = bytes_of(log, one.row)
         if data is None:
             gone += 1
         elif not earlier.contains(data):
@@ -280,7 +280,7 @@ def _unusual_statistics(
     able: list[_Answer] = []
     features: list[Floats] = []
     for one in track(answered, "image statistics", len(answered), progress):
-        data = _bytes_of(log, one.row)
+        data = bytes_of(log, one.row)
         grey = None if data is None else _grey(data)
         if grey is not None:
             able.append(one)
@@ -362,7 +362,7 @@ def _field_photo(one: _Answer, kind: str, score: float, data: bytes) -> FieldPho
     )
 
 
-def _bytes_of(log: Path, row: LogRow) -> bytes | None:
+def bytes_of(log: Path, row: LogRow) -> bytes | None:
     """The bytes of a logged photo: its file if unchanged, or the picture that was kept."""
     if row.path:
         with suppress(BadPhoto):

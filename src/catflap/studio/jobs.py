@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,17 +24,23 @@ from catflap.artifacts.dataset import load_dataset
 from catflap.artifacts.folder import try_lock, write_atomically
 from catflap.errors import CatflapError
 from catflap.progress import PROGRESS_FILE
+from catflap.studio.job_progress import JobProgress
 from catflap.studio.project import Project
 
 POLL = 0.4  # seconds between two looks at the running jobs
 COMMAND = (sys.executable, "-c", "from catflap.cli.main import run; run()")
 ANSWER, NOTES, PROGRESS, LOCK, PID = "answer.json", "notes.txt", "progress.jsonl", "lock", "pid"
 COMMAND_FILE = "command.json"  # with which a stopped job goes on
+PAGE = "page.html"
+UNDERSTAND = {"cost": "compare", "steps": "explain"}  # the kinds of jobs that write a page, and their verbs
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the page shows it; `progress` are the steps so far with how much of each is done."""
+    """A job as the page shows it.
+
+    `progress` are the steps so far with how much of each is done; `left` is the rest of a build that runs.
+    """
 
     number: int
     kind: str
@@ -45,10 +50,17 @@ class Job:
     ended: float | None
     answer: dict[str, Any] | None
     progress: list[dict[str, Any]]
+    left: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
-        """The job for the page."""
-        return dict(self.__dict__)
+        """The job for the page, which reads a build's answer from the build itself."""
+        error = (self.answer or {}).get("error")
+        is_open = self.state != "done"
+        return {
+            **self.__dict__,
+            "answer": {"error": error} if error else None,
+            "progress": self.progress if is_open else [],
+        }
 
 
 class Jobs:
@@ -64,7 +76,8 @@ class Jobs:
         self._project, self._changed = project, changed
         self._command, self._options = tuple(command), tuple(options)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._lock = threading.Lock()
+        self._progress: dict[int, JobProgress] = {}
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="jobs", daemon=True)
 
@@ -128,14 +141,17 @@ class Jobs:
     def compare(self, build: int) -> int | None:
         """Ask `diff` whether a build may replace the one before, on its test photos; None for the first."""
         with self._lock:
-            earlier = [job for job in self.all() if job.kind == "build" and job.state == "done"]
-            earlier = [job for job in earlier if job.number < build]
+            earlier = self._project.rows(
+                "select n from jobs where kind = 'build' and state = 'done' and n < ? "
+                "order by n desc limit 1",
+                (build,),
+            )
             if not earlier:
                 return None
-            settings = {"build": build, "before": earlier[0].number}
-            number = self._project.add_job("compare", [], settings)
+            first = earlier[0]["n"]
+            number = self._project.add_job("compare", [], {"build": build, "before": first})
             self.folder(number).mkdir(parents=True, exist_ok=True)
-            before, after = self.bundle_of(earlier[0].number), self.bundle_of(build)
+            before, after = self.bundle_of(first), self.bundle_of(build)
             command = [
                 "diff",
                 str(before),
@@ -144,6 +160,31 @@ class Jobs:
                 "--json",
             ]
             self._spawn(number, command)
+            return number
+
+    def understand(self, build: int, kind: str, photo: int | None = None) -> int:
+        """Write a page about a build: `cost` (the verb `compare`), or `steps` of a photo (`explain`)."""
+        bundle = self.bundle_of(build)
+        command = UNDERSTAND.get(kind)
+        if command is None:
+            raise CatflapError(f"There is no page {kind[:40]!r}.", f"Use one of: {', '.join(UNDERSTAND)}.")
+        named = []
+        if kind == "steps":
+            place = None if photo is None else self._project.place_of(photo)
+            if place is None:
+                raise CatflapError("There is no such photo.", "Choose one of the test photos.")
+            named = [str(place.absolute())]
+        with self._lock:
+            if self._project.rows("select 1 from jobs where kind = ? and state = 'running'", (kind,)):
+                raise CatflapError("This page is being made.", "Wait for it.")
+            number = self._project.add_job(kind, [], {"build": build, "photo": photo})
+            folder = self.folder(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint = bundle.with_suffix(".build") / "checkpoint"
+            self._spawn(
+                number,
+                [command, str(checkpoint), str(bundle), *named, "-o", str(folder / PAGE), "--json"],
+            )
             return number
 
     def stop(self, number: int) -> None:
@@ -164,46 +205,72 @@ class Jobs:
             self._project.set_job(number, "running")
             self._spawn(number, json.loads((folder / COMMAND_FILE).read_text("utf-8")))
 
-    def all(self) -> list[Job]:
-        """All jobs, the latest first."""
-        rows = self._project.rows("select * from jobs order by n desc")
+    def latest(self, count: int) -> list[Job]:
+        """The latest jobs, the latest first."""
         return [
-            Job(
-                row["n"], row["kind"], row["state"], json.loads(row["settings"]), row["started"],
-                row["ended"], json.loads(row["answer"]) if row["answer"] else None, self._steps(row["n"]),
+            self._job(row)
+            for row in self._project.rows("select * from jobs order by n desc limit ?", (count,))
+        ]
+
+    def _job(self, row: Any) -> Job:
+        number = row["n"]
+        with self._reading:
+            progress = self._progress.setdefault(
+                number, JobProgress(self.folder(number) / PROGRESS, is_build=row["kind"] == "build")
             )
-            for row in rows
-        ]  # fmt: skip
+            steps = progress.read()
+        return Job(
+            number, row["kind"], row["state"], json.loads(row["settings"]), row["started"], row["ended"],
+            json.loads(row["answer"]) if row["answer"] else None, steps,
+            progress.left if row["state"] == "running" else None,
+        )  # fmt: skip
 
     def bundle_of(self, build: int) -> Path:
         """The Bundle that a build has written; CatflapError when it has none."""
-        for job in self.all():
-            if job.number == build and job.kind == "build" and job.state == "done" and job.answer:
-                return Path(job.answer["bundle"])
-        raise CatflapError(f"Build {build} has no bundle.", "Choose one that is finished.")
+        found = self._project.rows(
+            "select answer from jobs where n = ? and kind = 'build' and state = 'done'", (build,)
+        )
+        if not found or not found[0]["answer"]:
+            raise CatflapError(f"Build {build} has no bundle.", "Choose one that is finished.")
+        return Path(json.loads(found[0]["answer"])["bundle"])
+
+    def done_for(self, build: int, kind: str) -> int | None:
+        """The latest finished job of a kind about a build; None when there is none."""
+        found = self._project.rows(
+            "select n from jobs where kind = ? and state = 'done' "
+            "and json_extract(settings, '$.build') = ? order by n desc limit 1",
+            (kind, build),
+        )
+        return found[0]["n"] if found else None
 
     def answers_of(self, build: int) -> list[dict[str, Any]] | None:
         """What the Bundle of a build answered about its test photos; None before it has."""
-        for job in self.all():
-            if job.kind == "judge" and job.settings["build"] == build and job.state == "done":
-                text = (self.folder(job.number) / ANSWER).read_text("utf-8")
-                return [json.loads(line) for line in text.splitlines()]
-        return None
+        number = self.done_for(build, "judge")
+        if number is None:
+            return None
+        text = (self.folder(number) / ANSWER).read_text("utf-8")
+        return [json.loads(line) for line in text.splitlines()]
 
     def comparison_of(self, build: int) -> dict[str, Any] | None:
         """What `diff` says of a build and the one before it, with `before`; None before it is done."""
-        for job in self.all():
-            if job.kind == "compare" and job.settings["build"] == build and job.state == "done":
-                answer = json.loads((self.folder(job.number) / ANSWER).read_text("utf-8"))
-                return {**answer, "before": job.settings["before"]}
-        return None
+        number = self.done_for(build, "compare")
+        if number is None:
+            return None
+        (row,) = self._project.rows("select settings from jobs where n = ?", (number,))
+        answer = json.loads((self.folder(number) / ANSWER).read_text("utf-8"))
+        return {**answer, "before": json.loads(row["settings"])["before"]}
+
+    def page_of(self, build: int, kind: str) -> Path | None:
+        """The page that a job of UNDERSTAND wrote about a build; None before there is one."""
+        number = self.done_for(build, kind)
+        return None if number is None else self.folder(number) / PAGE
 
     def folder(self, number: int) -> Path:
         """The folder of a job."""
         return self._project.path / "jobs" / str(number)
 
     def _refuse_second_build(self) -> None:
-        if any(job.kind == "build" and job.state == "running" for job in self.all()):
+        if self._project.rows("select 1 from jobs where kind = 'build' and state = 'running' limit 1"):
             raise CatflapError("A build is running.", "Wait for it, or stop it first.")
 
     def _spawn(self, number: int, command: Sequence[str]) -> None:
@@ -211,6 +278,7 @@ class Jobs:
         write_atomically(folder / COMMAND_FILE, json.dumps(command).encode())
         (folder / "stop").unlink(missing_ok=True)
         (folder / PROGRESS).unlink(missing_ok=True)
+        self._progress.pop(number, None)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not try_lock(lock):
@@ -242,17 +310,6 @@ class Jobs:
             return not try_lock(lock)
         finally:
             os.close(lock)
-
-    def _steps(self, number: int) -> list[dict[str, Any]]:
-        """The steps of a job in their order, each with its latest progress and its seconds so far."""
-        steps: dict[str, dict[str, Any]] = {}
-        with suppress(OSError):
-            for line in (self.folder(number) / PROGRESS).read_text("utf-8").splitlines():
-                with suppress(ValueError, KeyError):  # the last line may not be whole
-                    one = json.loads(line)
-                    since = steps.get(one["step"], {"since": one["at"]})["since"]
-                    steps[one["step"]] = {**one, "since": since, "seconds": one["at"] - since}
-        return list(steps.values())
 
     def _watch(self) -> None:
         seen: dict[int, int] = {}
@@ -289,6 +346,8 @@ class Jobs:
                     follow(number)
         elif kind == "compare" and answer and "verdict" in answer:
             self._project.set_job(number, "done", {"verdict": answer["verdict"]})
+        elif kind in UNDERSTAND and answer and "page" in answer:
+            self._project.set_job(number, "done", {"page": answer["page"]})
         elif answer and "error" in answer:
             self._project.set_job(number, "failed", answer)
         elif was_stopped:
@@ -301,12 +360,3 @@ class Jobs:
             self._project.set_job(number, "failed", {"error": error})
         self._processes.pop(number, None)
         self._changed()
-
-    def wait(self, number: int, seconds: float) -> Job:
-        """The job when it no longer runs; for tests and benchmarks."""
-        until = time.monotonic() + seconds
-        while True:
-            job = next(job for job in self.all() if job.number == number)
-            if job.state != "running" or time.monotonic() > until:
-                return job
-            time.sleep(0.05)

@@ -1,4 +1,7 @@
-"""A page for a phone in the same network, while it is wanted: it can add photos, and nothing else."""
+"""A page for a phone in the same network, while it is wanted: it can add photos, and nothing else.
+
+Over http it uploads photos without a warning; over https, which the browser warns of, it can use the camera.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from catflap.progress import nobody
 from catflap.serving.connections import Guard, run_server, uvicorn_server
 from catflap.serving.serve import bind
 from catflap.serving.serve_settings import ServeLimits
+from catflap.studio.certificate import tls_context
 
 LIMITS = ServeLimits(upload=600, deadline=600, connections=20)
 MOST_BYTES = 64 << 20  # of one photo
@@ -34,17 +38,19 @@ class Phone:
         self._thread: threading.Thread | None = None
         self.url = ""
 
-    def open(self) -> str:
-        """The address for a phone; the server listens on this machine's address in its network."""
-        if self.url:
+    def open(self, *, camera: bool = False) -> str:
+        """The address for a phone, in https for its `camera`; listens on this machine's network address."""
+        if self.url.startswith("https:" if camera else "http:"):
             return self.url
+        self.close()
         host, token = own_address(), secrets.token_urlsafe(12)
+        certificate = tls_context(host) if camera else None
         listener = bind(host, 0)
         listener.guard = guard = Guard(LIMITS, nobody)
-        self._server = server = uvicorn_server(self._app(f"/{token}"), guard, LIMITS)
+        self._server = server = uvicorn_server(self._app(f"/{token}"), guard, LIMITS, certificate)
         server.config.timeout_graceful_shutdown = 2
         listener.listen()
-        self.url = f"http://{host}:{listener.getsockname()[1]}/{token}"
+        self.url = f"http{'s' if camera else ''}://{host}:{listener.getsockname()[1]}/{token}"
 
         def run() -> None:
             with listener:

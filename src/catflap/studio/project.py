@@ -37,7 +37,8 @@ SCHEMA = """
 create table photos (
   n integer primary key, id text not null unique, place text not null, name text not null,
   bytes integer not null, width integer not null, height integer not null, phash blob, thumb blob,
-  stack integer not null, label text, remarks text not null, added real not null
+  stack integer not null, label text, remarks text not null, added real not null,
+  said text, said_share real
 );
 create index photos_stack on photos (stack);
 create index photos_label on photos (label);
@@ -60,16 +61,21 @@ create table jobs (
 );
 create table settings (name text primary key, value text not null);
 """
+LATER = {"said": "text", "said_share": "real"}  # columns of photos that the first projects lack
 
 
 @dataclass(frozen=True)
 class NewPhoto:
-    """A photo to add: where it lies, relative to the project or absolute, and its row of a Manifest."""
+    """A photo to add: where it lies, relative to the project or absolute, and its row of a Manifest.
+
+    `said` is what a Bundle answered about it in the field, with the probability: no label, but a suggestion.
+    """
 
     place: str
     name: str
     label: str | None
     row: dict[str, Any]
+    said: tuple[str, float] | None = None
 
 
 class Project:
@@ -136,11 +142,12 @@ class Project:
                     hashed = row["phash"]
                     cursor = database.execute(
                         "insert into photos (id, place, name, bytes, width, height, phash, thumb, stack, "
-                        "label, remarks, added) values (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+                        "label, remarks, added, said, said_share) "
+                        "values (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
                         (
                             row["id"], photo.place, photo.name, row["bytes"], row["width"], row["height"],
                             None if hashed is None else int(hashed).to_bytes(8, "big"), row["thumb"],
-                            photo.label, row["reason"], now,
+                            photo.label, row["reason"], now, *(photo.said or (None, None)),
                         ),
                     )  # fmt: skip
                     number = cursor.lastrowid
@@ -302,6 +309,9 @@ class Project:
                 "photos": sum(photos for photos, _ in counts.values()),
                 "open": counts.get(None, (0, 0))[0],
                 "aside": counts.get(ASIDE, (0, 0))[0],
+                "field": self.rows("select count(*) from photos where said is not null and label is null")[0][
+                    0
+                ],
                 "refused": {row["reason"]: row["count"] for row in refused},
                 "undo": next_undo[0]["what"] if next_undo else None,
                 "redo": next_redo[0]["what"] if next_redo else None,
@@ -417,6 +427,9 @@ def _open_database(file: Path) -> sqlite3.Connection:
                 f"begin; {SCHEMA} pragma application_id = {APPLICATION}; "
                 f"pragma user_version = {VERSION}; commit;"
             )
+        there = {row["name"] for row in database.execute("pragma table_info(photos)")}
+        for column in LATER.keys() - there:
+            database.execute(f"alter table photos add column {column} {LATER[column]}")
         found = database.execute("pragma quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found)

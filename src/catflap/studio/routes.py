@@ -25,13 +25,15 @@ from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.folder import unwritable, write_atomically
 from catflap.artifacts.report import load_report
 from catflap.data.listing import by_folder
-from catflap.errors import BadPhoto, CatflapError, first_line
-from catflap.image import thumbnail
+from catflap.errors import BadPhoto, CatflapError, first_line, missing_extra
+from catflap.image import encode, highlight, read_file, thumbnail
+from catflap.runtime.activation_maps import evidence
+from catflap.runtime.classifier import Classifier
 from catflap.serving import pages
 from catflap.serving.app import CONTENT_TYPES
 from catflap.serving.static_site import PAGE as CAMERA_PAGE
 from catflap.studio.importing import Importer, check_readable
-from catflap.studio.jobs import COMMAND, Jobs
+from catflap.studio.jobs import COMMAND, UNDERSTAND, Jobs
 from catflap.studio.phone import Phone
 from catflap.studio.places import cards
 from catflap.studio.project import ASIDE, Project
@@ -40,6 +42,8 @@ from catflap.studio.suggestions import ORDERS, Suggestions
 PAGE = Path(__file__).parent / "static"  # built from web/studio/
 SIDE, LARGE = 256, 1600  # px of thumbnails and of photos on the screen
 MOST_DETAILS = 1000
+SHOWN_JOBS = 200
+SHOWN_SLICES = 12
 JSON_BYTES = 16 << 20
 LOOK_BYTES = 8 << 20
 UPLOAD_BYTES = 8 << 30
@@ -64,6 +68,7 @@ class Studio:
         self.jobs = Jobs(project, self.changed, command or COMMAND, options)
         self.phone = Phone(self._take_from_phone)
         self._bundles: dict[Path, tuple[int, Bundle]] = {}
+        self._classifier: tuple[Bundle, Classifier] | None = None
 
     def start(self) -> None:
         """Start the threads."""
@@ -115,6 +120,16 @@ class Studio:
             self._bundles = {path: (modified, load_bundle(path))}
         return self._bundles[path][1]
 
+    def where(self, path: Path, photo: Path, label: str) -> bytes | None:
+        """A JPEG of where the network found a label; None when the default variant has no maps."""
+        bundle = self.bundle(path)
+        if self._classifier is None or self._classifier[0] is not bundle:
+            self._classifier = bundle, Classifier(bundle, threads=1)
+        classifier = self._classifier[1]
+        data = read_file(str(photo), classifier.frame.max_bytes)
+        heat = evidence(classifier.model, data, classifier.frame, classifier.labels.index(label))
+        return None if heat is None else encode(highlight(data, heat, classifier.frame), "JPEG", quality=88)
+
     def state(self) -> dict[str, Any]:
         """What every screen shows."""
         suggestions = self.suggestions
@@ -135,7 +150,7 @@ class Studio:
             },
             "importing": self.importer.progress,
             "phone": self.phone.url,
-            "jobs": [job.to_json() for job in self.jobs.all()[:30]],
+            "jobs": [job.to_json() for job in self.jobs.latest(SHOWN_JOBS)],
         }
 
 
@@ -182,6 +197,8 @@ async def photos(studio: Studio, request: Request) -> Response:
             condition = "1"
         elif show == "aside":
             condition = "label = ''"
+        elif show == "field":
+            condition = "label is null and said is not null"
         elif show.startswith("label:"):
             condition, values = "label = ?", [show.removeprefix("label:")]
         if show == "expanded" and like is not None:
@@ -206,7 +223,7 @@ async def details(studio: Studio, request: Request) -> Response:
     def find() -> list[dict[str, Any]]:
         marks = ",".join("?" * len(asked))
         rows = studio.project.rows(
-            "select p.n, p.label, p.name, p.width, p.height, p.remarks, p.stack, "
+            "select p.n, p.label, p.name, p.width, p.height, p.remarks, p.stack, p.said, p.said_share, "
             "(select count(*) from photos s where s.stack = p.stack) as alike "
             f"from photos p where p.n in ({marks})",
             asked,
@@ -220,6 +237,8 @@ async def details(studio: Studio, request: Request) -> Response:
             if number < len(suggested.suggested) and suggested.suggested[number] >= 0:
                 answer["suggested"] = suggested.labels[suggested.suggested[number]]
                 answer["probability"] = round(float(suggested.probability[number]), 4)
+            elif row["said"]:
+                answer["suggested"], answer["probability"] = row["said"], round(row["said_share"], 4)
             if number in suspects:
                 answer["suspect"] = suspects[number][0]
             answers.append(answer)
@@ -324,10 +343,29 @@ async def import_path(studio: Studio, request: Request) -> Response:
     )
 
 
-async def phone(studio: Studio, request: Request) -> Response:
-    """`POST /api/phone`: open the page for a phone, or with {"close": true} close it."""
+async def record(studio: Studio, request: Request) -> Response:
+    """`POST /api/record`: frames of a camera, stream or video of this machine; {"stop": true} ends it."""
     body = await _json(request)
-    await asyncio.to_thread(studio.phone.close if body.get("close") else studio.phone.open)
+    if body.get("stop"):
+        studio.importer.stop_recording()
+        return JSONResponse({})
+    if studio.importer.progress:
+        raise CatflapError("Another import is running.", "Wait for it.")
+    address, label = str(body["address"]).strip(), str(body.get("label") or "").strip() or None
+    take = studio.importer.record
+    answer = await asyncio.to_thread(take, address, int(body["frames"]), float(body["every"]), label)
+    await asyncio.to_thread(studio.importer.stack)
+    studio.photos_changed()
+    return JSONResponse(answer)
+
+
+async def phone(studio: Studio, request: Request) -> Response:
+    """`POST /api/phone`: open the page for a phone, {"camera": true} in https; {"close": true} closes it."""
+    body = await _json(request)
+    if body.get("close"):
+        await asyncio.to_thread(studio.phone.close)
+    else:
+        await asyncio.to_thread(lambda: studio.phone.open(camera=bool(body.get("camera"))))
     studio.changed()
     return JSONResponse({"url": studio.phone.url})
 
@@ -447,6 +485,8 @@ async def model(studio: Studio, request: Request) -> Response:
             "bytes": path.stat().st_size,
             "variants": {name: bundle.size_of(one) for name, one in bundle.variants.items()},
             "photos": judged,
+            "slices": _lowest_slices(report.conditions.get("slices") or {}),
+            "pages": {kind: studio.jobs.page_of(number, kind) is not None for kind in UNDERSTAND},
             "is_judged": answers is not None,
             "labels_then": json.loads((studio.jobs.folder(number) / "labels.json").read_text("utf-8")),
         }
@@ -455,6 +495,43 @@ async def model(studio: Studio, request: Request) -> Response:
 
 
 JUDGED = ("label", "probability", "probabilities", "decision")
+
+
+def _lowest_slices(found: dict[str, Any]) -> dict[str, Any]:
+    """The slices of a report with the fewest right decisions, and how many were tested."""
+    rows = sorted(found.get("rows", []), key=lambda row: (not row["worse"], row["right"]["value"]))
+    return {"tests": found.get("tests", 0), "rows": rows[:SHOWN_SLICES]}
+
+
+async def where(studio: Studio, request: Request) -> Response:
+    """`GET /where/N/PHOTO?label=`: where the network of a build found a label in a photo, as JPEG."""
+    path = studio.jobs.bundle_of(int(request.path_params["number"]))
+    place = studio.project.place_of(int(request.path_params["photo"]))
+    if place is None:
+        raise HTTPException(404)
+    label = request.query_params.get("label", "")
+    made = await asyncio.to_thread(studio.where, path, place, label)
+    if made is None:
+        raise HTTPException(404)
+    return Response(made, media_type="image/jpeg", headers=FOREVER)
+
+
+async def understand(studio: Studio, request: Request) -> Response:
+    """`POST /api/models/N/understand`: write the page `cost`, or `steps` of a `photo`, by a job."""
+    body = await _json(request)
+    number, photo = int(request.path_params["number"]), body.get("photo")
+    start = studio.jobs.understand
+    job = await asyncio.to_thread(start, number, str(body["kind"]), None if photo is None else int(photo))
+    return JSONResponse({"job": job})
+
+
+async def understood(studio: Studio, request: Request) -> Response:
+    """`GET /understand/N/KIND`: the page that such a job wrote; it brings a stricter policy of its own."""
+    found = studio.jobs.page_of(int(request.path_params["number"]), request.path_params["kind"])
+    if found is None:
+        raise HTTPException(404)
+    policy = "sandbox allow-scripts; frame-ancestors 'self'"
+    return FileResponse(found, media_type="text/html", headers={"content-security-policy": policy})
 
 
 async def deliver(studio: Studio, request: Request) -> Response:
@@ -542,6 +619,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/api/folders", folders),
     ("POST", "/api/upload", upload),
     ("POST", "/api/import", import_path),
+    ("POST", "/api/record", record),
     ("POST", "/api/demo", demo),
     ("POST", "/api/phone", phone),
     ("POST", "/api/stack", stack),
@@ -554,7 +632,10 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/api/jobs/{number:int}/{what}", job),
     ("GET", "/api/models/{number:int}", model),
     ("GET", "/api/models/{number:int}/places", deliver),
+    ("POST", "/api/models/{number:int}/understand", understand),
     ("POST", "/api/export", export),
+    ("GET", "/where/{number:int}/{photo:int}", where),
+    ("GET", "/understand/{number:int}/{kind}", understood),
     ("GET", "/models/{number:int}", download),
     ("GET", "/report/{number:int}", report),
     ("GET", "/try/{number:int}/{file:path}", try_page),
@@ -572,6 +653,11 @@ def create_app(studio: Studio, page: Path = PAGE) -> Starlette:
                 return await handler(studio, request)
             except CatflapError as error:
                 return JSONResponse({"error": error.to_json()}, 400)
+            except ModuleNotFoundError as error:  # OpenCV, for a stream
+                problem = missing_extra(error)
+                if problem is None:
+                    raise
+                return JSONResponse({"error": problem.to_json()}, 400)
             except ClientDisconnect:
                 return Response(status_code=499)
             except (KeyError, TypeError, ValueError, OverflowError) as error:

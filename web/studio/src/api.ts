@@ -30,11 +30,12 @@ export interface Job {
   number: number;
   kind: string;
   state: "running" | "stopped" | "failed" | "done";
-  settings: { minutes?: number | null; build?: number };
+  settings: { minutes?: number | null; build?: number; photo?: number | null };
   started: number;
   ended: number | null;
-  answer: { seconds?: number; error?: Problem; variants?: Record<string, { bytes: number }> } | null;
+  answer: { error: Problem } | null;
   progress: Step[];
+  left: { share: number; seconds: number; words: string; at: number } | null;
 }
 
 export interface State {
@@ -44,6 +45,7 @@ export interface State {
   photos: number;
   open: number;
   aside: number;
+  field: number;
   refused: Record<string, number>;
   undo: string | null;
   redo: string | null;
