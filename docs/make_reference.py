@@ -42,6 +42,9 @@ usual line. `catflap completion bash` prints what completes them in a shell.
   `{"error": {"what": ..., "fix": ...}}`.
 - Outputs are renamed into place when they are complete. What another command or
   person wrote is never replaced.
+- `catflap.toml` in the working folder gives options that you always use, a table for each command:
+  `[build]`, then `minutes = 10`. The command line goes before the file, the file before the default; what it
+  gave is printed. An unknown table or key is an error that names the nearest.
 - Environment: `NO_COLOR`; `CATFLAP_CACHE`, the folder for results that can be computed again (default
   `~/.cache/catflap`); `CATFLAP_TRACEBACK=1` shows the traceback of an error.
 

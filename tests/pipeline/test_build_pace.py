@@ -47,11 +47,21 @@ def test_the_time_left_is_within_a_factor_of_two_from_a_tenth_to_seven_tenths(
 ) -> None:
     """Before the head is judged nobody knows that every weight will be trained, which takes longest."""
     reports = run(slow, photos, every_weight)
-    whole, known = reports[0][0], not every_weight
+    whole = reports[0][0]
     for left, pace in reports:
-        known = known or pace.words.startswith("training")
-        if known and 0.1 * whole < whole - left < 0.7 * whole:
+        if pace.at_most is None and 0.1 * whole < whole - left < 0.7 * whole:
             assert left / 2 <= pace.seconds_left <= 2 * left, (left / whole, left, pace)
+
+
+@pytest.mark.parametrize("every_weight", [False, True])
+def test_before_the_head_is_judged_both_times_are_told(every_weight: bool) -> None:
+    """Whatever is decided then, what was told is wrong by the same factor, and at most is at most."""
+    reports = [(left, pace) for left, pace in run(1.0, 200, every_weight) if pace.at_most is not None]
+    assert len(reports) > 50
+    for left, pace in reports[10:]:
+        assert pace.at_most is not None
+        without = pace.seconds_left**2 / pace.at_most
+        assert (pace.at_most if every_weight else without) == pytest.approx(left, rel=0.5)
 
 
 def test_the_share_only_grows_and_ends_near_one() -> None:

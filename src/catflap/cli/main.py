@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from catflap.cli import options, output
+from catflap.cli.settings_file import with_settings
 from catflap.errors import CatflapError, Refused, missing_extra, system_reason
 from catflap.stopping import Ended, answered_at_once, end_in_order
 from catflap.version import VERSION
@@ -159,7 +160,7 @@ def _answer(argv: list[str]) -> int:
         )
     parser = parser_of(name)
     argv.remove(name)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(with_settings(parser, name, argv, list(COMMANDS)))
     for named in (getattr(args, "bundle", None), getattr(args, "model", None), *getattr(args, "bundles", ())):
         _note_shipped(named)
     return int(import_module(f"catflap.cli.{name}").answer(args))

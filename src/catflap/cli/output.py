@@ -124,14 +124,19 @@ def _rich_whole_bar(pace: BuildPace) -> Iterator[Progress]:
         def show(step: str, done: int, total: int) -> None:
             now = pace(step, done, total)
             bar.update(now.share)
-            head.plain = f"build  {100 * now.share:.0f} %, {duration(now.seconds_left)} left"
+            head.plain = f"build  {100 * now.share:.0f} %, {_time_left(now)}"
             under.plain = f"  {now.words}"
 
         yield show
 
 
 def _whole_text(now: Pace) -> str:
-    return f"build: {100 * now.share:.0f} %, {duration(now.seconds_left)} left; {now.words}"
+    return f"build: {100 * now.share:.0f} %, {_time_left(now)}; {now.words}"
+
+
+def _time_left(now: Pace) -> str:
+    most = "" if now.at_most is None else f" ({duration(now.at_most)} if every weight is trained)"
+    return f"{duration(now.seconds_left)} left{most}"
 
 
 def _words(name: str) -> str:

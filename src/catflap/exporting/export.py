@@ -111,9 +111,11 @@ def export(
     check_golden((*drawn, *golden_photos), checkpoint.frame, len(checkpoint.labels), tested)
     with working_folder(out, "export") as folder:
         try:
+            progress("write network", 0, 2)
             source = load_source(
                 checkpoint, dataset, progress, specs, Workspace(folder), error_rate, unknown_rate
             )
+            progress("write golden cases", 1, 2)
             cases, defects = choose_cases(checkpoint.frame, open_model(source.onnx), PIXEL_TOLERANCE)
             photos = (*(case.photo for case in cases), *golden_photos)
             frames = np.stack([read_pixels(photo, checkpoint.frame) for photo in photos])

@@ -2,7 +2,8 @@
 
 Each step has an expected time, by the number of photos, on two cores; how fast the finished part was here
 scales what is left. The step that runs is extrapolated from itself as soon as it can be. Whether every weight
-is trained is known only when the head is judged: until then the time is that without it.
+is trained is known only when the head is judged. Until then the time left is the geometric mean of the times
+with it and without it, which is wrong by the same factor either way, and `at_most` is the time with it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ STEPS = (
     Step("heads", "fitting the head", 1.0, 0.0015),
     Step(EVERY_WEIGHT, "training every weight", a_root=15.0, rare=True),
     Step(EVERY_WEIGHT, "training every weight, with validation photos", a_root=6.0, rare=True),
+    Step("features of calibration", "learning from calibration photos", 0.5, 0.001),
     Step(
         "write .*|.* on calibration|.* on test", "writing and measuring variants", 40.0, 0.007, several=True
     ),
@@ -67,13 +69,21 @@ STEPS = (
 )
 
 
+RARE = [place for place, step in enumerate(STEPS) if step.rare]
+NOTABLE = 1.5  # times longer with the rare steps, from which on that is told
+
+
 @dataclass(frozen=True)
 class Pace:
-    """The share of a build that is done, the seconds that are left, and what runs, for people."""
+    """The share of a build that is done, the seconds that are left, and what runs, for people.
+
+    `at_most` are the seconds that are left if every weight is trained, as long as that is not known.
+    """
 
     share: float
     seconds_left: float
     words: str
+    at_most: float | None = None
 
 
 class BuildPace:
@@ -100,12 +110,15 @@ class BuildPace:
         current = STEPS[self._place] if self._place >= 0 else Step("", step, 0, 0)
         if step not in INSIDE and not current.several:
             self._part = part
-        left = self._left(now)
+        left, longer = self._left(now), self._left(now, rare=True)
+        at_most = longer if self._place < RARE[0] and longer > NOTABLE * left else None
+        if at_most is not None:
+            left = sqrt(left * at_most)
         spent = max(now - self._begun, 1e-9)
         self._share = max(self._share, min(1.0, spent / (spent + left)))
         counted = f": {done:,} of {total:,}" if total > 1 else ""
         words = INSIDE.get(step, current.words)
-        return Pace(self._share, left, f"{words}{counted}")
+        return Pace(self._share, left, f"{words}{counted}", at_most)
 
     def _move(self, step: str, part: float) -> None:
         """Go on to the step's place in the table, if it is ahead."""
@@ -120,13 +133,11 @@ class BuildPace:
         self._place, self._step_begun = found, self._clock()
         self._first = self._part = 0.0 if STEPS[found].several else part
 
-    def _left(self, now: float) -> float:
+    def _left(self, now: float, *, rare: bool = False) -> float:
+        """The seconds left; `rare` ones count as soon as the first of them runs, or if asked for."""
         current = STEPS[self._place] if self._place >= 0 else None
-        later = sum(
-            step.seconds(self._photos)
-            for step in STEPS[self._place + 1 :]
-            if not step.rare or (current is not None and step.name == current.name)
-        )
+        rare = rare or (current is not None and current.rare)
+        later = sum(step.seconds(self._photos) for step in STEPS[self._place + 1 :] if rare or not step.rare)
         if current is None:
             return later
         expected, taken = (1 - self._first) * current.seconds(self._photos), now - self._step_begun

@@ -25,8 +25,8 @@ class JobProgress:
     def read(self) -> list[dict[str, Any]]:
         """The steps so far, each with its latest progress and its seconds.
 
-        `left` is then how much of a build is done (0 to 1), the `seconds` left at the time `at`, and `words`
-        for what runs.
+        `left` is then how much of a build is done (0 to 1), the `seconds` left at the time `at` with their
+        `at_most`, and `words` for what runs, as in Pace.
         """
         with suppress(OSError):
             if self._file.stat().st_size > self._read:
@@ -47,4 +47,7 @@ class JobProgress:
         if self._is_build:
             self._pace = self._pace or BuildPace(lambda: self._at)
             now = self._pace(step, one["done"], one["total"])
-            self.left = {"share": now.share, "seconds": now.seconds_left, "words": now.words, "at": self._at}
+            self.left = {
+                "share": now.share, "seconds": now.seconds_left, "at_most": now.at_most, "words": now.words,
+                "at": self._at,
+            }  # fmt: skip

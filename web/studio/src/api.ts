@@ -35,7 +35,7 @@ export interface Job {
   ended: number | null;
   answer: { error: Problem } | null;
   progress: Step[];
-  left: { share: number; seconds: number; words: string; at: number } | null;
+  left: { share: number; seconds: number; at_most: number | null; words: string; at: number } | null;
 }
 
 export interface State {
