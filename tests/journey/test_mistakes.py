@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,56 @@ def test_the_second_sentence_helps(fix_of: Callable[..., str], name: str) -> Non
         port = str(taken.getsockname()[1])
         message = fix_of(*(word.replace("PORT", port) if word == "PORT" else word for word in words))
     assert any(part in message for part in fix.split("|")), message
+
+
+def test_a_full_disk_says_so_and_what_to_do(
+    fix_of: Callable[..., str], place: Path, mount_small: Callable[[str], Path]
+) -> None:
+    small = mount_small("64k")
+    (small / "filler").write_bytes(bytes(shutil.disk_usage(small).free))
+    for words in (("scan", "photos", "-o", small / "m"), ("bundle", "unpack", "cat", "-o", small / "b")):
+        fix = fix_of(*map(str, words))
+        assert "free" in fix or "room" in fix or "space" in fix, fix
+
+
+def test_a_folder_that_may_not_be_written_says_so(
+    fix_of: Callable[..., str], mount_small: Callable[[str], Path]
+) -> None:
+    """A file system that is read-only: root, as in a container, may write everywhere else."""
+    shut = mount_small("64k")
+    command = ["mount", "-o", "remount,ro", str(shut)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this file system cannot be made read-only")
+    for words in (("scan", "photos", "-o", shut / "m"), ("bundle", "unpack", "cat", "-o", shut / "b")):
+        assert "can only be read" in fix_of(*map(str, words))
+
+
+def test_pages_that_were_not_built_name_node(
+    fix_of: Callable[..., str], place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from catflap.serving import static_site
+
+    monkeypatch.setattr(static_site.write_site, "__defaults__", (tmp_path / "none",))
+    assert "Install Node" in fix_of("web", "cat", "-o", str(tmp_path / "site"))
+    pytest.importorskip("uvicorn")
+    from catflap.studio.studio import studio
+
+    assert studio.__defaults__ is not None
+    monkeypatch.setattr(studio, "__defaults__", (*studio.__defaults__[:-1], tmp_path / "none"))
+    assert "Install Node" in fix_of("studio", str(tmp_path / "project"), "--no-browser")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_without_a_python_that_is_new_enough_says_which(repo: Path) -> None:
+    done = subprocess.run(
+        ["make", "-n", "-B", "PYTHON=", ".venv-base/ready"],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "Catflap needs Python 3.11 or newer; name one with PYTHON=" in done.stderr
 
 
 @pytest.mark.parametrize("verb", [("build", "photos", "-o", "x"), ("audit", "photos"), ("demo",)])

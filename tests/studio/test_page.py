@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
 MOST_SCRIPT = 300_000  # bytes
+LONG = 900_000  # ms, for what takes a minute on a machine with nothing else to do
 HOSTILE = '<img src=x onerror="document.title=1">'
 SIZES = [(360, "light"), (768, "dark"), (1440, "light"), (1440, "dark")]
 
@@ -71,7 +72,7 @@ def is_fault(line: ConsoleMessage) -> bool:
 
 def wait(page: Page, expression: str) -> None:
     """Wait until JavaScript is true; playwright's own way needs eval, which the page's policy forbids."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(50)
@@ -180,7 +181,6 @@ def test_the_script_is_small(studio_page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("CATFLAP_WHOLE_STUDIO" not in os.environ, reason="minutes; set CATFLAP_WHOLE_STUDIO=1")
 def test_a_classifier_is_trained_judged_tried_and_delivered(
     open_studio: Callable[..., Page],
     start: Callable[..., Running],
@@ -190,29 +190,38 @@ def test_a_classifier_is_trained_judged_tried_and_delivered(
     tmp_path: Path,
 ) -> None:
     one = start(tmp_path / "whole", studio_page)
-    one.ask("POST", "/api/import", {"path": str(draw_photos(tmp_path / "photos"))})
+    one.ask("POST", "/api/import", {"path": str(draw_photos(tmp_path / "photos", count=16))})
     page = open_studio("train", one=one)
+    page.set_default_timeout(LONG)
     page.click("text=Train a classifier")
-    page.wait_for_selector("progress")
+    page.wait_for_selector("label:has-text('left')")
     keep(page, "training")
-    page.wait_for_selector("a.button:has-text('Judge')", timeout=600_000)
+    page.wait_for_selector("a.button:has-text('Judge')")
     page.click("a.button:has-text('Judge')")
-    page.wait_for_selector("h2:text('What is taken for what')", timeout=120_000)
+    page.wait_for_selector("h2:text('What is taken for what')")
     assert page.inner_text(".verdict .large").startswith("At least ")
     right = float(page.inner_text(".rates li:first-child b"))
     page.locator("input[type=range]").first.fill("0.999")
     wait(page, f"Number(document.querySelector('.rates b').textContent) < {right} + 1")
-    for width, scheme in SIZES:
+    page.click("td.good button")  # the photos of a cell, then one of them with where the network looked
+    page.click(".strip button")
+    page.wait_for_selector("figure img")
+    wait(page, "document.querySelector('figure img').naturalWidth > 0")
+    keep(page, "looked")
+    page.click("dialog button")
+    for width, scheme in (SIZES[0], SIZES[-1]):
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        for step in ("judge", "deliver"):
+        for step in ("judge", "deliver", "understand"):
             page.evaluate(f"location.hash = '{step}'")
             page.wait_for_selector(f"h1:text-is('{step.capitalize()}')")
-            page.wait_for_selector(".rates" if step == "judge" else ".card")
+            page.wait_for_selector(
+                {"judge": ".rates", "deliver": ".card"}.get(step, "iframe, .tools .button")
+            )
             assert violations(page, repo) == [], step
             assert page.evaluate("document.documentElement.scrollWidth") <= width, step
             keep(page, f"built-{step}-{width}-{scheme}")
     page.evaluate("location.hash = 'try'")
     camera = page.frame_locator("iframe")
-    camera.locator("#verdict[data-state=pass]").wait_for(timeout=120_000)
+    camera.locator("#verdict[data-state=pass]").wait_for(timeout=LONG)
     keep(page, "try")

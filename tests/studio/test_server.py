@@ -215,6 +215,16 @@ def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
     assert model["photos"]
     right = sum(photo["label"] == photo["truth"] for photo in model["photos"])
     assert right / len(model["photos"]) == pytest.approx(model["metrics"]["accuracy"]["value"])
+    where = f"/where/{number}/{model['photos'][0]['photo']}?label=cat"
+    status, headers, picture = one.raw("GET", where)
+    assert (status, headers["content-type"], picture[:2]) == (200, "image/jpeg", b"\xff\xd8")
+    assert one.raw("GET", f"/understand/{number}/steps")[0] == 404
+    asked = {"kind": "steps", "photo": model["photos"][0]["photo"]}
+    one.ask("POST", f"/api/models/{number}/understand", asked)
+    one.until(f"/api/models/{number}", lambda model: model["pages"] == {"cost": False, "steps": True}, 600)
+    status, headers, page = one.raw("GET", f"/understand/{number}/steps")
+    assert (status, headers["content-security-policy"][:7]) == (200, "sandbox")
+    assert b"Catflap: explain" in page
     status, _, page = one.raw("GET", f"/try/{number}/bundle/bundle.json")
     assert (status, json.loads(page)["labels"]) == (200, ["cat", "other"])
     cards = one.ask("GET", f"/api/models/{number}/places")["places"]

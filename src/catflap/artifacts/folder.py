@@ -255,11 +255,14 @@ def unwritable(target: Path, error: Exception) -> CatflapError:
     why = system_reason(error)
     elsewhere = getattr(error, "filename", None)
     place = f" ({elsewhere})" if elsewhere and target.name not in str(elsewhere) else ""
-    too_long = getattr(error, "errno", None) == errno.ENAMETOOLONG
-    return CatflapError(
-        f"{target} cannot be written: {why}{place}.",
-        "Choose a shorter name." if too_long else "Free some space or choose another output folder.",
-    )
+    fixes = {
+        errno.ENAMETOOLONG: "Choose a shorter name.",
+        errno.EACCES: "Choose a folder that you may write.",
+        errno.EPERM: "Choose a folder that you may write.",
+        errno.EROFS: "Choose a folder on another disk: this one can only be read.",
+    }
+    fix = fixes.get(getattr(error, "errno", None) or 0, "Free some space or choose another output folder.")
+    return CatflapError(f"{target} cannot be written: {why}{place}.", fix)
 
 
 def sync(place: Path) -> None:
