@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from catflap.evaluation.drift_baseline import AXES, WINDOW, make_baseline, measure_drift, ood_baseline
-from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unpack
+from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unknown_threshold, unpack
 
 LABELS = ("cat", "dog")
 WIDE = 64
@@ -90,6 +90,27 @@ def test_near_duplicates_do_not_make_one_another_familiar() -> None:
     assert tenfold is not None
     assert tenfold["groups"] == 30
     assert tenfold["limit"] == pytest.approx(alone["limit"], rel=0.1)
+
+
+def test_few_calibration_photos_a_label_keep_the_rate_of_unknown() -> None:
+    """Eight photos of each of six labels: a scale that they set themselves refuses 1 in 9 new ones."""
+    random, accepted = np.random.default_rng(3), []
+    for _ in range(40):
+        labels = [random.normal(0, 1, 16) for _ in range(6)]
+
+        def photos_of(centre: np.ndarray, count: int) -> np.ndarray:
+            return (centre + random.normal(0, 0.5, (count, 16))).astype(np.float32)
+
+        scores, new = [], []
+        for centre in labels:
+            entry = ood_baseline(photos_of(centre, 8), np.arange(8), photos_of(centre, 40))
+            assert entry is not None
+            scores.append(entry["ood_score"])
+            new.append(residuals(photos_of(centre, 50), *unpack(entry)) / entry["limit"])
+        threshold = unknown_threshold(np.concatenate(scores), np.arange(48), 0.05)
+        assert threshold is not None
+        accepted.append(np.mean(np.concatenate(new) <= threshold))
+    assert np.mean(accepted) == pytest.approx(0.96, abs=0.015)
 
 
 def test_numbers_survive_as_bytes() -> None:

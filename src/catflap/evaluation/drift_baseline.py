@@ -299,31 +299,39 @@ def ood_baseline(embeddings: Vectors, groups: Ints, fitted: Vectors | None = Non
     """A label's OOD baseline from its embeddings (n, width), with the OOD score of each photo, (n,).
 
     The distance of an embedding is the norm of its residual after projection on the label's mean and
-    principal axes (Jackson & Mudholkar 1979). Field photos took no part in that fit; so calibration photos
-    are scored out of fold, ten folds, no group in two of them; or by a fit on embeddings of train photos,
-    `fitted` (m, width), m ≥ 5. None for fewer than 5 groups (n,).
+    principal axes (Jackson & Mudholkar 1979); a score is a distance divided by the one that 1 in 100 photos
+    exceeds when they are measured out of fold, ten folds, no group (n,) in two of them. Fit and folds are
+    those of the embeddings, or of train photos, `fitted` (m, width), m ≥ 5: then nothing that makes a score
+    has seen the photos scored, and new photos score alike. None for fewer than 5 groups.
     """
-    names, of = np.unique(groups, return_inverse=True)
-    if len(names) < MIN_PHOTOS:
+    if len(np.unique(groups)) < MIN_PHOTOS:
         return None
     if fitted is not None and len(fitted) >= MIN_PHOTOS:
         packed = _fit(fitted, len(fitted))
         distances = residuals(embeddings, *unpack(packed))
-        limit = round(max(float(np.quantile(distances, OOD_QUANTILE)), 1e-6), 6)
-        scores = distances.astype(np.float64) / limit
-        return {"groups": independent_photos(groups), **packed, "limit": limit, OOD: scores}
-    distances = np.empty(len(embeddings), np.float32)
-    part = of % min(FOLDS, len(names))
+        limit = _limit(_out_of_fold(fitted, np.arange(len(fitted))))
+    else:
+        packed = _fit(embeddings, len(np.unique(groups)))
+        distances = _out_of_fold(embeddings, groups)
+        limit = _limit(distances)
+    scores = distances.astype(np.float64) / limit
+    return {"groups": independent_photos(groups), **packed, "limit": limit, OOD: scores}
+
+
+def _out_of_fold(embeddings: Vectors, groups: Ints) -> Vectors:
+    """The distance (n,) of each embedding (n, width) from a fit on the folds that lack its group (n,)."""
+    names, of = np.unique(groups, return_inverse=True)
+    part, distances = of % min(FOLDS, len(names)), np.empty(len(embeddings), np.float32)
     for number in range(part.max() + 1):
         chosen = part == number
-        distances[chosen] = residuals(embeddings[chosen], *unpack(_fit(embeddings[~chosen], len(names))))
-    limit = round(max(float(np.quantile(distances, OOD_QUANTILE)), 1e-6), 6)
-    return {
-        "groups": independent_photos(groups),
-        **_fit(embeddings, len(names)),
-        "limit": limit,
-        OOD: distances.astype(np.float64) / limit,
-    }
+        fit = unpack(_fit(embeddings[~chosen], len(names)))
+        distances[chosen] = residuals(embeddings[chosen], *fit)
+    return distances
+
+
+def _limit(distances: Vectors) -> float:
+    """The distance that 1 in 100 photos exceeds, above 0."""
+    return round(max(float(np.quantile(distances, OOD_QUANTILE)), 1e-6), 6)
 
 
 def _fit(embeddings: Vectors, groups: int) -> dict[str, Any]:

@@ -390,8 +390,9 @@ def _unknown(
 
     `calibrated` (n, labels) and `embeddings` (k ≤ n, width) are those of the calibration photos, `ood` the
     scores of the test photos. `left_out` estimates what it does to photos of a label that it never learnt:
-    each label's calibration photos are scored as if that label were not there. None where it does not earn
-    being on by default, or where a stated rate cannot be promised, which is Refused.
+    each label's calibration photos are scored as if that label were not there. None, by default, where it
+    does not earn being on or the test photos contradict the rate. Refused where a stated rate cannot be
+    promised.
     """
     rate = UNKNOWN_RATE if source.unknown_rate is None else source.unknown_rate
     first = len(embeddings)
@@ -410,14 +411,16 @@ def _unknown(
     without[np.arange(first), photos.labels] = -1
     left_out = ood_scores(embeddings, without.argmax(axis=1), models)
     refused = flagged_share(are_unknown(left_out, threshold), photos.groups)
-    if source.unknown_rate is None and refused["value"] < EARNED * rate:
+    accepted = flagged_share(~are_unknown(ood, threshold), source.test.groups)
+    keeps_its_rate = accepted["high"] >= 1 - rate
+    if source.unknown_rate is None and (refused["value"] < EARNED * rate or not keeps_its_rate):
         return None
     return {
         "rate": rate,
         "threshold": threshold,
         "photos": first,
         "groups": len(np.unique(photos.groups)),
-        "accepted": flagged_share(~are_unknown(ood, threshold), source.test.groups),
+        "accepted": accepted,
         "left_out": {"refused": refused, "auroc": round(separation(scores, left_out), 6)},
     }
 

@@ -21,7 +21,7 @@ Vectors = npt.NDArray[np.float32]
 class EmbeddingModel:
     """How a label's embeddings are distributed: unit vectors around `mean` (width,), spread along `axes`.
 
-    `axes` (k, width), k ≥ 0, are unit vectors; 1 in 100 calibration photos has a residual above `limit`.
+    `axes` (k, width), k ≥ 0, are unit vectors; 1 in 100 photos has a residual above `limit` (`ood_baseline`).
     """
 
     mean: Vectors
@@ -39,7 +39,7 @@ def embedding_models(
 
 
 def ood_score(embedding: Vectors, model: EmbeddingModel) -> float:
-    """0 for a typical embedding (width,); above 1 for one farther away than 99 in 100 calibration photos."""
+    """0 for a typical embedding (width,); above 1 for one farther away than 99 in 100 photos."""
     return float(residuals(embedding[None], model.mean, model.axes)[0] / model.limit)
 
 
