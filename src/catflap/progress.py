@@ -13,7 +13,7 @@ PROGRESS_FILE = "CATFLAP_PROGRESS"  # names a file for progress as JSON lines, a
 Progress: TypeAlias = Callable[[str, int, int], None]  # the step, how many items are done, and the total
 
 
-def nobody(message: object) -> None:
+def ignore(message: object) -> None:
     """Ignore a message: the default where a caller may want notes."""
 
 

@@ -133,10 +133,10 @@ def check_new(bundle: Bundle, out: Path) -> None:
         raise CatflapError(f"{out} is the bundle itself.", "Choose another output name.")
 
 
-def derived_head(bundle: Bundle, how: list[str]) -> dict[str, Any]:
+def derived_head(bundle: Bundle, settings: list[str]) -> dict[str, Any]:
     """The bundle.json of a Bundle derived from this one, which becomes its ancestor."""
     head = {name: value for name, value in bundle.head.items() if name != "files"}
-    head["made_from"] = digest([bundle.sha256, *how])
+    head["made_from"] = digest([bundle.sha256, *settings])
     head["ancestors"] = {**head["ancestors"], "bundle": bundle.sha256}
     return head
 

@@ -24,7 +24,7 @@ from catflap.live.frames import LatestFrames, Outage, Shot, Stop, all_frames, op
 from catflap.live.hysteresis import State, average, check_order, leave_threshold, step
 from catflap.live.receivers import COMMAND_SECONDS, KILL_SECONDS, commands, webhook
 from catflap.live.watch_settings import WHOLE, WatchSettings, check_unused, pixel_box
-from catflap.progress import nobody
+from catflap.progress import ignore
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import recording
 from catflap.runtime.signature import read_signed
@@ -43,7 +43,7 @@ Receiver = OrderedDelivery | LatestDelivery
 
 
 def watch(
-    settings: WatchSettings, tell: Callable[[Event], None] = nobody, note: Callable[[str], None] = nobody
+    settings: WatchSettings, tell: Callable[[Event], None] = ignore, note: Callable[[str], None] = ignore
 ) -> Event:
     """Watch until the source ends or SIGTERM, SIGHUP or Ctrl-C comes; return the summary, the last event.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from catflap.errors import CatflapError, system_reason
 from catflap.image import silence_libtiff
-from catflap.progress import nobody
+from catflap.progress import ignore
 from catflap.serving.app import create_app
 from catflap.serving.connections import SPARE, Guard, Listener, run_server, uvicorn_server
 from catflap.serving.serve_settings import ServeSettings
@@ -35,8 +35,8 @@ LOG_LINES, LOG_SECONDS = 20, 10.0  # at most so many lines in so many seconds
 
 def serve(
     settings: ServeSettings,
-    ready: Callable[[dict[str, Any]], None] = nobody,
-    note: Callable[[str], None] = nobody,
+    ready: Callable[[dict[str, Any]], None] = ignore,
+    note: Callable[[str], None] = ignore,
 ) -> None:
     """Serve bundles until SIGTERM, SIGHUP or Ctrl-C, then answer the open requests and return.
 

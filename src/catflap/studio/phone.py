@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from catflap.errors import CatflapError, system_reason
-from catflap.progress import nobody
+from catflap.progress import ignore
 from catflap.serving.connections import Guard, run_server, uvicorn_server
 from catflap.serving.serve import bind
 from catflap.serving.serve_settings import ServeLimits
@@ -46,7 +46,7 @@ class Phone:
         host, token = own_address(), secrets.token_urlsafe(12)
         certificate = tls_context(host) if camera else None
         listener = bind(host, 0)
-        listener.guard = guard = Guard(LIMITS, nobody)
+        listener.guard = guard = Guard(LIMITS, ignore)
         self._server = server = uvicorn_server(self._app(f"/{token}"), guard, LIMITS, certificate)
         server.config.timeout_graceful_shutdown = 2
         listener.listen()

@@ -11,7 +11,7 @@ from typing import Any
 
 from catflap.errors import CatflapError
 from catflap.image import silence_libtiff
-from catflap.progress import nobody
+from catflap.progress import ignore
 from catflap.serving.connections import Guard, run_server, uvicorn_server
 from catflap.serving.serve import LogLimiter, bind
 from catflap.serving.serve_settings import ServeLimits
@@ -55,8 +55,8 @@ class StudioSettings:
 
 def studio(
     settings: StudioSettings,
-    ready: Callable[[dict[str, Any]], None] = nobody,
-    note: Callable[[str], None] = nobody,
+    ready: Callable[[dict[str, Any]], None] = ignore,
+    note: Callable[[str], None] = ignore,
     page: Path = PAGE,
 ) -> None:
     """Serve a project until SIGTERM, SIGHUP or Ctrl-C; jobs that run then go on without the server.
@@ -76,7 +76,7 @@ def studio(
         command = tuple(settings.command) if settings.command else None
         parts = Studio(project, command=command, options=tuple(settings.options))
         door = Door(create_app(parts, page), read_secret(project.path), host, settings.password)
-        listener.guard = guard = Guard(LIMITS, nobody)
+        listener.guard = guard = Guard(LIMITS, ignore)
         server = uvicorn_server(door, guard, LIMITS)
         server.config.timeout_graceful_shutdown = 5
         listener.listen()

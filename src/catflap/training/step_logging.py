@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from catflap.errors import CatflapError, first_line, system_reason
 from catflap.installing import install
-from catflap.progress import nobody
+from catflap.progress import ignore
 
 StepLogger: TypeAlias = Callable[[int, dict[str, float]], None]
 
@@ -22,7 +22,7 @@ def log_nothing(step: int, figures: dict[str, float]) -> None:
 
 @contextmanager
 def open_step_loggers(
-    tensorboard: Path | None, mlflow: str | None, name: str, note: Callable[[str], None] = nobody
+    tensorboard: Path | None, mlflow: str | None, name: str, note: Callable[[str], None] = ignore
 ) -> Iterator[StepLogger]:
     """A Watch that writes each step's figures into a TensorBoard folder, an MLflow store, or both.
 
