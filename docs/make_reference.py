@@ -18,7 +18,7 @@ TREE = "<!-- tree: written by docs/make_reference.py from the files' docstrings 
 END = "<!-- /tree -->"
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SHORT_FOR = ("build", "demo")  # commands whose options are those of other verbs
-EXPLAINED = ("build", "scan", "prepare", "train", "export", "evaluate", "verify", "predict", "watch", "serve")
+EXPLAINED = ("build", "prepare", "train", "export", "predict", "watch", "serve")
 API = """# The Python interface
 
 <!-- written by docs/make_reference.py from catflap.__all__ -->
@@ -34,14 +34,12 @@ INTRODUCTION = """# The command line
     catflap COMMAND ... [--json]
 
 `catflap --help` lists the commands, `catflap COMMAND --help` the arguments, usual options and defaults of
-one, `--help-all` every option. Options are explained here for the commands of the
-usual line. `catflap completion bash` prints what completes them in a shell.
+one, `--help-all` every option. `catflap completion bash` completes them in a shell.
 
 - Answers go to **stdout**; notes, progress and errors to **stderr**.
 - `--json` prints one line of JSON ([its fields](json.md)); an error is
   `{"error": {"what": ..., "fix": ...}}`.
-- Outputs are renamed into place when they are complete. What another command or
-  person wrote is never replaced.
+- Outputs are renamed into place when complete; what another command or person wrote is never replaced.
 - `catflap.toml` in the working folder gives options that you always use, a table for each command:
   `[build]`, then `minutes = 10`. The command line goes before the file, the file before the default; what it
   gave is printed. An unknown table or key is an error that names the nearest.
