@@ -25,7 +25,7 @@ from catflap.evaluation.calibration import fit_temperature
 from catflap.evaluation.metrics import measure
 from catflap.exporting.export import export
 from catflap.exporting.golden_cases import drawn_photos
-from catflap.exporting.judging import Workspace, judge, load_source
+from catflap.exporting.judging import Workspace, _error_share, judge, load_source
 from catflap.exporting.quantise import quantise
 from catflap.exporting.repack import name_of
 from catflap.exporting.target import form_of
@@ -217,6 +217,18 @@ def test_a_variant_that_differs_is_refused(
     with pytest.raises(Refused, match="int8 differs too much from the checkpoint"):
         judged("int8", grey)
     assert judged("fp32", fp32)["fidelity"]["flips"] == 0
+
+
+def test_validation_photos_say_too_how_often_a_checkpoint_errs(drawn_checkpoint: Checkpoint) -> None:
+    """Of 50 test photos one set had 5 mistakes, of 51 validation photos 8; three flips are then no fault."""
+    mistaken = np.arange(50) < 5
+    known, unknown = (
+        replace(drawn_checkpoint, metrics={"accuracy": {"value": value}, "photos": 51})
+        for value in (43 / 51, None)
+    )
+    assert _error_share(known, mistaken) == pytest.approx(13 / 101)
+    assert 0.5 * _error_share(known, mistaken) > 3 / 50
+    assert _error_share(unknown, mistaken) == 0.1
 
 
 def test_what_a_graph_answered_while_it_was_written_is_not_asked_again(

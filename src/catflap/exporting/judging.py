@@ -425,6 +425,17 @@ def _unknown(
     }
 
 
+def _error_share(checkpoint: Checkpoint, mistaken: npt.NDArray[np.bool_]) -> float:
+    """The Checkpoint's share of mistakes on test photos, (n,), and on validation photos.
+
+    Of 50 test photos alone, chance may find few mistakes; then a variant may flip hardly any.
+    """
+    validation, photos = checkpoint.metrics["accuracy"]["value"], checkpoint.metrics["photos"]
+    if validation is None:
+        return float(mistaken.mean())
+    return float((mistaken.sum() + (1 - validation) * photos) / (len(mistaken) + photos))
+
+
 def _gate(variant: Variant, source: ExportSource, logits: Logits, temperature: float) -> dict[str, Any]:
     """The fidelity of a variant; Refused when it lost too much, or is not calibrated."""
     compared = len(source.reference)
@@ -433,7 +444,7 @@ def _gate(variant: Variant, source: ExportSource, logits: Logits, temperature: f
     probabilities = softmax(logits[:compared], temperature)
     lost = fidelity(reference, probabilities, labels, groups)
     precision = PRECISIONS["frame" if variant.takes_photos else variant.precision]
-    errors = float(np.mean(source.reference.argmax(1) != labels))
+    errors = _error_share(source.checkpoint, source.reference.argmax(1) != labels)
     free = precision.free / compared
     failed = [
         check
