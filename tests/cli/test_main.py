@@ -147,6 +147,7 @@ def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
     (tmp_path / "mine.catflap").touch()
     assert completed("catflap", "tra", cwd=tmp_path) == ["train", "trace"]
     assert completed("catflap", "train", "--epo", cwd=tmp_path) == ["--epochs"]
+    assert completed("catflap", "train", "--ten", cwd=tmp_path) == ["--tensorboard"]  # of --help-all
     assert completed("catflap", "review", "qu", cwd=tmp_path) == ["queue"]
     assert completed("catflap", "verify", "mi", cwd=tmp_path) == ["mine.catflap"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from catflap.cli.options import list_all_options
 from catflap.cli.output import emit
 
 HELP = "Print the completion of catflap for a shell."
@@ -37,6 +38,7 @@ def whole_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     for name, what in COMMANDS.items():
         part = parser_of(name)
+        list_all_options(part)  # also those that only --help-all lists
         _complete_files(part)
         commands.add_parser(name, help=what, parents=[part], add_help=False)
     return parser
