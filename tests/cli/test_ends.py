@@ -26,7 +26,7 @@ main.run()
 WORKING = """
     with tempfile.TemporaryDirectory() as folder:
         print(folder, os.getpid(), flush=True)
-        helper = "import os, time; input(); print(os.getpid(), flush=True); time.sleep(60)"
+        helper = "import os, time; input(); print(os.getpid(), flush=True); time.sleep(300)"
         subprocess.run([sys.executable, "-c", helper], input=b"go")  # which `run` writes when it waits
 """
 FORKING = """
@@ -73,7 +73,7 @@ def test_a_signal_leaves_no_folder_and_no_process(number: int, code: int) -> Non
         helper = int(process.stdout.readline())
         for _ in range(2):  # timeout(1) sends it to the process, and then to its group
             os.kill(int(pid), number)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (code, "Stopped.\n")
     assert not Path(folder).exists()
     assert not lives(helper)
@@ -91,7 +91,7 @@ def test_under_nohup_a_terminal_that_goes_away_stops_nothing() -> None:
         time.sleep(0.5)
         assert process.poll() is None
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 143
 
 
@@ -105,7 +105,7 @@ def test_of_many_processes_one_that_fails_waits_for_none() -> None:
 
 def test_a_forked_worker_is_ended_as_ever() -> None:
     with driven(FORKING, "doctor") as process:
-        told, errors = process.communicate(timeout=30)
+        told, errors = process.communicate(timeout=60)
     assert (process.returncode, told.strip(), errors) == (0, str(int(signal.SIGTERM)), "")
 
 
@@ -115,7 +115,7 @@ def test_a_forked_worker_is_ended_as_ever() -> None:
 )
 def test_only_what_goes_on_says_so(verb: str, resumes: bool) -> None:
     with driven("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", verb) as process:
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 143
     at_once = "Stopping; what is done is kept.\n" if resumes else ""
     assert told.startswith(f"{at_once}Stopped.")

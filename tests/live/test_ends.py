@@ -51,7 +51,7 @@ def test_a_signal_that_comes_while_a_lock_is_held_ends_it_too(red: Path) -> None
         process.stdin.write(jpeg("red"))
         process.stdin.flush()
         try:
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
             assert process.stdout.read() == b"ended\n"
         finally:
             process.kill()

@@ -240,9 +240,9 @@ def test_damaged_jpegs_in_a_stream_do_not_end_it(red: Path) -> None:
 def test_the_preview_shows_frames_in_a_browser(red: Path) -> None:
     with camera() as source, watching(red, source.url, "--preview", "0") as watcher:
         port = watcher.await_event("started")["preview"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
             assert b'src="stream"' in page.read()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=20) as stream:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=60) as stream:
             assert "multipart/x-mixed-replace" in stream.headers["Content-Type"]
             splitter, found = Splitter(1 << 20), 0
             while found < 3:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.bundles import RED, make_bundle
-from tests.serving.client import Server, certificate, eventually, form, running
+from tests.serving.client import PATIENCE, Server, certificate, eventually, form, running
 
 KEY = "a-key-of-many-letters-1234"
 
@@ -178,7 +178,7 @@ def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signa
         eventually(lambda: begun() == 6)
         server.process.send_signal(number)
         assert [reply.result().status for reply in asked] == [200] * 6
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
         with pytest.raises(ConnectionRefusedError):
             server.predict(RED)
         assert server.log() == ""
@@ -192,7 +192,7 @@ def test_who_asked_before_the_signal_is_answered(quick: Path) -> None:
         for connection in asking:
             with connection:
                 assert connection.recv(12) == b"HTTP/1.1 200"
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def served(bundle: Path) -> Iterator[str]:
         yield json.loads(server.stdout.readline())["url"]
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(60)
 
 
 def is_fault(line: ConsoleMessage) -> bool:
@@ -134,7 +134,7 @@ def is_fault(line: ConsoleMessage) -> bool:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser that was never here before and allows the camera."""
     context = browser.new_context(permissions=["camera"], viewport={"width": 360, "height": 640})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

@@ -30,9 +30,9 @@ def give(page: Page, photo: dict[str, object]) -> None:
     wait_for(page, lambda: page.get_attribute("#still", "src") != before)
 
 
-def wait_for(page: Page, true: Callable[[], bool], seconds: int = 30) -> None:
+def wait_for(page: Page, true: Callable[[], bool]) -> None:
     """What Playwright's own wait_for_function would do, which the page's security policy forbids."""
-    for _ in range(seconds * 20):
+    for _ in range(60 * 20):
         if true():
             return
         page.wait_for_timeout(50)

@@ -41,7 +41,7 @@ def test_a_download_that_is_slow_does_not_stop_the_camera(
     page.locator(ANSWERED).wait_for()
     wait_for(page, lambda: bool(slow))
     page.evaluate(COUNT)
-    wait_for(page, lambda: page.evaluate("answers") > 5, 5)
+    wait_for(page, lambda: page.evaluate("answers") > 5)
     assert page.locator(ANSWERED).count() == 1
     slow[0].continue_()
     page.locator("#verdict[data-state=pass]").wait_for()
