@@ -27,6 +27,8 @@ from catflap.exporting.export import export
 from catflap.offline import BLOCKED, SWITCHES
 from catflap.runtime.classifier import Classifier, predict
 from catflap.runtime.recording import LogSettings, recording
+from catflap.training.backbones import TINY
+from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.tiny import Exported
 
@@ -188,11 +190,11 @@ def made(drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def lite0(drawn_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with the default backbone, which every process knows, and its bundle."""
-    folder = tmp_path_factory.mktemp("lite0")
-    checkpoint = train(drawn_dataset, folder / "checkpoint")
-    export(checkpoint, drawn_dataset, folder / "lite0.catflap", variants=("fp32",))
+def installed(drawn_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with the smallest backbone that every process knows, and its bundle."""
+    folder = tmp_path_factory.mktemp("installed")
+    checkpoint = train(drawn_dataset, folder / "checkpoint", Plan(backbone=TINY))
+    export(checkpoint, drawn_dataset, folder / "installed.catflap", variants=("fp32",))
     return folder
 
 
@@ -210,19 +212,22 @@ FAST: dict[str, tuple[str, ...]] = {
     "web": ("web", "M/tiny.catflap", "-o", "site"),
 }
 SLOW: dict[str, tuple[str, ...]] = {
-    "audit": ("audit", "M/dataset", "-o", "audited"),
+    "audit": ("audit", "M/dataset", "-o", "audited", "--backbone", TINY),
     "bench": ("bench", "M/tiny.catflap", "--seconds", "0.1"),
-    "build": ("build", "M/photos", "-o", "new.catflap", "--size", "64"),
-    "compare": ("compare", "L/checkpoint", "L/lite0.catflap"),
-    "demo": ("demo", "-o", "demo"),
+    "build": ("build", "M/photos", "-o", "new.catflap", "--size", "64", "--backbone", TINY),
+    "compare": ("compare", "I/checkpoint", "I/installed.catflap"),
+    "demo": ("demo", "-o", "demo"),  # the default backbones and variants go this way
     "drift": ("drift", "M/tiny.catflap", "field.log", "-o", "page.html"),
     "evaluate": ("evaluate", "M/tiny.catflap", "M/dataset", "-o", "report"),
-    "explain": ("explain", "L/checkpoint", "L/lite0.catflap", "M/photos/cat/00.jpg", "-o", "page.html"),
-    "export": ("export", "L/checkpoint", "-o", "new.catflap"),
+    "explain": ("explain", "I/checkpoint", "I/installed.catflap", "M/photos/cat/00.jpg", "-o", "page.html"),
+    "export": ("export", "I/checkpoint", "-o", "new.catflap"),
     "plan": ("plan", "--photos", "1e6", "--sample", "M/photos"),
     "prepare": ("prepare", "M/manifest", "-o", "dataset", "--size", "64"),
     "review": ("review", "queue", "field.log", "-o", "queue"),
-    "train": ("train", "M/dataset", "-o", "checkpoint", "--recipe", "finetune", "--epochs", "1"),
+    "train": (
+        *("train", "M/dataset", "-o", "checkpoint"),
+        *("--recipe", "finetune", "--epochs", "1", "--backbone", TINY),
+    ),
 }
 APART = ("serve", "sign", "studio")  # with tests of their own below
 
@@ -236,8 +241,8 @@ def test_a_verb_sends_and_leaves_nothing(
     verb: str, made: Path, traced: Callable[..., Traced], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     words = [word.replace("M/", f"{made}/") for word in {**FAST, **SLOW}[verb]]
-    if any(word.startswith("L/") for word in words):
-        words = [word.replace("L/", f"{request.getfixturevalue('lite0')}/") for word in words]
+    if any(word.startswith("I/") for word in words):
+        words = [word.replace("I/", f"{request.getfixturevalue('installed')}/") for word in words]
     shutil.copy(made / "field.log", tmp_path / "work")  # which is opened for writing
     did = traced(*program(*words))
     if "This installation has no camera page" in did.told:
@@ -333,12 +338,13 @@ def test_signing_and_verifying_by_a_key_sends_and_leaves_nothing(
     ],
 )
 def test_an_engine_and_its_converter_send_and_leave_nothing(
-    target: str, module: str, made: Path, lite0: Path, traced: Callable[..., Traced], tmp_path: Path
+    target: str, module: str, made: Path, installed: Path, traced: Callable[..., Traced], tmp_path: Path
 ) -> None:
     if find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     check(
-        traced(*program("export", lite0 / "checkpoint", "-o", "new.catflap", "--targets", target)), tmp_path
+        traced(*program("export", installed / "checkpoint", "-o", "new.catflap", "--targets", target)),
+        tmp_path,
     )
     bundle = load_bundle(tmp_path / "work" / "new.catflap")
     photo = made / "photos" / "cat" / "00.jpg"
