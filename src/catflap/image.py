@@ -225,7 +225,8 @@ def small_grey(data: bytes, frame: Frame, width: int, height: int) -> Pixels:
 
 def thumbnail(photo: Photo, side: int = 160, quality: int = 80) -> bytes:
     """A small JPEG of a photo for a page that people look at; the aspect ratio is kept."""
-    frame = Frame(max(8, min(side, 2048)), max(8, min(side, 2048)))
+    half = max(8, min(side, 2048) // 2)  # a scaled decode keeps twice the frame: as much as is shown
+    frame = Frame(half, half)
     try:
         if isinstance(photo, np.ndarray):
             image = _from_array(photo)

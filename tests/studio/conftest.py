@@ -40,7 +40,7 @@ class Running:
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of an answer."""
-        connection = http.client.HTTPConnection(self.host, timeout=60)
+        connection = http.client.HTTPConnection(self.host, timeout=300)
         connection.request(method, path, body or None, headers={"Cookie": self.cookie, **(headers or {})})
         answer = connection.getresponse()
         data = answer.read()
@@ -63,7 +63,7 @@ class Running:
     def upload(self, name: str, data: bytes, label: str = "") -> Any:
         return self.ask("POST", f"/api/upload?name={quote(name)}&label={quote(label)}", data)
 
-    def until(self, path: str, check: Callable[[Any], Any], seconds: float = 90) -> Any:
+    def until(self, path: str, check: Callable[[Any], Any], seconds: float = 900) -> Any:
         """The first answer of a route that passes a check."""
         end = time.monotonic() + seconds
         while True:

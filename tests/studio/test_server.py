@@ -221,7 +221,7 @@ def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
     assert one.raw("GET", f"/understand/{number}/steps")[0] == 404
     asked = {"kind": "steps", "photo": model["photos"][0]["photo"]}
     one.ask("POST", f"/api/models/{number}/understand", asked)
-    one.until(f"/api/models/{number}", lambda model: model["pages"] == {"cost": False, "steps": True}, 600)
+    one.until(f"/api/models/{number}", lambda model: model["pages"] == {"cost": False, "steps": True})
     status, headers, page = one.raw("GET", f"/understand/{number}/steps")
     assert (status, headers["content-security-policy"][:7]) == (200, "sandbox")
     assert b"Catflap: explain" in page
@@ -238,7 +238,7 @@ def test_a_build_stops_and_goes_on(start: Start, tmp_path: Path) -> None:
     number = one.ask("POST", "/api/build", {})["job"]
     one.until("/api/state", lambda state: state["jobs"][0]["progress"])
     one.ask("POST", f"/api/jobs/{number}/stop", {})
-    one.until("/api/state", lambda state: state["jobs"][0]["state"] == "stopped", 120)
+    one.until("/api/state", lambda state: state["jobs"][0]["state"] == "stopped")
     one.ask("POST", f"/api/jobs/{number}/continue", {})
-    state = one.until("/api/state", lambda state: state["jobs"][-1]["state"] != "running", 600)
+    state = one.until("/api/state", lambda state: state["jobs"][-1]["state"] != "running")
     assert state["jobs"][-1]["state"] == "done"
