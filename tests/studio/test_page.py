@@ -96,7 +96,7 @@ def test_every_screen_fits_and_axe_finds_nothing(
     open_studio: Callable[..., Page], repo: Path, width: int, scheme: str
 ) -> None:
     page = open_studio(width=width, scheme=scheme)
-    for step in ("collect", "label", "train", "judge", "try", "deliver", "understand"):
+    for step in ("collect", "label", "train", "judge", "try", "deliver", "explain"):
         page.evaluate(f"location.hash = '{step}'")
         page.wait_for_selector(f"h1:text-is('{step.capitalize()}')")
         if step == "label":
@@ -212,7 +212,7 @@ def test_a_classifier_is_trained_judged_tried_and_delivered(
     for width, scheme in (SIZES[0], SIZES[-1]):
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        for step in ("judge", "deliver", "understand"):
+        for step in ("judge", "deliver", "explain"):
             page.evaluate(f"location.hash = '{step}'")
             page.wait_for_selector(f"h1:text-is('{step.capitalize()}')")
             page.wait_for_selector(

@@ -1,7 +1,7 @@
 // The state that every screen shows, kept up to date by the server's events.
 import { ask, Refused, type Problem, type State } from "./api.ts";
 
-export const SCREENS = ["collect", "label", "train", "judge", "try", "deliver", "understand"] as const;
+export const SCREENS = ["collect", "label", "train", "judge", "try", "deliver", "explain"] as const;
 export type Screen = (typeof SCREENS)[number];
 
 interface Page {
