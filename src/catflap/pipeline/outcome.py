@@ -28,8 +28,8 @@ def outcome(
 
     `photos` counts those found, used and refused, `refused` by kind; `accuracy` is that of the default
     variant on the test photos and `promised` its lower end; `curve` is the measured learning curve and `more`
-    what more photos of each label would promise; `of_100` counts photos that the bundle decides, gets wrong
-    and is unsure about. `ms` is how long an answer takes here.
+    what more photos of each label would promise; `of_100` counts photos that the bundle decides, gets wrong,
+    is unsure about and calls unknown. `ms` is how long an answer takes here.
     """
     entry = bundle.head["variants"][bundle.default_variant]
     accuracy = entry["metrics"]["accuracy"]
@@ -90,8 +90,11 @@ def sentences(fields: dict[str, Any]) -> list[str]:
         lines.append(_more_sentence(fields, low))
     if counts:
         wrong = f", {counts['wrong']} of them wrong" if counts["decided"] else ""
+        unsure = f"is unsure about {counts['unsure']}"
+        unknown = f", and says “unknown” to {counts['unknown']}" if counts["unknown"] else ""
         lines.append(
-            f"Of 100 photos it decides {counts['decided']}{wrong}, and is unsure about {counts['unsure']}."
+            f"Of 100 photos it decides {counts['decided']}{wrong}, "
+            f"{'' if unknown else 'and '}{unsure}{unknown}."
         )
     lines.append(f"{fields['model_mb']:.1f} MB, {fields['ms']:.3g} ms a photo here.")
     return [line for line in lines if line]
@@ -133,9 +136,11 @@ def _of_hundred(share: float) -> str:
 
 
 def _of_100(decisions: dict[str, Any] | None) -> dict[str, int] | None:
-    """Of 100 photos: how many are decided, how many of those are wrong, and how many are unsure."""
+    """Of 100 photos: how many are decided, how many of those wrong, how many unsure and how many unknown."""
     if not decisions or decisions["decided"]["value"] is None:
         return None
     decided = round(100 * decisions["decided"]["value"])
     wrong = min(decided, round(100 * decisions["wrong"]["value"]))
-    return {"decided": decided, "wrong": wrong, "unsure": 100 - decided}
+    refused = decisions.get("unknown", {"value": 0})["value"]  # absent before format 1.1
+    unknown = min(100 - decided, round(100 * refused))
+    return {"decided": decided, "wrong": wrong, "unsure": 100 - decided - unknown, "unknown": unknown}
