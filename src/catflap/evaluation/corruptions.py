@@ -1,8 +1,8 @@
 """Photos made worse on purpose: the corruptions of ImageNet-C (Hendrycks and Dietterich 2019).
 
 Their parameters are those of the paper for 224 px, at five severities, applied to the frame that the model
-sees. Only frost is left out, because it needs photos of frost. Pixels are uint8 RGB (H, W, 3); inside,
-float32 from 0 to 1.
+sees. Frost is drawn, where the paper lays photos of frost over the picture. Pixels are uint8 RGB (H, W, 3);
+inside, float32 from 0 to 1.
 """
 
 from __future__ import annotations
@@ -84,6 +84,23 @@ def _snow(x: Plane, level: int, random: Random) -> Plane:
     return np.asarray(kept * x + (1 - kept) * white + flakes + flakes[::-1, ::-1], np.float32)
 
 
+def _frost(x: Plane, level: int, random: Random) -> Plane:
+    kept, amount = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
+    return kept * x + amount * _ice(x.shape[0], x.shape[1], random)
+
+
+def _ice(height: int, width: int, random: Random) -> Plane:
+    """Drawn frost (H, W, 3): veins where a fractal crosses its middle, and needles, on a bluish film."""
+    side = 1 << math.ceil(math.log2(max(height, width, 2)))
+    veins = (1 - np.abs(2 * _plasma(side, 1.7, random)[:height, :width, None] - 1)) ** 6
+    seeds = (random.random((height, width, 1)) < 0.006).astype(np.float32)
+    needles = np.maximum.reduce(
+        [_convolve(seeds, _streak(20, 15, angle)) for angle in random.uniform(0, 180, 6)]
+    )
+    film = 0.25 + 0.4 * veins + 0.6 * needles / max(float(needles.max()), 1e-6)
+    return np.asarray(np.clip(film, 0, 1) * np.array([0.85, 0.95, 1.0]), np.float32)
+
+
 def _fog(x: Plane, level: int, random: Random) -> Plane:
     amount, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[level]
     side = 1 << math.ceil(math.log2(max(x.shape[:2])))
@@ -146,7 +163,7 @@ CORRUPTIONS: Mapping[str, Callable[[Plane, int, Random], Plane]] = MappingProxyT
     {
         "gaussian noise": _gaussian_noise, "shot noise": _shot_noise, "impulse noise": _impulse_noise,
         "defocus blur": _defocus_blur, "glass blur": _glass_blur, "motion blur": _motion_blur,
-        "zoom blur": _zoom_blur, "snow": _snow, "fog": _fog, "brightness": _brightness,
+        "zoom blur": _zoom_blur, "snow": _snow, "frost": _frost, "fog": _fog, "brightness": _brightness,
         "contrast": _contrast, "elastic transform": _elastic, "pixelate": _pixelate, "JPEG": _jpeg,
     }
 )  # fmt: skip

@@ -26,7 +26,7 @@ from catflap.runtime.activation_maps import evidence
 from catflap.runtime.engine import Logits, Model
 from catflap.runtime.scoring import BATCH, PhotoBytes
 
-CORRUPTED_PHOTOS = 300  # a fixed sample; each is judged 71 times
+CORRUPTED_PHOTOS = 300  # a fixed sample; each is judged 76 times
 PICTURE = 260  # px
 
 Decide = Callable[[Logits], list[str]]
