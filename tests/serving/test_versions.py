@@ -226,7 +226,29 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         assert counted("other") >= 1
         low, high = (server.metric("catflap_shadow_changed", bound=bound) for bound in ("low", "high"))
         assert 0 < low < high <= 1
+        assert server.metric("catflap_shadow_verdict") == -1, "it decides the other way round"
         assert counted("skipped") <= 4, "nothing else was to do"
+
+
+@pytest.mark.parametrize(("sharpness", "verdict"), [(0.07, 0), (-0.05, -1)])
+def test_a_canary_is_compared_by_the_function_of_diff(
+    tmp_path: Path, quick: Path, sharpness: float, verdict: int
+) -> None:
+    """Twenty photos of which none changes show nothing about a point; all that change show the opposite."""
+    new = make_bundle(tmp_path / "new.catflap", sharpness=sharpness)
+    with running(quick, "--canary", new, "--share", "0.5") as server:
+
+        def counted(result: str) -> float:
+            return server.metric("catflap_shadow_total", result=result)
+
+        for number in range(1, 21):
+            for photo in (RED, BLUE):  # one of them by the canary
+                server.predict(photo)
+            eventually(lambda number=number: sum(map(counted, ("same", "other", "skipped"))) == number)
+        assert server.metric("catflap_shadow_verdict") == verdict
+        decided = "same" if verdict == 0 else "other"
+        assert counted(decided) > 0
+        assert counted(decided) + counted("skipped") == 20
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,15 @@ class ModelRegistry:
         """The first bundle."""
         return self._slots[0].served
 
-    @property
-    def shadow(self) -> Served | None:
-        """The version that judges beside the default one and whose decisions are only counted."""
-        return self._rival.served if self._rival is not None and self._settings.shadow is not None else None
+    def beside(self, served: Served) -> Served | None:
+        """The version whose decisions are only compared with those of the one that answered, if any.
+
+        That is the shadow; and beside an answer of the canary, the version that it may replace.
+        """
+        if self._rival is None or served.name != self.default.name:
+            return None
+        other = self._rival.served if self._settings.shadow is not None else self.default
+        return None if other.version == served.version else other
 
     def notices(self) -> list[str]:
         """What the operator should know about the versions that are served."""

@@ -19,9 +19,11 @@ from prometheus_client import (
     generate_latest,
 )
 
-from catflap.evaluation.paired import changed_share
+from catflap.evaluation.paired import changed_share, compare_decisions
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # seconds
+COMPARED = 2_000  # the last photos on which two versions are compared
+VERDICTS = {"yes": 1.0, "not shown": 0.0, "no": -1.0}
 KEPT_VERSIONS = 8  # replaced versions whose counts of decisions are still shown; each costs memory
 
 
@@ -44,11 +46,18 @@ class Metrics:
         self._decisions = self._counter("catflap_decisions", "Photos judged.", "model", "version", "decision")
         self._refused = self._counter("catflap_refused_photos", "Photos that could not be read.", "reason")
         self._shadow = self._counter(
-            "catflap_shadow", "The shadow's decision beside the answer: same, other, skipped.", "result"
+            "catflap_shadow",
+            "Decisions of shadow or canary beside the other's: same, other, skipped.",
+            "result",
         )
-        self._shadowed = {"same": 0, "other": 0}
+        self._pairs: deque[tuple[str, str]] = deque(maxlen=COMPARED)  # decisions on the same photo
+        self._class_names: tuple[str, ...] = ()
+        verdict = self._gauge(
+            "catflap_shadow_verdict", "May shadow or canary replace the other, were each change wrong?"
+        )
+        verdict.set_function(self._verdict)
         changed = Gauge(
-            "catflap_shadow_changed", "Photos that the shadow decides otherwise: share, low, high.",
+            "catflap_shadow_changed", "Photos that shadow or canary decides otherwise: share, low, high.",
             ["bound"], registry=self._registry,
         )  # fmt: skip
         for bound in ("value", "low", "high"):
@@ -86,19 +95,33 @@ class Metrics:
         """Count a photo that could not be read."""
         self._refused.labels(reason).inc()
 
-    def shadow(self, result: str) -> None:
-        """Count a decision of the shadow: same, other or skipped."""
-        self._shadow.labels(result).inc()
-        if result in self._shadowed:
-            with self._lock:
-                self._shadowed[result] += 1
+    def skipped(self) -> None:
+        """Count a photo that shadow or canary was not compared on."""
+        self._shadow.labels("skipped").inc()
+
+    def compared(self, elder: str | None, rival: str | None, class_names: tuple[str, ...]) -> None:
+        """Count the decisions of two versions on one photo; None where it could not be read."""
+        self._shadow.labels("same" if elder == rival else "other").inc()
+        with self._lock:
+            self._class_names = class_names
+            self._pairs.append((elder or "", rival or ""))
 
     def _changed(self, bound: str) -> float:
         """One bound of the 95 % interval of the share of changed decisions; NaN before the first photo."""
         with self._lock:
-            same, other = self._shadowed["same"], self._shadowed["other"]
-        value = changed_share(other, same + other)[bound]
+            pairs = list(self._pairs)
+        value = changed_share(sum(elder != rival for elder, rival in pairs), len(pairs))[bound]
         return math.nan if value is None else value
+
+    def _verdict(self) -> float:
+        """What `diff` says if each decision of the elder is right: 1 yes, 0 not shown, -1 no; NaN before."""
+        with self._lock:
+            pairs, names = list(self._pairs), self._class_names
+        if not pairs:
+            return math.nan
+        elder, rival = (list(side) for side in zip(*pairs, strict=True))
+        found = compare_decisions(elder, rival, elder, range(len(pairs)), names, {})
+        return VERDICTS[found["verdict"]]
 
     def reload(self, model: str, result: str) -> None:
         """Count a bundle file that changed: loaded or refused."""
@@ -120,6 +143,7 @@ class Metrics:
         """Record which version has a role, and which old version no longer has it."""
         with self._lock:
             if old is not None:
+                self._pairs.clear()  # the next ones are of another version
                 self._roles.discard((model, old, role))
                 self._versions.remove(model, old, role)
             self._roles.add((model, version, role))

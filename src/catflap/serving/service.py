@@ -114,24 +114,33 @@ def record(
 def run_shadow(
     service: Service, served: Served, photos: Pixels | list[bytes], answers: Sequence[Prediction | BadPhoto]
 ) -> None:
-    """Let the shadow judge the same photos, as far as cores are free, and compare its decisions.
+    """Let the version beside the one that answered judge the same photos, and compare their decisions.
 
-    Pixels of a frame it judges only if its own Frame is the same.
+    As far as cores are free; pixels of a frame only if its own Frame is the same. What the shadow decides is
+    recorded, too; what the version that a canary may replace decides is only compared.
     """
-    shadow = service.models.shadow
-    if shadow is None or served.name != shadow.name or served.version == shadow.version:
+    shadow = service.models.beside(served)
+    if shadow is None:
         return
+    is_canary = shadow is service.models.default
 
     def compare(photo: Photo, answer: Prediction | BadPhoto) -> None:
-        own = judge_one(service, shadow, photo, "shadow")
-        decisions = [one.decision if isinstance(one, Prediction) else None for one in (answer, own)]
-        service.metrics.shadow("same" if decisions[0] == decisions[1] else "other")
+        if is_canary:
+            try:
+                own: Prediction | BadPhoto = shadow.classifier(photo)
+            except BadPhoto as error:
+                own = error
+        else:
+            own = judge_one(service, shadow, photo, "shadow")
+        pair = [one.decision if isinstance(one, Prediction) else None for one in (answer, own)]
+        elder, rival = reversed(pair) if is_canary else pair
+        service.metrics.compared(elder, rival, served.classifier.labels)
 
     takes_frames = shadow.classifier.frame == served.classifier.frame
     for photo, answer in zip(photos, answers, strict=True):
         fits = takes_frames or isinstance(photo, bytes)
         if not (fits and service.workers.try_run(partial(compare, photo, answer))):
-            service.metrics.shadow("skipped")
+            service.metrics.skipped()
 
 
 class Workers:
