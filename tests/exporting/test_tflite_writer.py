@@ -17,7 +17,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.exporting import export as exporting
 from catflap.exporting.export import export
 from catflap.exporting.judging import ExportSource, load_source
-from catflap.exporting.onnx_edits import with_side_outputs
+from catflap.exporting.onnx_edits import with_embedding, with_side_outputs
 from catflap.exporting.target import convert
 from catflap.exporting.targets.to_onnx import int8_graph
 from catflap.exporting.tflite_writer import UnknownOperator, write_tflite
@@ -46,7 +46,43 @@ def test_the_int8_file_answers_as_the_int8_graph(source: ExportSource) -> None:
     np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
 
 
-def test_the_embedding_is_an_output_and_the_activation_map_is_not(source: ExportSource) -> None:
+@pytest.mark.parametrize("embedding", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_activation_maps_are_the_last_output_and_logits_keep_every_bit(
+    source: ExportSource, precision: str, embedding: bool
+) -> None:
+    plain = with_embedding(source.onnx) if precision == "fp32" else without_cam(int8_graph(source))
+    graph = with_side_outputs(plain)
+    before, after = (write_tflite(one, embedding=embedding) for one in (plain, graph))
+    assert 0 < len(after) - len(before) < 1500, "the head's weights are stored once"
+    old, new = open_model(before, 1), open_model(after, 1)
+    assert (old.has_cam, new.has_cam, new.has_embedding) == (False, True, embedding)
+    expected = old(source.frames)
+    logits, maps = new.with_cam(source.frames)
+    for found in (new(source.frames), logits):
+        assert np.array_equal(found, expected)
+    if embedding:
+        for ours, theirs in zip(
+            new.with_embedding(source.frames), old.with_embedding(source.frames), strict=True
+        ):
+            assert np.array_equal(ours, theirs)
+    theirs = open_onnx(graph).with_cam(source.frames)[1]
+    assert maps.shape == theirs.shape
+    assert np.abs(maps - theirs).max() <= 0.03 * np.abs(theirs).max()
+    assert np.abs(maps.mean(axis=(2, 3)) - logits).max() <= 1e-4 * np.abs(logits).max()
+
+
+def without_cam(graph: bytes) -> bytes:
+    model = onnx.load_from_string(graph)
+    nodes = [node for node in model.graph.node if not node.output[0].startswith("cam")]
+    outputs = [one for one in model.graph.output if one.name != "cam"]
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(nodes)
+    model.graph.output.extend(outputs)
+    return bytes(model.SerializeToString())
+
+
+def test_the_embedding_is_an_output(source: ExportSource) -> None:
     graph = with_side_outputs(int8_graph(source))
     assert [one.name for one in onnx.load_from_string(graph).graph.output] == ["logits", "embedding", "cam"]
     expected = open_onnx(graph).with_embedding(source.frames)

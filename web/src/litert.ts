@@ -7,6 +7,7 @@ import compatWasm from "@litertjs/core/wasm/litert_wasm_compat_internal.wasm?url
 import glue from "@litertjs/core/wasm/litert_wasm_internal.js?url";
 import wasm from "@litertjs/core/wasm/litert_wasm_internal.wasm?url";
 import { Damaged } from "./errors";
+import { fromLastAxis } from "./heat";
 import { keep } from "./offline_cache";
 import type { Model, Network } from "./model";
 
@@ -33,13 +34,18 @@ export async function open({ bytes, head }: Network): Promise<Model> {
   const { frame } = head;
   const floats = new Float32Array(frame.height * frame.width * 3);
   return {
-    async run(pixels) {
+    async run(pixels, withMaps) {
       floats.set(pixels);
       const input = new Tensor(floats, [1, frame.height, frame.width, 3]);
-      const outputs = await model.run(input); // the logits, and perhaps the embedding
-      const [logits, embedding] = outputs.map((output) => Float32Array.from(output.toTypedArray() as Float32Array));
+      const outputs = await model.run(input); // the logits, and perhaps the embedding and activation maps
+      const read = (output: Tensor | undefined) => output && Float32Array.from(output.toTypedArray() as Float32Array);
+      const sides = outputs.map((output) => Array.from(output.type.layout.dimensions));
+      const logits = read(outputs[0]) as Float32Array;
+      const embedding = read(outputs.find((_, at) => at > 0 && sides[at].length === 2));
+      const at = sides.findIndex((side) => side.length === 4);
+      const maps = withMaps && at > 0 ? fromLastAxis(read(outputs[at]) as Float32Array, sides[at].slice(1)) : undefined;
       for (const tensor of [input, ...outputs]) tensor.delete();
-      return { logits, embedding };
+      return { logits, embedding, hasMaps: at > 0, maps };
     },
     async close() {
       model.delete();

@@ -18,6 +18,7 @@ import {
   showAnswer,
   showCases,
   showFacts,
+  showHeat,
   showNotice,
   showOutline,
   showTold,
@@ -56,6 +57,7 @@ const early: File[] = []; // photos received before a bundle was open
 let hands: Promise<void> = Promise.resolve(); // the user's actions, one after another
 let turn = 0; // increases with each bundle or variant, so that work for an earlier one stops
 let stale: ReturnType<typeof setTimeout> | undefined;
+let withHeat = false; // whether the picture shows where the network looked
 
 const showAdjust = bindAdjust(
   adjustment,
@@ -147,6 +149,7 @@ function muted(on: boolean): void {
 function forget(): void {
   latest = undefined;
   say("");
+  element("heat").hidden = true;
   if (opened && distrust) showTold(text.untrusted);
   else if (opened) showWaiting(text.ready, opened.head.labels);
 }
@@ -163,7 +166,7 @@ async function watch(mine: Camera): Promise<void> {
     try {
       const start = performance.now();
       const picture = await latestPicture(video);
-      const answer = await client.ask("picture", { picture }, [picture]);
+      const answer = await client.ask("picture", { picture, withHeat }, [picture]);
       if (isBlind() || bundle !== turn) continue;
       note(render(answer));
       expect(performance.now() - start);
@@ -209,7 +212,7 @@ async function judgePhoto(file: Blob, name = ""): Promise<void> {
   const start = performance.now();
   const isNew = photo?.file !== file;
   try {
-    const answer = await client.ask("photo", { file });
+    const answer = await client.ask("photo", { file, withHeat });
     const image = photo && !isNew ? photo.image : await decoded(file);
     if (isNew) {
       URL.revokeObjectURL(still.src);
@@ -231,6 +234,8 @@ function render(answer: Answer): Prediction {
   latest = answer;
   const prediction = judge(answer);
   showAnswer(prediction, rule(), !distrust);
+  element("where").hidden = !answer.hasMaps;
+  showHeat(distrust || !withHeat ? undefined : answer.heat, (opened as Opened).head.frame, ...pictureSides());
   return prediction;
 }
 
@@ -306,6 +311,8 @@ function show(what: typeof showing): void {
   noted = "";
   since = { decision: "", time: 0 };
   element("welcome").hidden = what !== "nothing";
+  element("heat").hidden = true;
+  if (what === "nothing") element("where").hidden = true;
   video.hidden = what !== "camera";
   still.hidden = what !== "photo";
   element("live").hidden = what !== "photo" || !navigator.mediaDevices;
@@ -316,11 +323,23 @@ function show(what: typeof showing): void {
 
 /** Outline the part of the picture that the Frame keeps. */
 function showCrop(): void {
-  const [width, height] =
-    showing === "camera"
-      ? [video.videoWidth, video.videoHeight]
-      : [photo?.image.naturalWidth ?? 0, photo?.image.naturalHeight ?? 0];
-  showOutline(showing === "nothing" ? undefined : opened?.head.frame, width, height);
+  showOutline(showing === "nothing" ? undefined : opened?.head.frame, ...pictureSides());
+  if (opened) showHeat(distrust || !withHeat ? undefined : latest?.heat, opened.head.frame, ...pictureSides());
+}
+
+/** Width and height of the picture on the stage, px; 0 where there is none. */
+function pictureSides(): [number, number] {
+  if (showing === "camera") return [video.videoWidth, video.videoHeight];
+  return showing === "photo" ? [photo?.image.naturalWidth ?? 0, photo?.image.naturalHeight ?? 0] : [0, 0];
+}
+
+/** Show where the network looked, or stop it; a photo is judged again for it. */
+async function switchHeat(): Promise<void> {
+  if (element("where").hidden) return;
+  withHeat = !withHeat;
+  element("where").setAttribute("aria-pressed", String(withHeat));
+  if (!withHeat) element("heat").hidden = true;
+  else if (showing === "photo" && photo) await judgePhoto(photo.file);
 }
 
 async function showCameras(): Promise<void> {
@@ -375,6 +394,8 @@ element("live").addEventListener("click", () => live.start(live.id));
 element("pause").addEventListener("click", () => setPaused(!live.paused));
 element("next").addEventListener("click", () => void nextCamera());
 element("light").addEventListener("click", () => void switchLight());
+element("where").addEventListener("click", () => void inTurn(switchHeat));
+for (const picture of [video, still]) picture.addEventListener("click", () => void inTurn(switchHeat));
 element("clear").addEventListener("click", clearEntries);
 element("check-again").addEventListener("click", () => {
   turn++;

@@ -1,6 +1,7 @@
 // The messages between the page and its worker.
 
 import type { Head } from "./bundle";
+import type { Heat } from "./heat";
 
 export interface Opened {
   readonly head: Head;
@@ -13,6 +14,8 @@ export interface Opened {
 export interface Answer {
   readonly logits: number[];
   readonly ood: number | undefined; // OOD score, where the variant refuses unknown photos
+  readonly hasMaps: boolean; // whether the network can show where it looked
+  readonly heat: Heat | undefined; // where it found the likeliest label, if that was asked for
   readonly pixelsMs: number;
   readonly networkMs: number;
 }
@@ -28,8 +31,8 @@ export interface CaseResult {
 export interface Requests {
   open: { args: { from: { folder: string } | { file: Blob }; threads: number }; answer: Opened };
   load: { args: { variant: string; threads: number }; answer: void };
-  picture: { args: { picture: VideoFrame | ImageBitmap }; answer: Answer };
-  photo: { args: { file: Blob }; answer: Answer };
+  picture: { args: { picture: VideoFrame | ImageBitmap; withHeat: boolean }; answer: Answer };
+  photo: { args: { file: Blob; withHeat: boolean }; answer: Answer };
   golden: { args: { index: number; variant: string }; answer: CaseResult };
 }
 

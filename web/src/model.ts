@@ -1,16 +1,19 @@
 // What runs a variant here: the interface of a network, and which variants this page can run.
 
 import type { Head } from "./bundle";
+import type { Maps } from "./heat";
 
-/** The answer of a network, with the features before its head where it gives them. */
+/** The answer of a network, with the features before its head and activation maps where it gives them. */
 export interface Output {
   readonly logits: Float32Array;
   readonly embedding: Float32Array | undefined;
+  readonly hasMaps: boolean;
+  readonly maps: Maps | undefined; // where they were asked for
 }
 
 /** A network that is ready: one frame in, uint8 RGB height × width × 3. */
 export interface Model {
-  run(frame: Uint8Array): Promise<Output>;
+  run(frame: Uint8Array, withMaps?: boolean): Promise<Output>;
   close(): Promise<void>;
 }
 

@@ -7,7 +7,7 @@ import { Damaged } from "./errors";
 import { fetched, keep } from "./offline_cache";
 import type { Model, Network } from "./model";
 
-const EMBEDDING = "embedding"; // the name of a graph's second output
+const [EMBEDDING, CAM] = ["embedding", "cam"]; // the names of a graph's further outputs
 
 // ORT has its WebAssembly. It would ask for that itself, but never again once it did not come.
 let isReady = false;
@@ -27,12 +27,16 @@ export async function open({ bytes, head, threads }: Network): Promise<Model> {
   void keep(files.wasm);
   const { frame, input, output } = head;
   const wanted = [output.name, ...session.outputNames.filter((name) => name === EMBEDDING && name !== output.name)];
+  const hasMaps = session.outputNames.includes(CAM);
   const shape = [1, frame.height, frame.width, 3];
   return {
-    async run(pixels) {
-      const answer = await session.run({ [input.name]: new ort.Tensor("uint8", pixels, shape) }, wanted);
+    async run(pixels, withMaps) {
+      const asked = withMaps && hasMaps ? [...wanted, CAM] : wanted;
+      const answer = await session.run({ [input.name]: new ort.Tensor("uint8", pixels, shape) }, asked);
       const data = (name: string) => answer[name]?.data as Float32Array;
-      return { logits: data(output.name), embedding: wanted.length > 1 ? data(EMBEDDING) : undefined };
+      const [, , height, width] = answer[CAM]?.dims ?? [];
+      const maps = answer[CAM] && { values: data(CAM), height, width };
+      return { logits: data(output.name), embedding: wanted.length > 1 ? data(EMBEDDING) : undefined, hasMaps, maps };
     },
     close: () => session.release(),
   };

@@ -24,6 +24,8 @@ export const text = {
   backToCamera: "Back to the camera",
   nextCamera: "Next camera",
   light: "Light",
+  where: "Where",
+  whereLong: "Show where it found the likeliest label; a touch of the picture does the same",
   pause: "Pause",
   resume: "Go on",
   adjust: "Adjust",

@@ -2,12 +2,14 @@
 
 import { reaches, UNKNOWN, UNSURE, type Prediction, type Rule } from "./decisions";
 import { keptPart, type Frame } from "./frame";
+import type { Heat } from "./heat";
 import type { CaseResult, Opened } from "./messages";
 import { text } from "./text";
 
 const MAX_BARS = 4;
 const MAX_ENTRIES = 50;
 const THUMBNAIL = 96;
+const HEAT = [255, 120, 0]; // red, green, blue
 
 const percents = new Intl.NumberFormat(text.language, { style: "percent", maximumFractionDigits: 1 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -120,14 +122,30 @@ export function showFacts({ head, variants }: Opened, variant: string): void {
 export function showOutline(frame: Frame | undefined, width: number, height: number): void {
   const outline = element("crop");
   outline.hidden = frame?.fit !== "crop" || !width;
-  if (!frame || outline.hidden) return;
+  if (frame && !outline.hidden) cover(outline, frame, width, height);
+}
+
+/** Lay an element over the part that a Frame keeps of the picture on the stage, which has this size. */
+function cover(over: HTMLElement, frame: Frame, width: number, height: number): void {
   const stage = element("stage");
   const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
   const part = keptPart(frame, width, height);
-  outline.style.left = `${(stage.clientWidth - width * scale) / 2 + part.left * scale}px`;
-  outline.style.top = `${(stage.clientHeight - height * scale) / 2 + part.top * scale}px`;
-  outline.style.width = `${part.width * scale}px`;
-  outline.style.height = `${part.height * scale}px`;
+  over.style.left = `${(stage.clientWidth - width * scale) / 2 + part.left * scale}px`;
+  over.style.top = `${(stage.clientHeight - height * scale) / 2 + part.top * scale}px`;
+  over.style.width = `${part.width * scale}px`;
+  over.style.height = `${part.height * scale}px`;
+}
+
+/** Show over the picture on the stage, which has this size, where the network found its label; undefined hides it. */
+export function showHeat(heat: Heat | undefined, frame: Frame, width: number, height: number): void {
+  const canvas = element<HTMLCanvasElement>("heat");
+  canvas.hidden = !heat || !width;
+  if (!heat || !width) return;
+  cover(canvas, frame, width, height);
+  [canvas.width, canvas.height] = [heat.width, heat.height];
+  const pixels = new ImageData(heat.width, heat.height);
+  heat.values.forEach((value, place) => pixels.data.set([...HEAT, Math.round(190 * value)], 4 * place));
+  canvas.getContext("2d")?.putImageData(pixels, 0, 0);
 }
 
 /** Put a variant's decision at the top of the history, with a small picture of what was judged. */

@@ -3,6 +3,7 @@
 import { openBundle, zipFiles, type Bundle, type Variant } from "./bundle";
 import { Damaged, Overtaken } from "./errors";
 import { decidesAsRecorded, largestDifference, readGolden, refusesAsRecorded, type Golden } from "./golden";
+import { heatOf } from "./heat";
 import { keepOnly, shelf, webFiles } from "./offline_cache";
 import type { Answer, CaseResult, Op, Reply, Request, Requests } from "./messages";
 import { usableVariants, type Model, type Network, type Runtime } from "./model";
@@ -100,21 +101,21 @@ function likeliest(logits: ArrayLike<number>): number {
   return Array.from(logits).indexOf(Math.max(...Array.from(logits)));
 }
 
-async function picture({ picture }: Requests["picture"]["args"]): Promise<Work<"picture">> {
+async function picture({ picture, withHeat }: Requests["picture"]["args"]): Promise<Work<"picture">> {
   return async () => {
     const start = performance.now();
     try {
-      return await answer(await readPicture(picture, theBundle().head.frame), start);
+      return await answer(await readPicture(picture, theBundle().head.frame), start, withHeat);
     } finally {
       picture.close();
     }
   };
 }
 
-async function photo({ file }: Requests["photo"]["args"]): Promise<Work<"photo">> {
+async function photo({ file, withHeat }: Requests["photo"]["args"]): Promise<Work<"photo">> {
   return async () => {
     const start = performance.now();
-    return answer(await readPhoto(file, theBundle().head.frame), start);
+    return answer(await readPhoto(file, theBundle().head.frame), start, withHeat);
   };
 }
 
@@ -142,12 +143,13 @@ async function golden_({ index, variant }: Requests["golden"]["args"]): Promise<
   };
 }
 
-async function answer(frame: Uint8Array, start: number): Promise<Answer> {
+async function answer(frame: Uint8Array, start: number, withHeat: boolean): Promise<Answer> {
   const ready = performance.now();
-  const output = await theModel().run(frame);
+  const { hasMaps, maps, ...output } = await theModel().run(frame, withHeat);
   const logits = Array.from(output.logits);
   const ood = score(output.embedding, likeliest(logits));
-  return { logits, ood, pixelsMs: ready - start, networkMs: performance.now() - ready };
+  const heat = maps && heatOf(maps, likeliest(logits));
+  return { logits, ood, hasMaps, heat, pixelsMs: ready - start, networkMs: performance.now() - ready };
 }
 
 function theBundle(): Bundle {

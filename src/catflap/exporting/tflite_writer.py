@@ -20,6 +20,7 @@ from catflap.runtime.engine_onnx import CAM
 
 Array: TypeAlias = npt.NDArray[Any]
 IDENTIFIER = b"TFL3"
+MAPPED_LABELS = 20  # with more, activation maps cost time that nobody asked for
 ALIGNED = 16  # bytes; where weights begin, so that a microcontroller can read them in place
 RELU6 = (0.0, 6.0)
 ALIASES = ("Cast", "Identity", "Reshape", "Gather", "Squeeze", "Flatten")  # of what has one row a frame
@@ -50,17 +51,19 @@ def write_tflite(graph: bytes, *, embedding: bool = False) -> bytes:
     """The LiteRT file of a graph that takes uint8 frames (n, height, width, 3) and gives logits first.
 
     It takes one frame as float32, 0 to 255, and answers float32 logits; with `embedding` the graph's second
-    output, the features before the head, is one of the file, too, after the logits. Raises UnknownOperator
-    where the graph holds more than convolutions, additions, clipping, a mean and a linear head.
+    output, the features before the head, is one of the file, too, after the logits. Where the graph has
+    activation maps of at most 20 labels, they are the last output, float32 (1, h, w, labels): the head as a
+    convolution of the last feature map. Raises UnknownOperator where the graph holds more than convolutions,
+    additions, clipping, a mean and a linear head.
     """
     given = onnx.load_from_string(graph).graph
-    # Activation maps stay with the ONNX variants: a file for phones has none.
+    mapped = any(one.name == CAM for one in given.output)
     kept = [node for node in given.node if not all(name.split(".")[0] == CAM for name in node.output)]
     outputs = [one for one in given.output if one.name != CAM]
     del given.node[:], given.output[:]
     given.node.extend(kept)
     given.output.extend(outputs)
-    return _Writer(given).write(embedding)
+    return _Writer(given).write(embedding, mapped)
 
 
 class _Writer:
@@ -86,8 +89,10 @@ class _Writer:
         self.floats: dict[int, int] = {}  # of an int8 tensor its float twin
         self.waiting: dict[str, Callable[[int], None]] = {}  # writes the operator into the int8 tensor given
         self.shapes: dict[str, list[int]] = {}  # of what waits
+        self.pooled = -1  # the last feature map, in floats, of which the head reads the mean
+        self.head: list[int] = []  # weights and bias
 
-    def write(self, embedding: bool) -> bytes:
+    def write(self, embedding: bool, mapped: bool) -> bytes:
         pixels, logits = self.graph.input[0], self.graph.output[0].name
         shape = [1, *(dim.dim_value for dim in pixels.type.tensor_type.shape.dim[1:])]
         self.places[pixels.name] = start = self.tensor("args_0", shape, self.schema.TensorType.FLOAT32)
@@ -106,6 +111,8 @@ class _Writer:
                 raise _unknown(node)
         end = self.float_of(logits)
         ends = [end, *(self.float_of(one.name) for one in self.graph.output[1:] if embedding)]
+        if mapped and self.pooled >= 0 and int(self.tensors[end].shape[1]) <= MAPPED_LABELS:
+            ends.append(self.activation_maps())
         for number, place in enumerate(ends):
             self.tensors[place].name = f"output_{number}"
         return self.finish(start, ends)
@@ -262,7 +269,7 @@ class _Writer:
         options = self.schema.ReducerOptionsT()
         options.keepDims = False
         self.operator("MEAN", [given, where], out, options)
-        self.places[node.output[0]] = out
+        self.places[node.output[0]], self.pooled = out, given
 
     def linear(self, node: onnx.NodeProto) -> None:
         """The head, in floats, so that no logit is clipped: its weights are those that int8 stands for."""
@@ -280,7 +287,24 @@ class _Writer:
         ]
         out = self.tensor(node.output[0], [1, len(weights)], kind.FLOAT32)
         self.operator("FULLY_CONNECTED", inputs, out, options)
-        self.places[node.output[0]] = out
+        self.places[node.output[0]], self.head = out, inputs[1:]
+
+    def activation_maps(self) -> int:
+        """The head at each place of the last feature map: a convolution with its weights, stored once."""
+        weights, bias = (self.tensors[place] for place in self.head)
+        labels, width = (int(side) for side in weights.shape)
+        _, height, across, _ = (int(side) for side in self.tensors[self.pooled].shape)
+        kind = self.schema.TensorType.FLOAT32
+        kernel = self.tensor("", [labels, 1, 1, width], kind)
+        self.tensors[kernel].buffer = weights.buffer
+        shift = self.tensor("", bias.shape, kind)
+        self.tensors[shift].buffer = bias.buffer
+        out = self.tensor("", [1, height, across, labels], kind)
+        options = self.schema.Conv2DOptionsT()
+        options.padding, options.strideH, options.strideW = self.schema.Padding.VALID, 1, 1
+        options.dilationHFactor = options.dilationWFactor = 1
+        self.operator("CONV_2D", [self.pooled, kernel, shift], out, options, version=3)
+        return out
 
     # helpers
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from catflap.errors import BadArtifact, CatflapError, system_reason
 from catflap.image import Frame, encode, highlight, read_file, read_pixels
 from catflap.runtime.engine import Model
-from catflap.runtime.engine_onnx import OnnxModel
 
 if TYPE_CHECKING:
     from catflap.runtime.classifier import Classifier
@@ -29,9 +28,9 @@ def evidence(model: Model, data: bytes, frame: Frame, label: int) -> Heat | None
     At each place it is how much more that place adds to the label's logit than to the others' on average;
     what speaks against the label is 0, and the strongest place 1.
     """
-    if not (isinstance(model, OnnxModel) and model.has_cam):
+    if not getattr(model, "has_cam", False):
         return None
-    _, maps = model.with_cam(read_pixels(data, frame)[None])
+    _, maps = model.with_cam(read_pixels(data, frame)[None])  # type: ignore[attr-defined]
     ours, others = maps[0, label], np.delete(maps[0], label, axis=0)
     speaks = np.maximum(ours - (others.mean(axis=0) if len(others) else 0), 0)
     return np.asarray(speaks / max(float(speaks.max()), 1e-9), np.float32)
@@ -42,10 +41,10 @@ class Explainer:
 
     def __init__(self, classifier: Classifier, folder: Path) -> None:
         """Raises CatflapError when the variant has no maps, or the folder is not new or empty."""
-        if not (isinstance(classifier.model, OnnxModel) and classifier.model.has_cam):
+        if not getattr(classifier.model, "has_cam", False):
             raise CatflapError(
                 f"The variant {classifier.variant.name} cannot show where it looked.",
-                "Use an ONNX variant (--variant fp32) of a bundle that this version of Catflap exported.",
+                "Use an ONNX or LiteRT variant of a bundle that this version of Catflap exported.",
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

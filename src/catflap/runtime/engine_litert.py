@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from catflap.errors import BadArtifact, first_line
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.engine import Embeddings, Logits, Model, check_threads
+from catflap.runtime.engine import ActivationMaps, Embeddings, Logits, Model, TwoOutputModel, check_threads
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -26,34 +26,42 @@ class Quantisation:
     scale: float
     zero: int
 
+    def floats(self, whole: Array) -> npt.NDArray[np.float32]:
+        """The values that int8 numbers stand for."""
+        return np.asarray((whole.astype(np.int32) - self.zero) * self.scale, np.float32)
+
 
 @dataclass(frozen=True)
 class LiteRTModel:
     """An open model: `run` maps one input (1, height, width, 3) to logits (1, labels).
 
-    `run_all` gives the embedding (1, `embedding_width`), too, where the model has one.
-    `shape` is that of the input; `input` and `output` say how int8 ends encode numbers.
+    `run_all` gives the embedding (1, `embedding_width`), too, where the model has one, and `run_map`, where
+    it is not None, activation maps (1, h, w, labels).
+    `shape` is that of the input; `input`, `output` and `embedding` say how int8 ends encode numbers.
     """
 
     shape: tuple[int, ...]
     input: Quantisation
     output: Quantisation
+    embedding: Quantisation | None
     run: Callable[[Array], Array]
     run_all: Callable[[Array], list[Array]]
+    run_map: Callable[[Array], list[Array]] | None = None
     embedding_width: int | None = None
 
 
 class FloatModel:
     """A model with float32 ends: call it with frames, uint8 (n, height, width, 3), for logits (n, labels).
 
-    `has_embedding` says whether it has a second output, the embedding, and `embedding_width` how wide that
-    is.
+    `has_embedding` and `has_cam` say whether it has the embedding and activation maps as further outputs, and
+    `embedding_width` how wide the embedding is.
     """
 
     def __init__(self, opened: LiteRTModel) -> None:
         self._opened = opened
         self.embedding_width = opened.embedding_width
         self.has_embedding = opened.embedding_width is not None
+        self.has_cam = opened.run_map is not None
 
     def __call__(self, frames: Pixels) -> Logits:
         """Logits, float32 (n, labels), frame by frame."""
@@ -66,6 +74,15 @@ class FloatModel:
         answers = [self._opened.run_all(frame[None].astype(np.float32)) for frame in frames]
         logits, embeddings = (np.concatenate(rows) for rows in zip(*answers, strict=True))
         return logits, embeddings
+
+    def with_cam(self, frames: Pixels) -> tuple[Logits, ActivationMaps]:
+        """Logits, float32 (n, labels), and class activation maps, float32 (n, labels, h, w)."""
+        _check_shape(frames, self._opened)
+        if self._opened.run_map is None:
+            raise BadArtifact("The model has no activation maps.", "Export it again.")
+        answers = [self._opened.run_map(frame[None].astype(np.float32)) for frame in frames]
+        logits, maps = (np.concatenate(rows) for rows in zip(*answers, strict=True))
+        return logits, np.ascontiguousarray(maps.transpose(0, 3, 1, 2))
 
 
 def open_model(flatbuffer: bytes | memoryview, threads: int | None = None) -> Model:
@@ -88,10 +105,16 @@ def open_micro_model(flatbuffer: bytes | memoryview, threads: int | None = None)
 
     def run(frames: Pixels) -> Logits:
         _check_shape(frames, opened)
-        answers = np.concatenate([opened.run(levels[frame[None]]) for frame in frames])
-        return ((answers.astype(np.int32) - opened.output.zero) * opened.output.scale).astype(np.float32)
+        return opened.output.floats(np.concatenate([opened.run(levels[frame[None]]) for frame in frames]))
 
-    return run
+    def run_all(frames: Pixels) -> tuple[Logits, Embeddings]:
+        _check_shape(frames, opened)
+        answers = [opened.run_all(levels[frame[None]]) for frame in frames]
+        logits, embeddings = (np.concatenate(rows) for rows in zip(*answers, strict=True))
+        assert opened.embedding is not None
+        return opened.output.floats(logits), opened.embedding.floats(embeddings)
+
+    return run if opened.embedding is None else TwoOutputModel(run_all, opened.embedding_width)
 
 
 def quantised_pixels(input: Quantisation) -> npt.NDArray[np.int8]:
@@ -101,9 +124,10 @@ def quantised_pixels(input: Quantisation) -> npt.NDArray[np.int8]:
 
 
 def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | None = None) -> LiteRTModel:
-    """Open a model whose input and output are both `dtype`, np.float32 or np.int8; else BadArtifact.
+    """Open a model whose input and outputs are all `dtype`, np.float32 or np.int8; else BadArtifact.
 
-    A model with int8 ends runs on the reference kernels.
+    The first output is the logits; one of two dimensions is the embedding, one of four activation maps. A
+    model with int8 ends runs on the reference kernels.
     """
     count = check_threads(threads) or describe_machine().cores
     data = bytes(flatbuffer)
@@ -116,31 +140,44 @@ def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | 
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:  # a damaged name gives UnicodeDecodeError, a ValueError
         raise BadArtifact(f"LiteRT refuses the model: {first_line(error)}.", "Export it again.") from error
-    ends = 3 if dtype == np.float32 and len(outputs) == 2 else 2
-    if [entry["dtype"] for entry in (*inputs, *outputs)] != [dtype] * ends:
+    sides = [len(entry["shape"]) for entry in outputs[1:]]
+    if sides not in ([], [2], [4], [2, 4]) or {one["dtype"] for one in (*inputs, *outputs)} != {dtype}:
         wanted = np.dtype(dtype).name
         raise BadArtifact(f"The model does not map {wanted} frames to {wanted} logits.", "Export it again.")
     source, targets = inputs[0]["index"], [entry["index"] for entry in outputs]
-    width = int(outputs[1]["shape"][-1]) if len(outputs) == 2 else None
+    width = int(outputs[1]["shape"][-1]) if 2 in sides else None
     lock = threading.Lock()  # an interpreter keeps the frame that it works on
 
-    def run_all(frame: Array, _data: bytes = data) -> list[Array]:  # the interpreter points into these bytes
+    def ask(
+        frame: Array, wanted: list[int], _data: bytes = data
+    ) -> list[Array]:  # it points into these bytes
         with lock:
             interpreter.set_tensor(source, frame)
             interpreter.invoke()
-            answers: list[Array] = [interpreter.get_tensor(target) for target in targets]
+            return [interpreter.get_tensor(target) for target in wanted]
+
+    def run_all(frame: Array) -> list[Array]:
+        answers = ask(frame, targets[: 1 if width is None else 2])
         for answer in answers:
             if answer.ndim != 2 or len(answer) != 1:
                 raise BadArtifact(f"The model's output has the shape {answer.shape}.", "Export it again.")
         return answers
 
     def run(frame: Array) -> Array:
-        return run_all(frame)[0]
+        (answer,) = ask(frame, targets[:1])
+        if answer.ndim != 2 or len(answer) != 1:
+            raise BadArtifact(f"The model's output has the shape {answer.shape}.", "Export it again.")
+        return answer
 
-    input, output = (Quantisation(*entry["quantization"]) for entry in (inputs[0], outputs[0]))
-    if dtype == np.int8 and not (input.scale > 0 and output.scale > 0):
+    def run_map(frame: Array) -> list[Array]:
+        return ask(frame, [targets[0], targets[-1]])
+
+    input, output, *others = (Quantisation(*entry["quantization"]) for entry in (*inputs, *outputs))
+    if dtype == np.int8 and not all(one.scale > 0 for one in (input, output, *others)):
         raise BadArtifact("The model does not state its quantisation scales.", "Export it again.")
-    return LiteRTModel(tuple(inputs[0]["shape"]), input, output, run, run_all, width)
+    embedding = others[0] if 2 in sides else None
+    maps = run_map if 4 in sides else None
+    return LiteRTModel(tuple(inputs[0]["shape"]), input, output, embedding, run, run_all, maps, width)
 
 
 def _check_shape(frames: Pixels, opened: LiteRTModel) -> None:
