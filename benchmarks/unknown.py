@@ -165,7 +165,9 @@ def measure(
     strange = np.concatenate([features[name] for name in left_out]) if left_out else rows[:0]
     given = [rows[calibration], rows[test], strange, things]
     found = {}
-    for name, score in scores(rows[train], labels[train], rows[calibration], logits).items():
+    weights = head.coef_ if len(head.coef_) > 1 else np.concatenate([-head.coef_ / 2, head.coef_ / 2])
+    known_scores = scores(rows[train], labels[train], rows[calibration], logits)
+    for name, score in {**known_scores, **edits(rows[train], labels[train], logits, weights)}.items():
         ours, new, out, other = (score(one, logits(one)) if len(one) else np.zeros(0) for one in given)
         limit = np.sort(ours)[int(np.ceil((1 - RATE) * (len(ours) + 1))) - 1]
         area = roc_auc_score(np.r_[0 * new, 0 * out + 1], np.r_[new, out]) if len(out) else np.nan
@@ -175,12 +177,10 @@ def measure(
 
 
 def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows], Rows]) -> dict[str, Score]:
-    """The scores by name; those of pytorch-ood that need no gradients and no second network."""
+    """Distances and confidences by name; without those of pytorch-ood that need gradients or inner layers."""
     bank, count = unit(train), int(labels.max()) + 1
     means = np.stack([bank[labels == number].mean(axis=0) for number in range(count)])
-    within = bank - means[labels]
-    spread, directions = np.linalg.eigh(within.T @ within / len(within))
-    whitening = directions / np.sqrt(0.9 * spread + 0.1 * spread.mean())
+    whitening = whiten(bank - means[labels])
     centre = bank.mean(axis=0)
     main = np.linalg.eigh((bank - centre).T @ (bank - centre))[1][:, ::-1][:, :64]
     axes = [
@@ -220,6 +220,77 @@ def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows]
         for name in ("mean and 8 axes", "Mahalanobis", "5 neighbours")
     }
     return {**plain, **both}
+
+
+def edits(train: Rows, labels: Rows, logits: Callable[[Rows], Rows], weights: Rows) -> dict[str, Score]:
+    """Scores of pytorch-ood that edit the features or the head, or compare probabilities with templates."""
+    answers = logits(train)
+    top = np.quantile(train, 0.9)
+    contribution = weights * train.mean(axis=0)
+    kept = contribution >= np.quantile(contribution, 0.9)
+    offset = (answers - train @ weights.T / rms(train)).mean(axis=0)
+    templates = np.stack([softmax(answers)[labels == number].mean(axis=0) for number in np.unique(labels)])
+    patterns = np.stack([train[labels == number].mean(axis=0) for number in np.unique(labels)])
+    scale = rms(train)
+
+    def pruned(rows: Rows, share: float) -> Rows:
+        return np.where(rows >= np.quantile(rows, share, axis=1, keepdims=True), rows, 0)
+
+    def ash_s(rows: Rows, _: Rows) -> Rows:
+        left = pruned(rows, 0.65)
+        grown = np.exp(np.minimum(rows.sum(axis=1) / np.maximum(left.sum(axis=1), 1e-9), 20))
+        return -log_sum(logits(left * grown[:, None]))
+
+    def kl_matching(_: Rows, given: Rows) -> Rows:
+        shares = np.clip(softmax(given), 1e-12, 1)
+        own = (shares * np.log(shares)).sum(axis=1, keepdims=True)
+        return np.asarray((own - shares @ np.log(np.clip(templates, 1e-12, 1)).T).min(axis=1))
+
+    def hopfield(rows: Rows, given: Rows) -> Rows:
+        return -(rows * patterns[given.argmax(axis=1)]).sum(axis=1)
+
+    def entropy(_: Rows, given: Rows) -> Rows:
+        shares = np.clip(softmax(given), 1e-12, 1)
+        return -(shares * np.log(shares)).sum(axis=1)
+
+    def relative(rows: Rows, _: Rows) -> Rows:
+        return near(rows, unit(patterns)) - near(rows, unit(train).mean(axis=0)[None], whole=True)
+
+    bank = unit(train)
+    within = bank - unit(patterns)[labels]
+    whitenings = {False: whiten(within), True: whiten(bank - bank.mean(axis=0))}
+
+    def near(rows: Rows, means: Rows, whole: bool = False) -> Rows:
+        here, there = unit(rows) @ whitenings[whole], means @ whitenings[whole]
+        return np.asarray(np.min([((here - mean) ** 2).sum(axis=1) for mean in there], axis=0))
+
+    return {
+        "entropy": entropy,
+        "KL matching": kl_matching,
+        "relative Mahalanobis": relative,
+        "ReAct": lambda rows, _: -log_sum(logits(np.minimum(rows, top))),
+        "ASH-P": lambda rows, _: -log_sum(logits(pruned(rows, 0.65))),
+        "ASH-S": ash_s,
+        "DICE": lambda rows, _: -log_sum(rows @ (weights * kept).T / scale + offset),
+        "SHE": hopfield,
+    }
+
+
+def rms(rows: Rows) -> float:
+    """The root mean square of features, by which the head scales them."""
+    return float(np.sqrt((rows**2).mean()))
+
+
+def whiten(away: Rows) -> Rows:
+    """A matrix after which the covariance of rows, shrunk by a tenth, is 1 in every direction."""
+    spread, directions = np.linalg.eigh(away.T @ away / len(away))
+    return np.asarray(directions / np.sqrt(0.9 * spread + 0.1 * spread.mean()))
+
+
+def softmax(answers: Rows) -> Rows:
+    """Probabilities of logits."""
+    powers = np.exp(answers - answers.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def joined(parts: list[Score], calibration: Rows, logits: Callable[[Rows], Rows]) -> Score:

@@ -17,5 +17,5 @@ int main() {
     network.Invoke();
     if (catflap_golden_check(i, network.output(0)->data.int8) != 0) return 2;
   }
-  // each camera frame, 96 x 96 RGB: data.int8[i] = catflap_input(pixels[i]); Invoke(); catflap_decide(...)
+  // each camera frame, 96 x 96 RGB: data.int8[i] = catflap_input(pixels[i]); Invoke(); catflap_decision(...)
 }

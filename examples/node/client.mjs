@@ -73,11 +73,16 @@ function checkUnknown(name, { baseline, unknown }, labels, { logits, ood, unknow
   if (changed) return check(false, `${changed} of ${ood[name].data.length} refusals differ`);
   const scores = embeddings.map((embedding, n) => {
     const row = Array.from(logits[name].data.subarray(n * labels.length, (n + 1) * labels.length));
-    const described = baseline.labels[labels[row.indexOf(Math.max(...row))]]?.embedding;
-    return described ? oodScore(embedding ?? [], described) : 0;
+    return scoreFor(row, embedding, labels, baseline);
   });
   const worst = largestDifference(scores, ood[name].data.subarray(0, scores.length));
   return check(worst <= OOD_TOLERANCE, Number.isFinite(worst) ? worst : "embeddings that do not fit");
+}
+
+/** The OOD score for the likeliest label, whose logit or probability is the greatest; 0 for a label without one. */
+function scoreFor(answer, embedding, labels, baseline) {
+  const described = baseline.labels[labels[answer.indexOf(Math.max(...answer))]]?.embedding;
+  return described ? oodScore(embedding ?? [], described) : 0;
 }
 
 /** How far an embedding is from its label's mean and axes, in units of the limit: docs/reference/bundle.md, step 6. */
@@ -145,8 +150,9 @@ async function judge({ head, members }, paths) {
   for (const path of paths) {
     try {
       const { data, width, height } = await decode(readFileSync(path), head.frame);
-      const { probabilities } = await session.run({ photo: new ort.Tensor("uint8", data, [height, width, 3]) });
-      console.log(JSON.stringify({ path, ...decided(Array.from(probabilities.data), head.labels, variant) }));
+      const answer = await session.run({ photo: new ort.Tensor("uint8", data, [height, width, 3]) });
+      const probabilities = Array.from(answer.probabilities.data);
+      console.log(JSON.stringify({ path, ...decided(probabilities, head.labels, variant, answer[EMBEDDING]?.data ?? []) }));
     } catch (error) {
       console.log(JSON.stringify({ path, error: error.message }));
       all = false;
@@ -155,17 +161,21 @@ async function judge({ head, members }, paths) {
   return all;
 }
 
-function decided(probabilities, labels, { decision: { threshold, rule } }) {
+/** The label, its probability, and the decision: a label, "unsure", or "unknown" where an embedding is given. */
+function decided(probabilities, labels, { decision: { threshold, rule }, unknown, baseline }, embedding) {
   if (probabilities.length !== labels.length || !probabilities.every(Number.isFinite)) {
     throw new Error("The network's answer is not one finite number a label; verify the bundle.");
   }
   const best = probabilities.indexOf(Math.max(...probabilities));
   const reached = probabilities.filter((probability) => probability >= threshold * (1 - TIE)).length;
   const isDecided = rule === "top" ? probabilities[best] >= threshold : reached === 1;
+  const score = unknown && embedding ? scoreFor(probabilities, embedding, labels, baseline) : 0;
+  if (!Number.isFinite(score)) throw new Error("The network's embedding does not fit the bundle; verify it.");
+  const isUnknown = unknown && score > unknown.threshold;
   return {
     label: labels[best],
     probability: probabilities[best],
     probabilities: Object.fromEntries(labels.map((label, n) => [label, probabilities[n]])),
-    decision: isDecided ? labels[best] : "unsure",
+    decision: isUnknown ? "unknown" : isDecided ? labels[best] : "unsure",
   };
 }

@@ -46,7 +46,19 @@ function faultOf(head) {
     if (!(isWithin(variant.tolerance, 0, 1e6) && variant.tolerance > 0)) return `the tolerance of ${name} is no number above 0`;
     if (!isWithin(variant.decision?.threshold, 0, 1)) return `the threshold of ${name} is no number from 0 to 1`;
     if (![undefined, "top"].includes(variant.decision.rule)) return `the decision rule of ${name} is unknown`;
+    if (!variant.unknown) continue;
+    if (!isWithin(variant.unknown.threshold, 0, 1e6)) return `the OOD threshold of ${name} is no number above 0`;
+    const described = isObject(variant.baseline?.labels) ? Object.values(variant.baseline.labels) : [undefined];
+    if (!described.every(isDescribed)) return `${name} refuses unknown photos without a baseline to measure them by`;
   }
+}
+
+/** Whether the entry of a label has no embedding, or one that an OOD score can be computed from. */
+function isDescribed(entry) {
+  if (!isObject(entry)) return false;
+  const { embedding } = entry;
+  const isWhole = isObject(embedding) && isText(embedding.mean) && isText(embedding.axes);
+  return embedding === undefined || (isWhole && embedding.limit > 0 && typeof embedding.length === "number");
 }
 
 function isObject(value) {

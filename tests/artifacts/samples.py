@@ -97,9 +97,13 @@ def with_litert(
     *,
     name: str = "litert-fp32",
     logits: npt.NDArray[np.float32] | None = None,
+    ood: npt.NDArray[np.float32] | None = None,
     **fields: Any,
 ) -> Path:
-    """The bundle with a variant for LiteRT, whose golden logits are those of fp32 if none are given."""
+    """The bundle with a variant for LiteRT, whose golden logits are those of fp32 if none are given.
+
+    `ood` are the golden cases' OOD scores, where it has `unknown`.
+    """
     opened = load_bundle(bundle)
     golden = read_golden(opened)
     head = {field: value for field, value in opened.head.items() if field != "files"}
@@ -108,7 +112,13 @@ def with_litert(
     head["variants"] = {**head["variants"], name: about}
     answers = {**golden.logits, name: golden.logits["fp32"] if logits is None else logits}
     files = {member: bytes(data) for member, data in opened.members.items() if member != HEAD}
-    files |= {file: tflite, "golden.npz": encode_golden(Golden(golden.photos, golden.frames, answers))}
+    refusals = {}
+    if ood is not None:
+        limit = fields["unknown"]["threshold"]
+        rows = np.append(ood, [limit * 1.001, limit * 0.999]).astype(np.float32)
+        refusals = {"ood": {name: rows}, "unknown": {name: rows > limit}}
+    new = Golden(golden.photos, golden.frames, answers, **refusals)
+    files |= {file: tflite, "golden.npz": encode_golden(new)}
     write_bundle(out, head, files)
     return out
 

@@ -26,6 +26,7 @@ from catflap.image import Frame, encode, read_pixels, resize
 from catflap.runtime.classifier import Classifier
 from tests.artifacts.samples import write_bundle
 from tests.image.make_golden import FORMAT, SVG, ways, xmp
+from tests.tiny import make_checkpoint, make_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -269,6 +270,55 @@ def test_real_photos_are_judged_as_python_judges_them(client: Path, framed: Path
         expected = classifier(photo)
         assert answer["label"] == expected.label
         assert answer["probability"] == pytest.approx(expected.probability, abs=0.02), answer["path"]
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of three labels, which calls photos of other things unknown."""
+    folder = tmp_path_factory.mktemp("refusing")
+    dataset = make_dataset(folder, ("cat", "other", "third"), 50)
+    path = folder / "three.catflap"
+    export(make_checkpoint(dataset), dataset, path, variants=("int8", "onnx-frame"))
+    return path
+
+
+def test_unknown_is_told_as_python_tells_it(client: Path, refusing: Path, tmp_path: Path) -> None:
+    code, (verdict,) = run(client, refusing)
+    assert (code, verdict["verdict"]) == (0, "pass"), verdict
+    assert {"unknown:int8", "unknown:onnx-frame"} <= {check["name"] for check in verdict["checks"]}
+    paths = sorted((refusing.parent / "photos").rglob("*.jpg"))[::15]
+    for number, colour in enumerate([(255, 255, 255), (0, 0, 0), (255, 0, 255), (0, 255, 255)]):
+        paths.append(tmp_path / f"{number}.png")
+        paths[-1].write_bytes(encode(np.full((64, 64, 3), colour, np.uint8), "PNG"))
+    code, answers = run(client, refusing, *paths)
+    assert code == 0, answers
+    classifier = Classifier(refusing, "onnx-frame")
+    expected = [classifier(path).decision for path in paths]
+    assert [answer["decision"] for answer in answers] == expected
+    assert "unknown" in expected
+    assert set(expected) & {"cat", "other", "third"}
+
+
+def test_a_changed_ood_threshold_or_baseline_does_not_pass(
+    client: Path, refusing: Path, tmp_path: Path
+) -> None:
+    opened = load_bundle(refusing)
+    members = {name: bytes(data) for name, data in opened.members.items()}
+    path = tmp_path / "changed.catflap"
+
+    def told(change: Callable[[dict[str, Any]], object]) -> tuple[int, dict[str, Any]]:
+        head = json.loads(members[HEAD])
+        change(head["variants"]["onnx-frame"])
+        path.write_bytes(encode_members({**members, HEAD: json.dumps(head).encode()}))
+        code, (answer,) = run(client, path)
+        return code, answer
+
+    code, verdict = told(lambda variant: variant["unknown"].update(threshold=1e5))
+    assert code == 1
+    assert [check["name"] for check in verdict["checks"] if not check["pass"]] == ["unknown:onnx-frame"]
+    code, verdict = told(lambda variant: variant.pop("baseline"))
+    assert code == 1
+    assert "without a baseline" in verdict["error"]
 
 
 def test_what_is_no_photo_gets_a_sentence(client: Path, framed: Path, tmp_path: Path) -> None:

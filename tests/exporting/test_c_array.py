@@ -15,7 +15,10 @@ from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting.targets.to_litert_micro import _float, _string
+from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import TIE, DecisionRule, decide, decision_rule, softmax
+from catflap.runtime.engine_onnx import run_with_embedding
+from catflap.runtime.ood import embedding_models, ood_scores, pack, residuals, unit
 from tests.artifacts.samples import with_litert
 from tests.tiny import Exported
 
@@ -153,6 +156,99 @@ int main(void) { printf("%d", catflap_golden_check(0, catflap_golden_answers[0])
     header.write_text(good)
     recorded = re.search(r"catflap_golden_decisions\[.*\] = \{(.*)\};", source.read_text())[1]
     assert set(recorded.split(", ")) > {"-1"}, "the probes stand on both sides of the threshold"
+
+
+UNKNOWN = """
+#include <stdio.h>
+#include "catflap_golden.h"
+int main(void) {
+  for (int i = 0; i < CATFLAP_GOLDEN_CASES; ++i) {
+    const int8_t* embedding = catflap_golden_embeddings[i];
+    const int8_t* answer = catflap_golden_answers[i];
+    printf("%d %d ", catflap_golden_check(i, answer), catflap_golden_check_unknown(i, embedding));
+    for (int k = 0; k < CATFLAP_LABELS; ++k) printf("%.6f ", (double)catflap_ood_score(embedding, k));
+    printf("%d\\n", catflap_decision(answer, embedding));
+  }
+  return 0;
+}
+"""
+
+
+def with_two_outputs(model: bytes) -> bytes:
+    """The model with the mean colour, the input of its head, as a second output."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from catflap.exporting.tflite_writer import pack
+
+    opened = schema.ModelT.InitFromPackedBuf(model, 0)
+    graph = opened.subgraphs[0]
+    graph.outputs = np.array([*graph.outputs, graph.operators[-1].inputs[0]], np.int32)
+    opened.signatureDefs = []
+    return pack(opened)
+
+
+@pytest.fixture
+def refusing(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle whose variant for LiteRT Micro refuses unknown photos: colours far from red and from blue."""
+    from catflap.runtime.engine_litert import open_micro_model
+
+    model = with_two_outputs(MICRO.read_bytes())
+    logits, embeddings = run_with_embedding(
+        open_micro_model(model, 1), read_golden(load_bundle(tiny_bundle)).frames
+    )
+    assert embeddings is not None
+    random = np.random.default_rng(0)
+    entries = []
+    for colour in ((200, 80, 60), (60, 80, 200)):
+        near = unit(np.array(colour) + random.normal(0, 20, (50, 3)))
+        mean = near.mean(axis=0)
+        axes = np.linalg.svd(near - mean, full_matrices=False)[2][:1]
+        limit = float(np.quantile(residuals(near, mean, axes), 0.99))
+        embedding = {**pack(mean, axes), "limit": limit, "groups": 50, "strangeness": [0.5, 1.0]}
+        entries.append({"share": 0.5, "embedding": embedding})
+    labels = load_bundle(tiny_bundle).labels
+    baseline = {"photos": 100, "labels": dict(zip(labels, entries, strict=True))}
+    scores = ood_scores(embeddings, logits.argmax(axis=1), embedding_models(baseline, labels))
+    threshold = float(np.median(scores))
+    unknown = {"rate": 0.05, "threshold": threshold, "photos": 100, "groups": 100}
+    return with_litert(
+        tiny_bundle, tmp_path / "refusing.catflap", model, name="litert-micro", runtime="litert-micro",
+        precision="int8", temperature=7.5, tolerance=2.0, decision=TOP, logits=logits, unknown=unknown,
+        baseline=baseline, ood=scores,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("compiler", ["g++", "gcc"])
+def test_unknown_is_told_as_the_classifier_tells_it(refusing: Path, tmp_path: Path, compiler: str) -> None:
+    assert main(["bundle", "unpack", str(refusing), "--c", "-o", str(tmp_path / "c")]) == 0
+    lines = compiled(tmp_path / "c", UNKNOWN, compiler).stdout.decode().splitlines()
+    classifier, golden = Classifier(refusing, "litert-micro"), read_golden(load_bundle(refusing))
+    numbers = {**{label: n for n, label in enumerate(classifier.labels)}, "unsure": -1, "unknown": -2}
+    expected = [classifier(frame) for frame in golden.frames[:4]]
+    assert {prediction.decision for prediction in expected} > {"unknown"}
+    for line, prediction in zip(lines, expected, strict=True):
+        checked, refused, *scores, decision = line.split()
+        assert (checked, refused) == ("0", "0")
+        assert int(decision) == numbers[prediction.decision]
+        score = float(scores[numbers[prediction.label]])
+        assert score == pytest.approx(prediction.ood_score, abs=1e-3)
+
+
+def test_the_golden_check_notices_another_ood_threshold_and_baseline(refusing: Path, tmp_path: Path) -> None:
+    program = """
+#include <stdio.h>
+#include "catflap_golden.h"
+int main(void) { printf("%d", catflap_golden_check_unknown(0, catflap_golden_embeddings[0])); return 0; }
+"""
+    folder = tmp_path / "c"
+    assert main(["bundle", "unpack", str(refusing), "--c", "-o", str(folder)]) == 0
+    header = folder / "catflap_model.h"
+    good = header.read_text()
+    assert compiled(folder, program, "gcc").stdout == b"0"
+    header.write_text(re.sub(r"(#define CATFLAP_UNKNOWN_THRESHOLD) \S+", r"\1 1e6f", good))
+    assert compiled(folder, program, "gcc").stdout == b"5"
+    header.write_text(good.replace("left -= of->mean[i]", "left -= 0.5f * of->mean[i]"))
+    assert compiled(folder, program, "gcc").stdout == b"4"
 
 
 def test_a_tie_with_the_threshold_is_unsure_in_float32_too(folder: Path, bundle: Path) -> None:

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import Bundle, encode_bundle, load_bundle
-from catflap.artifacts.checkpoint import Checkpoint
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.checkpoint import Checkpoint, load_checkpoint
+from catflap.artifacts.dataset import Dataset, load_dataset
+from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
-from catflap.exporting.export import export
+from catflap.exporting.export import add_variants, export
 from catflap.exporting.repack import strip_bundle
 from catflap.pipeline.evaluate import evaluate
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import DecisionRule, decide
 from catflap.runtime.ood import unknown_threshold
+from catflap.training.backbones import TINY as INSTALLED
+from catflap.training.plan import Plan
+from catflap.training.train import train
 from catflap.verification.verify import verify
 from tests.tiny import Exported, draw_photos, make_checkpoint, make_dataset
 
@@ -118,6 +122,44 @@ def test_a_stripped_bundle_still_refuses(bundle: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "small.catflap").passed
     classifier = Classifier(tmp_path / "small.catflap")
     assert classifier(strangest(classifier)).decision == "unknown"
+
+
+@pytest.mark.parametrize("name", ["onnx-frame", "litert-int8", "openvino-int8"])
+def test_every_runtime_says_it_as_int8_does(bundle: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip({"litert-int8": "ai_edge_litert", "openvino-int8": "nncf"}.get(name, "onnxruntime"))
+    out, dataset = tmp_path / "more.catflap", load_dataset(bundle.with_name("dataset"))
+    checkpoint = load_checkpoint(bundle.with_name("checkpoint"))
+    add_variants(load_bundle(bundle), checkpoint, dataset, out, (name,))
+    opened = load_bundle(out)
+    stated, golden = opened.variants[name].unknown, read_golden(opened)
+    assert stated is not None
+    assert golden.unknown[name][:-2].any(), "a golden photo is refused"
+    assert golden.unknown[name][-2:].tolist() == [True, False], "the probes stand on both sides"
+    assert {check.name for check in verify(out).checks if check.passed} >= {f"unknown:{name}"}
+    ours, theirs = Classifier(out, "int8"), Classifier(out, name)
+    decisions = [[one(frame).decision for frame in strange()] for one in (ours, theirs)]
+    assert decisions[0] == decisions[1]
+    assert "unknown" in decisions[1]
+    scores = [[one(photo).ood_score or 0.0 for photo in golden.photos] for one in (ours, theirs)]
+    assert np.abs(np.array(scores[0]) - scores[1]).max() < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ncnn-fp32", "litert-micro"])
+def test_converters_keep_the_embedding(tmp_path: Path, name: str) -> None:
+    """With an installed backbone, which a converter's own process knows."""
+    pytest.importorskip({"ncnn-fp32": "pnnx", "litert-micro": "litert_torch"}[name])
+    dataset = make_dataset(tmp_path, LABELS, 50)
+    checkpoint = train(dataset, tmp_path / "installed", Plan(backbone=INSTALLED))
+    out = tmp_path / "more.catflap"
+    export(checkpoint, dataset, out, variants=("fp32", name), unknown_rate=0.1)
+    assert verify(out).passed
+    stated = load_bundle(out).variants[name].unknown
+    assert stated is not None
+    ours, theirs = Classifier(out, "fp32"), Classifier(out, name)
+    decided = [[one(frame).decision == "unknown" for frame in strange()] for one in (ours, theirs)]
+    assert decided[0] == decided[1]
+    assert any(decided[1])
 
 
 def test_two_labels_get_it_when_it_is_asked_for(

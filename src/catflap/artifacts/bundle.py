@@ -56,7 +56,8 @@ class Variant:
     `catflap drift`; None in Bundles that do not have it. `operating_points` are thresholds on the probability
     of one label, for `Classifier(operating_point=…)`. `decisions` is how often the test photos got a right, a
     wrong or no decision; empty in Bundles that do not state it. `unknown` has the OOD score above which a
-    photo is "unknown"; None where that is switched off.
+    photo is "unknown"; None where that is switched off. `sets` has the probability from which a label is in
+    the prediction set; None for two labels, or where nothing can be promised.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Variant:
     operating_points: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[str, Any] = field(default_factory=dict)
     unknown: dict[str, Any] | None = None
+    sets: dict[str, Any] | None = None
 
     @property
     def members(self) -> tuple[str, ...]:

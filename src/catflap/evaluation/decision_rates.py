@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.results import UNKNOWN
-from catflap.evaluation.intervals import Flags, Ints, Metric, effective_photos, share
-from catflap.runtime.decisions import Probabilities, decide, decision_rule, point_cutoff
+from catflap.evaluation.intervals import (
+    Flags,
+    Ints,
+    Metric,
+    Z,
+    clustered_variance,
+    effective_photos,
+    metric,
+    share,
+)
+from catflap.runtime.decisions import (
+    Probabilities,
+    decide,
+    decision_rule,
+    point_cutoff,
+    prediction_sets,
+)
 
 UNSURE_NUMBER, UNKNOWN_NUMBER = -1, -2  # of photos without a decision
 MANY_UNSURE = 1 / 3  # above this share of unsure photos export and evaluate warn
@@ -40,6 +56,61 @@ def decision_rates(
         for number, name in enumerate(class_names)
     }
     return {**whole, "per_label": per_label}
+
+
+def set_rates(
+    threshold: float, probabilities: Probabilities, labels: npt.ArrayLike, groups: npt.ArrayLike
+) -> dict[str, Any]:
+    """What prediction sets do on photos with true labels (n,), ready for JSON.
+
+    `covered` is the share of sets that hold the true label, with its interval; `mean_size` the mean number of
+    labels in a set with its interval, and `sizes` counts the sets by that number.
+    """
+    inside = prediction_sets(probabilities, threshold)
+    held = inside[np.arange(len(inside)), np.asarray(labels, np.int64)]
+    counts = inside.sum(axis=1)
+    owners = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    sizes = np.unique(counts, return_counts=True)
+    return {
+        "covered": flagged_share(held, groups),
+        "mean_size": mean_size(counts, owners, inside.shape[1]),
+        "sizes": {
+            str(size): int(count) for size, count in zip(*(one.tolist() for one in sizes), strict=True)
+        },
+    }
+
+
+def mean_size(counts: npt.ArrayLike, owners: Ints, labels: int) -> Metric:
+    """The mean of the sizes (n,) of prediction sets, 1 to `labels`, with its 95 % interval by `owners` (n,).
+
+    Agresti and Coull (1998), of which two sizes are the case: two sets of one label are added and two of five
+    labels or the largest size seen, at the sample size that matches the cluster-robust variance.
+    """
+    values = np.asarray(counts, np.float64)
+    mean, simple = float(values.mean()), float(values.var())
+    size = float(effective_photos(np.zeros_like(owners), owners, 1)[0])
+    variance, _ = clustered_variance((values - mean) / len(values), owners)
+    if variance > 0 and simple > 0:
+        size = min(max(simple / variance, size), float(len(values)))
+    most = max(min(5.0, float(labels)), float(values.max()))
+    middle = (size * mean + 2 * (1 + most)) / (size + 4)
+    square = (size * (simple + mean**2) + 2 * (1 + most**2)) / (size + 4)
+    half = Z * math.sqrt((square - middle**2) / (size + 4))
+    low, high = max(1.0, middle - half), min(float(labels), middle + half)
+    return metric(mean, min(mean, low), max(mean, high))
+
+
+def sets_in_words(sets: Mapping[str, Any]) -> str:
+    """What prediction sets promise and reached, in a sentence."""
+    covered, size = sets["covered"], sets["mean_size"]
+    low, high = (f"{100 * covered[end]:.1f}" for end in ("low", "high"))
+    photos = sum(sets["sizes"].values())
+    return (
+        f"A set of labels, those with a probability of {sets['threshold']:.4g} or more and the likeliest, "
+        f"holds the right one for at least {100 * (1 - sets['error_rate']):.4g} % of photos like the "
+        f"calibration photos; of {photos:,} test photos {100 * covered['value']:.1f} % ({low} to {high} %), "
+        f"with {size['value']:.2f} labels on average, and {sets['sizes'].get('1', 0):,} sets of one label."
+    )
 
 
 def flagged_share(flags: npt.ArrayLike, groups: npt.ArrayLike) -> Metric:

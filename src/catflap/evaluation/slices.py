@@ -21,7 +21,7 @@ from catflap.errors import CatflapError, system_reason
 from catflap.evaluation.intervals import Flags, Floats, Ints, Metric, effective_photos, holm, share
 from catflap.image import Frame, inspect, read_pixels
 from catflap.progress import Progress, prefetch, silent, track
-from catflap.runtime.image_statistics import image_statistics
+from catflap.runtime.image_statistics import ImageStatistics, image_statistics
 from catflap.runtime.scoring import PhotoBytes
 
 Slices: TypeAlias = dict[str, Flags]
@@ -52,12 +52,21 @@ def photo_facts(
 
     def measure(position: int) -> tuple[float, ...]:
         data = photos[position]
-        info = inspect(data, frame)
-        brightness, _, sharpness = image_statistics(read_pixels(data, frame))
-        sides = sorted((info.width, info.height))
-        return sides[0], sides[1] / max(1, sides[0]), 100 * brightness, sharpness
+        return facts_of(data, image_statistics(read_pixels(data, frame)), frame)
 
-    rows = list(track(prefetch(measure, range(len(photos)), 2), step, len(photos), progress))
+    return as_facts(list(track(prefetch(measure, range(len(photos)), 2), step, len(photos), progress)))
+
+
+def facts_of(photo: bytes, statistics: ImageStatistics, frame: Frame) -> tuple[float, ...]:
+    """The numbers of `photo_facts` for one photo, given the image statistics of its frame."""
+    info = inspect(photo, frame)
+    sides = sorted((info.width, info.height))
+    brightness, _, sharpness = statistics
+    return sides[0], sides[1] / max(1, sides[0]), 100 * brightness, sharpness
+
+
+def as_facts(rows: Sequence[tuple[float, ...]]) -> Facts:
+    """The Facts of photos from what `facts_of` gave for each."""
     names = ("shorter side, px", "long side / short side", "brightness, %", "sharpness")
     return Facts(dict(zip(names, np.array(rows, np.float64).reshape(-1, len(names)).T, strict=True)))
 

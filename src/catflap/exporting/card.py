@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from catflap.artifacts.schema import faults
-from catflap.evaluation.decision_rates import in_words, shown_rates
+from catflap.evaluation.decision_rates import in_words, sets_in_words, shown_rates
 from catflap.version import REPOSITORY
 
 # What the format leaves open and the card tells: a bundle of another writer may hold something else there.
@@ -196,6 +196,14 @@ def _decision(name: str, variant: Mapping[str, Any]) -> list[str]:
         lines += [f"- {name}: {unknown_text(variant['unknown'])}"]
     elif "decisions" in variant:
         lines += [f"- {name}: never says “unknown”: photos of other things get a label, or “unsure”."]
+    if "sets" in variant:
+        lines += [f"- {name}: {sets_in_words(variant['sets'])}"]
+    if "limits" in variant:
+        limits = variant["limits"]
+        lines += [f"- {name}, a limit: {sentence}" for sentence in limits["sentences"]] or [
+            f"- {name}: no slice of {limits['photos']:,} test photos by size, shape, light or sharpness is "
+            f"decided significantly worse ({limits['tests']:,} slices)."
+        ]
     if rates := shown_rates(decision):
         lines += ["", "  | error rate | unsure |", "  |---|---|"]
         lines += [f"  | {100 * one['error_rate']:.2g} % | {100 * one['unsure']:.1f} % |" for one in rates]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from catflap.artifacts.bundle import Bundle
+from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import working_folder
@@ -20,10 +20,12 @@ from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, check_golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
+from catflap.evaluation.paired import compare_decisions
 from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
 from catflap.exporting.defects import MAX_EXTRA, choose_cases
 from catflap.exporting.golden_cases import drawn_cases, extra_case
 from catflap.exporting.judging import (
+    MAX_REFERENCE_PHOTOS,
     PRECISIONS,
     ExportSource,
     Judged,
@@ -48,7 +50,8 @@ from catflap.exporting.target import (
 from catflap.exporting.targets.to_onnx_frame import with_temperature
 from catflap.exporting.tflite_writer import UnknownOperator
 from catflap.image import Pixels, read_pixels
-from catflap.progress import Progress, silent
+from catflap.progress import Progress, silent, track
+from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import (
     check_error_rate,
     check_unknown_rate,
@@ -223,6 +226,7 @@ def add_variants(
     """Write a new Bundle with more variants of the Checkpoint that it was made from.
 
     Each is measured and gated as in `export`, and gets the operating points of the Bundle's default variant.
+    `diff` in the answer says whether it may replace that one.
     Raises Refused when the gate fails, and CatflapError when it is another Checkpoint.
     """
     forms: dict[str, tuple[Form, dict[str, bytes] | None]] = {
@@ -418,7 +422,28 @@ def _add(
         files |= one.files
     logits = {**golden.logits, **{name: one.logits for name, one in judged.items()}}
     sha256 = write_verified(out, head, files, replace(golden, logits=logits))
-    return _answer(out, sha256, bundle.default_variant, judged, untested)
+    answer = _answer(out, sha256, bundle.default_variant, judged, untested)
+    return {**answer, "diff": _may_replace(load_bundle(out), tuple(judged), source)}
+
+
+def _may_replace(bundle: Bundle, names: tuple[str, ...], source: ExportSource) -> dict[str, dict[str, Any]]:
+    """For each of these variants: may it replace the default one? As `diff` says, on the test photos."""
+    photos = source.test.take(np.arange(min(len(source.test), MAX_REFERENCE_PHOTOS)))
+    truth = [source.labels[number] for number in photos.labels.tolist()]
+
+    def decided(name: str) -> list[str]:
+        classifier, step = Classifier(bundle, name), f"decisions of {name}"
+        places = track(range(len(photos)), step, len(photos), source.progress)
+        return [classifier(photos[place]).decision for place in places]
+
+    if engine_error(bundle.variant()) is not None:
+        return {}
+    before = decided(bundle.default_variant)
+    return {
+        name: compare_decisions(before, decided(name), truth, photos.groups, source.labels, {})
+        for name in names
+        if engine_error(bundle.variant(name)) is None
+    }
 
 
 def _check_form(bundle: Bundle, name: str, form: Form, files: dict[str, bytes] | None) -> None:

@@ -27,11 +27,12 @@ from catflap.evaluation.calibration import (
     rates_at,
     threshold_steps,
 )
-from catflap.evaluation.decision_rates import flagged_share, shipped_decisions
+from catflap.evaluation.decision_rates import flagged_share, set_rates, shipped_decisions
 from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
 from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
 from catflap.evaluation.intervals import Flags, Floats
 from catflap.evaluation.metrics import measure, separation
+from catflap.evaluation.slices import Slices, as_facts, facts_of, judge_slices, make_slices
 from catflap.exporting.onnx_edits import with_embedding, with_side_outputs
 from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
@@ -43,13 +44,16 @@ from catflap.runtime.decisions import (
     PointSpec,
     Probabilities,
     choose_error_rate,
+    decide,
+    decision_rule,
     point_cutoff,
     risk_curve,
+    set_threshold,
     softmax,
 )
 from catflap.runtime.engine import Embeddings, Logits, Model
 from catflap.runtime.engine_onnx import open_model, run_with_embedding
-from catflap.runtime.image_statistics import NO_STATISTICS, image_statistics
+from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics, image_statistics
 from catflap.runtime.ood import EmbeddingModel, are_unknown, embedding_models, ood_scores, unknown_threshold
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.network import load_network, open_checkpoint
@@ -138,7 +142,8 @@ class ExportSource:
 
     `specs` are the operating points that each variant gets, and `error_rate` is what it promises; None lets
     the calibration photos choose. `unknown_rate` is the share of photos like these that may be called
-    unknown, 0 for none; None decides by what it gains.
+    unknown, 0 for none; None decides by what it gains. `described` are the image statistics of the first test
+    photos, once a variant has judged them.
     """
 
     checkpoint: Checkpoint
@@ -152,6 +157,7 @@ class ExportSource:
     workspace: Workspace = field(default_factory=Workspace)
     unknown_rate: float | None = 0.0
     train: Photos | None = None
+    described: list[ImageStatistics] = field(default_factory=list, repr=False, compare=False)
     _answers: dict[bytes, CalibrationAnswers] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -202,6 +208,15 @@ class ExportSource:
         frames = track(frames_of(first, self.checkpoint.frame), step, batches, self.progress)
         rows = [image_statistics(pixels) for batch in frames for pixels in batch]
         return np.array(rows + [NO_STATISTICS] * (len(self.calibration) - len(rows)))
+
+    @property
+    def test_slices(self) -> Slices:
+        """Slices of the first 2,000 test photos by size, shape, light, sharpness; none before `described`."""
+        rows = [
+            facts_of(self.test[place], statistics, self.checkpoint.frame)
+            for place, statistics in enumerate(self.described)
+        ]
+        return make_slices(as_facts(rows)) if rows else {}
 
     @property
     def may_be_unknown(self) -> bool:
@@ -334,9 +349,12 @@ def judge(
     """
     test, calibration = source.test, source.calibration
     step = f"{variant.name} on test"
-    embeddings = list[Embeddings]()
+    embeddings, described = list[Embeddings](), source.described
 
     def run(frames: Pixels) -> Logits:
+        if not variant.takes_photos:
+            wanted = frames[: max(0, MAX_BASELINE_PHOTOS - len(described))]
+            described.extend(image_statistics(pixels) for pixels in wanted)
         rows, embedded = run_with_embedding(model, frames) if source.fitted else (model(frames), None)
         if embedded is not None:
             embeddings.append(embedded)
@@ -372,6 +390,8 @@ def judge(
         "fidelity": lost,
         "decision": decision,
         "decisions": shipped_decisions(decision, points, probabilities, *truth, are),
+        **_sets(decision, calibrated, source, probabilities),
+        **_limits(decision, probabilities, are, source),
         **({"unknown": unknown} if unknown else {}),
         **({"operating_points": points} if points else {}),
         "baseline": baseline,
@@ -434,6 +454,43 @@ def _error_share(checkpoint: Checkpoint, mistaken: npt.NDArray[np.bool_]) -> flo
     if validation is None:
         return float(mistaken.mean())
     return float((mistaken.sum() + (1 - validation) * photos) / (len(mistaken) + photos))
+
+
+def _sets(
+    decision: Mapping[str, Any], calibrated: Probabilities, source: ExportSource, probabilities: Probabilities
+) -> dict[str, Any]:
+    """The entry `sets` of bundle.json for more than two labels, at the error rate of the decision."""
+    rate, calibration, test = decision["error_rate"], source.calibration, source.test
+    if len(source.labels) <= 2 or not 0 < rate < 1:
+        return {}
+    threshold = set_threshold(calibrated, calibration.labels, rate, calibration.groups)
+    if threshold is None:
+        return {}
+    measured = set_rates(threshold, probabilities, test.labels, test.groups)
+    return {"sets": {"error_rate": rate, "threshold": threshold, **measured}}
+
+
+def _limits(
+    decision: Mapping[str, Any],
+    probabilities: Probabilities,
+    unknown: npt.NDArray[np.bool_] | None,
+    source: ExportSource,
+) -> dict[str, Any]:
+    """The entry `limits` of bundle.json: slices of test photos that are decided right significantly less."""
+    slices = source.test_slices
+    if not slices:
+        return {}
+    first = len(next(iter(slices.values())))
+    truth = source.test.labels[:first]
+    decided = decide(
+        probabilities[:first],
+        source.labels,
+        decision_rule(decision),
+        None if unknown is None else unknown[:first],
+    )
+    right = [word == source.labels[number] for word, number in zip(decided, truth.tolist(), strict=True)]
+    found = judge_slices(right, truth, source.test.groups[:first], source.labels, slices)
+    return {"limits": {"photos": first, "tests": found["tests"], "sentences": found["limits"]}}
 
 
 def _gate(variant: Variant, source: ExportSource, logits: Logits, temperature: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from catflap.artifacts.schema import digest
 from catflap.data.reading import read_photo
 from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError
-from catflap.evaluation.decision_rates import flagged_share, shipped_decisions
+from catflap.evaluation.decision_rates import flagged_share, set_rates, shipped_decisions
 from catflap.evaluation.drift_baseline import Drift, measure_drift
 from catflap.evaluation.examples import Examples, choose_examples
 from catflap.evaluation.metrics import curves, measure, separation
@@ -169,6 +169,12 @@ def evaluate(
             sections[name]["decisions"] = shipped_decisions(
                 variant.decision, variant.operating_points, probabilities, *truth, refused
             )
+            if variant.sets is not None and len(probabilities):
+                threshold = variant.sets["threshold"]
+                sections[name]["sets"] = {
+                    "error_rate": variant.sets["error_rate"], "threshold": threshold,
+                    **set_rates(threshold, probabilities, truth[0], truth[1]),
+                }  # fmt: skip
             if unknown is not None:
                 sections[name]["unknown"] = _refusals(variant, judged, rows[:, -1], unknown)
             compared[name] = _compare(variant, subject, answers, decided, judged, drift)

@@ -174,6 +174,44 @@ def risk_curve(
     return curve
 
 
+def set_threshold(
+    probabilities: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    error_rate: float,
+    groups: npt.ArrayLike | None = None,
+) -> float | None:
+    """The probability from which a label is in the prediction set, which misses at most `error_rate`.
+
+    Split conformal prediction with the score 1 - p of the true label (Sadinle et al. 2019: the smallest sets
+    on average): the set of a new photo holds its label with a probability of at least 1 - `error_rate`, for
+    any model, on average over calibration sets and photos exchangeable with them. Arguments are those of
+    `risk_threshold`; the unit is the group, by its worst photo. None for fewer than 1 / `error_rate` - 1.
+    """
+    check_error_rate(error_rate)
+    rows, labels = np.asarray(probabilities, np.float64), np.asarray(truth)
+    own = rows[np.arange(len(rows)), labels]
+    if groups is not None:
+        _, unit = np.unique(np.asarray(groups), return_inverse=True)
+        worst = np.ones(unit.max(initial=-1) + 1)
+        np.minimum.at(worst, unit, own)
+        own = worst
+    missed = math.floor((len(own) + 1) * error_rate + 1e-9) - 1
+    if missed < 0:
+        return None
+    return float(np.sort(own)[min(missed, len(own) - 1)]) * (1 - TIE)
+
+
+def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+    """Which labels are in each photo's prediction set, (n, labels): those that reach the threshold.
+
+    The likeliest label is always in it.
+    """
+    rows = np.asarray(probabilities, np.float64)
+    inside = rows >= threshold
+    inside[np.arange(len(rows)), rows.argmax(axis=1)] = True
+    return inside
+
+
 def choose_error_rate(curve: Sequence[Mapping[str, float]], max_unsure: float = MAX_UNSURE) -> float | None:
     """The smallest error rate of a risk curve at which at most `max_unsure` is unsure, else the greatest.
 

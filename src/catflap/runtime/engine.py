@@ -45,6 +45,20 @@ class Engine:
     named_ends: bool = False
 
 
+class TwoOutputModel:
+    """A model that gives the embedding, too: call it with frames, uint8 (n, height, width, 3), for logits.
+
+    `run` maps frames to logits (n, labels) and embeddings (n, `width`); None where the width is not known.
+    """
+
+    def __init__(self, run: Callable[[Pixels], tuple[Logits, Embeddings]], width: int | None = None) -> None:
+        self.with_embedding, self.has_embedding, self.embedding_width = run, True, width
+
+    def __call__(self, frames: Pixels) -> Logits:
+        """Logits, float32 (n, labels)."""
+        return self.with_embedding(frames)[0]
+
+
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "onnxruntime": Engine("catflap.runtime.engine_onnx:open_model", "onnxruntime", named_ends=True),

@@ -11,14 +11,14 @@ import numpy as np
 from catflap.errors import BadArtifact
 from catflap.image import Pixels
 from catflap.machine import describe_machine
-from catflap.runtime.engine import Logits, Model, check_threads
+from catflap.runtime.engine import Embeddings, Logits, Model, TwoOutputModel, check_threads
 
 
 def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: int | None = None) -> Model:
     """A function from frames, uint8 (n, height, width, 3), to logits, float32 (n, labels), frame by frame.
 
-    `threads` None uses every core. Sums are float32 on every processor. Raises BadArtifact when
-    the files are not a model with one input and one output.
+    A second output is the embedding. `threads` None uses every core. Sums are float32 on every processor.
+    Raises BadArtifact when the files are not a model with one input and one or two outputs.
     """
     net = ncnn.Net()
     net.opt.num_threads = check_threads(threads) or describe_machine().cores
@@ -30,21 +30,28 @@ def open_model(graph: bytes | memoryview, weights: bytes | memoryview, threads: 
         file = Path(folder) / "weights.bin"
         file.write_bytes(weights)
         refused = net.load_param_mem(bytes(graph).decode("utf-8", "replace")) or net.load_model(str(file))
-    if refused or len(net.input_names()) != 1 or len(net.output_names()) != 1:
+    if refused or len(net.input_names()) != 1 or len(net.output_names()) not in (1, 2):
         raise BadArtifact("ncnn refuses the model.", "Export it again.")
-    (source,), (target,) = net.input_names(), net.output_names()
+    (source,), targets = net.input_names(), sorted(net.output_names())  # pnnx: out0, out1
 
-    def run(frames: Pixels) -> Logits:
-        return np.stack([run_one(frame) for frame in frames])
-
-    def run_one(frame: Pixels) -> Logits:
+    def run_one(frame: Pixels, wanted: list[str]) -> list[Logits]:
         planes = np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32)
         with net.create_extractor() as extractor:
             extractor.input(source, ncnn.Mat(planes))
-            failed, found = extractor.extract(target)
-            logits = np.array(found, np.float32)
-        if failed or logits.ndim != 1:
-            raise BadArtifact(f"The model's output has the shape {logits.shape}.", "Export it again.")
-        return logits
+            answers = []
+            for target in wanted:
+                failed, found = extractor.extract(target)
+                answers.append(np.array(found, np.float32))
+                if failed or answers[-1].ndim != 1:
+                    what = f"The model's output has the shape {answers[-1].shape}."
+                    raise BadArtifact(what, "Export it again.")
+        return answers
 
-    return run
+    def run(frames: Pixels) -> Logits:
+        return np.stack([run_one(frame, targets[:1])[0] for frame in frames])
+
+    def run_all(frames: Pixels) -> tuple[Logits, Embeddings]:
+        logits, embeddings = zip(*(run_one(frame, targets) for frame in frames), strict=True)
+        return np.stack(logits), np.stack(embeddings)
+
+    return TwoOutputModel(run_all) if len(targets) == 2 else run

@@ -13,7 +13,14 @@ import onnxruntime as ort
 
 from catflap.errors import BadArtifact, first_line
 from catflap.image import Pixels
-from catflap.runtime.engine import ActivationMaps, Embeddings, Logits, Model, check_threads
+from catflap.runtime.engine import (
+    ActivationMaps,
+    Embeddings,
+    Logits,
+    Model,
+    TwoOutputModel,
+    check_threads,
+)
 
 VERSION: str = ort.__version__
 EMBEDDING, CAM = "embedding", "cam"  # the names of a graph's further outputs, where it has them
@@ -106,10 +113,12 @@ def open_model(
 def open_whole_photo_model(onnx: bytes | memoryview, threads: int | None = None) -> Model:
     """A graph that contains the Frame: decoded photos, uint8 (n, H, W, 3), to logits, one photo at a time.
 
-    A frame counts as a photo that needs no resizing. Raises BadArtifact when the bytes are no such model.
+    A frame counts as a photo that needs no resizing. A further output is the embedding. Raises BadArtifact
+    when the bytes are no such model.
     """
     session = open_session(onnx, threads)
     ends = {end.name: end.type for end in (*session.get_inputs(), *session.get_outputs())}
+    embedded = ends.pop(EMBEDDING, "") == "tensor(float)"
     if ends != {PHOTO: "tensor(uint8)", LOGITS: "tensor(float)", PROBABILITIES: "tensor(float)"}:
         raise BadArtifact(
             "The model does not map a uint8 photo to logits and probabilities.", "Export it again."
@@ -121,7 +130,15 @@ def open_whole_photo_model(onnx: bytes | memoryview, threads: int | None = None)
             raise _wrong_shape(logits)
         return logits
 
-    return run
+    def run_all(photos: Pixels) -> tuple[Logits, Embeddings]:
+        found = [run_session(session, {PHOTO: photo}, [LOGITS, EMBEDDING]) for photo in photos]
+        logits, embeddings = (np.concatenate(rows) for rows in zip(*found, strict=True))
+        for rows in (logits, embeddings):
+            if rows.ndim != 2 or len(rows) != len(photos):
+                raise _wrong_shape(rows)
+        return logits, embeddings
+
+    return TwoOutputModel(run_all) if embedded else run
 
 
 def run_with_embedding(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:

@@ -118,6 +118,12 @@ def unpack(entry: Mapping[str, Any]) -> tuple[Vectors, Vectors]:
     return mean, unit(_from_base64(entry["axes"]).reshape(-1, len(mean)))
 
 
+def unpack_int8(entry: Mapping[str, Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """The bytes of mean (width,) and axes (k, width) in what `pack` wrote, before they are scaled."""
+    mean, axes = (np.frombuffer(base64.b64decode(entry[name]), np.int8) for name in ("mean", "axes"))
+    return mean, axes.reshape(-1, len(mean))
+
+
 def _to_base64(vectors: Vectors) -> str:
     """Each vector scaled so that its largest number is ±127."""
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=1e-12)

@@ -49,6 +49,19 @@ class Network(nn.Module):
         return self.head(self.features(frames))  # type: ignore[no-any-return]
 
 
+class TwoOutputNetwork(nn.Module):
+    """A network with a second output: uint8 frames in, logits and features out."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and features of frames."""
+        features = self.network.features(frames)
+        return self.network.head(features), features
+
+
 class FeatureNetwork(nn.Module):
     """Normalisation and backbone: uint8 frames in, features out."""
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from catflap.exporting.onnx_edits import with_embedding
-from catflap.exporting.target import Form, Target, run_converter
+from catflap.exporting.onnx_edits import with_side_outputs
+from catflap.exporting.target import Argument, Form, Target, run_converter
 from catflap.exporting.targets.to_onnx import int8_graph
 from catflap.exporting.tflite_writer import UnknownOperator, pack, write_tflite
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", "written.tflite"
+EMBEDDED = "embedded"  # where the features before the head are a second output
 LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit
 CONVOLUTION, DEPTHWISE = 3, 4  # BuiltinOperator CONV_2D and DEPTHWISE_CONV_2D of the schema
 CLOSE = 1e-3  # of the largest: two converters fold batch norm into weights in another order of sums
@@ -38,7 +39,7 @@ Weights: TypeAlias = npt.NDArray[np.float32]
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .tflite file of a precision, fp32 or int8."""
     try:
-        graph = with_embedding(source.onnx) if form.precision == "fp32" else int8_graph(source)
+        graph = with_side_outputs(source.onnx) if form.precision == "fp32" else int8_graph(source)
         return (write_tflite(graph, embedding=source.may_be_unknown),)
     except UnknownOperator:
         if find_spec("litert_torch") is None:
@@ -58,13 +59,14 @@ def write_int8(source: ExportSource, largest: float | None = None) -> tuple[byte
 
 
 def _float_of(source: ExportSource) -> bytes:
-    return _float(source.checkpoint.path, source.checkpoint.sha256)
+    return _float(source.checkpoint.path, source.checkpoint.sha256, source.may_be_unknown)
 
 
 @lru_cache(maxsize=1)
-def _float(checkpoint: Path, sha256: str) -> bytes:
-    """The float model of a Checkpoint, of which int8 is made as well."""
-    return run_converter(__name__, {CHECKPOINT: checkpoint}, (WRITTEN,))[0]
+def _float(checkpoint: Path, sha256: str, embedded: bool) -> bytes:
+    """The float model of a Checkpoint, of which int8 is made as well; its outputs are logits, embedding."""
+    given: dict[str, Argument] = {CHECKPOINT: checkpoint, **({EMBEDDED: ""} if embedded else {})}
+    return run_converter(__name__, given, (WRITTEN,))[0]
 
 
 def work(folder: Path) -> None:
@@ -73,19 +75,21 @@ def work(folder: Path) -> None:
         largest = float((folder / LARGEST).read_text()) if (folder / LARGEST).exists() else None
         _write_int8(folder / FLOAT, np.load(folder / FRAMES), largest, folder / WRITTEN)
     else:
-        _write_float(folder / CHECKPOINT, folder / WRITTEN)
+        _write_float(folder / CHECKPOINT, (folder / EMBEDDED).exists(), folder / WRITTEN)
 
 
-def _write_float(checkpoint: Path, out: Path) -> None:
+def _write_float(checkpoint: Path, embedded: bool, out: Path) -> None:
     import litert_torch
     import torch
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.network import load_network
+    from catflap.training.network import TwoOutputNetwork, load_network
 
     opened = load_checkpoint(checkpoint)
     example = torch.zeros(1, opened.frame.height, opened.frame.width, 3)
-    litert_torch.convert(load_network(opened).eval(), (example,)).export(str(out))
+    network = load_network(opened)
+    module = TwoOutputNetwork(network) if embedded else network
+    litert_torch.convert(module.eval(), (example,)).export(str(out))
 
 
 def _write_int8(given: Path, frames: np.ndarray, largest: float | None, out: Path) -> None:
@@ -108,7 +112,7 @@ def _write_int8(given: Path, frames: np.ndarray, largest: float | None, out: Pat
     samples = ({ends["inputs"][0]: frame[None].astype(np.float32)} for frame in frames)
     ranges = _widest([work.calibrate({signature: [sample]}) for sample in samples])
     if largest is not None:
-        (pixels,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+        (pixels,), (logits, *_) = interpreter.get_input_details(), interpreter.get_output_details()
         for end, low, high in ((pixels, 0.0, 255.0), (logits, -largest, largest)):
             ranges[end["name"]]["min"][...], ranges[end["name"]]["max"][...] = low, high
     out.write_bytes(compact_tflite(bytes(work.quantize(ranges).quantized_model)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,18 @@ from catflap.errors import CatflapError, Refused
 from catflap.exporting.target import Form, Target
 from catflap.runtime.decisions import TIE, decision_rule
 from catflap.runtime.engine import Logits, engine_error
-from catflap.runtime.golden_checks import check_decisions, golden_decisions, threshold_probes
+from catflap.runtime.golden_checks import (
+    OOD_TOLERANCE,
+    check_decisions,
+    check_unknown,
+    golden_decisions,
+    threshold_probes,
+)
+from catflap.runtime.ood import unpack_int8
 
 if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
+    from catflap.runtime.engine_litert import Quantisation
 
 HEADROOM = 1.1  # times the largest logit of the calibration photos: the range of the int8 output
 RUNTIME = "litert-micro"
@@ -77,6 +86,7 @@ static inline void catflap_probabilities(const int8_t* answer, float* probabilit
 }}
 
 {decide}
+{decision}
 #endif  // CATFLAP_MODEL_H_
 """
 DECIDE_TOP = """\
@@ -96,6 +106,74 @@ static inline int catflap_decide(const float* probabilities) {
   }
   return reached == 1 ? found : -1;
 }
+"""
+DECISION = """\
+// The decision for what the model answered: the number of a label, or -1 for "unsure".
+static inline int catflap_decision(const int8_t* answer) {
+  float probabilities[CATFLAP_LABELS];
+  catflap_probabilities(answer, probabilities);
+  return catflap_decide(probabilities);
+}
+"""
+DECISION_UNKNOWN = """\
+#define CATFLAP_EMBEDDING {embedding}  // numbers in the model's second output
+#define CATFLAP_EMBEDDING_ZERO_POINT {embedding_zero}
+#define CATFLAP_UNKNOWN_THRESHOLD {unknown}  // the OOD score above which a photo is "unknown"
+#define CATFLAP_UNKNOWN (-2)
+
+// How a label's embeddings are distributed; limit is 0 for a label without one.
+typedef struct {{
+  const int8_t* mean;  // times mean_scale
+  const int8_t* axes;  // count rows, each times its scale
+  const float* axis_scales;
+  float mean_scale;
+  float limit;
+  int count;
+}} catflap_embedding_model;
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+extern const catflap_embedding_model catflap_embedding_models[CATFLAP_LABELS];
+#ifdef __cplusplus
+}}
+#endif
+
+// The OOD score of the model's second output, for the likeliest label: 1 is the 99 % quantile of
+// calibration photos.
+static inline float catflap_ood_score(const int8_t* embedding, int label) {{
+  const catflap_embedding_model* of = &catflap_embedding_models[label];
+  float along[{most_axes}] = {{0.0f}}, length = 0.0f, rest = 0.0f;
+  if (!(of->limit > 0.0f)) return 0.0f;
+  for (int i = 0; i < CATFLAP_EMBEDDING; ++i) {{
+    float value = (float)(embedding[i] - CATFLAP_EMBEDDING_ZERO_POINT);
+    length += value * value;
+  }}
+  length = length > 0.0f ? 1.0f / sqrtf(length) : 1.0f;
+  for (int pass = 0; pass < 2; ++pass) {{
+    for (int i = 0; i < CATFLAP_EMBEDDING; ++i) {{
+      float left = (float)(embedding[i] - CATFLAP_EMBEDDING_ZERO_POINT) * length;
+      left -= of->mean[i] * of->mean_scale;
+      for (int k = 0; k < of->count; ++k) {{
+        float axis = of->axes[k * CATFLAP_EMBEDDING + i] * of->axis_scales[k];
+        if (pass == 0) along[k] += left * axis;
+        else left -= along[k] * axis;
+      }}
+      if (pass == 1) rest += left * left;
+    }}
+  }}
+  return sqrtf(rest) / of->limit;
+}}
+
+// The decision for both outputs of the model: the number of a label, -1 for "unsure", or -2 for "unknown".
+static inline int catflap_decision(const int8_t* answer, const int8_t* embedding) {{
+  float probabilities[CATFLAP_LABELS];
+  int best = 0;
+  catflap_probabilities(answer, probabilities);
+  for (int i = 1; i < CATFLAP_LABELS; ++i) best = answer[i] > answer[best] ? i : best;
+  if (catflap_ood_score(embedding, best) > CATFLAP_UNKNOWN_THRESHOLD) return CATFLAP_UNKNOWN;
+  return catflap_decide(probabilities);
+}}
 """
 GOLDEN_HEADER = """\
 // Frames and what the model answers to them, to check a board with; link it in tests only.
@@ -138,15 +216,42 @@ static inline int catflap_golden_check(int n, const int8_t* answer) {{
   }}
   return 0;
 }}
-
+{golden_unknown}
 #endif  // CATFLAP_GOLDEN_H_
+"""
+GOLDEN_UNKNOWN = """
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const int8_t catflap_golden_embeddings[CATFLAP_GOLDEN_CASES][CATFLAP_EMBEDDING];
+extern const float catflap_golden_ood[CATFLAP_GOLDEN_DECISIONS];  // the cases, then around the threshold
+extern const int catflap_golden_unknown[CATFLAP_GOLDEN_DECISIONS];
+
+#ifdef __cplusplus
+}}
+#endif
+
+// 0 if a board's second output for golden frame n has the recorded OOD score; 4 if it differs, 5 if the
+// threshold refuses other scores than were refused at export, 6 if a decision differs.
+static inline int catflap_golden_check_unknown(int n, const int8_t* embedding) {{
+  const int8_t* answer = catflap_golden_answers[n];
+  int best = 0, decision = catflap_golden_unknown[n] ? CATFLAP_UNKNOWN : catflap_golden_decisions[n];
+  for (int k = 1; k < CATFLAP_LABELS; ++k) best = answer[k] > answer[best] ? k : best;
+  if (!(fabsf(catflap_ood_score(embedding, best) - catflap_golden_ood[n]) <= {ood_tolerance})) return 4;
+  for (int i = 0; i < CATFLAP_GOLDEN_DECISIONS; ++i) {{
+    if ((catflap_golden_ood[i] > CATFLAP_UNKNOWN_THRESHOLD) != catflap_golden_unknown[i]) return 5;
+  }}
+  return catflap_decision(answer, catflap_golden_embeddings[n]) == decision ? 0 : 6;
+}}
 """
 
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .tflite file: int8 pixels minus 128 in, int8 logits out, integer arithmetic only.
 
-    The output range holds every logit of the calibration photos, plus a tenth.
+    The output range holds every logit of the calibration photos, plus a tenth. Where photos may be unknown,
+    a second output is the embedding.
     """
     from catflap.exporting.targets.to_litert import write_int8
 
@@ -187,11 +292,14 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         raise CatflapError(f"{variant.name} does not take pixels minus 128.", "Export it again.")
     golden = read_golden(bundle)
     frames = quantised_pixels(opened.input)[golden.frames]
-    answers = np.concatenate([opened.run(frame[None]) for frame in frames])
-    logits = (answers.astype(np.int32) - opened.output.zero) * opened.output.scale
+    answers, *embeddings = (
+        np.concatenate(rows) for rows in zip(*(opened.run_all(frame[None]) for frame in frames), strict=True)
+    )
+    logits = opened.output.floats(answers)
     if not np.abs(logits - golden.logits[variant.name]).max() <= variant.tolerance:  # nor where it is nan
         raise Refused(f"{variant.name} gives other outputs for its golden cases here.", "Export it again.")
     probabilities, decisions = _recorded(bundle, variant, golden)
+    refusals = _refusals(bundle, variant, golden, opened.embedding, embeddings)
     rule = decision_rule(variant.decision)
     fields = {
         "name": re.sub(r"[^\w.-]", "_", bundle.name),
@@ -211,6 +319,8 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "cases": min(CASES, len(frames)),
         "decisions": len(decisions),
         "tolerance": max(1, int(variant.tolerance / opened.output.scale)),
+        "decision": DECISION if refusals is None else DECISION_UNKNOWN.format(**refusals.fields),
+        "golden_unknown": "" if refusals is None else GOLDEN_UNKNOWN.format(**refusals.fields),
     }
     labels = ", ".join(_string(label) for label in bundle.labels)
     return {
@@ -218,7 +328,8 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         "catflap_model.cc": '#include "catflap_model.h"\n\n'
         f"alignas(16) const unsigned char catflap_model[] = {{\n{_rows(model)}\n}};\n"
         "const size_t catflap_model_len = sizeof(catflap_model);\n"
-        f"const char* const catflap_labels[CATFLAP_LABELS] = {{{labels}}};\n",
+        f"const char* const catflap_labels[CATFLAP_LABELS] = {{{labels}}};\n"
+        + ("" if refusals is None else refusals.models),
         "catflap_golden.h": GOLDEN_HEADER.format(**fields),
         "catflap_golden.cc": '#include "catflap_golden.h"\n\n'
         "alignas(16) const int8_t catflap_golden_frames[CATFLAP_GOLDEN_CASES][CATFLAP_FRAME_BYTES] = {\n"
@@ -229,8 +340,70 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
         + "".join(f"{{{', '.join(map(_float, row))}}},\n" for row in probabilities)
         + "};\n"
         "const int catflap_golden_decisions[CATFLAP_GOLDEN_DECISIONS] = "
-        f"{{{', '.join(map(str, decisions))}}};\n",
+        f"{{{', '.join(map(str, decisions))}}};\n" + ("" if refusals is None else refusals.golden),
     }
+
+
+@dataclass(frozen=True)
+class _Refusals:
+    """How a variant tells unknown photos, in C: fields of the headers, definitions for both sources."""
+
+    fields: dict[str, Any]
+    models: str
+    golden: str
+
+
+def _refusals(
+    bundle: Bundle,
+    variant: Variant,
+    golden: Golden,
+    ends: Quantisation | None,
+    embeddings: Sequence[np.ndarray],
+) -> _Refusals | None:
+    """None for a variant that calls nothing unknown; Refused where its OOD scores differ here."""
+    if variant.unknown is None:
+        return None
+    check = check_unknown(bundle, golden, variant, threads=1)
+    if not check.passed or ends is None:
+        raise Refused(
+            f"{variant.name} tells unknown photos otherwise here: {check.value}.", "Export it again."
+        )
+    described = (variant.baseline or {"labels": {}})["labels"]
+    sources, rows, most = "", [], 1
+    for number, label in enumerate(bundle.labels):
+        entry = described.get(label, {}).get("embedding")
+        if entry is None:
+            rows.append("{NULL, NULL, NULL, 0.0f, 0.0f, 0}")
+            continue
+        mean, axes = unpack_int8(entry)
+        most = max(most, len(axes))
+        scales = [1 / max(float(np.linalg.norm(axis)), 1e-12) for axis in axes.astype(np.float64)]
+        length = entry["length"] / max(float(np.linalg.norm(mean.astype(np.float64))), 1e-12)
+        sources += f"static const int8_t mean_{number}[] = {{\n{_rows(mean.tolist())}}};\n"
+        if len(axes):
+            sources += f"static const int8_t axes_{number}[] = {{\n{_rows(axes.ravel().tolist())}}};\n"
+            sources += f"static const float scales_{number}[] = {{{', '.join(map(_float, scales))}}};\n"
+        two = f"axes_{number}, scales_{number}" if len(axes) else "NULL, NULL"
+        rows.append(f"{{mean_{number}, {two}, {_float(length)}, {_float(entry['limit'])}, {len(axes)}}}")
+    refused = golden.unknown[variant.name]
+    chosen = [*range(min(CASES, len(golden.frames))), *range(len(golden.frames), len(refused))]
+    return _Refusals(
+        {
+            "embedding": embeddings[0].shape[1],
+            "embedding_zero": ends.zero,
+            "unknown": _float(variant.unknown["threshold"]),
+            "most_axes": most,
+            "ood_tolerance": _float(OOD_TOLERANCE),
+        },
+        f"{sources}const catflap_embedding_model catflap_embedding_models[CATFLAP_LABELS] = {{\n"
+        f"{', '.join(rows)}}};\n",
+        "const int8_t catflap_golden_embeddings[CATFLAP_GOLDEN_CASES][CATFLAP_EMBEDDING] = {\n"
+        f"{_arrays(embeddings[0][:CASES])}}};\n"
+        "const float catflap_golden_ood[CATFLAP_GOLDEN_DECISIONS] = "
+        f"{{{', '.join(_float(golden.ood[variant.name][place]) for place in chosen)}}};\n"
+        "const int catflap_golden_unknown[CATFLAP_GOLDEN_DECISIONS] = "
+        f"{{{', '.join(str(int(refused[place])) for place in chosen)}}};\n",
+    )
 
 
 def _recorded(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[Logits, list[int]]:

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, PRECISION, GRAPH, WEIGHTS = "checkpoint", "precision", "written.param", "written.bin"
+EMBEDDED = "embedded"  # where the features before the head are a second output
 
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .param and the .bin of a precision: fp32 or fp16 (weights; sums are float32)."""
     given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, PRECISION: form.precision}
+    if source.may_be_unknown:
+        given[EMBEDDED] = ""
     return run_converter(__name__, given, (GRAPH, WEIGHTS))
 
 
@@ -40,12 +43,14 @@ def work(folder: Path) -> None:
             super().__init__()
             self.network = network
 
-        def forward(self, planes: torch.Tensor) -> torch.Tensor:
-            """Logits of planes, float32 (1, 3, height, width), 0 to 255."""
+        def forward(self, planes: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+            """Logits of planes, float32 (1, 3, height, width), 0 to 255; and features where wanted."""
             network = self.network
-            logits: torch.Tensor = network.head(network.backbone((planes - network.mean) * network.scale))
-            return logits
+            features = network.backbone((planes - network.mean) * network.scale)
+            logits: torch.Tensor = network.head(features)
+            return (logits, features) if embedded else logits
 
+    embedded = (folder / EMBEDDED).exists()
     opened = load_checkpoint(folder / CHECKPOINT)
     example = torch.zeros(1, 3, opened.frame.height, opened.frame.width)
     os.chdir(folder)  # pnnx writes beside its input and speaks on stdout

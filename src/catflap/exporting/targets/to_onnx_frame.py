@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.target import Form, Target
 from catflap.image import Frame
 from catflap.runtime.engine_onnx import PHOTO, PROBABILITIES
@@ -23,8 +24,9 @@ TEMPERATURE = "frame.temperature"  # the number in the graph that divides its lo
 
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
-    """The float graph with the Frame before it and a softmax after it."""
-    return (framed(source.onnx, source.checkpoint.frame),)
+    """The float graph with the Frame before it and a softmax after it, and perhaps the embedding."""
+    graph = with_embedding(source.onnx) if source.may_be_unknown else source.onnx
+    return (framed(graph, source.checkpoint.frame),)
 
 
 def framed(graph: bytes, frame: Frame) -> bytes:
@@ -32,7 +34,7 @@ def framed(graph: bytes, frame: Frame) -> bytes:
 
     The size to resize to is whole numbers that stand in the graph, and the resize works on uint8 in two
     rounded passes, as Pillow does: float pixels or a scale would give others. ONNX Resize, opset 18. The
-    temperature of its probabilities is 1.
+    temperature of its probabilities is 1. A graph's second output, the embedding, stays the last one.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -59,13 +61,16 @@ def framed(graph: bytes, frame: Frame) -> bytes:
         helper.make_node("Div", [OUTPUT, TEMPERATURE], ["frame.calibrated"]),
         helper.make_node("Softmax", ["frame.calibrated"], [PROBABILITIES], axis=1),
     ]
-    whole, labels = model.graph, model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    whole = model.graph
+    sizes = {one.name: one.type.tensor_type.shape.dim[1].dim_value for one in whole.output}
+    sizes = {OUTPUT: sizes[OUTPUT], PROBABILITIES: sizes[OUTPUT], **sizes}
     body = [*nodes, *whole.node, *answer]
     del whole.node[:], whole.input[:], whole.output[:], whole.value_info[:]
     whole.node.extend(body)
     whole.input.append(helper.make_tensor_value_info(PHOTO, TensorProto.UINT8, ["height", "width", 3]))
-    for name in (OUTPUT, PROBABILITIES):
-        whole.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, labels]))
+    whole.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name, size in sizes.items()
+    )
     whole.initializer.extend(
         numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()
     )

@@ -78,6 +78,7 @@ def config(bundle: Bundle, variant: Variant) -> str:
         "catflap_temperature": repr(variant.temperature),
         "catflap_threshold": repr(variant.decision["threshold"]),
         "catflap_rule": variant.decision.get("rule", "only"),
+        **({"catflap_unknown": repr(variant.unknown["threshold"])} if variant.unknown else {}),
     }
     lines = [
         f'name: "{bundle.name}-{variant.name}"',
