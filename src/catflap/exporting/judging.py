@@ -349,10 +349,11 @@ def judge(
     """
     test, calibration = source.test, source.calibration
     step = f"{variant.name} on test"
-    embeddings, described = list[Embeddings](), source.described
+    embeddings, described = list[Embeddings](), list[ImageStatistics]()
+    is_first = not source.described and not variant.takes_photos
 
     def run(frames: Pixels) -> Logits:
-        if not variant.takes_photos:
+        if is_first:
             wanted = frames[: max(0, MAX_BASELINE_PHOTOS - len(described))]
             described.extend(image_statistics(pixels) for pixels in wanted)
         rows, embedded = run_with_embedding(model, frames) if source.fitted else (model(frames), None)
@@ -361,6 +362,7 @@ def judge(
         return rows
 
     logits = score(run, test, source.checkpoint.frame, step, source.progress, whole=variant.takes_photos)
+    source.described.extend(described)
     temperature = source.temperature(answers.logits)
     calibrated, probabilities = softmax(answers.logits, temperature), softmax(logits, temperature)
     lost = _gate(variant, source, logits, temperature)
