@@ -234,7 +234,7 @@ def edits(train: Rows, labels: Rows, logits: Callable[[Rows], Rows], weights: Ro
     scale = rms(train)
 
     def pruned(rows: Rows, share: float) -> Rows:
-        return np.where(rows >= np.quantile(rows, share, axis=1, keepdims=True), rows, 0)
+        return np.asarray(np.where(rows >= np.quantile(rows, share, axis=1, keepdims=True), rows, 0))
 
     def ash_s(rows: Rows, _: Rows) -> Rows:
         left = pruned(rows, 0.65)
@@ -247,14 +247,14 @@ def edits(train: Rows, labels: Rows, logits: Callable[[Rows], Rows], weights: Ro
         return np.asarray((own - shares @ np.log(np.clip(templates, 1e-12, 1)).T).min(axis=1))
 
     def hopfield(rows: Rows, given: Rows) -> Rows:
-        return -(rows * patterns[given.argmax(axis=1)]).sum(axis=1)
+        return np.asarray(-(rows * patterns[given.argmax(axis=1)]).sum(axis=1))
 
     def entropy(_: Rows, given: Rows) -> Rows:
         shares = np.clip(softmax(given), 1e-12, 1)
-        return -(shares * np.log(shares)).sum(axis=1)
+        return np.asarray(-(shares * np.log(shares)).sum(axis=1))
 
     def relative(rows: Rows, _: Rows) -> Rows:
-        return near(rows, unit(patterns)) - near(rows, unit(train).mean(axis=0)[None], whole=True)
+        return np.asarray(near(rows, unit(patterns)) - near(rows, unit(train).mean(axis=0)[None], whole=True))
 
     bank = unit(train)
     within = bank - unit(patterns)[labels]
