@@ -204,7 +204,7 @@ def refusing(tiny_bundle: Path, tmp_path: Path) -> Path:
         mean = near.mean(axis=0)
         axes = np.linalg.svd(near - mean, full_matrices=False)[2][:1]
         limit = float(np.quantile(residuals(near, mean, axes), 0.99))
-        embedding = {**pack(mean, axes), "limit": limit, "groups": 50, "strangeness": [0.5, 1.0]}
+        embedding = {**pack(mean, axes), "limit": limit, "groups": 50}
         entries.append({"share": 0.5, "embedding": embedding})
     labels = load_bundle(tiny_bundle).labels
     baseline = {"photos": 100, "labels": dict(zip(labels, entries, strict=True))}
