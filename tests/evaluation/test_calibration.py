@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, special
 
 from catflap.errors import CatflapError
-from catflap.evaluation.calibration import estimate_prior, fit_temperature
+from catflap.evaluation.calibration import PRIOR_PHOTOS, estimate_prior, fit_temperature
 from catflap.runtime.decisions import DecisionRule, correct_prior, decide, softmax
 
 
@@ -74,9 +74,14 @@ def test_few_photos_without_a_mistake_do_not_make_calibrated_answers_less_sure()
     assert fit_temperature(logits, labels) > 2
     assert fit_temperature(logits, labels, calibrated=True) == 1.0
     unsure = np.log([[0.6, 0.4]] * 6)
-    assert fit_temperature(unsure, labels, calibrated=True) == fit_temperature(unsure, labels) < 1
+    weight = len(labels) / (len(labels) + PRIOR_PHOTOS)
+    assert fit_temperature(unsure, labels, calibrated=True) == fit_temperature(unsure, labels) ** weight < 1
     mistaken = np.array([1, 0, 0, 0, 0, 0])
-    assert fit_temperature(logits, mistaken, calibrated=True) == fit_temperature(logits, mistaken) > 1
+    assert (
+        fit_temperature(logits, mistaken, calibrated=True) == fit_temperature(logits, mistaken) ** weight > 1
+    )
+    wrong = 1 - labels  # so wrong that the fit stops at its bound, which the gate refuses
+    assert fit_temperature(logits, wrong, calibrated=True) == fit_temperature(logits, wrong) > 19
 
 
 def test_a_hopeless_or_empty_calibration_stays_within_bounds():

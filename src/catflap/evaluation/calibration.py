@@ -29,6 +29,7 @@ from catflap.runtime.decisions import correct_prior, softmax
 
 CHUNK = 1 << 18  # logits per slice: they stay in the processor cache
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+PRIOR_PHOTOS = 50  # that say that calibrated logits have the temperature 1
 BISECTIONS = 40
 MAX_ROUNDS = 1000
 
@@ -42,7 +43,8 @@ def fit_temperature(
     convex in 1 / temperature, so its slope is bisected. Without a mistake the minimum would be at full
     certainty; then the mean stated error is kept at 1 / (n + 2), Laplace's rule of succession. 1.0
     without photos. Each of the `groups` (n,) has a total weight of 1. `calibrated` logits were
-    calibrated on other photos before: a set without mistakes does not raise their temperature.
+    calibrated on other photos before: a set without mistakes does not raise their temperature, and the
+    others count as PRIOR_PHOTOS, so that one mistake among 50 photos does not multiply it.
     """
     scores, truth = np.asarray(logits), np.asarray(labels, np.int64)
     if not len(truth):
@@ -68,10 +70,12 @@ def fit_temperature(
         return bool(stated < 1 / (photos + 2))
 
     fitted = _bisect(slope_positive)
-    if not overconfident_on_average(fitted):
-        return fitted
-    smoothed = _bisect(overconfident_on_average)
-    return max(fitted, min(smoothed, 1.0)) if calibrated else smoothed
+    if overconfident_on_average(fitted):
+        smoothed = _bisect(overconfident_on_average)
+        fitted = max(fitted, min(smoothed, 1.0)) if calibrated else smoothed
+    if not calibrated or not 1.1 * MIN_TEMPERATURE < fitted < MAX_TEMPERATURE / 1.1:
+        return fitted  # at a bound the labels are wrong, which the gate has to see
+    return float(fitted ** (photos / (photos + PRIOR_PHOTOS)))
 
 
 def row_slices(logits: npt.NDArray[Any]) -> list[slice]:
