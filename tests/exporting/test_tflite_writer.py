@@ -69,7 +69,8 @@ def test_activation_maps_are_the_last_output_and_logits_keep_every_bit(
     theirs = open_onnx(graph).with_cam(source.frames)[1]
     assert maps.shape == theirs.shape
     assert np.abs(maps - theirs).max() <= 0.1 * np.abs(theirs).max()  # int8 rounds a tie either way
-    assert np.abs(maps.mean(axis=(2, 3)) - logits).max() <= 1e-4 * np.abs(logits).max()
+    near = 1e-4 if precision == "fp32" else 0.01  # LiteRT takes the mean of int8
+    assert np.abs(maps.mean(axis=(2, 3)) - logits).max() <= near * np.abs(logits).max()
 
 
 def without_cam(graph: bytes) -> bytes:
