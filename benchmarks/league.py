@@ -214,9 +214,10 @@ def table(rows: list[Row], sets: Iterable[PhotoSet]) -> list[str]:
         lines.append(
             f"{name:16}" + "".join(f"{cell:14.4f}" if cell is not None else f"{'-':>14}" for cell in cells)
         )
+    common = [name for name in names if all((name, entrant) in known for entrant in entrants)]
     for what in ("macro_f1", "log_loss", "ece", "cpu_minutes", "seconds"):
         means = [
-            [known[name, entrant][what] for name in names if what in known.get((name, entrant), {})]
+            [known[name, entrant][what] for name in common if what in known.get((name, entrant), {})]
             for entrant in entrants
         ]
         lines.append(
