@@ -94,6 +94,7 @@ def test_a_graph_that_takes_whole_photos_is_not_batched(drawn_bundle: Exported) 
     assert {end.name: list(end.dims) for end in reported.output} == {
         "logits": [1, 2],
         "probabilities": [1, 2],
+        "embedding": [1, 128],
     }
 
 

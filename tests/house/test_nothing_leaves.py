@@ -255,7 +255,10 @@ import json, subprocess, sys, time, urllib.request
 serve = "from catflap.cli.main import run; run()"
 words = ["serve", sys.argv[1], "--port", "0", "--json"]
 server = subprocess.Popen([sys.executable, "-c", serve, *words], stdout=-1)
-address = json.loads(server.stdout.readline())["url"]
+fields = json.loads(server.stdout.readline())
+if "url" not in fields:
+    sys.exit(str(fields))
+address = fields["url"]
 for path in ("/healthz", "/", "/metrics", "/v2"):
     urllib.request.urlopen(address + path).read()
 with open(sys.argv[2], "rb") as photo:

@@ -18,7 +18,10 @@ SHARED = {
     "timm": ("training/backbones.py training/depthwise.py", "its models; its convolutions, made faster"),
     "safetensors": ("training/", "weights of a Checkpoint and the resume state of fine-tuning"),
     "pyarrow": ("artifacts/tables.py data/", "tables.py owns the files; the data room computes with tables"),
-    "starlette": ("serving/app.py studio/routes.py", "two servers, each with its routes"),
+    "starlette": (
+        "serving/app.py serving/http_messages.py studio/routes.py",
+        "two servers, each with its routes; a response that sends itself has starlette's types",
+    ),
     "ai_edge_litert": (
         "runtime/engine_litert.py exporting/targets/to_litert.py exporting/tflite_writer.py",
         "it runs models; its quantiser asks it; it brings the schema of its files",

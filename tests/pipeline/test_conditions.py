@@ -33,7 +33,7 @@ def test_slices_and_corruptions_stand_in_the_report(
     fields = json.loads(capsys.readouterr().out)
     slices, corruptions = (fields["conditions"][name] for name in ("slices", "corruptions"))
     assert slices["photos"] == drawn_dataset.roles["test"]
-    assert (len(corruptions["rows"]), corruptions["photos"]) == (70, corruptions["groups"])
+    assert (len(corruptions["rows"]), corruptions["photos"]) == (75, corruptions["groups"])
     assert corruptions["mean"] <= corruptions["clean"]["value"]
     html = load_report(tmp_path / "report").page.read_text("utf-8")
     assert "<h2>Slices" in html

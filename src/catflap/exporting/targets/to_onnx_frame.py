@@ -13,7 +13,7 @@ import numpy as np
 from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.target import Form, Target
 from catflap.image import Frame
-from catflap.runtime.engine_onnx import PHOTO, PROBABILITIES
+from catflap.runtime.engine_onnx import EMBEDDING, PHOTO, PROBABILITIES
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,7 @@ def framed(graph: bytes, frame: Frame) -> bytes:
 
     The size to resize to is whole numbers that stand in the graph, and the resize works on uint8 in two
     rounded passes, as Pillow does: float pixels or a scale would give others. ONNX Resize, opset 18. The
-    temperature of its probabilities is 1. A graph's second output, the embedding, stays the last one.
+    temperature of its probabilities is 1. The embedding, where there is one, stays the last output.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -62,7 +62,8 @@ def framed(graph: bytes, frame: Frame) -> bytes:
         helper.make_node("Softmax", ["frame.calibrated"], [PROBABILITIES], axis=1),
     ]
     whole = model.graph
-    sizes = {one.name: one.type.tensor_type.shape.dim[1].dim_value for one in whole.output}
+    kept = [end for end in whole.output if end.name in (OUTPUT, EMBEDDING)]
+    sizes = {end.name: end.type.tensor_type.shape.dim[1].dim_value for end in kept}
     sizes = {OUTPUT: sizes[OUTPUT], PROBABILITIES: sizes[OUTPUT], **sizes}
     body = [*nodes, *whole.node, *answer]
     del whole.node[:], whole.input[:], whole.output[:], whole.value_info[:]
