@@ -31,7 +31,7 @@ from catflap.pipeline.build import build
 from catflap.training.plan import Plan
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
-from tests.tiny import CATFLAP, FRAME, TINY, Exported, drawn
+from tests.tiny import CATFLAP, FRAME, TINY, Exported, drawn, make_bundle, make_checkpoint, make_dataset
 
 PLAN = Plan(backbone=TINY)
 STEPS = ["scan", "prepare", "train", "export", "evaluate"]
@@ -41,6 +41,13 @@ STEPS = ["scan", "prepare", "train", "export", "evaluate"]
 def shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shares of large sets, which the drawn dataset has."""
     monkeypatch.setattr("catflap.data.prepare.usual_shares", lambda _: SHARES)
+
+
+@pytest.fixture(scope="module")
+def drawn_bundle(tmp_path_factory: pytest.TempPathFactory, keep_graphs: Path) -> Exported:
+    """The drawn bundle with photos of its own, which tests here take away and change."""
+    dataset = make_dataset(tmp_path_factory.mktemp("drawn"))
+    return make_bundle(make_checkpoint(dataset), dataset)
 
 
 @pytest.fixture
