@@ -116,6 +116,22 @@ def check_unknown_rate(rate: float | None, labels: Collection[str] = ()) -> None
         )
 
 
+def conformal_bound(losses: npt.ArrayLike, rate: float, groups: npt.ArrayLike | None = None) -> float | None:
+    """The bound that the loss of a new photo exceeds with a probability of at most `rate`, at 0 ≤ rate < 1.
+
+    Split conformal prediction (Vovk et al. 2005) from the losses (n,) of calibration photos: (losses above
+    + 1) / (n + 1) ≤ `rate`. With `groups` (n,) the unit is the group, by its worst photo. None for fewer than
+    1 / `rate` - 1 units.
+    """
+    worst = np.asarray(losses, np.float64)
+    if groups is not None:
+        _, unit = np.unique(np.asarray(groups), return_inverse=True)
+        photos, worst = worst, np.full(unit.max(initial=-1) + 1, -np.inf)
+        np.maximum.at(worst, unit, photos)
+    allowed = math.floor((len(worst) + 1) * rate + 1e-9) - 1
+    return None if allowed < 0 else float(np.sort(worst)[-1 - min(allowed, len(worst) - 1)])
+
+
 def risk_threshold(
     probabilities: npt.ArrayLike,
     truth: npt.ArrayLike,
@@ -134,15 +150,9 @@ def risk_threshold(
     rows = np.asarray(probabilities, np.float64)
     top = rows.max(axis=1)
     wrong = np.where(rows.argmax(axis=1) == np.asarray(truth), 0.0, top)
-    if groups is not None:
-        _, unit = np.unique(np.asarray(groups), return_inverse=True)
-        worst = np.zeros(unit.max(initial=-1) + 1)
-        np.maximum.at(worst, unit, wrong)
-        wrong = worst
-    allowed = math.floor((len(wrong) + 1) * error_rate + 1e-9) - 1
-    if allowed < 0:
+    highest = conformal_bound(wrong, error_rate, groups)
+    if highest is None:
         return None
-    highest = float(np.sort(wrong)[-1 - allowed]) if allowed < len(wrong) else 0.0
     highest = max(highest, 1 / rows.shape[1])  # the likeliest label's probability is never below that
     if highest >= 1 - 1e-9:
         return None
@@ -190,15 +200,8 @@ def set_threshold(
     check_error_rate(error_rate)
     rows, labels = np.asarray(probabilities, np.float64), np.asarray(truth)
     own = rows[np.arange(len(rows)), labels]
-    if groups is not None:
-        _, unit = np.unique(np.asarray(groups), return_inverse=True)
-        worst = np.ones(unit.max(initial=-1) + 1)
-        np.minimum.at(worst, unit, own)
-        own = worst
-    missed = math.floor((len(own) + 1) * error_rate + 1e-9) - 1
-    if missed < 0:
-        return None
-    return float(np.sort(own)[min(missed, len(own) - 1)]) * (1 - TIE)
+    bound = conformal_bound(-own, error_rate, groups)
+    return None if bound is None else -bound * (1 - TIE)
 
 
 def prediction_sets(probabilities: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from catflap.artifacts.bundle import Variant
 from catflap.errors import BadArtifact
+from catflap.runtime.decisions import conformal_bound
 
 Vectors = npt.NDArray[np.float32]
 
@@ -65,11 +65,8 @@ def unknown_threshold(scores: npt.ArrayLike, groups: npt.ArrayLike, rate: float)
     1 / `rate` - 1 groups. NaN counts as typical.
     """
     values = np.nan_to_num(np.asarray(scores, np.float64), nan=0.0)
-    owners = np.unique(np.asarray(groups), return_inverse=True)[1]
-    worst = np.zeros(owners.max(initial=-1) + 1)
-    np.maximum.at(worst, owners, values)
-    allowed = math.floor((len(worst) + 1) * rate + 1e-9) - 1
-    return None if allowed < 0 else float(np.sort(worst)[-1 - min(allowed, len(worst) - 1)]) + 1e-6
+    bound = conformal_bound(values, rate, groups)
+    return None if bound is None else bound + 1e-6
 
 
 def are_unknown(scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
