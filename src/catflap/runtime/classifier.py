@@ -177,8 +177,7 @@ class Classifier:
 
     def _ood_score(self, embedding: Embeddings, probabilities: Probabilities) -> float | None:
         """The OOD score for the likeliest label under the prior of training; None if it has no model."""
-        trained = probabilities if self._field is None else self.as_trained(probabilities[None])[0]
-        model = self._embedding_models[int(trained.argmax())]
+        model = self._embedding_models[int(self.as_trained(probabilities[None])[0].argmax())]
         if not np.isfinite(embedding).all() or (model and len(model.mean) != len(embedding)):
             raise wrong_embedding(self.variant)
         return None if model is None else ood_score(embedding, model)

@@ -132,7 +132,7 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Sta
     try:
         if route not in ALWAYS:
             _refuse_if_crowded(request.scope)
-        if service.keys and route not in WITHOUT_KEY:
+        if route not in WITHOUT_KEY:
             check_key(request.headers, service.keys)
         response = await handler(
             service,
@@ -204,8 +204,7 @@ class _CameraPage(StaticFiles):
         """A file; HTTPException 405 for another method, 404 where there is none."""
         try:
             _refuse_if_crowded(scope)
-            if self._service.keys:
-                check_key(StarletteRequest(scope).headers, self._service.keys)
+            check_key(StarletteRequest(scope).headers, self._service.keys)
         except HttpError as error:
             raise HTTPException(error.status, error.what, error.headers) from error
         response = await super().get_response(path, {**scope, "method": "GET"})

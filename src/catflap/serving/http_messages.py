@@ -158,11 +158,13 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
 
 
 def check_key(headers: Mapping[str, str], keys: tuple[bytes, ...]) -> None:
-    """Raise HttpError 401 unless the request has one of the keys.
+    """Raise HttpError 401 unless the request has one of the keys, or there are none.
 
     A key comes as `Authorization: Bearer KEY`, as `X-API-Key: KEY`, or as the password of
     `Authorization: Basic`, which is what a browser asks its user for.
     """
+    if not keys:
+        return
     scheme, _, rest = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         key = rest.strip()
