@@ -142,8 +142,8 @@ class ExportSource:
 
     `specs` are the operating points that each variant gets, and `error_rate` is what it promises; None lets
     the calibration photos choose. `unknown_rate` is the share of photos like these that may be called
-    unknown, 0 for none; None decides by what it gains. `described` are the image statistics of the first test
-    photos, once a variant has judged them.
+    unknown, 0 for none; None decides by what it gains. `test_slices` are those of the first 2,000 test photos
+    by size, shape, light and sharpness, once a variant has judged them.
     """
 
     checkpoint: Checkpoint
@@ -157,7 +157,7 @@ class ExportSource:
     workspace: Workspace = field(default_factory=Workspace)
     unknown_rate: float | None = 0.0
     train: Photos | None = None
-    described: list[ImageStatistics] = field(default_factory=list, repr=False, compare=False)
+    test_slices: Slices = field(default_factory=dict, repr=False, compare=False)
     _answers: dict[bytes, CalibrationAnswers] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -210,13 +210,9 @@ class ExportSource:
         return np.array(rows + [NO_STATISTICS] * (len(self.calibration) - len(rows)))
 
     @property
-    def test_slices(self) -> Slices:
-        """Slices of the first 2,000 test photos by size, shape, light, sharpness; none before `described`."""
-        rows = [
-            facts_of(self.test[place], statistics, self.checkpoint.frame)
-            for place, statistics in enumerate(self.described)
-        ]
-        return make_slices(as_facts(rows)) if rows else {}
+    def onnx_for_ood(self) -> bytes:
+        """The float graph; with the embedding as an output where photos may be unknown."""
+        return with_embedding(self.onnx) if self.may_be_unknown else self.onnx
 
     @property
     def may_be_unknown(self) -> bool:
@@ -350,7 +346,7 @@ def judge(
     test, calibration = source.test, source.calibration
     step = f"{variant.name} on test"
     embeddings, described = list[Embeddings](), list[ImageStatistics]()
-    is_first = not source.described and not variant.takes_photos
+    is_first = not source.test_slices and not variant.takes_photos
 
     def run(frames: Pixels) -> Logits:
         if is_first:
@@ -362,7 +358,9 @@ def judge(
         return rows
 
     logits = score(run, test, source.checkpoint.frame, step, source.progress, whole=variant.takes_photos)
-    source.described.extend(described)
+    if described:
+        facts = [facts_of(test[at], one, source.checkpoint.frame) for at, one in enumerate(described)]
+        source.test_slices.update(make_slices(as_facts(facts)))
     temperature = source.temperature(answers.logits)
     calibrated, probabilities = softmax(answers.logits, temperature), softmax(logits, temperature)
     lost = _gate(variant, source, logits, temperature)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.target import Form, Target
 from catflap.image import Frame
 from catflap.runtime.engine_onnx import EMBEDDING, PHOTO, PROBABILITIES
@@ -25,8 +24,7 @@ TEMPERATURE = "frame.temperature"  # the number in the graph that divides its lo
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The float graph with the Frame before it and a softmax after it, and perhaps the embedding."""
-    graph = with_embedding(source.onnx) if source.may_be_unknown else source.onnx
-    return (framed(graph, source.checkpoint.frame),)
+    return (framed(source.onnx_for_ood, source.checkpoint.frame),)
 
 
 def framed(graph: bytes, frame: Frame) -> bytes:

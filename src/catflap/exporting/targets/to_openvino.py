@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.target import Form, Target, run_converter
 
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ ONNX, FRAMES, GRAPH, WEIGHTS = "model.onnx", "frames.npy", "written.xml", "writt
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The graph and the weights of a precision: fp16 (weights; sums may be float32) or int8."""
     frames = {FRAMES: source.frames} if form.precision == "int8" else {}
-    graph = with_embedding(source.onnx) if source.may_be_unknown else source.onnx
-    return run_converter(__name__, {ONNX: graph, **frames}, (GRAPH, WEIGHTS))
+    return run_converter(__name__, {ONNX: source.onnx_for_ood, **frames}, (GRAPH, WEIGHTS))
 
 
 def work(folder: Path) -> None:
