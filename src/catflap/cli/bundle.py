@@ -131,8 +131,8 @@ def _add(args: argparse.Namespace) -> None:
             fields = add_file(*parts, args.file, name, precision=args.precision or "fp32", progress=progress)
         else:
             fields = add_variants(*parts, variants_of(args) or VARIANTS, progress=progress)
-    told = [
+    verdicts = [
         f"{name} may replace {bundle.default_variant}: {found['verdict']}. {found['why']}"
         for name, found in fields["diff"].items()
     ]
-    emit(fields, args, "\n".join([export_text(fields), *told]))
+    emit(fields, args, "\n".join([export_text(fields), *verdicts]))

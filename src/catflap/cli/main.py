@@ -12,9 +12,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -153,7 +152,7 @@ def _answer(argv: list[str]) -> int:
     if not name:
         raise CatflapError("No command was named.", "Run: catflap --help")
     if name not in COMMANDS:
-        meant = _nearest(name, COMMANDS)
+        meant = options.nearest(name, COMMANDS)
         raise CatflapError(
             f"There is no command {name!r}.",
             f"Did you mean: catflap {meant}" if meant else "Run: catflap --help",
@@ -178,10 +177,10 @@ class _Parser(argparse.ArgumentParser):
 
     def _fix(self, message: str) -> str:
         unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
-        if unknown and (meant := _nearest(unknown[1], _option_strings(self))):
+        if unknown and (meant := options.nearest(unknown[1], _option_strings(self))):
             return f"Did you mean: {meant}"
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if choice and (meant := _nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
+        if choice and (meant := options.nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
             return f"Did you mean: {meant}"
         if message.startswith("the following arguments are required") and "example:" in (self.epilog or ""):
             return f"For example: {' '.join((self.epilog or '').partition('example:')[2].split())}"
@@ -195,11 +194,6 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for part in action.choices.values():
                 yield from _option_strings(part)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that a mistyped one resembles; "" where none does."""
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
 
 
 def _note_shipped(named: str | os.PathLike[str] | None) -> None:

@@ -11,11 +11,11 @@ command's own parser checks it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from catflap.cli.options import nearest
 from catflap.cli.output import note
 from catflap.errors import CatflapError, first_line, system_reason
 
@@ -44,7 +44,7 @@ def with_settings(
         if name not in commands or not isinstance(table, dict):
             raise CatflapError(
                 f"{FILE}: there is no command {name!r}.",
-                _nearest(name, commands) or "Put options in the table of a command, such as [build].",
+                _suggestion(name, commands) or "Put options in the table of a command, such as [build].",
             )
     options = {
         option.removeprefix("--"): action
@@ -59,7 +59,7 @@ def with_settings(
         if action is None or action.nargs not in (None, 0):
             raise CatflapError(
                 f"{FILE}: [{command}] cannot set {key!r}.",
-                _nearest(key, options) or f"Run: catflap {command} --help-all",
+                _suggestion(key, options) or f"Run: catflap {command} --help-all",
             )
         if not typed & _rivals(parser, action):
             words += _words(command, f"--{key}", action, value)
@@ -92,6 +92,6 @@ def _words(command: str, option: str, action: argparse.Action, value: Any) -> li
     return [f"{option}={one}" for one in values]
 
 
-def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    found = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"Did you mean: {found[0]}" if found else ""
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    meant = nearest(word, known)
+    return f"Did you mean: {meant}" if meant else ""
