@@ -91,8 +91,7 @@ def _frost(x: Plane, level: int, random: Random) -> Plane:
 
 def _ice(height: int, width: int, random: Random) -> Plane:
     """Drawn frost (H, W, 3): veins where a fractal crosses its middle, and needles, on a bluish film."""
-    side = 1 << math.ceil(math.log2(max(height, width, 2)))
-    veins = (1 - np.abs(2 * _plasma(side, 1.7, random)[:height, :width, None] - 1)) ** 6
+    veins = (1 - np.abs(2 * _plasma(height, width, 1.7, random) - 1)) ** 6
     seeds = (random.random((height, width, 1)) < 0.006).astype(np.float32)
     needles = np.maximum.reduce(
         [_convolve(seeds, _streak(20, 15, angle)) for angle in random.uniform(0, 180, 6)]
@@ -103,8 +102,7 @@ def _ice(height: int, width: int, random: Random) -> Plane:
 
 def _fog(x: Plane, level: int, random: Random) -> Plane:
     amount, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[level]
-    side = 1 << math.ceil(math.log2(max(x.shape[:2])))
-    fog = _plasma(side, decay, random)[: x.shape[0], : x.shape[1], None]
+    fog = _plasma(x.shape[0], x.shape[1], decay, random)
     highest = float(x.max())
     return np.asarray((x + amount * fog) * highest / (highest + amount), np.float32)
 
@@ -300,8 +298,9 @@ def _sample(x: Plane, rows: npt.NDArray[np.floating[Any]], columns: npt.NDArray[
     return np.asarray(upper * (1 - down) + lower * down, np.float32)
 
 
-def _plasma(side: int, decay: float, random: Random) -> Plane:
-    """A fractal height map, 0 to 1, by diamond and square (Fournier et al. 1982); `side` is a power of 2."""
+def _plasma(height: int, width: int, decay: float, random: Random) -> Plane:
+    """A fractal height map (H, W, 1), 0 to 1, by diamond and square (Fournier et al. 1982)."""
+    side = 1 << math.ceil(math.log2(max(height, width, 2)))
     heights = np.zeros((side, side))
     step, wobble = side, 100.0
 
@@ -321,4 +320,4 @@ def _plasma(side: int, decay: float, random: Random) -> Plane:
         heights[half:side:step, 0:side:step] = mean_and_wobble(across)
         step, wobble = half, wobble / decay
     heights -= heights.min()
-    return np.asarray(heights / max(heights.max(), 1e-9), np.float32)
+    return np.asarray(heights / max(heights.max(), 1e-9), np.float32)[:height, :width, None]

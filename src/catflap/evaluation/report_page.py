@@ -170,7 +170,7 @@ def report_page(
         point_name=lambda point: "{}:{}={:.12g}".format(point["label"], *next(iter(point["wish"].items()))),
         shown=lambda number, form: "–" if number is None else format(number, form),
         plain=lambda value: f"{value:.4f}",
-        shown2=lambda value: f"{value:.2f}",
+        two_digits=lambda value: f"{value:.2f}",
         plural=lambda number, what: f"{number:,} {what}{'' if number == 1 else 's'}",
     )
 

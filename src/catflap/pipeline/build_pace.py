@@ -70,7 +70,7 @@ STEPS = (
 
 
 RARE = [place for place, step in enumerate(STEPS) if step.rare]
-NOTABLE = 1.5  # times longer with the rare steps, from which on that is told
+NOTABLE = 1.5  # times longer with the rare steps, from which on both times are shown
 
 
 @dataclass(frozen=True)

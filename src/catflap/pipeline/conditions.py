@@ -15,7 +15,6 @@ from catflap.evaluation.examples import Examples
 from catflap.evaluation.slices import (
     Slices,
     folder_facts,
-    judge_slices,
     make_slices,
     photo_facts,
     read_facts,
@@ -30,24 +29,6 @@ CORRUPTED_PHOTOS = 300  # a fixed sample; each is judged 76 times
 PICTURE = 260  # px
 
 Decide = Callable[[Logits], list[str]]
-
-
-def measure_slices(
-    decided: Sequence[str],
-    labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[np.int64],
-    class_names: tuple[str, ...],
-    photos: PhotoBytes,
-    uris: Sequence[str],
-    ids: Sequence[str],
-    frame: Frame,
-    facts: Path | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The right decisions in each slice of photos with class numbers (n,), as in `judge_slices`."""
-    truth = [class_names[number] for number in labels.tolist()]
-    slices = slices_of(truth, photos, uris, ids, frame, facts, progress)
-    return judge_slices(_are_right(decided, truth), labels, groups, class_names, slices)
 
 
 def slices_of(
@@ -66,7 +47,8 @@ def slices_of(
     return make_slices(*known)
 
 
-def _are_right(decided: Sequence[str], truth: Sequence[str]) -> list[bool]:
+def are_right(decided: Sequence[str], truth: Sequence[str]) -> list[bool]:
+    """Which decisions name the true label."""
     return [decision == label for decision, label in zip(decided, truth, strict=True)]
 
 
@@ -88,7 +70,7 @@ def measure_corruptions(
 
     def right(pixels: Sequence[Pixels]) -> list[bool]:
         logits = [model(np.stack(pixels[at : at + BATCH])) for at in range(0, len(pixels), BATCH)]
-        return _are_right(decide(np.concatenate(logits)), truth)
+        return are_right(decide(np.concatenate(logits)), truth)
 
     def make(kind: tuple[str, int]) -> list[Pixels]:
         return [corrupt(pixels, *kind, seed) for seed, pixels in enumerate(frames)]

@@ -33,9 +33,10 @@ from catflap.evaluation.examples import Examples, choose_examples
 from catflap.evaluation.metrics import curves, measure, separation
 from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_promises, unknown_labels
 from catflap.evaluation.report_page import learning, write_report
+from catflap.evaluation.slices import judge_slices
 from catflap.image import Frame, Pixels
 from catflap.machine import versions
-from catflap.pipeline.conditions import measure_corruptions, measure_slices, with_evidence
+from catflap.pipeline.conditions import are_right, measure_corruptions, slices_of, with_evidence
 from catflap.pipeline.label_noise import as_labelled, correct_labels, offer_mistakes, sure_mistakes
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import Probabilities, decide, decision_rule, softmax
@@ -296,13 +297,13 @@ def _conditions(
         return {}
     name = next(iter(subject.models))
     labels, groups, photos = judged.labels[places], judged.groups[places], _Some(judged.bytes, places)
-    found = {
-        "slices": measure_slices(
-            [decided[place] for place in places], labels, groups, subject.labels, photos,
-            [judged.uris[place] for place in places], [judged.ids[place] for place in places],
-            subject.frame, facts, progress,
-        )
-    }  # fmt: skip
+    truth = [subject.labels[number] for number in labels.tolist()]
+    slices = slices_of(
+        truth, photos, [judged.uris[place] for place in places], [judged.ids[place] for place in places],
+        subject.frame, facts, progress,
+    )  # fmt: skip
+    right = are_right([decided[place] for place in places], truth)
+    found = {"slices": judge_slices(right, labels, groups, subject.labels, slices)}
     if corruptions:
         found["corruptions"] = measure_corruptions(
             shipped_model(subject, name), lambda rows: decisions_of(subject, name, rows)[0],

@@ -148,26 +148,24 @@ def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | 
     width = int(outputs[1]["shape"][-1]) if 2 in sides else None
     lock = threading.Lock()  # an interpreter keeps the frame that it works on
 
-    def ask(
-        frame: Array, wanted: list[int], _data: bytes = data
-    ) -> list[Array]:  # it points into these bytes
+    def ask(frame: Array, wanted: list[int], _data: bytes = data) -> list[Array]:  # it points into the bytes
         with lock:
             interpreter.set_tensor(source, frame)
             interpreter.invoke()
             return [interpreter.get_tensor(target) for target in wanted]
 
-    def run_all(frame: Array) -> list[Array]:
-        answers = ask(frame, targets[: 1 if width is None else 2])
+    def first(frame: Array, count: int) -> list[Array]:
+        answers = ask(frame, targets[:count])
         for answer in answers:
             if answer.ndim != 2 or len(answer) != 1:
                 raise BadArtifact(f"The model's output has the shape {answer.shape}.", "Export it again.")
         return answers
 
     def run(frame: Array) -> Array:
-        (answer,) = ask(frame, targets[:1])
-        if answer.ndim != 2 or len(answer) != 1:
-            raise BadArtifact(f"The model's output has the shape {answer.shape}.", "Export it again.")
-        return answer
+        return first(frame, 1)[0]
+
+    def run_all(frame: Array) -> list[Array]:
+        return first(frame, 1 if width is None else 2)
 
     def run_map(frame: Array) -> list[Array]:
         return ask(frame, [targets[0], targets[-1]])
