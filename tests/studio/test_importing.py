@@ -46,9 +46,9 @@ def test_a_field_log_brings_photos_with_what_was_answered_and_no_labels(
     answer = importer.add_source(tmp_path / "field.log", copy=False)
     assert answer["added"] == 2
     assert [one["reason"].partition(":")[0] for one in answer["refused"]] == ["no_picture"]
-    rows = project.rows("select label, said, said_share, place from photos order by n")
-    assert [(row["label"], row["said"]) for row in rows] == [(None, "cat"), (None, "other")]
-    assert [row["said_share"] for row in rows] == pytest.approx([0.8, 0.9])
+    rows = project.rows("select label, predicted, predicted_probability, place from photos order by n")
+    assert [(row["label"], row["predicted"]) for row in rows] == [(None, "cat"), (None, "other")]
+    assert [row["predicted_probability"] for row in rows] == pytest.approx([0.8, 0.9])
     assert all((project.path / row["place"]).is_file() for row in rows)
     assert project.summary()["field"] == 2
     assert importer.add_source(tmp_path / "field.log", copy=False)["known"] == 2

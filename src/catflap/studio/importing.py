@@ -145,7 +145,7 @@ class Importer:
 
     def _add_logged(self, log: Path, rows: Sequence[LogRow], shown: str) -> dict[str, Any]:
         photos: list[tuple[Reference, str]] = []
-        said: list[tuple[str, float]] = []
+        predicted: list[tuple[str, float]] = []
         gone: list[tuple[str, str]] = []
         folder = self._inbox / secrets.token_hex(8)
         folder.mkdir()
@@ -154,19 +154,14 @@ class Importer:
                 when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
                 data, name = bytes_of(log, row), f"{shown}: {when}"
                 if data is None:
-                    gone.append(
-                        (
-                            name,
-                            NO_PICTURE,
-                        )
-                    )
+                    gone.append((name, NO_PICTURE))
                     continue
                 path = folder / f"{len(photos)}.jpg"
                 path.write_bytes(data)
                 photos.append((reference(str(path), "", bytes=len(data)), name))
                 best = int(row.probabilities.argmax())
-                said.append((row.model.labels[best], float(row.probabilities[best])))
-            answer = self._add(photos, copy=True, said=said)
+                predicted.append((row.model.labels[best], float(row.probabilities[best])))
+            answer = self._add(photos, copy=True, predicted=predicted)
         except OSError as error:
             raise unwritable(folder, error) from error
         finally:
@@ -260,11 +255,11 @@ class Importer:
         photos: Sequence[tuple[Reference, str]],
         *,
         copy: bool,
-        said: Sequence[tuple[str, float]] = (),
+        predicted: Sequence[tuple[str, float]] = (),
     ) -> dict[str, Any]:
         """Examine photos, keep the bytes of those that are fine, and add them in one transaction.
 
-        `said` has what a Bundle answered about each.
+        `predicted` has what a Bundle answered about each.
         """
         unlabelled = [  # scan refuses a photo without a label; here a person gives it one
             {**one, "fault": "" if one["fault"] == "no_label" else one["fault"]} for one, _ in photos
@@ -284,7 +279,7 @@ class Importer:
             except BadPhoto as error:
                 refused.append((name, f"{error.reason}: {error.what}"))
                 continue
-            new.append(NewPhoto(place, name, one["label"] or None, row, said[at] if said else None))
+            new.append(NewPhoto(place, name, one["label"] or None, row, predicted[at] if predicted else None))
         answers = self._project.add_photos(new)
         if refused:
             self._project.refuse(refused)

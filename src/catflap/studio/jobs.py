@@ -39,7 +39,8 @@ UNDERSTAND = {"cost": "compare", "steps": "explain"}  # the kinds of jobs that w
 class Job:
     """A job as the page shows it.
 
-    `progress` are the steps so far with how much of each is done; `left` is the rest of a build that runs.
+    `progress` are the steps so far with how much of each is done, none once it is done; `left` is the rest
+    of a build that runs.
     """
 
     number: int
@@ -55,12 +56,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """The job for the page, which reads a build's answer from the build itself."""
         error = (self.answer or {}).get("error")
-        is_open = self.state != "done"
-        return {
-            **self.__dict__,
-            "answer": {"error": error} if error else None,
-            "progress": self.progress if is_open else [],
-        }
+        return {**self.__dict__, "answer": {"error": error} if error else None}
 
 
 class Jobs:
@@ -213,16 +209,17 @@ class Jobs:
         ]
 
     def _job(self, row: Any) -> Job:
-        number = row["n"]
-        with self._reading:
-            progress = self._progress.setdefault(
-                number, JobProgress(self.folder(number) / PROGRESS, is_build=row["kind"] == "build")
-            )
-            steps = progress.read()
+        number, steps, left = row["n"], list[dict[str, Any]](), None
+        if row["state"] != "done":
+            with self._reading:
+                progress = self._progress.setdefault(
+                    number, JobProgress(self.folder(number) / PROGRESS, is_build=row["kind"] == "build")
+                )
+                steps = progress.read()
+                left = progress.left if row["state"] == "running" else None
         return Job(
             number, row["kind"], row["state"], json.loads(row["settings"]), row["started"], row["ended"],
-            json.loads(row["answer"]) if row["answer"] else None, steps,
-            progress.left if row["state"] == "running" else None,
+            json.loads(row["answer"]) if row["answer"] else None, steps, left,
         )  # fmt: skip
 
     def bundle_of(self, build: int) -> Path:

@@ -38,7 +38,7 @@ create table photos (
   n integer primary key, id text not null unique, place text not null, name text not null,
   bytes integer not null, width integer not null, height integer not null, phash blob, thumb blob,
   stack integer not null, label text, remarks text not null, added real not null,
-  said text, said_share real
+  predicted text, predicted_probability real
 );
 create index photos_stack on photos (stack);
 create index photos_label on photos (label);
@@ -61,21 +61,22 @@ create table jobs (
 );
 create table settings (name text primary key, value text not null);
 """
-LATER = {"said": "text", "said_share": "real"}  # columns of photos that the first projects lack
+LATER = {"predicted": "text", "predicted_probability": "real"}  # columns that the first projects lack
 
 
 @dataclass(frozen=True)
 class NewPhoto:
     """A photo to add: where it lies, relative to the project or absolute, and its row of a Manifest.
 
-    `said` is what a Bundle answered about it in the field, with the probability: no label, but a suggestion.
+    `predicted` is what a Bundle answered about it in the field, with the probability: no label, but a
+    suggestion.
     """
 
     place: str
     name: str
     label: str | None
     row: dict[str, Any]
-    said: tuple[str, float] | None = None
+    predicted: tuple[str, float] | None = None
 
 
 class Project:
@@ -142,12 +143,12 @@ class Project:
                     hashed = row["phash"]
                     cursor = database.execute(
                         "insert into photos (id, place, name, bytes, width, height, phash, thumb, stack, "
-                        "label, remarks, added, said, said_share) "
+                        "label, remarks, added, predicted, predicted_probability) "
                         "values (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
                         (
                             row["id"], photo.place, photo.name, row["bytes"], row["width"], row["height"],
                             None if hashed is None else int(hashed).to_bytes(8, "big"), row["thumb"],
-                            photo.label, row["reason"], now, *(photo.said or (None, None)),
+                            photo.label, row["reason"], now, *(photo.predicted or (None, None)),
                         ),
                     )  # fmt: skip
                     number = cursor.lastrowid
@@ -309,9 +310,9 @@ class Project:
                 "photos": sum(photos for photos, _ in counts.values()),
                 "open": counts.get(None, (0, 0))[0],
                 "aside": counts.get(ASIDE, (0, 0))[0],
-                "field": self.rows("select count(*) from photos where said is not null and label is null")[0][
-                    0
-                ],
+                "field": self.rows(
+                    "select count(*) from photos where predicted is not null and label is null"
+                )[0][0],
                 "refused": {row["reason"]: row["count"] for row in refused},
                 "undo": next_undo[0]["what"] if next_undo else None,
                 "redo": next_redo[0]["what"] if next_redo else None,

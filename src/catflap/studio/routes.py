@@ -198,7 +198,7 @@ async def photos(studio: Studio, request: Request) -> Response:
         elif show == "aside":
             condition = "label = ''"
         elif show == "field":
-            condition = "label is null and said is not null"
+            condition = "label is null and predicted is not null"
         elif show.startswith("label:"):
             condition, values = "label = ?", [show.removeprefix("label:")]
         if show == "expanded" and like is not None:
@@ -223,7 +223,8 @@ async def details(studio: Studio, request: Request) -> Response:
     def find() -> list[dict[str, Any]]:
         marks = ",".join("?" * len(asked))
         rows = studio.project.rows(
-            "select p.n, p.label, p.name, p.width, p.height, p.remarks, p.stack, p.said, p.said_share, "
+            "select p.n, p.label, p.name, p.width, p.height, p.remarks, p.stack, p.predicted, "
+            "p.predicted_probability, "
             "(select count(*) from photos s where s.stack = p.stack) as alike "
             f"from photos p where p.n in ({marks})",
             asked,
@@ -237,8 +238,11 @@ async def details(studio: Studio, request: Request) -> Response:
             if number < len(suggested.suggested) and suggested.suggested[number] >= 0:
                 answer["suggested"] = suggested.labels[suggested.suggested[number]]
                 answer["probability"] = round(float(suggested.probability[number]), 4)
-            elif row["said"]:
-                answer["suggested"], answer["probability"] = row["said"], round(row["said_share"], 4)
+            elif row["predicted"]:
+                answer["suggested"], answer["probability"] = (
+                    row["predicted"],
+                    round(row["predicted_probability"], 4),
+                )
             if number in suspects:
                 answer["suspect"] = suspects[number][0]
             answers.append(answer)
