@@ -42,8 +42,10 @@ def main() -> None:
     for path in args.bundles:
         found = effects(load_bundle(path))
         missed = {kind: round(effect, 2) for kind, effect in found.items() if effect <= 1}
-        told = {"bundle": path, "kinds": len(found), "caught": len(found) - len(missed), "missed": missed}
-        print(json.dumps({**told, "least": min((round(effect, 2), kind) for kind, effect in found.items())}))
+        counts = {"bundle": path, "kinds": len(found), "caught": len(found) - len(missed), "missed": missed}
+        print(
+            json.dumps({**counts, "least": min((round(effect, 2), kind) for kind, effect in found.items())})
+        )
 
 
 def effects(bundle: Bundle) -> dict[str, float]:
