@@ -52,6 +52,8 @@ clean:  ## remove the environments and every cache
 # What developers use: the extras that install side by side, and the tools.
 .venv/ready: pyproject.toml constraints.txt
 	$(if $(PYTHON),,$(error Catflap needs Python 3.11 or newer; name one with PYTHON=…))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and sys.argv[1])' \
+		"$(PYTHON) is older than Python 3.11; name a newer one with PYTHON=…"
 	@echo "Installing Catflap with its training environment into .venv; the first time takes minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'pip==$(PIP)'
@@ -61,6 +63,8 @@ clean:  ## remove the environments and every cache
 # What a device has: the base dependencies only. tests/base proves there that nothing else is needed.
 .venv-base/ready: pyproject.toml constraints.txt
 	$(if $(PYTHON),,$(error Catflap needs Python 3.11 or newer; name one with PYTHON=…))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and sys.argv[1])' \
+		"$(PYTHON) is older than Python 3.11; name a newer one with PYTHON=…"
 	test -x .venv-base/bin/python || $(PYTHON) -m venv .venv-base
 	.venv-base/bin/python -m pip install --quiet 'pip==$(PIP)'
 	.venv-base/bin/python -m pip install --quiet -c constraints.txt -e .
