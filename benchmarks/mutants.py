@@ -54,8 +54,8 @@ GROUPS = {
         ":tests/artifacts,tests/verification"
     ),
     "resume": (
-        "src/catflap/training/**/resume.py,src/catflap/training/finetune.py#_identity+save_state+load_state"
-        ":tests/training"
+        "src/catflap/training/**/resume.py,src/catflap/training/finetune.py#_identity+save_state+load_state,"
+        "src/catflap/artifacts/folder.py:tests/training,tests/artifacts"
     ),
 }
 HEAVY = (
