@@ -6,15 +6,17 @@
     python benchmarks/league.py --entrant "tuned=--size 320 --recipe finetune --epochs 10"
 
 Eleven public sets of different kinds (league_sets.py) are cloned at run time and split without leaks; each
-entrant learns from the same photos and answers the same others. Catflap answers from the bytes of each
-photo through the exported int8 variant; peers answer in floating point. Results are lines of JSON in
-`--results`; what stands there is not run again, so a league that was stopped goes on. CPU-minutes are those
-of an entrant's process and its children, from photos to the trained (for Catflap: verified) model.
+entrant learns from the same photos and answers the same others. Catflap and scikit-learn are told the groups
+that a set states (tracks, houses, slides). Catflap answers from the bytes of each photo through the exported
+int8 variant; peers answer in floating point. Results are lines of JSON in `--results`; what stands there is
+not run again, so a league that was stopped goes on. CPU-minutes are those of an entrant's process and its
+children, from photos to the trained (for Catflap: verified) model.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from league_sets import SETS, PhotoSet, gather
+from league_sets import LIST, SETS, PhotoSet, gather
 from machine import header
 
 from catflap.machine import versions
@@ -119,7 +121,7 @@ def run_catflap(photos: Path, options: str, _name: str, _epochs: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "CATFLAP_CACHE": f"{folder}/cache"}
         bundle = Path(folder) / "league.catflap"
-        command = [str(CATFLAP), "build", str(photos / "learn"), "-o", str(bundle)]
+        command = [str(CATFLAP), "build", str(photos / LIST), "-o", str(bundle)]
         done, cost = timed([*command, "--json", *options.split()], environment)
         if done.returncode or not bundle.is_file():
             return {"failed": (done.stderr.strip() or done.stdout.strip())[-300:], **cost}
@@ -166,7 +168,10 @@ def run_peer(photos: Path, python: str, name: str, epochs: int) -> Row:
         save_file(load_backbone(PACKAGED).network.state_dict(), weights)
         lists = {role: photos_of(photos / role, labels) for role in ("learn", "judge")}
         numbers = {role: [(str(path), number) for path, number in found] for role, found in lists.items()}
+        with (photos / LIST).open(newline="") as file:
+            groups = {str(photos / row["path"]): row["group"] for row in csv.DictReader(file)}
         more = {"labels": len(labels), "weights": str(weights), "epochs": epochs, "threads": os.cpu_count()}
+        more["groups"] = [groups[path] or path for path, _ in numbers["learn"]]
         task.write_text(json.dumps(numbers | more))
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         done, cost = timed([python, "-W", "ignore", str(PEERS), name, str(task), str(out)], environment)

@@ -27,6 +27,7 @@ from catflap.data.scan import scan
 
 SMALL = (500, 300)  # photos to learn from, photos to judge with
 LARGE = (4_000, 1_000)
+LIST = "learn.csv"  # beside learn/: the same photos with the groups that the set states
 FEWEST = 8  # a label of fewer photos in the whole set is left out: nothing could judge it
 Photo = tuple[str, str, str, bytes]  # label, group ("" where only near-duplicates are known), name, bytes
 
@@ -209,15 +210,23 @@ SETS = (
 
 
 def gather(photo_set: PhotoSet, size: str, cache: Path, clones: Path | None = None) -> Path:
-    """A folder with learn/<label>/* and judge/<label>/*, made once; the same photos on every machine.
+    """A folder with learn/<label>/*, judge/<label>/* and LIST, made once; the same on every machine.
 
     `size` is "small" or "all". `clones` is a folder of clones named OWNER+NAME, for a machine without
     a network; otherwise the commit is fetched from GitHub.
     """
     out = cache / size / photo_set.name
-    if out.is_dir():
-        return out
-    photos = extracted(photo_set, cache, clones)
+    if not out.is_dir() or not (out / LIST).is_file():
+        photos = extracted(photo_set, cache, clones)
+        if not out.is_dir():
+            separate(photo_set, size, cache, photos)
+        write_list(out, photos)
+    return out
+
+
+def separate(photo_set: PhotoSet, size: str, cache: Path, photos: Path) -> None:
+    """Link the photos to learn from and to judge with into their folders."""
+    out = cache / size / photo_set.name
     rows = scan(photos, cache / "manifests" / photo_set.name, profile=False).rows(
         ["uri", "label", "group", "status"]
     )
@@ -236,7 +245,18 @@ def gather(photo_set: PhotoSet, size: str, cache: Path, clones: Path | None = No
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.hardlink_to(local(uri, photos))
     making.rename(out)
-    return out
+
+
+def write_list(out: Path, photos: Path) -> None:
+    """LIST of the photos to learn from: path, label, and the group that the set states."""
+    with photos.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (out / "learn" / row["path"]).is_file()]
+    making = out / f"{LIST}.making"
+    with making.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "group"])
+        table.writerows((f"learn/{row['path']}", row["label"], row["group"]) for row in rows)
+    making.rename(out / LIST)
 
 
 def sizes(size: str) -> tuple[int, int]:

@@ -3,8 +3,9 @@
     python benchmarks/peers/classifiers.py scikit-learn|fastai|timm|torchvision TASK.json OUT.npz
 
 TASK.json names `learn` and `judge`, lists of path and label number, `labels`, their count, `weights`, a
-file with the backbone (safetensors), `epochs` and `threads`. Writes `probabilities`, (photos, labels) float
-in the order of `judge`. Each peer does as its documentation or its reference script says, at 224 px.
+file with the backbone (safetensors), `groups`, a name for each photo to learn from, `epochs` and `threads`.
+Writes `probabilities`, (photos, labels) float in the order of `judge`. Each peer does as its documentation or
+its reference script says, at 224 px.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def answers(model: Any, photos: list[tuple[str, int]]) -> Any:
 def scikit_learn(task: Task) -> Any:
     """Twenty lines that anyone would write: frozen features, standardised, and a logistic regression."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -80,9 +81,11 @@ def scikit_learn(task: Task) -> Any:
     labels = np.array([label for _, label in task["learn"]])
     features = answers(network, task["learn"])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    folds = StratifiedKFold(max(2, min(5, int(np.bincount(labels).min()))), shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(max(2, min(5, int(np.bincount(labels).min()))), shuffle=True, random_state=0)
     strengths = {"logisticregression__C": [0.0003, 0.001, 0.003, 0.01, 0.1, 1.0]}
-    search = GridSearchCV(model, strengths, cv=folds, scoring="accuracy").fit(features, labels)
+    search = GridSearchCV(model, strengths, cv=folds, scoring="accuracy").fit(
+        features, labels, groups=task["groups"]
+    )
     found = search.predict_proba(answers(network, task["judge"]))
     probabilities = np.zeros((len(found), task["labels"]))
     probabilities[:, search.classes_] = found
