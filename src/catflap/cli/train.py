@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HELP = "Learn from the train photos, choose by the validation photos, and write a Checkpoint."
 EXAMPLE = "catflap train photos.dataset -o cat.checkpoint"
 SHOWN = (  # by --help; the rest by --help-all
-    "--out", "--backbone", "--recipe", "--epochs", "--minutes", "--teacher", "--budget", "--max-ms",
-    "--max-mb", "--device",
+    "--out", "--backbone", "--weights", "--sha256", "--recipe", "--epochs", "--minutes", "--teacher",
+    "--budget", "--max-ms", "--max-mb", "--device",
 )  # fmt: skip
 
 
@@ -51,6 +51,11 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="efficientnet_lite0, _lite1, _lite2, _lite2_slim, _lite0_tiny or resnet8 (installed), or any "
         "timm model (default: efficientnet_lite0; build, --minutes and --budget choose)",
     )  # fmt: skip
+    parser.add_argument(
+        "--weights", metavar="FILE", type=Path,
+        help="start from these weights of the backbone: a state dict, as safetensors or from torch.save",
+    )  # fmt: skip
+    parser.add_argument("--sha256", metavar="HEX", default="", help="the hash of --weights, which is checked")
     parser.add_argument(
         "--recipe", choices=("head", "finetune", "scratch"),
         help="head: a linear head on frozen features; finetune: then every weight; scratch: every weight "
@@ -98,7 +103,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """The Plan of the options."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.plan import Plan
+    from catflap.training.weights_file import WeightsFile
 
+    if args.sha256 and not args.weights:
+        raise CatflapError("--sha256 is the hash of --weights, and there are none.", "Add --weights FILE.")
     return Plan(
         backbone=args.backbone,
         recipe=args.recipe,
@@ -110,6 +118,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         max_mb=args.max_mb,
         seed=args.seed,
         precision=args.precision,
+        weights=WeightsFile(args.weights, args.sha256.strip().lower()) if args.weights else None,
     )
 
 

