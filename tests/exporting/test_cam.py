@@ -12,14 +12,16 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from catflap.artifacts.bundle import load_bundle
+from catflap.artifacts.bundle import SHIPPED, load_bundle
 from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.exporting import onnx_edits
 from catflap.exporting.onnx_edits import with_cam, with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
 from catflap.runtime.activation_maps import evidence
+from catflap.runtime.engine import open_variant
 from catflap.runtime.engine_onnx import CAM, EMBEDDING, _options, open_model
 from catflap.training.onnx_graph import OUTPUT
 from tests.runtime import models
@@ -91,6 +93,20 @@ def test_every_onnx_variant_of_a_bundle_has_it(drawn_bundle: Exported) -> None:
     for variant in bundle.variants.values():
         graph = onnx.load_from_string(bytes(bundle.members[variant.file])).graph
         assert [end.name for end in graph.output] == [OUTPUT, EMBEDDING, CAM]
+
+
+@pytest.mark.parametrize("name", ["int8", "litert-int8"])
+def test_every_variant_of_the_shipped_bundle_has_it(name: str) -> None:
+    if name == "litert-int8":
+        pytest.importorskip(
+            "ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'"
+        )
+    bundle = load_bundle(SHIPPED / "cat.catflap")
+    model, golden = open_variant(bundle, bundle.variant(name)), read_golden(bundle)
+    logits, maps = model.with_cam(golden.frames[:2])  # type: ignore[attr-defined]
+    assert np.array_equal(logits, model(golden.frames[:2]))
+    assert maps.shape == (2, 2, 10, 10)
+    assert np.abs(maps.mean(axis=(2, 3)) - logits).max() <= 0.02 * np.abs(logits).max()
 
 
 def test_evidence_lies_where_the_label_is(drawn_bundle: Exported) -> None:
