@@ -1,17 +1,20 @@
 """Which score tells photos of other things best, at no extra network: AUROC, acceptance, share refused.
 
-    python benchmarks/unknown.py --cifar cifar10.zip --photos photos
+    python benchmarks/unknown.py --cifar cifar10.zip --photos photos --clones CLONES
 
-A head is trained on frozen features (Lite0, 160 px) of seven labels; the photos of the other three are left
-out. 60 % of the known labels' photos are for the head and the score, 20 % calibrate its threshold (5 % may be
-refused), 20 % judge it. Other things: brick, grass and gravel of scikit-image, noise, drawn screenshots, and
-scikit-learn's digits or CIFAR-10. A third task is cat and not_cat, where other things are digits, textures,
-noise and screenshots. --cache FILE.npz keeps the features.
+A head is trained on frozen features (Lite0, 160 px) of seven tenths of the labels; the photos of the others
+are left out. 60 % of the known labels' groups of photos are for the head and the score, 20 % calibrate its
+threshold (5 % may be refused), 20 % judge it. Sets: CIFAR-10, scikit-learn's digits, and those of the league
+with four labels or more (league_sets.py), of which at most 12 labels and 50 photos of each. Other things:
+brick, grass and gravel of scikit-image, noise, drawn screenshots, digits and CIFAR-10. For cat and not_cat,
+of which none is left out, CIFAR-10 is not among them. The shipped score is computed by the code of `export`
+and the runtimes. --cache FILE.npz keeps the features.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,14 +23,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from league_sets import SETS, extracted
 from machine import header, need_photos
 from PIL import Image, ImageDraw
 
 Rows: TypeAlias = npt.NDArray[Any]
 Score: TypeAlias = Callable[[Rows, Rows], Rows]  # features and logits to a number a photo, high if strange
-SIZE, RATE, AXES = 160, 0.05, 8
+Photo: TypeAlias = tuple[Any, str]  # its bytes or path, and its group
+SIZE, RATE = 160, 0.05
+LABELS, PHOTOS = 12, 50  # of a set of the league, at most
+SHARED = ("rooms", "characters", "blood_cells")  # sets whose groups have photos of several labels
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DRAWN = ("textures", "noise", "screens")
+DRAWN = "drawn"
 
 
 def main() -> None:
@@ -37,36 +44,75 @@ def main() -> None:
     )
     parser.add_argument("--cifar", type=Path, default=Path("../shared/data/cifar10.zip"))
     parser.add_argument("--photos", type=Path, default=Path("../shared/data/photos"))
+    parser.add_argument("--league", type=Path, default=Path("~/.cache/catflap-league").expanduser())
+    parser.add_argument("--clones", type=Path, help="as in league.py")
+    parser.add_argument("--no-league", action="store_true", help="only CIFAR-10, digits and the photos")
     parser.add_argument("--cache", type=Path, metavar="FILE.npz")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     need_photos(args.cifar)
     need_photos(args.photos)
     if args.cache and args.cache.is_file():
-        features = dict(np.load(args.cache))
+        kept = dict(np.load(args.cache))
     else:
-        features = {name: extract(photos) for name, photos in sources(args.cifar, args.photos).items()}
+        kept, photos = {}, sources(args.cifar, args.photos)
+        if not args.no_league:
+            photos |= league_photos(args.league, args.clones)
+        for name, files in photos.items():
+            kept[name] = extract([photo for photo, _ in files])
+            kept[f"groups of {name}"] = np.unique([group for _, group in files], return_inverse=True)[1]
         if args.cache:
-            np.savez(args.cache, **features)
+            np.savez(args.cache, **kept)
+    features = {name: rows for name, rows in kept.items() if not name.startswith("groups of ")}
+    groups = {name: kept[f"groups of {name}"] for name in features}
     header(photos=sum(map(len, features.values())), size=SIZE, rate=RATE, seeds=args.seeds)
-    tasks: dict[str, list[dict[str, Rows]]] = {"CIFAR-10": [], "digits": [], "cat and not_cat": []}
-    for seed in range(args.seeds):
-        order = np.random.default_rng(seed).permutation(10)
-        for task, names in (
-            ("CIFAR-10", [f"cifar:{CIFAR[number]}" for number in order]),
-            ("digits", [f"digits:{number}" for number in order]),
-        ):
-            tasks[task].append(measure(features, names[3:], names[:3], seed))
-        tasks["cat and not_cat"].append(measure(features, ["photos:cat", "photos:not_cat"], [], seed))
-    for task, runs in tasks.items():
+    families = [name for name in dict.fromkeys(map(family, features)) if name != DRAWN]
+    means: dict[str, list[Rows]] = {}
+    for task in families:
+        runs = []
+        for seed in range(args.seeds):
+            names = [name for name in features if family(name) == task]
+            order = [names[number] for number in np.random.default_rng(seed).permutation(len(names))]
+            left_out = 0 if task == "photos" else max(1, len(names) * 3 // 10)
+            runs.append(measure(features, groups, order[left_out:], order[:left_out], seed))
         print(f"\n{task}: accepted; refused of left-out labels, AUROC; refused of other things")
         for name in runs[0]:
             values = np.mean([run[name] for run in runs], axis=0)
-            print(f"  {name:18}" + " ".join(f"{value:7.3f}" for value in values))
+            means.setdefault(name, []).append(values)
+            print(f"  {name:24}" + " ".join(f"{value:7.3f}" for value in values), flush=True)
+    print(f"\nmean over {len(families)} sets (left-out labels: over {len(families) - 1})")
+    for name, values in sorted(means.items(), key=lambda one: -np.nanmean(one[1], axis=0)[1]):
+        print(f"  {name:24}" + " ".join(f"{value:7.3f}" for value in np.nanmean(values, axis=0)))
 
 
-def sources(cifar: Path, photos: Path) -> dict[str, list[bytes]]:
-    """The photos of each label and of other things, as files."""
+def family(name: str) -> str:
+    """The set that a label is of."""
+    return name.split(":")[0]
+
+
+def league_photos(cache: Path, clones: Path | None) -> dict[str, list[Photo]]:
+    """Photos with their groups of the league's sets that have four labels or more."""
+    random, found = np.random.default_rng(0), dict[str, list[Photo]]()
+    for photo_set in SETS:
+        table = extracted(photo_set, cache, clones)
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        of: dict[str, list[Photo]] = {}
+        for row in rows:
+            of.setdefault(row["label"], []).append((table.parent / row["path"], row["group"] or row["path"]))
+        labels = sorted(label for label, photos in of.items() if len(photos) >= 20)
+        if len(labels) < 4:
+            continue
+        for label in sorted(random.permutation(labels)[:LABELS]):
+            chosen = random.permutation(len(of[label]))[:PHOTOS]
+            found[f"{photo_set.name}:{label}"] = [
+                (of[label][place][0].read_bytes(), of[label][place][1]) for place in chosen
+            ]
+    return found
+
+
+def sources(cifar: Path, photos: Path) -> dict[str, list[Photo]]:
+    """The photos of each label and of other things, as files, each a group of its own."""
     from skimage import data
     from sklearn.datasets import load_digits
 
@@ -86,20 +132,20 @@ def sources(cifar: Path, photos: Path) -> dict[str, list[bytes]]:
     for digit in range(10):
         pictures = (255 - digits.images[digits.target == digit][:150] * 15.9).astype(np.uint8)
         found[f"digits:{digit}"] = [png(picture) for picture in pictures]
-    found["textures"] = []
+    found["drawn:textures"] = []
     for name in ("brick", "grass", "gravel"):
         texture = getattr(data, name)()
         for _ in range(50):
             side = random.integers(100, 300)
             top, left = random.integers(0, 512 - side, 2)
-            found["textures"].append(png(texture[top : top + side, left : left + side]))
-    found["noise"] = []
+            found["drawn:textures"].append(png(texture[top : top + side, left : left + side]))
+    found["drawn:noise"] = []
     for _ in range(100):
         width = int(random.integers(4, 224))
         noise = Image.fromarray(random.integers(0, 256, (width, width, 3), dtype=np.uint8))
-        found["noise"].append(png(np.asarray(noise.resize((224, 224), Image.Resampling.BILINEAR))))
-    found["screens"] = [png(screenshot(random)) for _ in range(100)]
-    return found
+        found["drawn:noise"].append(png(np.asarray(noise.resize((224, 224), Image.Resampling.BILINEAR))))
+    found["drawn:screens"] = [png(screenshot(random)) for _ in range(100)]
+    return {name: [(file, str(number)) for number, file in enumerate(files)] for name, files in found.items()}
 
 
 def screenshot(random: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -140,40 +186,86 @@ def extract(photos: list[bytes]) -> Rows:
 
 
 def measure(
-    features: Mapping[str, Rows], known: list[str], left_out: list[str], seed: int
+    features: Mapping[str, Rows], groups: Mapping[str, Rows], known: list[str], left_out: list[str], seed: int
 ) -> dict[str, Rows]:
     """Accepted, refused of left-out labels, AUROC, refused of other things, for each score."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
+    from catflap.runtime.ood import are_unknown, unknown_threshold
+
     rows = np.concatenate([features[name] for name in known])
     labels = np.concatenate([[number] * len(features[name]) for number, name in enumerate(known)])
-    order = np.random.default_rng(seed).permutation(len(rows))
-    train, calibration, test = np.split(order, [len(order) * 6 // 10, len(order) * 8 // 10])
-    scale = np.sqrt((rows[train] ** 2).mean())
+    owners = np.unique([f"{name} {group}" for name in known for group in groups[name]], return_inverse=True)[
+        1
+    ]
+    if family(known[0]) in SHARED:  # a house, a person, a slide is a group across labels
+        owners = np.unique(np.concatenate([groups[name] for name in known]), return_inverse=True)[1]
+    order = np.random.default_rng(seed).permutation(owners.max() + 1)
+    parts = np.split(order, [len(order) * 6 // 10, len(order) * 8 // 10])
+    train, calibration, test = (np.flatnonzero(np.isin(owners, part)) for part in parts)
+    scale = rms(rows[train])
     head = LogisticRegression(C=1.0, max_iter=300).fit(rows[train] / scale, labels[train])
 
     def logits(given: Rows) -> Rows:
         answers = head.decision_function(given / scale)
         return answers if answers.ndim == 2 else np.stack([-answers / 2, answers / 2], axis=1)
 
-    families = {name.split(":")[0] for name in known}
-    others = [name for name in features if name in DRAWN or name.split(":")[0] not in families | {"photos"}]
-    if known[0].startswith("photos"):
-        others = [name for name in others if not name.startswith("cifar")]  # it has cats and dogs, too
+    mine = family(known[0])
+    others = [name for name in features if family(name) in {DRAWN, "digits", "cifar"} - {mine}]
+    if mine == "photos":
+        others = [name for name in others if family(name) != "cifar"]  # it has cats and dogs, too
     things = np.concatenate([features[name] for name in others])
     strange = np.concatenate([features[name] for name in left_out]) if left_out else rows[:0]
     given = [rows[calibration], rows[test], strange, things]
     found = {}
     weights = head.coef_ if len(head.coef_) > 1 else np.concatenate([-head.coef_ / 2, head.coef_ / 2])
-    known_scores = scores(rows[train], labels[train], rows[calibration], logits)
-    for name, score in {**known_scores, **edits(rows[train], labels[train], logits, weights)}.items():
+    learnt = (rows[train], labels[train])
+    tried = {
+        **shipped(*learnt, rows[calibration], owners[calibration], logits),
+        **scores(*learnt, rows[calibration], logits),
+        **edits(*learnt, logits, weights),
+    }
+    tried |= {
+        f"{name}, {other}": joined([tried[name], tried[other]], rows[calibration], logits)
+        for name in ("shipped", "Mahalanobis", "5 neighbours")
+        for other in ("energy", "softmax")
+    }
+    for name, score in tried.items():
         ours, new, out, other = (score(one, logits(one)) if len(one) else np.zeros(0) for one in given)
-        limit = np.sort(ours)[int(np.ceil((1 - RATE) * (len(ours) + 1))) - 1]
+        limit = unknown_threshold(ours, owners[calibration], RATE)
+        assert limit is not None
         area = roc_auc_score(np.r_[0 * new, 0 * out + 1], np.r_[new, out]) if len(out) else np.nan
-        refused = (out > limit).mean() if len(out) else np.nan
-        found[name] = np.array([(new <= limit).mean(), refused, area, (other > limit).mean()])
+        refused = are_unknown(out, limit).mean() if len(out) else np.nan
+        found[name] = np.array(
+            [1 - are_unknown(new, limit).mean(), refused, area, are_unknown(other, limit).mean()]
+        )
     return found
+
+
+def shipped(
+    train: Rows, labels: Rows, calibration: Rows, owners: Rows, logits: Callable[[Rows], Rows]
+) -> dict[str, Score]:
+    """The OOD score of bundles: distance from mean and 8 axes of the likeliest label, by their own scale."""
+    from catflap.evaluation.drift_baseline import make_baseline
+    from catflap.runtime.ood import embedding_models, ood_scores
+
+    names = [str(number) for number in range(int(labels.max()) + 1)]
+    fitted = {number: train[labels == number].astype(np.float32) for number in range(len(names))}
+    given = softmax(logits(calibration))
+    baseline = make_baseline(given, names, owners, None, calibration.astype(np.float32), fitted)
+    models = embedding_models(baseline, names)
+
+    def likeliest(rows: Rows, answers: Rows) -> Rows:
+        return np.nan_to_num(ood_scores(rows.astype(np.float32), answers.argmax(axis=1), models))
+
+    def nearest(rows: Rows, answers: Rows) -> Rows:
+        every = [
+            ood_scores(rows.astype(np.float32), np.full(len(rows), n), models) for n in range(len(names))
+        ]
+        return np.asarray(np.nanmin(every, axis=0))
+
+    return {"shipped": likeliest, "shipped, nearest label": nearest}
 
 
 def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows], Rows]) -> dict[str, Score]:
@@ -183,43 +275,26 @@ def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows]
     whitening = whiten(bank - means[labels])
     centre = bank.mean(axis=0)
     main = np.linalg.eigh((bank - centre).T @ (bank - centre))[1][:, ::-1][:, :64]
-    axes = [
-        np.linalg.svd(bank[labels == number] - means[number], full_matrices=False)[2][:AXES]
-        for number in range(count)
-    ]
 
     def mahalanobis(rows: Rows, _: Rows) -> Rows:
         here, there = unit(rows) @ whitening, means @ whitening
         return np.asarray(np.min([((here - mean) ** 2).sum(axis=1) for mean in there], axis=0))
-
-    def residual(rows: Rows, answers: Rows) -> Rows:
-        away = unit(rows) - means[answers.argmax(axis=1)]
-        chosen = np.stack(axes)[answers.argmax(axis=1)] if len({len(one) for one in axes}) == 1 else None
-        assert chosen is not None
-        along = np.einsum("nkw,nw->nk", chosen, away)
-        return np.asarray(np.linalg.norm(away - np.einsum("nk,nkw->nw", along, chosen), axis=1))
 
     def unexplained(rows: Rows) -> Rows:
         away = unit(rows) - centre
         return np.asarray(np.linalg.norm(away - (away @ main) @ main.T, axis=1))
 
     weight = logits(train).max(axis=1).mean() / unexplained(train).mean()
-    plain: dict[str, Score] = {
+    return {
         "softmax": lambda rows, answers: log_sum(answers) - answers.max(axis=1),
         "largest logit": lambda rows, answers: -answers.max(axis=1),
         "energy": lambda rows, answers: -log_sum(answers),
         "nearest mean": lambda rows, answers: -(unit(rows) @ unit(means).T).max(axis=1),
-        "mean and 8 axes": residual,
         "Mahalanobis": mahalanobis,
         "1 neighbour": lambda rows, answers: -(unit(rows) @ bank.T).max(axis=1),
         "5 neighbours": lambda rows, answers: -np.sort(unit(rows) @ bank.T, axis=1)[:, -5],
         "ViM": lambda rows, answers: weight * unexplained(rows) - log_sum(answers),
     }
-    both = {
-        f"{name}, energy": joined([plain[name], plain["energy"]], calibration, logits)
-        for name in ("mean and 8 axes", "Mahalanobis", "5 neighbours")
-    }
-    return {**plain, **both}
 
 
 def edits(train: Rows, labels: Rows, logits: Callable[[Rows], Rows], weights: Rows) -> dict[str, Score]:

@@ -140,6 +140,18 @@ def test_unknown_labels_are_told_with_their_answers() -> None:
     assert "another name" not in car["text"]
 
 
+def test_what_a_bundle_does_not_state_is_named(variant: Variant) -> None:
+    truth = np.arange(300) % 3
+    rows = answers(truth, 0.97, 3)
+    assert verdict(variant, truth, rows)["not_stated"] == []
+    older = replace(variant, metrics={}, decisions={}, decision={"threshold": 0.5, "error_rate": 0.02})
+    found = verdict(older, truth, rows)
+    assert (found["pass"], found["checks"]) == (True, [])
+    assert found["not_stated"] == [
+        "the recall of each label", "how often it decides", "an error rate of its decisions",
+    ]  # fmt: skip
+
+
 def test_fishers_test_gives_its_known_values() -> None:
     assert worse_than_promised(1, 10, 11, 14) == pytest.approx(0.0013797, abs=1e-6)  # the tea-tasting table
     assert worse_than_promised(5, 10, 5, 10) == pytest.approx(0.6718591, abs=1e-6)

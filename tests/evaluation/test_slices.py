@@ -17,7 +17,8 @@ from catflap.evaluation.slices import (
     photo_facts,
     read_facts,
 )
-from catflap.image import Frame, encode
+from catflap.image import Frame, encode, read_pixels
+from catflap.runtime.image_statistics import image_statistics
 from tests.tiny import drawn
 
 NAMES = ("cat", "other")
@@ -75,10 +76,14 @@ def test_facts_are_read_from_the_bytes():
         encode(large, "PNG"),
         encode(np.zeros((40, 90, 3), np.uint8), "PNG"),
     ]
-    facts = photo_facts(photos, Frame(64, 64))
+    frame = Frame(64, 64)
+    facts = photo_facts(photos, np.full((3, 3), np.nan), frame)
     assert facts.numbers["shorter side, px"].tolist() == [120, 240, 40]
     assert facts.numbers["long side / short side"].tolist() == pytest.approx([4 / 3, 4 / 3, 2.25])
     assert facts.numbers["brightness, %"][2] == 0
+    measured = [image_statistics(read_pixels(photo, frame)) for photo in photos]
+    for name, values in photo_facts(photos, np.array(measured, np.float32), frame).numbers.items():
+        assert values.tolist() == pytest.approx(facts.numbers[name].tolist(), rel=1e-6)
 
 
 def test_folders_count_unless_they_repeat_the_labels():

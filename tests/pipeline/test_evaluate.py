@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from catflap.artifacts.bundle import load_bundle
+from catflap.artifacts.bundle import encode_bundle, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.golden import FILE as GOLDEN
+from catflap.artifacts.golden import Golden, encode_golden, read_golden
 from catflap.artifacts.manifest import load_manifest
 from catflap.artifacts.report import load_report
 from catflap.artifacts.schema import digest_file
@@ -20,7 +24,7 @@ from catflap.cli.main import main
 from catflap.curation.review import apply_review
 from catflap.data.prepare import prepare
 from catflap.errors import BadArtifact, CatflapError
-from catflap.image import Frame
+from catflap.image import Frame, Pixels, read_pixels
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.trace import trace
 from tests.tiny import Exported, draw_photos, make_checkpoint
@@ -202,6 +206,62 @@ def test_any_folder_gets_a_verdict(
     (foreign,) = report.verdict["variants"]["int8"]["unknown_labels"]
     assert (foreign["label"], foreign["photos"]) == ("Katze", 30)
     assert report.verdict["photos"]["labelled"] == 30
+
+
+def test_a_bundle_of_an_earlier_version_is_judged_and_what_it_lacks_is_named(
+    drawn_bundle: Exported, tmp_path: Path
+) -> None:
+    opened = load_bundle(drawn_bundle.path)
+    head = {name: value for name, value in opened.head.items() if name not in ("files", "catflap_bundle")}
+    kept = ("file", "runtime", "precision", "temperature", "tolerance", "metrics", "fidelity", "decision")
+    head["variants"] = {
+        name: {key: entry[key] for key in kept} for name, entry in opened.head["variants"].items()
+    }
+    golden = read_golden(opened)
+    former = Golden(golden.photos, golden.frames, golden.logits)
+    files = {
+        name: bytes(data) for name, data in opened.members.items() if name not in ("bundle.json", GOLDEN)
+    }
+    older = tmp_path / "older.catflap"
+    older.write_bytes(encode_bundle(older, head, {**files, GOLDEN: encode_golden(former)}))
+    report = evaluate(older, draw_photos(tmp_path / "photos", count=30), tmp_path / "report")
+    assert report.passed
+    assert report.variants["int8"]["decisions"]["counts"]["right"] == 60
+    assert "The bundle does not state how often it decides: not compared." in report.page.read_text("utf-8")
+
+
+def test_equal_probabilities_are_judged_like_others(
+    drawn_bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "catflap.pipeline.evaluate.open_variant",
+        lambda *_: lambda frames: np.zeros((len(frames), 2), np.float32),
+    )
+    report = evaluate(drawn_bundle.path, draw_photos(tmp_path / "photos", count=30), tmp_path / "report")
+    assert not report.passed
+    metrics = report.variants["int8"]
+    assert metrics["roc_auc"]["value"] == 0.5
+    assert metrics["log_loss"]["value"] == pytest.approx(math.log(2), abs=1e-6)
+    assert metrics["decisions"]["counts"]["right"] <= 30
+    assert "not as the bundle promises" in report.page.read_text("utf-8")
+
+
+def test_photos_are_decoded_once_a_variant(
+    drawn_bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices and drift use what scoring saw."""
+    decoded: list[int] = []
+
+    def counted(data: bytes, frame: Frame) -> Pixels:
+        decoded.append(len(data))
+        return read_pixels(data, frame)
+
+    for module in ("runtime.scoring", "evaluation.slices"):
+        monkeypatch.setattr(f"catflap.{module}.read_pixels", counted)
+    photos = draw_photos(tmp_path / "photos", count=30)
+    report = evaluate(drawn_bundle.path, photos, tmp_path / "report")
+    assert len(decoded) == 60 * len(report.variants)
+    assert report.conditions["slices"]["rows"]
 
 
 def test_what_cannot_be_evaluated_is_one_error(

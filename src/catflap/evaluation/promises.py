@@ -30,14 +30,15 @@ def compare_with_promises(
     groups: Ints,
     drift: Drift | None = None,
 ) -> dict[str, Any]:
-    """A variant's part of the verdict in report.json: `pass`, `checks` and `explanations`.
+    """A variant's part of the verdict in report.json: `pass`, `checks`, `explanations` and `not_stated`.
 
     `predicted` (n,) are the numbers of the likeliest labels, `decided` (n,) those of the decided ones, -1 for
     no decision; `truth` (n,) the true ones, -1 for photos without a known label. `groups` (n,) name photos
     that are not independent. Compared are the recall of each label that occurs, the share of wrong decisions
     and the share without a decision: a check fails where the photos do worse, by Fisher's exact test with
     p < 0.002 divided by the number of checks, groups counted. `drift` fails a check only where no photo has a
-    known label, so that nothing else can be compared; else it is an explanation.
+    known label, so that nothing else can be compared; else it is an explanation. `not_stated` names figures
+    that the Bundle, of an earlier version or another writer, does not have.
     """
     known = truth != UNLABELLED
     recalls = _recall_checks(variant, labels, predicted, truth, groups)
@@ -70,7 +71,21 @@ def compare_with_promises(
                 "Look at the worst mistakes, and check the labels: catflap audit.",
             }
         ]
-    return {"pass": passed, "checks": checks, "explanations": explanations}
+    return {
+        "pass": passed,
+        "checks": checks,
+        "explanations": explanations,
+        "not_stated": _not_stated(variant),
+    }
+
+
+def _not_stated(variant: Variant) -> list[str]:
+    stated = {
+        "the recall of each label": "per_class" in variant.metrics,
+        "how often it decides": bool(variant.decisions),
+        "an error rate of its decisions": variant.decision.get("rule") == TOP,
+    }
+    return [name for name, known in stated.items() if not known]
 
 
 def worse_than_promised(hits: float, photos: float, promised_hits: float, promised_photos: float) -> float:

@@ -43,16 +43,23 @@ class Facts:
 
 
 def photo_facts(
-    photos: PhotoBytes, frame: Frame, step: str = "facts of photos", progress: Progress = silent
+    photos: PhotoBytes,
+    statistics: npt.NDArray[np.floating],
+    frame: Frame,
+    step: str = "facts of photos",
+    progress: Progress = silent,
 ) -> Facts:
-    """Shorter side and shape of each photo, brightness and sharpness of its frame, read from its bytes.
+    """Shorter side and shape of each photo, from its bytes; brightness and sharpness of its frame.
 
-    Brightness is a percentage; sharpness is that of runtime/image_statistics.py, on a log scale.
+    These are in image statistics (n, 3), as runtime/image_statistics.py gives them; rows that are not finite
+    are measured here. Brightness is a percentage; sharpness is on a log scale.
     """
 
     def measure(position: int) -> tuple[float, ...]:
-        data = photos[position]
-        return facts_of(data, image_statistics(read_pixels(data, frame)), frame)
+        data, known = photos[position], statistics[position]
+        if not np.isfinite(known).all():
+            return facts_of(data, image_statistics(read_pixels(data, frame)), frame)
+        return facts_of(data, tuple(known.tolist()), frame)
 
     return as_facts(list(track(prefetch(measure, range(len(photos)), 2), step, len(photos), progress)))
 

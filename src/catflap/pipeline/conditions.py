@@ -37,11 +37,12 @@ def slices_of(
     uris: Sequence[str],
     ids: Sequence[str],
     frame: Frame,
+    statistics: npt.NDArray[np.float32],
     facts: Path | None,
     progress: Progress,
 ) -> Slices:
-    """Slices of photos by folder, by what their pixels and heads show, and by the CSV `facts` if given."""
-    known = [folder_facts(uris, truth), photo_facts(photos, frame, progress=progress)]
+    """Slices of photos by folder, by what heads and image statistics (n, 3) show, and by the CSV `facts`."""
+    known = [folder_facts(uris, truth), photo_facts(photos, statistics, frame, progress=progress)]
     if facts is not None:
         known.append(read_facts(facts, uris, ids))
     return make_slices(*known)

@@ -13,9 +13,10 @@ from catflap.evaluation.paired import MARGIN, change_kinds, compare_decisions
 from catflap.evaluation.report_page import picture
 from catflap.pipeline.conditions import slices_of
 from catflap.pipeline.evaluate import (
+    Answers,
     JudgedPhotos,
     Subject,
-    decisions_of,
+    answers_of,
     open_photos,
     open_subject,
     shipped_model,
@@ -68,9 +69,13 @@ def diff(
     judged = open_photos(photos, role, before, progress)
     after_judged = open_photos(photos, role, after, progress)
     truth = [before.labels[number] for number in judged.labels.tolist()]
-    decided_a, top_a = _decisions(before, judged, f"{before.name} (A)", progress)
-    decided_b, top_b = _decisions(after, judged, f"{after.name} (B)", progress)
-    slices = slices_of(truth, judged.bytes, judged.uris, judged.ids, before.frame, facts, progress)
+    by_a = _answers(before, judged, f"{before.name} (A)", progress)
+    by_b = _answers(after, judged, f"{after.name} (B)", progress)
+    decided_a, decided_b = by_a.decided, by_b.decided
+    top_a, top_b = (by.probabilities.max(axis=1).tolist() for by in (by_a, by_b))
+    slices = slices_of(
+        truth, judged.bytes, judged.uris, judged.ids, before.frame, by_a.statistics, facts, progress
+    )
     found = compare_decisions(decided_a, decided_b, truth, judged.groups, before.labels, slices, margin)
     kinds = change_kinds(decided_a, decided_b, truth, before.labels)
     changed = [
@@ -96,15 +101,11 @@ def _sha(subject: Subject) -> dict[str, str]:
     return {"sha256": subject.ancestors[kind]}
 
 
-def _decisions(
-    subject: Subject, judged: JudgedPhotos, step: str, progress: Progress
-) -> tuple[list[str], list[float]]:
-    """What a user gets for each photo, and the highest probability, by the first of a subject's models."""
+def _answers(subject: Subject, judged: JudgedPhotos, step: str, progress: Progress) -> Answers:
+    """What a user gets for each photo by the first of a subject's models."""
     name, (_, _, whole) = next(iter(subject.models.items()))
-    model = shipped_model(subject, name)
-    rows = score(model, judged.bytes, subject.frame, step, progress, whole=whole)
-    decided, probabilities, _ = decisions_of(subject, name, rows)
-    return decided, probabilities.max(axis=1).tolist()
+    rows = score(shipped_model(subject, name), judged.bytes, subject.frame, step, progress, whole=whole)
+    return answers_of(subject, name, rows)
 
 
 def write_diff_page(result: Difference, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import shutil
 import tempfile
@@ -29,7 +28,7 @@ from catflap.data.scan import scan
 from catflap.errors import BadArtifact, CatflapError
 from catflap.evaluation.decision_rates import flagged_share, set_rates, shipped_decisions
 from catflap.evaluation.drift_baseline import Drift, measure_drift
-from catflap.evaluation.examples import Examples, choose_examples
+from catflap.evaluation.examples import choose_examples
 from catflap.evaluation.metrics import curves, measure, separation
 from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_promises, unknown_labels
 from catflap.evaluation.report_page import learning, write_report
@@ -43,9 +42,9 @@ from catflap.runtime.decisions import Probabilities, decide, decision_rule, soft
 from catflap.runtime.engine import Logits, Model, open_variant, runnable_variants
 from catflap.runtime.engine_onnx import run_with_embedding
 from catflap.runtime.golden_checks import check_bundle
-from catflap.runtime.image_statistics import ImageStatistics, image_statistics
+from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, image_statistics
 from catflap.runtime.ood import are_unknown, embedding_models, ood_scores, wrong_embedding
-from catflap.runtime.scoring import PART, PhotoBytes, frames_of, score
+from catflap.runtime.scoring import PART, PhotoBytes, score
 from catflap.version import VERSION
 
 DRIFT_PHOTOS = 400
@@ -148,9 +147,8 @@ def evaluate(
     if decisions is not None:
         judged, corrected = correct_labels(judged, decisions, subject.labels)
     known = judged.labels != UNLABELLED
-    sections, drawn, first, compared = {}, {}, None, {}
-    main = _Main([], np.zeros((0, 0)))
-    drift = _drift(subject, judged)
+    sections, drawn, compared = {}, {}, {}
+    main, drift = None, None
     scored = Path(out).with_name(f".{Path(out).name}.scored")
     for name, (_, _, whole) in subject.models.items():
         kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
@@ -159,14 +157,14 @@ def evaluate(
             shipped_model(subject, name), judged.bytes, subject.frame, step, progress,
             whole=whole, kept=kept, part=part,
         )  # fmt: skip
-        decided, answers, unknown = decisions_of(subject, name, rows)
-        probabilities = answers[known]
-        if first is None:
-            first, main = probabilities, _Main(decided, answers)
+        answers = answers_of(subject, name, rows)
+        if main is None:
+            main, drift = answers, _drift(subject, answers)
+        probabilities = answers.probabilities[known]
         truth = (judged.labels[known], judged.groups[known], subject.labels)
         sections[name] = measure(probabilities, *truth)
         if variant is not None:
-            refused = None if unknown is None else unknown[known]
+            refused = None if answers.unknown is None else answers.unknown[known]
             sections[name]["decisions"] = shipped_decisions(
                 variant.decision, variant.operating_points, probabilities, *truth, refused
             )
@@ -176,19 +174,16 @@ def evaluate(
                     "error_rate": variant.sets["error_rate"], "threshold": threshold,
                     **set_rates(threshold, probabilities, truth[0], truth[1]),
                 }  # fmt: skip
-            if unknown is not None:
-                sections[name]["unknown"] = _refusals(variant, judged, rows[:, -1], unknown)
-            compared[name] = _compare(variant, subject, answers, decided, judged, drift)
+            if answers.unknown is not None:
+                sections[name]["unknown"] = _refusals(variant, judged, answers.ood_scores, answers.unknown)
+            compared[name] = _compare(variant, subject, answers, judged, drift)
         drawn[name] = curves(probabilities, *truth)
+    assert main is not None  # a subject has a model
     places = np.flatnonzero(known)
-    examples = (
-        Examples()
-        if first is None
-        else choose_examples(
-            first, *truth, [judged.names[place] for place in places], _Some(judged.bytes, places)
-        )
-    )
-    conditions = _conditions(subject, judged, places, main.decided, facts, corruptions, progress)
+    truth = (judged.labels[known], judged.groups[known], subject.labels)
+    names, known_photos = [judged.names[place] for place in places], _Some(judged.bytes, places)
+    examples = choose_examples(main.probabilities[known], *truth, names, known_photos)
+    conditions = _conditions(subject, judged, places, main, facts, corruptions, progress)
     if decisions is not None:
         for when, labels in (("before", labels_before), ("after", judged.labels)):
             corrected[when] = as_labelled(main.decided, labels, subject.labels)
@@ -223,19 +218,6 @@ def evaluate(
     return report
 
 
-def with_ood_score(model: Model, variant: Variant, labels: tuple[str, ...]) -> Model:
-    """The model with the OOD score as one more column after the logits, (n, labels + 1)."""
-    models = embedding_models(variant.baseline, labels)
-
-    def run(frames: Pixels) -> Logits:
-        logits, embeddings = run_with_embedding(model, frames)
-        if embeddings is None:
-            raise wrong_embedding(variant)
-        return np.column_stack([logits, ood_scores(embeddings, logits.argmax(axis=1), models)])
-
-    return run
-
-
 def _refusals(
     variant: Variant, judged: JudgedPhotos, scores: npt.NDArray[np.float32], unknown: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
@@ -254,40 +236,59 @@ def _refusals(
 
 
 @dataclass(frozen=True)
-class _Main:
-    """What the first model says to every judged photo: decisions, and probabilities (n, labels)."""
+class Answers:
+    """What a user gets for n photos: a decision each, and probabilities (n, labels).
+
+    `unknown` (n,) tells which photos are; None where nothing ever is. `ood_scores` (n,) are NaN where the
+    variant gives no embeddings, and image statistics (n, 3) where it takes whole photos.
+    """
 
     decided: list[str]
     probabilities: Probabilities
+    unknown: npt.NDArray[np.bool_] | None
+    ood_scores: npt.NDArray[np.float32]
+    statistics: npt.NDArray[np.float32]
 
 
 def shipped_model(subject: Subject, name: str) -> Model:
-    """A model of a subject; with the OOD score as one more column where its Bundle refuses unknown photos."""
-    model, variant = subject.models[name][0], subject.variants.get(name)
-    unknown = variant is not None and variant.unknown
-    return with_ood_score(model, variant, subject.labels) if variant is not None and unknown else model
+    """A model of a subject that gives logits, OOD score and image statistics, (n, labels + 4).
 
-
-def decisions_of(
-    subject: Subject, name: str, rows: Logits
-) -> tuple[list[str], Probabilities, npt.NDArray[np.bool_] | None]:
-    """What a user gets for rows of `shipped_model`, the probabilities (n, labels), and which are unknown.
-
-    A Checkpoint decides for the likeliest label. The flags are None where nothing is ever unknown.
+    Raises BadArtifact where photos may be unknown and the model gives no embeddings.
     """
-    answers = softmax(rows[:, : len(subject.labels)], subject.models[name][1])
-    variant = subject.variants.get(name)
+    (model, _, whole), variant = subject.models[name], subject.variants.get(name)
+    models = embedding_models(None if variant is None else variant.baseline, subject.labels)
+
+    def run(frames: Pixels) -> Logits:
+        logits, embeddings = run_with_embedding(model, frames)
+        scores = np.full(len(logits), np.nan, np.float32)
+        if embeddings is not None:
+            scores = ood_scores(embeddings, logits.argmax(axis=1), models)
+        elif variant is not None and variant.unknown:
+            raise wrong_embedding(variant)
+        statistics = [NO_STATISTICS if whole else image_statistics(pixels) for pixels in frames]
+        return np.column_stack([logits, scores, np.array(statistics, np.float32)])
+
+    return run
+
+
+def answers_of(subject: Subject, name: str, rows: Logits) -> Answers:
+    """The Answers in the rows of `shipped_model`; a Checkpoint decides for the likeliest label."""
+    logits, scores, statistics = np.split(rows, [len(subject.labels), len(subject.labels) + 1], axis=1)
+    scores, probabilities = scores[:, 0], softmax(logits, subject.models[name][1])
+    variant, unknown = subject.variants.get(name), None
     if variant is None:
-        return [subject.labels[best] for best in answers.argmax(axis=1).tolist()], answers, None
-    unknown = are_unknown(rows[:, -1], variant.unknown["threshold"]) if variant.unknown else None
-    return decide(answers, subject.labels, decision_rule(variant.decision), unknown), answers, unknown
+        decided = [subject.labels[best] for best in probabilities.argmax(axis=1).tolist()]
+    else:
+        unknown = are_unknown(scores, variant.unknown["threshold"]) if variant.unknown else None
+        decided = decide(probabilities, subject.labels, decision_rule(variant.decision), unknown)
+    return Answers(decided, probabilities, unknown, scores, statistics)
 
 
 def _conditions(
     subject: Subject,
     judged: JudgedPhotos,
     places: npt.NDArray[np.int64],
-    decided: list[str],
+    answers: Answers,
     facts: Path | None,
     corruptions: bool,
     progress: Progress,
@@ -300,22 +301,22 @@ def _conditions(
     truth = [subject.labels[number] for number in labels.tolist()]
     slices = slices_of(
         truth, photos, [judged.uris[place] for place in places], [judged.ids[place] for place in places],
-        subject.frame, facts, progress,
+        subject.frame, answers.statistics[places], facts, progress,
     )  # fmt: skip
-    right = are_right([decided[place] for place in places], truth)
+    right = are_right([answers.decided[place] for place in places], truth)
     found = {"slices": judge_slices(right, labels, groups, subject.labels, slices)}
     if corruptions:
         found["corruptions"] = measure_corruptions(
-            shipped_model(subject, name), lambda rows: decisions_of(subject, name, rows)[0],
+            shipped_model(subject, name), lambda rows: answers_of(subject, name, rows).decided,
             labels, groups, subject.labels, photos, subject.frame, progress,
         )  # fmt: skip
     return found
 
 
 def _key(name: str, subject: Subject, judged: JudgedPhotos) -> str:
-    """A hash of everything that the logits of a model depend on."""
+    """A hash of everything that the rows of `shipped_model` depend on."""
     parts = versions(("pillow", "simplejpeg", "numpy", "torch", "onnxruntime"))
-    return digest([name, subject.ancestors, judged.key, VERSION, parts])
+    return digest([name, subject.ancestors, judged.key, VERSION, parts, *STATISTICS])
 
 
 def open_photos(
@@ -508,44 +509,35 @@ class _Some:
         return self.photos[int(self.places[position])]
 
 
-def _drift(subject: Subject, judged: JudgedPhotos) -> Drift | None:
+def _drift(subject: Subject, answers: Answers) -> Drift | None:
     """The drift of up to 400 photos against the baseline of a Bundle's first variant, if it has one."""
-    if subject.bundle is None:
+    variant = next(iter(subject.variants.values()), None)
+    if variant is None or variant.baseline is None or variant.takes_photos:
         return None
-    variant = next(iter(subject.variants.values()))
-    if variant.baseline is None or variant.takes_photos or not len(judged.bytes):
-        return None
-    places = np.linspace(0, len(judged.bytes) - 1, min(len(judged.bytes), DRIFT_PHOTOS)).astype(np.int64)
-    model, models = subject.models[variant.name][0], embedding_models(variant.baseline, subject.labels)
-    answers, statistics, scores = list[Probabilities](), list[ImageStatistics](), list[float]()
-    for frames in frames_of(_Some(judged.bytes, places), subject.frame):
-        logits, embeddings = run_with_embedding(model, frames)
-        answers.append(softmax(logits, variant.temperature))
-        statistics += [image_statistics(pixels) for pixels in frames]
-        if embeddings is None:
-            scores += [math.nan] * len(frames)
-        else:
-            scores += ood_scores(embeddings, logits.argmax(axis=1), models).tolist()
-    rows = np.concatenate(answers)
-    return measure_drift(rows, subject.labels, variant.baseline, np.array(statistics), np.array(scores))
+    count = len(answers.decided)
+    places = np.linspace(0, count - 1, min(count, DRIFT_PHOTOS)).astype(np.int64)
+    return measure_drift(
+        answers.probabilities[places], subject.labels, variant.baseline,
+        answers.statistics[places], answers.ood_scores[places],
+    )  # fmt: skip
 
 
 def _compare(
     variant: Variant,
     subject: Subject,
-    answers: Probabilities,
-    words: list[str],
+    answers: Answers,
     judged: JudgedPhotos,
     drift: Drift | None,
 ) -> dict[str, Any]:
     """A variant's part of the verdict: its golden cases here, and its answers beside what it promises."""
     assert subject.bundle is not None
     numbers = {label: number for number, label in enumerate(subject.labels)}
-    decided = np.array([numbers.get(word, NO_DECISION) for word in words], np.int64)
+    decided = np.array([numbers.get(word, NO_DECISION) for word in answers.decided], np.int64)
     ours = np.array([label in numbers or not label for label in judged.stated])  # not of unknown labels
     ours = ours if ours.any() else np.ones_like(ours)
+    likeliest = answers.probabilities.argmax(axis=1)
     found = compare_with_promises(
-        variant, subject.labels, subject.bundle.prior, answers.argmax(axis=1)[ours], decided[ours],
+        variant, subject.labels, subject.bundle.prior, likeliest[ours], decided[ours],
         judged.labels[ours], judged.groups[ours], drift,
     )  # fmt: skip
     golden = check_bundle(subject.bundle, variants=(variant.name,))
@@ -581,6 +573,10 @@ def _verdict(subject: Subject, judged: JudgedPhotos, compared: dict[str, Any]) -
             )
     lines = [check["text"] for check in shown["checks"] if not check["pass"]]
     lines += [one["text"] for one in (*shown["explanations"], *shown["unknown_labels"])]
+    if shown["not_stated"]:
+        lines.append(
+            f"The bundle does not state {', '.join(shown['not_stated'])}: not compared. Export it again."
+        )
     if judged.unread:
         named = "; ".join(judged.unread[:NAMED]) + ("; …" if judged.unread[NAMED:] else "")
         lines.append(f"{len(judged.unread):,} photos could not be read and are not judged: {named}.")
