@@ -103,6 +103,7 @@ def absurd(value: Any, place: tuple[Any, ...]) -> list[Any]:
     return [[], "x", 3, True, *([] if place[-1] == "confusion_matrix" else [None])]
 
 
+@pytest.mark.slow
 def test_absurd_figures_are_refused(tmp_path: Path) -> None:
     """2,000 edits of metrics, fidelity, decision and operating points: none loads."""
     dice, loaded = random.Random(1), []

@@ -14,8 +14,10 @@ import pytest
 
 from catflap.artifacts.field_log import FieldLog, read_field_log
 from tests.artifacts.test_field_log import MB, numbers, seen, wait, write
+from tests.matrix import mostly_slow
 
 
+@pytest.mark.slow
 def test_it_does_not_grow_beyond_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "field.log"
     for start in range(0, 800, 100):
@@ -63,7 +65,7 @@ def peak(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.parametrize("writers", [1, 2])
+@pytest.mark.parametrize("writers", mostly_slow([1, 2]))
 def test_bursts_of_pictures_keep_the_limit_with_all_that_lies_beside_the_file(
     writers: int, tmp_path: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_bursts_of_pictures_keep_the_limit_with_all_that_lies_beside_the_file(
     assert len(numbers(path)) > 40
 
 
+@pytest.mark.slow
 def test_small_rows_that_make_room_for_large_ones_keep_the_limit(tmp_path: Path) -> None:
     path, random = tmp_path / "field.log", np.random.default_rng(0)
     with peak(tmp_path) as most:

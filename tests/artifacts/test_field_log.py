@@ -179,6 +179,7 @@ def test_rows_that_are_lost_are_counted_and_those_before_are_kept(tmp_path: Path
     assert "cannot be written" in notes[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_once_and_nothing_else_happens(mount_small: Callable[[str], Path]) -> None:
     small_disk = mount_small("1m")
     notes: list[str] = []
@@ -338,6 +339,7 @@ def shut(folder: Path) -> None:
     folder.chmod(0o555)
 
 
+@pytest.mark.slow
 def test_many_processes_may_begin_a_log_at_once(tmp_path: Path) -> None:
     for turn in range(20):
         start = time.monotonic() + 0.05

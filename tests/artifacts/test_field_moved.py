@@ -13,6 +13,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 from catflap.artifacts.field_log import FieldLog
 from catflap.errors import BadArtifact
 from tests.artifacts.test_field_log import MB, numbers, seen, write
@@ -89,6 +91,7 @@ def test_a_log_that_is_moved_away_keeps_its_rows_and_a_new_one_is_begun(tmp_path
     assert sorted(one.name for one in tmp_path.iterdir()) == ["field.log", "field.log.1"]
 
 
+@pytest.mark.slow
 def test_a_log_that_somebody_else_begins_anew_has_no_part_of_the_old_one(tmp_path: Path, repo: Path) -> None:
     path, old = tmp_path / "field.log", tmp_path / "field.log.1"
     for turn in range(3):
@@ -122,6 +125,7 @@ def test_a_log_that_is_deleted_is_begun_anew_and_that_is_told(tmp_path: Path) ->
     assert log.lost == 0
 
 
+@pytest.mark.slow
 def test_what_is_put_at_the_place_of_a_log_and_is_none_is_left_alone(tmp_path: Path) -> None:
     path, notes = tmp_path / "field.log", list[str]()
     log = FieldLog(path, limit=MB, note=notes.append)
@@ -142,6 +146,7 @@ def test_what_is_put_at_the_place_of_a_log_and_is_none_is_left_alone(tmp_path: P
     assert "cannot be written" in notes[1] or "cannot be written" in notes[0]
 
 
+@pytest.mark.slow
 def test_whoever_reads_a_log_that_is_moved_is_waited_for(tmp_path: Path) -> None:
     path, old, notes = tmp_path / "field.log", tmp_path / "old", list[str]()
     log = FieldLog(path, limit=MB, note=notes.append)

@@ -72,6 +72,7 @@ def version_of(target: Path) -> int:
     return version
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_leaves_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "it's [a] *thing"
     file = target.with_suffix(".bin")
@@ -254,6 +255,7 @@ def test_a_reader_puts_back_what_was_half_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_exchange")
 def test_without_an_exchange_a_reader_waits_for_the_second_rename(tmp_path: Path) -> None:
     target = tmp_path / "thing"

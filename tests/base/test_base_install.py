@@ -119,6 +119,7 @@ def test_the_shipped_cat_verifies_and_answers(base_python: Path, photo: Path) ->
     assert set(answer["probabilities"]) == {"cat", "not_cat"}
 
 
+@pytest.mark.slow
 def test_a_folder_is_watched_logged_and_queued(
     base_python: Path, tiny_bundle: Path, photo: Path, tmp_path: Path
 ) -> None:

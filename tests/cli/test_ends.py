@@ -79,6 +79,7 @@ def test_a_signal_leaves_no_folder_and_no_process(number: int, code: int) -> Non
     assert not lives(helper)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_terminal_that_goes_away_stops_nothing() -> None:
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

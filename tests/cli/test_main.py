@@ -143,6 +143,7 @@ def completed(*words: str, cwd: Path) -> list[str]:
     return answer.stdout.split()
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
     (tmp_path / "mine.catflap").touch()
     assert completed("catflap", "tra", cwd=tmp_path) == ["train", "trace"]
@@ -395,6 +396,7 @@ def test_the_shares_that_help_tells_are_those_of_the_roles() -> None:
     assert prepare.ROLES == SHARES
 
 
+@pytest.mark.slow
 def test_the_shipped_bundle_is_told_from_a_file_of_almost_its_name(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from catflap.cli.main import run; run()", "bundle", "inspect"]
 

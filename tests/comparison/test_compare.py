@@ -51,6 +51,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_base_is_a_small_part_of_what_training_needs() -> None:
     base, train = installed_packages(), installed_packages(("train",))
     assert {"catflap", "numpy", "onnxruntime", "pillow"} <= set(base)
@@ -74,6 +75,7 @@ def test_both_sides_answer_the_same_photo(
         assert answer["memory_mb"] > 20
 
 
+@pytest.mark.slow
 def test_what_lies_where_somebody_works_is_not_run(
     photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +178,7 @@ def test_the_page_has_every_row_and_says_what_cannot_be_read(compared: dict[str,
         check_page(Path(__file__), "Catflap: something else" + "!")
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_the_inference_side_is_alone(
     drawn_bundle: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,7 @@ def test_90_of_100_flipped_labels_are_among_the_first_200_suspects(photos_root: 
     assert measure(planted, tmp_path)["found_in_first"]["200"] >= 90
 
 
+@pytest.mark.slow
 def test_a_collection_without_faults_has_few_suspects(drawn_dataset: Dataset, tmp_path: Path) -> None:
     found = audit(drawn_dataset, tmp_path / "audited")
     assert len(found.suspects) <= 3

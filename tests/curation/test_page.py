@@ -122,6 +122,7 @@ def test_a_copy_shares_the_card(
     assert both in together
 
 
+@pytest.mark.slow
 def test_hostile_names_are_shown_and_do_nothing(
     opened: Callable[[Path], Page], audited: Audit, collection: Collection
 ) -> None:
@@ -135,7 +136,14 @@ def test_hostile_names_are_shown_and_do_nothing(
 
 
 @pytest.mark.parametrize(
-    "label", [HOSTILE, "<!--<script>", "]]>", "\u2028", "\u202edrow", "$script ${1}", "'\"&amp;"]
+    "label",
+    [
+        HOSTILE,
+        *(
+            pytest.param(label, marks=pytest.mark.slow)
+            for label in ("<!--<script>", "]]>", "\u2028", "\u202edrow", "$script ${1}", "'\"&amp;")
+        ),
+    ],
 )
 def test_any_name_comes_back_as_it_was(opened: Callable[[Path], Page], label: str, tmp_path: Path) -> None:
     page = opened(drawn_page(tmp_path, ["cat", label]))
@@ -159,6 +167,7 @@ def test_progress_is_kept_and_can_be_undone(opened: Callable[[Path], Page], tmp_
     assert page.locator("#bar").get_attribute("aria-valuenow") == "0"
 
 
+@pytest.mark.slow
 def test_what_was_skipped_comes_again(opened: Callable[[Path], Page], tmp_path: Path) -> None:
     page = opened(drawn_page(tmp_path, ["cat", "dog"], 3))
     press(page, "s", "a", "a")
@@ -171,6 +180,7 @@ def test_what_was_skipped_comes_again(opened: Callable[[Path], Page], tmp_path: 
     assert [line["decision"] for line in decided] == ["relabel"] * 3
 
 
+@pytest.mark.slow
 def test_letters_typed_into_a_reason_decide_nothing(opened: Callable[[Path], Page], tmp_path: Path) -> None:
     page = opened(drawn_page(tmp_path, ["cat", "dog"]))
     press(page, "d")
@@ -183,6 +193,7 @@ def test_letters_typed_into_a_reason_decide_nothing(opened: Callable[[Path], Pag
     assert "1 of 6 decided" in page.locator("#count").inner_text()
 
 
+@pytest.mark.slow
 def test_many_labels_are_chosen_from_a_list(opened: Callable[[Path], Page], tmp_path: Path) -> None:
     page = opened(drawn_page(tmp_path, [f"label {number}" for number in range(30)]))
     page.get_by_label("Another label").select_option(label="label 17")
@@ -190,6 +201,7 @@ def test_many_labels_are_chosen_from_a_list(opened: Callable[[Path], Page], tmp_
     assert line["label"] == "label 17"
 
 
+@pytest.mark.slow
 def test_letters_can_be_switched_off(opened: Callable[[Path], Page], tmp_path: Path) -> None:
     page = opened(drawn_page(tmp_path, ["cat", "dog"]))
     press(page, "?")
@@ -201,6 +213,7 @@ def test_letters_can_be_switched_off(opened: Callable[[Path], Page], tmp_path: P
     assert "1 of 6 decided" in page.locator("#count").inner_text()
 
 
+@pytest.mark.slow
 def test_every_picture_and_button_has_a_name(opened: Callable[[Path], Page], audited: Audit) -> None:
     page = opened(audited.page)
     for image in page.locator("img:visible").all():
@@ -209,6 +222,7 @@ def test_every_picture_and_button_has_a_name(opened: Callable[[Path], Page], aud
         assert button.inner_text().strip() or button.get_attribute("aria-label")
 
 
+@pytest.mark.slow
 def test_a_photo_that_is_gone_is_still_decided(opened: Callable[[Path], Page], tmp_path: Path) -> None:
     """A file under two labels is read where it lay when it was scanned."""
     suspect = Suspect("a" * 64, "/gone.jpg", "cat", "dog", 1.0, "two_labels")
@@ -222,6 +236,7 @@ def test_a_photo_that_is_gone_is_still_decided(opened: Callable[[Path], Page], t
     assert line == {"id": "a" * 64, "was": "cat", "decision": "keep"}
 
 
+@pytest.mark.slow
 def test_an_audit_without_suspects_says_so(opened: Callable[[Path], Page], tmp_path: Path) -> None:
     write_page(tmp_path, [], ["cat", "dog"], "0" * 64, 0, silent)
     page = opened(tmp_path / "review.html")

@@ -211,6 +211,7 @@ def test_a_label_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
         take_photos(queue, path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_page_asks_and_gives_decisions(
     log: Path,
     tmp_path: Path,

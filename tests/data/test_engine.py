@@ -26,6 +26,7 @@ from catflap.data.scan import scan
 from catflap.data.sources import DEFAULT_COLUMNS, open_source
 from catflap.errors import CatflapError, MissingExtra
 from tests.data.photos import class_folders, tree
+from tests.matrix import mostly_slow
 
 SCAN = "import sys; from catflap.data.scan import scan; scan(sys.argv[1], sys.argv[2], workers=1)"
 LETHAL = """
@@ -156,6 +157,7 @@ def test_a_worker_that_dies_costs_nothing(photos: Path, whole: Manifest, tmp_pat
     assert tree(manifest.path) == tree(whole.path)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_gone_before_its_batch_arrives_is_an_answer(photos: Path, tmp_path: Path) -> None:
     """What it did not read is left in the buffer of its pipe, which cannot be flushed any more."""
     _, references = next(iter(planned(photos, tmp_path / "work").missing()))
@@ -179,6 +181,7 @@ def planned(photos: Path, folder: Path) -> Parts:
     return plan_parts(folder, open_source(photos, DEFAULT_COLUMNS).references, "test")
 
 
+@pytest.mark.slow
 def test_photos_that_crash_or_hang_their_process_are_quarantined(photos: Path, tmp_path: Path) -> None:
     parts = planned(photos, tmp_path / "work")
     command = (sys.executable, "-c", LETHAL)
@@ -266,7 +269,7 @@ def test_a_prepare_that_goes_on_counts_what_is_done(whole: Manifest, tmp_path: P
     assert max(told) == total > len(told)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", mostly_slow([signal.SIGINT, signal.SIGKILL]))
 def test_a_prepare_that_ends_while_the_disk_is_written_keeps_its_shards(
     how: signal.Signals, whole: Manifest, tmp_path: Path
 ) -> None:
@@ -360,6 +363,7 @@ def test_a_full_disk_is_one_clear_error(verb: str, photos: Path, whole: Manifest
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_of_pixels_costs_no_shards(whole: Manifest, tmp_path: Path) -> None:
     arguments = ("prepare", str(whole.path), "-o", str(tmp_path / "out"), "--pixels")
     done = limited(*arguments, most=5_000_000)
@@ -376,6 +380,7 @@ def test_a_disk_that_is_full_of_pixels_costs_no_shards(whole: Manifest, tmp_path
     assert len(pixels) == dataset.roles["train"]
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(photos: Path, tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
     process = subprocess.Popen([sys.executable, "-c", SCAN, str(photos), str(tmp_path / "m")])

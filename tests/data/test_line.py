@@ -219,6 +219,7 @@ def test_the_commands_answer_as_the_design_says(tmp_path: Path) -> None:
     assert (wide["frame"]["width"], wide["frame"]["height"]) == (96, 64)
 
 
+@pytest.mark.slow
 def test_roles_of_real_digits_are_sane(tmp_path: Path) -> None:
     """Tiny drawn pictures are alike, but not so alike that one group swallows them."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()

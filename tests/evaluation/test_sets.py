@@ -61,6 +61,7 @@ def test_the_interval_of_the_mean_size_holds(groups: int, few: float) -> None:
     assert held / 300 > 0.91
 
 
+@pytest.mark.slow
 def test_three_labels_have_sets_on_the_card_and_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def drawn_facts(rng, groups):
     return facts, rng.integers(0, 2, groups)[owners], owners
 
 
+@pytest.mark.slow
 def test_chance_names_a_slice_in_one_set_of_twenty_at_most():
     """4.3 % of 300 sets of 1,000 groups and 78 tests; here 100 sets, whose standard error is 2.2 %."""
     rng, named = np.random.default_rng(0), 0

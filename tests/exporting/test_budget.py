@@ -63,6 +63,7 @@ def test_limits_that_are_none_are_refused(limits: dict[str, float]) -> None:
         Budget(**limits)
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_slower_device_scales(tmp_path: Path) -> None:
     here = profile_device(1)
     slower = replace(here, ms=here.ms * 1000)

@@ -20,6 +20,7 @@ from catflap.runtime.decisions import TIE, DecisionRule, decide, decision_rule, 
 from catflap.runtime.engine_onnx import run_with_embedding
 from catflap.runtime.ood import embedding_models, ood_scores, pack, residuals, unit
 from tests.artifacts.samples import with_litert
+from tests.matrix import mostly_slow
 from tests.tiny import Exported
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'catflap[targets]'")
@@ -137,7 +138,7 @@ def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compile
     assert lines[259].split() == [word for other in apart for word in ("0", str(int(other)))]
 
 
-@pytest.mark.parametrize("bundle", [ONLY, TOP], indirect=True, ids=["before 1.1", "top"])
+@pytest.mark.parametrize("bundle", mostly_slow([ONLY, TOP]), indirect=True, ids=["before 1.1", "top"])
 def test_the_golden_check_notices_another_temperature_threshold_and_order(folder: Path) -> None:
     program = """
 #include <stdio.h>
@@ -234,6 +235,7 @@ def test_unknown_is_told_as_the_classifier_tells_it(refusing: Path, tmp_path: Pa
         assert score == pytest.approx(prediction.ood_score, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_golden_check_notices_another_ood_threshold_and_baseline(refusing: Path, tmp_path: Path) -> None:
     program = """
 #include <stdio.h>

@@ -11,6 +11,7 @@ from PIL import Image
 from catflap.exporting.export import PIXEL_TOLERANCE
 from catflap.exporting.golden_cases import NEVER_SCALED, drawn_photos, large_scene, scene
 from catflap.image import Frame, encode, inspect, read_pixels
+from tests.matrix import mostly_slow
 
 PHOTOS = drawn_photos()
 ABOUT = [inspect(photo) for photo in PHOTOS]
@@ -54,7 +55,10 @@ SQUARE = (32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 352, 384,
 OBLONG = ((320, 96), (96, 320), (640, 352), (224, 299), (32, 640), (640, 33))
 
 
-@pytest.mark.parametrize("size", [*((side, side) for side in SQUARE), *OBLONG], ids=str)
+SCALES = [(96, 8), (128, 8), (224, 4), (256, 4), (320, 2), (640, 2)]
+
+
+@pytest.mark.parametrize("size", mostly_slow([*((side, side) for side in SQUARE), *OBLONG], 5), ids=str)
 def test_a_device_that_does_not_decode_scaled_shows(size: tuple[int, int]) -> None:
     """The other way round as well, and with either filter, by far more than decoders may differ."""
     photo = drawn_photos(Frame(*size))[2]
@@ -68,7 +72,10 @@ def test_a_device_that_does_not_decode_scaled_shows(size: tuple[int, int]) -> No
             assert np.abs(scaled - full).max() >= 2.5 * PIXEL_TOLERANCE, (fit, filter)
 
 
-@pytest.mark.parametrize(("side", "scale"), [(96, 8), (128, 8), (224, 4), (256, 4), (320, 2), (640, 2)])
+@pytest.mark.parametrize(
+    ("side", "scale"),
+    mostly_slow([(96, 8), (128, 8), (224, 4), (256, 4), (320, 2), (640, 2)], 2, several=True),
+)
 def test_a_mean_of_pixels_is_as_good_as_a_scaled_decode(side: int, scale: int) -> None:
     """As a browser has it, which decodes at full size only: the colours of the large photo are soft."""
     photo = drawn_photos(Frame(side, side))[2]

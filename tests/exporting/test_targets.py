@@ -133,6 +133,7 @@ def test_a_target_keeps_what_the_checkpoint_says(
             assert variant.fidelity["max_probability_difference"] <= 1e-3
 
 
+@pytest.mark.slow
 def test_a_target_whose_tools_are_absent_names_the_extra(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load_targets.cache_clear()
 
 
+@pytest.mark.slow
 def test_another_package_adds_a_target(
     plugin: Path, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:

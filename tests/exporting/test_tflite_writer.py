@@ -132,6 +132,7 @@ def test_an_operator_that_is_not_known_is_named() -> None:
         write_tflite(built(nodes, {}))
 
 
+@pytest.mark.slow
 def test_a_default_export_has_the_variant_for_phones_unless_it_cannot(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,9 @@ def test_a_stripped_bundle_still_refuses(bundle: Path, tmp_path: Path) -> None:
     assert classifier(strangest(classifier)).decision == "unknown"
 
 
-@pytest.mark.parametrize("name", ["onnx-frame", "litert-int8", "openvino-int8"])
+@pytest.mark.parametrize(
+    "name", ["onnx-frame", "litert-int8", pytest.param("openvino-int8", marks=pytest.mark.slow)]
+)
 def test_every_runtime_says_it_as_int8_does(bundle: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip({"litert-int8": "ai_edge_litert", "openvino-int8": "nncf"}.get(name, "onnxruntime"))
     out, dataset = tmp_path / "more.catflap", load_dataset(bundle.with_name("dataset"))
@@ -164,6 +166,7 @@ def test_converters_keep_the_embedding(tmp_path: Path, name: str) -> None:
     assert any(decided[1])
 
 
+@pytest.mark.slow
 def test_two_labels_get_it_when_it_is_asked_for(
     drawn_bundle: Exported, drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,29 @@ def catflap(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return answer
 
 
+MANY = """
+import contextlib, io, json, sys
+from catflap.cli.main import main
+for words in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*words, "--json"])
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def catflap_often(commands: list[list[str | Path]]) -> list[tuple[int, Any]]:
+    """Exit code and JSON of each command, all of one process."""
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], input=words, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "bug in Catflap" not in done.stdout + done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(code, json.loads(out)) for code, out, _ in answers]
+
+
 def test_predict_answers_for_every_photo(folder: Path, tiny_bundle: Path) -> None:
     answer = catflap("predict", tiny_bundle, folder / "cat")
     lines = [json.loads(line) for line in answer.stdout.splitlines()]
@@ -75,10 +99,10 @@ def test_predict_answers_for_every_photo(folder: Path, tiny_bundle: Path) -> Non
 
 
 def test_predict_names_one_bad_photo(folder: Path, tiny_bundle: Path) -> None:
-    for name in ("pipe.jpg", "loop.jpg", "empty.jpg", "phone.heic", "absent.jpg"):
-        answer = catflap("predict", tiny_bundle, folder / "cat" / name)
-        assert answer.returncode == 1
-        assert json.loads(answer.stdout)["error"]["fix"]
+    names = ("pipe.jpg", "loop.jpg", "empty.jpg", "phone.heic", "absent.jpg")
+    answers = catflap_often([["predict", tiny_bundle, folder / "cat" / name] for name in names])
+    assert [code for code, _ in answers] == [1] * len(names)
+    assert all(fields["error"]["fix"] for _, fields in answers)
 
 
 def test_scan_sets_aside_what_is_bad_and_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -96,40 +120,46 @@ def test_scan_sets_aside_what_is_bad_and_goes_on(folder: Path, tmp_path: Path) -
     assert all(reasons.values())
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
-def test_verify_of_a_damaged_bundle_is_a_no(tiny_bundle: Path, tmp_path: Path, damage: str) -> None:
+def test_verify_of_a_damaged_bundle_is_a_no(tiny_bundle: Path, tmp_path: Path) -> None:
     whole = tiny_bundle.read_bytes()
     middle = len(whole) // 2
-    data = {
+    damaged = {
         "flip": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
         "cut": whole[:middle],
         "empty": b"",
         "other": JPEG,
-    }[damage]
-    path = tmp_path / "bad.catflap"
-    path.write_bytes(data)
-    answer = catflap("verify", path)
-    assert answer.returncode == 1
-    assert json.loads(answer.stdout)["verdict"] == "fail"
-    assert catflap("predict", path, tmp_path / "x.jpg").returncode == 2
+    }
+    paths = [tmp_path / f"{name}.catflap" for name in damaged]
+    for path, data in zip(paths, damaged.values(), strict=True):
+        path.write_bytes(data)
+    verified = catflap_often([["verify", path] for path in paths])
+    assert [(code, fields["verdict"]) for code, fields in verified] == [(1, "fail")] * len(paths)
+    predicted = catflap_often([["predict", path, tmp_path / "x.jpg"] for path in paths])
+    assert [code for code, _ in predicted] == [2] * len(paths)
 
 
-@pytest.mark.parametrize("name", ["absent.catflap", "", ".", "a" * 300, "/dev/zero", "/dev/null", "pipe"])
-@pytest.mark.parametrize("command", ["verify", "predict", "bench", "trace", "evaluate", "watch", "drift"])
-def test_what_is_no_bundle_is_one_error(tmp_path: Path, command: str, name: str) -> None:
+NAMES = ("", ".", "a" * 300, "/dev/zero", "/dev/null", "pipe")  # of what is no file of ours
+
+
+def test_what_is_no_bundle_is_one_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    after = {
+    after: dict[str, list[str | Path]] = {
+        "verify": [],
         "predict": ["x.jpg"],
-        "evaluate": [str(tmp_path), "-o", str(tmp_path / "r")],
-        "watch": [str(tmp_path)],
+        "bench": [],
+        "trace": [],
+        "evaluate": [tmp_path, "-o", tmp_path / "r"],
+        "watch": [tmp_path],
         "drift": ["x.log"],
     }
-    more = after.get(command, [])
-    answer = catflap(command, tmp_path / name if name == "pipe" else name, *more)
-    assert answer.returncode == 2, answer.stdout
-    assert json.loads(answer.stdout)["error"]["fix"]
+    names = [tmp_path / name if name == "pipe" else name for name in ("absent.catflap", *NAMES)]
+    commands = [[command, name, *after[command]] for command in after for name in names]
+    for command, (code, fields) in zip(commands, catflap_often(commands), strict=True):
+        assert code == 2, (command, fields)
+        assert fields["error"]["fix"], command
 
 
+@pytest.mark.slow
 def test_watch_logs_and_queues_what_is_good_in_a_hostile_folder(
     folder: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -145,25 +175,29 @@ def test_watch_logs_and_queues_what_is_good_in_a_hostile_folder(
     assert json.loads(queue.stdout)["gone"] == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["absent.log", "", ".", "a" * 300, "/dev/zero", "/dev/null", "pipe", "photo"]
-)
-@pytest.mark.parametrize("words", [("drift", "cat", "LOG"), ("review", "queue", "LOG", "-o", "OUT")])
-def test_what_is_no_field_log_is_one_error(tmp_path: Path, words: tuple[str, ...], name: str) -> None:
+def test_what_is_no_field_log_is_one_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "photo").write_bytes(JPEG)
-    log = str(tmp_path / name) if name in ("pipe", "photo") else name
-    answer = catflap(*({"LOG": log, "OUT": str(tmp_path / "queue")}.get(word, word) for word in words))
-    assert answer.returncode == 2, answer.stdout
-    assert json.loads(answer.stdout)["error"]["fix"]
+    logs = [
+        tmp_path / name if name in ("pipe", "photo") else name for name in ("absent.log", *NAMES, "photo")
+    ]
+    commands: list[list[str | Path]] = []
+    for log in logs:
+        commands += [["drift", "cat", log], ["review", "queue", log, "-o", tmp_path / "queue"]]
+    for command, (code, fields) in zip(commands, catflap_often(commands), strict=True):
+        assert code == 2, (command, fields)
+        assert fields["error"]["fix"], command
 
 
-@pytest.mark.parametrize("name", ["", ".", "a" * 300, "/dev/zero", "/dev/full", "pipe", "photo"])
-def test_a_field_log_cannot_be_written_there(tmp_path: Path, tiny_bundle: Path, name: str) -> None:
+def test_a_field_log_cannot_be_written_there(tmp_path: Path, tiny_bundle: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "photo").write_bytes(JPEG)
-    log = str(tmp_path / name) if name in ("pipe", "photo") else name
-    answer = catflap("predict", tiny_bundle, tmp_path / "photo", "--log", log)
-    assert answer.returncode == 2, answer.stdout
-    assert json.loads(answer.stdout)["error"]["fix"]
+    names = ("", ".", "a" * 300, "/dev/zero", "/dev/full", "pipe", "photo")
+    logs = [tmp_path / name if name in ("pipe", "photo") else name for name in names]
+    commands: list[list[str | Path]] = [
+        ["predict", tiny_bundle, tmp_path / "photo", "--log", log] for log in logs
+    ]
+    for command, (code, fields) in zip(commands, catflap_often(commands), strict=True):
+        assert code == 2, (command, fields)
+        assert fields["error"]["fix"], command
     assert (tmp_path / "photo").read_bytes() == JPEG

@@ -64,6 +64,7 @@ def test_no_two_modules_of_ours_have_one_name(repo: Path) -> None:
     assert {name for name, count in names.items() if count > 1} == set()
 
 
+@pytest.mark.slow
 def test_public_names_come_in_any_order() -> None:
     """A name that was asked for first must not turn into a module later."""
     code = (

@@ -308,11 +308,13 @@ while time.monotonic() < end:
 """
 
 
+@pytest.mark.slow
 def test_a_server_sends_and_leaves_nothing(made: Path, traced: Callable[..., Traced], tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     check(traced(sys.executable, "-c", SERVED, made / "tiny.catflap", made / "photos/cat/00.jpg"), tmp_path)
 
 
+@pytest.mark.slow
 def test_studio_sends_and_leaves_nothing(traced: Callable[..., Traced], tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     did = traced(sys.executable, "-c", STUDIO)
@@ -356,6 +358,7 @@ def test_an_engine_and_its_converter_send_and_leave_nothing(
             check(traced(sys.executable, "-c", LOOP, bundle.path, variant.name, photo), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_classifier_in_a_loop_sends_and_leaves_nothing(
     made: Path, traced: Callable[..., Traced], tmp_path: Path
 ) -> None:

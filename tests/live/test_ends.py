@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 from tests.live.cameras import CATFLAP, eventually, jpeg, watching
 
 ANYWHERE = """
@@ -42,6 +44,7 @@ print("ended")
 """
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_while_a_lock_is_held_ends_it_too(red: Path) -> None:
     """The main thread waits for the next frame, and a handler runs in the main thread."""
     words = [sys.executable, "-c", ANYWHERE, str(red)]
@@ -117,6 +120,7 @@ def test_when_the_events_cannot_be_written_the_door_is_shut(red: Path, tmp_path:
     assert 1 < len(reported) < 5, "it did not go on"
 
 
+@pytest.mark.slow
 def test_when_its_terminal_closes_the_door_is_shut(red: Path, tmp_path: Path) -> None:
     """Its shell and then the kernel send SIGHUP, to the commands that run, too."""
     door = tmp_path / "door"
@@ -160,6 +164,7 @@ def gone_afterwards(process: subprocess.Popen[bytes]) -> Iterator[None]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_second_sighup_breaks_nothing_off(red: Path, tmp_path: Path) -> None:
     """The kernel sends one to all in the foreground when the shell, which sent the first, has ended."""
     door = tmp_path / "door"
@@ -204,6 +209,7 @@ def test_nohup_keeps_a_watch_running_when_its_terminal_closes(red: Path, tmp_pat
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_command_that_runs_at_the_end_keeps_no_door_open(red: Path, tmp_path: Path) -> None:
     door = tmp_path / "door"
     slow, shut = f"sh -c 'echo cat >> {door}; sleep 4'", f"sh -c 'echo unsure >> {door}'"

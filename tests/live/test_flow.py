@@ -51,6 +51,7 @@ print(json.dumps({file[len(ours):].replace(os.sep, "/"): count / 10 for file, co
 """
 
 
+@pytest.mark.slow
 def test_a_watched_frame_takes_few_of_our_calls_in_few_files(red: Path) -> None:
     """From the camera's bytes to the decision, over all threads."""
     with camera(fps=30) as source:
@@ -64,6 +65,7 @@ def test_a_watched_frame_takes_few_of_our_calls_in_few_files(red: Path) -> None:
     assert ours <= 18, calls  # and the photo itself takes at most 12, which a test of the runtime counts
 
 
+@pytest.mark.slow
 def test_a_reader_of_stdout_that_hangs_holds_up_no_decision_and_no_end(red: Path, tmp_path: Path) -> None:
     door = tmp_path / "door"
     opens, shuts = (f"sh -c 'echo {word} >> {door}'" for word in ("open", "shut"))
@@ -85,6 +87,7 @@ def test_a_reader_of_stdout_that_hangs_holds_up_no_decision_and_no_end(red: Path
     assert door.read_text() == "open\nshut\n"
 
 
+@pytest.mark.slow
 def test_a_camera_that_drips_without_a_whole_frame_is_lost() -> None:
     """Each byte is in time for the socket; the frame never comes."""
     server = socket.create_server(("127.0.0.1", 0))

@@ -20,6 +20,7 @@ pytest.importorskip("amqtt", reason="no broker is installed; pip install amqtt")
 paho = pytest.importorskip("paho.mqtt.client", reason="paho is not installed; pip install 'catflap[live]'")
 
 from catflap.live.mqtt import Mqtt  # noqa: E402  which needs it
+from tests.matrix import mostly_slow  # noqa: E402
 
 
 class Broker:
@@ -112,6 +113,7 @@ def test_events_reach_a_broker(red: Path, tmp_path: Path) -> None:
     assert watcher.events[-1]["sinks"]["mqtt"] == {"delivered": 5, "lost": 0}
 
 
+@pytest.mark.slow
 def test_a_refused_login_is_told_and_leaves_nothing_behind() -> None:
     port, notes = free_port(), list[str]()
     refusing = Broker(port, anonymous=False)
@@ -132,6 +134,7 @@ def test_a_refused_login_is_told_and_leaves_nothing_behind() -> None:
     assert notes[1:] == ["mqtt: delivers again."]
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_down_gets_the_events_later(red: Path) -> None:
     port = free_port()
     with (
@@ -199,7 +202,7 @@ class Silent:
             one.close()
 
 
-@pytest.mark.parametrize("confirms", [(), ("connect",)])
+@pytest.mark.parametrize("confirms", mostly_slow([(), ("connect",)]))
 def test_a_broker_that_never_answers_is_noted_and_gets_no_event_twice(confirms: tuple[str, ...]) -> None:
     broker = Silent(confirms)
     connection = Mqtt(f"mqtt://127.0.0.1:{broker.port}/door/cat", answer_seconds=0.2 if not confirms else 2)

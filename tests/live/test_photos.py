@@ -12,10 +12,12 @@ from catflap.image import Frame, encode
 from catflap.live.frame_sources import find_source
 from catflap.live.frames import SourceLost
 from tests.live.cameras import Camera, camera, flat, jpeg, watching
+from tests.matrix import mostly_slow
 
 QUICK = ("--fps", "20", "--dwell", "0.1", "--smoothing", "0.1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", ["sized", pytest.param("unsized", marks=pytest.mark.slow)])
 def test_its_photos_are_judged_it_vanishes_and_comes_back(red: Path, single: str) -> None:
     with camera() as source:
@@ -36,7 +38,7 @@ def test_its_photos_are_judged_it_vanishes_and_comes_back(red: Path, single: str
         assert watcher.stderr == ""
 
 
-@pytest.mark.parametrize("bad", ["half", "busy", "503"])
+@pytest.mark.parametrize("bad", mostly_slow(["half", "busy", "503"]))
 def test_one_bad_photo_is_unreadable_and_opens_no_door(red: Path, tmp_path: Path, bad: str) -> None:
     door = tmp_path / "door"
     with camera() as source:
@@ -71,6 +73,7 @@ def test_a_photo_that_is_no_jpeg_is_refused_at_the_start(red: Path, monkeypatch:
         assert "image/png" in str(watcher.events)
 
 
+@pytest.mark.slow
 def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
     with camera() as source:
         source.single, source.mode = "sized", "red"
@@ -83,7 +86,7 @@ def test_it_is_asked_no_more_often_than_is_wanted(red: Path) -> None:
         assert summary["outages"] == 0
 
 
-@pytest.mark.parametrize("bad", ["", "503"])
+@pytest.mark.parametrize("bad", mostly_slow(["", "503"]))
 def test_the_same_photo_again_and_again_is_frozen(red: Path, bad: str) -> None:
     with camera() as source:
         source.single, source.mode, source.hung, source.bad = "sized", "red", True, bad
@@ -92,6 +95,7 @@ def test_the_same_photo_again_and_again_is_frozen(red: Path, bad: str) -> None:
             assert watcher.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_between_two_photos(red: Path) -> None:
     with camera() as source:
         source.single, source.mode = "sized", "red"

@@ -112,6 +112,7 @@ def test_a_viewer_that_never_reads_holds_up_neither_frames_nor_other_viewers(
                 pass
 
 
+@pytest.mark.slow
 def test_connections_that_ask_nothing_take_no_more_than_their_share_and_are_closed() -> None:
     preview = Preview("127.0.0.1", 0, head_seconds=0.5)
     silent = [socket.create_connection(("127.0.0.1", preview.port)) for _ in range(CONNECTIONS + 4)]

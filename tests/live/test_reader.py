@@ -47,14 +47,17 @@ def test_a_video_that_cannot_be_read_on_says_what_to_check() -> None:
         list(all_frames(Script(1, "lost"), Stop()))
 
 
+@pytest.mark.slow
 def test_a_loss_is_told_also_when_newer_frames_came_before_the_next_was_wanted() -> None:
     assert found(1, "lost", 2, 3, 4, pace=2.0, stalled=5.0) == [1, "lost", 4]
 
 
+@pytest.mark.slow
 def test_silence_is_told_while_the_next_frame_is_not_wanted_yet_and_no_old_one_follows() -> None:
     assert found(1, 2, "silence", 3, pace=2.5, stalled=1.0) == [1, "frozen", 3]
 
 
+@pytest.mark.slow
 def test_the_last_frame_of_a_pipe_comes_also_when_it_has_to_wait() -> None:
     assert found(1, "silence", 2, 3, pace=0.1)[-1] == 3
     assert found(1, 2, 3, pace=0.3)[-1] == 3

@@ -21,6 +21,7 @@ from catflap.live.delivery import LatestDelivery, NotDelivered, OrderedDelivery,
 from catflap.live.frames import Stop
 from catflap.live.receivers import commands, webhook
 from tests.live.cameras import camera, eventually, watching, write_video
+from tests.matrix import mostly_slow
 
 
 class Hook:
@@ -262,7 +263,9 @@ def test_what_is_lost_or_superseded_is_an_event_when_it_happens() -> None:
     assert len(events) == 2, "not a line for each of 500"
 
 
-@pytest.mark.parametrize("command", ['trap "" TERM; sleep 60', '(trap "" TERM; sleep 60) & wait'])
+@pytest.mark.parametrize(
+    "command", mostly_slow(['trap "" TERM; sleep 60', '(trap "" TERM; sleep 60) & wait'])
+)
 def test_a_command_that_takes_too_long_ends_with_its_children_whatever_it_ignores(
     command: str, tmp_path: Path
 ) -> None:
@@ -277,6 +280,7 @@ def test_a_command_that_takes_too_long_ends_with_its_children_whatever_it_ignore
     assert not holder.is_alive()
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_read_a_long_event_ends_like_any_other() -> None:
     event = {**decision("cat"), "probabilities": {str(number): 0.0 for number in range(100_000)}}
     commands({"cat": "true"})(event)
@@ -356,6 +360,7 @@ def test_commands_run_on_decisions(red: Path, tmp_path: Path) -> None:
     assert watcher.events[-1]["sinks"]["command"] == {"delivered": 2, "lost": 0}
 
 
+@pytest.mark.slow
 def test_a_webhook_that_is_away_does_not_stop_the_end(red: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.avi", ["red"] * 10)
     with watching(red, video, "--webhook", "http://127.0.0.1:9/x") as watcher:

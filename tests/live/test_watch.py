@@ -108,6 +108,7 @@ def test_a_stream_freezes_vanishes_and_comes_back(red: Path) -> None:
     assert watcher.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_camera_that_hangs_and_sends_its_last_picture_is_told(red: Path) -> None:
     words = ("--still", "1", "--stalled", "30", *QUICK)
     with camera() as source, watching(red, source.url, *words) as watcher:
@@ -135,6 +136,7 @@ def test_one_bad_frame_of_a_stream_decides_nothing(red: Path) -> None:
         assert watcher.await_event("frame", label="not_cat")["decision"] == "not_cat"
 
 
+@pytest.mark.slow
 def test_a_slow_judge_drops_frames_and_never_sees_old_ones(tmp_path: Path) -> None:
     from tests.serving.bundles import make_bundle
 
@@ -148,6 +150,7 @@ def test_a_slow_judge_drops_frames_and_never_sees_old_ones(tmp_path: Path) -> No
     assert summary["dropped"] > summary["judged"]
 
 
+@pytest.mark.slow
 def test_no_more_frames_are_judged_than_are_wanted(red: Path) -> None:
     with camera(fps=100) as source, watching(red, source.url, "--max-fps", "4", "--every-frame") as watcher:
         for _ in range(6):
@@ -171,6 +174,7 @@ def test_frames_come_through_a_pipe(red: Path) -> None:
         assert watcher.await_event("ended")["judged"] == 5
 
 
+@pytest.mark.slow
 def test_a_pipe_that_says_nothing_can_be_interrupted(red: Path) -> None:
     with watching(red, "-", stdin=subprocess.PIPE) as watcher:
         watcher.await_event("started")
@@ -189,6 +193,7 @@ def test_a_signal_ends_it_well_and_says_so(number: signal.Signals, red: Path) ->
         assert watcher.await_event("ended")["why"] == "stopped"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_watch_whose_camera_stalls(red: Path) -> None:
     """The reader waits for the camera for 20 minutes; the end does not."""
     with camera() as source, watching(red, source.url, "--stalled", "600", "--every-frame") as watcher:
@@ -354,6 +359,7 @@ def test_a_frame_is_saved_as_what_its_name_says(red: Path, tmp_path: Path) -> No
     assert inspect(saved.read_bytes()).format == "JPEG"
 
 
+@pytest.mark.slow
 def test_any_other_video_over_http_is_a_live_source_too(red: Path, tmp_path: Path) -> None:
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer

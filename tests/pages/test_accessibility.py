@@ -24,21 +24,33 @@ from catflap.evaluation.metrics import curves, measure
 from catflap.evaluation.outlook import curve_points, outlook, promised
 from catflap.evaluation.report_page import write_report
 from catflap.pipeline.diff import diff, write_diff_page
-from tests.comparison.test_comparison_pages import MACHINE, SIDE
 from tests.curation.test_page import drawn_page
 from tests.evaluation.test_field_page import report as drift_report
 from tests.evaluation.test_report import answers, history, photo
 from tests.tiny import Exported
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (360, 768, 1440)
+SCHEMES = ("light", "dark")
 PAGES = (
     "report", "many labels", "drift", "review", "manifest", "dataset", "upload", "docs", "preview", "diff",
     "explain", "prediction", "compare", "alone",
 )  # fmt: skip
+SIDE = {
+    "flops_a_photo": 3e8, "flops_forward": 1e8, "flops_backward": 2e8, "flops_update": 1e5,
+    "flops_in_all": 3e12, "predictions_of_the_same_cost": 3e4, "seconds": 100.0, "photos_per_second": 20.0,
+    "milliseconds_an_answer": 3.0, "latency": {"p50": 3.0, "p90": 4.0, "p99": 5.0, "n": 50},
+    "network_ms": 2.0, "seconds_to_first_answer": 4.0, "peak_memory_mb": 900.0, "answering_memory_mb": 90.0,
+    "packages": 90, "packages_mb": 6000.0, "model_bytes": 4e6, "weights": 3_400_000, "photos_in": 350,
+    "recipe": "finetune", "precision": "bf16-mixed", "batch": 32, "device": "cpu", "threads": 2,
+    "joules": None, "joules_an_answer": None, "same_bits": True, "connections": 0, "modules": 2700,
+    "libraries": None, "licences": {"BSD": 3, "MIT": 2},
+    "vulnerabilities": [{"package": "numpy", "version": "1.0", "id": "GHSA-1", "summary": "bad"}],
+}  # fmt: skip
+MACHINE = {"processor": "A processor", "cores": 2, "system": "Linux"}
 DECISION = {"threshold": 0.6, "error_rate": 0.05, "curve": [{"error_rate": 0.05, "threshold": 0.6}]}
 RUN_AXE = """async () => (await axe.run({resultTypes: ['violations']})).violations.map(one =>
   [one.id, one.nodes.map(node => `${node.html.slice(0, 120)}: ${node.any[0] ? node.any[0].message : ''}`)])"""
@@ -102,13 +114,15 @@ def pages(
     write_diff_page(diff(bundle, bundle, drawn_dataset.path), folder / "diff.html")
     explain(drawn_checkpoint.path, bundle, shown, folder / "explain.html", label="other")
     explain(None, bundle, shown, folder / "prediction.html")
-    both: Any = {"training": SIDE, "inference": SIDE, "machine": {**MACHINE, "versions": {"catflap": "1"}}}
+    versions = {"catflap": "1", "onnxruntime": "1"}
+    both: Any = {"training": SIDE, "inference": SIDE, "machine": {**MACHINE, "versions": versions}}
+    both["devices"] = [{"device": "A Pi with 4 threads", "network_ms": 30.0}]
     (folder / "compare.html").write_text(compare_page(both, "cat"), "utf-8")
     (folder / "alone.html").write_text(compare_page({**both, "training": None}, "cat"), "utf-8")
     return {
         **{name: folder / f"{name}.html" for name in ("diff", "explain", "prediction", "compare", "alone")},
         "report": report_of(folder / "report", few, 60, built=True),
-        "many labels": report_of(folder / "many", many, 600),
+        "many labels": report_of(folder / "many", many, 240),
         "drift": folder / "drift.html",
         "review": folder / "review" / "review.html",
         "manifest": drawn_dataset.path.with_name("manifest") / "profile.html",
@@ -157,22 +171,42 @@ def axe() -> str:
     return AXE.read_text("utf-8")
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    context = browser.new_context(color_scheme=request.param, bypass_csp=True)
+def is_fault(line: ConsoleMessage) -> bool:
+    """A file on a disk has no server to ask, as the preview does."""
+    return line.type == "error" and "net::ERR_" not in line.text
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that may log no error."""
+    context = browser.new_context(bypass_csp=True)
     context.set_default_timeout(60_000)
-    yield context.new_page()
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if is_fault(line) else None)
+    yield page
     context.close()
+    assert faults == []
 
 
+@pytest.mark.parametrize(
+    ("schemes", "widths"),
+    [(SCHEMES[:1], WIDTHS[:1]), pytest.param(SCHEMES, WIDTHS, marks=pytest.mark.slow)],
+    ids=["one", "each"],
+)
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing(page: Page, pages: dict[str, Path], axe: str, name: str) -> None:
+def test_axe_finds_nothing(
+    page: Page, pages: dict[str, Path], axe: str, name: str, schemes: tuple[Any, ...], widths: tuple[int, ...]
+) -> None:
     page.goto(pages[name].as_uri())
     page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")
     page.evaluate(axe)
-    for width in WIDTHS:
+    for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate(RUN_AXE) == [], (name, width)
+        for scheme in schemes:
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate(RUN_AXE) == [], (name, scheme, width)
         assert page.evaluate(FAULTS) == [], (name, width)
 
 
@@ -189,3 +223,18 @@ def test_the_checks_notice_what_they_are_for(page: Page, axe: str) -> None:
     assert {"color-contrast", "html-has-lang"} <= {one[0] for one in page.evaluate(RUN_AXE)}
     faults = json.dumps(page.evaluate(FAULTS))
     assert all(word in faults for word in ("px wide", "chart text", "broken word", "the head n"))
+
+
+def test_the_slider_shows_each_step(page: Page, pages: dict[str, Path]) -> None:
+    page.goto(pages["explain"].as_uri())
+    slider = page.locator("#slider")
+    first = page.locator("#loss-empty").inner_text()
+    assert first == "0.6931"  # two labels that are equally likely
+    slider.focus()
+    slider.press("End")
+    assert page.locator("#step").inner_text() == "50"
+    assert float(page.locator("#loss-empty").inner_text()) < 0.6
+    assert page.locator("#decision-empty").inner_text() == "other"
+    assert "step 50" in (slider.get_attribute("aria-valuetext") or "")
+    slider.press("Home")
+    assert page.locator("#loss-empty").inner_text() == first

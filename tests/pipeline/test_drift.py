@@ -120,6 +120,7 @@ def test_a_prior_of_many_labels_is_still_theirs() -> None:
     assert sum(stated) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_command_says_when_it_began(drawn_bundle: Exported, tmp_path: Path) -> None:
     log = tmp_path / "field.log"
     rows = np.concatenate([field(drawn_bundle.path, 400), field(drawn_bundle.path, 200, shift=4.0)])

@@ -97,6 +97,7 @@ def test_a_folder_of_new_photos(drawn_bundle: Exported, tmp_path: Path) -> None:
     assert report.variants["int8"]["accuracy"]["value"] == 1.0
 
 
+@pytest.mark.slow
 def test_of_split_folders_one_role_is_judged(drawn_bundle: Exported, tmp_path: Path) -> None:
     """Else the photos that it learnt from would count."""
     drawn, split = draw_photos(tmp_path / "drawn", count=10), tmp_path / "split"
@@ -117,6 +118,7 @@ def test_of_split_folders_one_role_is_judged(drawn_bundle: Exported, tmp_path: P
         assert (report.role, report.variants["int8"]["photos"]) == (role, photos)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_report(
     drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:

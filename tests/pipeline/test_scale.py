@@ -140,6 +140,7 @@ def test_units_are_for_people() -> None:
     assert [amount(each) for each in (5, 5e3, 5e6)] == ["5 MB", "5 GB", "5 TB"]
 
 
+@pytest.mark.slow
 def test_every_rate_is_measured_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the tiny network and short rounds."""
     from catflap.pipeline import machine_rates

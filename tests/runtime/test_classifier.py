@@ -217,6 +217,7 @@ def test_an_open_file_that_gives_no_photo_is_one_error(tiny_bundle: Path, tmp_pa
                 classifier(photo)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_classifier_is_copied_and_goes_to_other_processes(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

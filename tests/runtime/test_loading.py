@@ -68,7 +68,9 @@ def test_a_default_variant_that_does_not_load_is_told(tiny_bundle: Path, tmp_pat
     assert "litert-fp32 cannot run here, so fp32 answers." in answer.stderr
 
 
-@pytest.mark.parametrize("module", ["openvino", pytest.param("ncnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "module", [pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "ncnn")]
+)
 def test_it_is_told_before_anything_is_converted(tmp_path: Path, module: str) -> None:
     for tool in ("nncf", "pnnx"):
         (tmp_path / "packages" / tool).mkdir(parents=True)

@@ -91,6 +91,7 @@ def test_whatever_is_not_the_owners_is_refused(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_signature_of_a_served_version_may_come_before_it_or_after_it(tmp_path: Path) -> None:
     private, public = keys(tmp_path, "mine")
     served, *new = (make_bundle(tmp_path / f"{place}.catflap", sharpness=place / 50) for place in (1, 2, 3))

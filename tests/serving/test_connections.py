@@ -181,6 +181,7 @@ def test_a_byte_now_and_then_does_not_extend_a_deadline() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_but_steadily_gets_everything() -> None:
     async def test(server: Running) -> None:
         client = await server.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", window=1 << 16)
@@ -316,6 +317,7 @@ def test_at_the_cap_a_new_client_takes_the_place_of_the_oldest_of_a_flood(kind: 
     run(test, ServeLimits(connections=5))
 
 
+@pytest.mark.slow
 def test_clients_that_are_being_answered_never_give_way() -> None:
     async def test(server: Running) -> None:
         busy = [await server.send(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(3)]

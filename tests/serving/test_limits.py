@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.matrix import mostly_slow
 from tests.serving.bundles import RED, make_bundle
 from tests.serving.client import PATIENCE, Server, certificate, eventually, form, running
 
@@ -38,6 +39,7 @@ def test_more_photos_than_the_queue_holds_are_429(slow: Path) -> None:
         assert server.metric("catflap_requests_total", route="/predict", status="429") == statuses.count(429)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_by_the_deadline_is_503_or_504(slow: Path) -> None:
     words = ("--deadline", "0.5", "--queue", "20")  # a job begins in that time, and 20 take longer
     with running(slow, *words, cores=2) as server, ThreadPoolExecutor(20) as clients:
@@ -75,6 +77,7 @@ def test_a_client_that_leaves_gives_its_place_back(slow: Path) -> None:
         assert server.predict(RED).status == 200
 
 
+@pytest.mark.slow
 def test_slow_clients_do_not_keep_the_others_waiting(quick: Path) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 40000\r\n\r\n"
     with running(quick, "--queue", "4", "--upload-timeout", "30") as server:
@@ -120,6 +123,7 @@ def test_a_flood_of_silent_connections_keeps_nobody_out(quick: Path) -> None:
             connection.close()
 
 
+@pytest.mark.slow
 def test_many_connections_need_no_higher_ulimit_and_flood_no_log(quick: Path) -> None:
     """The soft limit of open files is raised; below a low hard limit the cap is lowered, and said so."""
     with running(quick, files=(400, 400)) as server:
@@ -137,6 +141,7 @@ def test_many_connections_need_no_higher_ulimit_and_flood_no_log(quick: Path) ->
             connection.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_costs_little_memory_and_is_cut(tmp_path: Path) -> None:
     """A bundle file is sent in pieces from the bundle's own memory, not copied for each request."""
     heavy = make_bundle(tmp_path / "heavy.catflap", padding=20_000_000)
@@ -151,6 +156,7 @@ def test_a_client_that_never_reads_costs_little_memory_and_is_cut(tmp_path: Path
             connection.close()
 
 
+@pytest.mark.slow
 def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
     """Eight bodies of the largest size may be held; what is more is told to come back."""
     size = 900_000
@@ -167,7 +173,7 @@ def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
         assert server.predict(RED).status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
 def test_a_signal_lets_the_server_finish_what_it_began(slow: Path, number: signal.Signals) -> None:
     def begun() -> float:
         there = server.metric("catflap_queue") + server.metric("catflap_running")
@@ -227,6 +233,7 @@ def test_a_stalled_upload_does_not_keep_the_server_from_ending(quick: Path) -> N
         stalled.close()
 
 
+@pytest.mark.slow
 def test_a_killed_server_starts_again_on_its_port(quick: Path) -> None:
     with running(quick) as server:
         open_ones = [server.raw(b"") for _ in range(5)]

@@ -120,6 +120,7 @@ def baseline_of(bundle: Path, random: np.random.Generator) -> dict[str, Any]:
     return make_baseline(answers, classifier.labels, np.arange(400))
 
 
+@pytest.mark.slow
 def test_drift_is_measured_every_200_photos(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     baseline = baseline_of(make_bundle(tmp_path / "plain.catflap"), random)
@@ -173,6 +174,7 @@ def judge_many(service: Service, served: Served, count: int) -> None:
         judge_one(service, served, coloured(random, paleness=30))
 
 
+@pytest.mark.slow
 def test_a_drift_score_goes_with_its_version(tmp_path: Path, versions: list[bytes]) -> None:
     file, notes = tmp_path / "cat.catflap", list[str]()
     file.write_bytes(versions[0])

@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from catflap.image import Frame, read_pixels
 from tests.artifacts.samples import with_litert
+from tests.matrix import mostly_slow
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle
 from tests.serving.client import Server, eventually, running
 
@@ -85,7 +86,7 @@ def test_a_shadow_judges_photos_and_frames_that_fit_its_own(quick: Path, tmp_pat
             one.close()
 
 
-@pytest.mark.parametrize("other", [{"side": 2 * SIDE}, {"fit": "crop"}])
+@pytest.mark.parametrize("other", mostly_slow([{"side": 2 * SIDE}, {"fit": "crop"}]))
 def test_frames_are_judged_only_by_versions_of_the_same_frame(
     quick: Path, tmp_path: Path, other: dict[str, Any]
 ) -> None:

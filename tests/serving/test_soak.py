@@ -102,6 +102,7 @@ def test_mixed_requests_and_reloads_leave_memory_flat(tmp_path: Path, quick: Pat
         assert is_flat(memory), f"memory grows: {memory}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do as they like")
 def test_the_memory_of_large_photos_is_given_back(quick: Path) -> None:
     side = 4000

@@ -22,6 +22,7 @@ from catflap.image import encode
 from catflap.runtime.recording import LogSettings
 from catflap.serving.serve import serve
 from catflap.serving.serve_settings import LIMITS, ServeLimits, ServeSettings
+from tests.matrix import mostly_slow
 from tests.serving.bundles import BLUE, RED, make_bundle, strange_bundle, with_foreign_default
 from tests.serving.client import Server, eventually, form, running
 
@@ -173,6 +174,7 @@ def test_an_operator_learns_that_another_variant_than_the_default_one_answers(
         eventually(lambda: f"cat {version(new)}: {told}" in server.log())
 
 
+@pytest.mark.slow
 def test_the_same_bytes_again_are_no_new_version(tmp_path: Path, quick: Path) -> None:
     served = tmp_path / "cat.catflap"
     shutil.copy(quick, served)
@@ -196,6 +198,7 @@ def test_a_canary_answers_its_share(tmp_path: Path, quick: Path) -> None:
         assert server.ask("/v2/models/next").status == 404
 
 
+@pytest.mark.slow
 def test_only_requests_with_photos_are_turns_of_the_canary(tmp_path: Path, quick: Path) -> None:
     new = make_bundle(tmp_path / "new.catflap", sharpness=0.07)
     told = []
@@ -230,7 +233,7 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         assert counted("skipped") <= 4, "nothing else was to do"
 
 
-@pytest.mark.parametrize(("sharpness", "verdict"), [(0.07, 0), (-0.05, -1)])
+@pytest.mark.parametrize(("sharpness", "verdict"), mostly_slow([(0.07, 0), (-0.05, -1)], several=True))
 def test_a_canary_is_compared_by_the_function_of_diff(
     tmp_path: Path, quick: Path, sharpness: float, verdict: int
 ) -> None:
@@ -358,6 +361,7 @@ def test_a_server_whose_address_nobody_takes_lets_go_of_all(tmp_path: Path, quic
     assert caught.tb is not None
 
 
+@pytest.mark.slow
 def test_an_address_for_everybody_without_keys_is_pointed_out(quick: Path) -> None:
     with running(quick, "--host", "0.0.0.0") as server:
         assert server.predict(RED).status == 200

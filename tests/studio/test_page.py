@@ -91,7 +91,9 @@ def keep(page: Page, name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-@pytest.mark.parametrize(("width", "scheme"), SIZES)
+@pytest.mark.parametrize(
+    ("width", "scheme"), [SIZES[0], *(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[1:])]
+)
 def test_every_screen_fits_and_axe_finds_nothing(
     open_studio: Callable[..., Page], repo: Path, width: int, scheme: str
 ) -> None:
@@ -136,6 +138,7 @@ def test_photos_are_labelled_by_keyboard_only(open_studio: Callable[..., Page], 
     assert studio.ask("GET", "/api/state")["open"] == 4
 
 
+@pytest.mark.slow
 def test_a_person_records_from_the_camera(open_studio: Callable[..., Page], studio: Running) -> None:
     before = studio.ask("GET", "/api/state")["photos"]
     page = open_studio("collect")
@@ -162,6 +165,7 @@ def test_a_hostile_name_is_text(open_studio: Callable[..., Page], studio: Runnin
     studio.ask("POST", "/api/labels", {"name": HOSTILE, "remove": True})
 
 
+@pytest.mark.slow
 def test_a_page_goes_on_when_the_server_starts_again(
     open_studio: Callable[..., Page], start: Callable[..., Running], studio_page: Path, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_learning_curve_says_what_more_photos_would_bring(studio: Running) -> 
     assert {row["label"] for row in curve["labels"]} == {"cat", "other"}
 
 
+@pytest.mark.slow
 def test_a_phone_may_use_its_camera_over_https(studio: Running) -> None:
     """The certificate, made on the spot, is for exactly this address."""
     pytest.importorskip("cryptography")
@@ -155,6 +156,7 @@ def test_a_phone_can_add_photos_with_its_token_until_it_is_closed(studio: Runnin
     studio.ask("POST", "/api/decide", {"photos": [before + 1], "label": ""})
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_answered_decision(start: Start, tmp_path: Path) -> None:
     one = start(tmp_path / "killed")
     for number in range(4):

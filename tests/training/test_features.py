@@ -20,6 +20,7 @@ from catflap.training import features as room
 from catflap.training.backbones import Backbone, load_backbone
 from catflap.training.features import Extractor, Features, features, open_extractor
 from catflap.training.head import fit_head
+from tests.matrix import mostly_slow
 from tests.tiny import FRAME, TINY
 from tests.training.small import small_backbone
 
@@ -189,7 +190,7 @@ def test_nothing_else_than_parts_is_left(extractor: Extractor, dataset: Dataset,
     assert all(name.endswith(".npz") and not name.startswith(".") for name in left)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+@pytest.mark.parametrize("damage", mostly_slow(["cut", "flipped", "empty"]))
 def test_a_damaged_graph_is_written_again(
     small: Backbone, dataset: Dataset, tmp_path: Path, damage: str
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_damaged_graph_is_written_again(
     assert [left.read_bytes() for left in path.parent.iterdir()] == [whole]
 
 
+@pytest.mark.slow
 def test_without_a_cache_that_can_be_written_work_goes_on(
     small: Backbone,
     dataset: Dataset,

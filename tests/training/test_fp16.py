@@ -44,6 +44,7 @@ def scale(resume: Path) -> float:
     return float(json.loads(fields.numpy().tobytes())["scale"]["scale"])
 
 
+@pytest.mark.slow
 def test_features_that_are_too_large_for_fp16_are_worked_out_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """On "cpu:0", which is no name of the CPU here, features are those of a GPU."""
     monkeypatch.setattr("catflap.training.features.fastest_precision", lambda device: FP16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from catflap.artifacts.dataset import Dataset
@@ -28,6 +29,7 @@ def test_it_is_the_beginning_of_lite0() -> None:
     torch.testing.assert_close(tiny.network(pixels), seen[0].mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_its_weights_learn_as_fast_as_the_head(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """By its own statement; other backbones keep what they know. On "cpu:0" training writes no graph."""
     assert [load_backbone(name).rate for name in (TINY, PACKAGED, SLIM)] == [1.0, 0.1, 0.1]

@@ -142,6 +142,7 @@ def test_the_best_head_is_picked(drawn_dataset: Dataset) -> None:
     assert found(drawn_dataset).frame == pick.frame
 
 
+@pytest.mark.slow
 def test_limits_are_kept(drawn_dataset: Dataset) -> None:
     costs = {row["size"]: row for row in found(drawn_dataset).trials}
     limit = (costs[32]["int8_mb"] + costs[64]["int8_mb"]) / 2
@@ -161,6 +162,7 @@ def test_a_clock_admits_what_there_is_time_for(drawn_dataset: Dataset) -> None:
     assert len(found(drawn_dataset, clock=over).trials) == 1, "one at least"
 
 
+@pytest.mark.slow
 def test_features_that_take_longer_than_the_minutes_are_refused_at_once(
     drawn_dataset: Dataset,
     drawn_checkpoint: Checkpoint,

@@ -57,6 +57,7 @@ def test_at_full_rank_nothing_changes(slim: Backbone, pixels: torch.Tensor) -> N
     torch.testing.assert_close(projected(slim, NECK, plain)(pixels), expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_photos_decide_what_is_kept(slim: Backbone, pixels: torch.Tensor) -> None:
     """At half the rank, moments of the photos lose less on these than plain ones."""

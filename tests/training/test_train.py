@@ -35,6 +35,7 @@ from catflap.training.distributed import fastest_precision
 from catflap.training.network import Network, load_network, open_checkpoint
 from catflap.training.plan import Plan
 from catflap.training.train import train
+from tests.matrix import mostly_slow
 from tests.tiny import TINY
 
 
@@ -149,6 +150,7 @@ def puzzling(dataset: Dataset, folder: Path) -> Dataset:
     return load_dataset(folder)
 
 
+@pytest.mark.slow
 def test_a_poor_head_is_fine_tuned_and_a_good_one_is_not(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -190,7 +192,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "undisturbed"]
 
 
-@pytest.mark.parametrize("damage", [None, b"{", b"[1]"])
+@pytest.mark.parametrize("damage", mostly_slow([None, b"{", b"[1]"]))
 def test_a_stopped_run_follows_what_the_clock_decided(
     drawn_dataset: Dataset, tmp_path: Path, damage: bytes | None
 ) -> None:
@@ -237,6 +239,7 @@ def test_scratch_is_the_same_for_a_seed_and_owes_nobody_weights(
     assert one.cost["flops_backward"] > 0
 
 
+@pytest.mark.slow
 def test_a_student_names_its_teachers(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -307,6 +310,7 @@ def test_where_nothing_can_be_written_nothing_is_trained(
     assert (tmp_path / "file").read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 def test_two_trainings_into_one_place_do_not_mix(drawn_dataset: Dataset, tmp_path: Path) -> None:
     tried, plan = [], Plan(backbone=TINY)
 

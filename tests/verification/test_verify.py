@@ -53,6 +53,7 @@ def test_what_was_exported_passes(drawn_bundle: Exported) -> None:
     assert json.loads(json.dumps(answer)) == answer
 
 
+@pytest.mark.slow
 def test_the_base_installation_passes_and_asks_only_for_what_the_bundle_holds(base_python: Path) -> None:
     code = "from catflap.cli.main import run; run()"
     answer = subprocess.run(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import pytest
+
 from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.golden import read_golden
 from catflap.image import encode
@@ -20,6 +22,8 @@ from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Route
+
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
 
 
 def test_photos_that_come_before_the_bundle_are_kept(

@@ -11,6 +11,8 @@ from tests.web.person import ANSWERED, BLUE, RED, Open, give, photo_file, wait_f
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
+
 # Every camera that the page got, the last one last; `delay` is what each takes to come, in ms.
 WATCHED = """
   window.tracks = [];

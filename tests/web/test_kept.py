@@ -6,11 +6,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.web.conftest import file_server
 from tests.web.person import Open, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
 
 MEMBER, SCRIPT = "assets/kept/0123", "assets/litert_wasm_internal-Older123.js"  # of earlier ones
 OTHER = "other/assets/kept/0123"  # of another page at the same address

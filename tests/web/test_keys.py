@@ -13,6 +13,8 @@ from tests.serving.client import Server, running
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
+
 KEY = "a-key-of-many-letters-for-tests"
 
 

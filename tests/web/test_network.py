@@ -18,6 +18,8 @@ from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page, Route
 
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
+
 COUNT = """() => {
   window.answers = 0;
   new PerformanceObserver((list) => (answers += list.getEntries().length)).observe({ entryTypes: ['measure'] });
@@ -95,7 +97,6 @@ def test_a_bundle_of_a_persons_own_opens_while_the_network_hangs(
     assert page.is_hidden("#notice")
 
 
-@pytest.mark.slow  # the page waits four seconds, more than once, for a network that hangs
 def test_a_network_that_hangs_is_no_worse_than_none(open_page: Open, site: Path) -> None:
     hangs, over = threading.Event(), threading.Event()
 

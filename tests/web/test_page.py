@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from platform import machine
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from catflap.runtime.classifier import Classifier
 from catflap.serving.static_site import write_site
 from tests.artifacts.samples import with_litert, write_bundle
 from tests.chromium import FLAGS, chromium
+from tests.pages.test_accessibility import AXE, RUN_AXE, WIDTHS
 from tests.web.conftest import file_server, served
 from tests.web.person import ANSWERED, BLUE, RED, Open, answer, give, photo_file, wait_for
 
@@ -54,6 +55,7 @@ def test_the_camera_is_judged_as_python_judges_it(
     assert "640×480" in page.inner_text("#speed")
 
 
+@pytest.mark.slow
 def test_a_browser_without_video_frames_judges_the_camera_too(
     context: BrowserContext, open_page: Open, address: str, tiny_bundle: Path, scene_photo: bytes
 ) -> None:
@@ -73,6 +75,7 @@ def test_the_golden_cases_pass(open_page: Open, address: str) -> None:
     assert "same pixels and answers" in page.inner_text("#check-text")
 
 
+@pytest.mark.slow
 def test_a_variant_for_litert_comes_first_and_passes(
     open_page: Open, page_built: Path, tiny_bundle: Path, repo: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +131,7 @@ def test_photos_are_judged_as_python_judges_them(
     page.locator("#video").wait_for()
 
 
+@pytest.mark.slow
 def test_pasted_and_dropped_photos_are_judged(open_page: Open, address: str) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
@@ -146,6 +150,7 @@ def test_pasted_and_dropped_photos_are_judged(open_page: Open, address: str) -> 
         page.locator(f"{ANSWERED}[data-label={'warm' if event == 'paste' else 'cold'}]").wait_for()
 
 
+@pytest.mark.slow
 def test_the_sliders_decide_as_python_does(open_page: Open, address: str, tiny_bundle: Path) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
@@ -169,6 +174,7 @@ def test_the_sliders_decide_as_python_does(open_page: Open, address: str, tiny_b
     assert abs(answer(page)[1] - plain.probability) < 1e-3
 
 
+@pytest.mark.slow
 def test_it_works_without_a_network(open_page: Open, context: BrowserContext, address: str) -> None:
     page = open_page(address)
     page.locator("#verdict[data-state=pass]").wait_for()
@@ -182,6 +188,7 @@ def test_it_works_without_a_network(open_page: Open, context: BrowserContext, ad
     page.locator("#verdict[data-state=pass]").wait_for()
 
 
+@pytest.mark.slow
 def test_nothing_leaves_the_device(open_page: Open, site: Path) -> None:
     with file_server(site) as (url, asked):
         page = open_page(url)
@@ -197,6 +204,7 @@ def test_nothing_leaves_the_device(open_page: Open, site: Path) -> None:
     assert "connect-src 'self'" in str(policy)
 
 
+@pytest.mark.slow
 def test_everything_can_be_reached_with_the_keyboard(browser: Browser, address: str) -> None:
     page = browser.new_context(permissions=[]).new_page()  # the camera was not allowed before
     choosers: list[FileChooser] = []
@@ -237,6 +245,31 @@ def test_everything_can_be_reached_with_the_keyboard(browser: Browser, address: 
     page.context.close()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "widths"),
+    [
+        ("light", WIDTHS[:1]),
+        pytest.param("light", WIDTHS[1:], marks=pytest.mark.slow),
+        pytest.param("dark", WIDTHS, marks=pytest.mark.slow),
+    ],
+)
+def test_axe_finds_nothing(browser: Browser, address: str, scheme: Any, widths: tuple[int, ...]) -> None:
+    """On the page with an answer on it: a phone, a tablet and a desk."""
+    context = browser.new_context(permissions=["camera"], color_scheme=scheme, bypass_csp=True)
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    page.goto(address)
+    page.locator("#verdict[data-state=pass]").wait_for()
+    give(page, photo_file(RED))
+    page.locator(ANSWERED).wait_for()
+    page.evaluate(AXE.read_text("utf-8"))
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(RUN_AXE) == [], width
+    context.close()
+
+
+@pytest.mark.slow
 def test_every_control_has_a_name(open_page: Open, address: str) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
@@ -251,6 +284,7 @@ def test_every_control_has_a_name(open_page: Open, address: str) -> None:
     assert page.get_attribute("#spoken", "role") == "status"
 
 
+@pytest.mark.slow
 def test_the_history_can_be_scrolled_with_the_keyboard(open_page: Open, address: str) -> None:
     page = open_page(address)
     assert page.is_hidden("#entries")  # nothing to stop at
@@ -262,6 +296,7 @@ def test_the_history_can_be_scrolled_with_the_keyboard(open_page: Open, address:
     assert page.get_attribute("#entries", "aria-label") == "Decisions, the latest first"
 
 
+@pytest.mark.slow
 def test_without_a_service_worker_the_page_works_all_the_same(
     context: BrowserContext, open_page: Open, address: str
 ) -> None:
@@ -277,23 +312,21 @@ def test_without_a_service_worker_the_page_works_all_the_same(
     page.wait_for_timeout(200)  # open_page fails when an error stays unheard
 
 
-@pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844), (844, 390), (1280, 800)])
-def test_one_screen_is_enough(
-    open_page: Open, context: BrowserContext, address: str, width: int, height: int
-) -> None:
+def test_one_screen_is_enough(open_page: Open, address: str) -> None:
     page = open_page(address)
-    page.set_viewport_size({"width": width, "height": height})
     page.locator(ANSWERED).wait_for()
-    sides = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
-    assert sides[0] <= width
-    assert sides[1] <= height
-    for control in ("#stage", "#label", "#choose", "#open-adjust"):
-        box = page.locator(control).bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["y"] >= 0
-        assert box["x"] + box["width"] <= width
-        assert box["y"] + box["height"] <= height
+    for width, height in ((360, 640), (390, 844), (844, 390), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        sides = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        assert sides[0] <= width, (width, height)
+        assert sides[1] <= height, (width, height)
+        for control in ("#stage", "#label", "#choose", "#open-adjust"):
+            box = page.locator(control).bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["y"] >= 0
+            assert box["x"] + box["width"] <= width, (width, height, control)
+            assert box["y"] + box["height"] <= height, (width, height, control)
 
 
 def test_it_is_dark_where_the_person_wants_it_dark(context: BrowserContext, address: str) -> None:
@@ -306,22 +339,20 @@ def test_it_is_dark_where_the_person_wants_it_dark(context: BrowserContext, addr
     assert shades == ["rgb(247, 246, 243)", "rgb(20, 20, 18)"]
 
 
-@pytest.mark.parametrize(
-    ("data", "reported"),
-    [(b"", "not a photo"), (b"<html>not a photo</html>", "not a photo"), (RED[:40], "not a photo")],
-)
-def test_a_file_that_is_no_photo_gets_a_sentence(
-    open_page: Open, address: str, data: bytes, reported: str
-) -> None:
+@pytest.mark.slow
+def test_a_file_that_is_no_photo_gets_a_sentence(open_page: Open, address: str) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
-    page.set_input_files("#file", [photo_file(data, "bad.jpg", "image/jpeg")])
-    page.locator("#notice").wait_for()
-    assert reported in page.inner_text("#notice")
-    give(page, photo_file(BLUE))
-    assert answer(page)[0] == "cold"
+    for data in (b"", b"<html>not a photo</html>", RED[:40]):
+        page.set_input_files("#file", [photo_file(data, "bad.jpg", "image/jpeg")])
+        page.locator("#notice").wait_for()
+        assert "not a photo" in page.inner_text("#notice"), data
+        give(page, photo_file(BLUE))
+        assert answer(page)[0] == "cold"
+        page.locator("#notice").wait_for(state="hidden")
 
 
+@pytest.mark.slow
 def test_the_notice_about_one_of_many_photos_stays(open_page: Open, address: str) -> None:
     page = open_page(address)
     page.locator(ANSWERED).wait_for()
@@ -334,6 +365,7 @@ def test_the_notice_about_one_of_many_photos_stays(open_page: Open, address: str
     assert page.is_hidden("#notice")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="only x86 can be told to have no SIMD")
 def test_a_browser_without_simd_is_told_so(browser: Browser, address: str) -> None:
     old = "--js-flags=--no-enable-sse4-1 --no-enable-ssse3"
@@ -345,6 +377,7 @@ def test_a_browser_without_simd_is_told_so(browser: Browser, address: str) -> No
     other.close()
 
 
+@pytest.mark.slow
 def test_the_history_tells_the_time_as_the_browser_does(browser: Browser, address: str) -> None:
     for locale, is_halved in (("en-US", True), ("de-DE", False)):
         context = browser.new_context(permissions=["camera"], locale=locale)
@@ -355,6 +388,7 @@ def test_the_history_tells_the_time_as_the_browser_does(browser: Browser, addres
         context.close()
 
 
+@pytest.mark.slow
 def test_a_long_answer_is_shown_whole(
     open_page: Open, address: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -376,6 +410,7 @@ def test_a_long_answer_is_shown_whole(
     assert page.evaluate("getComputedStyle(document.getElementById('label')).whiteSpace") == "normal"
 
 
+@pytest.mark.slow
 def test_without_a_camera_the_page_says_so_from_the_start(
     context: BrowserContext, open_page: Open, address: str
 ) -> None:
@@ -387,6 +422,7 @@ def test_without_a_camera_the_page_says_so_from_the_start(
     assert page.is_hidden("#notice")
 
 
+@pytest.mark.slow
 def test_the_server_offers_the_same_page_isolated(
     open_page: Open, page_built: Path, tiny_bundle: Path
 ) -> None:

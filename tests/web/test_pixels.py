@@ -20,6 +20,8 @@ from tests.web.conftest import file_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
+
 GOLDEN = Path(__file__).parents[2] / "docs" / "reference" / "vectors"
 VECTORS: list[dict[str, Any]] = json.loads((GOLDEN / "vectors.json").read_text())["vectors"]
 UNREAD = ("tiff_cmyk.tiff", "tiff_orientation_6.tiff")  # Chromium reads no TIFF

@@ -15,6 +15,8 @@ from tests.web.person import ANSWERED, RED, answer, give, photo_file, wait_for
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Route
 
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
+
 # WebAssembly as in a browser without relaxed SIMD, whose instructions are fd 80 02 to fd 93 02; a few
 # such bytes are in every large file by chance.
 NO_RELAXED_SIMD = """
@@ -47,7 +49,7 @@ def both(tiny_bundle: Path, page_built: Path, repo: Path, tmp_path: Path) -> Pat
     return tmp_path / "site"
 
 
-@pytest.mark.parametrize("which", ["tiny", pytest.param("shipped", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", ["tiny", "shipped"])
 def test_a_bundle_opens_in_a_browser_without_relaxed_simd(
     context: BrowserContext, both: Path, which: str
 ) -> None:
@@ -80,7 +82,7 @@ def test_of_litert_only_the_build_that_is_used_is_fetched(context: BrowserContex
         assert runtimes == {"litert_wasm_internal"}
 
 
-@pytest.mark.parametrize("kind", ["js", pytest.param("wasm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["js", "wasm"])
 def test_where_a_runtime_does_not_come_the_next_variant_answers_and_it_may_come_later(
     context: BrowserContext, both: Path, kind: str
 ) -> None:

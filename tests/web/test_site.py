@@ -106,6 +106,7 @@ def packed(repo: Path, tmp_path: Path, page: str, kind: str = "wheel") -> tuple[
     return done.stdout + done.stderr, names
 
 
+@pytest.mark.slow
 def test_a_wheel_has_the_page(page_built: Path, repo: Path, tmp_path: Path) -> None:
     message, names = packed(repo, tmp_path, "built")
     assert "Node" not in message
@@ -126,12 +127,14 @@ def test_without_node_the_package_is_made_all_the_same(repo: Path, tmp_path: Pat
     assert not any("/static/" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_page_of_other_sources_is_packed_and_told(page_built: Path, repo: Path, tmp_path: Path) -> None:
     message, names = packed(repo, tmp_path, "old")
     assert "may be of other sources" in message
     assert "catflap/serving/static/index.html" in names
 
 
+@pytest.mark.slow
 def test_a_source_archive_has_what_a_build_needs_and_nobodys_keys(
     page_built: Path, repo: Path, tmp_path: Path
 ) -> None:

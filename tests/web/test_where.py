@@ -23,6 +23,8 @@ from tests.web.person import ANSWERED, answer, give, photo_file, wait_for
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
+pytestmark = pytest.mark.slow  # tests/web/test_page.py has the fast ones
+
 ALPHA = """() => {
   const { width, height } = document.getElementById('heat');
   const { data } = document.getElementById('heat').getContext('2d').getImageData(0, 0, width, height);
