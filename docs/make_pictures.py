@@ -73,7 +73,8 @@ def camera(work: Path) -> bytes:
         (work / "cat.png").write_bytes(files("skimage.data").joinpath("chelsea.png").read_bytes())
         page.set_input_files("#file", work / "cat.png")
         page.locator("#answer[data-probability]").wait_for(timeout=120_000)
-        page.wait_for_timeout(2000)  # the checks' mark and the transition
+        page.get_by_text("Verified here").wait_for(timeout=120_000)
+        page.wait_for_timeout(500)  # the transition
         return as_webp(page.screenshot())
 
 
