@@ -74,3 +74,9 @@ def test_two_outcomes_differ_in_more_than_the_time(
     assert same(reached, outcome(bundle, manifest, drawn_dataset, drawn_checkpoint, ms=99.0))
     fewer = replace(manifest, photos=61)
     assert not same(reached, outcome(bundle, fewer, drawn_dataset, drawn_checkpoint, ms=7.04))
+
+
+def test_advice_on_series_is_said(reached: dict) -> None:  # type: ignore[type-arg]
+    assert reached["series"] is None
+    advised = sentences({**reached, "series": "Photos are named like frames."})
+    assert [line for line in advised if line not in reached["sentences"]] == ["Photos are named like frames."]

@@ -27,6 +27,7 @@ from catflap.artifacts.tables import (
 from catflap.data.duplicates import Hashes, Pairs, bounded_groups, confirmed_pairs, joined
 from catflap.data.listing import SUFFIXES
 from catflap.data.parts import Parts
+from catflap.data.series import Series, count_series
 from catflap.installing import install_extra
 
 COPY_COLUMNS = ["id", "label", "phash", "status", "role", "user_group"]
@@ -47,6 +48,8 @@ COUNT_COLUMNS = (
     "bytes",
     "group",
     "role",
+    "phash",
+    "user_group",
 )
 CLUES = {
     "format": "The file format",
@@ -260,6 +263,7 @@ class PhotoCounts:
     clues: dict[str, Counter[tuple[str, Any]]] = field(default_factory=dict)
     roles_of_groups: set[tuple[int, str]] = field(default_factory=set)
     not_decoded: Counter[str] = field(default_factory=Counter)
+    series: Series = field(default_factory=Series)
 
 
 def count_photos(path: Path) -> PhotoCounts:
@@ -279,6 +283,7 @@ def count_photos(path: Path) -> PhotoCounts:
         for clue, value in values.items():
             table = pa.table({"label": fine["label"], "value": value})
             counts.clues[clue].update(_counts(table, ["label", "value"]))
+        count_series(fine, counts.series)
         stated = fine.filter(pc.not_equal(fine["role"], ""))
         counts.roles_of_groups |= set(
             zip(stated["group"].to_pylist(), stated["role"].to_pylist(), strict=True)
@@ -328,6 +333,13 @@ def findings(
     if leaks:
         what = f"{leaks} groups of near-duplicates lie in several of the roles that the source states."
         found.append(_finding("stated_roles_leak", what, groups=leaks))
+    if (series := counts.series).suspicious:
+        what = (
+            f"{series.members:,} photos are named like frames of {series.series:,} series, such as "
+            f"{series.example}, and those of one series look alike. If a series shows one scene, test photos "
+            "repeat train photos, and the figures are too good: list the photos with a column group."
+        )
+        found.append(_finding("series", what, photos=series.members, series=series.series))
     if counts.not_decoded:
         files = counts.not_decoded
         what = f"{files.total()} files are in no supported format: {_by_extension(files)}."

@@ -274,7 +274,10 @@ def _photos(project: Project) -> Iterator[Finding]:
     share = manifest.near_duplicates / manifest.ok if manifest.ok else 0.0
     why = "Photos of one burst, video or animal are alike: only stated groups keep them in one role."
     scan = f"catflap scan PHOTOS.csv -o {manifest.path} --group-column group"
-    if not stated and share > BURSTS:
+    series = next((check["what"] for check in manifest.checks if check["check"] == "series"), None)
+    if series:
+        yield Finding("groups", ADVICE, series, why, scan)
+    elif not stated and share > BURSTS:
         what = f"{100 * share:.0f} % of the photos are near-duplicates, and no groups are stated."
         yield Finding("groups", ADVICE, what, why, scan)
     else:

@@ -40,6 +40,7 @@ def outcome(
         "refused": refusals(manifest),
         "left_out": dataset.left_out,
         "not_photos": dict(manifest.skipped),
+        "series": next((check["what"] for check in manifest.checks if check["check"] == "series"), None),
         "labels": len(dataset.labels),
         "test_photos": len(test),
         "test_groups": len({*test.groups.tolist()}),
@@ -88,6 +89,8 @@ def sentences(fields: dict[str, Any]) -> list[str]:
             f"{right:,} of {fields['test_photos']:,} test photos did (95 % confidence)."
         )
         lines.append(_more_sentence(fields, low))
+    if fields.get("series"):
+        lines.append(fields["series"])
     if counts:
         wrong = f", {counts['wrong']} of them wrong" if counts["decided"] else ""
         unsure = f"is unsure about {counts['unsure']}"
