@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
 PROGRESS_FILE = "CATFLAP_PROGRESS"  # names a file for progress as JSON lines, as Studio reads it
 Progress: TypeAlias = Callable[[str, int, int], None]  # the step, how many items are done, and the total
+Record: TypeAlias = Callable[[dict[str, Any]], None]  # an entry of a training's history, once it is known
 
 
 def ignore(message: object) -> None:

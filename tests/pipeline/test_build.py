@@ -89,7 +89,9 @@ def test_what_is_there_is_kept(built: Path, drawn_bundle: Exported) -> None:
     photos, before = drawn_bundle.path.with_name("photos"), built.read_bytes()
     first = build(photos, built, plan=PLAN, frame=FRAME)
     assert (made(first), first["verdict"]) == (["evaluate"], "pass")
-    assert made(build(photos, built, plan=PLAN, frame=FRAME)) == []
+    recorded: list[dict[str, Any]] = []
+    assert made(build(photos, built, plan=PLAN, frame=FRAME, record=recorded.append)) == []
+    assert recorded == load_checkpoint(built.with_suffix(".build") / "checkpoint").history
     assert built.read_bytes() == before
     assert Path(first["page"]).read_text("utf-8").startswith("<!doctype html>")
     assert load_report(first["report"]).page == Path(first["page"])  # as `evaluate` has it

@@ -212,6 +212,9 @@ def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
         600,
     )
     assert [job["state"] for job in state["jobs"]] == ["done", "done"]
+    training = one.ask("GET", f"/api/jobs/{number}/training")
+    assert len(training["curve"]) > 1
+    assert sum(head["chosen"] for head in training["head"]) == 1
     model = one.ask("GET", f"/api/models/{number}")
     assert model["is_judged"]
     assert model["photos"]
@@ -220,11 +223,11 @@ def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
     where = f"/where/{number}/{model['photos'][0]['photo']}?label=cat"
     status, headers, picture = one.raw("GET", where)
     assert (status, headers["content-type"], picture[:2]) == (200, "image/jpeg", b"\xff\xd8")
-    assert one.raw("GET", f"/understand/{number}/steps")[0] == 404
+    assert one.raw("GET", f"/explain/{number}/steps")[0] == 404
     asked = {"kind": "steps", "photo": model["photos"][0]["photo"]}
-    one.ask("POST", f"/api/models/{number}/understand", asked)
+    one.ask("POST", f"/api/models/{number}/explain", asked)
     one.until(f"/api/models/{number}", lambda model: model["pages"] == {"cost": False, "steps": True})
-    status, headers, page = one.raw("GET", f"/understand/{number}/steps")
+    status, headers, page = one.raw("GET", f"/explain/{number}/steps")
     assert (status, headers["content-security-policy"][:7]) == (200, "sandbox")
     assert b"Catflap: explain" in page
     status, _, page = one.raw("GET", f"/try/{number}/bundle/bundle.json")

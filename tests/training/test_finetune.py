@@ -475,7 +475,12 @@ def test_batch_norm_never_learns_from_one_photo(drawn_dataset: Dataset, tmp_path
     dataset = replace(drawn_dataset, frame=Frame(16, 16))
     recipe = LoopSettings(**{**vars(scratch(2, photos=36, side=16)), "batch": 35})
     network = Network(load_backbone(RESNET8, pretrained=False), 2)
-    history = train_weights(network, dataset, tmp_path / "resume", recipe, 0, "cpu", silent).history
+    recorded: list[dict[str, Any]] = []
+    ended = train_weights(
+        network, dataset, tmp_path / "resume", recipe, 0, "cpu", silent, record=recorded.append
+    )
+    history = ended.history
+    assert history[1:] == recorded, "each entry is recorded once it is whole"
     assert [entry["epoch"] for entry in history if entry["step"] == "finetune"] == [1, 2]
     alone = LoopSettings(**{**vars(recipe), "batch": 1})
     with pytest.raises(CatflapError, match="one photo of a batch"):

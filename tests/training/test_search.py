@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import Refused
 from catflap.exporting.export import export
 from catflap.image import Frame
-from catflap.progress import silent
+from catflap.progress import Record, ignore, silent
 from catflap.training import search as room
 from catflap.training.augment import photo_side
 from catflap.training.cost import CostMeter
@@ -49,9 +50,10 @@ def found(
     dataset: Dataset,
     limits: tuple[float | None, float | None] = NO_LIMITS,
     clock: Clock | None = None,
+    record: Record = ignore,
 ) -> Pick:
     tried = [Candidate(TINY, size, replace(resized(dataset.frame, size), fit=fit)) for size, fit in TRIED]
-    return search(dataset, tried, limits, "cpu", silent, CostMeter(), clock)
+    return search(dataset, tried, limits, "cpu", silent, CostMeter(), clock, record)
 
 
 def test_frames_keep_their_shape() -> None:
@@ -131,7 +133,8 @@ def test_poor_heads_need_time_for_epochs() -> None:
 
 
 def test_the_best_head_is_picked(drawn_dataset: Dataset) -> None:
-    pick = found(drawn_dataset)
+    recorded: list[dict[str, Any]] = []
+    pick = found(drawn_dataset, record=recorded.append)
     assert [(row["size"], row["fit"]) for row in pick.trials] == list(TRIED)
     (picked,) = (row for row in pick.trials if row["picked"])
     assert picked["validation_log_loss"] == min(row["validation_log_loss"] for row in pick.trials)
@@ -140,6 +143,8 @@ def test_the_best_head_is_picked(drawn_dataset: Dataset) -> None:
     assert {row["share"] for row in pick.trials} == {1.0}, "few photos are compared at once"
     assert any(row["pareto"] for row in pick.trials)
     assert found(drawn_dataset).frame == pick.frame
+    assert [row["share"] for row in recorded] == [0, 0, 0, 1, 1, 1, 1, 1, 1], "measured, compared, ranked"
+    assert recorded[-3:] == pick.trials
 
 
 @pytest.mark.slow

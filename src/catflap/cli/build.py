@@ -6,7 +6,7 @@ import argparse
 
 from catflap.cli.export import error_rate_table, export_arguments, unsure_warning, variants_of
 from catflap.cli.options import bundle_out, short_help
-from catflap.cli.output import emit, note, whole_bar
+from catflap.cli.output import emit, note, recorder, whole_bar
 from catflap.cli.prepare import frame_arguments, frame_of
 from catflap.cli.train import plan_arguments, plan_of
 from catflap.errors import need
@@ -55,6 +55,7 @@ def answer(args: argparse.Namespace) -> int:
             error_rate=args.error_rate,
             unknown_rate=args.unknown_rate,
             progress=progress,
+            record=recorder(),
         )
     default = next(iter(fields["variants"].values()))
     if warning := unsure_warning(default["decision"]):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
 
     from catflap.pipeline.build_pace import BuildPace, Pace
-    from catflap.progress import Progress
+    from catflap.progress import Progress, Record
 
 KEYED = (
     "labels",
@@ -259,10 +259,22 @@ def _json_lines(path: str) -> Progress:
         if done < total and now - last.get(step, 0) < REDRAW_SECONDS:
             return
         last[step] = now
-        with suppress(OSError), open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "done": done, "total": total, "at": now}) + "\n")
+        _append(path, {"step": step, "done": done, "total": total, "at": now})
 
     return show
+
+
+def recorder() -> Record:
+    """Write the entries of a training's history beside the progress, for a program that named a file."""
+    from catflap.progress import PROGRESS_FILE, ignore
+
+    path = os.environ.get(PROGRESS_FILE)
+    return (lambda entry: _append(path, {"entry": entry})) if path else ignore
+
+
+def _append(path: str, fields: Mapping[str, Any]) -> None:
+    with suppress(OSError), open(path, "a", encoding="utf-8") as file:
+        file.write(_json(fields) + "\n")
 
 
 def _redrawn(text_of: Callable[[str, int, int], str]) -> Progress:

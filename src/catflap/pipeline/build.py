@@ -24,7 +24,7 @@ from catflap.exporting.target import check_variants, variant_names
 from catflap.image import Frame
 from catflap.pipeline.evaluate import evaluate
 from catflap.pipeline.outcome import answer_ms, outcome, same
-from catflap.progress import Progress, silent
+from catflap.progress import Progress, Record, ignore, silent
 from catflap.runtime.decisions import check_error_rate, check_unknown_rate, parse_point_specs
 from catflap.training.plan import Plan
 from catflap.training.train import DEFAULT_PLAN, train
@@ -60,6 +60,7 @@ def build(
     error_rate: float | None = None,
     unknown_rate: float | None = None,
     progress: Progress = silent,
+    record: Record = ignore,
 ) -> dict[str, Any]:
     """Scan, prepare, train, export, verify and evaluate; returns a summary.
 
@@ -67,8 +68,8 @@ def build(
     apply` of the build), which are applied to the photos. A step whose inputs have not changed is skipped, so
     that a stopped build continues; photos that could not be read are tried again. Without a frame, backbone,
     minutes and trials, validation chooses between Lite0 at 288 px and the slim Lite2 at 320 px (smaller
-    frames if the photos are much smaller), and a poor head is fine-tuned. Raises Refused when the Bundle
-    fails verification here, also one of an earlier run.
+    frames if the photos are much smaller), and a poor head is fine-tuned. `record` is that of `train`.
+    Raises Refused when the Bundle fails verification here, also one of an earlier run.
     """
     out = Path(out)
     check_out(out)
@@ -89,8 +90,10 @@ def build(
     checkpoint = _kept(load_checkpoint, work / "checkpoint")
     skipped = checkpoint is not None and checkpoint.made_from == plan.fingerprint(dataset)
     if checkpoint is None or not skipped:
-        checkpoint = train(dataset, work / "checkpoint", plan, progress=progress)
+        checkpoint = train(dataset, work / "checkpoint", plan, progress=progress, record=record)
     else:
+        for entry in checkpoint.history:
+            record(entry)
         discard_work(work / "checkpoint", "train", "resume", "decided")
     steps.end("train", skipped=skipped)
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ from catflap.studio.job_progress import JobProgress
 from catflap.studio.project import Project
 
 POLL = 0.4  # seconds between two looks at the running jobs
+TICK = (
+    2.0  # seconds after which the page is told of a running job that reports nothing: its time left changes
+)
 COMMAND = (sys.executable, "-c", "from catflap.cli.main import run; run()")
 ANSWER, NOTES, PROGRESS, LOCK, PID = "answer.json", "notes.txt", "progress.jsonl", "lock", "pid"
 COMMAND_FILE = "command.json"  # with which a stopped job goes on
 PAGE = "page.html"
-UNDERSTAND = {"cost": "compare", "steps": "explain"}  # the kinds of jobs that write a page, and their verbs
+PAGES = {"cost": "compare", "steps": "explain"}  # the kinds of jobs that write a page, and their verbs
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,12 @@ class Jobs:
             self._spawn(number, command)
             return number
 
-    def understand(self, build: int, kind: str, photo: int | None = None) -> int:
+    def explain(self, build: int, kind: str, photo: int | None = None) -> int:
         """Write a page about a build: `cost` (the verb `compare`), or `steps` of a photo (`explain`)."""
         bundle = self.bundle_of(build)
-        command = UNDERSTAND.get(kind)
+        command = PAGES.get(kind)
         if command is None:
-            raise CatflapError(f"There is no page {kind[:40]!r}.", f"Use one of: {', '.join(UNDERSTAND)}.")
+            raise CatflapError(f"There is no page {kind[:40]!r}.", f"Use one of: {', '.join(PAGES)}.")
         named = []
         if kind == "steps":
             place = None if photo is None else self._project.place_of(photo)
@@ -212,15 +216,24 @@ class Jobs:
         number, steps, left = row["n"], list[dict[str, Any]](), None
         if row["state"] != "done":
             with self._reading:
-                progress = self._progress.setdefault(
-                    number, JobProgress(self.folder(number) / PROGRESS, is_build=row["kind"] == "build")
-                )
+                progress = self._progress_of(number, row["kind"])
                 steps = progress.read()
-                left = progress.left if row["state"] == "running" else None
+                left = progress.left() if row["state"] == "running" else None
         return Job(
             number, row["kind"], row["state"], json.loads(row["settings"]), row["started"], row["ended"],
             json.loads(row["answer"]) if row["answer"] else None, steps, left,
         )  # fmt: skip
+
+    def training_of(self, build: int) -> dict[str, Any]:
+        """The candidates and curves of a build's training so far, also of one that has ended."""
+        with self._reading:
+            progress = self._progress_of(build, "build")
+            progress.read()
+            return progress.training()
+
+    def _progress_of(self, number: int, kind: str) -> JobProgress:
+        file = self.folder(number) / PROGRESS
+        return self._progress.setdefault(number, JobProgress(file, is_build=kind == "build"))
 
     def bundle_of(self, build: int) -> Path:
         """The Bundle that a build has written; CatflapError when it has none."""
@@ -258,7 +271,7 @@ class Jobs:
         return {**answer, "before": json.loads(row["settings"])["before"]}
 
     def page_of(self, build: int, kind: str) -> Path | None:
-        """The page that a job of UNDERSTAND wrote about a build; None before there is one."""
+        """The page that a job of PAGES wrote about a build; None before there is one."""
         number = self.done_for(build, kind)
         return None if number is None else self.folder(number) / PAGE
 
@@ -309,7 +322,7 @@ class Jobs:
             os.close(lock)
 
     def _watch(self) -> None:
-        seen: dict[int, int] = {}
+        seen: dict[int, tuple[int, int]] = {}
         while not self._stopping.wait(POLL):
             for row in self._project.rows("select n, kind from jobs where state = 'running'"):
                 number = row["n"]
@@ -320,8 +333,9 @@ class Jobs:
                     continue
                 with suppress(OSError):
                     size = (self.folder(number) / PROGRESS).stat().st_size
-                    if seen.get(number) != size:
-                        seen[number] = size
+                    now = size, int(time.monotonic() / TICK)
+                    if seen.get(number) != now:
+                        seen[number] = now
                         self._changed()
 
     def _end(self, number: int, kind: str) -> None:
@@ -343,7 +357,7 @@ class Jobs:
                     follow(number)
         elif kind == "compare" and answer and "verdict" in answer:
             self._project.set_job(number, "done", {"verdict": answer["verdict"]})
-        elif kind in UNDERSTAND and answer and "page" in answer:
+        elif kind in PAGES and answer and "page" in answer:
             self._project.set_job(number, "done", {"page": answer["page"]})
         elif answer and "error" in answer:
             self._project.set_job(number, "failed", answer)

@@ -33,7 +33,7 @@ from catflap.serving import pages
 from catflap.serving.app import CONTENT_TYPES
 from catflap.serving.static_site import PAGE as CAMERA_PAGE
 from catflap.studio.importing import Importer, check_readable
-from catflap.studio.jobs import COMMAND, UNDERSTAND, Jobs
+from catflap.studio.jobs import COMMAND, PAGES, Jobs
 from catflap.studio.phone import Phone
 from catflap.studio.places import cards
 from catflap.studio.project import ASIDE, Project
@@ -452,6 +452,12 @@ async def job(studio: Studio, request: Request) -> Response:
     return JSONResponse({})
 
 
+async def training(studio: Studio, request: Request) -> Response:
+    """`GET /api/jobs/N/training`: the candidates of a build with their figures, and its curves, so far."""
+    number = int(request.path_params["number"])
+    return JSONResponse(await asyncio.to_thread(studio.jobs.training_of, number))
+
+
 async def model(studio: Studio, request: Request) -> Response:
     """`GET /api/models/N`: a build's verdict, and what its Bundle answered about each test photo."""
     number = int(request.path_params["number"])
@@ -490,7 +496,7 @@ async def model(studio: Studio, request: Request) -> Response:
             "variants": {name: bundle.size_of(one) for name, one in bundle.variants.items()},
             "photos": judged,
             "slices": _lowest_slices(report.conditions.get("slices") or {}),
-            "pages": {kind: studio.jobs.page_of(number, kind) is not None for kind in UNDERSTAND},
+            "pages": {kind: studio.jobs.page_of(number, kind) is not None for kind in PAGES},
             "is_judged": answers is not None,
             "labels_then": json.loads((studio.jobs.folder(number) / "labels.json").read_text("utf-8")),
         }
@@ -520,17 +526,17 @@ async def where(studio: Studio, request: Request) -> Response:
     return Response(made, media_type="image/jpeg", headers=FOREVER)
 
 
-async def understand(studio: Studio, request: Request) -> Response:
-    """`POST /api/models/N/understand`: write the page `cost`, or `steps` of a `photo`, by a job."""
+async def explain(studio: Studio, request: Request) -> Response:
+    """`POST /api/models/N/explain`: write the page `cost`, or `steps` of a `photo`, by a job."""
     body = await _json(request)
     number, photo = int(request.path_params["number"]), body.get("photo")
-    start = studio.jobs.understand
+    start = studio.jobs.explain
     job = await asyncio.to_thread(start, number, str(body["kind"]), None if photo is None else int(photo))
     return JSONResponse({"job": job})
 
 
-async def understood(studio: Studio, request: Request) -> Response:
-    """`GET /understand/N/KIND`: the page that such a job wrote; it brings a stricter policy of its own."""
+async def explanation(studio: Studio, request: Request) -> Response:
+    """`GET /explain/N/KIND`: the page that such a job wrote; it brings a stricter policy of its own."""
     found = studio.jobs.page_of(int(request.path_params["number"]), request.path_params["kind"])
     if found is None:
         raise HTTPException(404)
@@ -634,12 +640,13 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/api/look", look),
     ("POST", "/api/build", build),
     ("POST", "/api/jobs/{number:int}/{what}", job),
+    ("GET", "/api/jobs/{number:int}/training", training),
     ("GET", "/api/models/{number:int}", model),
     ("GET", "/api/models/{number:int}/places", deliver),
-    ("POST", "/api/models/{number:int}/understand", understand),
+    ("POST", "/api/models/{number:int}/explain", explain),
     ("POST", "/api/export", export),
     ("GET", "/where/{number:int}/{photo:int}", where),
-    ("GET", "/understand/{number:int}/{kind}", understood),
+    ("GET", "/explain/{number:int}/{kind}", explanation),
     ("GET", "/models/{number:int}", download),
     ("GET", "/report/{number:int}", report),
     ("GET", "/try/{number:int}/{file:path}", try_page),

@@ -30,7 +30,7 @@ from catflap.evaluation.calibration import fit_temperature
 from catflap.evaluation.intervals import clustered_variance
 from catflap.image import Frame, Pixels
 from catflap.machine import keep_memory
-from catflap.progress import Progress
+from catflap.progress import Progress, Record, ignore
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import Logits
 from catflap.runtime.engine_onnx import open_model
@@ -247,6 +247,7 @@ def train_weights(
     photos: Photos | None = None,
     targets: npt.NDArray[np.float32] | None = None,
     log: StepLogger = log_nothing,
+    record: Record = ignore,
     precision: Precision = "32-true",
 ) -> Run:
     """Train a network in place, but for its frozen stages, and return the running average of the weights.
@@ -254,7 +255,8 @@ def train_weights(
     Learns from the train photos, judged on validation after each epoch; or from `photos`, without judging.
     `targets`, float32 (train photos, labels), replace the labels. A stopped run resumes from the file
     `resume` with the next batch. Under torchrun all processes share each batch. `log` gets each step's
-    figures. Raises CatflapError that names the photos if a loss is not finite.
+    figures, `record` each entry of the history. Raises CatflapError that names the photos if a loss is not
+    finite.
     """
     keep_memory()
     judged, photos = photos is None, dataset.photos("train") if photos is None else photos
@@ -275,6 +277,9 @@ def train_weights(
     run = _identity(dataset, photos, settings, seed, where, state.average, targets)
     first, history = load_state(resume, run, state)
     check_same_step(fabric, first, resume)
+    for entry in history:
+        record(entry)
+    recorded = max(0, len(history) - 1)  # the last one may grow
     start = Place(seed, first // steps, first % steps * share * world)
     batches = load_batches(
         photos, dataset.frame, share, start=start, epochs=ceil(settings.epochs), rank=rank, world=world,
@@ -312,6 +317,10 @@ def train_weights(
             if ended:
                 figures |= {name: figure for name, figure in history[-1].items() if name != "step"}
             log(done, figures)
+            whole = len(history) if ended else len(history) - 1
+            for entry in history[recorded:whole]:
+                record(entry)
+            recorded = max(recorded, whole)
             if ended or done % save_every == 0:
                 save_state(resume, run, (done, total), history, state)
             progress("train every weight", done, total)

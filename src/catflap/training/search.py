@@ -23,7 +23,7 @@ from catflap.artifacts.dataset import Dataset, Photos
 from catflap.errors import Refused
 from catflap.image import Frame
 from catflap.machine import keep_memory
-from catflap.progress import Progress
+from catflap.progress import Progress, Record, ignore
 from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
 from catflap.training.augment import load_batches, photo_side
@@ -229,15 +229,17 @@ def search(
     progress: Progress,
     cost: CostMeter,
     clock: Clock | None = None,
+    record: Record = ignore,
 ) -> Pick:
     """Compare the candidates by the log loss of their heads, and pick the best.
 
     `limits` are milliseconds a frame and megabytes in int8. After each rung the better half of the candidates
     goes on to more photos. A clock admits as many as it has time for, one at least, and if heads are poor it
     ranks those lower for which few epochs of fine-tuning would fit. Processes share the photos, and follow
-    the first one's measurements. Raises Refused, with the nearest, if no candidate keeps the limits.
+    the first one's measurements. `record` gets each trial's entry when it is measured, compared and ranked.
+    Raises Refused, with the nearest, if no candidate keeps the limits.
     """
-    table, going = _admit(dataset, found, limits, device, progress, clock)
+    table, going = _admit(dataset, found, limits, device, progress, clock, record)
     if not going:
         raise _nothing_fits(table, limits)
     for share in _rungs(len(dataset.photos("train"))):
@@ -246,6 +248,7 @@ def search(
         for one in going:
             trial = _compare(table[one.number], one, dataset, share, device, progress, cost)
             table[one.number] = broadcast(trial, device)
+            record(_entry(table[one.number]))
         poor = max(table[one.number].validation_accuracy for one in going) < GOOD_HEAD
         if clock and poor:
             for one in going:
@@ -256,6 +259,8 @@ def search(
     best = going[0]
     picked = table[best.number]
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
+    for row in rows:
+        record(row)
     return Pick(best.number, best.backbone, best.frame, rows)
 
 
@@ -284,6 +289,7 @@ def _admit(
     device: str,
     progress: Progress,
     clock: Clock | None,
+    record: Record,
 ) -> tuple[list[Trial], list[_Contender]]:
     """What each candidate costs, and those that keep the limits and for which there is time.
 
@@ -303,6 +309,7 @@ def _admit(
         backbone = load_backbone(candidate.backbone)
         backbone = slimmed(backbone, train, candidate.frame, device=device, progress=progress)
         table.append(broadcast(_measure(backbone, candidate, limits), device))
+        record(_entry(table[-1]))
         if not table[-1].fits:
             continue
         pace = 0.0

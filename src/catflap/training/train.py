@@ -26,7 +26,7 @@ from catflap.artifacts.folder import (
 from catflap.data.roles import FEW
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame
-from catflap.progress import Progress, silent
+from catflap.progress import Progress, Record, ignore, silent
 from catflap.runtime.engine import Logits
 from catflap.training.augment import photo_side
 from catflap.training.backbones import PACKAGED, Backbone, check_frame, load_backbone
@@ -98,6 +98,7 @@ class _Run:
     precision: Precision
     progress: Progress
     log: StepLogger
+    record: Record
     cost: CostMeter
     clock: Clock | None
     fingerprint: str
@@ -145,11 +146,13 @@ def train(
     device: str = "auto",
     progress: Progress = silent,
     log: StepLogger = log_nothing,
+    record: Record = ignore,
 ) -> Checkpoint:
     """Train a classifier on the train photos, choose by the validation photos, write a Checkpoint.
 
     A stopped run resumes: features are cached, and the loop continues with the next batch. Under torchrun all
-    processes share each batch. Raises CatflapError for an impossible plan, or while another process trains
+    processes share each batch. `record` gets the entries of the Checkpoint's history while they come, some
+    again when they have grown. Raises CatflapError for an impossible plan, or while another process trains
     into `out`.
     """
     plan.check()
@@ -167,8 +170,9 @@ def train(
         if plan.minutes:
             clock = start_clock(plan.minutes, cost.start, device, precision, finetunes=plan.may_finetune)
         run = _Run(
-            dataset, out, plan, device, precision, progress, log, cost, clock, plan.fingerprint(dataset)
-        )
+            dataset, out, plan, device, precision, progress, log, record, cost, clock,
+            plan.fingerprint(dataset),
+        )  # fmt: skip
         run.load_decided()
         torch.manual_seed(plan.seed)  # of a random start
 
@@ -194,10 +198,12 @@ def _pick(run: _Run) -> Pick:
         found = candidates(dataset, plan.trials)
         if "pick" not in run.decided:
             limits = plan.max_ms, plan.size_limit
-            pick = search(dataset, found, limits, device, run.progress, run.cost, run.clock)
+            pick = search(dataset, found, limits, device, run.progress, run.cost, run.clock, run.record)
             run.decide("pick", {"number": pick.number, "trials": pick.trials})
             return pick
         number, trials = run.decided["pick"]["number"], run.decided["pick"]["trials"]
+        for trial in trials:
+            run.record(trial)
         name, frame = found[number].backbone, found[number].frame
     else:
         number, trials, name, frame = 0, [], plan.backbone or PACKAGED, dataset.frame
@@ -222,6 +228,8 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     )  # fmt: skip
     run.cost.cached += len(train) + len(validation) - (run.cost.computed - before)
     history = list(choice.tried)
+    for entry in history:
+        run.record(entry)
     network = assemble(backbone, choice.head)
     epochs = _epochs(run, backbone, network, choice.chosen["validation_accuracy"])
     if epochs:
@@ -292,7 +300,8 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
     start = copied(network)
     first = train_weights(
         network, dataset, run.beside("resume"), settings, plan.seed, run.device, run.progress,
-        targets=None if targets is None else targets[: len(train)], log=run.log, precision=run.precision,
+        targets=None if targets is None else targets[: len(train)], log=run.log, record=run.record,
+        precision=run.precision,
     )  # fmt: skip
     run.cost.learnt += first.learnt
     run.cost.learnt_before += first.learnt_before
@@ -354,7 +363,8 @@ def _from_scratch(run: _Run) -> _Trained:
         )
     ended = train_weights(
         network, dataset, run.beside("resume"), scratch(plan.epochs or EPOCHS, len(photos), _side(dataset)),
-        plan.seed, run.device, run.progress, targets=targets, log=run.log, precision=run.precision,
+        plan.seed, run.device, run.progress, targets=targets, log=run.log, record=run.record,
+        precision=run.precision,
     )  # fmt: skip
     run.cost.learnt, run.cost.learnt_before = ended.learnt, ended.learnt_before
     network.load_state_dict(ended.weights)

@@ -38,6 +38,18 @@ export interface Job {
   left: { share: number; seconds: number; at_most: number | null; words: string; at: number } | null;
 }
 
+/** The entries of a training's history so far, by their step: src/catflap/studio/job_progress.py. */
+export interface Training {
+  trial: {
+    backbone: string; size: number; fit: string; fp32_ms: number; int8_mb: number;
+    share: number; validation_accuracy: number; fits: boolean; picked: boolean;
+  }[];
+  head: { validation_accuracy: number; judged_by: number; chosen: boolean }[];
+  curve: { photos: number; right: number; judged_by: number }[];
+  steps: { last: number; loss: number }[];
+  finetune: { epoch: number; validation_accuracy?: number }[];
+}
+
 export interface State {
   name: string;
   version: number;

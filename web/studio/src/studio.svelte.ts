@@ -19,11 +19,11 @@ function screenOf(hash: string): Screen {
   return SCREENS.includes(name) ? name : "collect";
 }
 
-/** Run something that asks the server, and show what it refuses. */
-export async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
+/** Run something that asks the server, and show what it refuses; if nobody asked for it, the end of an earlier problem is not its to say. */
+export async function attempt<T>(work: () => Promise<T>, isBackground = false): Promise<T | undefined> {
   try {
     const answer = await work();
-    page.problem = null;
+    if (!isBackground) page.problem = null;
     return answer;
   } catch (error) {
     page.problem =
