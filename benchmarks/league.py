@@ -3,6 +3,7 @@
     python benchmarks/league.py                                        # every set, 500 photos to learn from
     python benchmarks/league.py --size all --sets steel,textures       # up to 4,000 photos to learn from
     python benchmarks/league.py --peer fastai=PYTHON --peer timm       # PYTHON: of an environment that has it
+    python benchmarks/league.py --wrong 0.1                            # a tenth of the labels is wrong
     python benchmarks/league.py --entrant "tuned=--size 320 --recipe finetune --epochs 10"
 
 Eleven public sets of different kinds (league_sets.py) are cloned at run time and split without leaks; each
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from league_sets import LIST, SETS, PhotoSet, gather
+from league_sets import LIST, SETS, PhotoSet, gather, with_wrong_labels
 from machine import header
 
 from catflap.machine import versions
@@ -56,31 +57,37 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/catflap-league").expanduser())
     parser.add_argument("--clones", type=Path, help="a folder of clones, OWNER+NAME, used in place of GitHub")
     parser.add_argument("--results", type=Path, help="default: CACHE/results.jsonl")
+    parser.add_argument("--wrong", type=float, default=0.0, metavar="SHARE", help="of the labels, made wrong")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, run nothing")
     args = parser.parse_args()
     args.results = args.results or args.cache / "results.jsonl"
     entrants = {"catflap": ""} | dict(one.split("=", 1) for one in args.entrant)
     peers = dict((*one.split("=", 1), sys.executable)[:2] for one in args.peer or ["scikit-learn"])
     wanted = [one for one in SETS if one.name in args.sets.split(",")]
-    header(size=args.size, sets=len(wanted), entrants=[*entrants, *peers], results=str(args.results))
+    size = f"{args.size}, {args.wrong:g} wrong" if args.wrong else args.size
+    header(size=size, sets=len(wanted), entrants=[*entrants, *peers], results=str(args.results))
     args.results.parent.mkdir(parents=True, exist_ok=True)
     for photo_set in wanted if not args.table else ():
         try:
             photos = gather(photo_set, args.size, args.cache, args.clones)
+            photos = with_wrong_labels(photos, args.wrong) if args.wrong else photos
         except subprocess.CalledProcessError:
             print(json.dumps({"set": photo_set.name, "skipped": f"{photo_set.repository} cannot be fetched"}))
             continue
         for name in [*peers, *entrants]:
-            if (photo_set.name, args.size, name) not in {key(row) for row in results(args.results)}:
+            if (photo_set.name, size, name) not in {key(row) for row in results(args.results)}:
                 run = run_catflap if name in entrants else run_peer
-                row = {"set": photo_set.name, "size": args.size, "entrant": name}
+                row = {"set": photo_set.name, "size": size, "entrant": name}
                 row |= run(photos, entrants[name] if name in entrants else peers[name], name, args.epochs)
                 with args.results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
-    rows = [row for row in results(args.results) if row["size"] == args.size]
-    for line in table(rows, wanted):
+    rows = results(args.results)
+    for line in table([row for row in rows if row["size"] == size], wanted):
         print(line)
+    if args.wrong:
+        for line in falls(rows, wanted, args.size, size):
+            print(line)
 
 
 def results(path: Path) -> list[Row]:
@@ -252,6 +259,19 @@ def table(rows: list[Row], sets: Iterable[PhotoSet]) -> list[str]:
                 f" (95 % over sets {low:.2f} to {high:.2f}), n = {len(ratios)} sets,"
                 f" better or level on {sum(ratio <= 1 for ratio in ratios)}"
             )
+    return lines
+
+
+def falls(rows: list[Row], sets: Iterable[PhotoSet], right: str, wrong: str) -> list[str]:
+    """How much accuracy each entrant lost to wrong labels, by set."""
+    known = {key(row): row["accuracy"] for row in rows if "accuracy" in row}
+    entrants = sorted({entrant for _, size, entrant in known if size == wrong})
+    lines = [f"{'lost accuracy':16}" + "".join(f"{entrant[:13]:>14}" for entrant in entrants)]
+    for name in [one.name for one in sets]:
+        sizes = [(name, size, entrant) for entrant in entrants for size in (right, wrong)]
+        if all(one in known for one in sizes):
+            lost = [known[name, right, entrant] - known[name, wrong, entrant] for entrant in entrants]
+            lines.append(f"{name:16}" + "".join(f"{one:14.4f}" for one in lost))
     return lines
 
 

@@ -259,6 +259,39 @@ def write_list(out: Path, photos: Path) -> None:
     making.rename(out / LIST)
 
 
+def with_wrong_labels(photos: Path, share: float) -> Path:
+    """The folder of `gather` with another label for a share of the photos to learn from, made once.
+
+    Which photos and labels depends on the photos' names only. The photos to judge with keep their labels.
+    """
+    out = photos.parent.with_name(f"{photos.parent.name}-wrong-{share:g}") / photos.name
+    if out.is_dir():
+        return out
+    making = out.with_name(out.name + ".making")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    (making / "judge").symlink_to((photos / "judge").resolve())
+    with (photos / LIST).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = sorted({row["label"] for row in rows})
+    for label in labels:
+        (making / "learn" / label).mkdir(parents=True)
+    drawn = {row["path"]: int(hashlib.sha256(row["path"].encode()).hexdigest()[:16], 16) for row in rows}
+    with (making / LIST).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "group"])
+        for row in rows:
+            number, label = drawn[row["path"]], row["label"]
+            if number % 10_000 < share * 10_000:
+                others = [one for one in labels if one != label]
+                label = others[number // 10_000 % len(others)]
+            place = Path("learn") / label / Path(row["path"]).name
+            (making / place).hardlink_to(photos / row["path"])
+            table.writerow([place, label, row["group"]])
+    making.rename(out)
+    return out
+
+
 def sizes(size: str) -> tuple[int, int]:
     return {"small": SMALL, "all": LARGE}[size]
 

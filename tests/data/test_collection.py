@@ -125,6 +125,18 @@ def test_many_rare_labels_are_prepared_together(tmp_path: Path) -> None:
     assert all(dataset.roles.values())
 
 
+def test_many_photos_in_few_groups_are_a_rare_label(tmp_path: Path) -> None:
+    """12 photos of 3 tracks cannot fill four roles, however many they are."""
+    names = tuple(f"kind{number:02}" for number in range(21))
+    photos = sorted(class_folders(tmp_path / "photos", 12, names).glob("*/*.jpg"))
+    lines = [f"{path},{path.parent.name},{path.parent.name}-{int(path.stem) // 4}" for path in photos]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *lines]))
+    manifest = scan(tmp_path / "list.csv", tmp_path / "m", workers=1, profile=False)
+    dataset = prepare(manifest, tmp_path / "d", profile=False)
+    assert set(dataset.photos("train").labels) == set(range(21))
+    assert all(dataset.roles.values())
+
+
 def test_a_label_of_one_photo_is_learnt_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -197,7 +197,7 @@ def test_frames_of_one_camera_are_grouped_as_if_every_pair_was_kept(
     assert len(found.first) < len(frames)
     group, cut = bounded_groups(len(frames), every)
     assert cut
-    assert 2 < len(np.unique(group)) < len(frames) / 2
+    assert 2 < len(np.unique(group)) < len(frames) * 2 / 3
     assert bounded_groups(len(frames), found)[0].tolist() == group.tolist()
 
 

@@ -92,6 +92,12 @@ def test_no_frame_is_much_larger_than_the_photos(drawn_dataset: Dataset) -> None
     assert candidates(small, 5) == [Candidate("efficientnet_lite0", 64, small.frame)], "the Dataset's own"
 
 
+def test_tiny_photos_get_the_smallest_frame(drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "photo_side", lambda photos: 16)
+    whole = replace(drawn_dataset, frame=Frame())
+    assert candidates(whole, 2) == [Candidate("efficientnet_lite0", 128, Frame(128, 128))]
+
+
 def test_small_samples_are_inside_larger_ones(drawn_dataset: Dataset) -> None:
     photos = drawn_dataset.photos("train")
     parts = [set(sample(photos, share).ids) for share in room.RUNGS]

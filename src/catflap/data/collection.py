@@ -326,7 +326,8 @@ def findings(
         found.append(_finding("near_duplicate_two_labels", what, photos=two_labels))
     if cut_chains:
         what = (
-            f"{cut_chains} chains of near-duplicates were too long and were cut where they are least similar."
+            f"{cut_chains} chains of near-duplicates were too long and were cut where they are least alike. "
+            "Of a fixed camera, state groups by time in a list with a column group."
         )
         found.append(_finding("cut_chains", what, chains=cut_chains))
     leaks = _leaks(counts.roles_of_groups)

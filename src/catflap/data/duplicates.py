@@ -291,9 +291,10 @@ Thumbs: TypeAlias = Callable[[Positions], Pixels]
 
 NEAR = 6  # bits in which the hashes may differ
 CONFIRMED = 0.92  # likeness that confirms a pair; resized, re-encoded or 2 % cropped copies reach 0.95
-STRICTER = (0.95, 0.98)  # for groups that grew too large
+STRICTER = (0.95, 0.98, 0.995)  # for groups that grew too large; re-encoded copies reach 0.998
 LARGE = 100  # photos in a group; or one photo in LARGE_SHARE of all
 LARGE_SHARE = 1000
+LARGE_OF_FEW, SMALL_SHARE = 10, 4  # of few photos a quarter: those of a fixed camera look like copies
 PAIRS_AT_ONCE = 1 << 14  # that are confirmed together
 
 
@@ -361,7 +362,7 @@ def _spanning(count: int, found: list[Pairs]) -> tuple[list[Pairs], Positions]:
 def bounded_groups(count: int, pairs: Pairs) -> tuple[Positions, int]:
     """The group of each of `count` photos, named by its first position, and how many chains were cut."""
     chained = group = joined(count, pairs.first, pairs.second)
-    limit = max(LARGE, count // LARGE_SHARE)
+    limit = max(min(LARGE, max(LARGE_OF_FEW, count // SMALL_SHARE)), count // LARGE_SHARE)
     kept = np.ones(len(pairs.first), dtype=bool)
     for required in STRICTER:
         large = np.bincount(group, minlength=count) > limit

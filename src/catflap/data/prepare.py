@@ -173,7 +173,8 @@ def assign_roles(
     user[user == users.get("", -1)] = -1
     stated = numbered(table["role"], {**{role: code for code, role in enumerate(ORDER)}, "": NONE})
     found = assign(labels, groups, draws(ids, user, list(users), seed), shares, stated.astype(np.int8))
-    _check_roles(names, labels[~found.left_out], found.roles[~found.left_out], shares)
+    kept = ~found.left_out
+    _check_roles(names, labels[kept], groups[kept], found.roles[kept], shares)
     by_name = np.argsort([sorted(ROLES).index(role) for role in ORDER])
     order = np.lexsort((ids, np.argsort(by_name)[found.roles]))
     order = order[~found.left_out[order]]
@@ -301,12 +302,19 @@ def _with_refusals(error: CatflapError, manifest: Manifest) -> CatflapError:
 
 
 def _check_roles(
-    names: list[str], labels: npt.NDArray[np.int64], roles: npt.NDArray[np.int8], shares: Mapping[str, float]
+    names: list[str],
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+    roles: npt.NDArray[np.int8],
+    shares: Mapping[str, float],
 ) -> None:
+    """Refuse a label without photos to learn from, or of enough groups without photos in a role."""
     counts = np.zeros((len(names), len(ORDER)), np.int64)
     np.add.at(counts, (labels, roles), 1)
     for number, code in zip(*np.nonzero(counts == 0), strict=True):
-        if shares[ORDER[code]] > 0 and (code == TRAIN or counts[number].sum() >= MIN_GROUPS):
+        if shares[ORDER[code]] == 0 or (code != TRAIN and counts[number].sum() < MIN_GROUPS):
+            continue
+        if code == TRAIN or len(np.unique(groups[labels == number])) >= MIN_GROUPS:
             raise CatflapError(
                 f"No photos of {names[number]!r} are left for the role {ORDER[code]!r}.",
                 "Add photos that are not near-duplicates, or state fewer roles in the source.",

@@ -37,7 +37,7 @@ from catflap.errors import BadPhoto, need
 from catflap.progress import Progress, silent
 from catflap.version import VERSION
 
-REVISION = 4  # raised when a photo gets another row than before
+REVISION = 5  # raised when a photo gets another row than before
 
 
 def scan(

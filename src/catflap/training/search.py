@@ -197,6 +197,9 @@ def candidates(dataset: Dataset, trials: int | None) -> list[Candidate]:
         largest = min(largest, dataset.shrink)
     listed = [entry for entry in ORDER if entry[1] <= largest][:trials]
     found = [Candidate(name, size, _with_fit(resized(frame, size), other)) for name, size, other in listed]
+    smallest = min(size for _, size, _ in ORDER)
+    if not found and own > smallest:  # photos of a few px
+        return [Candidate(LITE0, smallest, resized(frame, smallest))]
     return found or [Candidate(LITE0, own, frame)]
 
 
