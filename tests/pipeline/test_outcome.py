@@ -11,7 +11,7 @@ from catflap.artifacts.bundle import load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.manifest import load_manifest
-from catflap.pipeline.outcome import answer_ms, outcome, same, sentences
+from catflap.pipeline.outcome import answer_ms, outcome, same, sentences, weak_labels
 from tests.tiny import Exported
 
 
@@ -74,6 +74,17 @@ def test_two_outcomes_differ_in_more_than_the_time(
     assert same(reached, outcome(bundle, manifest, drawn_dataset, drawn_checkpoint, ms=99.0))
     fewer = replace(manifest, photos=61)
     assert not same(reached, outcome(bundle, fewer, drawn_dataset, drawn_checkpoint, ms=7.04))
+
+
+def test_a_rare_label_that_is_not_found_is_named(reached: dict) -> None:  # type: ignore[type-arg]
+    """99.7 % of 752 test photos, because all but two are of one label."""
+    recalls = {"rare": (0.0, 2), "common": (1.0, 750), "new": (None, 0)}
+    per_class = {name: {"recall": {"value": recall}, "support": n} for name, (recall, n) in recalls.items()}
+    found = weak_labels({"accuracy": {"value": 0.9973}, "per_class": per_class})
+    assert found == [{"label": "rare", "right": 0, "photos": 2}]
+    said = sentences({**reached, "weak": found})
+    assert said[2] == "But of 'rare' only 0 of 2 test photos did: add photos of what is rare."
+    assert weak_labels({"accuracy": {"value": 0.6}, "per_class": per_class}) == [], "no surprise"
 
 
 def test_advice_on_series_is_said(reached: dict) -> None:  # type: ignore[type-arg]

@@ -36,7 +36,9 @@ KINDS = {  # the reason in a row: what one photo is, what several are, and the f
     "avif": ("is AVIF", "are AVIF", ""),
     "unsupported_mode": ("has no agreed colours", "have no agreed colours", "save them as RGB"),
     "too_many_bytes": ("is too large", "are too large", "save them smaller"),
-    "too_many_pixels": ("is too large", "are too large", "save them smaller"),
+    "too_many_pixels": (
+        "is too large (80 megapixels at most)", "are too large (80 megapixels at most)", "save them smaller"
+    ),
     "too_slow": ("takes too long to decode", "take too long to decode", "save them again as JPEG"),
     "decoder_timeout": ("takes too long to decode", "take too long to decode", "save them again as JPEG"),
     "decoder_crashed": ("crashes the decoder", "crash the decoder", "save them again as JPEG"),

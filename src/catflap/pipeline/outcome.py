@@ -19,6 +19,7 @@ from catflap.runtime.classifier import Classifier
 TIMED = 9  # test photos whose answers are timed, after WARM_UP of them
 WARM_UP = 2
 TIMES = ("ms", "sentences")
+WEAK, ACCURATE = 0.5, 0.8  # recall of a label that an accuracy over all labels hides
 
 
 def outcome(
@@ -46,6 +47,7 @@ def outcome(
         "test_groups": len({*test.groups.tolist()}),
         "accuracy": accuracy,
         "promised": promised(accuracy),
+        "weak": weak_labels(entry["metrics"]),
         "curve": points,
         "of_100": _of_100(entry.get("decisions")),
         "mb": round(bundle.path.stat().st_size / 1e6, 2),
@@ -57,6 +59,22 @@ def outcome(
         points, accuracy, photos=used, groups=fields["test_groups"], labels=len(dataset.labels)
     )
     return {**fields, "sentences": sentences(fields)}
+
+
+def weak_labels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The labels of whose test photos fewer than half got the right answer, the weakest first.
+
+    Empty where the accuracy over all labels is low, too, and so hides none.
+    """
+    accuracy = metrics["accuracy"]["value"]
+    if accuracy is None or accuracy < ACCURATE:
+        return []
+    rows = [(label, row["recall"]["value"], row["support"]) for label, row in metrics["per_class"].items()]
+    weak = [(recall, -photos, label) for label, recall, photos in rows if photos and recall < WEAK]
+    return [
+        {"label": label, "right": round(-recall * photos), "photos": -photos}
+        for recall, photos, label in sorted(weak)
+    ]
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -88,6 +106,7 @@ def sentences(fields: dict[str, Any]) -> list[str]:
             f"At least {_of_hundred(low)} of 100 new photos like these get the right answer: "
             f"{right:,} of {fields['test_photos']:,} test photos did (95 % confidence)."
         )
+        lines.append(_weak_sentence(fields.get("weak", [])))
         lines.append(_more_sentence(fields, low))
     if fields.get("series"):
         lines.append(fields["series"])
@@ -113,6 +132,19 @@ def _photos_sentence(fields: dict[str, Any]) -> str:
     number = "photo" if photos["found"] == 1 else "photos"
     used = f"{photos['used']:,} of {photos['found']:,} {number} used"
     return f"{'; '.join([used, *refused])}."
+
+
+def _weak_sentence(weak: list[dict[str, Any]]) -> str:
+    if not weak:
+        return ""
+    first, others = weak[0], len(weak) - 1
+    more = (
+        f", and {others:,} more label{'s are' if others > 1 else ' is'} found in less than half"
+        if others
+        else ""
+    )
+    number = f"{first['right']:,} of {first['photos']:,} test photos"
+    return f"But of {first['label']!r} only {number} did{more}: add photos of what is rare."
 
 
 def _more_sentence(fields: dict[str, Any], low: float) -> str:
