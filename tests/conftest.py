@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,24 +184,20 @@ def make_once(target: Path, make: Callable[[], object]) -> Path:
     return target
 
 
-@pytest.fixture(scope="session")
-def keep_graphs(shared_by_workers: Path) -> Iterator[Path]:
-    """A folder of graphs, each of which is exported once a run: torch takes seconds for a tiny one."""
-    from functools import partial
-    from importlib import import_module
+@pytest.fixture(scope="session", autouse=True)
+def keep_graphs() -> Iterator[None]:
+    """Export each network once, for this run and later ones: torch takes seconds for a tiny one."""
+    if find_spec("torch") is None:
+        yield
+        return
+    from tests.tiny import GRAPHS, keeping_graphs
 
-    from tests.tiny import kept_graph
-
-    folder = shared_by_workers / "graphs"
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("exporting.judging", "training.features", "training.finetune"):
-            patch.setattr(import_module(f"catflap.{name}"), "to_onnx", partial(kept_graph, folder))
-        yield folder
+    with keeping_graphs(GRAPHS):
+        yield
 
 
 @pytest.fixture(scope="session")
-def drawn_dataset(shared_by_workers: Path, keep_graphs: Path) -> Dataset:
+def drawn_dataset(shared_by_workers: Path) -> Dataset:
     """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
     from catflap.artifacts.dataset import load_dataset
     from tests.tiny import make_dataset
@@ -221,13 +218,13 @@ def drawn_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def drawn_graph(drawn_checkpoint: Checkpoint, keep_graphs: Path) -> bytes:
+def drawn_graph(drawn_checkpoint: Checkpoint) -> bytes:
     """Its float graph as ONNX bytes."""
     from catflap.training.network import load_network
-    from tests.tiny import kept_graph
+    from tests.tiny import GRAPHS, kept_graph
 
     frame = drawn_checkpoint.frame
-    return kept_graph(keep_graphs, load_network(drawn_checkpoint), frame.height, frame.width)
+    return kept_graph(GRAPHS, load_network(drawn_checkpoint), frame.height, frame.width)
 
 
 @pytest.fixture(scope="session")

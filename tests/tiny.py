@@ -4,19 +4,26 @@
 after them take the same way as Lite0, in milliseconds. Importing this file registers it in this process; a
 test that runs the command line in a process of its own starts `[*CATFLAP, "train", ...]`.
 The session fixtures `drawn_dataset`, `drawn_checkpoint` and `drawn_bundle` of conftest.py are made with it,
-once a run; `kept_graph` keeps the ONNX graphs of networks for both workers of a run.
+once a run; `keeping_graphs` keeps the ONNX graphs of networks for the workers of a run and for later runs.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from timm.models import register_model
 from timm.models.efficientnet import EfficientNet, decode_arch_def
@@ -25,10 +32,11 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.artifacts.folder import write_atomically
 from catflap.image import Frame, Pixels
-from catflap.training.onnx_graph import to_onnx
+from catflap.training import onnx_graph
 
 TINY = "catflap_tiny"
 CATFLAP = (sys.executable, str(Path(__file__).resolve()))
+GRAPHS = Path(__file__).resolve().parents[1] / ".cache" / "test-graphs"
 STAGES = (  # as in EfficientNet-Lite, an eighth as wide
     "ds_r1_k3_s1_e1_c8", "ir_r1_k3_s2_e3_c16", "ir_r1_k5_s2_e3_c24",
     "ir_r1_k3_s2_e3_c40", "ir_r1_k3_s1_e3_c64",
@@ -110,21 +118,43 @@ def make_checkpoint(dataset: Dataset, backbone: str = TINY) -> Checkpoint:
     return train(dataset, dataset.path.with_name("checkpoint"), Plan(backbone=backbone))
 
 
+def exporter() -> bytes:
+    """What graphs depend on besides their network: our exporter and the versions of its tools."""
+    versions = " ".join(version(name) for name in ("torch", "onnx", "onnxscript"))
+    return sha256(Path(onnx_graph.__file__).read_bytes() + versions.encode()).digest()
+
+
 def kept_graph(folder: Path, module: torch.nn.Module, height: int, width: int) -> bytes:
     """What `to_onnx` gives, kept in a folder: torch's exporter takes three seconds for the tiny network.
 
     tests/training/test_onnx_graph.py tests the exporter itself, whose graphs are always the same.
     """
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    settings = f"{module} {height} {width} {module.training}"
-    digest = sha256(settings.encode())
+    digest = sha256(exporter() + f"{module} {height} {width} {module.training}".encode())
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().numpy().tobytes())
     path = folder / f"{digest.hexdigest()}.onnx"
-    if not path.exists():
-        write_atomically(path, to_onnx(module, height, width), durable=False)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            write_atomically(path, onnx_graph.to_onnx(module, height, width), durable=False)
+    path.touch()
     return path.read_bytes()
+
+
+@contextmanager
+def keeping_graphs(folder: Path) -> Iterator[None]:
+    """Take graphs from a folder where it has them, in this process; it keeps the last used 200 MB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = 200_000_000
+    for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True):
+        left -= path.stat().st_size
+        if left < 0:
+            path.unlink(missing_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("exporting.judging", "training.features", "training.finetune"):
+            patch.setattr(import_module(f"catflap.{name}"), "to_onnx", partial(kept_graph, folder))
+        yield
 
 
 def make_bundle(checkpoint: Checkpoint, dataset: Dataset) -> Exported:
@@ -138,4 +168,5 @@ def make_bundle(checkpoint: Checkpoint, dataset: Dataset) -> Exported:
 if __name__ == "__main__":
     from catflap.cli.main import run
 
-    run()
+    with keeping_graphs(GRAPHS):
+        run()

@@ -44,7 +44,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn_bundle(tmp_path_factory: pytest.TempPathFactory, keep_graphs: Path) -> Exported:
+def drawn_bundle(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The drawn bundle with photos of its own, which tests here take away and change."""
     dataset = make_dataset(tmp_path_factory.mktemp("drawn"))
     return make_bundle(make_checkpoint(dataset), dataset)

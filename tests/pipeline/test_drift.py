@@ -43,15 +43,15 @@ def write_log(
         opened.name, opened.sha256, opened.default_variant, opened.labels, tuple((prior or {}).items())
     )
     log = FieldLog(path, limit=10**8, note=pytest.fail)
-    for start in range(0, len(answers), 100):  # no more than may wait
-        for number, row in enumerate(answers[start : start + 100], start):
+    for start in range(0, len(answers), 250):  # so many are written without a wait
+        for number, row in enumerate(answers[start : start + 250], start):
             log.add(
                 LogRow(
                     1e9 + number, f"{number:064x}", by, row.astype(np.float32), "unsure", "serve", **fields
                 )
             )
-        while log._waiting:
-            time.sleep(0.01)
+        while len(log._waiting) == 250:
+            time.sleep(0.001)
     log.close()
     assert log.lost == 0
 
