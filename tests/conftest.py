@@ -32,7 +32,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: worke
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-REPO = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+REPO = TESTS.parent
+LONGEST = (  # files, by the time that their slow tests take
+    "house/test_nothing_leaves.py", "pipeline/test_build.py", "comparison/test_compare.py",
+    "exporting/test_targets.py", "studio/test_page.py", "pages/test_accessibility.py", "web/test_camera.py",
+    "web/test_page.py", "exporting/test_unknown.py", "evaluation/test_coverage.py", "studio/test_server.py",
+    "pipeline/test_drift.py", "web/test_bundles.py", "web/test_network.py", "training/test_distributed.py",
+    "web/test_runtimes.py", "serving/test_soak.py", "serving/test_limits.py", "curation/test_audit.py",
+    "live/test_watch.py", "training/test_train.py", "curation/test_queue.py", "exporting/test_export.py",
+    "data/test_real_photos.py",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +75,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: a worker takes whole files, and none should get a long one at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     browsing = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: (-slow[item.path], item.path not in browsing))
+
+    def order(item: pytest.Item) -> tuple[int, int, bool]:
+        name = item.path.relative_to(TESTS).as_posix()
+        return (
+            LONGEST.index(name) if name in LONGEST else len(LONGEST),
+            -slow[item.path],
+            item.path not in browsing,
+        )
+
+    items.sort(key=order)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -8,12 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 
 def install_extra(extra: str) -> str:
@@ -29,6 +27,8 @@ def install(*words: str) -> str:
 
 def _requirement(extra: str) -> list[str]:
     """What pip is to install, by the record of where this installation came from (PEP 610)."""
+    from urllib.request import url2pathname  # here, for every command starts with this file
+
     origin = _origin()
     url = origin.get("url", "")
     if "dir_info" in origin:
@@ -45,6 +45,8 @@ def _requirement(extra: str) -> list[str]:
 
 def _origin() -> dict[str, Any]:
     """The direct_url.json of this installation; of a clone that was never installed, what it would be."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
     clone = Path(__file__).resolve().parents[2]
     if (clone / "pyproject.toml").is_file():
         return {"url": clone.as_uri(), "dir_info": {"editable": True}}

@@ -136,7 +136,8 @@ def written_path(line: str) -> str:
 
 
 def program(*words: str | Path) -> tuple[str, ...]:
-    return (sys.executable, "-c", "from catflap.cli.main import run; run()", *map(str, words))
+    code = FEW_DIGITS if words[0] == "demo" else "from catflap.cli.main import run; run()"
+    return (sys.executable, "-c", code, *map(str, words))
 
 
 def check(did: Traced, tmp_path: Path) -> None:
@@ -202,7 +203,6 @@ def installed(drawn_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) 
 FAST: dict[str, tuple[str, ...]] = {
     "bundle": ("bundle", "inspect", "M/tiny.catflap"),
     "completion": ("completion", "bash"),
-    "diff": ("diff", "M/tiny.catflap", "M/tiny.catflap", "M/photos", "--margin", "0.3"),
     "doctor": ("doctor",),
     "predict": ("predict", "M/tiny.catflap", "M/photos", "--log", "new.log", "--log-photos"),
     "scan": ("scan", "M/photos", "-o", "manifest"),
@@ -217,6 +217,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "build": ("build", "M/photos", "-o", "new.catflap", "--size", "64", "--backbone", TINY),
     "compare": ("compare", "I/checkpoint", "I/installed.catflap"),
     "demo": ("demo", "-o", "demo"),  # the default backbones and variants go this way
+    "diff": ("diff", "M/tiny.catflap", "M/tiny.catflap", "M/photos", "--margin", "0.3"),
     "drift": ("drift", "M/tiny.catflap", "field.log", "-o", "page.html"),
     "evaluate": ("evaluate", "M/tiny.catflap", "M/dataset", "-o", "report"),
     "explain": ("explain", "I/checkpoint", "I/installed.catflap", "M/photos/cat/00.jpg", "-o", "page.html"),
@@ -230,6 +231,16 @@ SLOW: dict[str, tuple[str, ...]] = {
     ),
 }
 APART = ("serve", "sign", "studio")  # with tests of their own below
+
+
+FEW_DIGITS = """
+import sklearn.datasets
+from catflap.cli.main import run
+digits = sklearn.datasets.load_digits()
+digits.images, digits.target = digits.images[:500], digits.target[:500]
+sklearn.datasets.load_digits = lambda: digits
+run()
+"""  # all of them take a minute to learn from, and go the same way
 
 
 def test_every_verb_is_run() -> None:
