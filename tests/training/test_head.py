@@ -492,3 +492,39 @@ def test_cross_fitted_logits_are_those_of_a_head_without_the_photo() -> None:
     remembered = head.logits(calibration[0])
     assert (remembered.argmax(1) == calibration[1]).mean() == 1
     assert 0.3 < ((remembered + added).argmax(1) == calibration[1]).mean() < 0.7
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_of_many_labels_the_cs_are_a_path_that_ends_after_the_best(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It chooses what comparing all would choose, in fewer steps."""
+    train, validation = clouds(classes, 60), clouds(classes, 200, seed=3)
+    groups = np.arange(len(train[1])), np.arange(len(train[1]), len(train[1]) + len(validation[1]))
+    monkeypatch.setattr(room, "FEW", 0)
+    every = choose_head(train, validation, groups, classes)
+    monkeypatch.setattr(room, "MANY", 1)
+    path = choose_head(train, validation, groups, classes)
+    assert len(path.tried) <= len(every.tried) == 2 * len(L2_CS)
+    for name in ("strength", "standardise"):
+        assert path.chosen[name] == every.chosen[name]
+    np.testing.assert_allclose(path.validation_logits, every.validation_logits, atol=0.05)
+
+
+def test_a_head_starts_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its own optimum hardly a step is left, and from anywhere the end is the same."""
+    part, steps = clouds(4), list[int]()
+    minimize = room.minimize
+
+    def counted(*given: Any, **options: Any) -> Any:
+        found = minimize(*given, **options)
+        steps.append(found.nit)
+        return found
+
+    monkeypatch.setattr(room, "minimize", counted)
+    cold = fit_head([part], 4, 0.1, True, balanced=True)
+    again = fit_head([part], 4, 0.1, True, balanced=True, warm=cold)
+    other = fit_head([part], 4, 0.1, True, balanced=True, warm=fit_head([part], 4, 1.0, False, balanced=True))
+    assert steps[1] <= 2 < steps[0]
+    for head in (again, other):
+        np.testing.assert_allclose(softmax(head.logits(part[0])), softmax(cold.logits(part[0])), atol=2e-3)

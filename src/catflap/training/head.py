@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -32,6 +31,7 @@ L2_CS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # scikit-learn's 
 MAX_COMPARED = 10_000  # train photos on which settings are compared; the chosen one learns from all
 MAX_LOGITS = 10_000_000  # validation photos × labels that judge heads; of more, a random part does
 FEW = 15_000  # train and validation photos × labels up to which heads are cross-validated
+MANY = 2_000_000  # compared photos × labels, from which a fit takes a minute: the Cs are a path then
 FOLDS = 5
 ABSENT = 20.0  # nats by which the logit of a label without photos stays below all others
 
@@ -100,12 +100,16 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Score:
-    """The held-out result of a setting with these scales: the loss of each photo, and the accuracy."""
+    """The held-out result of a setting with these scales: the loss of each photo, and the accuracy.
+
+    `head` is that of the last split.
+    """
 
     losses: Floats
     logit_scale: float
     prior_scale: float
     accuracy: float
+    head: Head
 
 
 def choose_head(
@@ -122,24 +126,33 @@ def choose_head(
     Few photos (FEW) are cross-validated over train and validation, by whole groups of near-duplicates; else
     validation judges. Every label weighs the same in the fit. The logits of each setting are calibrated first
     (`fit_scales`). Of the Cs that are not significantly worse than the best, the middle one is taken;
-    features are standardised one by one only if that is significantly better. `groups` are those of train and
-    of validation photos, (n,) each; a group counts once. Settings are compared on at most MAX_COMPARED train
-    photos and MAX_LOGITS validation logits.
+    features are standardised one by one only if that is significantly better. Of MANY photos × labels each C
+    starts from the solution of the one before, and the first that is significantly worse than the best is the
+    last. `groups` are those of train and of validation photos, (n,) each; a group counts once. Settings are
+    compared on at most MAX_COMPARED train photos and MAX_LOGITS validation logits.
     """
-    settings = list(product((False, True), cs))
     splits = split_photos(train, validation, groups, classes)
-    scores: list[_Score] = []
-    for number, setting in enumerate(settings):
-        progress("heads", number, len(settings))
-        scores.append(_score(setting, splits, classes))
-    progress("heads", len(settings), len(settings))
-    best = _best(scores, len(cs), np.concatenate([split.groups for split in splits]))
+    held_out = np.concatenate([split.groups for split in splits])
+    is_path = len(splits) == 1 and len(splits[0].fit[1]) * classes >= MANY
+    settings, scores = list[_Setting](), list[_Score]()
+    for standardise in (False, True):
+        path = list[_Score]()
+        for number, c in enumerate(cs):
+            progress("heads", standardise * len(cs) + number, 2 * len(cs))
+            warm = path[-1].head if is_path and path else None
+            path.append(_score((standardise, c), splits, classes, warm))
+            if is_path and _is_past_best(path, held_out):
+                break
+        settings += [(standardise, c) for c in cs[: len(path)]]
+        scores += path
+    progress("heads", 2 * len(cs), 2 * len(cs))
+    best = _best(scores, sum(not standardise for standardise, _ in settings), held_out)
     tried = [_entry(*pair, number == best) for number, pair in enumerate(zip(settings, scores, strict=True))]
     standardise, c = settings[best]
     head, refitted = (
-        fit_head(parts, classes, c, standardise, balanced=True).scaled(
-            scores[best].logit_scale, scores[best].prior_scale
-        )
+        fit_head(
+            parts, classes, c, standardise, balanced=True, warm=scores[best].head if is_path else None
+        ).scaled(scores[best].logit_scale, scores[best].prior_scale)
         for parts in ([train], [train, validation])
     )
     return Choice(head, refitted, head.logits(validation[0]), tried, tried[best])
@@ -227,10 +240,16 @@ def _take(photos: LabelledFeatures, positions: Labels) -> LabelledFeatures:
     return photos if len(positions) == len(labels) else (features[positions], labels[positions])
 
 
-def _score(setting: _Setting, splits: list[_Split], classes: int) -> _Score:
+def _is_past_best(path: list[_Score], groups: Labels) -> bool:
+    """Whether the last of the scores, of growing C, is significantly worse than the best."""
+    best = min(path, key=lambda score: float(score.losses.mean()))
+    return significantly_positive(path[-1].losses - best.losses, groups)
+
+
+def _score(setting: _Setting, splits: list[_Split], classes: int, warm: Head | None = None) -> _Score:
     standardise, c = setting
     heads = [
-        fit_head([split.fit], classes, c, standardise, balanced=True, measured=split.moments)
+        fit_head([split.fit], classes, c, standardise, balanced=True, measured=split.moments, warm=warm)
         for split in splits
     ]
     pairs = list(zip(heads, splits, strict=True))
@@ -247,7 +266,7 @@ def _score(setting: _Setting, splits: list[_Split], classes: int) -> _Score:
     temperature = fit_temperature(logits, labels, groups)
     losses = losses_of(logits / temperature, labels)
     accuracy = float((logits.argmax(1) == labels).mean())
-    return _Score(losses, scale / temperature, prior_scale / temperature, accuracy)
+    return _Score(losses, scale / temperature, prior_scale / temperature, accuracy, heads[-1])
 
 
 def _best(scores: list[_Score], cs: int, groups: Labels) -> int:
@@ -282,6 +301,7 @@ def fit_head(
     standardise: bool,
     balanced: bool = False,
     measured: tuple[Floats, Floats] | None = None,
+    warm: Head | None = None,
 ) -> Head:
     """The head that minimises log loss with an L2 penalty; `c` is scikit-learn's C.
 
@@ -289,7 +309,7 @@ def fit_head(
     all are scaled by one number; the scaling is folded into the weights. `balanced` gives every label the
     same weight, and moves the biases back to the labels' shares afterwards (Menon et al. 2021, logit
     adjustment), so the prior of the predictions is that of the photos either way. Labels without photos get a
-    bias that never wins. `measured` are the moments of the parts, if known.
+    bias that never wins. `measured` are the moments of the parts, if known. `warm` is a head to start from.
     """
     counts = np.sum([np.bincount(labels, minlength=classes) for _, labels in parts], axis=0)
     occurring = np.flatnonzero(counts)
@@ -303,7 +323,12 @@ def fit_head(
     class_weights = 1 / (len(occurring) * shares) if balanced else np.ones(len(occurring))
     numbered = [(features, np.searchsorted(occurring, labels)) for features, labels in parts]
     scaling = Scaling(centre, scale)
-    fitted, offset = fit_weights(numbered, scaling, class_weights, c)
+    start = None
+    if warm is not None and len(occurring) > 2:
+        known = warm.weights[occurring].astype(np.float64)
+        offsets = warm.bias[occurring] - np.where(np.isfinite(warm.prior), warm.prior, 0)[occurring]
+        start = np.column_stack([known * scale, offsets + known @ centre])
+    fitted, offset = fit_weights(numbered, scaling, class_weights, c, start)
     weights, bias = np.zeros((classes, len(centre))), np.zeros(classes)
     weights[occurring], bias[occurring] = scaling.folded(fitted, offset)
     prior = np.full(classes, -np.inf)
@@ -355,16 +380,22 @@ def moments(parts: Sequence[LabelledFeatures]) -> tuple[Floats, Floats]:
 
 
 def fit_weights(
-    parts: Sequence[LabelledFeatures], scaling: Scaling, class_weights: Floats, c: float
+    parts: Sequence[LabelledFeatures],
+    scaling: Scaling,
+    class_weights: Floats,
+    c: float,
+    start: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Weights, float64 (labels, width), and biases, float64 (labels,), for scaled features.
 
     They minimise the mean log loss, weighted by `class_weights` (labels,), with an L2 penalty on the weights;
     `c` and the convergence criterion are those of scikit-learn's LogisticRegression. Each step reads all
-    features once, in parallel, and the number of cores changes no bit.
+    features once, in parallel, and the number of cores changes no bit. `start`, (labels, width + 1), are
+    weights and biases of three labels or more to start from; else zeros.
     """
     problem = _Problem(parts, scaling, class_weights, 1 / (c * _total(parts)))
-    start = np.zeros((1 if len(class_weights) == 2 else len(class_weights), len(scaling.scale) + 1))
+    if start is None:
+        start = np.zeros((1 if len(class_weights) == 2 else len(class_weights), len(scaling.scale) + 1))
     options: Any = {"maxiter": MAX_STEPS, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(describe_machine().cores) as pool:
 
