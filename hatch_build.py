@@ -94,7 +94,7 @@ def digest(root: Path) -> str:
         if path.is_file()
     ]
     files += [path for path in sorted(web.iterdir()) if path.is_file()]
-    files.append(root / "src/catflap/artifacts/bundle.schema.json")
+    files += [root / "src/catflap" / name for name in ("tokens.css", "artifacts/bundle.schema.json")]
     hashes = [
         f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
         for path in files

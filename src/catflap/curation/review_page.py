@@ -19,6 +19,7 @@ from typing import Any
 from catflap.artifacts.schema import faults
 from catflap.curation.suspects import Suspect
 from catflap.errors import BadArtifact, BadPhoto, system_reason
+from catflap.html_text import shared_style
 from catflap.image import thumbnail
 from catflap.progress import Progress, track
 
@@ -103,7 +104,7 @@ def write_page(
     }  # fmt: skip
     script = here.with_name("review.js").read_text("utf-8")
     page = Template(here.with_name("review.html").read_text("utf-8")).substitute(
-        style=here.with_name("review.css").read_text("utf-8"),
+        style=shared_style() + here.with_name("review.css").read_text("utf-8"),
         script=script,
         policy=html.escape(f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'"),
         data=script_json(data),

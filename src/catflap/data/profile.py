@@ -23,7 +23,7 @@ from catflap.artifacts.manifest import TABLE, Manifest
 from catflap.artifacts.tables import iter_table, leading_bits
 from catflap.data.reading import read_photo
 from catflap.errors import BadPhoto
-from catflap.html_text import text
+from catflap.html_text import shared_style, text
 from catflap.image import Frame, thumbnail
 
 Row: TypeAlias = dict[str, Any]
@@ -191,7 +191,7 @@ def _page(kicker: str, title: str, tiles: Mapping[str, int], sections: Iterable[
     return Template(here.with_name("profile.html").read_text("utf-8")).substitute(
         kicker=text(kicker),
         title=text(title),
-        style=here.with_name("profile.css").read_text("utf-8"),
+        style=shared_style() + here.with_name("profile.css").read_text("utf-8"),
         tiles="".join(cells),
         sections="\n".join(filter(None, sections)),
         footer=f"<p>{text(footer)}</p>",

@@ -15,7 +15,7 @@ from typing import Any
 
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError, need, system_reason
-from catflap.html_text import text
+from catflap.html_text import shared_style, text
 
 WIDTH, HEIGHT = 440, 330
 LEFT, RIGHT, TOP, BOTTOM = 78, 26, 12, 58
@@ -66,6 +66,7 @@ def write_page(out: Path, page: str, kicker: str) -> None:
 def _environment() -> Any:
     need("jinja2")
     import jinja2
+    import markupsafe
 
     def visible(value: Any) -> Any:
         """Text with control characters as codes, such as \\u202e, which would reorder the page."""
@@ -80,6 +81,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["shared_style"] = markupsafe.Markup(shared_style())
     environment.filters["basename"] = lambda name: PurePath(str(name)).name or str(name)
     environment.filters["dictlist"] = lambda entries, most: list(entries.items())[:most]
     return environment

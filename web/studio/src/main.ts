@@ -1,5 +1,5 @@
 // Catflap Studio: the page. See docs/guides/studio.md.
-import "../../src/tokens.css";
+import "../../../src/catflap/tokens.css";
 import "./style.css";
 import { mount } from "svelte";
 import App from "./App.svelte";
