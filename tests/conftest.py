@@ -165,13 +165,13 @@ def browser(scene_photo: bytes, tmp_path_factory: pytest.TempPathFactory) -> Ite
     event loop: tests run their own coroutines with tests/loops.py.
     """
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    from tests.chromium import FLAGS, chromium
+    from tests.chromium import FLAGS, chromium, slow_film
 
     path = chromium()
     if path is None:
         pytest.skip("there is no Chromium here: apt-get install chromium")
-    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
-    film.write_bytes(scene_photo * 30)
+    film = tmp_path_factory.mktemp("camera") / "film.y4m"
+    film.write_bytes(slow_film(scene_photo))
     camera = f"--use-file-for-fake-video-capture={film}"
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, camera])
