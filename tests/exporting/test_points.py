@@ -77,6 +77,9 @@ def test_photos_that_are_too_few_to_show_a_rate_are_told(pointed: Bundle, drawn_
     assert strict["note"] == f"{note}, {29 - others} more are needed", "0.9 to the power of 29 is below 0.05"
     assert (strict["proven"], strict["missing"], strict["groups"]) == (False, 29 - others, others)
     assert "note" not in cheap
+    assert Classifier(pointed, "fp32", operating_point="cat:max_fpr=0.1").notice == (
+        f"cat:max_fpr=0.1 is {strict['note']}."
+    )
     card = bytes(pointed.members["card.md"]).decode()
     reported = f"cat:max_fpr=0.1 says cat at a probability of {strict['threshold']:.6g} or more"
     assert f"- fp32 at an operating point: {reported}" in card

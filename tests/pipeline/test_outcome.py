@@ -91,3 +91,17 @@ def test_advice_on_series_is_said(reached: dict) -> None:  # type: ignore[type-a
     assert reached["series"] is None
     advised = sentences({**reached, "series": "Photos are named like frames."})
     assert [line for line in advised if line not in reached["sentences"]] == ["Photos are named like frames."]
+
+
+def test_few_test_photos_are_counted_as_they_are(reached: dict) -> None:  # type: ignore[type-arg]
+    few = reached["test_photos"]
+    assert few < 100
+    (line,) = (line for line in reached["sentences"] if "it decides" in line)
+    assert line.startswith(f"Of the {few} test photos it decides {reached['of_test']['decided']}")
+    many = {**reached, "test_photos": 100}
+    assert any(line.startswith("Of 100 photos it decides ") for line in sentences(many))
+
+
+def test_an_operating_point_without_enough_photos_is_named(reached: dict) -> None:  # type: ignore[type-arg]
+    note = "not proven with 95 % confidence: 3 independent calibration photos, 296 more are needed"
+    assert f"cat:max_fpr=0.01 is {note}." in sentences({**reached, "unproven": {"cat:max_fpr=0.01": note}})

@@ -15,6 +15,7 @@ from catflap.artifacts.manifest import Manifest
 from catflap.data.refusals import refusal_sentence, refusals
 from catflap.evaluation.outlook import FEW, curve_points, next_goal, outlook, promised
 from catflap.runtime.classifier import Classifier
+from catflap.runtime.decisions import point_specs
 
 TIMED = 9  # test photos whose answers are timed, after WARM_UP of them
 WARM_UP = 2
@@ -30,9 +31,10 @@ def outcome(
     `photos` counts those found, used and refused, `refused` by kind; `accuracy` is that of the default
     variant on the test photos and `promised` its lower end; `curve` is the measured learning curve and `more`
     what more photos of each label would promise; `of_100` counts photos that the bundle decides, gets wrong,
-    is unsure about and calls unknown. `ms` is how long an answer takes here.
+    is unsure about and calls unknown. `unproven` are the operating points that have too few photos, each with
+    how many are missing. `ms` is how long an answer takes here.
     """
-    entry = bundle.head["variants"][bundle.default_variant]
+    variant, entry = bundle.variant(), bundle.head["variants"][bundle.default_variant]
     accuracy = entry["metrics"]["accuracy"]
     test, points = dataset.photos("test"), curve_points(checkpoint.history)
     used = sum(dataset.roles.values())
@@ -49,7 +51,13 @@ def outcome(
         "promised": promised(accuracy),
         "weak": weak_labels(entry["metrics"]),
         "curve": points,
-        "of_100": _of_100(entry.get("decisions")),
+        "of_100": _of(100, entry.get("decisions")),
+        "of_test": _of(len(test), entry.get("decisions")),
+        "unproven": {
+            spec.name: point["note"]
+            for spec, point in zip(point_specs(variant), variant.operating_points, strict=True)
+            if "note" in point
+        },
         "mb": round(bundle.path.stat().st_size / 1e6, 2),
         "model_mb": round(bundle.size_of(bundle.variant()) / 1e6, 2),
         "ms": round(ms, 1),
@@ -96,7 +104,8 @@ def answer_ms(bundle: Bundle, dataset: Dataset) -> float:
 
 def sentences(fields: dict[str, Any]) -> list[str]:
     """The outcome for people: photos, accuracy, what more photos would promise, decisions, size and time."""
-    low, counts = fields["promised"], fields["of_100"]
+    low, few = fields["promised"], fields["test_photos"] < 100
+    counts = fields["of_test" if few else "of_100"]
     lines = [_photos_sentence(fields)]
     if low is None:
         lines.append("No test photo says how good it is.")
@@ -114,10 +123,12 @@ def sentences(fields: dict[str, Any]) -> list[str]:
         wrong = f", {counts['wrong']} of them wrong" if counts["decided"] else ""
         unsure = f"is unsure about {counts['unsure']}"
         unknown = f", and says “unknown” to {counts['unknown']}" if counts["unknown"] else ""
+        photos = f"the {fields['test_photos']} test photos" if few else "100 photos"
         lines.append(
-            f"Of 100 photos it decides {counts['decided']}{wrong}, "
+            f"Of {photos} it decides {counts['decided']}{wrong}, "
             f"{'' if unknown else 'and '}{unsure}{unknown}."
         )
+    lines += [f"{name} is {note}." for name, note in fields["unproven"].items()]
     lines.append(f"{fields['model_mb']:.1f} MB, {fields['ms']:.3g} ms a photo here.")
     return [line for line in lines if line]
 
@@ -170,12 +181,12 @@ def _of_hundred(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def _of_100(decisions: dict[str, Any] | None) -> dict[str, int] | None:
-    """Of 100 photos: how many are decided, how many of those wrong, how many unsure and how many unknown."""
+def _of(number: int, decisions: dict[str, Any] | None) -> dict[str, int] | None:
+    """Of so many photos: how many are decided, how many of those wrong, how many unsure and how many unknown."""
     if not decisions or decisions["decided"]["value"] is None:
         return None
-    decided = round(100 * decisions["decided"]["value"])
-    wrong = min(decided, round(100 * decisions["wrong"]["value"]))
+    decided = round(number * decisions["decided"]["value"])
+    wrong = min(decided, round(number * decisions["wrong"]["value"]))
     refused = decisions.get("unknown", {"value": 0})["value"]  # absent before format 1.1
-    unknown = min(100 - decided, round(100 * refused))
-    return {"decided": decided, "wrong": wrong, "unsure": 100 - decided - unknown, "unknown": unknown}
+    unknown = min(number - decided, round(number * refused))
+    return {"decided": decided, "wrong": wrong, "unsure": number - decided - unknown, "unknown": unknown}

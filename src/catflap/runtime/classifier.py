@@ -51,7 +51,8 @@ class Classifier:
     `rule` holds the threshold and rate that decide.
     `embed` adds what a field log keeps to each Prediction: image statistics and, where the variant has them,
     the embedding and its OOD score.
-    `notice` tells that another variant than the default one answers; else "".
+    `notice` tells that another variant than the default one answers, or that too few photos prove the operating
+    point; else "".
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class Classifier:
         self.operating_point = None
         if operating_point is not None:
             self.operating_point = find_operating_point(self.bundle, self.variant, operating_point)
+            if "note" in self.operating_point:
+                self.notice = f"{self.notice} {operating_point} is {self.operating_point['note']}.".strip()
         self.model = open_variant(self.bundle, self.variant, threads)
         self._embed = embed
         unknown = self.variant.unknown if operating_point is None else None
