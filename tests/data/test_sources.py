@@ -250,6 +250,18 @@ def test_a_list_with_groups_roles_and_faults(numbered_list: Path, tmp_path: Path
     assert len(groups) == len({group for _, group in groups}) == 2 * COUNT // 4
 
 
+def test_a_list_that_was_written_on_windows(
+    photos: Path, plain: set[tuple[str, str]], tmp_path: Path
+) -> None:
+    lines = ["path,label"]
+    for photo in sorted(photos.glob("*/*.jpg")):
+        folder = photo.relative_to(photos.parent.parent)
+        lines.append("\\".join(folder.parts) + f",{photo.parent.name}")
+    listed = photos.parent.parent / "windows.csv"
+    listed.write_text("\r\n".join(lines), "utf-8")
+    assert found(scan(listed, tmp_path / "m", workers=1, profile=False)) == plain
+
+
 def test_a_list_without_the_column_says_which_it_has(numbered_list: Path, tmp_path: Path) -> None:
     with pytest.raises(CatflapError, match=r"no column label.*kind") as error:
         scan(numbered_list, tmp_path / "m", workers=1)

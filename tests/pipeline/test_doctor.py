@@ -177,9 +177,12 @@ def test_what_the_bundle_lacks_is_found(project: Project, monkeypatch: pytest.Mo
     assert states(with_variant(project, metrics={}), "calibration") == ["unknown"]
     assert states(with_variant(project, decision={"curve": []}), "decision") == ["advice"]
     assert states(project, "golden cases") == ["fine"]
-    golden = {**project.bundle.head["golden"], "defects": {"BGR": 2.9, "grey": 8.0}}  # type: ignore[union-attr]
+    golden = {**project.bundle.head["golden"], "defects": {"BGR": 0.9, "grey": 8.0}}  # type: ignore[union-attr]
     (finding,) = found(with_head(project, golden=golden), "golden cases")
     assert (finding.state, "BGR" in finding.what) == ("mend", True)
+    golden["defects"] = {"BGR": 2.9, "grey": 8.0}
+    (finding,) = found(with_head(project, golden=golden), "golden cases")
+    assert (finding.state, "BGR" in finding.what) == ("advice", True)
     assert states(project, "signature") == ["advice"]
     assert states(with_head(project, licences={"weights": "CC-BY-NC-4.0"}), "licences") == ["advice"]
     assert states(with_head(project, about="Drawn."), "licences") == ["fine"]

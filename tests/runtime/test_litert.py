@@ -8,6 +8,7 @@ exporting/targets/litert.py made it of twelve frames, with a range of ±56 for t
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +33,18 @@ WEIGHTS = np.array([[-0.2, 0.2], [0, 0], [0.2, -0.2]], np.float32)
 @pytest.fixture
 def both(tiny_bundle: Path, tmp_path: Path) -> Path:
     return with_litert(tiny_bundle, tmp_path / "both.catflap", COLOUR.read_bytes())
+
+
+def test_what_the_library_tells_is_left_out_and_what_others_write_is_kept(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from catflap.runtime.engine_litert import _quiet
+
+    with _quiet():
+        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
+        os.write(2, b"ERROR: no such kernel\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "ERROR: no such kernel\nafterwards\n"
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])

@@ -16,7 +16,9 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -198,7 +200,16 @@ def _read(path: Path) -> bytes:
             return start + file.read(MAX_BYTES) if start == MAGIC else start
     except (OSError, ValueError) as error:
         why = system_reason(error)
-        raise BadArtifact(f"{path} cannot be read: {why}.", "Name a .catflap file.") from error
+        raise BadArtifact(f"{path} cannot be read: {why}.", _meant(path)) from error
+
+
+def _meant(path: Path) -> str:
+    """What to do about a bundle that is not there: take the one of nearly this name, if there is one."""
+    with suppress(OSError, ValueError):
+        stems = [each.stem for each in path.parent.glob(f"*{SUFFIX}")]
+        if near := get_close_matches(path.stem, stems, n=1, cutoff=0.7):
+            return f"Did you mean: {path.with_name(near[0] + SUFFIX)}"
+    return f"Name a {SUFFIX} file."
 
 
 def refuse_foreign_file(path: Path) -> None:
@@ -416,9 +427,9 @@ def decode_members(data: bytes | memoryview, file: str = "The file") -> Mapping[
     try:
         return _decoded(memoryview(data))
     except _NotWhole as error:
-        raise BadArtifact(
-            f"{file} is not a whole Catflap bundle: {error}.", "Copy or export it again."
-        ) from error
+        is_other = Path(file).suffix not in ("", SUFFIX)  # a photo, say, in the place of the bundle
+        fix = f"Name a {SUFFIX} file: it comes before the photos." if is_other else "Copy or export it again."
+        raise BadArtifact(f"{file} is not a whole Catflap bundle: {error}.", fix) from error
 
 
 class _NotWhole(Exception):

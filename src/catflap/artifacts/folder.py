@@ -259,6 +259,8 @@ def unwritable(target: Path, error: Exception) -> CatflapError:
         errno.ENAMETOOLONG: "Choose a shorter name.",
         errno.EACCES: "Choose a folder that you may write.",
         errno.EPERM: "Choose a folder that you may write.",
+        errno.ENOTDIR: "A file has the name of this folder: choose another output folder.",
+        errno.EEXIST: "A file has the name of this folder: choose another output folder.",
         errno.EROFS: "Choose a folder on another disk: this one can only be read.",
     }
     fix = fixes.get(getattr(error, "errno", None) or 0, "Free some space or choose another output folder.")

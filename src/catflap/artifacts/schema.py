@@ -19,6 +19,7 @@ from catflap.artifacts.folder import recover
 from catflap.errors import BadArtifact
 
 Json = dict[str, Any]
+WRITERS = {"manifest": "scan", "dataset": "prepare", "checkpoint": "train", "report": "evaluate"}
 SCHEMAS = ("manifest", "dataset", "checkpoint")
 MOST_FAULTS = 100  # of an array; a hostile one could have millions
 
@@ -54,8 +55,12 @@ def read_json(path: Path, kind: str) -> Json:
         if not is_text(fields):
             raise ValueError("a string contains an unpaired surrogate")
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not path.parent.exists():
+            raise BadArtifact(f"{path.parent} does not exist.", f"Name a {kind}.") from error
+        verb = WRITERS.get(kind)
         raise BadArtifact(
-            f"{path.parent} is not a {kind}: {path.name} is missing.", f"Name a {kind}."
+            f"{path.parent} is not a {kind}: {path.name} is missing.",
+            f"Name a {kind}{f', which `catflap {verb}` writes' if verb else ''}.",
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", f"Make the {kind} again.") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from catflap.cli.output import emit, progress_bar
 
 HELP = "Measure a checkpoint or a bundle on photos that it was not trained on, and write a report."
-EXAMPLE = "catflap evaluate cat.catflap -o cat.report"
+EXAMPLE = "catflap evaluate cat.catflap PHOTOS -o cat.report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

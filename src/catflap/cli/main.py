@@ -66,6 +66,9 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {name: what for commands in GROUPS.values() for name, what in commands.items()}
 )
+ELSEWHERE = MappingProxyType(
+    {"report": "evaluate", "val": "evaluate", "classify": "predict"}
+)  # so called by others
 RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they continue where they were stopped
 ENDLESS = ("serve", "watch", "studio")  # they handle signals themselves
 STOPPED = 130
@@ -152,7 +155,7 @@ def _answer(argv: list[str]) -> int:
     if not name:
         raise CatflapError("No command was named.", "Run: catflap --help")
     if name not in COMMANDS:
-        meant = options.nearest(name, COMMANDS)
+        meant = ELSEWHERE.get(name) or options.nearest(name, COMMANDS)
         raise CatflapError(
             f"There is no command {name!r}.",
             f"Did you mean: catflap {meant}" if meant else "Run: catflap --help",
@@ -179,12 +182,27 @@ class _Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
         if unknown and (meant := options.nearest(unknown[1], _option_strings(self))):
             return f"Did you mean: {meant}"
+        if unknown and (others := _commands_with(unknown[1])):
+            return f"{unknown[1]} is an option of: {', '.join(others)}."
+        percent = re.search(r"invalid \w+ value: '([\d.]+) ?%'", message)
+        if percent:
+            return f"Use {float(percent[1]) / 100:g}."
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice and (meant := options.nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
             return f"Did you mean: {meant}"
         if message.startswith("the following arguments are required") and "example:" in (self.epilog or ""):
             return f"For example: {' '.join((self.epilog or '').partition('example:')[2].split())}"
         return f"Run: {self.prog} --help"
+
+
+def _commands_with(option: str) -> list[str]:
+    """The commands that have an option."""
+    found = []
+    for name in COMMANDS:
+        with suppress(ModuleNotFoundError):
+            if option in _option_strings(parser_of(name)):
+                found.append(f"catflap {name}")
+    return found
 
 
 def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:

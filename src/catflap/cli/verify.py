@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from catflap.cli.options import refuse_alone, short_help, signer_arguments, signer_of, split_names
 from catflap.cli.output import emit, note, progress_bar, table
 
 HELP = "Check that a bundle works on this machine as tested: its bytes, pixels and answers."
 EXAMPLE = "catflap verify cat.catflap"
+UNITS = {"pixels": "grey levels", "golden": "logits", "decisions": "probability", "unknown": "OOD score"}
 SHOWN = ("--variants", "--threads", "--key", "--root")  # by --help; the rest by --help-all
 
 
@@ -47,7 +51,18 @@ def answer(args: argparse.Namespace) -> int:
             progress=progress,
         )
     fields = verdict.to_json()
-    emit(fields, args, f"{table(fields['checks'])}\nverdict: {fields['verdict']}")
+    checks = table([_row(check) for check in fields["checks"]])
+    emit(fields, args, f"{checks}\nverdict: {fields['verdict']}")
     for name, why in fields["not_run"].items():
         note(f"{name} was not run here. {why}")
     return 0 if verdict.passed else 1
+
+
+def _row(check: Mapping[str, Any]) -> dict[str, Any]:
+    """A check for people: the limit with its unit, and the beginning of a hash."""
+    value, limit, unit = check["value"], check["limit"], UNITS.get(check["name"].partition(":")[0])
+    return {
+        **check,
+        "value": f"{value[:12]}…" if re.fullmatch("[0-9a-f]{64}", str(value)) else value,
+        "limit": f"{limit:.4g} {unit}" if unit else limit,
+    }

@@ -131,6 +131,8 @@ def audit_place(place: Path, out: Path | None) -> tuple[Path, str]:
     """
     folder = build_folder(place)
     if folder is None:
+        if not place.exists():
+            raise CatflapError(f"{place} does not exist.", "Name a dataset, or what `catflap build` wrote.")
         if out is None:
             raise CatflapError("An audit of a dataset needs a folder to write.", "Add -o audited.manifest.")
         return out, APPLY

@@ -284,7 +284,8 @@ def _check_counts(names: list[str], labels: npt.NDArray[np.int64], groups: npt.N
         raise CatflapError(
             f"Each label needs {MIN_GROUPS} photos that are not copies of each other, to learn from, choose, "
             f"calibrate and test: {'; '.join(short[:NAMED])}{more}.",
-            "Add photos that are not copies of each other, or leave these labels out.",
+            "Add photos that are not copies of each other"
+            f"{', or leave these labels out' if len(names) - len(short) > 1 else ''}.",
         )
 
 

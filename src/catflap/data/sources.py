@@ -305,6 +305,8 @@ def _list_reference(root: Path, row: dict[str, str], role: str) -> Reference:
     if is_url(path):
         return reference(path, label, **known)
     full = root / path
+    if "\\" in path and not full.exists():  # a list that was written on Windows
+        full = root / path.replace("\\", "/")
     try:
         status = full.stat()
     except (OSError, ValueError):

@@ -49,7 +49,10 @@ def how_to_run(head: Mapping[str, Any]) -> dict[str, str]:
     of = {one["runtime"]: one["file"] for one in reversed(variants.values())}
     decide = "then temperature, softmax and threshold as specified"
     lines = {
-        "python": f"pip install catflap or its wheel; catflap verify {name}.catflap; catflap predict {name}.catflap PHOTO",
+        "python": (
+            f"pip install catflap or its wheel; catflap verify {name}.catflap; "
+            f"catflap predict {name}.catflap PHOTO"
+        ),
         "page": f"catflap web {name}.catflap, and put the folder {name}-site on any web server",
     }
     if "litert" in of:

@@ -64,7 +64,7 @@ def diff(
         other = sorted(set(before.labels) ^ set(after.labels))[:5]
         raise CatflapError(
             f"The labels of {before.name} and {after.name} differ: {', '.join(other)}.",
-            "Compare models of the same labels.",
+            "Give the folders of photos the same names, and build one of them again.",
         )
     judged = open_photos(photos, role, before, progress)
     after_judged = open_photos(photos, role, after, progress)

@@ -31,7 +31,8 @@ BURSTS = 0.05  # share of near-duplicates from which photos look like bursts
 IMBALANCE = 10.0  # photos of the largest label for each of the rarest
 FEW_TEST_GROUPS = 30  # fewer independent test photos show nothing
 BADLY_CALIBRATED = 0.05  # of the calibration error's lower bound
-CERTAIN = 3.0  # tolerances by which a defect must move a golden answer, as at export
+CERTAIN = 3.0  # tolerances by which a defect moves a golden answer for certain, as `export` wants it
+NOTICED = 1.0  # tolerances from which `verify` notices it on this machine
 T = TypeVar("T")
 
 
@@ -358,12 +359,19 @@ def _golden(project: Project) -> Iterator[Finding]:
             "golden cases", ADVICE, "It is not known which defects the golden cases show.", why, export
         )
         return
-    missed = [name for name, moved in defects.items() if moved < CERTAIN]
+    missed = [name for name, moved in defects.items() if moved < NOTICED]
+    weak = [name for name, moved in defects.items() if NOTICED <= moved < CERTAIN]
     if missed:
         what = (
             f"The golden cases do not show {len(missed)} of {len(defects)} defects: {', '.join(missed[:3])}."
         )
         yield Finding("golden cases", MEND, what, why, export)
+    elif weak:
+        what = (
+            f"The golden cases show {len(weak)} of {len(defects)} defects by less than {CERTAIN:g} "
+            f"tolerances ({', '.join(weak[:3])}): another processor may hide them."
+        )
+        yield Finding("golden cases", ADVICE, what, why)
     else:
         yield Finding("golden cases", FINE, f"The golden cases show each of {len(defects)} defects.", why)
 

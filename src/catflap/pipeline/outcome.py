@@ -182,7 +182,7 @@ def _of_hundred(share: float) -> str:
 
 
 def _of(number: int, decisions: dict[str, Any] | None) -> dict[str, int] | None:
-    """Of so many photos: how many are decided, how many of those wrong, how many unsure and how many unknown."""
+    """Of so many photos: those decided, those of them wrong, those unsure and those unknown."""
     if not decisions or decisions["decided"]["value"] is None:
         return None
     decided = round(number * decisions["decided"]["value"])

@@ -51,8 +51,8 @@ class Classifier:
     `rule` holds the threshold and rate that decide.
     `embed` adds what a field log keeps to each Prediction: image statistics and, where the variant has them,
     the embedding and its OOD score.
-    `notice` tells that another variant than the default one answers, or that too few photos prove the operating
-    point; else "".
+    `notice` tells that another variant than the default one answers, or that too few photos prove the
+    operating point; else "".
     """
 
     def __init__(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +20,7 @@ from catflap.machine import describe_machine
 from catflap.runtime.engine import ActivationMaps, Embeddings, Logits, Model, TwoOutputModel, check_threads
 
 Array: TypeAlias = npt.NDArray[Any]
+_STDERR = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -133,10 +137,11 @@ def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | 
     data = bytes(flatbuffer)
     try:
         kernels = OpResolverType.BUILTIN_REF if dtype == np.int8 else OpResolverType.AUTO
-        interpreter = Interpreter(
-            model_content=data, num_threads=count, experimental_op_resolver_type=kernels
-        )
-        interpreter.allocate_tensors()
+        with _quiet():
+            interpreter = Interpreter(
+                model_content=data, num_threads=count, experimental_op_resolver_type=kernels
+            )
+            interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:  # a damaged name gives UnicodeDecodeError, a ValueError
         raise BadArtifact(f"LiteRT refuses the model: {first_line(error)}.", "Export it again.") from error
@@ -176,6 +181,30 @@ def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | 
     embedding = others[0] if 2 in sides else None
     maps = run_map if 4 in sides else None
     return LiteRTModel(tuple(inputs[0]["shape"]), input, output, embedding, run, run_all, maps, width)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what LiteRT tells on stderr when all is well; it has no setting for that.
+
+    Other lines, also of other threads, are written once the block ends.
+    """
+    with _STDERR, ExitStack() as held:
+        try:
+            kept, stderr = held.enter_context(tempfile.TemporaryFile()), os.dup(2)
+        except OSError:  # no place to write, or no stderr
+            yield
+            return
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            kept.seek(0)
+            for line in kept:
+                if not line.startswith(b"INFO: "):
+                    os.write(2, line)
 
 
 def _check_shape(frames: Pixels, opened: LiteRTModel) -> None:
