@@ -25,8 +25,9 @@ from catflap.exporting.export import PIXEL_TOLERANCE
 from catflap.exporting.golden_cases import drawn_cases, exif_orientation
 from catflap.exporting.repack import write_verified
 from catflap.image import Frame, read_pixels
+from catflap.runtime.decisions import softmax
 from catflap.runtime.engine_onnx import open_model
-from catflap.runtime.golden_checks import check_bundle
+from catflap.runtime.golden_checks import check_bundle, threshold_probes
 from tests.artifacts.samples import write_bundle
 
 DECODING = (
@@ -118,6 +119,19 @@ def test_an_edit_of_what_decides_fails_the_golden_cases(bundle: Bundle, tmp_path
     assert failed(edited(base, tmp_path / "b.catflap", temperature=warmer)) == both
     only = {name: value for name, value in decision.items() if name != "rule"}
     assert failed(edited(base, tmp_path / "c.catflap", decision={**only, "threshold": 0.01})) == both
+
+
+@pytest.mark.parametrize(
+    ("labels", "threshold", "sides"),
+    [(2, 0.9, [True, False]), (2, 0.50025, [True, False]), (5, 0.201, [True, False]), (2, 0.5, [True, True])],
+)
+def test_probes_stand_on_both_sides_of_any_threshold_that_has_two(
+    labels: int, threshold: float, sides: list[bool]
+) -> None:
+    rows = threshold_probes(labels, 0.7, {"threshold": threshold, "error_rate": 0.02, "rule": "top"})
+    tops = softmax(rows, 0.7).max(axis=1)
+    assert (tops >= threshold).tolist() == sides
+    assert (np.abs(tops - threshold) > 1e-5).all(), "float32 tells them apart"
 
 
 def test_a_bundle_without_recorded_decisions_is_still_checked(bundle: Bundle, tmp_path: Path) -> None:

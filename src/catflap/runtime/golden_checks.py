@@ -27,6 +27,7 @@ from catflap.runtime.ood import (
 )
 
 PROBE_MARGIN = 0.01  # in log odds: beyond the error of float32, and near to the threshold
+LEAST_MARGIN = 1e-4  # in log odds: still beyond the error of float32
 OOD_TOLERANCE = 0.1  # of an OOD score: 1 is the 99 % quantile of calibration photos
 PROBABILITY_TOLERANCE = 1e-4  # what float32 and other machines may differ by
 
@@ -81,11 +82,13 @@ def golden_decisions(
 def threshold_probes(labels: int, temperature: float, decision: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     """Logits (2, labels) whose highest probability is just above the decision threshold, and just below it.
 
-    A threshold that every answer reaches, or none, has both on its one side.
+    A threshold that every answer reaches, or none, has both on its one side. The highest probability cannot
+    be below 1 / labels, so of a threshold close above that the lower one lies half way.
     """
     threshold = min(max(decision_rule(decision).threshold, 1e-6), 1 - 1e-6)
     odds = math.log(threshold / (1 - threshold)) + math.log(max(labels - 1, 1))
-    tops = [max(odds + margin, PROBE_MARGIN) for margin in (PROBE_MARGIN, -PROBE_MARGIN)]
+    below = odds - PROBE_MARGIN if odds > 2 * PROBE_MARGIN else odds / 2
+    tops = [max(odds, 0.0) + PROBE_MARGIN, below if below > LEAST_MARGIN else PROBE_MARGIN]
     rows = np.zeros((len(tops), labels), np.float32)
     rows[:, 0] = np.array(tops) * temperature
     return rows
