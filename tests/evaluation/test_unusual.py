@@ -113,6 +113,24 @@ def test_few_calibration_photos_a_label_keep_the_rate_of_unknown() -> None:
     assert np.mean(accepted) == pytest.approx(0.96, abs=0.015)
 
 
+def test_a_label_with_few_calibration_photos_is_scored_by_its_train_photos() -> None:
+    """Else a photo of something else that looks most like this label would never be unknown."""
+    random = np.random.default_rng(4)
+    train, few = photos(random, 200, 0), photos(random, 3, 0)
+    assert ood_baseline(few, np.arange(3)) is None
+    entry = ood_baseline(few, np.arange(3), train)
+    assert entry is not None
+    assert entry["groups"] == len(entry["ood_score"]) == 200
+    assert np.mean(entry["ood_score"] > 1) == pytest.approx(0.01, abs=0.01)
+    assert np.mean(residuals(photos(random, 200, 2), *unpack(entry)) / entry["limit"] > 1) > 0.9
+    given = np.tile([0.9, 0.1], (40, 1))
+    fitted = {number: photos(random, 30, number) for number in (0, 1)}
+    baseline = make_baseline(given, ["a", "b"], np.arange(40), None, photos(random, 40, 0), fitted)
+    assert all("embedding" in baseline["labels"][label] for label in "ab"), "b was predicted for no photo"
+    drifted = measure_drift(given[:, ::-1], ["a", "b"], baseline, None, np.full(40, 5.0))
+    assert drifted.alarm
+
+
 def test_numbers_survive_as_bytes() -> None:
     random = np.random.default_rng(2)
     mean, axes = unit(random.gamma(1, 1, WIDE)) * 0.8, unit(random.normal(0, 1, (AXES, WIDE)))

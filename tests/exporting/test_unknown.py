@@ -149,10 +149,11 @@ def test_every_runtime_says_it_as_int8_does(bundle: Path, tmp_path: Path, name: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ncnn-fp32", "litert-micro"])
+@pytest.mark.parametrize("name", ["ncnn-fp32", "litert-micro", "executorch-fp32"])
 def test_converters_keep_the_embedding(tmp_path: Path, name: str) -> None:
     """With an installed backbone, which a converter's own process knows."""
-    pytest.importorskip({"ncnn-fp32": "pnnx", "litert-micro": "litert_torch"}[name])
+    tools = {"ncnn-fp32": "pnnx", "litert-micro": "litert_torch", "executorch-fp32": "executorch"}
+    pytest.importorskip(tools[name])
     dataset = make_dataset(tmp_path, LABELS, 50)
     checkpoint = train(dataset, tmp_path / "installed", Plan(backbone=INSTALLED))
     out = tmp_path / "more.catflap"

@@ -302,14 +302,18 @@ def ood_baseline(embeddings: Vectors, groups: Ints, fitted: Vectors | None = Non
     principal axes (Jackson & Mudholkar 1979); a score is a distance divided by the one that 1 in 100 photos
     exceeds when they are measured out of fold, ten folds, no group (n,) in two of them. Fit and folds are
     those of the embeddings, or of train photos, `fitted` (m, width), m ≥ 5: then nothing that makes a score
-    has seen the photos scored, and new photos score alike. None for fewer than 5 groups.
+    has seen the photos scored, and new photos score alike. Of fewer than 5 groups the scores are those of the
+    train photos; without these it is None.
     """
-    if len(np.unique(groups)) < MIN_PHOTOS:
-        return None
+    few = len(np.unique(groups)) < MIN_PHOTOS
     if fitted is not None and len(fitted) >= MIN_PHOTOS:
         packed = _fit(fitted, len(fitted))
-        distances = residuals(embeddings, *unpack(packed))
-        limit = _limit(_out_of_fold(fitted, np.arange(len(fitted))))
+        learnt = _out_of_fold(fitted, np.arange(len(fitted)))
+        limit = _limit(learnt)
+        distances = learnt if few else residuals(embeddings, *unpack(packed))
+        groups = np.arange(len(fitted)) if few else groups
+    elif few:
+        return None
     else:
         packed = _fit(embeddings, len(np.unique(groups)))
         distances = _out_of_fold(embeddings, groups)

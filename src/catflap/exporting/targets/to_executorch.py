@@ -1,6 +1,7 @@
 """For ExecuTorch with XNNPACK: Android, iOS and embedded programs of the torch family.
 
-The model takes one frame as float32, 0 to 255, and answers with float32 logits.
+The model takes one frame as float32, 0 to 255, and answers with float32 logits, and with the embedding where
+photos may be unknown.
 """
 
 from __future__ import annotations
@@ -8,17 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catflap.exporting.target import Form, Target, run_converter
+from catflap.exporting.target import Argument, Form, Target, run_converter
 
 if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, WRITTEN = "checkpoint", "written.pte"
+EMBEDDED = "embedded"  # where the features before the head are a second output
 
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .pte file of the only precision that is written: fp32."""
-    return run_converter(__name__, {CHECKPOINT: source.checkpoint.path}, (WRITTEN,))
+    embedded = {EMBEDDED: ""} if source.may_be_unknown else {}
+    given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, **embedded}
+    return run_converter(__name__, given, (WRITTEN,))
 
 
 def work(folder: Path) -> None:
@@ -28,11 +32,13 @@ def work(folder: Path) -> None:
     from executorch.exir import to_edge_transform_and_lower
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.network import load_network
+    from catflap.training.network import TwoOutputNetwork, load_network
 
     opened = load_checkpoint(folder / CHECKPOINT)
     example = torch.zeros(1, opened.frame.height, opened.frame.width, 3)
-    program = torch.export.export(load_network(opened).eval(), (example,))
+    network = load_network(opened)
+    module = TwoOutputNetwork(network) if (folder / EMBEDDED).exists() else network
+    program = torch.export.export(module.eval(), (example,))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     (folder / WRITTEN).write_bytes(lowered.to_executorch().buffer)
 
