@@ -15,6 +15,7 @@ from catflap.studio.importing import Importer
 from catflap.studio.project import Project, open_project
 from tests.live.cameras import camera
 from tests.tiny import drawn
+from tests.training.test_faults import largest_file
 
 BY = LogModel("cat", "a" * 64, "int8", ("cat", "other"))
 
@@ -71,6 +72,24 @@ def test_the_photos_of_a_folder_end_a_recording_before_its_count(importer: Impor
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_bytes(encode(drawn("cat", number), "JPEG"))
     assert importer.record(str(tmp_path), 50, 0.1, None)["added"] == 4
+
+
+def test_a_full_disk_refuses_an_upload_and_keeps_no_part_of_it(importer: Importer, project: Project) -> None:
+    photo = encode(drawn("cat", 1), "JPEG")
+    with (
+        largest_file(len(photo) // 2),
+        pytest.raises(CatflapError, match="cannot be written"),
+        importer.inbox_file("a.jpg") as path,
+    ):
+        path.write_bytes(photo)
+    assert list((project.path / "inbox").iterdir()) == []
+    with importer.inbox_file("a.jpg") as path:
+        path.write_bytes(photo)
+        with largest_file(len(photo) // 2), pytest.raises(CatflapError, match="cannot be written"):
+            importer.take(path, "a.jpg", "cat")
+        assert project.summary()["photos"] == 0
+        assert [file for file in (project.path / "photos").rglob("*") if file.is_file()] == []
+        assert importer.take(path, "a.jpg", "cat")["added"] == 1
 
 
 @pytest.mark.parametrize("address", ["-", "ftp://camera", "http://127.0.0.1:1/", "no such thing"])

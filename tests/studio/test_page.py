@@ -157,6 +157,35 @@ def test_a_person_records_from_the_camera(open_studio: Callable[..., Page], stud
     studio.ask("POST", "/api/labels", {"name": "before the camera", "remove": True})
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("NotAllowedError", "may not use the camera"), ("NotFoundError", "There is no camera here")],
+)
+def test_without_a_camera_the_page_says_what_to_do(
+    open_studio: Callable[..., Page], name: str, told: str
+) -> None:
+    page = open_studio("collect")
+    page.evaluate(
+        "name => navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', name))", name
+    )
+    page.click("text=Open the camera")
+    page.wait_for_selector(f"[role=alert]:has-text('{told}')")
+    assert page.is_visible("text=Open the camera")
+
+
+def test_a_tab_that_slept_shows_what_it_missed(
+    open_studio: Callable[..., Page], start: Callable[..., Running], studio_page: Path, tmp_path: Path
+) -> None:
+    one = start(tmp_path / "asleep", studio_page)
+    page = open_studio(one=one)
+    page.wait_for_selector("text=0 photos")
+    tab = page.context.new_cdp_session(page)
+    tab.send("Page.setWebLifecycleState", {"state": "frozen"})
+    one.upload("a.jpg", encode(drawn("cat", 60), "JPEG", quality=90))
+    tab.send("Page.setWebLifecycleState", {"state": "active"})
+    page.wait_for_selector("text=1 photos")
+
+
 def test_a_hostile_name_is_text(open_studio: Callable[..., Page], studio: Running) -> None:
     studio.ask("POST", "/api/labels", {"name": HOSTILE})
     page = open_studio("collect")

@@ -66,6 +66,19 @@ def test_a_stack_is_decided_as_one(project: Project) -> None:
     assert project.summary()["labels"] == [{"name": "cat", "photos": 3, "stacks": 1}]
 
 
+def test_a_full_disk_is_one_error_and_what_was_answered_is_kept(project: Project) -> None:
+    project.decide([1], "cat")
+    pages = project.rows("pragma page_count")[0][0]
+    project.rows(f"pragma max_page_count = {pages}")  # the disk takes no more
+    with pytest.raises(CatflapError, match=r"cannot be written.*full") as caught:
+        project.add_photos(rows(2000)[4:])
+    assert "Make room" in caught.value.fix
+    assert project.summary()["photos"] == 4
+    project.rows("pragma max_page_count = 1000000")
+    assert project.undo() == [1]
+    assert len(project.add_photos(rows(2000)[4:])) == 1996
+
+
 @pytest.mark.parametrize("name", ["unsure", "a\nb", "CAT", "x" * 501])
 def test_a_label_that_no_classifier_may_have_is_refused(project: Project, name: str) -> None:
     project.add_label("cat")

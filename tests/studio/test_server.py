@@ -73,6 +73,21 @@ def test_a_bad_photo_is_refused_at_once_with_the_reason_of_scan(studio: Running)
     assert ("page.jpg", "not_a_photo") in [(row["name"], row["reason"]) for row in named]
 
 
+def test_photos_that_vanish_are_named_and_the_rest_goes_on(start: Start, tmp_path: Path) -> None:
+    one = start(tmp_path / "vanished")
+    photos = draw_photos(tmp_path / "photos", count=2)
+    one.ask("POST", "/api/import", {"path": str(photos)})
+    (photos / "cat" / "00.jpg").unlink()
+    status, _, body = one.raw("GET", "/photo/1")
+    assert status == 410
+    assert "00.jpg" in json.loads(body)["error"]["what"]
+    assert one.raw("GET", "/photo/2")[0] == 200
+    one.until("/api/state", lambda state: state["learner"]["done"] == 4)
+    answer = one.ask("POST", "/api/export", {"path": str(tmp_path / "out")})
+    assert answer["labels"] == {"cat": 1, "other": 2}
+    assert one.ask("POST", "/api/decide", {"photos": [1], "label": "other"})["changed"] == 1
+
+
 def test_a_zip_brings_its_labels_and_hostile_names_stay_text(start: Start, tmp_path: Path) -> None:
     one = start(tmp_path / "zip")
     archive = io.BytesIO()

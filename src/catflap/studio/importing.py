@@ -73,13 +73,15 @@ class Importer:
 
     @contextmanager
     def inbox_file(self, name: str) -> Iterator[Path]:
-        """A new file for an upload, with the suffix of its name; deleted unless it was taken."""
+        """A new file for an upload, with the suffix of its name; CatflapError when it cannot be written."""
         suffix = Path(name).suffix.lower()
         path = self._inbox / (
             secrets.token_hex(8) + (suffix if suffix in (*PHOTO_SUFFIXES, *ARCHIVES) else "")
         )
         try:
             yield path
+        except OSError as error:
+            raise unwritable(path, error) from error
         finally:
             path.unlink(missing_ok=True)
 

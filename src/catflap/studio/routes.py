@@ -318,15 +318,12 @@ async def upload(studio: Studio, request: Request) -> Response:
     label = request.query_params.get("label", "").strip() or None
     with studio.importer.inbox_file(name) as path:
         size = 0
-        try:
-            with open(path, "wb") as file:
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > UPLOAD_BYTES:
-                        raise CatflapError(f"{name} is too large.", "Import it by its path on this machine.")
-                    file.write(chunk)
-        except OSError as error:
-            raise unwritable(path, error) from error
+        with open(path, "wb") as file:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > UPLOAD_BYTES:
+                    raise CatflapError(f"{name} is too large.", "Import it by its path on this machine.")
+                file.write(chunk)
         answer = await asyncio.to_thread(studio.importer.take, path, name, label)
     studio.photos_changed()
     return JSONResponse(answer)
