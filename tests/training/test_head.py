@@ -528,3 +528,12 @@ def test_a_head_starts_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps[1] <= 2 < steps[0]
     for head in (again, other):
         np.testing.assert_allclose(softmax(head.logits(part[0])), softmax(cold.logits(part[0])), atol=2e-3)
+
+
+def test_float32_blocks_of_many_labels_end_at_the_same_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = clouds(7)
+    exact = fit_head([part], 7, 0.1, True, balanced=True)
+    monkeypatch.setattr(room, "MANY_LABELS", 7)
+    rounded = fit_head([part], 7, 0.1, True, balanced=True)
+    assert not np.array_equal(rounded.weights, exact.weights)
+    np.testing.assert_allclose(softmax(rounded.logits(part[0])), softmax(exact.logits(part[0])), atol=1e-4)

@@ -32,6 +32,7 @@ MAX_COMPARED = 10_000  # train photos on which settings are compared; the chosen
 MAX_LOGITS = 10_000_000  # validation photos × labels that judge heads; of more, a random part does
 FEW = 15_000  # train and validation photos × labels up to which heads are cross-validated
 MANY = 2_000_000  # compared photos × labels, from which a fit takes a minute: the Cs are a path then
+MANY_LABELS = 300  # from which blocks of photos are computed in float32, and summed in float64
 FOLDS = 5
 ABSENT = 20.0  # nats by which the logit of a label without photos stays below all others
 
@@ -472,27 +473,29 @@ def _loss(problem: _Problem, pool: ThreadPoolExecutor, point: Floats) -> tuple[f
 def _shard_loss(problem: _Problem, plain: Floats, shard: int, shards: int) -> tuple[float, Floats]:
     """The summed loss of a shard of the photos, and its gradient for unscaled features."""
     value, gradient = 0.0, np.zeros_like(plain)
-    buffer = np.empty((ROWS, plain.shape[1] - 1))
+    dtype: Any = np.float32 if len(plain) >= MANY_LABELS else np.float64
+    weights, bias = plain[:, :-1].astype(dtype), plain[:, -1].astype(dtype)
+    buffer = np.empty((ROWS, weights.shape[1]), dtype)
     for features, labels in _blocks(problem.parts, shard, shards):
         rows = buffer[: len(labels)]
         rows[:] = features
-        scores = rows @ plain[:, :-1].T + plain[:, -1]
+        scores = rows @ weights.T + bias
         logits = scores @ BINARY if len(plain) == 1 else scores
         each, by_logits = _cross_entropy(logits, labels, problem.class_weights)
         by_scores = by_logits @ BINARY.T if len(plain) == 1 else by_logits
         value += each
         gradient[:, :-1] += by_scores.T @ rows
-        gradient[:, -1] += by_scores.sum(0)
+        gradient[:, -1] += by_scores.sum(0, dtype=np.float64)
     return value, gradient
 
 
 def _cross_entropy(logits: Floats, labels: Labels, class_weights: Floats) -> tuple[float, Floats]:
     """The summed loss of logits (n, labels), and its gradient."""
-    rows, weights = np.arange(len(labels)), class_weights[labels]
+    rows, weights = np.arange(len(labels)), class_weights[labels].astype(logits.dtype)
     logits = logits - logits.max(1, keepdims=True)
     exponentials = np.exp(logits)
     sums = exponentials.sum(1)
-    value = float(weights @ (np.log(sums) - logits[rows, labels]))
+    value = float(weights.astype(np.float64) @ (np.log(sums) - logits[rows, labels]))
     gradient = exponentials / sums[:, None]
     gradient[rows, labels] -= 1
     return value, gradient * weights[:, None]
