@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from catflap.artifacts.build_folder import AUDIT, DECISIONS, build_folder, manifest_of_build, part_of_build
+from catflap.artifacts.build_folder import AUDIT, DECISIONS, REVIEWED, build_folder, part_of_build
 from catflap.artifacts.manifest import load_manifest
 from catflap.curation.kept_decisions import review_build, reviewed
 from catflap.curation.review import apply_review
@@ -59,7 +59,8 @@ def test_decisions_are_kept_and_later_ones_count(built: Path, tmp_path: Path) ->
     assert (review.outcome.relabelled, review.outcome.dropped) == (1, 1)
     clean, was_there = reviewed(folder, scanned)
     assert (was_there, clean.labels) == (True, {"cat": 28, "other": 31})
-    assert manifest_of_build(folder) == clean.path
+    assert (folder / DECISIONS).is_file()
+    assert folder / REVIEWED == clean.path
     back = [{"id": cat, "was": "other", "decision": "relabel", "label": "cat"}]
     review = review_build(folder, decide(tmp_path / "two.json", clean.sha256, back))
     assert review.manifest.labels == {"cat": 29, "other": 30}, "taken back, and the other one kept"

@@ -22,8 +22,3 @@ def part_of_build(path: Path, name: str) -> Path:
     """The artifact `name`, such as dataset, of the build that a path names, or the path."""
     folder = build_folder(path)
     return path if folder is None else folder / name
-
-
-def manifest_of_build(folder: Path) -> Path:
-    """The Manifest that the Dataset of a build is made from: the reviewed one, where a person has decided."""
-    return folder / (REVIEWED if (folder / DECISIONS).is_file() else "manifest")

@@ -121,6 +121,10 @@ class Bundle:
             )
         return self.variants[name]
 
+    def hash_of(self, name: str) -> str:
+        """The SHA-256 of a member, which was checked when the Bundle was opened."""
+        return _sha256(self.members[HEAD]) if name == HEAD else str(self.head["files"][name]["sha256"])
+
     def size_of(self, variant: Variant) -> int:
         """The total size of a variant's files in bytes."""
         return sum(len(self.members[name]) for name in variant.members)

@@ -186,7 +186,7 @@ class FieldLog:
                 return
             kept = ""
             try:
-                if self._checkpoint():
+                if not self._emptied():
                     return  # it is being read; new rows are written there, too
             except sqlite3.Error as error:
                 kept = f" The old one lacks its last rows: {error}."
@@ -305,18 +305,18 @@ class FieldLog:
         end = monotonic() + READERS_SECONDS
         with suppress(FileNotFoundError):
             while self._wal.stat().st_size > WAL_STEPS * self._step:
-                if not self._checkpoint():
+                if self._emptied():
                     return
                 if monotonic() > end:
                     self._reading = monotonic() + 4 * READERS_SECONDS  # to write rows meanwhile
                     return
                 sleep(0.005)
 
-    def _checkpoint(self) -> bool:
-        """Empty the write-ahead log into the file; True when a reader prevents that."""
+    def _emptied(self) -> bool:
+        """Empty the write-ahead log into the file; False when a reader prevents that."""
         self._database.execute(f"PRAGMA busy_timeout = {READERS_SECONDS * 1e3:.0f}")
         try:
-            return bool(self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+            return not self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
             self._database.execute(f"PRAGMA busy_timeout = {WRITERS_SECONDS * 1e3:.0f}")
 

@@ -58,13 +58,13 @@ def photo_facts(
     def measure(position: int) -> tuple[float, ...]:
         data, known = photos[position], statistics[position]
         if not np.isfinite(known).all():
-            return facts_of(data, image_statistics(read_pixels(data, frame)), frame)
-        return facts_of(data, tuple(known.tolist()), frame)
+            return _facts_of(data, image_statistics(read_pixels(data, frame)), frame)
+        return _facts_of(data, tuple(known.tolist()), frame)
 
-    return as_facts(list(track(prefetch(measure, range(len(photos)), 2), step, len(photos), progress)))
+    return _as_facts(list(track(prefetch(measure, range(len(photos)), 2), step, len(photos), progress)))
 
 
-def facts_of(photo: bytes, statistics: ImageStatistics, frame: Frame) -> tuple[float, ...]:
+def _facts_of(photo: bytes, statistics: ImageStatistics, frame: Frame) -> tuple[float, ...]:
     """The numbers of `photo_facts` for one photo, given the image statistics of its frame."""
     info = inspect(photo, frame)
     sides = sorted((info.width, info.height))
@@ -72,8 +72,8 @@ def facts_of(photo: bytes, statistics: ImageStatistics, frame: Frame) -> tuple[f
     return sides[0], sides[1] / max(1, sides[0]), 100 * brightness, sharpness
 
 
-def as_facts(rows: Sequence[tuple[float, ...]]) -> Facts:
-    """The Facts of photos from what `facts_of` gave for each."""
+def _as_facts(rows: Sequence[tuple[float, ...]]) -> Facts:
+    """The Facts of photos from what `_facts_of` gave for each."""
     names = ("shorter side, px", "long side / short side", "brightness, %", "sharpness")
     return Facts(dict(zip(names, np.array(rows, np.float64).reshape(-1, len(names)).T, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Measure a variant against the Checkpoint and fit its calibration; the result is its bundle.json entry."""
+"""Measure a variant against the Checkpoint, fit its calibration, set its tolerance: its bundle.json entry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
 from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
 from catflap.evaluation.intervals import Flags, Floats
 from catflap.evaluation.metrics import measure, separation
-from catflap.evaluation.slices import Slices, as_facts, facts_of, judge_slices, make_slices
+from catflap.evaluation.slices import Slices, judge_slices, make_slices, photo_facts
 from catflap.exporting.onnx_edits import with_embedding, with_side_outputs
 from catflap.exporting.rounding import round_weights
 from catflap.image import Pixels
@@ -142,8 +142,7 @@ class ExportSource:
 
     `specs` are the operating points that each variant gets, and `error_rate` is what it promises; None lets
     the calibration photos choose. `unknown_rate` is the share of photos like these that may be called
-    unknown, 0 for none; None decides by what it gains. `test_slices` are those of the first 2,000 test photos
-    by size, shape, light and sharpness, once a variant has judged them.
+    unknown, 0 for none; None decides by what it gains.
     """
 
     checkpoint: Checkpoint
@@ -157,7 +156,6 @@ class ExportSource:
     workspace: Workspace = field(default_factory=Workspace)
     unknown_rate: float | None = 0.0
     train: Photos | None = None
-    test_slices: Slices = field(default_factory=dict, repr=False, compare=False)
     _answers: dict[bytes, CalibrationAnswers] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -189,16 +187,33 @@ class ExportSource:
         return round_weights(self.onnx, self.frames)
 
     @cached_property
-    def reference(self) -> Logits:
-        """The Checkpoint's own logits on the first 2,000 test photos."""
+    def _first_test_photos(self) -> dict[str, npt.NDArray[Any]]:
+        """Of the first 2,000 test photos the Checkpoint's `logits` and the image `statistics` (n, 3)."""
         photos = self.test.take(np.arange(min(len(self.test), MAX_REFERENCE_PHOTOS)))
 
         def run() -> dict[str, npt.NDArray[Any]]:
-            model = open_checkpoint(self.checkpoint)
-            step = "checkpoint on test"
-            return {"logits": score(model, photos, self.checkpoint.frame, step, self.progress)}
+            model, statistics = open_checkpoint(self.checkpoint), list[ImageStatistics]()
 
-        return self.workspace.arrays(f"reference-{self.key}", run)["logits"]
+            def measured(frames: Pixels) -> Logits:
+                statistics.extend(image_statistics(pixels) for pixels in frames)
+                return model(frames)
+
+            logits = score(measured, photos, self.checkpoint.frame, "checkpoint on test", self.progress)
+            return {"logits": logits, "statistics": np.array(statistics)}
+
+        return self.workspace.arrays(f"test-{self.key}", run)
+
+    @cached_property
+    def reference(self) -> Logits:
+        """The Checkpoint's own logits on the first 2,000 test photos."""
+        return self._first_test_photos["logits"]
+
+    @cached_property
+    def test_slices(self) -> Slices:
+        """The first 2,000 test photos by size, shape, light and sharpness."""
+        statistics = self._first_test_photos["statistics"]
+        photos = self.test.take(np.arange(len(statistics)))
+        return make_slices(photo_facts(photos, statistics, self.checkpoint.frame))
 
     @cached_property
     def image_statistics(self) -> npt.NDArray[np.float64]:
@@ -345,22 +360,15 @@ def judge(
     """
     test, calibration = source.test, source.calibration
     step = f"{variant.name} on test"
-    embeddings, described = list[Embeddings](), list[ImageStatistics]()
-    is_first = not source.test_slices and not variant.takes_photos
+    embeddings = list[Embeddings]()
 
     def run(frames: Pixels) -> Logits:
-        if is_first:
-            wanted = frames[: max(0, MAX_BASELINE_PHOTOS - len(described))]
-            described.extend(image_statistics(pixels) for pixels in wanted)
         rows, embedded = run_with_embedding(model, frames) if source.fitted else (model(frames), None)
         if embedded is not None:
             embeddings.append(embedded)
         return rows
 
     logits = score(run, test, source.checkpoint.frame, step, source.progress, whole=variant.takes_photos)
-    if described:
-        facts = [facts_of(test[at], one, source.checkpoint.frame) for at, one in enumerate(described)]
-        source.test_slices.update(make_slices(as_facts(facts)))
     temperature = source.temperature(answers.logits)
     calibrated, probabilities = softmax(answers.logits, temperature), softmax(logits, temperature)
     lost = _gate(variant, source, logits, temperature)
@@ -477,10 +485,9 @@ def _limits(
     source: ExportSource,
 ) -> dict[str, Any]:
     """The entry `limits` of bundle.json: slices of test photos that are decided right significantly less."""
-    slices = source.test_slices
+    slices, first = source.test_slices, len(source.reference)
     if not slices:
         return {}
-    first = len(next(iter(slices.values())))
     truth = source.test.labels[:first]
     decided = decide(
         probabilities[:first],

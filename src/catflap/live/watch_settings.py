@@ -1,4 +1,4 @@
-"""What a watch is asked to do: WatchSettings, its limits, and the words of the command line that fill it."""
+"""WatchSettings: defaults and limits of a watch (clip seconds, hysteresis, rates), and the options."""
 
 from __future__ import annotations
 

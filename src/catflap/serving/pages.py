@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
@@ -10,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from catflap.artifacts.bundle import HEAD
 from catflap.serving.http_messages import HttpError, Request, Response
 from catflap.serving.service import Service
 from catflap.version import VERSION
@@ -67,8 +65,7 @@ async def bundle_file(service: Service, request: Request) -> Response:
             404, f"The bundle has no file {name[:100]!r}.", f"It has: {', '.join(bundle.members)}."
         )
     data = bundle.members[name]
-    digest = hashlib.sha256(data).hexdigest() if name == HEAD else bundle.head["files"][name]["sha256"]
-    headers = {**ISOLATED, "ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+    headers = {**ISOLATED, "ETag": f'"{bundle.hash_of(name)}"', "Cache-Control": "no-cache"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(b"", 304, headers=headers)
     content_type = CONTENT_TYPES.get(Path(name).suffix, "application/octet-stream")

@@ -59,7 +59,6 @@ create table jobs (
   n integer primary key, kind text not null, command text not null, settings text not null,
   state text not null,  started real not null, ended real, answer text
 );
-create table settings (name text primary key, value text not null);
 """
 LATER = {"predicted": "text", "predicted_probability": "real"}  # columns that the first projects lack
 
@@ -319,7 +318,7 @@ class Project:
                 "revision": self.revision,
             }
 
-    # --- Jobs and settings
+    # --- Jobs
 
     def add_job(self, kind: str, command: Sequence[str], settings: dict[str, Any]) -> int:
         """Note a job that is about to start; returns its number."""
@@ -339,16 +338,6 @@ class Project:
                 "update jobs set state = ?, ended = ?, answer = ? where n = ?",
                 (state, ended, None if answer is None else json.dumps(answer), number),
             )
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the project."""
-        found = self.rows("select value from settings where name = ?", (name,))
-        return json.loads(found[0]["value"]) if found else default
-
-    def set_setting(self, name: str, value: Any) -> None:
-        """Keep a setting of the project."""
-        with self._transaction() as database:
-            database.execute("insert or replace into settings values (?, ?)", (name, json.dumps(value)))
 
     def write_list(self, out: Path) -> dict[str, int]:
         """Write the labelled photos as a list that `scan` reads; returns the number of photos by label."""

@@ -1,10 +1,10 @@
-"""The routes of a Studio as an ASGI application: the page, its answers in JSON, its events."""
+"""The routes of a Studio as an ASGI application: page, thumbnails, answers in JSON, events."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
+import logging
 import mimetypes
 import shutil
 import time
@@ -67,7 +67,7 @@ class Studio:
         self.suggestions = Suggestions(project, project.path / "cache" / "backbone.onnx", self.changed)
         self.jobs = Jobs(project, self.changed, command or COMMAND, options)
         self.phone = Phone(self._take_from_phone)
-        self._bundles: dict[Path, tuple[int, Bundle]] = {}
+        self._opened: tuple[Path, int, Bundle] | None = None  # the last one: its path and date
         self._classifier: tuple[Bundle, Classifier] | None = None
 
     def start(self) -> None:
@@ -115,17 +115,18 @@ class Studio:
 
     def bundle(self, path: Path) -> Bundle:
         """An opened Bundle, kept while its file is the same."""
-        modified = path.stat().st_mtime_ns
-        if self._bundles.get(path, (0, None))[0] != modified:
-            self._bundles = {path: (modified, load_bundle(path))}
-        return self._bundles[path][1]
+        opened, modified = self._opened, path.stat().st_mtime_ns
+        if opened is None or opened[:2] != (path, modified):
+            self._opened = opened = path, modified, load_bundle(path)
+        return opened[2]
 
     def where(self, path: Path, photo: Path, label: str) -> bytes | None:
         """A JPEG of where the network found a label; None when the default variant has no maps."""
         bundle = self.bundle(path)
-        if self._classifier is None or self._classifier[0] is not bundle:
-            self._classifier = bundle, Classifier(bundle, threads=1)
-        classifier = self._classifier[1]
+        kept = self._classifier
+        if kept is None or kept[0] is not bundle:
+            self._classifier = kept = bundle, Classifier(bundle, threads=1)
+        classifier = kept[1]
         data = read_file(str(photo), classifier.frame.max_bytes)
         heat = evidence(classifier.model, data, classifier.frame, classifier.labels.index(label))
         return None if heat is None else encode(highlight(data, heat, classifier.frame), "JPEG", quality=88)
@@ -595,19 +596,18 @@ async def export(studio: Studio, request: Request) -> Response:
 async def try_page(studio: Studio, request: Request) -> Response:
     """`GET /try/N/…`: the camera page with the Bundle of a build."""
     number, name = int(request.path_params["number"]), request.path_params["file"]
-    bundle = studio.bundle(studio.jobs.bundle_of(number))
+    bundle = await asyncio.to_thread(studio.bundle, studio.jobs.bundle_of(number))
     headers = pages.camera_headers(CAMERA_PAGE)
     if name.startswith("bundle/"):
         member = name.removeprefix("bundle/")
         if member not in bundle.members:
             raise HTTPException(404)
-        data = bytes(bundle.members[member])
-        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+        tag = f'"{bundle.hash_of(member)}"'
         headers = {**pages.ISOLATED, "etag": tag, "cache-control": "no-cache"}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         kind = pages.CONTENT_TYPES.get(Path(member).suffix, "application/octet-stream")
-        return Response(data, media_type=kind, headers=headers)
+        return Response(bytes(bundle.members[member]), media_type=kind, headers=headers)
     path = (CAMERA_PAGE / (name or "index.html")).resolve()
     if CAMERA_PAGE.resolve() not in path.parents or not path.is_file():
         raise HTTPException(404)
@@ -668,7 +668,13 @@ def create_app(studio: Studio, page: Path = PAGE) -> Starlette:
                 return JSONResponse({"error": problem.to_json()}, 400)
             except ClientDisconnect:
                 return Response(status_code=499)
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                OverflowError,
+            ) as error:  # of what the page sent, or a bug
+                logging.getLogger(__name__).warning("%s", request.url.path, exc_info=True)
                 what = f"This request cannot be understood: {first_line(error)}."
                 return JSONResponse({"error": {"what": what, "fix": "Reload the page."}}, 400)
 

@@ -1,5 +1,7 @@
 // What a threshold, and how common each label is in the field, would mean for the test photos: pure functions.
 
+import { correctPrior, UNKNOWN, UNSURE } from "../../src/decisions.ts";
+
 export interface Judged {
   photo: number;
   truth: string | null;
@@ -15,33 +17,21 @@ export interface Rates {
   unsure: number;
 }
 
-export const UNSURE = "unsure";
-
-/** The probabilities if the labels were as common as `field` says, and not as `trained`. */
-export function shifted(
-  probabilities: Record<string, number>,
-  trained: Record<string, number>,
-  field: Record<string, number>,
-): Record<string, number> {
-  const weighted = Object.entries(probabilities).map(([label, share]): [string, number] => [
-    label,
-    share * ((field[label] ?? 0) / Math.max(trained[label] ?? 1, 1e-9)),
-  ]);
-  const sum = weighted.reduce((total, [, share]) => total + share, 0) || 1;
-  return Object.fromEntries(weighted.map(([label, share]) => [label, share / sum]));
-}
-
-/** The decision about a photo at a threshold; without one, the decision that the bundle made. */
+/** The decision about a photo at a threshold; without one, the decision that the bundle made. No threshold makes
+ * an unknown photo known. `field` is how common the labels are where the photos come from, not as `trained`. */
 export function decisionOf(
   photo: Judged,
   threshold: number | null,
   trained: Record<string, number>,
   field: Record<string, number> | null,
 ): string {
-  if (threshold === null && field === null) return photo.decision;
-  const shares = field ? shifted(photo.probabilities, trained, field) : photo.probabilities;
-  const [label, share] = Object.entries(shares).reduce((best, one) => (one[1] > best[1] ? one : best));
-  return share >= (threshold ?? 0) ? label : UNSURE;
+  if (photo.decision === UNKNOWN || (threshold === null && field === null)) return photo.decision;
+  const labels = Object.keys(photo.probabilities);
+  const stated = Object.values(photo.probabilities);
+  const from = labels.map((label) => Math.max(trained[label] ?? 1, 1e-9));
+  const shares = field ? correctPrior(stated, from, labels.map((label) => field[label] ?? 0)) : stated;
+  const most = Math.max(...shares);
+  return most >= (threshold ?? 0) ? labels[shares.indexOf(most)] : UNSURE;
 }
 
 /** How many photos of each true label got each decision. */
@@ -65,7 +55,7 @@ export function perThousand(rows: Map<string, Map<string, number[]>>, field: Rec
     const count = [...row.values()].reduce((sum, photos) => sum + photos.length, 0);
     const weight = (1000 * field[truth]) / total / count;
     for (const [decision, photos] of row) {
-      const kind = decision === truth ? "right" : decision === UNSURE || decision === "unknown" ? "unsure" : "wrong";
+      const kind = decision === truth ? "right" : decision === UNSURE || decision === UNKNOWN ? "unsure" : "wrong";
       rates[kind] += weight * photos.length;
     }
   }
