@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from catflap.serving.serve_settings import ServeSettings as ServeSettings
     from catflap.training.plan import Plan as Plan
     from catflap.training.train import train as train
+    from catflap.training.weights_file import WeightsFile as WeightsFile
     from catflap.verification.verify import verify as verify
 
 _HOME = {
@@ -84,6 +85,7 @@ _HOME = {
     "Signer": "catflap.runtime.signature",
     "Verdict": "catflap.artifacts.results",
     "WatchSettings": "catflap.live.watch_settings",
+    "WeightsFile": "catflap.training.weights_file",
     "audit": "catflap.curation.audit",
     "bench": "catflap.runtime.bench",
     "build": "catflap.pipeline.build",

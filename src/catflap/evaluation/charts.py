@@ -66,7 +66,6 @@ def write_page(out: Path, page: str, kicker: str) -> None:
 def _environment() -> Any:
     need("jinja2")
     import jinja2
-    import markupsafe
 
     def visible(value: Any) -> Any:
         """Text with control characters as codes, such as \\u202e, which would reorder the page."""
@@ -81,7 +80,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["shared_style"] = markupsafe.Markup(shared_style())
+    environment.globals["shared_style"] = shared_style()
     environment.filters["basename"] = lambda name: PurePath(str(name)).name or str(name)
     environment.filters["dictlist"] = lambda entries, most: list(entries.items())[:most]
     return environment
