@@ -110,6 +110,7 @@ def test_the_new_manifest_names_the_old_one(reviewed: Review, collection: Collec
     assert collection.manifest == load_manifest(collection.manifest.path)
 
 
+@pytest.mark.slow
 def test_the_next_dataset_and_the_next_audit_honour_it(reviewed: Review, collection: Collection) -> None:
     dataset = prepare(reviewed.manifest, collection.root / "next", frame=FRAME, profile=False)
     ids, table = collection.ids(), rows(reviewed.manifest)

@@ -198,6 +198,7 @@ def test_photos_that_changed_after_the_scan_are_not_packed(tmp_path: Path) -> No
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_answer_as_the_design_says(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "photos", 15)
     (source / "cat" / "bad.jpg").write_bytes(b"")

@@ -93,6 +93,7 @@ def test_a_hopeless_or_empty_calibration_stays_within_bounds():
         fit_temperature(np.array([[np.nan, 0.0]]), np.array([0]))
 
 
+@pytest.mark.slow
 def test_many_labels_take_little_memory() -> None:
     """1,000 labels, 4,000 photos: less memory than float64 copies of the logits would take."""
     random = np.random.default_rng(0)

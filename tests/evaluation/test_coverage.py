@@ -14,6 +14,7 @@ from catflap.evaluation.calibration import estimate_prior, operating_point, prio
 from catflap.evaluation.intervals import significantly_positive
 from catflap.evaluation.metrics import measure
 from catflap.runtime.decisions import softmax
+from tests.matrix import mostly_slow
 
 SETS = 200
 
@@ -29,7 +30,9 @@ def found_in(metrics):
     }
 
 
-@pytest.mark.parametrize(("groups", "shift", "temperature"), [(300, 5, 0.6), (150, 2, 1.0)])
+@pytest.mark.parametrize(
+    ("groups", "shift", "temperature"), mostly_slow([(300, 5, 0.6), (150, 2, 1.0)], several=True)
+)
 def test_intervals_hold_the_truth(groups, shift, temperature):
     rng = np.random.default_rng(11)
     truth = found_in(measure(*source(rng, 40_000, shift, temperature), NAMES))

@@ -107,6 +107,7 @@ def test_the_bundle_has_a_curve_of_error_rates_and_takes_the_smallest_that_is_se
         assert decision_rule(decision).top
 
 
+@pytest.mark.slow
 def test_an_error_rate_can_be_stated(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ from catflap.training.backbones import TINY as INSTALLED
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from catflap.verification.verify import verify
+from tests.matrix import mostly_slow
 from tests.tiny import Exported, draw_photos, make_checkpoint, make_dataset
 
 LABELS = ("cat", "other", "third")
@@ -124,9 +125,7 @@ def test_a_stripped_bundle_still_refuses(bundle: Path, tmp_path: Path) -> None:
     assert classifier(strangest(classifier)).decision == "unknown"
 
 
-@pytest.mark.parametrize(
-    "name", ["onnx-frame", "litert-int8", pytest.param("openvino-int8", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", mostly_slow(["onnx-frame", "litert-int8", "openvino-int8"]))
 def test_every_runtime_says_it_as_int8_does(bundle: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip({"litert-int8": "ai_edge_litert", "openvino-int8": "nncf"}.get(name, "onnxruntime"))
     out, dataset = tmp_path / "more.catflap", load_dataset(bundle.with_name("dataset"))

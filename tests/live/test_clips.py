@@ -88,6 +88,7 @@ def test_the_last_seconds_before_a_camera_is_lost_are_in_a_clip(red: Path, tmp_p
     assert is_red(frames[-1])
 
 
+@pytest.mark.slow
 def test_frames_and_clips_in_one_folder_share_its_limit(red: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.avi", (["blue"] * 30 + ["red"] * 30) * 4)
     words = ("--clips", tmp_path / "all", "--save", tmp_path / "all", "--clip-seconds", "0.5")

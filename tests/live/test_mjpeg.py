@@ -70,6 +70,7 @@ def test_garbage_between_is_skipped() -> None:
     assert split(noise + PHOTOS[0] + noise + PHOTOS[1], 100) == PHOTOS[:2]
 
 
+@pytest.mark.slow
 def test_an_endless_frame_is_refused() -> None:
     with pytest.raises(SourceLost, match="more than 5000 bytes"):
         split(PHOTOS[0][:700] + b"\x00" * 10_000, 512, 5000)

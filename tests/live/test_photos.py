@@ -107,7 +107,7 @@ def test_a_signal_ends_it_between_two_photos(red: Path) -> None:
             assert watcher.await_event("ended")["why"] == "stopped"
 
 
-@pytest.mark.parametrize("scheme", ["Basic", "Digest"])
+@pytest.mark.parametrize("scheme", mostly_slow(["Basic", "Digest"]))
 def test_each_request_has_the_password_and_no_event_shows_it(red: Path, scheme: str) -> None:
     with camera() as source:
         source.single, source.mode = "sized", "red"

@@ -57,6 +57,7 @@ def test_a_region_is_all_that_is_judged(red: Path, tmp_path: Path) -> None:
             assert watcher.end() == 0
 
 
+@pytest.mark.slow
 def test_at_an_operating_point_the_decisions_of_the_frames_are_averaged(tmp_path: Path) -> None:
     import numpy as np
 

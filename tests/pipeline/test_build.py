@@ -31,6 +31,7 @@ from catflap.pipeline.build import build
 from catflap.training.plan import Plan
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
+from tests.matrix import mostly_slow
 from tests.tiny import CATFLAP, FRAME, TINY, Exported, drawn, make_bundle, make_checkpoint, make_dataset
 
 PLAN = Plan(backbone=TINY)
@@ -140,6 +141,7 @@ def changed(photo: Path) -> Iterator[None]:
         os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_photos_that_could_not_be_read_are_looked_at_again(built: Path, drawn_bundle: Exported) -> None:
     photos, manifest = drawn_bundle.path.with_name("photos"), built.with_suffix(".build") / "manifest"
     with ExitStack() as meanwhile:
@@ -155,6 +157,7 @@ def test_photos_that_could_not_be_read_are_looked_at_again(built: Path, drawn_bu
     assert made(build(photos, built, plan=PLAN, frame=FRAME)) == []
 
 
+@pytest.mark.slow
 def test_photos_that_stay_unreadable_are_not_scanned_for_again(built: Path, drawn_bundle: Exported) -> None:
     photos, work = drawn_bundle.path.with_name("photos"), built.with_suffix(".build")
     link, pipe, target = photos / "cat" / "link.jpg", photos / "cat" / "pipe.jpg", built.with_name("07.jpg")
@@ -171,7 +174,7 @@ def test_photos_that_stay_unreadable_are_not_scanned_for_again(built: Path, draw
         pipe.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("why", ["damaged", "outdated"])
+@pytest.mark.parametrize("why", mostly_slow(["damaged", "outdated"]))
 def test_a_manifest_that_no_dataset_can_be_made_of_is_made_again(
     why: str, built: Path, drawn_bundle: Exported
 ) -> None:

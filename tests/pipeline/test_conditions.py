@@ -50,6 +50,7 @@ def test_a_users_column_is_a_slice(drawn_bundle: Exported, tmp_path: Path) -> No
     assert {"camera old", "camera new"} <= {row["slice"] for row in report.conditions["slices"]["rows"]}
 
 
+@pytest.mark.slow
 def test_sure_mistakes_are_offered_and_corrected_labels_count_again(
     drawn_bundle: Exported, mislabelled: Path, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def test_killed_runs_end_with_the_same_report(
     assert not list(tmp_path.glob(".*")), "nothing is left beside it"
 
 
+@pytest.mark.slow
 def test_what_was_kept_of_other_photos_is_left(
     drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -311,6 +312,7 @@ def test_photos_that_a_checkpoint_learnt_from_do_not_judge_it(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_dataset_that_was_prepared_anew_in_its_place_does_not_judge_it(
     drawn_dataset: Dataset, tmp_path: Path
 ) -> None:

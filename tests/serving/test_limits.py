@@ -57,6 +57,7 @@ def test_what_cannot_be_done_by_the_deadline_is_503_or_504(slow: Path) -> None:
         assert server.metric("catflap_queue") == 0, "what was given up is not worked on"
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_gives_its_place_back(slow: Path) -> None:
     head = (
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"

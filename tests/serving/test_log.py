@@ -196,6 +196,7 @@ def test_a_drift_score_goes_with_its_version(tmp_path: Path, versions: list[byte
     close_service(service)
 
 
+@pytest.mark.slow
 def test_a_drift_score_stays_while_its_version_has_another_role(
     tmp_path: Path, versions: list[bytes]
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_platform_is_what_runs_the_variant(
         assert server.ask("/v2/models/warmth").json()["platform"] == platform
 
 
+@pytest.mark.slow
 def test_a_shadow_judges_photos_and_frames_that_fit_its_own(quick: Path, tmp_path: Path) -> None:
     opposite = make_bundle(tmp_path / "opposite.catflap", sharpness=-0.05)
     larger = make_bundle(tmp_path / "larger.catflap", sharpness=-0.05, side=2 * SIDE)

@@ -62,6 +62,7 @@ def test_it_decides_at_an_operating_point_which_a_new_version_must_have(tmp_path
         assert server.predict(RED).json()["version"] == old
 
 
+@pytest.mark.slow
 def test_it_decides_at_another_error_rate_of_the_curve(tmp_path: Path) -> None:
     curve = [
         {"error_rate": 0.01, "threshold": 0.9, "unsure": 0.4},
@@ -161,6 +162,7 @@ def test_a_bundle_that_is_mended_in_place_is_tried_again_whatever_time_it_bears(
         eventually(lambda: server.predict(RED).json()["version"] != version(quick))
 
 
+@pytest.mark.slow
 def test_an_operator_learns_that_another_variant_than_the_default_one_answers(
     tmp_path: Path, quick: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_they_are_those_of_the_model_in_order(extractor: Extractor, dataset: Dat
     assert np.array_equal(features(extractor, photos.take(backwards)), found[::-1])
 
 
+@pytest.mark.slow
 def test_frames_of_one_size_share_a_graph_but_no_features(
     small: Backbone, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from catflap.image import Frame
 from catflap.training.backbones import Backbone
 from catflap.training.features import open_extractor
 from catflap.training.finetune import LoopSettings
+from tests.matrix import mostly_slow
 from tests.training.small import Small, SteepAtZero, small_network
 from tests.training.test_finetune import ADAMW, RECIPE, Stop, run, weights
 
@@ -80,7 +81,7 @@ def test_steps_that_were_scaled_by_too_much_are_left_out(drawn_dataset: Dataset,
     assert weights(network) != weights(start), "steps are taken once the scale is low enough"
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", mostly_slow([RECIPE, ADAMW]), ids=["sgd", "adamw"])
 def test_a_stopped_run_ends_like_an_undisturbed_one(
     drawn_dataset: Dataset, tmp_path: Path, recipe: LoopSettings
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -35,6 +36,7 @@ def test_a_graph_answers_as_its_module_which_stays_as_it_was() -> None:
     np.testing.assert_allclose(open_model(graph)(frames), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_module_gives_the_same_graph_again() -> None:
     module = Small()
     assert to_onnx(module, 8, 8) == to_onnx(module, 8, 8)

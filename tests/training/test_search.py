@@ -165,6 +165,7 @@ def test_limits_are_kept(drawn_dataset: Dataset) -> None:
         found(drawn_dataset, limits=(1e-9, None))
 
 
+@pytest.mark.slow
 def test_a_clock_admits_what_there_is_time_for(drawn_dataset: Dataset) -> None:
     now = time.perf_counter()
     plenty = found(drawn_dataset, clock=start_clock(60, now, "cpu", "32-true"))

@@ -49,6 +49,7 @@ def received(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     return seen[0].movedim(1, -1).flatten(0, -2).double()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_at_full_rank_nothing_changes(slim: Backbone, pixels: torch.Tensor) -> None:
     plain = (torch.zeros(WIDE).double(), torch.eye(WIDE).double())

@@ -35,7 +35,6 @@ from catflap.training.distributed import fastest_precision
 from catflap.training.network import Network, load_network, open_checkpoint
 from catflap.training.plan import Plan
 from catflap.training.train import train
-from tests.matrix import mostly_slow
 from tests.tiny import TINY
 
 
@@ -80,6 +79,7 @@ def test_the_network_comes_back_from_the_files(drawn_checkpoint: Checkpoint, dra
     assert not load_network(drawn_checkpoint).training
 
 
+@pytest.mark.slow
 def test_trained_again_it_is_the_same(
     drawn_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -118,6 +118,7 @@ def test_fingerprints_tell_what_matters(drawn_dataset: Dataset) -> None:
     assert len({*different, head}) == 11
 
 
+@pytest.mark.slow
 def test_a_named_fine_tuning_is_the_best_blend_and_learns_from_validation_too(
     drawn_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -192,7 +193,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "undisturbed"]
 
 
-@pytest.mark.parametrize("damage", mostly_slow([None, b"{", b"[1]"]))
+@pytest.mark.parametrize("damage", [None, *(pytest.param(b, marks=pytest.mark.slow) for b in (b"{", b"[1]"))])
 def test_a_stopped_run_follows_what_the_clock_decided(
     drawn_dataset: Dataset, tmp_path: Path, damage: bytes | None
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_stopped_run_follows_what_the_clock_decided(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "made"]
 
 
+@pytest.mark.slow
 def test_a_head_that_was_asked_for_stays_one(
     drawn_dataset: Dataset, drawn_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -333,6 +335,7 @@ def test_a_gradient_costs_about_twice_the_answer(name: str) -> None:
     assert 1.8 < backward / forward < 2.1
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_counts_what_it_did_itself(drawn_dataset: Dataset, tmp_path: Path) -> None:
     """In batches of a quarter, stopped after the first step that is kept."""
     plan, photos = Plan(backbone=TINY, recipe="scratch", epochs=8), drawn_dataset.roles["train"]
@@ -376,6 +379,7 @@ def test_weights_that_do_not_fit_are_named(drawn_checkpoint: Checkpoint, tmp_pat
         load_network(load_checkpoint(folder))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_path_is_not_utf_8(drawn_dataset: Dataset, tmp_path: Path) -> None:
     checkpoint = train(drawn_dataset, tmp_path / os.fsdecode(b"caf\xe9"), Plan(backbone=TINY))
     load_network(load_checkpoint(checkpoint.path))
