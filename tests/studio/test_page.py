@@ -138,6 +138,15 @@ def test_photos_are_labelled_by_keyboard_only(open_studio: Callable[..., Page], 
     studio.ask("POST", "/api/undo", {})
     studio.ask("POST", "/api/undo", {})
     assert studio.ask("GET", "/api/state")["open"] == 4
+    page.reload()  # the letters of the review page do the same
+    page.wait_for_selector(".tag.guess")
+    page.focus(".grid")
+    page.keyboard.press("a")
+    page.keyboard.press("d")
+    state = studio.until("/api/state", lambda state: state["open"] == 2)
+    assert state["aside"] == 1
+    studio.ask("POST", "/api/undo", {})
+    studio.ask("POST", "/api/undo", {})
 
 
 @pytest.mark.slow
