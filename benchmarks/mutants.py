@@ -44,7 +44,7 @@ GROUPS = {
     "image": "src/catflap/image.py:tests/image,tests/runtime/test_classifier.py,tests/hostile/test_photos.py",
     "decisions": (
         "src/catflap/runtime/decisions.py,src/catflap/runtime/points.py,src/catflap/evaluation/operating.py,"
-        "src/catflap/evaluation/decision_rates.py,src/catflap/evaluation/calibration.py"
+        "src/catflap/evaluation/decision_rates.py,src/catflap/evaluation/calibration.py,src/catflap/evaluation/conformal.py"
         ":tests/evaluation,tests/runtime,tests/exporting/test_points.py"
     ),
     "intervals": "src/catflap/evaluation/intervals.py:tests/evaluation",

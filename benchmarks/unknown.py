@@ -196,7 +196,8 @@ def measure(
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
-    from catflap.runtime.ood import are_unknown, unknown_threshold
+    from catflap.evaluation.conformal import unknown_threshold
+    from catflap.runtime.ood import are_unknown
 
     rows = np.concatenate([features[name] for name in known])
     labels = np.concatenate([[number] * len(features[name]) for number, name in enumerate(known)])

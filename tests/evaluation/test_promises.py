@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import Variant
+from catflap.evaluation.conformal import risk_curve
 from catflap.evaluation.decision_rates import shipped_decisions
 from catflap.evaluation.drift_baseline import Drift
 from catflap.evaluation.intervals import Ints
 from catflap.evaluation.metrics import measure
 from catflap.evaluation.promises import compare_with_promises, unknown_labels, worse_than_promised
-from catflap.runtime.decisions import decide, decision_rule, risk_curve
+from catflap.runtime.decisions import decide, decision_rule
 
 LABELS = ("cat", "dog", "fox")
 PRIOR = dict.fromkeys(LABELS, 1 / 3)

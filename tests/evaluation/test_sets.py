@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import load_bundle
+from catflap.evaluation.conformal import set_threshold
 from catflap.evaluation.decision_rates import mean_size, set_rates
 from catflap.exporting.export import export
 from catflap.pipeline.evaluate import evaluate
-from catflap.runtime.decisions import prediction_sets, set_threshold, softmax
+from catflap.runtime.decisions import prediction_sets, softmax
 from tests.tiny import make_checkpoint, make_dataset
 
 

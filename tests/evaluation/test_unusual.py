@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from catflap.evaluation.conformal import unknown_threshold
 from catflap.evaluation.drift_baseline import AXES, WINDOW, make_baseline, measure_drift, ood_baseline
-from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unknown_threshold, unpack
+from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unpack
 
 LABELS = ("cat", "dog")
 WIDE = 64

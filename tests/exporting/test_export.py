@@ -22,6 +22,7 @@ from catflap.artifacts.tables import read_table, write_table
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.calibration import fit_temperature
+from catflap.evaluation.conformal import ERROR_RATES, choose_error_rate
 from catflap.evaluation.metrics import measure
 from catflap.exporting.export import export
 from catflap.exporting.golden_cases import drawn_photos
@@ -30,7 +31,7 @@ from catflap.exporting.quantise import quantise
 from catflap.exporting.repack import name_of
 from catflap.exporting.target import form_of
 from catflap.image import encode, read_pixels
-from catflap.runtime.decisions import ERROR_RATES, choose_error_rate, decide, decision_rule, softmax
+from catflap.runtime.decisions import decide, decision_rule, softmax
 from catflap.runtime.engine_onnx import open_model
 from catflap.training.backbones import PACKAGED
 from catflap.training.network import open_checkpoint

@@ -14,12 +14,12 @@ from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.artifacts.golden import read_golden
 from catflap.cli.main import main
 from catflap.errors import CatflapError, Refused
+from catflap.evaluation.conformal import unknown_threshold
 from catflap.exporting.export import add_variants, export
 from catflap.exporting.repack import strip_bundle
 from catflap.pipeline.evaluate import evaluate
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import DecisionRule, decide
-from catflap.runtime.ood import unknown_threshold
 from catflap.training.backbones import TINY as INSTALLED
 from catflap.training.plan import Plan
 from catflap.training.train import train

@@ -11,16 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catflap.errors import CatflapError
-from catflap.runtime.decisions import (
+from catflap.evaluation.conformal import (
     ERROR_RATES,
-    DecisionRule,
     choose_error_rate,
-    decide,
-    decision_rule,
     risk_curve,
     risk_threshold,
-    softmax,
 )
+from catflap.runtime.decisions import DecisionRule, decide, decision_rule, softmax
 
 Rows = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""What is fitted on the calibration role: temperature, field prior, operating points."""
+"""Fitted on the calibration role: temperature, field prior, operating points; conformal.py has the rest."""
 
 from __future__ import annotations
 

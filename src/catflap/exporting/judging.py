@@ -27,6 +27,13 @@ from catflap.evaluation.calibration import (
     rates_at,
     threshold_steps,
 )
+from catflap.evaluation.conformal import (
+    ERROR_RATES,
+    choose_error_rate,
+    risk_curve,
+    set_threshold,
+    unknown_threshold,
+)
 from catflap.evaluation.decision_rates import flagged_share, set_rates, shipped_decisions
 from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
 from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
@@ -39,22 +46,18 @@ from catflap.image import Pixels
 from catflap.machine import versions
 from catflap.progress import Progress, silent, track
 from catflap.runtime.decisions import (
-    ERROR_RATES,
     TOP,
     PointSpec,
     Probabilities,
-    choose_error_rate,
     decide,
     decision_rule,
     point_cutoff,
-    risk_curve,
-    set_threshold,
     softmax,
 )
 from catflap.runtime.engine import Embeddings, Logits, Model
 from catflap.runtime.engine_onnx import open_model, run_with_embedding
 from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics, image_statistics
-from catflap.runtime.ood import EmbeddingModel, are_unknown, embedding_models, ood_scores, unknown_threshold
+from catflap.runtime.ood import EmbeddingModel, are_unknown, embedding_models, ood_scores
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.network import load_network, open_checkpoint
 from catflap.training.onnx_graph import to_onnx

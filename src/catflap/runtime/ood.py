@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from catflap.artifacts.bundle import Variant
 from catflap.errors import BadArtifact
-from catflap.runtime.decisions import conformal_bound
 
 Vectors = npt.NDArray[np.float32]
 
@@ -54,19 +53,6 @@ def ood_scores(embeddings: Vectors, best: npt.ArrayLike, models: Sequence[Embedd
         if model is not None and chosen.any():
             scores[chosen] = residuals(embeddings[chosen], model.mean, model.axes) / model.limit
     return scores
-
-
-def unknown_threshold(scores: npt.ArrayLike, groups: npt.ArrayLike, rate: float) -> float | None:
-    """The OOD score above which a photo is unknown, so that at most `rate` of photos like these are.
-
-    A conformal p-value (Vovk et al. 2005; Bates et al. 2023): a new group of photos is above the threshold
-    with a probability of at most `rate`, on average over calibration sets; `scores` (n,) took no part in
-    fitting what they measure. The unit is the group (n,), by its worst photo. None for fewer than
-    1 / `rate` - 1 groups. NaN counts as typical.
-    """
-    values = np.nan_to_num(np.asarray(scores, np.float64), nan=0.0)
-    bound = conformal_bound(values, rate, groups)
-    return None if bound is None else bound + 1e-6
 
 
 def are_unknown(scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
