@@ -39,10 +39,9 @@ def test_a_worse_model_is_refused_and_the_page_shows_what_changed(
         subject = opened(drawn_bundle.path)
         if path.name != "worse.catflap":
             return subject
-        (name, (run, temperature, whole)), *_ = subject.models.items()
-        return replace(
-            subject, name="worse", models={name: (lambda frames: -run(frames), temperature, whole)}
-        )
+        (name, model), *_ = subject.models.items()
+        worse_model = replace(model, run=lambda frames: -model.run(frames))
+        return replace(subject, name="worse", models={name: worse_model})
 
     monkeypatch.setattr(module, "open_subject", worse)
     table = tmp_path / "facts.csv"

@@ -97,14 +97,16 @@ def diff(
 
 
 def _sha(subject: Subject) -> dict[str, str]:
-    kind = "bundle" if subject.variants else "checkpoint"
+    kind = "checkpoint" if subject.bundle is None else "bundle"
     return {"sha256": subject.ancestors[kind]}
 
 
 def _answers(subject: Subject, judged: JudgedPhotos, step: str, progress: Progress) -> Answers:
     """What a user gets for each photo by the first of a subject's models."""
-    name, (_, _, whole) = next(iter(subject.models.items()))
-    rows = score(shipped_model(subject, name), judged.bytes, subject.frame, step, progress, whole=whole)
+    name, model = next(iter(subject.models.items()))
+    rows = score(
+        shipped_model(subject, name), judged.bytes, subject.frame, step, progress, whole=model.takes_photos
+    )
     return answers_of(subject, name, rows)
 
 

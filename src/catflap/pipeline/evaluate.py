@@ -53,8 +53,21 @@ NAME_UNSEEN_PHOTOS = "Name photos that it has not seen, or the dataset that it w
 
 
 @dataclass(frozen=True)
+class SubjectModel:
+    """A model of a subject: frames to logits, or whole photos if it `takes_photos`; and its temperature.
+
+    `variant` is the Bundle's variant that it is; None for a Checkpoint.
+    """
+
+    run: Model
+    temperature: float = 1.0
+    takes_photos: bool = False
+    variant: Variant | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A Checkpoint or Bundle; `models` maps names to model, temperature, and whether it takes whole photos.
+    """A Checkpoint or Bundle, with its models by name, the default one first.
 
     `seen` maps roles of its own Dataset to a key of Report's SEEN.
     """
@@ -62,12 +75,11 @@ class Subject:
     name: str
     labels: tuple[str, ...]
     frame: Frame
-    models: dict[str, tuple[Model, float, bool]]
+    models: dict[str, SubjectModel]
     ancestors: dict[str, str]
     dataset: Path | None
     history: list[dict[str, Any]]
     seen: dict[str, str]
-    variants: dict[str, Variant] = field(default_factory=dict)  # of a Bundle
     bundle: Bundle | None = None
 
 
@@ -150,12 +162,12 @@ def evaluate(
     sections, drawn, compared = {}, {}, {}
     main, drift = None, None
     scored = Path(out).with_name(f".{Path(out).name}.scored")
-    for name, (_, _, whole) in subject.models.items():
+    for name, opened in subject.models.items():
         kept, step = scored / _key(name, subject, judged), f"evaluate {name}"
-        variant = subject.variants.get(name)
+        variant = opened.variant
         rows = score(
             shipped_model(subject, name), judged.bytes, subject.frame, step, progress,
-            whole=whole, kept=kept, part=part,
+            whole=opened.takes_photos, kept=kept, part=part,
         )  # fmt: skip
         answers = answers_of(subject, name, rows)
         if main is None:
@@ -201,7 +213,7 @@ def evaluate(
         title=subject.name,
         labels=subject.labels,
         examples=with_evidence(
-            examples, next(iter(subject.models.values()))[0], subject.frame, subject.labels
+            examples, next(iter(subject.models.values())).run, subject.frame, subject.labels
         ),
         outcome=outcome,
         curves=drawn,
@@ -255,17 +267,18 @@ def shipped_model(subject: Subject, name: str) -> Model:
 
     Raises BadArtifact where photos may be unknown and the model gives no embeddings.
     """
-    (model, _, whole), variant = subject.models[name], subject.variants.get(name)
+    model = subject.models[name]
+    variant = model.variant
     models = embedding_models(None if variant is None else variant.baseline, subject.labels)
 
     def run(frames: Pixels) -> Logits:
-        logits, embeddings = run_with_embedding(model, frames)
+        logits, embeddings = run_with_embedding(model.run, frames)
         scores = np.full(len(logits), np.nan, np.float32)
         if embeddings is not None:
             scores = ood_scores(embeddings, logits.argmax(axis=1), models)
         elif variant is not None and variant.unknown:
             raise wrong_embedding(variant)
-        statistics = [NO_STATISTICS if whole else image_statistics(pixels) for pixels in frames]
+        statistics = [NO_STATISTICS if model.takes_photos else image_statistics(pixels) for pixels in frames]
         return np.column_stack([logits, scores, np.array(statistics, np.float32)])
 
     return run
@@ -274,8 +287,8 @@ def shipped_model(subject: Subject, name: str) -> Model:
 def answers_of(subject: Subject, name: str, rows: Logits) -> Answers:
     """The Answers in the rows of `shipped_model`; a Checkpoint decides for the likeliest label."""
     logits, scores, statistics = np.split(rows, [len(subject.labels), len(subject.labels) + 1], axis=1)
-    scores, probabilities = scores[:, 0], softmax(logits, subject.models[name][1])
-    variant, unknown = subject.variants.get(name), None
+    scores, probabilities = scores[:, 0], softmax(logits, subject.models[name].temperature)
+    variant, unknown = subject.models[name].variant, None
     if variant is None:
         decided = [subject.labels[best] for best in probabilities.argmax(axis=1).tolist()]
     else:
@@ -352,14 +365,14 @@ def open_subject(model: Path) -> Subject:
         from catflap.training.network import open_checkpoint  # seconds, for torch
 
         return Subject(
-            model.name,
-            checkpoint.labels,
-            checkpoint.frame,
-            {"checkpoint": (open_checkpoint(checkpoint), 1.0, False)},
-            {**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
-            checkpoint.dataset_path,
-            checkpoint.history,
-            {
+            name=model.name,
+            labels=checkpoint.labels,
+            frame=checkpoint.frame,
+            models={"checkpoint": SubjectModel(open_checkpoint(checkpoint))},
+            ancestors={**checkpoint.ancestors, "checkpoint": checkpoint.sha256},
+            dataset=checkpoint.dataset_path,
+            history=checkpoint.history,
+            seen={
                 "train": "learnt",
                 "validation": "learnt" if checkpoint.recipe == "head" else "chosen",
                 **({"calibration": "learnt"} if checkpoint.has_learnt_calibration else {}),
@@ -369,16 +382,18 @@ def open_subject(model: Path) -> Subject:
     chosen = [bundle.variant(name) for name in runnable_variants(bundle)]
     chosen.sort(key=lambda variant: variant.name != bundle.default_variant)
     return Subject(
-        bundle.name,
-        bundle.labels,
-        bundle.frame,
-        {one.name: (open_variant(bundle, one), one.temperature, one.takes_photos) for one in chosen},
-        {**bundle.head["ancestors"], "bundle": bundle.sha256},
-        None,
-        [],
-        {"train": "learnt", "validation": "chosen", "calibration": "calibrated"},
-        {one.name: one for one in chosen},
-        bundle,
+        name=bundle.name,
+        labels=bundle.labels,
+        frame=bundle.frame,
+        models={
+            one.name: SubjectModel(open_variant(bundle, one), one.temperature, one.takes_photos, one)
+            for one in chosen
+        },
+        ancestors={**bundle.head["ancestors"], "bundle": bundle.sha256},
+        dataset=None,
+        history=[],
+        seen={"train": "learnt", "validation": "chosen", "calibration": "calibrated"},
+        bundle=bundle,
     )
 
 
@@ -460,18 +475,18 @@ def _of_source(
     seen = _refuse_learnt(np.array(table["id"].to_pylist()), names, subject)
     labels, coded = np.unique(table["label"].to_pylist(), return_inverse=True)
     return JudgedPhotos(
-        _Files(list(zip(names, table["offset"].to_pylist(), table["bytes"].to_pylist(), strict=True))),
-        _numbers(tuple(labels.tolist()), subject)[coded],
-        table["group"].to_numpy().astype(np.int64),
-        names,
-        {"manifest": manifest.sha256},
-        role,
-        seen,
-        digest([table["id"].to_pylist(), table["bytes"].to_pylist()]),
-        table["id"].to_pylist(),
-        names,
-        table["label"].to_pylist(),
-        unread,
+        bytes=_Files(list(zip(names, table["offset"].to_pylist(), table["bytes"].to_pylist(), strict=True))),
+        labels=_numbers(tuple(labels.tolist()), subject)[coded],
+        groups=table["group"].to_numpy().astype(np.int64),
+        names=names,
+        ancestors={"manifest": manifest.sha256},
+        role=role,
+        seen=seen,
+        key=digest([table["id"].to_pylist(), table["bytes"].to_pylist()]),
+        ids=table["id"].to_pylist(),
+        uris=names,
+        stated=table["label"].to_pylist(),
+        unread=unread,
     )
 
 
@@ -511,7 +526,7 @@ class _Some:
 
 def _drift(subject: Subject, answers: Answers) -> Drift | None:
     """The drift of up to 400 photos against the baseline of a Bundle's first variant, if it has one."""
-    variant = next(iter(subject.variants.values()), None)
+    variant = next(iter(subject.models.values())).variant
     if variant is None or variant.baseline is None or variant.takes_photos:
         return None
     count = len(answers.decided)
