@@ -158,7 +158,8 @@ def test_what_the_photos_lack_is_found(project: Project, monkeypatch: pytest.Mon
     assert states(replace(project, manifest=bursts), "groups") == ["advice"]
     monkeypatch.setattr(Manifest, "rows", lambda *_: pa.table({"user_group": ["", "burst 1"]}))
     assert states(replace(project, manifest=bursts), "groups") == ["fine"]
-    rare = replace(manifest, labels={"cat": 5, "other": 51})
+    what = "The largest label has 10 times the photos of 'cat'."
+    rare = replace(manifest, checks=[*manifest.checks, {"check": "class_imbalance", "what": what}])
     (finding,) = found(replace(project, manifest=rare), "balance")
     assert (finding.state, "'cat'" in finding.what) == ("advice", True)
     checks = [

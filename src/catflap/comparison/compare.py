@@ -63,14 +63,14 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo"
         photo.write_bytes(read_golden(shipped).photos[0])
-        learning = None if trained is None else _training_side(trained, photo, advisories)
+        training = None if trained is None else _training_side(trained, photo, advisories)
         progress("compare", 1, 2)
-        answering = _device_side(trained, shipped, name, photo, advisories)
+        inference = _device_side(trained, shipped, name, photo, advisories)
         progress("compare", 2, 2)
-    found: dict[str, Any] = {"training": learning, "inference": answering, "machine": machine()}
+    found: dict[str, Any] = {"training": training, "inference": inference, "machine": machine()}
     if devices:
         found["devices"] = [
-            {"device": device.name(), "network_ms": device_slowdown(device) * answering["network_ms"]}
+            {"device": device.name(), "network_ms": device_slowdown(device) * inference["network_ms"]}
             for device in devices
         ]
     if out is not None:
@@ -264,8 +264,8 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
 
 
-def _both(what: str, field: str, unit: float, words: str, why: str = "", empty: str = "–") -> Row:
-    shown = _number(field, unit, words, empty)
+def _both(what: str, field: str, unit: float, why: str = "", empty: str = "–") -> Row:
+    shown = _number(field, unit, "", empty)
     return Row(what, shown, shown, field, why)
 
 
@@ -288,7 +288,7 @@ def _advisories(side: Mapping[str, Any]) -> str:
     return ", ".join(f"{row['id']} ({row['package']} {row['version']})" for row in found) or "none known"
 
 
-def _said(words: str) -> Shown:
+def _words(words: str) -> Shown:
     return lambda _: words
 
 
@@ -320,47 +320,47 @@ def _connected(side: Mapping[str, Any]) -> str:
 
 GROUPS: Mapping[str, tuple[Row, ...]] = {
     "What it is for": (
-        Row("purpose", _said("find weights that fit labelled photos"), _said("decide about one photo")),
-        Row("how often", _said("once for each version"), _said("once for each photo, for years")),
-        Row("data in", _learning_from, _said("one photo, without a label")),
-        Row("data out", _number("weights", 1, " weights and statistics"), _said("a label, or “unsure”")),
-        Row("weights", _said("change with every step"), _said("never change")),
+        Row("purpose", _words("find weights that fit labelled photos"), _words("decide about one photo")),
+        Row("how often", _words("once for each version"), _words("once for each photo, for years")),
+        Row("data in", _learning_from, _words("one photo, without a label")),
+        Row("data out", _number("weights", 1, " weights and statistics"), _words("a label, or “unsure”")),
+        Row("weights", _words("change with every step"), _words("never change")),
     ),
     "Compute": (
-        _both("forward pass, MFLOP a photo", "flops_forward", 1e6, "", "by torch; a multiply-add is two"),
-        _both("backward pass, MFLOP a photo", "flops_backward", 1e6, "", "0 where only a head was trained"),
-        _both("optimiser, MFLOP a photo", "flops_update", 1e6, "", "counted from its rule, for a batch"),
-        _both("all of it, GFLOP", "flops_in_all", 1e9, "", "all photos of the training, or one prediction"),
-        _both("predictions of the same compute", "predictions_of_the_same_cost", 1, ""),
+        _both("forward pass, MFLOP a photo", "flops_forward", 1e6, "by torch; a multiply-add is two"),
+        _both("backward pass, MFLOP a photo", "flops_backward", 1e6, "0 where only a head was trained"),
+        _both("optimiser, MFLOP a photo", "flops_update", 1e6, "counted from its rule, for a batch"),
+        _both("all of it, GFLOP", "flops_in_all", 1e9, "all photos of the training, or one prediction"),
+        _both("predictions of the same compute", "predictions_of_the_same_cost", 1),
     ),
     "Time": (
-        _both("in all, s", "seconds", 1, "", "the whole training, or one answer"),
-        _both("photos per second", "photos_per_second", 1, "", "", "– (features were cached)"),
+        _both("in all, s", "seconds", 1, "the whole training, or one answer"),
+        _both("photos per second", "photos_per_second", 1, "", "– (features were cached)"),
         Row("one answer, one thread, p50 / p90 / p99", _latency, _latency, "milliseconds_an_answer"),
-        _both("start to first answer, s", "seconds_to_first_answer", 1, ""),
+        _both("start to first answer, s", "seconds_to_first_answer", 1),
     ),
     "Memory, disk and energy": (
-        _both("peak memory, MB", "peak_memory_mb", 1, ""),
-        _both("memory to answer, MB", "answering_memory_mb", 1, ""),
-        _both("packages", "packages", 1, ""),
-        _both("packages, MB", "packages_mb", 1, ""),
-        _both("model, MB", "model_bytes", 1e6, ""),
-        _both("energy in all, J", "joules", 1, "", "of all programs meanwhile", NOT_READABLE),
+        _both("peak memory, MB", "peak_memory_mb", 1),
+        _both("memory to answer, MB", "answering_memory_mb", 1),
+        _both("packages", "packages", 1),
+        _both("packages, MB", "packages_mb", 1),
+        _both("model, MB", "model_bytes", 1e6),
+        _both("energy in all, J", "joules", 1, "of all programs meanwhile", NOT_READABLE),
     ),
     "Numbers and hardware": (
         Row("precision", _precision, _precision),
         Row(
             "photos at once",
             lambda side: "a head: all features" if side["batch"] is None else f"a batch of {side['batch']}",
-            _said("1"),
+            _words("1"),
         ),
         Row("hardware", _hardware, _hardware),
         Row("repeatable", _bits, _bits, None, "50 answers to one photo"),
         Row("network", _connected, _connected, None, "connections that the process asked for"),
     ),
     "What each environment loads": (
-        _both("Python modules in the process", "modules", 1, ""),
-        _both("shared libraries in the process", "libraries", 1, "", "", NOT_READABLE),
+        _both("Python modules in the process", "modules", 1),
+        _both("shared libraries in the process", "libraries", 1, "", NOT_READABLE),
         Row("licences of the packages", _licences, _licences),
         Row("known vulnerabilities", _advisories, _advisories),
     ),
@@ -430,17 +430,17 @@ def table(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     The ratio is None where there is nothing to divide.
     """
-    learning, answering = comparison["training"], comparison["inference"]
+    training, inference = comparison["training"], comparison["inference"]
     rows = []
     for group, members in GROUPS.items():
         for row in members:
-            left = None if learning is None else row.training(learning)
+            left = None if training is None else row.training(training)
             ratio = None
-            if row.number and learning is not None and learning[row.number] and answering[row.number]:
-                ratio = learning[row.number] / answering[row.number]
+            if row.number and training is not None and training[row.number] and inference[row.number]:
+                ratio = training[row.number] / inference[row.number]
             rows.append(
                 {
-                    "group": group, "what": row.what, "training": left, "inference": row.inference(answering),
+                    "group": group, "what": row.what, "training": left, "inference": row.inference(inference),
                     "ratio": ratio, "why": row.why,
                 }
             )  # fmt: skip

@@ -87,15 +87,15 @@ def risk_curve(
     return curve
 
 
-def choose_error_rate(curve: Sequence[Mapping[str, float]], max_unsure: float = MAX_UNSURE) -> float | None:
-    """The smallest error rate of a risk curve at which at most `max_unsure` is unsure, else the greatest.
+def choose_error_rate(curve: Sequence[Mapping[str, float]]) -> float | None:
+    """The smallest error rate of a risk curve at which at most a tenth is unsure, else the greatest.
 
     None when the curve is empty: so few photos promise nothing.
     """
     if not curve:
         return None
     return next(
-        (each["error_rate"] for each in curve if each["unsure"] <= max_unsure), curve[-1]["error_rate"]
+        (each["error_rate"] for each in curve if each["unsure"] <= MAX_UNSURE), curve[-1]["error_rate"]
     )
 
 

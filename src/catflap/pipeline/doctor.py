@@ -28,7 +28,6 @@ from catflap.verification.verify import verify
 
 FINE, ADVICE, MEND, UNKNOWN = "fine", "advice", "mend", "unknown"
 BURSTS = 0.05  # share of near-duplicates from which photos look like bursts
-IMBALANCE = 10.0  # photos of the largest label for each of the rarest
 FEW_TEST_GROUPS = 30  # fewer independent test photos show nothing
 BADLY_CALIBRATED = 0.05  # of the calibration error's lower bound
 CERTAIN = 3.0  # tolerances by which a defect moves a golden answer for certain, as `export` wants it
@@ -284,17 +283,14 @@ def _photos(project: Project) -> Iterator[Finding]:
     else:
         what = "Groups are stated." if stated else f"{100 * share:.1f} % of the photos are near-duplicates."
         yield Finding("groups", FINE, what, why)
-    counts = manifest.labels
+    imbalance = next(
+        (check["what"] for check in manifest.checks if check["check"] == "class_imbalance"), None
+    )
     why = "Of a rare label few photos are learnt from and few are tested, and its recall is uncertain."
-    rarest = min(counts, key=lambda label: counts[label], default="")
-    if counts and max(counts.values()) > IMBALANCE * counts[rarest]:
-        ratio = max(counts.values()) / max(1, counts[rarest])
-        what = f"The largest label has {ratio:.0f} times the photos of {rarest!r}."
-        yield Finding(
-            "balance", ADVICE, what, why, f"catflap review queue FIELD.log -o queue  # then add {rarest!r}"
-        )
-    elif counts:
-        yield Finding("balance", FINE, f"No label has {IMBALANCE:.0f} times the photos of another.", why)
+    if imbalance:
+        yield Finding("balance", ADVICE, imbalance, why, "catflap review queue FIELD.log -o queue")
+    elif manifest.labels:
+        yield Finding("balance", FINE, "No label has many times the photos of another.", why)
     shortcuts = [check["what"] for check in manifest.checks if check["check"] == "shortcut"]
     why = "A network learns the easiest clue; in the field that clue does not tell the labels apart."
     for what in shortcuts:
