@@ -6,7 +6,7 @@ PYTHONS ?= $(foreach name,python3.11 python3.12 python3.13 python3.14,\
 BIN := .venv/bin
 EXTRAS := train,serve,live,targets,sign,sbom
 CODE := $(wildcard src tests benchmarks examples docs *.py)
-WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+WORKERS ?= -n 4 --dist loadfile --no-loadscope-reorder
 PIP := 26.1.2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

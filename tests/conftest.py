@@ -64,10 +64,11 @@ def photos_root() -> Path:
 def pytest_collection() -> Generator[None, object, object]:
     """Keep what is imported now, torch above all, out of the garbage collector's rounds."""
     gc.disable()
-    found = yield
-    gc.freeze()
-    gc.enable()
-    return found
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

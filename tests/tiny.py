@@ -18,6 +18,7 @@ from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from time import time
 from typing import Any
 
 import numpy as np
@@ -144,12 +145,13 @@ def kept_graph(folder: Path, module: torch.nn.Module, height: int, width: int) -
 
 @contextmanager
 def keeping_graphs(folder: Path) -> Iterator[None]:
-    """Take graphs from a folder where it has them, in this process; it keeps the last used 200 MB."""
+    """Take graphs from a folder where it has them, in this process; 200 MB stay when nobody uses it."""
     folder.mkdir(parents=True, exist_ok=True)
+    found = [(path.stat(), path) for path in folder.glob("*.onnx")]
     left = 200_000_000
-    for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True):
-        left -= path.stat().st_size
-        if left < 0:
+    for status, path in sorted(found, key=lambda one: one[0].st_mtime, reverse=True):
+        left -= status.st_size
+        if left < 0 and status.st_mtime < time() - 3600:  # not those of a run beside this one
             path.unlink(missing_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("exporting.judging", "training.features", "training.finetune"):

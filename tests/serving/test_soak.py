@@ -20,7 +20,7 @@ from catflap.image import encode
 from tests.serving.bundles import BLUE, RED, make_bundle
 from tests.serving.client import PATIENCE, Server, form, running
 
-SECONDS = float(os.environ.get("CATFLAP_SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("CATFLAP_SOAK_SECONDS", "6"))
 HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
 PHOTOS = (RED, BLUE, *drawn_photos())
 HOSTILE = (b"", b"<html>", RED[:300], bytes(5000), b"\xff\xd8\xff" + bytes(100_000))
