@@ -412,7 +412,7 @@ def kills(root: Path, rounds: int) -> dict[str, Any]:
         draw = random.Random(attempt)
         thread = threading.Thread(target=session.work, args=(server, draw))
         thread.start()
-        time.sleep(draw.uniform(0, 1.5))
+        time.sleep(draw.uniform(0, 3))  # the first photo waits for a process that examines it
         server.kill()
         thread.join()
         if attempt % 10 == 9:
