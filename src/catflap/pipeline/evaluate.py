@@ -581,7 +581,9 @@ def _verdict(subject: Subject, judged: JudgedPhotos, compared: dict[str, Any]) -
     if failed:
         text = f"{', '.join(failed)} on these photos: not as the bundle promises."
     else:
-        text = "On these photos it does what the bundle promises."
+        number = photos["judged"]
+        these = f"These {number:,} photos do" if number != 1 else "This photo does"
+        text = f"{these} not contradict what the bundle promises."
         if not photos["labelled"]:
             text += (
                 " No photo has a label that it knows, so its answers were not judged, only the kind of photo."
