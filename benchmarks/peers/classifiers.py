@@ -72,24 +72,27 @@ def answers(model: Any, photos: list[tuple[str, int]]) -> Any:
 
 def scikit_learn(task: Task) -> Any:
     """Twenty lines that anyone would write: frozen features, standardised, and a logistic regression."""
+    network = pretrained(task, 0)
+    labels = np.array([label for _, label in task["learn"]])
+    search = fitted(answers(network, task["learn"]), labels, task["groups"])
+    found = search.predict_proba(answers(network, task["judge"]))
+    probabilities = np.zeros((len(found), task["labels"]))
+    probabilities[:, search.classes_] = found
+    return probabilities
+
+
+def fitted(features: Any, labels: Any, groups: list[str]) -> Any:
+    """A logistic regression on standardised features; C by five folds of whole groups."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    network = pretrained(task, 0)
-    labels = np.array([label for _, label in task["learn"]])
-    features = answers(network, task["learn"])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    folds = StratifiedGroupKFold(max(2, min(5, int(np.bincount(labels).min()))), shuffle=True, random_state=0)
+    rarest = int(np.unique(labels, return_counts=True)[1].min())
+    folds = StratifiedGroupKFold(max(2, min(5, rarest)), shuffle=True, random_state=0)
     strengths = {"logisticregression__C": [0.0003, 0.001, 0.003, 0.01, 0.1, 1.0]}
-    search = GridSearchCV(model, strengths, cv=folds, scoring="accuracy").fit(
-        features, labels, groups=task["groups"]
-    )
-    found = search.predict_proba(answers(network, task["judge"]))
-    probabilities = np.zeros((len(found), task["labels"]))
-    probabilities[:, search.classes_] = found
-    return probabilities
+    return GridSearchCV(model, strengths, cv=folds, scoring="accuracy").fit(features, labels, groups=groups)
 
 
 def fastai(task: Task) -> Any:
