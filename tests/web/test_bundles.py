@@ -52,7 +52,7 @@ def test_photos_wait_for_a_bundle_where_there_is_none(
     (tmp_path / "site" / "bundle" / "bundle.json").write_text("{}")
     with file_server(tmp_path / "site") as (url, _):
         page = open_page(url)
-        page.locator("#answer[data-state=told]").wait_for()
+        page.locator("#answer[data-state=message]").wait_for()
         page.set_input_files("#file", [photo_file(RED)])  # type: ignore[list-item]
         page.set_input_files(
             "#file",
@@ -210,7 +210,7 @@ def test_a_bundle_that_changed_on_the_server_is_refused(open_page: Open, site: P
     model.write_bytes(data)
     with file_server(tmp_path / "site") as (url, _):
         page = open_page(url)
-        page.locator("#answer[data-state=told]").wait_for()
+        page.locator("#answer[data-state=message]").wait_for()
         assert "fp32.onnx is not what was exported" in page.inner_text("#label")
         assert "reload the page" in page.inner_text("#label")
 

@@ -375,7 +375,7 @@ def test_a_browser_without_simd_is_told_so(browser: Browser, address: str) -> No
     other = browser.browser_type.launch(executable_path=chromium(), args=[*FLAGS, old])
     page = other.new_page()
     page.goto(address)
-    page.locator("#answer[data-state=told]").wait_for()
+    page.locator("#answer[data-state=message]").wait_for()
     assert "too old" in page.inner_text("#label")
     other.close()
 

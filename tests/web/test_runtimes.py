@@ -115,6 +115,6 @@ def test_a_first_variant_that_was_changed_is_no_reason_to_take_the_next(
     with file_server(both) as (url, _):
         page = context.new_page()
         page.goto(url)
-        page.locator("#answer[data-state=told]").wait_for()
+        page.locator("#answer[data-state=message]").wait_for()
         assert f"{model.name} is not what was exported" in page.inner_text("#label")
         assert page.locator(ANSWERED).count() == 0

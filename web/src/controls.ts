@@ -44,7 +44,7 @@ export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; 
     );
     rate.selectedIndex = curve.findIndex((point) => point.threshold === limit); // -1: between them
     threshold.value = String(Math.round(1000 * limit));
-    tell("threshold", percent(limit));
+    describe("threshold", percent(limit));
     element("threshold-reset").hidden = adjustment.threshold === undefined;
     const listed = Array.from(label.options, ({ value }) => value);
     if (JSON.stringify(listed) !== JSON.stringify(head.labels)) {
@@ -54,11 +54,11 @@ export function bindAdjust(adjustment: Adjustment, current: () => { head: Head; 
     label.selectedIndex = chosen;
     const share = adjustment.prior?.share ?? head.prior[head.labels[chosen]];
     prior.value = String(Math.round(Math.log(share / (1 - share)) / STEEPNESS));
-    tell("prior", share < 0.1 ? text.oneIn(number.format(1 / share)) : text.share(percent(share)));
+    describe("prior", share < 0.1 ? text.oneIn(number.format(1 / share)) : text.share(percent(share)));
     element("prior-reset").hidden = adjustment.prior === undefined;
   }
 
-  function tell(id: string, words: string): void {
+  function describe(id: string, words: string): void {
     element(`${id}-value`).textContent = words;
     element(id).setAttribute("aria-valuetext", words);
   }

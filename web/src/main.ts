@@ -21,7 +21,7 @@ import {
   showHeat,
   showNotice,
   showOutline,
-  showTold,
+  showMessage,
   showUnchecked,
   showWaiting,
   speaker,
@@ -51,10 +51,10 @@ let photo: { file: Blob; image: HTMLImageElement } | undefined; // the one on th
 let noted = ""; // the last camera decision in the history
 let since = { decision: "", time: 0 };
 let cases: CaseResult[] = [];
-let distrust = ""; // why nothing is decided: golden cases differ here
-let told = ""; // the notice after it
+let untrusted = ""; // why nothing is decided: golden cases differ here
+let notice = ""; // the notice after it
 const early: File[] = []; // photos received before a bundle was open
-let hands: Promise<void> = Promise.resolve(); // the user's actions, one after another
+let actions: Promise<void> = Promise.resolve(); // the user's actions, one after another
 let turn = 0; // increases with each bundle or variant, so that work for an earlier one stops
 let stale: ReturnType<typeof setTimeout> | undefined;
 let withHeat = false; // whether the picture shows where the network looked
@@ -74,15 +74,15 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
   } catch (error) {
     if (error instanceof Overtaken) return;
     if (opened) report(error);
-    else showTold(reasonOf(error));
+    else showMessage(reasonOf(error));
     void check(); // of the one before, which was stopped
     return;
   }
   turn++;
   variant = opened.variant;
   adjustment.threshold = adjustment.prior = undefined;
-  distrust = "";
-  tell([told, opened.why && text.otherVariant(opened.variants[0], variant, opened.why)].filter(Boolean).join(" "));
+  untrusted = "";
+  notify([notice, opened.why && text.otherVariant(opened.variants[0], variant, opened.why)].filter(Boolean).join(" "));
   clearEntries();
   showFacts(opened, variant);
   showAdjust();
@@ -94,13 +94,13 @@ async function open(from: { folder: string } | { file: Blob }): Promise<void> {
 
 async function changeVariant(name: string): Promise<void> {
   turn++;
-  tell("");
+  notify("");
   try {
     await client.ask("load", { variant: name, threads: THREADS });
     variant = name;
     adjustment.threshold = undefined;
-    distrust = "";
-    tell(told);
+    untrusted = "";
+    notify(notice);
     forget(); // it was the other network's answer
   } catch (error) {
     report(error);
@@ -114,13 +114,13 @@ async function changeVariant(name: string): Promise<void> {
 
 /** While the bundle loads: the camera where it is allowed already, else the welcome. */
 async function begin(): Promise<void> {
-  if (!navigator.mediaDevices) tell(isSecureContext ? text.errorAbsent : text.errorInsecure);
+  if (!navigator.mediaDevices) notify(isSecureContext ? text.errorAbsent : text.errorInsecure);
   element("start").hidden = !navigator.mediaDevices;
   if (navigator.mediaDevices && (await isAllowed()) && (await listCameras()).length) live.start();
 }
 
 function starting(): void {
-  tell("");
+  notify("");
   if (showing === "camera") forget();
 }
 
@@ -137,12 +137,12 @@ function lost(error?: Error): void {
     show("nothing");
     forget();
   }
-  tell(error ? cameraReason(error) : text.cameraLost);
+  notify(error ? cameraReason(error) : text.cameraLost);
 }
 
 function muted(on: boolean): void {
   if (on) forget();
-  if (on || told === text.cameraMuted) tell(on ? text.cameraMuted : "");
+  if (on || notice === text.cameraMuted) notify(on ? text.cameraMuted : "");
 }
 
 /** Clear the answer, because its picture is gone. */
@@ -150,7 +150,7 @@ function forget(): void {
   latest = undefined;
   say("");
   element("heat").hidden = true;
-  if (opened && distrust) showTold(text.untrusted);
+  if (opened && untrusted) showMessage(text.untrusted);
   else if (opened) showWaiting(text.ready, opened.head.labels);
 }
 
@@ -187,7 +187,7 @@ function expect(took = 0): void {
 
 /** The user's photos: each is classified and listed once there is a bundle; the last one stays on the screen. */
 async function take(files: File[]): Promise<void> {
-  tell("");
+  notify("");
   const isBundle = ({ name }: File) => name.toLowerCase().endsWith(".catflap");
   const bundle = files.find(isBundle);
   if (bundle) await open({ file: bundle });
@@ -203,7 +203,7 @@ async function judgeEarly(): Promise<void> {
 
 /** Run the user's actions one after another. */
 function inTurn(work: () => Promise<void>): Promise<void> {
-  return (hands = hands.then(work).catch(report));
+  return (actions = actions.then(work).catch(report));
 }
 
 /** Classify a photo; `name` is for the error message if it is one of several. */
@@ -223,19 +223,19 @@ async function judgePhoto(file: Blob, name = ""): Promise<void> {
     const prediction = render(answer);
     showSpeed(start, answer, `${image.naturalWidth}×${image.naturalHeight}`);
     if (!isNew) return;
-    if (!distrust) addEntry(prediction, variant, image, image.naturalWidth, image.naturalHeight);
-    say(spoken(prediction, !distrust));
+    if (!untrusted) addEntry(prediction, variant, image, image.naturalWidth, image.naturalHeight);
+    say(spoken(prediction, !untrusted));
   } catch (error) {
-    tell(name ? text.errorOneOf(name, reasonOf(error)) : reasonOf(error));
+    notify(name ? text.errorOneOf(name, reasonOf(error)) : reasonOf(error));
   }
 }
 
 function render(answer: Answer): Prediction {
   latest = answer;
   const prediction = judge(answer);
-  showAnswer(prediction, rule(), !distrust);
+  showAnswer(prediction, rule(), !untrusted);
   element("where").hidden = !answer.hasMaps;
-  showHeat(distrust || !withHeat ? undefined : answer.heat, (opened as Opened).head.frame, ...pictureSides());
+  showHeat(untrusted || !withHeat ? undefined : answer.heat, (opened as Opened).head.frame, ...pictureSides());
   return prediction;
 }
 
@@ -254,13 +254,13 @@ function rule(): Rule {
 
 /** List and announce a decision about the camera's picture once it has been stable for a moment. */
 function note(prediction: Prediction): void {
-  if (distrust) return;
+  if (untrusted) return;
   const now = performance.now();
   if (since.decision !== prediction.decision) since = { decision: prediction.decision, time: now };
   if (prediction.decision === noted || now - since.time < STEADY) return;
   noted = prediction.decision;
   addEntry(prediction, variant, video, video.videoWidth, video.videoHeight);
-  say(spoken(prediction, !distrust));
+  say(spoken(prediction, !untrusted));
 }
 
 /** Run the golden cases, one at a time between camera pictures, and show the verdict. */
@@ -293,10 +293,10 @@ async function check(): Promise<void> {
 
 /** Stop deciding, and show why; "" resumes. The variant's earlier decisions are removed from the history. */
 function trustNot(why: string): void {
-  if (distrust === why) return;
-  distrust = why;
+  if (untrusted === why) return;
+  untrusted = why;
   noted = "";
-  tell(told);
+  notify(notice);
   if (why) {
     removeEntries(variant);
     say("");
@@ -324,7 +324,7 @@ function show(what: typeof showing): void {
 /** Outline the part of the picture that the Frame keeps. */
 function showCrop(): void {
   showOutline(showing === "nothing" ? undefined : opened?.head.frame, ...pictureSides());
-  if (opened) showHeat(distrust || !withHeat ? undefined : latest?.heat, opened.head.frame, ...pictureSides());
+  if (opened) showHeat(untrusted || !withHeat ? undefined : latest?.heat, opened.head.frame, ...pictureSides());
 }
 
 /** Width and height of the picture on the stage, px; 0 where there is none. */
@@ -379,13 +379,13 @@ async function nextCamera(): Promise<void> {
 }
 
 /** Show a notice; the reason for not deciding stays before it. */
-function tell(sentence: string): void {
-  told = sentence;
-  showNotice([distrust, told].filter(Boolean).join(" "));
+function notify(sentence: string): void {
+  notice = sentence;
+  showNotice([untrusted, notice].filter(Boolean).join(" "));
 }
 
 function report(error: unknown): void {
-  tell(reasonOf(error));
+  notify(reasonOf(error));
 }
 
 bindInput((files) => void inTurn(() => take(files)));

@@ -91,9 +91,9 @@ export function showWaiting(word: string, labels: string[] = []): void {
 }
 
 /** Sentences instead of an answer: why there is none. */
-export function showTold(sentences: string): void {
+export function showMessage(sentences: string): void {
   showWaiting(sentences);
-  element("answer").dataset.state = "told";
+  element("answer").dataset.state = "message";
 }
 
 export function showNotice(sentence: string): void {
