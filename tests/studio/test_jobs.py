@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from catflap.errors import CatflapError
-from catflap.studio.jobs import PAGES, Job, Jobs
+from catflap.studio.jobs import Job, Jobs
 from catflap.studio.project import Project, open_project
 
 # Verbs that do what their name says, and end at once; the file after -o is the page
@@ -41,7 +41,7 @@ def explained(project: Project, tmp_path: Path) -> Iterator[Callable[..., tuple[
         project.set_job(build, "done", {"bundle": str(tmp_path / "cat.catflap")})
         jobs = Jobs(project, news.set, command=(sys.executable, "-c", PROLOGUE + VERBS[verb]))
         started.append(jobs)
-        number = jobs.explain(build, "cost")
+        number = jobs.explain(build, "compare")
         if stop:
             jobs.stop(number)
         jobs.start()
@@ -57,18 +57,18 @@ def explained(project: Project, tmp_path: Path) -> Iterator[Callable[..., tuple[
 
 def test_a_page_that_was_written_is_shown(explained: Callable[..., tuple[Job, Jobs]], tmp_path: Path) -> None:
     job, jobs = explained("writes")
-    assert (job.kind, job.state) == ("cost", "done")
-    page = jobs.page_of(job.settings["build"], "cost")
+    assert (job.kind, job.state) == ("compare", "done")
+    page = jobs.page_of(job.settings["build"], "compare")
     assert page is not None
-    assert page.read_text() == f"{PAGES['cost']} {tmp_path / 'cat.build' / 'checkpoint'}"
-    assert jobs.page_of(job.settings["build"], "steps") is None
+    assert page.read_text() == f"compare {tmp_path / 'cat.build' / 'checkpoint'}"
+    assert jobs.page_of(job.settings["build"], "explain") is None
 
 
 def test_what_a_verb_refuses_is_told(explained: Callable[..., tuple[Job, Jobs]]) -> None:
     job, jobs = explained("refuses")
     assert job.state == "failed"
     assert job.to_json()["answer"] == {"error": {"what": "Too dark.", "fix": "Light."}}
-    assert jobs.page_of(job.settings["build"], "cost") is None
+    assert jobs.page_of(job.settings["build"], "compare") is None
 
 
 def test_a_crash_is_told(explained: Callable[..., tuple[Job, Jobs]]) -> None:
@@ -83,17 +83,17 @@ def test_a_job_that_is_stopped_can_go_on(explained: Callable[..., tuple[Job, Job
     jobs.go_on(job.number)
     assert jobs.latest(1)[0].state == "running"
     with pytest.raises(CatflapError, match="being made"):
-        jobs.explain(job.settings["build"], "cost")
+        jobs.explain(job.settings["build"], "compare")
     jobs.stop(job.number)
 
 
 def test_only_known_pages_of_finished_builds_are_made(project: Project) -> None:
     jobs = Jobs(project, lambda: None)
     with pytest.raises(CatflapError, match="has no bundle"):
-        jobs.explain(7, "cost")
+        jobs.explain(7, "compare")
     build = project.add_job("build", [], {})
     project.set_job(build, "done", {"bundle": "cat.catflap"})
     with pytest.raises(CatflapError, match="no page 'other'"):
         jobs.explain(build, "other")
     with pytest.raises(CatflapError, match="no such photo"):
-        jobs.explain(build, "steps", 3)
+        jobs.explain(build, "explain", 3)

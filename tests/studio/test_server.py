@@ -238,11 +238,11 @@ def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
     where = f"/where/{number}/{model['photos'][0]['photo']}?label=cat"
     status, headers, picture = one.raw("GET", where)
     assert (status, headers["content-type"], picture[:2]) == (200, "image/jpeg", b"\xff\xd8")
-    assert one.raw("GET", f"/explain/{number}/steps")[0] == 404
-    asked = {"kind": "steps", "photo": model["photos"][0]["photo"]}
+    assert one.raw("GET", f"/explain/{number}/explain")[0] == 404
+    asked = {"kind": "explain", "photo": model["photos"][0]["photo"]}
     one.ask("POST", f"/api/models/{number}/explain", asked)
-    one.until(f"/api/models/{number}", lambda model: model["pages"] == {"cost": False, "steps": True})
-    status, headers, page = one.raw("GET", f"/explain/{number}/steps")
+    one.until(f"/api/models/{number}", lambda model: model["pages"] == {"compare": False, "explain": True})
+    status, headers, page = one.raw("GET", f"/explain/{number}/explain")
     assert (status, headers["content-security-policy"][:7]) == (200, "sandbox")
     assert b"Catflap: explain" in page
     status, _, page = one.raw("GET", f"/try/{number}/bundle/bundle.json")

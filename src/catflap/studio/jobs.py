@@ -29,14 +29,12 @@ from catflap.studio.job_progress import JobProgress
 from catflap.studio.project import Project
 
 POLL = 0.4  # seconds between two looks at the running jobs
-TICK = (
-    2.0  # seconds after which the page is told of a running job that reports nothing: its time left changes
-)
+TICK = 2.0  # seconds after which the page hears of a running job that reports nothing: its time left changes
 COMMAND = (sys.executable, "-c", "from catflap.cli.main import run; run()")
 ANSWER, NOTES, PROGRESS, LOCK, PID = "answer.json", "notes.txt", "progress.jsonl", "lock", "pid"
 COMMAND_FILE = "command.json"  # with which a stopped job goes on
 PAGE = "page.html"
-PAGES = {"cost": "compare", "steps": "explain"}  # the kinds of jobs that write a page, and their verbs
+PAGES = ("compare", "explain")  # the verbs that write a page about a build
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Jobs:
             self._spawn(number, command)
             return number
 
-    def compare(self, build: int) -> int | None:
+    def diff(self, build: int) -> int | None:
         """Ask `diff` whether a build may replace the one before, on its test photos; None for the first."""
         with self._lock:
             earlier = self._project.rows(
@@ -149,7 +147,7 @@ class Jobs:
             if not earlier:
                 return None
             first = earlier[0]["n"]
-            number = self._project.add_job("compare", [], {"build": build, "before": first})
+            number = self._project.add_job("diff", [], {"build": build, "before": first})
             self.folder(number).mkdir(parents=True, exist_ok=True)
             before, after = self.bundle_of(first), self.bundle_of(build)
             command = [
@@ -163,13 +161,12 @@ class Jobs:
             return number
 
     def explain(self, build: int, kind: str, photo: int | None = None) -> int:
-        """Write a page about a build: `cost` (the verb `compare`), or `steps` of a photo (`explain`)."""
+        """Write a page about a build by the verb `kind`: compare, or explain of a photo."""
         bundle = self.bundle_of(build)
-        command = PAGES.get(kind)
-        if command is None:
+        if kind not in PAGES:
             raise CatflapError(f"There is no page {kind[:40]!r}.", f"Use one of: {', '.join(PAGES)}.")
         named = []
-        if kind == "steps":
+        if kind == "explain":
             place = None if photo is None else self._project.place_of(photo)
             if place is None:
                 raise CatflapError("There is no such photo.", "Choose one of the test photos.")
@@ -183,7 +180,7 @@ class Jobs:
             checkpoint = bundle.with_suffix(".build") / "checkpoint"
             self._spawn(
                 number,
-                [command, str(checkpoint), str(bundle), *named, "-o", str(folder / PAGE), "--json"],
+                [kind, str(checkpoint), str(bundle), *named, "-o", str(folder / PAGE), "--json"],
             )
             return number
 
@@ -263,7 +260,7 @@ class Jobs:
 
     def comparison_of(self, build: int) -> dict[str, Any] | None:
         """What `diff` says of a build and the one before it, with `before`; None before it is done."""
-        number = self.done_for(build, "compare")
+        number = self.done_for(build, "diff")
         if number is None:
             return None
         (row,) = self._project.rows("select settings from jobs where n = ?", (number,))
@@ -352,10 +349,10 @@ class Jobs:
             self._project.set_job(number, "done", {"photos": len(lines)})
         elif answer and "bundle" in answer:
             self._project.set_job(number, "done", answer)
-            for follow in (self.judge, self.compare):
+            for follow in (self.judge, self.diff):
                 with suppress(CatflapError, OSError):
                     follow(number)
-        elif kind == "compare" and answer and "verdict" in answer:
+        elif kind == "diff" and answer and "verdict" in answer:
             self._project.set_job(number, "done", {"verdict": answer["verdict"]})
         elif kind in PAGES and answer and "page" in answer:
             self._project.set_job(number, "done", {"page": answer["page"]})
