@@ -193,7 +193,7 @@ def test_a_photo_that_cannot_be_shown_says_so(tmp_path):
 
 def history(epochs=3, steps=40):
     entries = [
-        {"step": "head", "strength": c, "standardise": s,
+        {"step": "head", "c": c, "standardise": s,
          "validation_log_loss": 0.3 - abs(c - 0.01) - 0.1 * s, "validation_accuracy": 0.9,
          "chosen": not s and c == 0.01}
         for s in (False, True) for c in (0.001, 0.01, 0.1)
@@ -276,7 +276,7 @@ def test_no_history_breaks_the_page(tmp_path, value):
     odd = [
         {name: value if name != "step" else kind for name, kind in entry.items()} for entry in history(2, 2)
     ]
-    odd += [{"step": "blend"}, {"step": value}, {}, {"step": "head", "strength": value}]
+    odd += [{"step": "blend"}, {"step": value}, {}, {"step": "head", "c": value}]
     report = with_history(tmp_path / "report", odd)
     assert load_report(report.path) == report
     raw = report.page.read_text("utf-8")

@@ -49,7 +49,7 @@ def test_a_checkpoint_finds_its_dataset(
 ) -> None:
     report = evaluate(drawn_checkpoint.path, None, tmp_path / "report", role="calibration")
     assert report.variants["checkpoint"]["photos"] == drawn_dataset.roles["calibration"]
-    (heads,) = {len(path["strength"]) for path in report.learning["heads"]}
+    (heads,) = {len(path["c"]) for path in report.learning["heads"]}
     tried = [entry for entry in drawn_checkpoint.history if entry["step"] == "head"]
     assert heads * len(report.learning["heads"]) == len(tried)
     assert "<h2>Training" in report.page.read_text("utf-8")

@@ -47,15 +47,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
-@pytest.mark.parametrize("strength", [1e-2, 1.0])
+@pytest.mark.parametrize("c", [1e-2, 1.0])
 @pytest.mark.parametrize("standardise", [True, False])
-def test_it_agrees_with_scikit_learn(classes: int, strength: float, standardise: bool) -> None:
+def test_it_agrees_with_scikit_learn(classes: int, c: float, standardise: bool) -> None:
     features, labels = clouds(classes)
-    head = fit_head([(features, labels)], classes, strength, standardise)
+    head = fit_head([(features, labels)], classes, c, standardise)
     spread = features.std(0, dtype=np.float64)
     scale = spread + 1e-3 * spread.max() if standardise else features.std()
     scaled = (features - features.mean(0, dtype=np.float64)) / scale
-    model = LogisticRegression(C=strength, max_iter=500).fit(scaled, labels)
+    model = LogisticRegression(C=c, max_iter=500).fit(scaled, labels)
     np.testing.assert_allclose(softmax(head.logits(features)), model.predict_proba(scaled), atol=1e-4)
     assert head.weights.dtype == head.bias.dtype == np.float32
     assert head.weights.shape == (classes, 12)
@@ -245,7 +245,7 @@ TWO = (0.01, 0.1)  # strengths, where it does not matter which are compared
 
 
 def settings(choice: Choice) -> tuple[bool, float]:
-    return choice.chosen["standardise"], choice.chosen["strength"]
+    return choice.chosen["standardise"], choice.chosen["c"]
 
 
 def hidden(count: int, seed: int) -> LabelledFeatures:
@@ -318,7 +318,7 @@ def test_heads_learn_from_train_and_are_refitted_with_validation() -> None:
     train, validation = clouds(3), clouds(3, seed=9)
     choice = chosen(train, validation, 3, TWO)
     standardise, strength = settings(choice)
-    scales = choice.chosen["evidence_scale"], choice.chosen["prior_scale"]
+    scales = choice.chosen["logit_scale"], choice.chosen["prior_scale"]
     for head, parts in ((choice.head, [train]), (choice.refitted, [train, validation])):
         again = fit_head(parts, 3, strength, standardise, balanced=True).scaled(*scales)
         assert np.array_equal(again.weights, head.weights)
@@ -362,7 +362,7 @@ def test_few_photos_judge_by_turns_whole_groups_at_a_time(monkeypatch: pytest.Mo
     group_of = {row.tobytes(): group for row, group in zip(everything, np.concatenate(groups), strict=True)}
     learnt, judged = list[set[int]](), list[list[int]]()
 
-    def told(parts: list[LabelledFeatures], *rest: Any, **options: Any) -> Head:
+    def recorded(parts: list[LabelledFeatures], *rest: Any, **options: Any) -> Head:
         learnt.append({group_of[row.tobytes()] for features, _ in parts for row in features})
         return fit_head(parts, *rest, **options)
 
@@ -370,7 +370,7 @@ def test_few_photos_judge_by_turns_whole_groups_at_a_time(monkeypatch: pytest.Mo
         judged.append([group_of[row.tobytes()] for row in features])
         return features @ self.weights.T + self.bias
 
-    monkeypatch.setattr(room, "fit_head", told)
+    monkeypatch.setattr(room, "fit_head", recorded)
     monkeypatch.setattr(Head, "logits", looked_at)
     choose_head(train, validation, groups, 2, cs=(3e-3,))
     rounds = list(zip(learnt, judged, strict=False))[: 2 * room.FOLDS]
@@ -398,7 +398,7 @@ def test_a_label_of_one_photo_is_learnt_and_not_judged() -> None:
     train = (np.vstack([train[0], np.zeros(8, np.float32)]), np.append(train[1], 2))
     choice = chosen(train, validation, 3, TWO)
     assert choice.chosen["validation_accuracy"] == plain.chosen["validation_accuracy"]
-    assert choice.chosen["evidence_scale"] > 1, "what nobody could know makes no answer unsure"
+    assert choice.chosen["logit_scale"] > 1, "what nobody could know makes no answer unsure"
 
 
 def test_photos_too_few_for_turns_are_judged_by_validation() -> None:
@@ -425,7 +425,7 @@ def test_of_a_rare_label_more_is_found_than_with_the_prior_as_it_is() -> None:
         float((head.logits(judges[0])[judges[1] == 1].argmax(1) == 1).mean())
         for head in (choice.refitted, plain)
     )
-    assert choice.chosen["prior_scale"] < 0.7 * choice.chosen["evidence_scale"]
+    assert choice.chosen["prior_scale"] < 0.7 * choice.chosen["logit_scale"]
     assert recall > before + 0.02
     shares = np.where(judges[1] == 1, 6, 350)
     losses = [np.average(losses_of(head.logits(judges[0]), judges[1]), weights=shares)
@@ -506,7 +506,7 @@ def test_of_many_labels_the_cs_are_a_path_that_ends_after_the_best(
     monkeypatch.setattr(room, "MANY", 1)
     path = choose_head(train, validation, groups, classes)
     assert len(path.tried) <= len(every.tried) == 2 * len(L2_CS)
-    for name in ("strength", "standardise"):
+    for name in ("c", "standardise"):
         assert path.chosen[name] == every.chosen[name]
     np.testing.assert_allclose(path.validation_logits, every.validation_logits, atol=0.05)
 

@@ -57,7 +57,8 @@ class Checkpoint:
     @property
     def is_calibrated(self) -> bool:
         """Whether its probabilities were calibrated on photos that it was not trained on."""
-        return self.recipe == "head" and any("evidence_scale" in entry for entry in self.history)
+        scales = {"logit_scale", "evidence_scale"}  # the latter in older checkpoints
+        return self.recipe == "head" and any(scales & set(entry) for entry in self.history)
 
     @property
     def has_learnt_calibration(self) -> bool:

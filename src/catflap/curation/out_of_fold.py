@@ -24,7 +24,7 @@ from catflap.training.head import Head, Labels, fit_head, log_loss
 Probabilities: TypeAlias = npt.NDArray[np.float32]
 
 FOLDS = 5
-STRENGTHS = (1e-3, 1e-2, 1e-1)  # L2 strengths (C): a weakly regularised head would fit the wrong labels too
+STRENGTHS = (1e-3, 1e-2, 1e-1)  # inverse L2 strengths C: a weaker one would fit the wrong labels, too
 FITTED = 100_000  # photos that the heads are fitted to; all are predicted
 CHUNK = 1 << 16  # photos whose features are held at once
 COMPONENTS = 128
@@ -187,7 +187,7 @@ def _sample(labels: Labels, classes: int) -> Positions:
 
 
 def _best_strength(known: Features, labels: Labels, rest: npt.NDArray[np.bool_], classes: int) -> float:
-    """The L2 strength with the least log loss on the first fold."""
+    """The C with the least log loss on the first fold."""
     fitted = known[rest], labels[rest]
     losses = [
         log_loss(fit_head([fitted], classes, strength, False).logits(known[~rest]), labels[~rest])

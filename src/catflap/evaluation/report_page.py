@@ -240,7 +240,7 @@ def outlook_chart(outcome: Mapping[str, Any]) -> str:
 def learning(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A Checkpoint's history as columns for charts; only the parts that it has.
 
-    `trials` of the search. `heads`: log loss against the L2 strength C, one path for each feature scaling,
+    `trials` of the search. `heads`: log loss against C (inverse L2), one path for each feature scaling,
     `chosen` the index of the chosen head. `steps`: loss and learning rate. `epochs`: train loss, and
     validation log loss and accuracy after each. `blends`: log loss of each share of the fine-tuned
     weights, `kept` the index of the chosen one.
@@ -271,7 +271,7 @@ def _heads(entries: Entries) -> Entries:
     paths: dict[bool, Entries] = {}
     for entry in entries:
         paths.setdefault(entry.get("standardise") is True, []).append(entry)
-    names = ("strength", "validation_log_loss", "validation_accuracy")
+    names = ("c", "validation_log_loss", "validation_accuracy")
     return [
         {"standardise": standardise, **_columns(path, names), **_place(path, "chosen")}
         for standardise, path in paths.items()
@@ -324,14 +324,14 @@ def _heads_chart(paths: list[Mapping[str, Any]]) -> str:
     drawn = [
         Line(
             "standardised per feature" if path["standardise"] else "one scale for all features",
-            path["strength"],
+            path["c"],
             path["validation_log_loss"],
             path.get("chosen"),
         )
         for path in paths
     ]
     description = (
-        "Log loss against the L2 strength C, each head at its best temperature; the large dot was chosen: "
+        "Log loss against C (inverse L2), each head at its best temperature; the large dot was chosen: "
         "the middle of the heads that are not significantly worse than the best."
     )
     return lines(description, ("C: larger is weaker", VALIDATION_LOSS), drawn, powers=True)

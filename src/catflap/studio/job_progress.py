@@ -14,7 +14,7 @@ from catflap.pipeline.build_pace import BuildPace
 # By which fields two entries of a training's history are the same one, that has grown
 SAME = {
     "trial": ("backbone", "size", "fit"),
-    "head": ("standardise", "strength"),
+    "head": ("standardise", "c"),
     "curve": ("photos",),
     "steps": ("first",),
     "finetune": ("epoch",),

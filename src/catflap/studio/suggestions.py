@@ -38,7 +38,7 @@ Numbers: TypeAlias = npt.NDArray[np.int64]
 
 BACKBONE = "efficientnet_lite0"
 FRAME = Frame(224, 224)
-C = 0.01  # the L2 strength that was best on our photos, see benchmarks/laboratory.md
+C = 0.01  # the inverse L2 strength that was best on our photos, see benchmarks/laboratory.md
 MOST_FITTED = 8000  # labelled photos that a refit learns from: of more, a random part
 MOST_JUDGED = 3000  # labelled photos of the learning curve
 LEAST = 5  # photos of each label for a learning curve

@@ -172,10 +172,10 @@ def cross_fit(
     head that has learnt from all photos but the fifth, by whole `groups`, in which this photo is.
     """
     chosen = choice.chosen
-    scales = chosen["evidence_scale"], chosen["prior_scale"]
+    scales = chosen["logit_scale"], chosen["prior_scale"]
 
     def fit(parts: Sequence[LabelledFeatures]) -> Head:
-        head = fit_head(parts, classes, chosen["strength"], chosen["standardise"], balanced=True)
+        head = fit_head(parts, classes, chosen["c"], chosen["standardise"], balanced=True)
         return head.scaled(*scales)
 
     final = fit([learnt, calibration])
@@ -284,10 +284,10 @@ def _entry(setting: _Setting, score: _Score, chosen: bool) -> dict[str, Any]:
     standardise, c = setting
     return {
         "step": "head",
-        "strength": c,
+        "c": c,
         "standardise": standardise,
         "judged_by": len(score.losses),
-        "evidence_scale": score.logit_scale,
+        "logit_scale": score.logit_scale,
         "prior_scale": score.prior_scale,
         "validation_log_loss": float(score.losses.mean()),
         "validation_accuracy": score.accuracy,

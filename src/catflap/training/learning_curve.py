@@ -37,7 +37,7 @@ def learning_curve(
             if len(np.unique(labels[part])) < 2:
                 continue
             head = fit_head(
-                [(features[part], labels[part])], classes, chosen["strength"], chosen["standardise"],
+                [(features[part], labels[part])], classes, chosen["c"], chosen["standardise"],
                 balanced=True,
             )  # fmt: skip
             held_out, truth = split.held_out
