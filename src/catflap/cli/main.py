@@ -71,6 +71,7 @@ ELSEWHERE = MappingProxyType(
 )  # so called by others
 RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they continue where they were stopped
 ENDLESS = ("serve", "watch", "studio")  # they handle signals themselves
+PACKAGE = Path(__file__).parent.parent
 STOPPED = 130
 BROKEN_PIPE = 141
 
@@ -260,9 +261,9 @@ def _bug(error: Exception) -> CatflapError:
     place = ""
     step = error.__traceback__
     while step is not None:
-        file = step.tb_frame.f_code.co_filename
-        if f"{os.sep}catflap{os.sep}" in file and not file.endswith(f"cli{os.sep}main.py"):
-            place = f" at {file.rpartition(f'{os.sep}catflap{os.sep}')[2]}:{step.tb_lineno}"
+        file = Path(step.tb_frame.f_code.co_filename)
+        if file.is_relative_to(PACKAGE) and file != Path(__file__):
+            place = f" at {file.relative_to(PACKAGE).as_posix()}:{step.tb_lineno}"
         step = step.tb_next
     message = " ".join(str(error).split())[:300]
     return CatflapError(
