@@ -7,7 +7,7 @@
     python benchmarks/league.py --entrant "tuned=--size 320 --recipe finetune --epochs 10"
 
 Eleven public sets of different kinds (league_sets.py) are cloned at run time and split without leaks; each
-entrant learns from the same photos and answers the same others. Catflap and scikit-learn are told the groups
+entrant learns from the same photos and answers the same others. Catflap and scikit-learn are given the groups
 that a set states (tracks, houses, slides). Catflap answers from the bytes of each photo through the exported
 int8 variant; peers answer in floating point. Results are lines of JSON in `--results`; what stands there is
 not run again, so a league that was stopped goes on. CPU-minutes are those of an entrant's process and its

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -141,3 +141,10 @@ def first_line(error: Exception) -> str:
 def system_reason(error: Exception) -> str:
     """The operating system's message without the path; for other errors their message or type."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that a mistyped one resembles; "" where none does."""
+    from difflib import get_close_matches  # here, for every command starts with this file
+
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.7)), "")

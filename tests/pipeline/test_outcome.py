@@ -82,8 +82,8 @@ def test_a_rare_label_that_is_not_found_is_named(reached: dict) -> None:  # type
     per_class = {name: {"recall": {"value": recall}, "support": n} for name, (recall, n) in recalls.items()}
     found = weak_labels({"accuracy": {"value": 0.9973}, "per_class": per_class})
     assert found == [{"label": "rare", "right": 0, "photos": 2}]
-    said = sentences({**reached, "weak": found})
-    assert said[2] == "But of 'rare' only 0 of 2 test photos did: add photos of what is rare."
+    lines = sentences({**reached, "weak": found})
+    assert lines[2] == "But of 'rare' only 0 of 2 test photos did: add photos of what is rare."
     assert weak_labels({"accuracy": {"value": 0.6}, "per_class": per_class}) == [], "no surprise"
 
 

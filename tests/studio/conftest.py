@@ -17,10 +17,19 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from catflap.studio.project import Project, open_project
 from tests.conftest import REPO, make_once
 from tests.web.conftest import npm, page_built  # noqa: F401  fixtures
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """An empty project."""
+    opened = open_project(tmp_path / "project")
+    yield opened
+    opened.close()
 
 
 @dataclass

@@ -12,19 +12,12 @@ from catflap.artifacts.field_log import FieldLog, LogModel, LogRow
 from catflap.errors import CatflapError
 from catflap.image import encode
 from catflap.studio.importing import Importer
-from catflap.studio.project import Project, open_project
+from catflap.studio.project import Project
 from tests.live.cameras import camera
 from tests.tiny import drawn
 from tests.training.test_faults import largest_file
 
 BY = LogModel("cat", "a" * 64, "int8", ("cat", "other"))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    opened = open_project(tmp_path / "project")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

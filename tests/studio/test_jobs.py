@@ -11,7 +11,7 @@ import pytest
 
 from catflap.errors import CatflapError
 from catflap.studio.jobs import Job, Jobs
-from catflap.studio.project import Project, open_project
+from catflap.studio.project import Project
 
 # Verbs that do what their name says, and end at once; the file after -o is the page
 PROLOGUE = "import json, sys, time; page = sys.argv[sys.argv.index('-o') + 1]; "
@@ -21,13 +21,6 @@ VERBS = {
     "crashes": "raise MemoryError",
     "waits": "time.sleep(600)",
 }
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    opened = open_project(tmp_path / "project")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

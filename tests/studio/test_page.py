@@ -167,18 +167,18 @@ def test_a_person_records_from_the_camera(open_studio: Callable[..., Page], stud
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("NotAllowedError", "may not use the camera"), ("NotFoundError", "There is no camera here")],
 )
 def test_without_a_camera_the_page_says_what_to_do(
-    open_studio: Callable[..., Page], name: str, told: str
+    open_studio: Callable[..., Page], name: str, message: str
 ) -> None:
     page = open_studio("collect")
     page.evaluate(
         "name => navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', name))", name
     )
     page.click("text=Open the camera")
-    page.wait_for_selector(f"[role=alert]:has-text('{told}')")
+    page.wait_for_selector(f"[role=alert]:has-text('{message}')")
     assert page.is_visible("text=Open the camera")
 
 

@@ -25,11 +25,9 @@ def labels_of(project: Project) -> list[str | None]:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Any:
-    opened = open_project(tmp_path / "project")
-    opened.add_photos(rows(4))
-    yield opened
-    opened.close()
+def project(project: Project) -> Project:
+    project.add_photos(rows(4))
+    return project
 
 
 def test_undo_goes_back_to_the_beginning_and_redo_to_the_end(project: Project) -> None:

@@ -18,14 +18,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from catflap.artifacts.schema import faults, is_text, load_schema
-from catflap.errors import BadArtifact, CatflapError, system_reason
+from catflap.errors import BadArtifact, CatflapError, nearest, system_reason
 from catflap.image import Frame
 
 FORMAT = "1.1"
@@ -210,9 +209,8 @@ def _read(path: Path) -> bytes:
 def _meant(path: Path) -> str:
     """What to do about a bundle that is not there: take the one of nearly this name, if there is one."""
     with suppress(OSError, ValueError):
-        stems = [each.stem for each in path.parent.glob(f"*{SUFFIX}")]
-        if near := get_close_matches(path.stem, stems, n=1, cutoff=0.7):
-            return f"Did you mean: {path.with_name(near[0] + SUFFIX)}"
+        if near := nearest(path.stem, [each.stem for each in path.parent.glob(f"*{SUFFIX}")]):
+            return f"Did you mean: {path.with_name(near + SUFFIX)}"
     return f"Name a {SUFFIX} file."
 
 

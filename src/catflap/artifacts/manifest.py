@@ -58,6 +58,10 @@ class Manifest:
 
         return read_table(self.path / TABLE, columns)
 
+    def finding(self, check: str) -> str | None:
+        """What the first of the `checks` of this name found; None where it found nothing."""
+        return next((each["what"] for each in self.checks if each["check"] == check), None)
+
     def to_json(self) -> dict[str, Any]:
         """The machine answer of `catflap scan`."""
         fields = asdict(self)

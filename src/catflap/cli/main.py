@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from catflap.cli import options, output
 from catflap.cli.settings_file import with_settings
-from catflap.errors import CatflapError, Refused, missing_extra, system_reason
+from catflap.errors import CatflapError, Refused, missing_extra, nearest, system_reason
 from catflap.stopping import Ended, answered_at_once, end_in_order
 from catflap.version import VERSION
 
@@ -66,9 +66,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {name: what for commands in GROUPS.values() for name, what in commands.items()}
 )
-ELSEWHERE = MappingProxyType(
-    {"report": "evaluate", "val": "evaluate", "classify": "predict"}
-)  # so called by others
+# What other tools call our commands
+ELSEWHERE = MappingProxyType({"report": "evaluate", "val": "evaluate", "classify": "predict"})
 RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they continue where they were stopped
 ENDLESS = ("serve", "watch", "studio")  # they handle signals themselves
 PACKAGE = Path(__file__).parent.parent
@@ -156,7 +155,7 @@ def _answer(argv: list[str]) -> int:
     if not name:
         raise CatflapError("No command was named.", "Run: catflap --help")
     if name not in COMMANDS:
-        meant = ELSEWHERE.get(name) or options.nearest(name, COMMANDS)
+        meant = ELSEWHERE.get(name) or nearest(name, COMMANDS)
         raise CatflapError(
             f"There is no command {name!r}.",
             f"Did you mean: catflap {meant}" if meant else "Run: catflap --help",
@@ -181,7 +180,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _fix(self, message: str) -> str:
         unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
-        if unknown and (meant := options.nearest(unknown[1], _option_strings(self))):
+        if unknown and (meant := nearest(unknown[1], _option_strings(self))):
             return f"Did you mean: {meant}"
         if unknown and (others := _commands_with(unknown[1])):
             return f"{unknown[1]} is an option of: {', '.join(others)}."
@@ -189,7 +188,7 @@ class _Parser(argparse.ArgumentParser):
         if percent:
             return f"Use {float(percent[1]) / 100:g}."
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if choice and (meant := options.nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
+        if choice and (meant := nearest(choice[1], re.findall(r"[\w.:-]+", choice[2]))):
             return f"Did you mean: {meant}"
         if message.startswith("the following arguments are required") and "example:" in (self.epilog or ""):
             return f"For example: {' '.join((self.epilog or '').partition('example:')[2].split())}"

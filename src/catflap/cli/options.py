@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,6 @@ from catflap.errors import CatflapError
 if TYPE_CHECKING:
     from catflap.runtime.recording import LogSettings
     from catflap.runtime.signature import Signer
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that a mistyped one resembles; "" where none does."""
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.7)), "")
 
 
 def example(words: str) -> str:

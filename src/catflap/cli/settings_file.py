@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from catflap.cli.options import nearest
 from catflap.cli.output import note
-from catflap.errors import CatflapError, first_line, system_reason
+from catflap.errors import CatflapError, first_line, nearest, system_reason
 
 FILE = "catflap.toml"
 HELP = {"-h", "--help", "--help-all"}

@@ -99,9 +99,8 @@ def prepare(
         chosen, lengths = assign_roles(manifest, seed, shares, embeddings)
     except CatflapError as error:
         raise _with_refusals(error, manifest) from error
-    for check in manifest.checks:
-        if check["check"] == "series":
-            logging.getLogger(__name__).warning(check["what"])
+    if series := manifest.finding("series"):
+        logging.getLogger(__name__).warning(series)
     plan = plan_shards(lengths, chosen.roles)
     made_from = prepare_fingerprint(
         manifest, frame=frame, seed=seed, shares=shares, embeddings=embeddings, shrink=shrink, pixels=pixels

@@ -1,6 +1,6 @@
 """Series by file name: photos named like frames of tracks, bursts or persons, which look alike, too.
 
-Near-duplicates share a role without being told; frames of one scene that differ more do not, and a test photo
+Near-duplicates share a role by themselves; frames of one scene that differ more do not, and a test photo
 beside its neighbour in train makes a model look better than it is. Names such as 00012_00003.png tell of such
 series. They count only if photos of one series are more alike than photos of different series of the label.
 """

@@ -274,8 +274,7 @@ def _photos(project: Project) -> Iterator[Finding]:
     share = manifest.near_duplicates / manifest.ok if manifest.ok else 0.0
     why = "Photos of one burst, video or animal are alike: only stated groups keep them in one role."
     scan = f"catflap scan PHOTOS.csv -o {manifest.path} --group-column group"
-    series = next((check["what"] for check in manifest.checks if check["check"] == "series"), None)
-    if series:
+    if series := manifest.finding("series"):
         yield Finding("groups", ADVICE, series, why, scan)
     elif not stated and share > BURSTS:
         what = f"{100 * share:.0f} % of the photos are near-duplicates, and no groups are stated."
@@ -283,11 +282,8 @@ def _photos(project: Project) -> Iterator[Finding]:
     else:
         what = "Groups are stated." if stated else f"{100 * share:.1f} % of the photos are near-duplicates."
         yield Finding("groups", FINE, what, why)
-    imbalance = next(
-        (check["what"] for check in manifest.checks if check["check"] == "class_imbalance"), None
-    )
     why = "Of a rare label few photos are learnt from and few are tested, and its recall is uncertain."
-    if imbalance:
+    if imbalance := manifest.finding("class_imbalance"):
         yield Finding("balance", ADVICE, imbalance, why, "catflap review queue FIELD.log -o queue")
     elif manifest.labels:
         yield Finding("balance", FINE, "No label has many times the photos of another.", why)

@@ -43,7 +43,7 @@ def outcome(
         "refused": refusals(manifest),
         "left_out": dataset.left_out,
         "not_photos": dict(manifest.skipped),
-        "series": next((check["what"] for check in manifest.checks if check["check"] == "series"), None),
+        "series": manifest.finding("series"),
         "labels": len(dataset.labels),
         "test_photos": len(test),
         "test_groups": len({*test.groups.tolist()}),

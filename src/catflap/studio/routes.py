@@ -525,7 +525,7 @@ async def where(studio: Studio, request: Request) -> Response:
 
 
 async def explain(studio: Studio, request: Request) -> Response:
-    """`POST /api/models/N/explain`: write the page `cost`, or `steps` of a `photo`, by a job."""
+    """`POST /api/models/N/explain`: write a page by the verb `kind`: compare, or explain of a `photo`."""
     body = await _json(request)
     number, photo = int(request.path_params["number"]), body.get("photo")
     start = studio.jobs.explain
@@ -668,12 +668,8 @@ def create_app(studio: Studio, page: Path = PAGE) -> Starlette:
                 return JSONResponse({"error": problem.to_json()}, 400)
             except ClientDisconnect:
                 return Response(status_code=499)
-            except (
-                KeyError,
-                TypeError,
-                ValueError,
-                OverflowError,
-            ) as error:  # of what the page sent, or a bug
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                # of what the page sent, or a bug
                 logging.getLogger(__name__).warning("%s", request.url.path, exc_info=True)
                 what = f"This request cannot be understood: {first_line(error)}."
                 return JSONResponse({"error": {"what": what, "fix": "Reload the page."}}, 400)
