@@ -88,6 +88,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
 
 
+if find_spec("xdist"):
+    from tests.scheduling import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say at the end what was skipped, each reason once; a reason says how to get what is missing."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
