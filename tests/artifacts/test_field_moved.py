@@ -1,4 +1,4 @@
-"""A field log that is moved away or deleted while it is written: no row is lost, and it is told."""
+"""A field log that is moved away or deleted while it is written: no row is lost, and a warning says so."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log.close()
 
 @contextmanager
 def writing(path: Path, repo: Path) -> Iterator[tuple[IO[str], IO[str]]]:
-    """A process that writes the rows it is told, `FIRST LAST` a line, and what it notes."""
+    """A process that writes the rows `FIRST LAST` of each line on stdin, and its warnings."""
     environment = {**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(
@@ -52,7 +52,7 @@ def writing(path: Path, repo: Path) -> Iterator[tuple[IO[str], IO[str]]]:
 
 
 def next_line(reported: IO[str]) -> str:
-    assert select.select([reported], [], [], 30)[0], "nothing was told"
+    assert select.select([reported], [], [], 30)[0], "no warning came"
     return reported.readline()
 
 
@@ -81,7 +81,7 @@ def test_a_log_that_is_moved_away_keeps_its_rows_and_a_new_one_is_begun(tmp_path
         path.rename(old)
         for notes in (reported, told_too):
             assert next_line(notes) == f"{path} was moved or deleted; a new log is begun.\n"
-        assert sorted(numbers(old)) == list(range(20)), "it is whole as soon as that is told"
+        assert sorted(numbers(old)) == list(range(20)), "it is whole once the warning is out"
         first.write("20 30\n")
         second.write("30 40\n")
         eventually(has(path, 20))

@@ -334,7 +334,7 @@ def test_what_is_not_ours_is_not_touched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("marker", OURS)
 def test_an_artefact_with_a_file_of_the_user_is_not_replaced(tmp_path: Path, marker: str) -> None:
-    """It is told before any work is done; what such an artefact has itself is replaced."""
+    """The error comes before any work is done; what such an artefact has itself is replaced."""
     target = tmp_path / "made"
     for name in (marker, ".DS_Store", *(pattern.replace("*", "0123") for pattern in OURS[marker])):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -464,15 +464,15 @@ def test_of_many_files_without_room_the_first_is_told(full_disk: Path, tmp_path:
     for number in range(20):
         (tmp_path / "page" / f"{number}.js").write_bytes(bytes(1 << 19))
     with (
-        pytest.raises(CatflapError, match="No space left") as told,
+        pytest.raises(CatflapError, match="No space left") as refused,
         atomic_folder(full_disk / "site", "site.json") as folder,
     ):
         shutil.copytree(tmp_path / "page", folder, dirs_exist_ok=True)
-    assert len(told.value.what) < 400
+    assert len(refused.value.what) < 400
 
 
 def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
-    """A source that cannot be read must not be told as a target that cannot be written alone."""
+    """A source that cannot be read must not be reported only as a target that cannot be written."""
     with (
         pytest.raises(CatflapError, match=r"absent\.jpg"),
         atomic_folder(tmp_path / "thing", "thing.json"),

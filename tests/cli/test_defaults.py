@@ -53,7 +53,7 @@ def test_an_option_that_was_not_given_leaves_the_default_to_the_settings(
 
 
 def helps(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
-    """Each option with what is said about it, those of parts of the command, too."""
+    """Each option with its help text, those of parts of the command, too."""
     found = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

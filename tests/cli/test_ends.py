@@ -73,8 +73,8 @@ def test_a_signal_leaves_no_folder_and_no_process(number: int, code: int) -> Non
         helper = int(process.stdout.readline())
         for _ in range(2):  # timeout(1) sends it to the process, and then to its group
             os.kill(int(pid), number)
-        _, told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (code, "Stopped.\n")
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (code, "Stopped.\n")
     assert not Path(folder).exists()
     assert not lives(helper)
 
@@ -99,15 +99,15 @@ def test_under_nohup_a_terminal_that_goes_away_stops_nothing() -> None:
 def test_of_many_processes_one_that_fails_waits_for_none() -> None:
     """nccl parts from the others at exit, who wait for what this one does not do any more."""
     with driven(FAILING, "doctor", env={**os.environ, "WORLD_SIZE": "2"}) as process:
-        told, errors = process.communicate(timeout=60)
-    assert (process.returncode, told) == (2, "an answer\n")
+        stdout, errors = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (2, "an answer\n")
     assert errors == "error: It fails.\n  fix: Do not.\n"
 
 
 def test_a_forked_worker_is_ended_as_ever() -> None:
     with driven(FORKING, "doctor") as process:
-        told, errors = process.communicate(timeout=60)
-    assert (process.returncode, told.strip(), errors) == (0, str(int(signal.SIGTERM)), "")
+        stdout, errors = process.communicate(timeout=60)
+    assert (process.returncode, stdout.strip(), errors) == (0, str(int(signal.SIGTERM)), "")
 
 
 @pytest.mark.parametrize(
@@ -116,21 +116,21 @@ def test_a_forked_worker_is_ended_as_ever() -> None:
 )
 def test_only_what_goes_on_says_so(verb: str, resumes: bool) -> None:
     with driven("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", verb) as process:
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     at_once = "Stopping; what is done is kept.\n" if resumes else ""
-    assert told.startswith(f"{at_once}Stopped.")
-    assert ("Run the same command again" in told) == resumes
+    assert stderr.startswith(f"{at_once}Stopped.")
+    assert ("Run the same command again" in stderr) == resumes
 
 
 def test_a_folder_that_is_called_like_an_endless_verb_changes_nothing(tmp_path: Path) -> None:
     """`catflap scan serve` is a scan, which SIGTERM ends in order; `catflap predict build` does not go on."""
     body = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
-    for words, told in (
+    for words, message in (
         (("scan", "serve"), "Stopping; what is done is kept."),
         (("predict", "build"), "Stopped.\n"),
     ):
         command = [sys.executable, "-c", DRIVER.format(body).replace("lambda parser: None", ANYTHING), *words]
         process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert process.returncode == 143
-        assert process.stderr.startswith(told)
+        assert process.stderr.startswith(message)

@@ -268,7 +268,7 @@ def test_a_killed_prepare_keeps_its_whole_shards(whole: Manifest, tmp_path: Path
 
 
 def test_a_prepare_that_goes_on_counts_what_is_done(whole: Manifest, tmp_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
 
     def stop(step: str, done: int, total: int) -> None:
         if done == total - 1:
@@ -276,12 +276,12 @@ def test_a_prepare_that_goes_on_counts_what_is_done(whole: Manifest, tmp_path: P
 
     def tell(step: str, done: int, total: int) -> None:
         if step == "prepare":
-            told.append(done)
+            reported.append(done)
 
     with pytest.raises(KeyboardInterrupt):
         prepare(whole, tmp_path / "d", progress=stop)
     total = sum(prepare(whole, tmp_path / "d", progress=tell).roles.values())
-    assert max(told) == total > len(told)
+    assert max(reported) == total > len(reported)
 
 
 @pytest.mark.parametrize("how", mostly_slow([signal.SIGINT, signal.SIGKILL]))

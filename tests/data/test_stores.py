@@ -1,4 +1,4 @@
-"""Stores: what one refuses is told in its words, and what systems leave there is passed over."""
+"""Stores: errors keep a store's own message, and what systems leave there is passed over."""
 
 from __future__ import annotations
 

@@ -61,17 +61,17 @@ def test_an_interval_that_ignored_groups_would_miss():
 
 def test_a_gain_is_beyond_chance_where_there_is_one_and_seldom_else():
     """Gains as heavy-tailed as log losses are, in groups of 1 to 4 photos that gain alike."""
-    rng, said = np.random.default_rng(14), {"none": 0, "none, groups ignored": 0, "some": 0}
+    rng, found = np.random.default_rng(14), {"none": 0, "none, groups ignored": 0, "some": 0}
     for _ in range(SETS):
         sizes = 1 + (rng.random(300) < 0.5) * 3
         owners = np.repeat(np.arange(300), sizes)
         gains = (rng.standard_t(4, 300))[owners]
-        said["none"] += significantly_positive(gains, owners)
-        said["none, groups ignored"] += significantly_positive(gains, np.arange(len(owners)))
-        said["some"] += significantly_positive(gains + 0.4, owners)
-    assert said["none"] / SETS < 0.025 + 3 * 0.011
-    assert said["none, groups ignored"] / SETS > 0.1
-    assert said["some"] / SETS > 0.9
+        found["none"] += significantly_positive(gains, owners)
+        found["none, groups ignored"] += significantly_positive(gains, np.arange(len(owners)))
+        found["some"] += significantly_positive(gains + 0.4, owners)
+    assert found["none"] / SETS < 0.025 + 3 * 0.011
+    assert found["none, groups ignored"] / SETS > 0.1
+    assert found["some"] / SETS > 0.9
 
 
 @pytest.mark.parametrize(

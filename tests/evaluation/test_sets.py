@@ -81,8 +81,8 @@ def test_three_labels_have_sets_on_the_card_and_in_the_report(
     assert all(sentence in card for sentence in limits["sentences"])
     assert "a limit: " in card or "no slice of " in card
     report = evaluate(bundle.path, dataset.path, tmp_path / "report")
-    told = report.variants["int8"]["sets"]
-    assert (told["covered"], told["sizes"]) == (sets["covered"], sets["sizes"])
+    int8 = report.variants["int8"]["sets"]
+    assert (int8["covered"], int8["sizes"]) == (sets["covered"], sets["sizes"])
     assert "Prediction sets:" in report.page.read_text("utf-8")
 
 

@@ -64,11 +64,11 @@ def framed(
 def test_its_pixels_are_those_of_the_vectors(client: Path, repo: Path) -> None:
     folder = repo / "docs" / "reference" / "vectors"
     code, answers = run(client.with_name("vectors.mjs"), folder)
-    *answers, told = answers
+    *answers, counts = answers
     missed = {answer["photo"]: answer for answer in answers if not answer["pass"]}
     assert set(missed) == NOT_REACHED
     assert missed["jpeg_half.jpg"]["value"] <= 6
-    assert (code, told) == (1, {"vectors": len(answers), "failed": len(NOT_REACHED)})
+    assert (code, counts) == (1, {"vectors": len(answers), "failed": len(NOT_REACHED)})
     assert len(answers) == len(json.loads((folder / "vectors.json").read_text())["vectors"])
 
 
@@ -206,22 +206,24 @@ TEXTS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("told", [*HEADS, *TEXTS])
-def test_a_head_that_python_refuses_is_refused(client: Path, framed: Path, tmp_path: Path, told: str) -> None:
+@pytest.mark.parametrize("defect", [*HEADS, *TEXTS])
+def test_a_head_that_python_refuses_is_refused(
+    client: Path, framed: Path, tmp_path: Path, defect: str
+) -> None:
     members = {name: bytes(data) for name, data in load_bundle(framed).members.items()}
-    if told in HEADS:
+    if defect in HEADS:
         head = json.loads(members[HEAD])
-        HEADS[told](head)
+        HEADS[defect](head)
         members[HEAD] = json.dumps(head).encode()
     else:
-        members[HEAD] = TEXTS[told](members[HEAD])
+        members[HEAD] = TEXTS[defect](members[HEAD])
     path = tmp_path / "odd.catflap"
     path.write_bytes(encode_members(members))
     with pytest.raises(BadArtifact):
         load_bundle(path)
     code, (answer,) = run(client, path)
     assert code == 1
-    assert told in answer["error"]
+    assert defect in answer["error"]
 
 
 def without_numbers(model: bytes) -> bytes:
@@ -306,17 +308,17 @@ def test_a_changed_ood_threshold_or_baseline_does_not_pass(
     members = {name: bytes(data) for name, data in opened.members.items()}
     path = tmp_path / "changed.catflap"
 
-    def told(change: Callable[[dict[str, Any]], object]) -> tuple[int, dict[str, Any]]:
+    def verify_changed(change: Callable[[dict[str, Any]], object]) -> tuple[int, dict[str, Any]]:
         head = json.loads(members[HEAD])
         change(head["variants"]["onnx-frame"])
         path.write_bytes(encode_members({**members, HEAD: json.dumps(head).encode()}))
         code, (answer,) = run(client, path)
         return code, answer
 
-    code, verdict = told(lambda variant: variant["unknown"].update(threshold=1e5))
+    code, verdict = verify_changed(lambda variant: variant["unknown"].update(threshold=1e5))
     assert code == 1
     assert [check["name"] for check in verdict["checks"] if not check["pass"]] == ["unknown:onnx-frame"]
-    code, verdict = told(lambda variant: variant.pop("baseline"))
+    code, verdict = verify_changed(lambda variant: variant.pop("baseline"))
     assert code == 1
     assert "without a baseline" in verdict["error"]
 
@@ -330,5 +332,5 @@ def test_what_is_no_photo_gets_a_sentence(client: Path, framed: Path, tmp_path: 
     (tmp_path / "long.png").write_bytes(encode(np.zeros((1, 70_000, 3), np.uint8), "PNG"))
     code, answers = run(client, framed, tmp_path / "drawing.png", tmp_path / "long.png")
     assert code == 1
-    told = [answer["error"] for answer in answers]
-    assert told == ["Its format is none of the Frame's.", "The photo has too many pixels."]
+    errors = [answer["error"] for answer in answers]
+    assert errors == ["Its format is none of the Frame's.", "The photo has too many pixels."]

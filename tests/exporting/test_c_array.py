@@ -128,8 +128,8 @@ def test_what_is_compiled_is_what_was_tested(folder: Path, bundle: Path, compile
     decisions = decide(expected, ("0", "1"), decision_rule(variant.decision))
     assert {"0", "1", "unsure"} == set(decisions)
     for level, line, row, decision in zip(levels, lines, expected, decisions, strict=False):
-        told, probability, number = line.split()
-        assert int(told) == level
+        label, probability, number = line.split()
+        assert int(label) == level
         assert float(probability) == pytest.approx(row[0], abs=1e-5)
         assert number == {"unsure": "-1"}.get(decision, decision)
     assert lines[256:258] == list(opened.labels)
@@ -269,8 +269,8 @@ def test_a_tie_with_the_threshold_is_unsure_in_float32_too(folder: Path, bundle:
     )
     literals = ", ".join(_float(threshold * (1 - TIE)) for threshold in thresholds)
     ended = compiled(folder, TIES % literals, "gcc")
-    told = np.array(ended.stdout.split(), int).reshape(len(thresholds), 256)
-    for row, threshold in zip(told, thresholds, strict=True):
+    printed = np.array(ended.stdout.split(), int).reshape(len(thresholds), 256)
+    for row, threshold in zip(printed, thresholds, strict=True):
         decisions = decide(expected, ("0", "1"), DecisionRule(threshold, 0.01, top=False))
         assert "unsure" in decisions
         assert [{-1: "unsure"}.get(number, str(number)) for number in row.tolist()] == decisions
@@ -285,8 +285,8 @@ def test_every_label_survives(tmp_path: Path) -> None:
     source += f"for (int i = 0; i < {len(labels)}; ++i) puts(all[i]);\nreturn 0; }}\n"
     (tmp_path / "labels.c").write_text(source)
     subprocess.run(["gcc", *FLAGS, tmp_path / "labels.c", "-o", tmp_path / "labels"], check=True)
-    told = subprocess.run([tmp_path / "labels"], capture_output=True, check=True).stdout
-    assert told.decode().splitlines() == labels
+    printed = subprocess.run([tmp_path / "labels"], capture_output=True, check=True).stdout
+    assert printed.decode().splitlines() == labels
 
 
 def test_a_bundle_that_has_no_such_variant_gets_a_sentence(

@@ -91,7 +91,7 @@ def test_a_file_made_elsewhere_never_lies_where_one_of_ours_does(tmp_path: Path)
 
 def test_a_converter_that_fails_or_crashes_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """`work` of these modules of the standard library does not exist, or is killed by the system."""
-    home = Path(__file__).parents[2]  # the new process looks in no folder that it was not told of
+    home = Path(__file__).parents[2]  # the new process looks only in folders that are named
     monkeypatch.setenv("PYTHONPATH", str(home), prepend=os.pathsep)
     with pytest.raises(CatflapError, match="The conversion for antigravity_no failed: ModuleNotFoundError"):
         run_converter("antigravity_no", {}, ())

@@ -1,4 +1,4 @@
-"""`unknown`: calibrated by export, said by the runtime, checked by verify, measured by evaluate."""
+"""`unknown`: calibrated by export, answered by the runtime, checked by verify, measured by evaluate."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_runtime_says_it_to_noise_and_not_to_photos(bundle: Path, tmp_path: 
     assert sum(word == "unknown" for word in decided) <= 6  # of 60
     assert sum(word == path.parent.name for word, path in zip(decided, new, strict=True)) >= 50
     assert classifier(frame).decision == "unknown"
-    assert classifier(frame).label in LABELS, "the likeliest label is still told"
+    assert classifier(frame).label in LABELS, "the likeliest label is still reported"
     assert classifier(frame).embedding is None, "it is for the field log, which was not asked for"
 
 
@@ -89,7 +89,7 @@ def test_verify_checks_scores_and_threshold(bundle: Path, tmp_path: Path) -> Non
     assert stated is not None
     for threshold in (0.0, stated["threshold"] * 1.01, stated["threshold"] * 0.99, 1e6):
         assert failed({"threshold": threshold}) == ["unknown:int8"], threshold
-    assert failed({"rate": 0.04}) == [], "it is only told"
+    assert failed({"rate": 0.04}) == [], "it is only recorded"
 
 
 def test_a_bundle_whose_baseline_was_changed_fails(bundle: Path, tmp_path: Path) -> None:

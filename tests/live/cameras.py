@@ -136,7 +136,7 @@ def camera(fps: float = 30.0) -> Iterator[Camera]:
 
 
 class Watcher:
-    """`catflap watch --json` as a process, and the events that it told so far."""
+    """`catflap watch --json` as a process, and the events that it reported so far."""
 
     def __init__(self, *words: object, stdin: Any = subprocess.DEVNULL) -> None:
         self.events: list[dict[str, Any]] = []

@@ -89,7 +89,7 @@ def test_when_nobody_reads_the_events_any_more_the_door_is_shut(red: Path, tmp_p
 
 
 def send_frames(pipe: IO[bytes], blue: Callable[[], bool]) -> None:
-    """Red frames, or blue ones once that is said, until nobody takes them."""
+    """Red frames, or blue ones once asked for, until nobody takes them."""
     with suppress(OSError):
         while True:
             pipe.write(jpeg("blue" if blue() else "red"))

@@ -1,4 +1,4 @@
-"""What is told of frames, good and bad, and to whom."""
+"""Which events good and bad frames cause, and who receives them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BAD = jpeg("red")[:300]
 
 
 class Desk:
-    """A Watch, and what it told so far."""
+    """A Watch, and its events so far."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Desk:
             self.watch.frame(Shot(lambda: photo, None, number, number / 10, monotonic(), time()))
 
     def events(self) -> list[Event]:
-        """Everything that was told; nothing can be told any more."""
+        """Every event; none can follow."""
         self.output.close()
         return self._told
 
@@ -63,7 +63,7 @@ def test_frames_that_cannot_be_read_end_a_decision_when_a_silent_camera_would(re
     desk.show(80, 10, jpeg("red"))
     desk.show(90, 30, BAD)
     once = ["cat:", "unreadable:", "unsure:unreadable"]
-    assert words(desk.events()) == once + once, "and it is told once"
+    assert words(desk.events()) == once + once, "and it is reported once"
 
 
 def test_a_camera_is_back_with_the_first_frame_that_can_be_read(red: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_webhook_gets_every_event_in_order_also_after_it_failed(hook: Hook) ->
     assert queue.tally.lost == 0
     assert "500" in notes[0]
     assert notes[-1].endswith("delivers again.")
-    assert len(notes) == 2, "an outage is told once"
+    assert len(notes) == 2, "an outage is reported once"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -128,7 +128,7 @@ def test_an_event_that_is_in_hand_at_the_end_is_lost_and_counted_once(hook: Hook
     assert (queue.tally.delivered, queue.tally.lost) == (0, 3)
     hook.held.set()
     queue._thread.join(60)
-    assert (queue.tally.delivered, queue.tally.lost) == (0, 3), "the summary was told by then"
+    assert (queue.tally.delivered, queue.tally.lost) == (0, 3), "the summary was written by then"
 
 
 def test_what_waits_is_bounded_and_the_oldest_is_lost() -> None:

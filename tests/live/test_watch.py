@@ -124,7 +124,7 @@ def test_a_camera_that_hangs_and_sends_its_last_picture_is_told(red: Path) -> No
         watcher.await_event("back")
         assert watcher.await_event("decision")["decision"] == "not_cat"
         assert watcher.stop() == 0
-        assert watcher.await_event("ended")["outages"] == 1, "and it was told once"
+        assert watcher.await_event("ended")["outages"] == 1, "and it was reported once"
 
 
 def test_one_bad_frame_of_a_stream_decides_nothing(red: Path) -> None:

@@ -32,7 +32,7 @@ ANSWERED = "#answer[data-probability]"
 
 
 def run(*command: object, cwd: Path = REPO, **options: object) -> str:
-    """What the command printed on stdout; an error shows what it said."""
+    """What the command printed on stdout; an error shows its output."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False

@@ -335,8 +335,8 @@ def test_a_frame_is_asked_for_or_not(words: list[str], frame: Frame | None) -> N
 
 def test_what_was_said_is_left_alone() -> None:
     assert Plan(seed=3, epochs=2).is_default
-    said = [{"backbone": "efficientnet_lite0"}, {"minutes": 1.0}, {"trials": 0}]
-    assert not any(Plan(**one).is_default for one in said)  # type: ignore[arg-type]
+    choices = [{"backbone": "efficientnet_lite0"}, {"minutes": 1.0}, {"trials": 0}]
+    assert not any(Plan(**one).is_default for one in choices)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_scanned(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_time_left_is_within_a_factor_of_two_from_a_tenth_to_seven_tenths(
 
 @pytest.mark.parametrize("every_weight", [False, True])
 def test_before_the_head_is_judged_both_times_are_told(every_weight: bool) -> None:
-    """Whatever is decided then, what was told is wrong by the same factor, and at most is at most."""
+    """Whatever is decided then, the estimate is wrong by the same factor, and at most is at most."""
     reports = [(left, pace) for left, pace in run(1.0, 200, every_weight) if pace.at_most is not None]
     assert len(reports) > 50
     for left, pace in reports[10:]:

@@ -126,7 +126,7 @@ def test_a_flood_of_silent_connections_keeps_nobody_out(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_many_connections_need_no_higher_ulimit_and_flood_no_log(quick: Path) -> None:
-    """The soft limit of open files is raised; below a low hard limit the cap is lowered, and said so."""
+    """The soft limit of open files is raised; below a low hard limit the log names a lower cap."""
     with running(quick, files=(400, 400)) as server:
         assert "at most 100 connections are open at once" in server.log()
         flood = [server.raw(b"") for _ in range(500)]
@@ -159,7 +159,7 @@ def test_a_client_that_never_reads_costs_little_memory_and_is_cut(tmp_path: Path
 
 @pytest.mark.slow
 def test_many_large_bodies_do_not_fill_the_memory(quick: Path) -> None:
-    """Eight bodies of the largest size may be held; what is more is told to come back."""
+    """Eight bodies of the largest size may be held; more get 429."""
     size = 900_000
     head = (
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % size

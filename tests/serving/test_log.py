@@ -1,4 +1,4 @@
-"""What a server records: photos, tensors and what a shadow said; and that a full disk stops nothing."""
+"""What a server records: photos, tensors and a shadow's answers; and that a full disk stops nothing."""
 
 from __future__ import annotations
 

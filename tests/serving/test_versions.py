@@ -53,9 +53,9 @@ def test_it_decides_at_an_operating_point_which_a_new_version_must_have(tmp_path
     served = make_bundle(tmp_path / "cat.catflap", points={0.001: 0.9})
     pinkish = encode(np.full((40, 40, 3), (138, 0, 128), np.uint8), "PNG")  # a cat at 0.73
     with running(served, "--operating-point", "cat:max_fpr=0.001", "--reload", "0.05") as server:
-        said = [server.predict(photo).json() for photo in (RED, pinkish, BLUE)]
-        assert [one["decision"] for one in said] == ["cat", "not_cat", "not_cat"]
-        assert [one["label"] for one in said] == ["cat", "cat", "not_cat"]
+        answers = [server.predict(photo).json() for photo in (RED, pinkish, BLUE)]
+        assert [one["decision"] for one in answers] == ["cat", "not_cat", "not_cat"]
+        assert [one["label"] for one in answers] == ["cat", "cat", "not_cat"]
         old = version(served)
         replace(served, make_bundle(tmp_path / "new.catflap", sharpness=0.07, points={0.01: 0.9}))
         eventually(lambda: "Use one of: cat:max_fpr=0.01." in server.log())
@@ -89,7 +89,7 @@ def test_a_new_version_replaces_the_old_one_under_load(tmp_path: Path, quick: Pa
         done.set()
         answers = [answer for one in asking for answer in one.result()]
         assert {status for status, _ in answers} == {200}, "a request was dropped"
-        assert {told for _, told in answers} == {version(quick), version(new)}
+        assert {answered_by for _, answered_by in answers} == {version(quick), version(new)}
         assert server.metric("catflap_reloads_total", model="cat", result="loaded") == 1
         assert server.metric("catflap_model", model="cat", version=version(new), role="served") == 1
         assert server.metric("catflap_model", model="cat", version=version(quick), role="served") == 0
@@ -166,14 +166,14 @@ def test_a_bundle_that_is_mended_in_place_is_tried_again_whatever_time_it_bears(
 def test_an_operator_learns_that_another_variant_than_the_default_one_answers(
     tmp_path: Path, quick: Path
 ) -> None:
-    served, told = tmp_path / "cat.catflap", "tpu cannot run here, so fp32 answers."
+    served, reason = tmp_path / "cat.catflap", "tpu cannot run here, so fp32 answers."
     with_foreign_default(quick, served)
     new = with_foreign_default(make_bundle(tmp_path / "a.catflap", sharpness=0.07), tmp_path / "b.catflap")
     with running(served, "--reload", "0.05") as server:
-        assert f"cat {version(served)}: {told}" in server.log()
+        assert f"cat {version(served)}: {reason}" in server.log()
         assert server.predict(RED).json()["decision"] == "cat"
         replace(served, new)
-        eventually(lambda: f"cat {version(new)}: {told}" in server.log())
+        eventually(lambda: f"cat {version(new)}: {reason}" in server.log())
 
 
 @pytest.mark.slow
@@ -192,8 +192,8 @@ def test_the_same_bytes_again_are_no_new_version(tmp_path: Path, quick: Path) ->
 def test_a_canary_answers_its_share(tmp_path: Path, quick: Path) -> None:
     new = make_bundle(tmp_path / "new.catflap", name="next", sharpness=0.07)
     with running(quick, "--canary", new, "--share", "0.25") as server:
-        told = [server.predict(RED).json()["version"] for _ in range(40)]
-        assert told.count(version(new)) == 10
+        versions = [server.predict(RED).json()["version"] for _ in range(40)]
+        assert versions.count(version(new)) == 10
         assert server.ask("/v2/models/cat").json()["versions"] == [version(quick), version(new)]
         stated = f"/predict?version={version(new)}"
         assert server.ask(stated, RED, {"Content-Type": "image/jpeg"}).json()["version"] == version(new)
@@ -203,7 +203,7 @@ def test_a_canary_answers_its_share(tmp_path: Path, quick: Path) -> None:
 @pytest.mark.slow
 def test_only_requests_with_photos_are_turns_of_the_canary(tmp_path: Path, quick: Path) -> None:
     new = make_bundle(tmp_path / "new.catflap", sharpness=0.07)
-    told = []
+    versions = []
     with running(quick, "--canary", new, "--share", "0.25") as server:
         for _ in range(20):
             assert server.ask("/v2/models/cat/ready").status == 200
@@ -213,16 +213,16 @@ def test_only_requests_with_photos_are_turns_of_the_canary(tmp_path: Path, quick
             assert server.predict(b"no photo").status == 422
             assert server.ask("/v2/models/cat/infer", b"{}").status == 400
             assert server.ask("/v2/models/cat/infer", NO_PHOTO).status == 400
-            told.append(server.predict(RED).json()["version"])
-    assert told.count(version(new)) == 5
+            versions.append(server.predict(RED).json()["version"])
+    assert versions.count(version(new)) == 5
 
 
 def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
     opposite = make_bundle(tmp_path / "new.catflap", sharpness=-0.05)
     with running(quick, "--shadow", opposite) as server:
         replies = [server.predict(photo).json() for photo in (RED, BLUE, b"no photo") for _ in range(3)]
-        assert {said.get("label") for said in replies} == {"cat", "not_cat", None}
-        assert {said["version"] for said in replies} == {version(quick)}
+        assert {reply.get("label") for reply in replies} == {"cat", "not_cat", None}
+        assert {reply["version"] for reply in replies} == {version(quick)}
 
         def counted(result: str) -> float:
             return server.metric("catflap_shadow_total", result=result)
@@ -257,7 +257,7 @@ def test_a_canary_is_compared_by_the_function_of_diff(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["{unfit}"], 1, "fails its verification here: golden:fp32 1"),
         (["{quick}", "{unfit}"], 1, "fails its verification"),
@@ -296,7 +296,7 @@ def test_a_canary_is_compared_by_the_function_of_diff(
     ],
 )
 def test_what_cannot_be_served_is_refused_before_it_listens(
-    tmp_path: Path, quick: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+    tmp_path: Path, quick: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
 ) -> None:
     names = ("unfit", "foreign", "strange", "turned")
     unfit, foreign, strange, turned = (tmp_path / f"{name}.catflap" for name in names)
@@ -312,10 +312,10 @@ def test_what_cannot_be_served_is_refused_before_it_listens(
     filled = [word.format(**paths) for word in words]
     ports = [] if "--port" in words else ["--port", "0"]
     assert main(["serve", *filled, *ports]) == code
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert said in told.err
-    assert "\n  fix: " in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert "\n  fix: " in printed.err
 
 
 def test_every_limit_is_checked() -> None:
@@ -326,24 +326,24 @@ def test_a_port_that_is_taken_is_one_sentence(
     server: Server, quick: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", str(quick), "--port", str(server.port)]) == 2
-    told = capsys.readouterr().err
-    assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use." in told
+    stderr = capsys.readouterr().err
+    assert f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use." in stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--port", "{port}"], "Cannot listen on 127.0.0.1 port"),
         (["--port", "0", "--tls-cert", "{unfit}"], "TLS certificate or key cannot be used"),
     ],
 )
 def test_a_slip_of_the_pen_is_told_before_a_bundle_is_verified(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     unfit = make_bundle(tmp_path / "unfit.catflap", golden_shift=1.0)
     filled = [word.format(port=server.port, unfit=unfit) for word in words]
     assert main(["serve", str(unfit), *filled, "--log", str(tmp_path / "field.log")]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "field.log").exists()
 
 

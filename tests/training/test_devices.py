@@ -160,8 +160,8 @@ def test_what_a_failed_step_held_is_let_go_of(
         train_weights(network, drawn_dataset, tmp_path / str(number), once, 0, "cpu", silent)
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(tensor.float(), halved.state_dict()[name].float(), atol=1e-5), name
-    (told,) = (record.getMessage() for record in caplog.records)
-    assert "too little memory for 16 photos at once; gradients are accumulated over 8" in told
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "too little memory for 16 photos at once; gradients are accumulated over 8" in message
 
 
 def test_the_clock_times_what_fits(drawn_dataset: Dataset) -> None:
@@ -261,9 +261,9 @@ def test_each_of_many_processes_has_its_gpu_before_anything_is_worked_out(
     def opened(device: str) -> None:
         raise Opened
 
-    with pytest.raises(CatflapError, match="Each of 2 processes takes a device of its own") as told:
+    with pytest.raises(CatflapError, match="Each of 2 processes takes a device of its own") as refused:
         open_fabric("cuda:1")
-    assert told.value.fix == "Use --device cuda."
+    assert refused.value.fix == "Use --device cuda."
     monkeypatch.setattr("catflap.training.train.open_fabric", opened)
     with pytest.raises(Opened):
         train(drawn_dataset, tmp_path / "out", Plan(precision="fp32"), device="cpu")

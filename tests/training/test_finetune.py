@@ -391,7 +391,7 @@ def test_what_another_run_left_is_not_taken_up(
 ) -> None:
     """Another recipe, seed or start: each begins anew, and ends as it would have without the file.
 
-    That a stopped run is lost is told; one that has ended loses nothing.
+    A warning says that a stopped run is lost; one that has ended loses nothing.
     """
     other = LoopSettings(**{**vars(RECIPE), "learning_rate": 0.05})
     resume, alone = tmp_path / "resume", tmp_path / "alone"
@@ -418,7 +418,7 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 def with_flat_photo(dataset: Dataset, folder: Path, data: bytes) -> tuple[Dataset, str]:
-    """A copy of the Dataset with other bytes in place of one train photo, whose id is told."""
+    """A copy of the Dataset with other bytes in place of one train photo; return its id."""
     shutil.copytree(dataset.path, folder)
     (folder / SHARDS / "flat.tar").write_bytes(data)
     rows = read_table(folder / INDEX).to_pylist()

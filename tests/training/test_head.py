@@ -304,7 +304,7 @@ def test_what_is_better_by_chance_leaves_them_scaled_together(
 
 @judged_by
 def test_the_middle_strength_of_those_as_good_is_chosen(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Photos that are told apart by any strength do not ask for the strongest or the weakest."""
+    """Photos that are separated by any strength do not ask for the strongest or the weakest."""
     monkeypatch.setattr(room, "FEW", few)
     easy = chosen(alike(30, 6), alike(10, 56), 2)
     assert settings(easy)[1] == L2_CS[len(L2_CS) // 2]

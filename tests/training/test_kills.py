@@ -28,13 +28,13 @@ def start(dataset: Dataset, resume: Path) -> tuple[ForkServerProcess, Connection
 
 
 def finish(process: ForkServerProcess, pipe: Connection) -> tuple[list[int], object]:
-    """The steps that a process told, and its last word: the weights and the validation logits."""
-    told = []
-    while not told or isinstance(told[-1], int):
-        told.append(pipe.recv())
+    """The steps that a process sent, and its last word: the weights and the validation logits."""
+    received = []
+    while not received or isinstance(received[-1], int):
+        received.append(pipe.recv())
     process.join()
     assert process.exitcode == 0
-    return told[:-1], told[-1]
+    return received[:-1], received[-1]
 
 
 @pytest.mark.slow
@@ -46,8 +46,8 @@ def test_killed_runs_end_with_the_same_bits(drawn_dataset: Dataset, tmp_path: Pa
     for _ in range(KILLS):
         process, pipe = start(drawn_dataset, tmp_path / "resume")
         for _ in range(dice.randint(1, 4)):
-            told = pipe.recv()
-            if not isinstance(told, int) or told >= STEPS - 1:
+            step = pipe.recv()
+            if not isinstance(step, int) or step >= STEPS - 1:
                 break
         time.sleep(dice.uniform(0, 0.2))
         process.kill()

@@ -77,7 +77,7 @@ def test_the_words_stand_in_one_file(page_built: Path, repo: Path) -> None:
 
 
 def packed(repo: Path, tmp_path: Path, page: str, kind: str = "wheel") -> tuple[str, list[str]]:
-    """Pack a copy of the checkout without npm; what was said, and the names in the wheel or archive."""
+    """Pack a copy of the checkout without npm; return its output and the names in the wheel or archive."""
     pytest.importorskip("hatchling")
     tree = tmp_path / "tree"
     for name in BUILT:
