@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,6 +311,21 @@ def test_photos_that_a_checkpoint_learnt_from_do_not_judge_it(
     assert report.seen == "no"
     assert report.variants, "of photos that are new"
     assert not (tmp_path / "other").exists()
+
+
+def test_photos_that_a_bundle_learnt_from_do_not_judge_it_beside_its_build(
+    drawn_bundle: Exported, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    bundle = shutil.copy(drawn_bundle.path, tmp_path / "mine.catflap")
+    shutil.copytree(drawn_dataset.path, tmp_path / "mine.build" / "dataset")
+    photos = drawn_dataset.path.with_name("photos")
+    with pytest.raises(
+        CatflapError, match=r"tiny was trained on \d+ of these photos: /.*/cat/\d\d\.jpg, .* …"
+    ):
+        evaluate(bundle, photos, tmp_path / "report")
+    assert evaluate(bundle, None, tmp_path / "report").role == "test"
+    shutil.rmtree(tmp_path / "mine.build")
+    assert evaluate(bundle, photos, tmp_path / "alone").seen == "unknown"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +143,18 @@ def evaluate(
     `corruptions`, on worsened copies of 300 photos. `decisions` corrects labels, as a person decided on the
     Report's page of sure mistakes; the Report then states both counts.
     The photos of a Bundle may have any labels or none: the Report's `verdict` compares its answers with what
-    the Bundle promises. Raises CatflapError for labels that a Checkpoint does not know, and photos that it
-    was trained on, except a role of its own Dataset.
+    the Bundle promises. Raises CatflapError for labels that a Checkpoint does not know, and, for a Checkpoint
+    and for a Bundle that lies beside its NAME.build, for photos that it was trained on, except a role of its
+    own Dataset.
     """
     refuse_foreign(Path(out), MARKER)
     check_place(Path(out))
     folder = build_folder(Path(model))
     subject = open_subject(Path(model) if folder is None else folder.with_suffix(BUNDLE))
+    if folder is not None:
+        subject = replace(subject, dataset=folder / "dataset")
     source = part_of_build(photos, "dataset") if isinstance(photos, Path) else photos
-    source = source or subject.dataset or (None if folder is None else folder / "dataset")
+    source = source or subject.dataset
     if source is None:
         raise CatflapError("A bundle does not hold photos.", "Name a dataset or a folder of photos.")
     judged = open_photos(source, role, subject, progress, any_labels=subject.bundle is not None)
@@ -342,7 +345,7 @@ def open_photos(
 ) -> JudgedPhotos:
     """The photos of a Dataset, or of a source that `scan` reads, with the subject's class numbers.
 
-    CatflapError for photos that a Checkpoint was trained on, except a role of its own Dataset; and, without
+    CatflapError for photos that the subject was trained on, except a role of its own Dataset; and, without
     `any_labels`, for fewer than two labels, photos without one, and labels that the subject does not know.
     """
     if (Path(source) / DATASET).is_file():
@@ -438,7 +441,7 @@ def _refuse_prepared_anew(dataset: Dataset, subject: Subject) -> None:
 def _refuse_learnt(ids: npt.NDArray[np.str_], names: list[str], subject: Subject) -> str:
     """Raise CatflapError for photos that a Checkpoint was trained on; returns `seen` for Report.
 
-    "unknown" for a Bundle, and for a Checkpoint whose Dataset is gone.
+    "unknown" where its Dataset is not there, as for a Bundle alone.
     """
     if subject.dataset is None:
         return "unknown"
