@@ -256,6 +256,20 @@ def test_ten_thousand_frames_are_not_counted_one_by_one() -> None:
     one = encode(scene(1, 8, 8), "GIF", "P")
     start = one.index(b"\x2c\0\0\0\0")
     assert inspect(one[:-1] + one[start:-1] * 10_000 + b";").animated
+    assert not any(inspect(photo).animated for photo in [one, *KINDS.values()])
+
+
+def test_avif_without_a_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in builds of Pillow that lack libavif."""
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "AVIF"])
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    with pytest.raises(BadPhoto, match="does not read AVIF") as refused:
+        read_pixels(KINDS["avif"], FRAME)
+    assert refused.value.reason == "unsupported_format"
+    assert "pillow" in refused.value.fix
+    assert outcome(KINDS["png"]) == "pixels"
+    assert outcome(b"nothing that Pillow knows") == "unknown_format"
 
 
 def test_drawn_photos_of_every_kind_are_read() -> None:
