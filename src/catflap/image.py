@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, UnidentifiedImageError, _imaging, features
 
 from catflap.errors import BadPhoto, CatflapError, system_reason
 from catflap.installing import install, install_extra
@@ -307,7 +307,7 @@ def _open_heif(data: bytes, error: UnidentifiedImageError) -> Image.Image:
             ) from missing
         opened: Image.Image = HeifImageFile(io.BytesIO(data))
         return opened
-    if brand in AVIF_BRANDS and "AVIF" not in Image.ID:
+    if brand in AVIF_BRANDS and not features.check("avif"):
         raise BadPhoto(
             "unsupported_format",
             "This build of Pillow does not read AVIF photos.",

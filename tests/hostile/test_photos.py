@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from catflap.errors import BadPhoto
 from catflap.exporting.golden_cases import drawn_photos, scene, wide_gamut_profile
@@ -261,9 +261,8 @@ def test_ten_thousand_frames_are_not_counted_one_by_one() -> None:
 
 def test_avif_without_a_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in builds of Pillow that lack libavif."""
-    Image.init()
-    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "AVIF"])
-    monkeypatch.delitem(Image.OPEN, "AVIF")
+    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
+    monkeypatch.setitem(sys.modules, "PIL._avif", None)
     with pytest.raises(BadPhoto, match="does not read AVIF") as refused:
         read_pixels(KINDS["avif"], FRAME)
     assert refused.value.reason == "unsupported_format"
