@@ -1,4 +1,8 @@
-"""Parquet tables of photos: schemas, reading, writing; the one file of this room that imports pyarrow."""
+"""Parquet tables of photos: schemas, reading, writing; the one file of this room that imports pyarrow.
+
+Arrow's Parquet and compute modules are imported where they are used: the worker processes of a scan, which
+start once a core, need neither.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catflap.errors import BadArtifact
 
@@ -58,11 +60,15 @@ STREAMED = 1 << 11  # rows in memory at once when a table is streamed
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as one Parquet file, zstd, row groups of 8 Ki rows, with a checksum of each page."""
+    import pyarrow.parquet as pq
+
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Write many small tables as one Parquet file, as write_table does, without holding them all."""
+    import pyarrow.parquet as pq
+
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         held: list[pa.Table] = []
         for table in tables:
@@ -76,6 +82,8 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> N
 
 def iter_table(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a Parquet file, a few thousand rows at a time."""
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             for batch in file.iter_batches(STREAMED, columns=list(columns), use_threads=False):
@@ -95,6 +103,8 @@ def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Ta
 
 def joined_lines(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
     """The rows of a table as text, a line each, for hashing; equal rows are equal bytes."""
+    import pyarrow.compute as pc
+
     texts = [pc.fill_null(table[name].cast(pa.string()), "\x00") for name in columns]
     for chunk in pc.binary_join_element_wise(*texts, "\n", "\x1f").chunks:
         yield "".join(chunk.to_pylist()).encode("utf-8", "surrogatepass")
@@ -102,6 +112,8 @@ def joined_lines(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
 
 def read_table(path: Path, columns: Sequence[str] | None = None, role: str | None = None) -> pa.Table:
     """Read a Parquet file, some of its columns, or one role's rows; BadArtifact when absent or damaged."""
+    import pyarrow.parquet as pq
+
     try:
         chosen = None if role is None else [("role", "=", role)]
         names = None if columns is None else list(columns)
@@ -112,6 +124,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None, role: str | Non
 
 def leading_bits(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """The first 128 bits of hexadecimal ids, uint64 (n, 2); zeros for an empty id."""
+    import pyarrow.compute as pc
+
     padded = pc.utf8_slice_codeunits(pc.utf8_rpad(ids, 32, "0"), 0, 32)
     text = np.frombuffer("".join(padded.to_pylist()).encode(), np.uint8).reshape(-1, 32)
     nibbles = np.where(text > 57, text - 87, text - 48)

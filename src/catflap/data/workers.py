@@ -6,8 +6,8 @@ tried again, alone, and if that fails too it becomes a row with the reason "deco
 process may have been killed for another reason, such as a machine that is out of memory.
 
 Batches go to a worker's stdin and rows come from its stdout, as Arrow streams; each message is eight bytes of
-length, big-endian, and that many bytes. A worker greets with an empty table, ends with its input, and notes
-in a small shared file how many photos of the batch it has done.
+length, big-endian, and that many bytes. A worker greets with an empty table and ends with its input; after
+each photo of a batch it sends a message of no bytes.
 
 Why not a library: loky ends all workers when one dies and has no deadline for a task; pebble has both but is
 LGPL; concurrent.futures has neither.
@@ -15,18 +15,15 @@ LGPL; concurrent.futures has neither.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
-from pathlib import Path
 from queue import Queue
 from typing import IO, Any
 
@@ -40,6 +37,7 @@ DEADLINE = 60.0  # seconds for one photo
 STARTS = 3  # tries to start a worker
 TRIES_ALONE = 2  # for a photo at which a worker died
 LENGTH = struct.Struct(">Q")
+PHOTO_DONE = LENGTH.pack(0)
 MAIN = "from catflap.data.workers import work_on_stdin; work_on_stdin()"
 COMMAND = (sys.executable, "-P", "-c", MAIN)
 
@@ -102,7 +100,7 @@ class Worker:
         self._command = command
         self._deadline = deadline
         self._process: subprocess.Popen[bytes] | None = None
-        self._done: mmap.mmap | None = None  # how many photos of the batch are done
+        self._done = 0  # photos of the batch
         self._stopped = False
 
     def examine(self, references: pa.Table) -> pa.Table:
@@ -116,7 +114,7 @@ class Worker:
                     return found
                 rows |= {position: found.slice(place, 1) for place, position in enumerate(left)}
                 break
-            position = left.pop(min(self._count_done(), len(left) - 1))
+            position = left.pop(min(self._done, len(left) - 1))
             alone = references.slice(position, 1)
             for _ in range(TRIES_ALONE):
                 found, in_time = self._try(alone)
@@ -151,12 +149,12 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         finished, late = threading.Event(), threading.Event()
-        self._set_done(0)
+        self._done = 0
         watch = threading.Thread(target=self._watch, args=(process, finished, late), daemon=True)
         watch.start()
         try:
             send(process.stdin, references)
-            rows = receive(process.stdout)
+            rows = receive(process.stdout, self._count)
         except OSError:  # it died before it had read all
             rows = None
         finished.set()
@@ -171,8 +169,8 @@ class Worker:
         """Kill a process that has not finished a photo for longer than the deadline."""
         done, since = 0, time.monotonic()
         while not finished.wait(min(1.0, self._deadline / 4)):
-            if self._count_done() != done:
-                done, since = self._count_done(), time.monotonic()
+            if self._done != done:
+                done, since = self._done, time.monotonic()
             elif time.monotonic() - since > self._deadline:
                 late.set()
                 process.kill()
@@ -190,12 +188,8 @@ class Worker:
         for _ in range(STARTS):
             if self._stopped:
                 raise CatflapError("The scan was stopped.", "Start it again; it goes on where it stopped.")
-            descriptor, note = tempfile.mkstemp(prefix="catflap-scan-")
-            os.write(descriptor, bytes(LENGTH.size))
-            self._done = mmap.mmap(descriptor, LENGTH.size)
-            os.close(descriptor)
             self._process = process = subprocess.Popen(
-                [*self._command, note],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -203,20 +197,13 @@ class Worker:
                 **own_group,  # Ctrl-C is for the parent; workers end with their input
             )
             assert process.stdout is not None
-            greeting = receive(process.stdout)
-            with suppress(OSError):  # Windows removes no file that is mapped
-                Path(note).unlink()
-            if greeting is not None:
+            if receive(process.stdout) is not None:
                 return process
             self.end()
         raise CatflapError("A worker process does not start.", "Run: python -c 'import catflap.data.workers'")
 
-    def _count_done(self) -> int:
-        return int(LENGTH.unpack(self._done)[0]) if self._done is not None else 0
-
-    def _set_done(self, count: int) -> None:
-        assert self._done is not None
-        self._done[:] = LENGTH.pack(count)
+    def _count(self) -> None:
+        self._done += 1
 
 
 class _NoPandas(MetaPathFinder):
@@ -230,8 +217,6 @@ class _NoPandas(MetaPathFinder):
 def work_on_stdin(examine_photo: Callable[[dict[str, Any]], dict[str, Any]] = examine_photo) -> None:
     """The worker process: examine batches until the input ends; what decoders print goes to stderr."""
     sys.meta_path.insert(0, _NoPandas())
-    with open(sys.argv[1], "r+b") as note:
-        done = mmap.mmap(note.fileno(), LENGTH.size)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     send(answers, PART_ROW.empty_table())
@@ -239,7 +224,8 @@ def work_on_stdin(examine_photo: Callable[[dict[str, Any]], dict[str, Any]] = ex
         rows = []
         for reference in references.to_pylist():
             rows.append(examine_photo(reference))
-            done[:] = LENGTH.pack(len(rows))
+            answers.write(PHOTO_DONE)
+            answers.flush()
         send(answers, as_rows(rows))
 
 
@@ -254,9 +240,10 @@ def send(pipe: IO[bytes], table: pa.Table) -> None:
     pipe.flush()
 
 
-def receive(pipe: IO[bytes]) -> pa.Table | None:
-    """Read one message; None when the other side has ended, even in the middle of a message."""
-    head = pipe.read(LENGTH.size)
+def receive(pipe: IO[bytes], photo_done: Callable[[], None] = lambda: None) -> pa.Table | None:
+    """Read the next table; None when the other side has ended, even in the middle of a message."""
+    while (head := pipe.read(LENGTH.size)) == PHOTO_DONE:
+        photo_done()
     if len(head) < LENGTH.size:
         return None
     (length,) = LENGTH.unpack(head)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, row_slices
@@ -398,7 +399,10 @@ def fit_weights(
     if start is None:
         start = np.zeros((1 if len(class_weights) == 2 else len(class_weights), len(scaling.scale) + 1))
     options: Any = {"maxiter": MAX_STEPS, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(describe_machine().cores) as pool:
+    with (
+        _blas().limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(describe_machine().cores) as pool,
+    ):
 
         def loss(point: Floats) -> tuple[float, Floats]:
             value, gradient = _loss(problem, pool, point.reshape(start.shape))
@@ -409,6 +413,12 @@ def fit_weights(
     if len(weights) == 1:
         weights = BINARY.T @ weights
     return weights[:, :-1], weights[:, -1]
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of NumPy and SciPy; finding them takes 4 ms, and a choice fits a hundred heads."""
+    return ThreadpoolController()
 
 
 def fit_scales(
@@ -463,7 +473,12 @@ def _loss(problem: _Problem, pool: ThreadPoolExecutor, point: Floats) -> tuple[f
     weights, scaling = point[:, :-1], problem.scaling
     plain = np.column_stack(scaling.folded(weights, point[:, -1]))
     shards = min(SHARDS, -(-_total(problem.parts) // ROWS))
-    results = pool.map(lambda shard: _shard_loss(problem, plain, shard, shards), range(shards))
+
+    def of_shard(shard: int) -> tuple[float, Floats]:
+        return _shard_loss(problem, plain, shard, shards)
+
+    # A thread costs more than a single shard does.
+    results = [of_shard(0)] if shards == 1 else pool.map(of_shard, range(shards))
     value, gradient = (sum(each) / _total(problem.parts) for each in zip(*results, strict=True))
     gradient[:, :-1] = (gradient[:, :-1] - np.outer(gradient[:, -1], scaling.centre)) / scaling.scale
     gradient[:, :-1] += problem.penalty * weights
