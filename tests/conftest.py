@@ -209,11 +209,15 @@ def make_once(target: Path, make: Callable[[], object]) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _graphs_kept(request: pytest.FixtureRequest) -> None:
+    """Keep graphs wherever tests train, which import tests/tiny.py; others need not wait for torch."""
+    if "tests.tiny" in sys.modules:
+        request.getfixturevalue("keep_graphs")
+
+
+@pytest.fixture(scope="session")
 def keep_graphs() -> Iterator[None]:
     """Export each network once, for this run and later ones: torch takes seconds for a tiny one."""
-    if find_spec("torch") is None:
-        yield
-        return
     from tests.tiny import GRAPHS, keeping_graphs
 
     with keeping_graphs(GRAPHS):
@@ -221,7 +225,7 @@ def keep_graphs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def drawn_dataset(shared_by_workers: Path) -> Dataset:
+def drawn_dataset(shared_by_workers: Path, keep_graphs: None) -> Dataset:
     """60 drawn photos of two labels; `photos` and `manifest` lie beside it."""
     from catflap.artifacts.dataset import load_dataset
     from tests.tiny import make_dataset
@@ -229,6 +233,23 @@ def drawn_dataset(shared_by_workers: Path) -> Dataset:
     folder = shared_by_workers / "drawn"
     folder.mkdir(exist_ok=True)
     return load_dataset(make_once(folder / "dataset", lambda: make_dataset(folder)))
+
+
+@pytest.fixture(scope="session")
+def real_dataset(photos_root: Path, shared_by_workers: Path) -> Dataset:
+    """The real photos, prepared for the frame of the shipped bundle; `manifest` lies beside it."""
+    from catflap.artifacts.bundle import load_bundle
+    from catflap.artifacts.dataset import load_dataset
+    from catflap.data.prepare import prepare
+    from catflap.data.scan import scan
+
+    folder = shared_by_workers / "real"
+    folder.mkdir(exist_ok=True)
+
+    def make() -> None:
+        prepare(scan(photos_root, folder / "manifest"), folder / "dataset", frame=load_bundle("cat").frame)
+
+    return load_dataset(make_once(folder / "dataset", make))
 
 
 @pytest.fixture(scope="session")

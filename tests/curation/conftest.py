@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from PIL import Image, ImageDraw
@@ -14,8 +17,11 @@ from catflap.artifacts.manifest import Manifest
 from catflap.curation.audit import Audit, audit
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
+from catflap.training.backbones import TINY
+from tests.conftest import make_once
 from tests.tiny import COLOURS, FRAME, drawn
 
+T = TypeVar("T")
 HOSTILE = """</script><script>document.title="hacked"</script><img src=x onerror="document.title='hacked'">"""
 NAMES = {"cat": "cat", "other": "other", "third": HOSTILE}
 COUNT = 40
@@ -82,12 +88,22 @@ def write_collection(root: Path) -> Collection:
 
 
 @pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+def collection(shared_by_workers: Path) -> Collection:
     """120 drawn photos of three labels with planted faults."""
-    return write_collection(tmp_path_factory.mktemp("collection"))
+    root = shared_by_workers / "collection"
+    return pickled_once(shared_by_workers / "collection.pickle", lambda: write_collection(root))
 
 
 @pytest.fixture(scope="session")
-def audited(collection: Collection) -> Audit:
+def audited(collection: Collection, shared_by_workers: Path) -> Audit:
     """The audit of the collection."""
-    return audit(collection.dataset, collection.root / "audited")
+    out = collection.root / "audited"
+    return pickled_once(
+        shared_by_workers / "audited.pickle", lambda: audit(collection.dataset, out, backbone=TINY)
+    )
+
+
+def pickled_once(path: Path, make: Callable[[], T]) -> T:
+    """What `make` returned to the first worker of this run that asked."""
+    kept = make_once(path, lambda: path.write_bytes(pickle.dumps(make())))
+    return pickle.loads(kept.read_bytes())  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ import pytest
 
 from catflap.cli.main import main
 from catflap.curation.audit import Audit
+from catflap.training.backbones import TINY
 from tests.curation.conftest import Collection
 
 
@@ -19,7 +20,8 @@ def test_audit_prints_a_line_a_suspect_and_writes_the_same_bytes_again(
     """Of a Dataset that was moved away from its Manifest, too."""
     moved = shutil.copytree(collection.dataset.path, tmp_path / "elsewhere" / "dataset")
     named = ["--manifest", str(collection.manifest.path)]
-    assert main(["audit", str(moved), *named, "-o", str(tmp_path / "audited"), "--json"]) == 0
+    words = [str(moved), *named, "-o", str(tmp_path / "audited"), "--backbone", TINY]
+    assert main(["audit", *words, "--json"]) == 0
     printed = capsys.readouterr()
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert lines == [one.to_json() for one in audited.suspects]

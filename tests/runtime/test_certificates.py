@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from catflap.serving.serve import serve
 from catflap.serving.serve_settings import ServeSettings
 from catflap.verification.verify import verify
 
-pytest.importorskip("model_signing", reason="model-signing is not installed: pip install 'catflap[sign]'")
+if find_spec("model_signing") is None:
+    pytest.skip("model-signing is not installed: pip install 'catflap[sign]'", allow_module_level=True)
 x509 = pytest.importorskip("cryptography.x509")
 
 

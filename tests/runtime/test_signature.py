@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from tests.artifacts.samples import small_bundle
 from tests.serving.bundles import make_bundle
 from tests.serving.client import eventually, running
 
-pytest.importorskip("model_signing", reason="model-signing is not installed: pip install 'catflap[sign]'")
+if find_spec("model_signing") is None:
+    pytest.skip("model-signing is not installed: pip install 'catflap[sign]'", allow_module_level=True)
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 
 

@@ -93,7 +93,7 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def tiny_graph(shared_by_workers: Path) -> Path:
+def tiny_graph(shared_by_workers: Path, keep_graphs: None) -> Path:
     """The tiny network as the graph of a project's backbone."""
 
     def make() -> None:
