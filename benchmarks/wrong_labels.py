@@ -23,7 +23,7 @@ from peers.classifiers import fitted
 from catflap.image import Frame, read_pixels
 from catflap.training.backbones import PACKAGED, load_backbone
 from catflap.training.features import Extractor, open_extractor
-from catflap.training.head import choose_head, log_loss
+from catflap.training.head import choose_despite_noise, log_loss
 
 FRAME = Frame(192, 192)
 
@@ -60,7 +60,7 @@ def main() -> None:
             owners = np.unique(groups, return_inverse=True)[1]
             held = np.arange(len(labels)) % 8 == 0
             parts = [(features[some], labels[some]) for some in (~held, held)]
-            choice = choose_head(parts[0], parts[1], (owners[~held], owners[held]), len(names))
+            choice = choose_despite_noise(parts[0], parts[1], (owners[~held], owners[held]), len(names))
             report(photo_set.name, kind, "head", choice.refitted.logits(unseen), truth)
 
 

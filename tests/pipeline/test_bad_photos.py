@@ -1,4 +1,4 @@
-"""Photos that are hard on a build: grey, tiny, huge, unbalanced, of one scene, one for each label."""
+"""Photos that are hard on a build: grey, tiny, huge, unbalanced, of one size or scene, one for each label."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.errors import CatflapError
 from catflap.pipeline.build import build
+from catflap.pipeline.evaluate import evaluate
 from catflap.training.plan import Plan
 from catflap.training.train import train
 from tests.tiny import FRAME, TINY, drawn
@@ -51,7 +52,12 @@ def one_scene(label: str, number: int) -> Image.Image:
     return scene
 
 
-KINDS = {"grey": grey, "16 px": sixteen_px, "one scene": one_scene}
+def one_size(label: str, number: int) -> Image.Image:
+    """All photos have the size of the frame: none is resized, and sizes tell nothing."""
+    return plain(label, number).resize((FRAME.width, FRAME.height))
+
+
+KINDS = {"grey": grey, "16 px": sixteen_px, "one scene": one_scene, "one size": one_size}
 EVEN = {"cat": 25, "other": 25}
 
 
@@ -66,6 +72,16 @@ def test_a_head_learns_from_them(tmp_path: Path, kind: str, keep_graphs: Path) -
     assert sum(dataset.roles.values()) == 50, "none is a near-duplicate in another role"
     checkpoint = train(dataset, tmp_path / "checkpoint", Plan(backbone=TINY, recipe="head"))
     assert checkpoint.metrics["accuracy"]["value"] >= 0.8
+
+
+def test_photos_of_one_size_have_no_slices_by_size(tmp_path: Path, keep_graphs: Path) -> None:
+    dataset = prepared(tmp_path, one_size, EVEN)
+    train(dataset, tmp_path / "checkpoint", Plan(backbone=TINY, recipe="head"))
+    others = write(tmp_path / "others", lambda label, number: one_size(label, 100 + number), EVEN)
+    report = evaluate(tmp_path / "checkpoint", others, tmp_path / "report")
+    names = [entry["slice"] for entry in report.conditions["slices"]["rows"]]
+    assert any(name.startswith("brightness") for name in names)
+    assert not any("side" in name for name in names)
 
 
 def test_fifty_times_as_many_photos_of_one_label(tmp_path: Path, keep_graphs: Path) -> None:

@@ -93,6 +93,15 @@ def test_advice_on_series_is_said(reached: dict) -> None:  # type: ignore[type-a
     assert [line for line in advised if line not in reached["sentences"]] == ["Photos are named like frames."]
 
 
+def test_photos_with_a_wrong_label_are_counted(reached: dict) -> None:  # type: ignore[type-arg]
+    assert reached["wrong_labels"] is None
+    wrong = {"share": 0.1, "wrong": 39, "photos": 450, "next": "catflap audit mine.catflap"}
+    assert (
+        "39 of 450 photos to learn from probably have a wrong label and taught nothing. To see them: "
+        "catflap audit mine.catflap"
+    ) in sentences({**reached, "wrong_labels": wrong})
+
+
 def test_few_test_photos_are_counted_as_they_are(reached: dict) -> None:  # type: ignore[type-arg]
     few = reached["test_photos"]
     assert few < 100

@@ -23,6 +23,7 @@ from catflap.training.head import (
     L2_CS,
     Choice,
     Head,
+    choose_despite_noise,
     choose_head,
     cross_fit,
     fit_head,
@@ -537,3 +538,55 @@ def test_float32_blocks_of_many_labels_end_at_the_same_optimum(monkeypatch: pyte
     rounded = fit_head([part], 7, 0.1, True, balanced=True)
     assert not np.array_equal(rounded.weights, exact.weights)
     np.testing.assert_allclose(softmax(rounded.logits(part[0])), softmax(exact.logits(part[0])), atol=1e-4)
+
+
+def flipped(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The labels, every tenth of them another one."""
+    return np.where(np.arange(len(labels)) % 10 == 3, (labels + 1) % classes, labels)
+
+
+def test_no_head_learns_from_labels_that_are_probably_wrong() -> None:
+    train, validation, judges = alike(100, 1), alike(20, 2), alike(500, 3)
+    groups = (np.arange(200), 200 + np.arange(40))
+    clean = choose_despite_noise(train, validation, groups, 2, cs=TWO)
+    assert clean.noise is None, "what is hard is not taken for wrong"
+    assert settings(clean) == settings(choose_head(train, validation, groups, 2, cs=TWO))
+
+    wrong = [(features, flipped(labels, 2)) for features, labels in (train, validation)]
+    plain = choose_head(wrong[0], wrong[1], groups, 2, cs=TWO)
+    choice = choose_despite_noise(wrong[0], wrong[1], groups, 2, cs=TWO)
+    assert choice.noise is not None
+    assert choice.noise.share / 2 == pytest.approx(0.1, abs=0.05), "half of random labels are right"
+    really = np.concatenate([wrong[0][1] != train[1], wrong[1][1] != validation[1]])
+    assert (choice.noise.wrong & really).sum() >= 18, "of 24"
+    assert (choice.noise.wrong & ~really).sum() <= 2
+    shown = choice.noise.targets.argmax(1) == np.concatenate([train[1], validation[1]])
+    assert shown.mean() > 0.95
+    assert np.array_equal(
+        choice.noise.targets[~choice.noise.wrong].max(1), np.ones((~choice.noise.wrong).sum())
+    )
+    losses = [log_loss(each.refitted.logits(judges[0]), judges[1]) for each in (clean, choice, plain)]
+    assert losses[1] < (losses[0] + losses[2]) / 2
+    assert choice.chosen["validation_accuracy"] > plain.chosen["validation_accuracy"] + 0.05
+    assert len(choice.validation_logits) == len(validation[1])
+
+
+def test_calibration_photos_with_a_wrong_label_teach_nothing() -> None:
+    train, validation, calibration = alike(100, 1), alike(20, 2), alike(30, 4)
+    groups = (np.arange(200), 200 + np.arange(40))
+    wrong = [(features, flipped(labels, 2)) for features, labels in (train, validation, calibration)]
+    choice = choose_despite_noise(wrong[0], wrong[1], groups, 2, cs=TWO)
+    assert choice.noise is not None
+    assert (wrong[2][1] != calibration[1]).sum() == 6
+    found = cross_fit(choice, train, wrong[2], np.arange(60), 2)[0]
+    without = cross_fit(replace(choice, noise=None), train, wrong[2], np.arange(60), 2)[0]
+    judges = alike(500, 3)
+    assert log_loss(found.logits(judges[0]), judges[1]) < log_loss(without.logits(judges[0]), judges[1])
+
+
+def test_a_label_does_not_lose_all_its_photos() -> None:
+    """Photos of a label that look like another one: wrong or not, nothing else shows that label."""
+    train, validation = alike(100, 1), alike(20, 2)
+    train = train[0], np.where(np.arange(200) < 12, 2, train[1])
+    choice = choose_despite_noise(train, validation, (np.arange(200), 200 + np.arange(40)), 3, cs=TWO)
+    assert choice.noise is None or not choice.noise.wrong[:12].any()

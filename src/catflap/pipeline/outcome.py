@@ -32,7 +32,8 @@ def outcome(
     variant on the test photos and `promised` its lower end; `curve` is the measured learning curve and `more`
     what more photos of each label would promise; `of_100` counts photos that the bundle decides, gets wrong,
     is unsure about and calls unknown. `unproven` are the operating points that have too few photos, each with
-    how many are missing. `ms` is how long an answer takes here.
+    how many are missing. `wrong_labels` says how many photos taught nothing because their label is probably
+    wrong, and what share of all labels are, if some surely are. `ms` is how long an answer takes here.
     """
     variant, entry = bundle.variant(), bundle.head["variants"][bundle.default_variant]
     accuracy = entry["metrics"]["accuracy"]
@@ -45,6 +46,7 @@ def outcome(
         "not_photos": dict(manifest.skipped),
         "series": manifest.finding("series"),
         "labels": len(dataset.labels),
+        "wrong_labels": _wrong_labels(checkpoint, bundle),
         "test_photos": len(test),
         "test_groups": len({*test.groups.tolist()}),
         "accuracy": accuracy,
@@ -67,6 +69,14 @@ def outcome(
         points, accuracy, photos=used, groups=fields["test_groups"], labels=len(dataset.labels)
     )
     return {**fields, "sentences": sentences(fields)}
+
+
+def _wrong_labels(checkpoint: Checkpoint, bundle: Bundle) -> dict[str, Any] | None:
+    for entry in checkpoint.history:
+        if entry.get("step") == "noise":
+            counts = {name: entry[name] for name in ("share", "wrong", "photos")}
+            return counts | {"next": f"catflap audit {shlex.quote(str(bundle.path))}"}
+    return None
 
 
 def weak_labels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -117,6 +127,11 @@ def sentences(fields: dict[str, Any]) -> list[str]:
         )
         lines.append(_weak_sentence(fields.get("weak", [])))
         lines.append(_more_sentence(fields, low))
+    if wrong := fields.get("wrong_labels"):
+        lines.append(
+            f"{wrong['wrong']:,} of {wrong['photos']:,} photos to learn from probably have a wrong label and "
+            f"taught nothing. To see them: {wrong['next']}"
+        )
     if fields.get("series"):
         lines.append(fields["series"])
     if counts:

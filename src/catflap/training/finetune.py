@@ -531,20 +531,23 @@ def choose_blend(
     head_accuracy: float,
     *,
     forced: bool = False,
+    trusted: npt.NDArray[np.bool_] | None = None,
 ) -> Blend:
     """Choose how much of the fine-tuned weights to keep, between the start (0) and the end (1).
 
     Blends of weights (Wortsman et al. 2022, WiSE-FT) are judged on validation by `expected_gains`; the one
     with the highest expected gain over the start is chosen, if that is at least 5 % of the start's loss. With
-    `forced` the start itself is no choice.
+    `forced` the start itself is no choice. Only `trusted` validation photos judge, (n,), if given.
     Afterwards the network has the weights of the blend.
     """
     validation, tried = dataset.photos("validation"), list[Logits]()
     for share in BLENDS:
         network.load_state_dict(mixed(start, end, share))
         tried.append(predict_shared(network, validation, dataset.frame))
-    losses = np.stack([_calibrated_losses(each, validation) for each in tried])
-    gains = expected_gains(losses, validation.groups, head_accuracy)
+    judging = np.arange(len(validation)) if trusted is None else np.flatnonzero(trusted)
+    judges = validation.take(judging)
+    losses = np.stack([_calibrated_losses(each[judging], judges) for each in tried])
+    gains = expected_gains(losses, judges.groups, head_accuracy)
     best = int(np.argmax(gains[1:])) + 1
     kept = best if forced or gains[best] > MIN_GAIN * losses[0].mean() else 0
     network.load_state_dict(mixed(start, end, BLENDS[kept]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +21,7 @@ from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit
 from catflap.evaluation.intervals import group_weights, significantly_positive
 from catflap.machine import describe_machine
 from catflap.progress import Progress, silent
+from catflap.runtime.decisions import softmax
 
 if TYPE_CHECKING:  # importing it takes seconds, for torch, which fitting a head does not need
     from catflap.training.features import Features, LabelledFeatures
@@ -35,6 +36,9 @@ FEW = 15_000  # train and validation photos × labels up to which heads are cros
 MANY = 2_000_000  # compared photos × labels, from which a fit takes a minute: the Cs are a path then
 MANY_LABELS = 300  # from which blocks of photos are computed in float32, and summed in float64
 FOLDS = 5
+NOISE_EVIDENCE = 6.6  # twice the log of the likelihood ratio: some labels are wrong, p < 0.01
+ENOUGH_GROUPS = 10  # of a label whose photos may be doubted
+DOUBTED = 0.8  # the probability that a label is wrong, from which the photo is not learnt from
 ABSENT = 20.0  # nats by which the logit of a label without photos stays below all others
 
 ROWS = 256  # a block of features that stays in the processor's cache
@@ -73,11 +77,25 @@ class Head:
 
 
 @dataclass(frozen=True)
+class LabelNoise:
+    """A share of the photos has a label at random; `wrong` (n,) are those whose own label probably is one.
+
+    `targets`, float32 (n, labels), are what the photos probably show: their label and, where that is wrong,
+    mostly out-of-fold probabilities. The photos are those of train, then those of validation.
+    """
+
+    share: float
+    wrong: npt.NDArray[np.bool_]
+    targets: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Choice:
     """The chosen head, fitted on train photos only; `refitted` has learnt from validation, too.
 
     Both have the logit scale that held-out photos support. `validation_logits`, float32 (n, labels), are
-    those of `head`. `tried` lists every setting; `chosen` is the entry of this one.
+    those of `head`. `tried` lists every setting; `chosen` is the entry of this one. With `noise` neither has
+    learnt from photos whose label is probably wrong, and none of them chose.
     """
 
     head: Head
@@ -85,6 +103,7 @@ class Choice:
     validation_logits: npt.NDArray[np.float32]
     tried: list[dict[str, Any]]
     chosen: dict[str, Any]
+    noise: LabelNoise | None = None
 
 
 _Setting: TypeAlias = tuple[bool, float]  # standardise, C
@@ -160,6 +179,92 @@ def choose_head(
     return Choice(head, refitted, head.logits(validation[0]), tried, tried[best])
 
 
+def choose_despite_noise(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    groups: tuple[Labels, Labels],
+    classes: int,
+    progress: Progress = silent,
+    **options: Any,
+) -> Choice:
+    """`choose_head`, and once more without photos whose label is probably wrong (`find_noise`).
+
+    For few photos (FEW), which are cross-validated; of more, every label is taken as it is.
+    """
+    choice = choose_head(train, validation, groups, classes, progress, **options)
+    pooled = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
+    if len(pooled[1]) * classes > FEW:
+        return choice
+    noise = find_noise(choice, pooled, np.concatenate(groups), classes)
+    if noise is None or not noise.wrong.any():
+        return choice
+    kept = np.split(np.flatnonzero(~noise.wrong), [np.count_nonzero(~noise.wrong[: len(train[1])])])
+    rest = _take(train, kept[0]), _take(validation, kept[1] - len(train[1]))
+    if not len(rest[1][1]):
+        return choice
+    kept_groups = groups[0][kept[0]], groups[1][kept[1] - len(train[1])]
+    again = choose_head(*rest, kept_groups, classes, progress, **options)
+    share = noise.share * (1 - 1 / classes)  # of labels at random some are right
+    entry = {"step": "noise", "share": share, "wrong": int(noise.wrong.sum()), "photos": len(pooled[1])}
+    logits = again.head.logits(validation[0])
+    return replace(again, validation_logits=logits, tried=[entry, *again.tried], noise=noise)
+
+
+def find_noise(choice: Choice, photos: LabelledFeatures, groups: Labels, classes: int) -> LabelNoise | None:
+    """The share of labels that are random, if some surely are, and the photos whose label probably is.
+
+    Heads of the chosen setting, each fitted without a fold, give logits of each photo. Their scale and the
+    share of labels at random that explain the labels best are fitted together, and the share is taken for
+    real if it explains them significantly better than none (a likelihood ratio, each group counted once).
+    Hard photos need no such share: a head is not sure of them. By Bayes' rule the share gives the
+    probability that a photo's label is wrong. A label with few groups is not doubted, because its next one
+    may look like another label, and one that would lose half of its photos keeps all.
+    """
+    features, labels = photos
+    chosen, fold = choice.chosen, fold_of(groups, labels)
+    prior_scale = chosen["prior_scale"] / chosen["logit_scale"]
+    weights = group_weights(groups)
+    weights *= (np.bincount(labels, weights) >= ENOUGH_GROUPS)[labels]
+    logits = np.zeros((len(labels), classes))
+    for number in np.unique(fold):
+        mine = fold == number
+        rest = features[~mine], labels[~mine]
+        if len(np.unique(rest[1])) < 2:
+            return None
+        head = fit_head([rest], classes, chosen["c"], chosen["standardise"], balanced=True)
+        logits[mine] = head.scaled(1, prior_scale).logits(features[mine])
+
+    def loss(point: Floats, share: float | None = None) -> float:
+        noise = 1 / (1 + np.exp(-point[1])) if share is None else share
+        sure = np.exp(-losses_of(np.exp(point[0]) * logits, labels))
+        return -float(weights @ np.log((1 - noise) * sure + noise / classes))
+
+    scale = np.log(chosen["logit_scale"])
+    none = minimize(lambda point: loss(point, 0.0), [scale], method="Nelder-Mead")
+    some = min(
+        (minimize(loss, [scale + more, -2.0], method="Nelder-Mead") for more in (0.0, 1.0)),
+        key=lambda result: float(result.fun),
+    )
+    if 2 * (none.fun - some.fun) < NOISE_EVIDENCE:
+        return None
+    scale, share = float(np.exp(some.x[0])), float(1 / (1 + np.exp(-some.x[1])))
+    doubt = np.where(weights > 0, _doubt(scale * logits, labels, share), 0)
+    wrong = doubt > DOUBTED
+    for label in np.unique(labels[wrong]):
+        if wrong[labels == label].mean() >= 0.5:
+            wrong &= labels != label
+    doubt = np.where(wrong, doubt, 0)[:, None]
+    targets = doubt * softmax(scale * logits, 1.0) + (1 - doubt) * np.eye(classes)[labels]
+    return LabelNoise(share, wrong, targets.astype(np.float32))
+
+
+def _doubt(logits: npt.NDArray[np.floating[Any]], labels: Labels, share: float) -> Floats:
+    """The probability that each label, (n,), is random, by calibrated logits (n, labels) and Bayes' rule."""
+    at_random = share / logits.shape[1]
+    doubt: Floats = at_random / ((1 - share) * np.exp(-losses_of(logits, labels)) + at_random)
+    return doubt
+
+
 def cross_fit(
     choice: Choice,
     learnt: LabelledFeatures,
@@ -170,7 +275,8 @@ def cross_fit(
     """A head of the chosen settings that has learnt from calibration photos, too, and what calibrates it.
 
     The second is float32 (n, labels): what to add to its logits of the n calibration photos to get those of a
-    head that has learnt from all photos but the fifth, by whole `groups`, in which this photo is.
+    head that has learnt from all photos but the fifth, by whole `groups`, in which this photo is. If the
+    choice has noise, no head learns from calibration photos whose label is probably wrong.
     """
     chosen = choice.chosen
     scales = chosen["logit_scale"], chosen["prior_scale"]
@@ -179,13 +285,16 @@ def cross_fit(
         head = fit_head(parts, classes, chosen["c"], chosen["standardise"], balanced=True)
         return head.scaled(*scales)
 
-    final = fit([learnt, calibration])
     features, labels = calibration
+    kept = np.ones(len(labels), bool)
+    if choice.noise:
+        kept = _doubt(choice.head.logits(features), labels, choice.noise.share) <= DOUBTED
+    final = fit([learnt, (features[kept], labels[kept])])
     added = np.zeros((len(labels), classes), np.float32)
     fold = fold_of(groups, labels)
     for number in np.unique(fold):
         mine = fold == number
-        without = fit([learnt, (features[~mine], labels[~mine])])
+        without = fit([learnt, (features[kept & ~mine], labels[kept & ~mine])])
         added[mine] = without.logits(features[mine]) - final.logits(features[mine])
     return final, added
 

@@ -59,7 +59,7 @@ from catflap.training.gradients import (
     takes_parts,
     worker_count,
 )
-from catflap.training.head import MAX_COMPARED, Choice, choose_head
+from catflap.training.head import MAX_COMPARED, Choice, choose_despite_noise, choose_head
 from catflap.training.learning_curve import learning_curve
 from catflap.training.network import Network
 from catflap.training.slim import slimmed
@@ -380,12 +380,13 @@ def fit_on_features(
     cost: CostMeter,
     *,
     steps: tuple[str, str] = ("features of train", "features of validation"),
-    with_curve: bool = False,
+    final: bool = False,
     **options: Any,
 ) -> Choice:
     """The best head on the features of train and validation photos; processes share the photos.
 
-    `with_curve` adds the head's learning curve to what was tried.
+    With `final` it does not learn from labels that are probably wrong (`choose_despite_noise`), and what was
+    tried has its learning curve, too.
     """
     extractor, computed = counting(open_extractor(backbone, frame, device=device))
     train, validation = (
@@ -395,12 +396,13 @@ def fit_on_features(
     cost.computed += sum_over_processes(sum(computed), device)
     groups = roles[0].groups, roles[1].groups
 
-    def choose() -> Choice:
-        choice = choose_head(train, validation, groups, classes, progress, **options)
-        curve = learning_curve(train, validation, groups, classes, choice.chosen) if with_curve else []
+    def best() -> Choice:
+        choose = choose_despite_noise if final else choose_head
+        choice = choose(train, validation, groups, classes, progress, **options)
+        curve = learning_curve(train, validation, groups, classes, choice.chosen) if final else []
         return replace(choice, tried=[*choice.tried, *curve])
 
-    return compute_on_rank0(choose, device)
+    return compute_on_rank0(best, device)
 
 
 def sample(photos: Photos, share: float) -> Photos:

@@ -224,7 +224,7 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     before = run.cost.computed
     choice = fit_on_features(
         backbone, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost,
-        with_curve=True,
+        final=True,
     )  # fmt: skip
     run.cost.cached += len(train) + len(validation) - (run.cost.computed - before)
     history = list(choice.tried)
@@ -256,6 +256,8 @@ def _learn_calibration(run: _Run, backbone: Backbone, choice: Choice) -> tuple[H
     run.cost.computed += new
     run.cost.cached += len(parts[2][1]) - new  # the others were counted before
     learnt = np.concatenate([parts[0][0], parts[1][0]]), np.concatenate([parts[0][1], parts[1][1]])
+    if choice.noise:
+        learnt = learnt[0][~choice.noise.wrong], learnt[1][~choice.noise.wrong]
     groups = dataset.photos("calibration").groups
     return compute_on_rank0(
         lambda: cross_fit(choice, learnt, parts[2], groups, len(dataset.labels)), run.device
@@ -292,7 +294,9 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
     accuracy = choice.chosen["validation_accuracy"]
     train, validation = dataset.photos("train"), dataset.photos("validation")
     both = together(train, validation)
-    targets = None
+    targets, trusted = None, None
+    if choice.noise:
+        targets, trusted = choice.noise.targets, ~choice.noise.wrong[len(train) :]
     if plan.teachers:
         targets = soft_targets(plan.teachers, dataset.labels, both, TEACHERS_SHARE, run.device, run.progress)
     mirror = _mirrors(run, backbone, choice)
@@ -305,7 +309,9 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
     )  # fmt: skip
     run.cost.learnt += first.learnt
     run.cost.learnt_before += first.learnt_before
-    blend = choose_blend(network, start, first.weights, dataset, accuracy, forced=plan.recipe == "finetune")
+    blend = choose_blend(
+        network, start, first.weights, dataset, accuracy, forced=plan.recipe == "finetune", trusted=trusted
+    )
     history = [*first.history, *blend.history]
     if not blend.share:
         network.cpu()
