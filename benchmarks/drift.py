@@ -35,6 +35,7 @@ from catflap.exporting.golden_cases import scene
 from catflap.image import encode, read_pixels
 from catflap.runtime.classifier import Classifier, list_photos
 from catflap.runtime.decisions import softmax
+from catflap.runtime.engine import run_with_embedding
 from catflap.runtime.image_statistics import image_statistics
 from catflap.runtime.ood import embedding_models, ood_score
 from catflap.runtime.scoring import PhotoBytes, frames_of
@@ -57,7 +58,7 @@ def main() -> None:
     def judged(photos: PhotoBytes) -> Judged:
         logits, statistics, embeddings = [], [], []
         for frames in frames_of(photos, classifier.frame):
-            answered, found = classifier.logits(frames)
+            answered, found = run_with_embedding(classifier.model, frames)
             logits.append(answered)
             statistics += [image_statistics(frame) for frame in frames]
             embeddings += [] if found is None else [found]

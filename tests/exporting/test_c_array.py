@@ -17,7 +17,7 @@ from catflap.cli.main import main
 from catflap.exporting.targets.to_litert_micro import _float, _string
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import TIE, DecisionRule, decide, decision_rule, softmax
-from catflap.runtime.engine_onnx import run_with_embedding
+from catflap.runtime.engine import run_with_embedding
 from catflap.runtime.ood import embedding_models, ood_scores, pack, residuals, unit
 from tests.artifacts.samples import with_litert
 from tests.matrix import mostly_slow

@@ -12,7 +12,8 @@ from catflap.artifacts.dataset import Dataset
 from catflap.exporting.onnx_edits import with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Pixels, read_pixels
-from catflap.runtime.engine_onnx import EMBEDDING, open_model, open_session, run_session, run_with_embedding
+from catflap.runtime.engine import run_with_embedding
+from catflap.runtime.engine_onnx import EMBEDDING, open_model, open_session, run_session
 from catflap.training.network import load_network
 from catflap.training.onnx_graph import OUTPUT
 from tests.runtime import models

@@ -140,9 +140,9 @@ def test_a_wish_that_cannot_be_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("kind", "value", "what", "fix"),
     [
-        ("max_fpr", 0.1, "except never to say cat: 1 of", "allow more: cat:max_fpr=0."),
-        ("cost_ratio", 0.0, "except never to say cat", "State a greater cost_ratio"),
-        ("min_recall", 0.0, "except never to say cat", "State a greater min_recall"),
+        ("max_fpr", 0.1, "except by never deciding cat: 1 of", "allow more: cat:max_fpr=0."),
+        ("cost_ratio", 0.0, "except by never deciding cat", "State a greater cost_ratio"),
+        ("min_recall", 0.0, "except by never deciding cat", "State a greater min_recall"),
     ],
 )
 def test_a_wish_that_no_threshold_meets_is_refused(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from catflap.errors import BadArtifact, CatflapError
-from catflap.runtime.engine_onnx import embedding_width, open_model
+from catflap.runtime.engine import embedding_width
+from catflap.runtime.engine_onnx import open_model
 from tests.runtime import models
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)

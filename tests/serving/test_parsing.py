@@ -8,17 +8,19 @@ from email.message import EmailMessage
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catflap.serving.form_data import parse_form
 from catflap.serving.http_messages import HttpError
 from catflap.serving.inference_protocol import read_inputs, read_request, requested_outputs, write_response
-from catflap.serving.predict_route import parse_form
 from tests.serving.client import form
 
 NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters='"\\%'), max_size=20)
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine that does more
 
 
+@BUSY
 @given(
     st.lists(st.tuples(NAMES, st.binary(max_size=200)), min_size=1, max_size=4),
     st.sampled_from(["xYz", "--a", "'()"]),
@@ -77,7 +79,7 @@ def test_a_form_may_have_a_hundred_fields_beside_its_photos() -> None:
     assert caught.value.status == 413
 
 
-@settings(max_examples=300)
+@settings(BUSY, max_examples=300)
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_any_bytes_are_parts_or_a_problem(body: bytes, kind: str) -> None:
     for content_type in (kind, "multipart/form-data; boundary=a"):
@@ -101,7 +103,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(BUSY, max_examples=400)
 @given(
     st.dictionaries(st.sampled_from(["inputs", "outputs", "parameters", "id"]), JSON), st.binary(max_size=20)
 )

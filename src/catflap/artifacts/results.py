@@ -18,9 +18,9 @@ class Prediction:
     """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
 
     `decision` is a label, "unsure" or "unknown"; `ms` is the wall time from photo to answer in milliseconds.
-    The rest is for the field log and drift, where it was asked for: `image_statistics` of the frame
-    (runtime/image_statistics.py), the `embedding`, the features before the head, float32 (width,), and its
-    `ood_score` (runtime/ood.py).
+    The rest is there where it was asked for: the `logits`, float32 (labels,); and for the field log and drift
+    the `image_statistics` of the frame (runtime/image_statistics.py), the `embedding`, which is the features
+    before the head, float32 (width,), and its `ood_score` (runtime/ood.py).
     """
 
     label: str
@@ -28,6 +28,7 @@ class Prediction:
     probabilities: dict[str, float]
     decision: str
     ms: float
+    logits: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     image_statistics: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
     embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     ood_score: float | None = field(default=None, repr=False, compare=False)

@@ -54,8 +54,8 @@ from catflap.runtime.decisions import (
     point_cutoff,
     softmax,
 )
-from catflap.runtime.engine import Embeddings, Logits, Model
-from catflap.runtime.engine_onnx import open_model, run_with_embedding
+from catflap.runtime.engine import Embeddings, Logits, Model, run_with_embedding
+from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics, image_statistics
 from catflap.runtime.ood import EmbeddingModel, are_unknown, embedding_models, ood_scores
 from catflap.runtime.scoring import BATCH, frames_of, score
@@ -612,7 +612,7 @@ def _unmet(spec: PointSpec, variant: str, scores: Floats, is_it: Flags) -> Refus
     what = f"No threshold of {variant} meets {spec.name} on the calibration photos"
     if not is_it.any():
         return Refused(f"{what}: none of them is {spec.label}.", "Prepare the dataset from more photos.")
-    what = f"{what}, except never to say {spec.label}"
+    what = f"{what}, except by never deciding {spec.label}"
     if spec.kind != "max_fpr":
         return Refused(f"{what}.", f"State a greater {spec.kind}.")
     _, _, alarms = threshold_steps(scores, is_it)

@@ -39,8 +39,7 @@ from catflap.pipeline.conditions import are_right, measure_corruptions, slices_o
 from catflap.pipeline.label_noise import as_labelled, correct_labels, offer_mistakes, sure_mistakes
 from catflap.progress import Progress, silent
 from catflap.runtime.decisions import Probabilities, decide, decision_rule, softmax
-from catflap.runtime.engine import Logits, Model, open_variant, runnable_variants
-from catflap.runtime.engine_onnx import run_with_embedding
+from catflap.runtime.engine import Logits, Model, open_variant, run_with_embedding, runnable_variants
 from catflap.runtime.golden_checks import check_bundle
 from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, image_statistics
 from catflap.runtime.ood import are_unknown, embedding_models, ood_scores, wrong_embedding
@@ -254,7 +253,7 @@ def _refusals(
 class Answers:
     """What a user gets for n photos: a decision each, and probabilities (n, labels).
 
-    `unknown` (n,) tells which photos are; None where nothing ever is. `ood_scores` (n,) are NaN where the
+    `unknown` (n,) is true for those that are; None where nothing ever is. `ood_scores` (n,) are NaN where the
     variant gives no embeddings, and image statistics (n, 3) where it takes whole photos.
     """
 

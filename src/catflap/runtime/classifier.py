@@ -13,7 +13,7 @@ import numpy as np
 from catflap.artifacts.bundle import Bundle, load_bundle
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, BadPhoto, CatflapError, system_reason
-from catflap.image import Photo, Pixels, read_file, read_pixels
+from catflap.image import Photo, read_file, read_pixels
 from catflap.runtime.decisions import (
     Probabilities,
     complete_prior,
@@ -25,8 +25,14 @@ from catflap.runtime.decisions import (
     prior_weights,
     softmax,
 )
-from catflap.runtime.engine import Embeddings, Logits, choose_variant, open_variant
-from catflap.runtime.engine_onnx import embedding_width, run_with_embedding
+from catflap.runtime.engine import (
+    Embeddings,
+    Logits,
+    choose_variant,
+    embedding_width,
+    has_embedding,
+    open_variant,
+)
 from catflap.runtime.image_statistics import ImageStatistics, image_statistics
 from catflap.runtime.ood import are_unknown, check_width, embedding_models, ood_score, wrong_embedding
 
@@ -49,9 +55,9 @@ class Classifier:
     "unknown".
     `error_rate` decides at another error rate of the bundle's curve: the greatest there that is not above it;
     `rule` holds the threshold and rate that decide.
-    `embed` adds what a field log keeps to each Prediction: image statistics and, where the variant has them,
-    the embedding and its OOD score.
-    `notice` tells that another variant than the default one answers, or that too few photos prove the
+    `embed` adds to each Prediction its logits, image statistics and, where the variant has them, embedding
+    and OOD score.
+    `notice` states that another variant than the default one answers, or that too few photos prove the
     operating point; else "".
     """
 
@@ -92,7 +98,7 @@ class Classifier:
         self._embed = embed
         unknown = self.variant.unknown if operating_point is None else None
         self.unknown_threshold: float | None = None if unknown is None else unknown["threshold"]
-        self._runs_embedding = embed or unknown is not None
+        self._runs_embedding = has_embedding(self.model) and (embed or unknown is not None)
         described = self.variant.baseline if self._runs_embedding else None
         self._embedding_models = embedding_models(described, self.labels)
         check_width(self.variant, embedding_width(self.model))
@@ -113,14 +119,13 @@ class Classifier:
         """The Prediction for a path, a photo's bytes or open file, a PIL image or a uint8 array (H, W, 3)."""
         start = perf_counter()
         pixels = read_pixels(photo, self.frame)
-        frames = pixels[None]
-        logits, embeddings = self.logits(frames) if self._runs_embedding else (self.model(frames), None)
+        frames, embeddings = pixels[None], None
+        if self._runs_embedding:
+            logits, embeddings = self.model.with_embedding(frames)  # type: ignore[attr-defined]
+        else:
+            logits = self.model(frames)
         statistics = image_statistics(pixels) if self._embed else None
-        return self.to_prediction(self.probabilities(logits)[0], start, statistics, embeddings)
-
-    def logits(self, frames: Pixels) -> tuple[Logits, Embeddings | None]:
-        """Logits (n, labels) of frames, uint8 (n, H, W, 3), and embeddings (n, width) where they are used."""
-        return run_with_embedding(self.model, frames) if self._runs_embedding else (self.model(frames), None)
+        return self.to_prediction(self.probabilities(logits)[0], start, logits, embeddings, statistics)
 
     def probabilities(self, logits: Logits) -> Probabilities:
         """Calibrated probabilities (n, labels) from logits (n, labels), under the stated prior."""
@@ -144,15 +149,21 @@ class Classifier:
         self,
         probabilities: Probabilities,
         start: float,
-        statistics: ImageStatistics | None = None,
+        logits: Logits | None = None,
         embeddings: Embeddings | None = None,
+        statistics: ImageStatistics | None = None,
     ) -> Prediction:
-        """The Prediction from one photo's probabilities (labels,), and its embedding as (1, width).
+        """The Prediction from one photo's probabilities (labels,), logits (1, labels), embedding (1, width).
 
-        `start` is the perf_counter() at which its work began.
+        `start` is the perf_counter() at which its work began. The OOD score, for which logits and embedding
+        are needed, is that of the likeliest label under the prior of training, which has the greatest logit.
         """
-        best = int(probabilities.argmax())
-        score = None if embeddings is None else self._ood_score(embeddings[0], probabilities)
+        best, score = int(probabilities.argmax()), None
+        if logits is not None and embeddings is not None:
+            model = self._embedding_models[int(logits[0].argmax())]
+            if not np.isfinite(embeddings).all() or (model and len(model.mean) != embeddings.shape[1]):
+                raise wrong_embedding(self.variant)
+            score = None if model is None else ood_score(embeddings[0], model)
         if self.operating_point is None:
             limit = self.unknown_threshold
             unknown = None if limit is None or score is None else are_unknown([score], limit)
@@ -165,6 +176,7 @@ class Classifier:
             probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             decision=decision,
             ms=(perf_counter() - start) * 1e3,
+            logits=logits[0] if self._embed and logits is not None else None,
             image_statistics=statistics,
             embedding=embeddings[0] if self._embed and embeddings is not None else None,
             ood_score=score,
@@ -177,13 +189,6 @@ class Classifier:
             return self.labels[label]
         others = [other for other in range(len(self.labels)) if other != label]
         return self.labels[max(others, key=probabilities.__getitem__)]
-
-    def _ood_score(self, embedding: Embeddings, probabilities: Probabilities) -> float | None:
-        """The OOD score for the likeliest label under the prior of training; None if it has no model."""
-        model = self._embedding_models[int(self.as_trained(probabilities[None])[0].argmax())]
-        if not np.isfinite(embedding).all() or (model and len(model.mean) != len(embedding)):
-            raise wrong_embedding(self.variant)
-        return None if model is None else ood_score(embedding, model)
 
 
 def _reopen(path: Path, sha256: str, settings: dict[str, Any]) -> Classifier:

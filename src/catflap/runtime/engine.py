@@ -59,6 +59,25 @@ class TwoOutputModel:
         return self.with_embedding(frames)[0]
 
 
+def run_with_embedding(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
+    """A model's logits for frames, and its embeddings (n, width) if the graph has that output."""
+    if has_embedding(model):
+        logits, embeddings = model.with_embedding(frames)  # type: ignore[attr-defined]
+        return logits, embeddings
+    return model(frames), None
+
+
+def has_embedding(model: Model) -> bool:
+    """Whether a model has the embedding as a second output, by its method `with_embedding`."""
+    return bool(getattr(model, "has_embedding", False))
+
+
+def embedding_width(model: Model) -> int | None:
+    """The width of the embeddings that a model states; None if it has none or states none."""
+    width: int | None = getattr(model, "embedding_width", None)
+    return width
+
+
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "onnxruntime": Engine("catflap.runtime.engine_onnx:open_model", "onnxruntime", named_ends=True),

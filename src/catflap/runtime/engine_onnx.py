@@ -141,20 +141,6 @@ def open_whole_photo_model(onnx: bytes | memoryview, threads: int | None = None)
     return TwoOutputModel(run_all) if embedded else run
 
 
-def run_with_embedding(model: Model, frames: Pixels) -> tuple[Logits, Embeddings | None]:
-    """A model's logits for frames, and its embeddings (n, width) if the graph has that output."""
-    if getattr(model, "has_embedding", False):
-        logits, embeddings = model.with_embedding(frames)  # type: ignore[attr-defined]
-        return logits, embeddings
-    return model(frames), None
-
-
-def embedding_width(model: Model) -> int | None:
-    """The width of the embeddings that a model states; None if it has none or states none."""
-    width: int | None = getattr(model, "embedding_width", None)
-    return width
-
-
 def open_session(
     onnx: bytes | memoryview, threads: int | None = None, *, optimise: bool = True
 ) -> ort.InferenceSession:

@@ -16,8 +16,7 @@ from catflap.errors import BadArtifact, BadPhoto
 from catflap.image import Pixels, read_pixels
 from catflap.progress import Progress, silent, track
 from catflap.runtime.decisions import decide, decision_rule, softmax
-from catflap.runtime.engine import Model, open_variant, runnable_variants
-from catflap.runtime.engine_onnx import run_with_embedding
+from catflap.runtime.engine import Model, open_variant, run_with_embedding, runnable_variants
 from catflap.runtime.ood import (
     are_unknown,
     check_width,

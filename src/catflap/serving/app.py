@@ -1,4 +1,4 @@
-"""The routes of the server as an ASGI application: dispatch, keys, errors, health; owns Starlette."""
+"""The server's routes as an ASGI application: /predict, health, dispatch, keys, errors; owns Starlette."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import mimetypes
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from catflap.artifacts.results import Prediction
 from catflap.errors import CatflapError
 from catflap.serving import inference_protocol as protocol
 from catflap.serving import pages
 from catflap.serving.connections import CONNECTION
+from catflap.serving.form_data import FORM, FormFile, parse_form
 from catflap.serving.http_messages import (
     HttpError,
     Request,
@@ -34,12 +35,53 @@ from catflap.serving.http_messages import (
     error_response,
     json_response,
 )
-from catflap.serving.predict_route import predict
-from catflap.serving.service import CLIENT_LEFT, Service, close_service
+from catflap.serving.service import CLIENT_LEFT, Service, close_service, judge
 from catflap.serving.static_site import PAGE
 from catflap.version import VERSION
 
 Handler: TypeAlias = Callable[[Service, Request], Awaitable[Response]]
+# application/x-www-form-urlencoded is what curl states by default
+RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+TOO_LARGE = ("too_many_bytes", "too_many_pixels")
+
+
+async def predict(service: Service, request: Request) -> Response:
+    """`/predict`: judge the photo that is the body, or every file of a form.
+
+    One raw photo gives the fields of a Prediction, or the status 422 (413 when it is too large). A form gives
+    `predictions`, for each file what `catflap predict --json` prints, and the status 422 only when none could
+    be read.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != FORM and kind not in RAW and not kind.startswith("image/"):
+        raise HttpError(
+            415, f"The Content-Type {kind[:80]!r} is not a photo.", f"Send image/*, or files as {FORM}."
+        )
+    candidates = service.models.find(request.query.get("model"), request.query.get("version"))
+    async with service.bodies.read(request) as body:
+        if kind == FORM:  # on a thread, because a large one takes a while to parse
+            files = await asyncio.to_thread(parse_form, body, content_type, service.settings.limits.queue)
+            if not files:
+                raise HttpError(
+                    400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg"
+                )
+        else:
+            files = [FormFile("", body)]
+        served, results = await judge(service, candidates, [file.data for file in files], request)
+    about = {"model": served.name, "version": served.version}
+    if kind != FORM:
+        [result] = results
+        if isinstance(result, Prediction):
+            return json_response({**result.to_json(), **about})
+        status = 413 if result.reason in TOO_LARGE else 422
+        return json_response({"error": result.to_json(), **about}, status)
+    lines = []
+    for file, result in zip(files, results, strict=True):
+        fields = result.to_json() if isinstance(result, Prediction) else {"error": result.to_json()}
+        lines.append({"path": file.name, **fields})
+    any_read = any(isinstance(result, Prediction) for result in results)
+    return json_response({"predictions": lines, **about}, 200 if any_read else 422)
 
 
 async def healthz(service: Service, request: Request) -> Response:
@@ -115,29 +157,15 @@ def create_app(service: Service, page: Path = PAGE) -> Starlette:
 
 
 async def _endpoint(service: Service, route: str, handler: Handler, request: StarletteRequest) -> Response:
-    """Answer one request whatever happens, count it, and release the memory of its body."""
+    """Answer one request whatever happens, and count it."""
     start = perf_counter()
-    size = 0
-
-    async def read_body() -> bytes:
-        nonlocal size
-        body = await service.bodies.read(request.stream(), request.headers)
-        size = len(body)
-        return body
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
+    parts = request.path_params, request.query_params, request.headers
     try:
         if route not in ALWAYS:
             _refuse_if_crowded(request.scope)
         if route not in WITHOUT_KEY:
             check_key(request.headers, service.keys)
-        response = await handler(
-            service,
-            Request(request.path_params, request.query_params, request.headers, read_body, disconnected),
-        )
+        response = await handler(service, Request(*parts, request.stream(), request.receive))
     except ClientDisconnect:
         response = Response(b"", CLIENT_LEFT)
     except asyncio.CancelledError:  # at shutdown, of what is not done in time
@@ -145,8 +173,6 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Sta
         response = error_response(stopping, as_text=route.startswith("/v2"))
     except Exception as error:
         response = error_response(_to_http_error(service, error), as_text=route.startswith("/v2"))
-    finally:
-        service.bodies.held -= size
     service.metrics.request(route, response.status, perf_counter() - start)
     return response
 
@@ -210,29 +236,17 @@ class _CameraPage(StaticFiles):
         response = await super().get_response(path, {**scope, "method": "GET"})
         if scope["method"] not in ("GET", "HEAD"):
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
-        is_hashed = path.startswith("assets/")
         response.headers.update(self._headers)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_hashed else "no-cache"
+        response.headers["Cache-Control"] = pages.cache_control(path)
         return response
 
 
 @asynccontextmanager
 async def _lifespan(service: Service, app: Starlette) -> AsyncIterator[None]:
     """While the server runs, check for replaced bundle files; at its end close the service."""
-    watching = asyncio.create_task(_watch_bundles(service))
+    watching = asyncio.create_task(service.models.watch(service.settings.reload, service.note))
     try:
         yield
     finally:
         watching.cancel()
         close_service(service)
-
-
-async def _watch_bundles(service: Service) -> None:
-    # one thread for all: the allocator keeps memory for each thread that ever loaded a bundle
-    with ThreadPoolExecutor(1, "reload") as thread:
-        while True:
-            await asyncio.sleep(service.settings.reload)
-            try:
-                await asyncio.get_running_loop().run_in_executor(thread, service.models.refresh, service.note)
-            except Exception as error:
-                service.note(f"Checking for new bundles failed: {error}")

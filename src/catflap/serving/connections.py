@@ -174,7 +174,7 @@ class Listener(socket.socket):
     guard: Guard
 
     def listen(self, backlog: int = BACKLOG, /) -> None:
-        """Let the kernel hold many connections; asyncio's backlog only says how many it accepts in a row."""
+        """Let the kernel hold many connections; asyncio's own backlog is what it accepts in a row."""
         super().listen(BACKLOG)
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -187,7 +187,7 @@ class Listener(socket.socket):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which tells a Guard its state and limits the size of heads and pipelines.
+    """uvicorn's connection, which reports its state to a Guard and limits the size of heads and pipelines.
 
     `complete` is how many requests have arrived with their body. `is_gone` is set when the connection closes,
     `is_lost` once uvicorn knows. `written` is the number of bytes of bodies handed to the transport; `read`

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -24,16 +25,18 @@ SHORTEST_KEY = 16  # characters; shorter keys can be guessed
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request, independent of the web framework.
-
-    `read_body` returns the whole body or raises HttpError; `disconnected` returns when the client has left.
-    """
+    """One HTTP request, independent of the web framework; `chunks` are the pieces of its body, once."""
 
     path_params: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    read_body: Callable[[], Awaitable[bytes]]
-    disconnected: Callable[[], Awaitable[None]]
+    chunks: AsyncIterator[bytes]
+    receive: Receive
+
+    async def disconnected(self) -> None:
+        """Return when the client has left."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
 
 @dataclass(frozen=True)
@@ -97,42 +100,44 @@ class BodyReader:
         self._most_held = limits.buffered
         self.held = 0
 
-    async def read(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]) -> bytes:
-        """The whole body, counted in `held` until the caller subtracts its size.
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body of a request, counted in `held` until the end of the `with` block.
 
         Raises HttpError 413 for a body that is too large, 408 too slow, 415 compressed, 429 when too many
         bytes are held already.
         """
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HttpError(415, "The body is compressed.", "Send it uncompressed: photos already are small.")
-        declared = headers.get("content-length", "")
+        declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._limits.body:
             raise self._too_large()
         body: bytes | bytearray = b""
         size = 0
         try:
-            async with asyncio.timeout(self._limits.upload):
-                async for chunk in chunks:
-                    size += len(chunk)
-                    self.held += len(chunk)
-                    if size > self._limits.body:
-                        raise self._too_large()
-                    if self.held > self._most_held:
-                        held = f"Too many requests: their bodies have {self.held} bytes."
-                        raise HttpError(429, held, "Retry after 1 s.", {"Retry-After": "1"})
-                    if not body:
-                        body = chunk
-                    elif isinstance(body, bytes):
-                        body = bytearray(body) + chunk
-                    else:
-                        body += chunk  # one buffer: in a list, tiny chunks take 40 times their bytes
-            return bytes(body)
-        except BaseException as error:
-            self.held -= size
-            if isinstance(error, TimeoutError):
+            try:
+                async with asyncio.timeout(self._limits.upload):
+                    async for chunk in request.chunks:
+                        size += len(chunk)
+                        self.held += len(chunk)
+                        if size > self._limits.body:
+                            raise self._too_large()
+                        if self.held > self._most_held:
+                            held = f"Too many requests: their bodies have {self.held} bytes."
+                            raise HttpError(429, held, "Retry after 1 s.", {"Retry-After": "1"})
+                        if not body:
+                            body = chunk
+                        elif isinstance(body, bytes):
+                            body = bytearray(body) + chunk
+                        else:
+                            body += chunk  # one buffer: in a list, tiny chunks take 40 times their bytes
+            except TimeoutError as error:
                 late = f"The body did not arrive within {self._limits.upload:g} s."
                 raise HttpError(408, late, "Send a smaller photo.") from error
-            raise
+            body = bytes(body)
+            yield body
+        finally:
+            self.held -= size
 
     def _too_large(self) -> HttpError:
         return HttpError(413, f"The body has more than {self._limits.body} bytes.", "Send a smaller photo.")

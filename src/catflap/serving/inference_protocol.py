@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,9 +25,7 @@ import numpy.typing as npt
 from catflap.artifacts.bundle import Variant
 from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, CatflapError
-from catflap.image import Frame, Pixels, read_pixels
-from catflap.runtime.engine import Embeddings, Logits
-from catflap.runtime.image_statistics import ImageStatistics, image_statistics
+from catflap.image import Frame, Pixels
 from catflap.serving.http_messages import HttpError, Request, Response, json_response
 from catflap.serving.registry import Served
 from catflap.serving.service import Service, record, run_shadow
@@ -92,10 +90,10 @@ async def model_metadata(service: Service, request: Request) -> Response:
 async def infer(service: Service, request: Request) -> Response:
     """`POST /v2/models/NAME[/versions/VERSION]/infer`: tensors in, tensors out."""
     candidates = _find(service, request)
-    body = await request.read_body()
-    until = monotonic() + service.settings.limits.deadline
-    job = partial(_infer, service, candidates, body, request.headers.get(HEADER), until)
-    [inferred] = await service.workers.run([job], until, request.disconnected)
+    async with service.bodies.read(request) as body:
+        until = monotonic() + service.settings.limits.deadline
+        job = partial(_infer, service, candidates, body, request.headers.get(HEADER), until)
+        [inferred] = await service.workers.run([job], until, request.disconnected)
     run_shadow(service, inferred.served, inferred.photos, inferred.predictions)
     return inferred.response
 
@@ -127,21 +125,18 @@ def _infer(
         candidates = [served for served in candidates if served.classifier.frame == frame]
     served = service.models.choose(candidates)
     try:
-        logits, statistics, embeddings = _judge(service, served, tensor, until)
+        predictions = _judge(service, served, tensor, until)
     except CatflapError:
         service.models.undo_choice(candidates, served)
         raise
-    probabilities = served.classifier.probabilities(logits)
-    predictions = [
-        served.classifier.to_prediction(row, perf_counter(), measured, embedding)
-        for row, measured, embedding in zip(probabilities, statistics, embeddings, strict=True)
-    ]
     for photo, prediction in zip(tensor.data, predictions, strict=True):
         record(service, served, photo, prediction)
     arrays: tuple[Array, ...] = (
-        logits, probabilities.astype(np.float32), [one.label for one in predictions],
+        np.array([one.logits for one in predictions], np.float32),
+        np.array([list(one.probabilities.values()) for one in predictions], np.float32),
+        [one.label for one in predictions],
         [one.decision for one in predictions],
-    )  # fmt: skip
+    )
     values = dict(zip(names, arrays, strict=True))
     head: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
     if isinstance(fields.get("id"), str):
@@ -158,31 +153,20 @@ def _max_values(frame: Frame) -> int:
     return max(MAX_VALUES, JSON_FRAMES * frame.height * frame.width * 4 + 4096)
 
 
-def _judge(
-    service: Service, served: Served, tensor: Tensor, until: float
-) -> tuple[Logits, list[ImageStatistics], list[Embeddings | None]]:
-    """Logits (n, labels), image statistics and embeddings; one by one: as fast as a batch, in less memory."""
-    logits: list[Logits] = []
-    statistics: list[ImageStatistics] = []
-    embeddings: list[Embeddings | None] = []
+def _judge(service: Service, served: Served, tensor: Tensor, until: float) -> list[Prediction]:
+    """The Predictions, one by one: as fast as a batch, in less memory."""
+    predictions: list[Prediction] = []
     for index, item in enumerate(tensor.data):
         if monotonic() > until:
             raise HttpError(
                 504, f"Only {index} of {len(tensor.data)} photos were judged in time.", "Send fewer."
             )
-        if isinstance(item, bytes):
-            try:
-                pixels = read_pixels(item, served.classifier.frame)
-            except BadPhoto as error:
-                service.metrics.refused(error.reason)
-                raise HttpError(400, f"Photo {index}: {error.what}", error.fix) from error
-        else:
-            pixels = item
-        row, embedding = served.classifier.logits(pixels[None])
-        logits.append(row)
-        statistics.append(image_statistics(pixels))
-        embeddings.append(embedding)
-    return np.concatenate(logits), statistics, embeddings
+        try:
+            predictions.append(served.classifier(item))
+        except BadPhoto as error:
+            service.metrics.refused(error.reason)
+            raise HttpError(400, f"Photo {index}: {error.what}", error.fix) from error
+    return predictions
 
 
 def _select_input(tensors: list[Tensor], served: Served, most: int) -> Tensor:

@@ -1,14 +1,16 @@
-"""What a browser gets: the headers of the camera page, the upload form, docs and bundle files."""
+"""What a browser gets: headers for security and caching, the upload form, docs, bundle files with ETags."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from catflap.artifacts.bundle import Bundle
 from catflap.serving.http_messages import HttpError, Request, Response
 from catflap.serving.service import Service
 from catflap.version import VERSION
@@ -41,6 +43,11 @@ def camera_headers(page: Path) -> dict[str, str]:
     return {**ISOLATED, "Content-Security-Policy": policy[1]} if policy else ISOLATED
 
 
+def cache_control(path: str) -> str:
+    """How long a browser keeps a file of the camera page: for ever if its name has its hash."""
+    return "public, max-age=31536000, immutable" if path.startswith("assets/") else "no-cache"
+
+
 async def upload_form(service: Service, request: Request) -> Response:
     """`/` where the camera page was not built: choose photos, see the decisions."""
     return Response(_upload_page(), content_type=HTML, headers=SELF_CONTAINED)
@@ -58,18 +65,21 @@ async def docs(service: Service, request: Request) -> Response:
 
 async def bundle_file(service: Service, request: Request) -> Response:
     """`/bundle/FILE`: a file of the default bundle, for the camera page."""
-    name = request.path_params["file"]
     bundle = service.models.default.classifier.bundle
+    return member_response(bundle, request.path_params["file"], request.headers)
+
+
+def member_response(bundle: Bundle, name: str, request_headers: Mapping[str, str]) -> Response:
+    """A file of a Bundle, or 304 for a browser that has it; HttpError 404 when there is no such file."""
     if name not in bundle.members:
         raise HttpError(
             404, f"The bundle has no file {name[:100]!r}.", f"It has: {', '.join(bundle.members)}."
         )
-    data = bundle.members[name]
     headers = {**ISOLATED, "ETag": f'"{bundle.hash_of(name)}"', "Cache-Control": "no-cache"}
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
+    if headers["ETag"] in request_headers.get("if-none-match", ""):
         return Response(b"", 304, headers=headers)
     content_type = CONTENT_TYPES.get(Path(name).suffix, "application/octet-stream")
-    return Response(data, content_type=content_type, headers=headers)
+    return Response(bundle.members[name], content_type=content_type, headers=headers)
 
 
 @cache

@@ -1,12 +1,13 @@
-"""The bundles that are served: verified before they are, replaced while they are, with canary and shadow."""
+"""The bundles that are served: verified first, reloaded when their files change, with canary and shadow."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from time import perf_counter
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from catflap.image import Pixels
 from catflap.machine import give_back_memory
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.golden_checks import check_bundle
-from catflap.runtime.image_statistics import image_statistics
 from catflap.runtime.signature import SUFFIX, read_signed
 from catflap.serving.http_messages import HttpError
 from catflap.serving.serve_settings import BundlePath, ServeSettings
@@ -42,7 +42,7 @@ class _Slot:
     """A bundle file and the version that is served from it.
 
     `role` is served, canary or shadow; `stamp` identifies the file as it was at the last check, `signature`
-    the signature beside it, which may come after the file; `refused` tells whether that file was refused.
+    the signature beside it, which may come after the file; `refused` is whether that file was refused.
     """
 
     path: Path
@@ -132,6 +132,17 @@ class ModelRegistry:
                 self._asked -= 1
                 self._canaried -= served is found[-1]
 
+    async def watch(self, seconds: float, note: Callable[[str], None]) -> None:
+        """For ever, `refresh` after so many seconds."""
+        # one thread for all: the allocator keeps memory for each thread that ever loaded a bundle
+        with ThreadPoolExecutor(1, "reload") as thread:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await asyncio.get_running_loop().run_in_executor(thread, self.refresh, note)
+                except Exception as error:
+                    note(f"Checking for new bundles failed: {error}")
+
     def refresh(self, note: Callable[[str], None]) -> None:
         """Load every file that was replaced; where the new one is refused, the old version stays."""
         for slot in self._all():
@@ -203,9 +214,9 @@ def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stam
     bundle = read_signed(path, settings.signer)
     failed = [check for check in check_bundle(bundle, threads=settings.threads) if not check.passed]
     if failed:
-        told = ", ".join(f"{check.name} {check.value} (limit {check.limit})" for check in failed)
+        faults = ", ".join(f"{check.name} {check.value} (limit {check.limit})" for check in failed)
         raise Refused(
-            f"{bundle.path} fails its verification here: {told}.", "Run catflap verify, or export it again."
+            f"{bundle.path} fails its verification here: {faults}.", "Run catflap verify, or export it again."
         )
     pixels = min(bundle.frame.max_pixels, settings.limits.pixels)
     limited = replace(bundle, frame=replace(bundle.frame, max_pixels=pixels))
@@ -218,16 +229,16 @@ def _load(path: BundlePath, settings: ServeSettings) -> tuple[Served, Path, Stam
         error_rate=settings.error_rate,
         embed=True,
     )
-    _warm_up(classifier, read_golden(bundle).frames[:1])
+    _warm_up(classifier, read_golden(bundle).frames[0])
     return Served(bundle.name, bundle.sha256[:12], classifier), bundle.path, stamp or _stamp(bundle.path)
 
 
-def _warm_up(classifier: Classifier, frames: Pixels) -> None:
+def _warm_up(classifier: Classifier, frame: Pixels) -> None:
     """Judge once as a request does, and once per label as if it were the likeliest: each has a baseline."""
-    logits, embeddings = classifier.logits(frames)
-    classifier.probabilities(logits)
-    for certain in np.eye(len(classifier.labels)):
-        classifier.to_prediction(certain, perf_counter(), image_statistics(frames[0]), embeddings)
+    embedding = classifier(frame).embedding
+    if embedding is not None:
+        for certain in np.eye(len(classifier.labels)):
+            classifier.to_prediction(certain, 0.0, certain[None].astype(np.float32), embedding[None])
 
 
 def _notice(served: Served) -> str:

@@ -114,7 +114,7 @@ class Metrics:
         return math.nan if value is None else value
 
     def _verdict(self) -> float:
-        """What `diff` says if each decision of the elder is right: 1 yes, 0 not shown, -1 no; NaN before."""
+        """The verdict of `diff`, were the elder always right: 1 yes, 0 not shown, -1 no; NaN before any."""
         with self._lock:
             pairs, names = list(self._pairs), self._class_names
         if not pairs:

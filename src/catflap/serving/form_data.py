@@ -1,61 +1,19 @@
-"""`POST /predict`: one photo, or a form of several, to decisions; the one file that owns python-multipart."""
+"""Files in the body of a form, multipart/form-data (RFC 7578); the one file that owns python-multipart."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from catflap.artifacts.results import Prediction
-from catflap.serving.http_messages import HttpError, Request, Response, json_response
-from catflap.serving.service import Service, judge
+from catflap.serving.http_messages import HttpError
 
 FORM = "multipart/form-data"
-# application/x-www-form-urlencoded is what curl states by default
-RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-TOO_LARGE = ("too_many_bytes", "too_many_pixels")
 FIELDS = 100  # parts of a form that are no files
 HEADER_BYTES, HEADERS = 4096, 8  # of a part
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs each malformed form
-
-
-async def predict(service: Service, request: Request) -> Response:
-    """Judge the photo that is the body, or every file of a form.
-
-    One raw photo gives the fields of a Prediction, or the status 422 (413 when it is too large). A form gives
-    `predictions`, for each file what `catflap predict --json` prints, and the status 422 only when none could
-    be read.
-    """
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind != FORM and kind not in RAW and not kind.startswith("image/"):
-        raise HttpError(
-            415, f"The Content-Type {kind[:80]!r} is not a photo.", f"Send image/*, or files as {FORM}."
-        )
-    candidates = service.models.find(request.query.get("model"), request.query.get("version"))
-    body = await request.read_body()
-    if kind != FORM:
-        served, [result] = await judge(service, candidates, [body], request)
-        about = {"model": served.name, "version": served.version}
-        if isinstance(result, Prediction):
-            return json_response({**result.to_json(), **about})
-        status = 413 if result.reason in TOO_LARGE else 422
-        return json_response({"error": result.to_json(), **about}, status)
-    # on a thread, because a large form takes a while to parse
-    files = await asyncio.to_thread(parse_form, body, content_type, service.settings.limits.queue)
-    if not files:
-        raise HttpError(400, "The form has no file.", "Send at least one, such as: curl -F photo=@cat.jpg")
-    served, results = await judge(service, candidates, [file.data for file in files], request)
-    lines = []
-    for file, result in zip(files, results, strict=True):
-        fields = result.to_json() if isinstance(result, Prediction) else {"error": result.to_json()}
-        lines.append({"path": file.name, **fields})
-    any_read = any(isinstance(result, Prediction) for result in results)
-    answer = {"predictions": lines, "model": served.name, "version": served.version}
-    return json_response(answer, 200 if any_read else 422)
 
 
 @dataclass(frozen=True)
