@@ -58,7 +58,9 @@ class Importer:
             self._workers.put(worker)
         self._inbox = project.path / "inbox"
         self._inbox.mkdir(exist_ok=True)
-        for left in self._inbox.iterdir():  # of a Studio that was killed; nobody was told that it is kept
+        for (
+            left
+        ) in self._inbox.iterdir():  # of a Studio that was killed; no client got the answer that it is kept
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._stacking = threading.Lock()
         self._recording = Stop()

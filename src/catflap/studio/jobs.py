@@ -29,7 +29,7 @@ from catflap.studio.job_progress import JobProgress
 from catflap.studio.project import Project
 
 POLL = 0.4  # seconds between two looks at the running jobs
-TICK = 2.0  # seconds after which the page hears of a running job that reports nothing: its time left changes
+TICK = 2.0  # seconds after which the page is notified of a job that reports nothing: its time left changes
 COMMAND = (sys.executable, "-c", "from catflap.cli.main import run; run()")
 ANSWER, NOTES, PROGRESS, LOCK, PID = "answer.json", "notes.txt", "progress.jsonl", "lock", "pid"
 COMMAND_FILE = "command.json"  # with which a stopped job goes on
@@ -259,7 +259,7 @@ class Jobs:
         return [json.loads(line) for line in text.splitlines()]
 
     def comparison_of(self, build: int) -> dict[str, Any] | None:
-        """What `diff` says of a build and the one before it, with `before`; None before it is done."""
+        """The result of `diff` for a build and the one before it, with `before`; None before it is done."""
         number = self.done_for(build, "diff")
         if number is None:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,6 +175,11 @@ class Project:
                 "insert into refused (name, reason, sentence, added) values (?, ?, ?, ?)", rows
             )
 
+    def latest_refused(self, most: int) -> list[dict[str, Any]]:
+        """Name, reason and sentence of the photos that were refused last."""
+        rows = self.rows("select name, reason, sentence from refused order by n desc limit ?", (most,))
+        return [dict(row) for row in rows]
+
     def clear_refused(self) -> None:
         """Forget the list of refused photos."""
         with self._transaction() as database:
@@ -183,6 +189,56 @@ class Project:
         """The file of a photo; None for a number that no photo has."""
         found = self.rows("select place from photos where n = ?", (number,))
         return self.path / found[0]["place"] if found else None
+
+    def photos_of_screen(self, show: str, like: int | None = None) -> list[int]:
+        """The numbers of photos, one a stack: of those without a label ("open"), or what else `show` names.
+
+        "all", "aside", "field" (open, with an answer of the field), "label:NAME", "suspects" (labelled), or
+        "expanded" for each photo of the stack of `like`.
+        """
+        if show == "expanded" and like is not None:
+            rows = self.rows(
+                "select n from photos where stack = (select stack from photos where n = ?) order by n", [like]
+            )
+            return [row["n"] for row in rows]
+        condition, values = "label is null", list[Any]()
+        if show == "suspects":
+            condition = "label != ''"
+        elif show == "all":
+            condition = "1"
+        elif show == "aside":
+            condition = "label = ''"
+        elif show == "field":
+            condition = "label is null and predicted is not null"
+        elif show.startswith("label:"):
+            condition, values = "label = ?", [show.removeprefix("label:")]
+        rows = self.rows(
+            f"select min(n) as n from photos where {condition} group by stack order by 1", values
+        )
+        return [row["n"] for row in rows]
+
+    def describe(self, photos: Sequence[int]) -> list[dict[str, Any]]:
+        """What a grid shows of photos that exist: label, name, size, field answer, how many its stack has."""
+        rows = self.rows(
+            "select p.n, p.label, p.name, p.width, p.height, p.remarks, p.stack, p.predicted, "
+            "p.predicted_probability, "
+            "(select count(*) from photos s where s.stack = p.stack) as alike "
+            f"from photos p where p.n in ({','.join('?' * len(photos))})",
+            photos,
+        )
+        return [dict(row) for row in rows]
+
+    def open_photos(self) -> list[int]:
+        """The numbers of the photos without a label, of every photo in a stack."""
+        return [row["n"] for row in self.rows("select n from photos where label is null")]
+
+    def labels_by_number(self) -> dict[int, str | None]:
+        """The label of each photo."""
+        return {row["n"]: row["label"] for row in self.rows("select n, label from photos")}
+
+    def numbers_by_id(self) -> dict[str, int]:
+        """The number of each photo by its id."""
+        return {row["id"]: row["n"] for row in self.rows("select n, id from photos")}
 
     def set_stacks(self, stacks: Iterable[tuple[int, int]]) -> None:
         """Note the stack of photos: (photo, the first photo that shows the same)."""
@@ -354,6 +410,31 @@ class Project:
             counts[row["label"]] = counts.get(row["label"], 0) + 1
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.getvalue().encode())
+        return counts
+
+    def copy_labelled(self, target: Path) -> dict[str, int]:
+        """Copy the labelled photos as class folders into a new folder; returns their number by label.
+
+        CatflapError when the folder exists, is no whole path or cannot be written.
+        """
+        if not target.is_absolute() or target.exists():
+            raise CatflapError(
+                f"{target} exists, or is no whole path.", "Name a new folder, such as /home/me/cats."
+            )
+        part = target.with_name(f".{target.name}.part")
+        counts: dict[str, int] = {}
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            for row in self.rows("select place, label, id from photos where label != '' order by n"):
+                place = self.path / row["place"]
+                folder = part / row["label"].replace("/", "∕").lstrip(".")
+                folder.mkdir(parents=True, exist_ok=True)
+                if place.is_file():
+                    shutil.copyfile(place, folder / f"{row['id'][:16]}{place.suffix}")
+                    counts[row["label"]] = counts.get(row["label"], 0) + 1
+            part.rename(target)
+        except OSError as error:
+            raise unwritable(target, error) from error
         return counts
 
 

@@ -1,4 +1,4 @@
-"""The routes of a Studio as an ASGI application: page, thumbnails, answers in JSON, events."""
+"""The routes of a Studio as an ASGI application: the page, its pictures, answers in JSON, events."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 import json
 import logging
 import mimetypes
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
-from catflap.artifacts.bundle import Bundle, load_bundle
-from catflap.artifacts.folder import unwritable, write_atomically
-from catflap.artifacts.report import load_report
 from catflap.data.listing import by_folder
 from catflap.errors import BadPhoto, CatflapError, first_line, missing_extra
-from catflap.image import encode, highlight, read_file, thumbnail
-from catflap.runtime.activation_maps import evidence
-from catflap.runtime.classifier import Classifier
 from catflap.serving import pages
 from catflap.serving.app import CONTENT_TYPES
+from catflap.serving.http_messages import HttpError
 from catflap.serving.static_site import PAGE as CAMERA_PAGE
-from catflap.studio.importing import Importer, check_readable
-from catflap.studio.jobs import COMMAND, PAGES, Jobs
-from catflap.studio.phone import Phone
+from catflap.studio.build_results import results_of
+from catflap.studio.importing import check_readable
 from catflap.studio.places import cards
-from catflap.studio.project import ASIDE, Project
-from catflap.studio.suggestions import ORDERS, Suggestions
+from catflap.studio.project import ASIDE
+from catflap.studio.running import Studio
+from catflap.studio.suggestions import ORDERS
 
 PAGE = Path(__file__).parent / "static"  # built from web/studio/
-SIDE, LARGE = 256, 1600  # px of thumbnails and of photos on the screen
 MOST_DETAILS = 1000
-SHOWN_JOBS = 200
-SHOWN_SLICES = 12
+SHOWN_REFUSED = 1000
 JSON_BYTES = 16 << 20
 LOOK_BYTES = 8 << 20
 UPLOAD_BYTES = 8 << 30
@@ -52,110 +45,7 @@ GAP = 0.15  # seconds between two events
 FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
 
 
-class Studio:
-    """The parts of a running Studio; `version` grows with every change that the page should know of."""
-
-    def __init__(
-        self, project: Project, *, command: tuple[str, ...] | None = None, options: tuple[str, ...] = ()
-    ) -> None:
-        self.project = project
-        self.version = 0
-        self.stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
-        self.importer = Importer(project, self.photos_changed)
-        self.suggestions = Suggestions(project, project.path / "cache" / "backbone.onnx", self.changed)
-        self.jobs = Jobs(project, self.changed, command or COMMAND, options)
-        self.phone = Phone(self._take_from_phone)
-        self._opened: tuple[Path, int, Bundle] | None = None  # the last one: its path and date
-        self._classifier: tuple[Bundle, Classifier] | None = None
-
-    def start(self) -> None:
-        """Start the threads."""
-        self._loop = asyncio.get_running_loop()
-        self.suggestions.start()
-        self.jobs.start()
-
-    def _take_from_phone(self, photo: bytes, name: str, label: str) -> dict[str, Any]:
-        """Add a photo that a phone sent."""
-        with self.importer.inbox_file(name) as path:
-            path.write_bytes(photo)
-            answer = self.importer.take(path, name, label.strip() or None)
-        self.photos_changed()
-        return answer
-
-    def close(self) -> None:
-        """End the threads and processes, except the jobs."""
-        self.phone.close()
-        self.suggestions.stop()
-        self.jobs.close()
-        self.importer.close()
-        self.project.close()
-
-    def changed(self) -> None:
-        """Tell every open page, from any thread."""
-        self.version += 1
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._tell)
-
-    def photos_changed(self) -> None:
-        """Photos were added: suggest for them."""
-        self.suggestions.wake()
-        self.changed()
-
-    def _tell(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
-    async def wait_for_news(self, seconds: float) -> None:
-        """Return at the next change, or after some seconds."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._news.wait()), seconds)
-
-    def bundle(self, path: Path) -> Bundle:
-        """An opened Bundle, kept while its file is the same."""
-        opened, modified = self._opened, path.stat().st_mtime_ns
-        if opened is None or opened[:2] != (path, modified):
-            self._opened = opened = path, modified, load_bundle(path)
-        return opened[2]
-
-    def where(self, path: Path, photo: Path, label: str) -> bytes | None:
-        """A JPEG of where the network found a label; None when the default variant has no maps."""
-        bundle = self.bundle(path)
-        kept = self._classifier
-        if kept is None or kept[0] is not bundle:
-            self._classifier = kept = bundle, Classifier(bundle, threads=1)
-        classifier = kept[1]
-        data = read_file(str(photo), classifier.frame.max_bytes)
-        heat = evidence(classifier.model, data, classifier.frame, classifier.labels.index(label))
-        return None if heat is None else encode(highlight(data, heat, classifier.frame), "JPEG", quality=88)
-
-    def state(self) -> dict[str, Any]:
-        """What every screen shows."""
-        suggestions = self.suggestions
-        problem = suggestions.problem
-        return {
-            "name": self.project.path.absolute().name,
-            "version": self.version,
-            **self.project.summary(),
-            "learner": {
-                "done": suggestions.progress[0],
-                "total": suggestions.progress[1],
-                "ms": suggestions.state.ms,
-                "revision": suggestions.state.revision,
-                "labels": suggestions.state.labels,
-                "problem": problem.to_json() if problem else None,
-                "curve": suggestions.curve,
-                "suspects": len(suggestions.suspects),
-            },
-            "importing": self.importer.progress,
-            "phone": self.phone.url,
-            "jobs": [job.to_json() for job in self.jobs.latest(SHOWN_JOBS)],
-        }
-
-
-Handler = Callable[[Studio, Request], Awaitable[Response]]
+Handler = Callable[[Studio, Request], Awaitable[ASGIApp]]  # such as a Response
 
 
 async def state(studio: Studio, request: Request) -> Response:
@@ -190,27 +80,12 @@ async def photos(studio: Studio, request: Request) -> Response:
     if order not in ORDERS:
         raise CatflapError(f"There is no order {order[:40]!r}.", f"Use one of: {', '.join(ORDERS)}.")
 
+    if order == "suspects" and show != "expanded":
+        show = order
+
     def find() -> list[int]:
-        condition, values = "label is null", list[Any]()
-        if order == "suspects":
-            condition = "label != ''"
-        elif show == "all":
-            condition = "1"
-        elif show == "aside":
-            condition = "label = ''"
-        elif show == "field":
-            condition = "label is null and predicted is not null"
-        elif show.startswith("label:"):
-            condition, values = "label = ?", [show.removeprefix("label:")]
-        if show == "expanded" and like is not None:
-            condition, values = "stack = (select stack from photos where n = ?)", [like]
-            rows = studio.project.rows(f"select n from photos where {condition} order by n", values)
-        else:
-            rows = studio.project.rows(
-                f"select min(n) as n from photos where {condition} group by stack order by 1", values
-            )
-        numbers = np.array([row["n"] for row in rows], np.int64)
-        found: list[int] = studio.suggestions.order(order, numbers, like).tolist()
+        numbers = studio.project.photos_of_screen(show, like)
+        found: list[int] = studio.suggestions.order(order, np.array(numbers, np.int64), like).tolist()
         return found
 
     return JSONResponse({"photos": await asyncio.to_thread(find), "revision": studio.project.revision})
@@ -222,32 +97,7 @@ async def details(studio: Studio, request: Request) -> Response:
     asked = [int(number) for number in body.get("photos", [])][:MOST_DETAILS]
 
     def find() -> list[dict[str, Any]]:
-        marks = ",".join("?" * len(asked))
-        rows = studio.project.rows(
-            "select p.n, p.label, p.name, p.width, p.height, p.remarks, p.stack, p.predicted, "
-            "p.predicted_probability, "
-            "(select count(*) from photos s where s.stack = p.stack) as alike "
-            f"from photos p where p.n in ({marks})",
-            asked,
-        )
-        suggested = studio.suggestions.state
-        suspects = studio.suggestions.suspects
-        answers = []
-        for row in rows:
-            answer = {name: row[name] for name in row.keys()}  # noqa: SIM118  a Row has no other way
-            number = row["n"]
-            if number < len(suggested.suggested) and suggested.suggested[number] >= 0:
-                answer["suggested"] = suggested.labels[suggested.suggested[number]]
-                answer["probability"] = round(float(suggested.probability[number]), 4)
-            elif row["predicted"]:
-                answer["suggested"], answer["probability"] = (
-                    row["predicted"],
-                    round(row["predicted_probability"], 4),
-                )
-            if number in suspects:
-                answer["suspect"] = suspects[number][0]
-            answers.append(answer)
-        return answers
+        return [studio.suggestions.describe(row) for row in studio.project.describe(asked)]
 
     return JSONResponse({"photos": await asyncio.to_thread(find)})
 
@@ -258,12 +108,7 @@ async def sure(studio: Studio, request: Request) -> Response:
     label, least, accept = str(body["label"]), float(body["least"]), bool(body.get("accept"))
 
     def find() -> dict[str, Any]:
-        suggested = studio.suggestions.state
-        if label not in suggested.labels:
-            return {"photos": 0}
-        wanted = (suggested.suggested == suggested.labels.index(label)) & (suggested.probability >= least)
-        rows = studio.project.rows("select n from photos where label is null")
-        numbers = [row["n"] for row in rows if row["n"] < len(wanted) and wanted[row["n"]]]
+        numbers = studio.suggestions.suggested_as(label, least)
         if accept:
             studio.project.decide(numbers, label, key=body.get("key"))
         return {"photos": len(numbers)}
@@ -390,32 +235,14 @@ async def refused(studio: Studio, request: Request) -> Response:
         await asyncio.to_thread(studio.project.clear_refused)
         studio.changed()
         return JSONResponse({})
-    rows = studio.project.rows("select name, reason, sentence from refused order by n desc limit 1000")
-    return JSONResponse({"refused": [dict(row) for row in rows]})
+    return JSONResponse({"refused": studio.project.latest_refused(SHOWN_REFUSED)})
 
 
 async def thumb(studio: Studio, request: Request) -> Response:
     """`GET /thumb/N` and `GET /photo/N`: a photo upright in sRGB, small or large, as JPEG."""
-    number = int(request.path_params["number"])
-    is_small = request.url.path.startswith("/thumb/")
-
-    def make() -> bytes | None:
-        kept = studio.project.path / "cache" / "thumbs" / f"{number % 256:02x}" / f"{number}.jpg"
-        if is_small:
-            with suppress(OSError):
-                return kept.read_bytes()
-        place = studio.project.place_of(number)
-        if place is None:
-            return None
-        made = thumbnail(place, SIDE if is_small else LARGE, 82 if is_small else 88)
-        if is_small:
-            with suppress(OSError, CatflapError):
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(kept, made, durable=False)
-        return made
-
+    make = studio.pictures.small if request.url.path.startswith("/thumb/") else studio.pictures.large
     try:
-        data = await asyncio.to_thread(make)
+        data = await asyncio.to_thread(make, int(request.path_params["number"]))
     except BadPhoto as error:  # it vanished or changed since it was imported
         return JSONResponse({"error": error.to_json()}, 410)
     if data is None:
@@ -424,7 +251,7 @@ async def thumb(studio: Studio, request: Request) -> Response:
 
 
 async def look(studio: Studio, request: Request) -> Response:
-    """`POST /api/look`: what the suggestions of this moment say about a picture; the body is a JPEG."""
+    """`POST /api/look`: a share for each label by the head of this moment; the body is a JPEG."""
     data = b""
     async for chunk in request.stream():
         data += chunk
@@ -462,63 +289,16 @@ async def model(studio: Studio, request: Request) -> Response:
 
     def find() -> dict[str, Any]:
         path = studio.jobs.bundle_of(number)
-        bundle = studio.bundle(path)
-        report = load_report(path.with_suffix(".build") / "report")
-        answers = studio.jobs.answers_of(number)
-        head, variant = bundle.head, bundle.head["variants"][bundle.default_variant]
-        judged = []
-        if answers is not None:
-            truth = {row["n"]: row["label"] for row in studio.project.rows("select n, label from photos")}
-            for answer in answers:
-                photo = int(Path(answer["path"]).stem)
-                judged.append(
-                    {**{key: answer.get(key) for key in JUDGED}, "photo": photo, "truth": truth.get(photo)}
-                )
-        numbers = {row["id"]: row["n"] for row in studio.project.rows("select n, id from photos")}
-        compared = studio.jobs.comparison_of(number)
-        if compared:
-            names = ("before", "verdict", "why", "wrong", "right", "margin")
-            changed = [{**one, "photo": numbers.get(one["id"])} for one in compared["photos_changed"][:200]]
-            compared = {**{name: compared.get(name) for name in names}, "changed": changed}
-        return {
-            "compared": compared,
-            "name": bundle.name,
-            "labels": list(bundle.labels),
-            "variant": bundle.default_variant,
-            "prior": head["prior"],
-            "decision": variant["decision"],
-            "metrics": {
-                key: report.variants[bundle.default_variant].get(key) for key in ("accuracy", "decisions")
-            },
-            "bytes": path.stat().st_size,
-            "variants": {name: bundle.size_of(one) for name, one in bundle.variants.items()},
-            "photos": judged,
-            "slices": _lowest_slices(report.conditions.get("slices") or {}),
-            "pages": {kind: studio.jobs.page_of(number, kind) is not None for kind in PAGES},
-            "is_judged": answers is not None,
-            "labels_then": json.loads((studio.jobs.folder(number) / "labels.json").read_text("utf-8")),
-        }
+        return results_of(studio.project, studio.jobs, number, studio.bundle(path), path)
 
     return JSONResponse(await asyncio.to_thread(find))
-
-
-JUDGED = ("label", "probability", "probabilities", "decision")
-
-
-def _lowest_slices(found: dict[str, Any]) -> dict[str, Any]:
-    """The slices of a report with the fewest right decisions, and how many were tested."""
-    rows = sorted(found.get("rows", []), key=lambda row: (not row["worse"], row["right"]["value"]))
-    return {"tests": found.get("tests", 0), "rows": rows[:SHOWN_SLICES]}
 
 
 async def where(studio: Studio, request: Request) -> Response:
     """`GET /where/N/PHOTO?label=`: where the network of a build found a label in a photo, as JPEG."""
     path = studio.jobs.bundle_of(int(request.path_params["number"]))
-    place = studio.project.place_of(int(request.path_params["photo"]))
-    if place is None:
-        raise HTTPException(404)
-    label = request.query_params.get("label", "")
-    made = await asyncio.to_thread(studio.where, path, place, label)
+    photo, label = int(request.path_params["photo"]), request.query_params.get("label", "")
+    made = await asyncio.to_thread(lambda: studio.pictures.heat(studio.bundle(path), photo, label))
     if made is None:
         raise HTTPException(404)
     return Response(made, media_type="image/jpeg", headers=FOREVER)
@@ -567,51 +347,20 @@ async def export(studio: Studio, request: Request) -> Response:
     body = await _json(request)
     target = Path(str(body["path"]).strip()).expanduser()
 
-    def copy() -> dict[str, Any]:
-        if not target.is_absolute() or target.exists():
-            raise CatflapError(
-                f"{target} exists, or is no whole path.", "Name a new folder, such as /home/me/cats."
-            )
-        part = target.with_name(f".{target.name}.part")
-        counts: dict[str, int] = {}
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            for row in studio.project.rows(
-                "select n, place, label, id from photos where label != '' order by n"
-            ):
-                place = studio.project.path / row["place"]
-                folder = part / row["label"].replace("/", "∕").lstrip(".")
-                folder.mkdir(parents=True, exist_ok=True)
-                if place.is_file():
-                    shutil.copyfile(place, folder / f"{row['id'][:16]}{place.suffix}")
-                    counts[row["label"]] = counts.get(row["label"], 0) + 1
-            part.rename(target)
-        except OSError as error:
-            raise unwritable(target, error) from error
-        return {"path": str(target), "labels": counts}
-
-    return JSONResponse(await asyncio.to_thread(copy))
+    counts = await asyncio.to_thread(studio.project.copy_labelled, target)
+    return JSONResponse({"path": str(target), "labels": counts})
 
 
-async def try_page(studio: Studio, request: Request) -> Response:
+async def try_page(studio: Studio, request: Request) -> ASGIApp:
     """`GET /try/N/…`: the camera page with the Bundle of a build."""
     number, name = int(request.path_params["number"]), request.path_params["file"]
     bundle = await asyncio.to_thread(studio.bundle, studio.jobs.bundle_of(number))
-    headers = pages.camera_headers(CAMERA_PAGE)
     if name.startswith("bundle/"):
-        member = name.removeprefix("bundle/")
-        if member not in bundle.members:
-            raise HTTPException(404)
-        tag = f'"{bundle.hash_of(member)}"'
-        headers = {**pages.ISOLATED, "etag": tag, "cache-control": "no-cache"}
-        if tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        kind = pages.CONTENT_TYPES.get(Path(member).suffix, "application/octet-stream")
-        return Response(bytes(bundle.members[member]), media_type=kind, headers=headers)
+        return pages.member_response(bundle, name.removeprefix("bundle/"), request.headers)
     path = (CAMERA_PAGE / (name or "index.html")).resolve()
     if CAMERA_PAGE.resolve() not in path.parents or not path.is_file():
         raise HTTPException(404)
-    return FileResponse(path, headers=headers)
+    return FileResponse(path, headers=pages.camera_headers(CAMERA_PAGE))
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
@@ -655,12 +404,13 @@ def create_app(studio: Studio, page: Path = PAGE) -> Starlette:
     for suffix, content_type in CONTENT_TYPES.items():
         mimetypes.add_type(content_type, suffix)
 
-    def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
+    def endpoint(handler: Handler) -> Callable[[Request], Awaitable[ASGIApp]]:
+        async def answer(request: Request) -> ASGIApp:
             try:
                 return await handler(studio, request)
             except CatflapError as error:
-                return JSONResponse({"error": error.to_json()}, 400)
+                status = error.status if isinstance(error, HttpError) else 400
+                return JSONResponse({"error": error.to_json()}, status)
             except ModuleNotFoundError as error:  # OpenCV, for a stream
                 problem = missing_extra(error)
                 if problem is None:

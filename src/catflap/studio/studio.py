@@ -18,7 +18,8 @@ from catflap.serving.serve_settings import ServeLimits
 from catflap.stopping import stopped_by_signals
 from catflap.studio.door import Door, read_secret
 from catflap.studio.project import open_project
-from catflap.studio.routes import PAGE, Studio, create_app
+from catflap.studio.routes import PAGE, create_app
+from catflap.studio.running import Studio
 
 LIMITS = ServeLimits(upload=3600, deadline=3600, connections=200)  # archives and large folders take long
 

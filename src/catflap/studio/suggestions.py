@@ -204,8 +204,32 @@ class Suggestions:
             distance = np.minimum(distance, 1 - unit @ unit[best])
         return pool[chosen]
 
+    def describe(self, photo: dict[str, Any]) -> dict[str, Any]:
+        """A photo of `Project.describe` with its suggested label and probability, and its suspect label.
+
+        Before there are suggestions, what a Bundle answered about it in the field is the suggestion.
+        """
+        number, state, answer = photo["n"], self.state, dict(photo)
+        if number < len(state.suggested) and state.suggested[number] >= 0:
+            answer["suggested"] = state.labels[state.suggested[number]]
+            answer["probability"] = round(float(state.probability[number]), 4)
+        elif photo["predicted"]:
+            answer["suggested"] = photo["predicted"]
+            answer["probability"] = round(photo["predicted_probability"], 4)
+        if (suspect := self.suspects.get(number)) is not None:
+            answer["suspect"] = suspect[0]
+        return answer
+
+    def suggested_as(self, label: str, least: float) -> list[int]:
+        """Photos without a label that are suggested this one at a probability of `least` or more."""
+        state = self.state
+        if label not in state.labels:
+            return []
+        wanted = (state.suggested == state.labels.index(label)) & (state.probability >= least)
+        return [number for number in self._project.open_photos() if number < len(wanted) and wanted[number]]
+
     def look(self, photo: bytes) -> dict[str, float]:
-        """What the head of this moment says about a photo: a share for each label, {} before there is one."""
+        """A share for each label of a photo by the head of this moment, {} before there is one."""
         features, head = self._features, self._head
         if features is None or head is None:
             return {}
