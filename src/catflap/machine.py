@@ -138,7 +138,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def peak_memory_mb() -> float:
-    """The peak memory of this process in MB of 10^6 bytes; NaN where the system does not say.
+    """The peak memory of this process in MB of 10^6 bytes; NaN where the system does not report it.
 
     From /proc where possible: getrusage also counts the parent's memory before exec.
     """

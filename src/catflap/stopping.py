@@ -45,24 +45,24 @@ def end_in_order() -> None:
 def answered_at_once(answer: Callable[[], object]) -> Iterator[None]:
     """Call `answer` from a thread at the first Ctrl-C, SIGTERM or SIGHUP while the block runs.
 
-    Python raises KeyboardInterrupt only when foreign code returns, which may take seconds; the thread hears
-    of the signal at once. After GRACE seconds, or at the second signal, the process ends where it is: a kill
+    Python raises KeyboardInterrupt only when foreign code returns, which may take seconds; the thread is
+    woken at once. After GRACE seconds, or at the second signal, the process ends where it is: a kill
     leaves every artefact whole or absent. Outside of the main thread do nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, wakes = socket.socketpair()
-    wakes.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
 
     def listen() -> None:
-        number = _next_ending(heard, None)
+        number = _next_ending(reader, None)
         if number is None:
             return
         answer()
         begun = monotonic()
         with suppress(TimeoutError):
-            while _next_ending(heard, max(0.01, begun + GRACE - monotonic())) is not None:
+            while _next_ending(reader, max(0.01, begun + GRACE - monotonic())) is not None:
                 if monotonic() - begun >= AGAIN:
                     break
             else:
@@ -70,7 +70,7 @@ def answered_at_once(answer: Callable[[], object]) -> Iterator[None]:
         os._exit(128 + number)
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
-    before = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     if hasattr(os, "register_at_fork"):  # a forked worker's signals are its own
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     thread.start()
@@ -78,15 +78,15 @@ def answered_at_once(answer: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        wakes.close()
+        writer.close()
         thread.join(timeout=1)
-        heard.close()
+        reader.close()
 
 
-def _next_ending(heard: socket.socket, seconds: float | None) -> int | None:
+def _next_ending(reader: socket.socket, seconds: float | None) -> int | None:
     """The next signal that ends a command; None when none will come, TimeoutError after so many seconds."""
-    heard.settimeout(seconds)
-    while signals := heard.recv(1):
+    reader.settimeout(seconds)
+    while signals := reader.recv(1):
         number = signals[0]
         if (
             number in (signal.SIGINT, signal.SIGTERM, HANGUP)
@@ -108,7 +108,7 @@ def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
         return
     asked = False
 
-    def hear(number: int, _: object) -> None:
+    def handle(number: int, _: object) -> None:
         nonlocal asked
         if number != HANGUP or not asked:
             asked = True
@@ -117,7 +117,7 @@ def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
     numbers = [signal.SIGTERM, signal.SIGINT]
     if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
         numbers.append(HANGUP)
-    before = {number: signal.signal(number, hear) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

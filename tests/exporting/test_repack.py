@@ -220,7 +220,7 @@ def test_the_card_of_another_writers_bundle_tells_what_is_there(
     answered(capsys, "strip", path, "-o", tmp_path / "y.catflap", "--variants", "fp32")
     card = bytes(load_bundle(tmp_path / "y.catflap").members["card.md"]).decode()
     assert card.startswith("# warmth\n")
-    assert "| fp32 | not told | 1 of 100 |" in card
+    assert "| fp32 | not stated | 1 of 100 |" in card
     assert ("Mine." in card) == (head.get("about") == "Mine.")
 
 

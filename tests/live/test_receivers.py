@@ -326,7 +326,7 @@ def test_a_reader_of_stdout_that_hangs_loses_events_and_holds_up_nothing() -> No
 
     output = Output(tell, pytest.fail, Stop(), lossless=False, capacity=10)
     for number in range(100):
-        output.tell({"event": "frame", "number": number})
+        output.send({"event": "frame", "number": number})
     assert output.tally.lost >= 89
     released.set()
     output.close(60)
@@ -341,7 +341,7 @@ def test_a_file_waits_for_the_reader_of_its_events() -> None:
         lambda event: reported.append(event["number"]), pytest.fail, Stop(), lossless=True, capacity=2
     )
     for number in range(200):
-        output.tell({"event": "frame", "number": number})
+        output.send({"event": "frame", "number": number})
     output.close(60)
     assert reported == list(range(200))
 

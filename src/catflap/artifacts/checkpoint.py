@@ -71,8 +71,8 @@ class Checkpoint:
     def held_out(self, ids: npt.NDArray[np.str_]) -> npt.NDArray[np.float32]:
         """What to add to the logits of these calibration photos, (n, labels), to calibrate by them.
 
-        The sum is what a head says that has learnt from all photos but those of its fold (cross-fitting; Vovk
-        2015, cross-conformal prediction). Zeros for photos that the head has not learnt from.
+        The sum is the logits of a head fitted to all photos but those of its fold (cross-fitting; Vovk 2015,
+        cross-conformal prediction). Zeros for photos that the head has not learnt from.
         """
         added = np.zeros((len(ids), len(self.labels)), np.float32)
         if (self.path / CROSS_FITTED).is_file():

@@ -183,7 +183,7 @@ def _refuse_another(path: Path, sha256: str, made_from: str) -> None:
 
 @lru_cache(maxsize=len(ROLES))
 def _index(path: Path, sha256: str, made_from: str, role: str) -> dict[str, npt.NDArray[Any]]:
-    """One role's rows as NumPy columns; the hashes in the cache key tell a new Dataset."""
+    """One role's rows as NumPy columns; the hashes in the cache key detect a new Dataset."""
     from catflap.artifacts.tables import read_table
 
     table = read_table(path / INDEX, role=role)
@@ -198,7 +198,7 @@ def _index(path: Path, sha256: str, made_from: str, role: str) -> dict[str, npt.
 
 @lru_cache(maxsize=256)
 def _open_shard(path: Path, inode: int, modified_ns: int, sha256: str, made_from: str) -> mmap.mmap:
-    """Map a shard once per process; inode and time in the cache key tell a replaced file."""
+    """Map a shard once per process; inode and time in the cache key detect a replaced file."""
     with open(path, "rb") as file:
         shard = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     _refuse_another(path.parent.parent, sha256, made_from)  # after it was opened, for all is replaced at once

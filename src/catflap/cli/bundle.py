@@ -17,7 +17,7 @@ EXAMPLE = "catflap bundle strip cat.catflap -o small.catflap --variants int8"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with which Bundle."""
     verbs = parser.add_subparsers(dest="verb", metavar="inspect|unpack|add|strip|sbom", required=True)
-    part_of(verbs, "inspect", "say what is in a bundle", "catflap bundle inspect cat")
+    part_of(verbs, "inspect", "show what is in a bundle", "catflap bundle inspect cat")
     sbom = part_of(
         verbs,
         "sbom",

@@ -13,7 +13,7 @@ from catflap.machine import describe_machine, installed_extras
 from catflap.version import VERSION
 
 HELP = (
-    "Describe this machine and how to install extras; or say what a project falls short of, and what helps."
+    "Describe this machine and how to install extras; or list what a project falls short of, and what helps."
 )
 EXAMPLE = "catflap doctor cat.catflap"
 

@@ -100,7 +100,7 @@ def _limits(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(args: argparse.Namespace) -> int:
-    """Serve until told to stop; 1 when a Bundle fails its verification."""
+    """Serve until a signal stops it; 1 when a Bundle fails its verification."""
     from catflap.runtime.decisions import parse_prior
     from catflap.serving.serve import serve
     from catflap.serving.serve_settings import ServeLimits, ServeSettings

@@ -31,7 +31,7 @@ SHOWN = (  # by --help; the rest by --help-all
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The Bundle, the source, how to decide, and whom to tell."""
+    """The Bundle, the source, how to decide, and who receives the events."""
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="a .catflap file, or the name of a shipped one: cat")
     add(
@@ -167,7 +167,7 @@ def answer(args: argparse.Namespace) -> int:
     )
     is_writing = False
 
-    def tell(event: dict[str, Any] | str) -> None:
+    def show(event: dict[str, Any] | str) -> None:
         """Print an event or a note; both come from one thread."""
         nonlocal is_writing
         is_writing = True
@@ -179,7 +179,7 @@ def answer(args: argparse.Namespace) -> int:
         finally:
             is_writing = False
 
-    watch(settings, tell, tell)
+    watch(settings, show, show)
     if is_writing:
         os._exit(0)  # the reader of stdout or stderr hangs, and the interpreter would wait for it
     return 0

@@ -400,7 +400,7 @@ RISKS = (  # what can go wrong, on which side, and the check that catches it
     ),
     (
         "inference",
-        "probabilities that do not mean what they say",
+        "probabilities that are not calibrated",
         "catflap evaluate",
         "calibration error with its interval",
     ),

@@ -155,7 +155,7 @@ def _prediction_fields(classifier: Classifier, walk: Walk) -> dict[str, Any]:
 
 
 def _variants(shipped: Bundle, frame: Pixels) -> list[dict[str, Any]]:
-    """What each variant that runs here says of the frame; one that needs a whole photo is left out."""
+    """What each variant that runs here answers for the frame; one that needs a whole photo is left out."""
     rows = []
     for variant in shipped.variants.values():
         if variant.takes_photos or engine_error(variant) is not None:

@@ -27,7 +27,7 @@ def probe(side: str, model: str, photo: str, variant: str) -> dict[str, Any]:
     median without decoding and resizing. `memory_mb` is the peak of this process after its first answer.
     `joules` are of an answer, None where they cannot be read. `same_bits`: every answer was the same.
     `connections` counts what went to the network, `modules` Python's and `libraries` the machine's loaded
-    code, None where the system does not tell.
+    code, None where the system does not report it.
     """
     calls = 0
 

@@ -94,8 +94,8 @@ def audit(
 
     It has the rows of the Dataset's Manifest, unchanged, beside suspects.jsonl and review.html, which
     shows `shown` suspects. Features are cached, so a stopped audit goes on where it was. `manifest` is
-    the one that the Dataset was prepared from, when it has been moved; `command` is what the page tells its
-    reader to run with the decisions.
+    the one that the Dataset was prepared from, when it has been moved; `command` is what the page shows to
+    run with the decisions.
     """
     out = Path(out)
     refuse_foreign(out, MARKER)

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions for an audit: probabilities, distances from the label's median, wrong labels.
+"""Which labels look wrong and which photos are outliers, by out-of-fold predictions of an audit's photos.
 
 Every photo is predicted by a head that was fitted to neither it nor its near-duplicates. The one file that
 uses cleanlab.

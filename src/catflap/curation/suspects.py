@@ -1,4 +1,4 @@
-"""Suspects: photos that a person should check, with what the Manifest knows about them."""
+"""The list of suspects, photos that a person should check: the order, and what the Manifest knows of each."""
 
 from __future__ import annotations
 

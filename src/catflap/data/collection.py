@@ -69,7 +69,7 @@ class PhotoColumns:
 
     `ids` are the first 128 bits of the sha256, (n, 2); `labels` and `users` are numbers of names,
     users -1 for no user group; `roles` are those that the source states, as positions in
-    ROLE_ORDER or beyond it; `hashed` tells which photos have a perceptual hash.
+    ROLE_ORDER or beyond it; `hashed` is true for photos that have a perceptual hash.
     """
 
     names: list[str]

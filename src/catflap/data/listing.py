@@ -1,4 +1,4 @@
-"""What a source holds before any photo is read: one reference a photo, its label and role, label mappings."""
+"""What a source holds before any photo is read: which files are photos, the label and role of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFERENCE = pa.schema(
         pa.field("user_group", pa.string()),  # "" where the source states none
         pa.field("offset", pa.int64()),  # first byte inside an archive, -1 for a file of its own
         pa.field("bytes", pa.int64()),
-        pa.field("modified", pa.int64()),  # tells whether the source changed
+        pa.field("modified", pa.int64()),  # shows whether the source changed
         pa.field("fault", pa.string()),  # why it cannot be read at all, or ""
     ]
 )

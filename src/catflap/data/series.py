@@ -1,8 +1,8 @@
 """Series by file name: photos named like frames of tracks, bursts or persons, which look alike, too.
 
 Near-duplicates share a role by themselves; frames of one scene that differ more do not, and a test photo
-beside its neighbour in train makes a model look better than it is. Names such as 00012_00003.png tell of such
-series. They count only if photos of one series are more alike than photos of different series of the label.
+beside its neighbour in train makes a model look better than it is. Names such as 00012_00003.png are a sign
+of such series. They count only if photos of one series are more alike than those of different series.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALIKE, SURELY = 0.55, 0.52  # how often the photo of the same series is the near
 class Series:
     """What was counted: photos, those in series, series, and comparisons with what the same series won.
 
-    `example` is the name of a photo in a series; `stated` tells whether the source states groups.
+    `example` is the name of a photo in a series; `stated` is whether the source states groups.
     """
 
     photos: int = 0

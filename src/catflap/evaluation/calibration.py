@@ -29,7 +29,7 @@ from catflap.runtime.decisions import correct_prior, softmax
 
 CHUNK = 1 << 18  # logits per slice: they stay in the processor cache
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-PRIOR_PHOTOS = 50  # that say that calibrated logits have the temperature 1
+PRIOR_PHOTOS = 50  # the weight of the prior that calibrated logits have the temperature 1
 BISECTIONS = 40
 MAX_ROUNDS = 1000
 
@@ -109,7 +109,7 @@ def prior_intervals(
 
     The sandwich variance of the estimating equations in Wilson's form; for a share of less than half a photo
     the greatest one that makes these photos not less than 0.025 times as likely. It holds for independent
-    photos and calibrated probabilities: photos of a burst tell less.
+    photos and calibrated probabilities: photos of a burst make it wider.
     """
     given, before = np.asarray(probabilities, np.float64), np.asarray(trained, np.float64)
     shares, count = np.asarray(estimated, np.float64), len(given)

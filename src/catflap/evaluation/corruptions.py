@@ -180,7 +180,7 @@ def judge_corruptions(
 ) -> dict[str, Any]:
     """The share decided right at each corruption and severity, beside the clean photos, ready for JSON.
 
-    `clean` and each of `corrupted` (n,) tell which photos were decided right, `groups` (n,) name photos that
+    `clean` and each of `corrupted` (n,) are true where the decision was right, `groups` (n,) name photos that
     are not independent. `limits` says, for each corruption, the mildest severity that loses more than five
     points of right decisions, significantly so (McNemar by group, Holm over all).
     """

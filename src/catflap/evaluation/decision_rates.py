@@ -124,7 +124,7 @@ def flagged_share(flags: npt.ArrayLike, groups: npt.ArrayLike) -> Metric:
 def point_decisions(
     point: Mapping[str, Any], probabilities: Probabilities, class_names: Sequence[str]
 ) -> list[str]:
-    """What `Classifier(operating_point=…)` says to probabilities (n, classes) under the prior of training.
+    """What `Classifier(operating_point=…)` decides from probabilities (n, classes), prior of training.
 
     The point's label where its probability reaches the threshold, else the most probable other label.
     """
@@ -148,7 +148,7 @@ def shipped_decisions(
 
     `decision` and `points` are the entries of the variant in bundle.json: the rates of its own decision,
     in `error_rates` those of each rate of its curve, and in `operating_points` those of each point. `unknown`
-    (n,) tells which photos the variant's OOD score refuses, None where it does not; points do not refuse.
+    (n,) is true where the variant's OOD score refuses a photo, None if it never does; points do not refuse.
     """
     predicted = decide(probabilities, class_names, decision_rule(decision), unknown)
     has_curve = "curve" in decision

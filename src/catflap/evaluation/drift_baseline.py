@@ -50,7 +50,7 @@ class LabelMix:
     def independent(self) -> float:
         """The effective number of photos: n (1 - r) / (1 + r) for the autocorrelation r of neighbours.
 
-        Photos of a burst show the same, so that many of them tell little of the mix.
+        Photos of a burst show the same, so that many of them add little to what is known of the mix.
         """
         count = int(self.counts.sum())
         if count < 2:

@@ -17,7 +17,7 @@ from catflap.runtime.decisions import softmax
 
 NEAR_BOUND = 1.02  # a temperature within this factor of a bound of the fit was not fitted, but stopped
 LOSS_MARGIN = 0.01  # nats per photo; or a quarter of the loss that it is compared with, if that is more
-ERROR_MARGIN = 0.02  # of the calibration error; or what so few photos cannot tell, if that is more
+ERROR_MARGIN = 0.02  # of the calibration error; or what so few photos cannot resolve, if that is more
 
 
 def fidelity(

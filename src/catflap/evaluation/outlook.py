@@ -16,12 +16,12 @@ import numpy as np
 from catflap.evaluation.intervals import Metric, wilson
 
 MORE = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # photos of each label
-MOST = 20  # times the photos there are: beyond that a fitted power says little
+MOST = 20  # times the photos there are: beyond that a fitted power law is not reliable
 GOALS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
 STEP = 0.2  # of the possible errors above the lower bound that a goal must remove
 POWER = 0.5  # of the error rate where the learning curve shows none, as in most published curves
 MAX_POWER = 1.0
-FEW = 30  # independent test photos below which the interval says little
+FEW = 30  # independent test photos below which the interval is too wide to be of use
 
 
 def promised(accuracy: Metric) -> float | None:

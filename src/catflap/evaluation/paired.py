@@ -29,7 +29,7 @@ from catflap.evaluation.intervals import (
 
 MARGIN = 0.01  # of the error rate: how much worse B may be and still replace A
 LEVEL = 0.05  # of the family of all labels and slices, for "B is worse here"
-PHOTOS_OF_A_SLICE = 10  # fewer say nothing
+PHOTOS_OF_A_SLICE = 10  # of fewer the interval is of no use
 
 
 def paired_difference(gained: npt.ArrayLike, groups: npt.ArrayLike) -> Metric:

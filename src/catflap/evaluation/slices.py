@@ -25,7 +25,7 @@ from catflap.runtime.image_statistics import ImageStatistics, image_statistics
 from catflap.runtime.scoring import PhotoBytes
 
 Slices: TypeAlias = dict[str, Flags]
-MIN_PHOTOS = 10  # of a slice; fewer say nothing
+MIN_PHOTOS = 10  # of a slice; of fewer the interval is of no use
 EDGES = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of a number, between which its slices lie
 MAX_VALUES = 20  # slices of words, the most common ones
 MAX_LABELS = 10  # with more labels slices are judged over all labels only
@@ -194,10 +194,10 @@ def judge_slices(
 ) -> dict[str, Any]:
     """The share of photos that were decided right in each slice, and elsewhere, ready for JSON.
 
-    `right` (n,) tells whether the user got the right label; `labels` are class numbers (n,), `groups` (n,)
+    `right` (n,) is true where the user got the right label; `labels` are class numbers (n,), `groups` (n,)
     name photos that are not independent. Each slice is tested against the other photos, over all labels and
     for each label alone, by Fisher's exact test (one-sided) on effective sample sizes; p-values are
-    adjusted (Holm 1979). A slice with p < 0.05 is `worse`; `limits` says so in sentences, `worst` names the
+    adjusted (Holm 1979). A slice with p < 0.05 is `worse`; `limits` states it in sentences, `worst` names the
     one with the lowest share.
     """
     hits, truth = np.asarray(right, np.bool_), np.asarray(labels, np.int64)

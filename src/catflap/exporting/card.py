@@ -10,7 +10,7 @@ from catflap.artifacts.schema import faults
 from catflap.evaluation.decision_rates import in_words, sets_in_words, shown_rates
 from catflap.version import REPOSITORY
 
-# What the format leaves open and the card tells: a bundle of another writer may hold something else there.
+# What the format leaves open and the card states: a bundle of another writer may hold something else there.
 _NUMBER, _WHOLE, _TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
 _SHARES = ("value", "low", "high")
 _PARTS: Mapping[str, dict[str, Any]] = MappingProxyType(
@@ -69,14 +69,14 @@ def how_to_run(head: Mapping[str, Any]) -> dict[str, str]:
 
 
 def card(head: Mapping[str, Any]) -> str:
-    """The card of a Bundle, in Markdown, from its bundle.json; what that does not tell is left out."""
+    """The card of a Bundle, in Markdown, from its bundle.json; what that does not state is left out."""
     frame = head["frame"]
     lines = [
         f"# {head['name']}",
         "",
         f"Decides between: {', '.join(head['labels'][:20])}{' …' if len(head['labels']) > 20 else ''}.",
         "",
-        *([head["about"], ""] if _tells(head, "about") else []),
+        *([head["about"], ""] if _has(head, "about") else []),
         *_training(head),
         f"- Frame: {frame['width']} × {frame['height']} px, {frame['fit']}, {frame['filter']}, "
         f"{frame['decode']} decode.",
@@ -113,18 +113,18 @@ def card(head: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tells(part: Any, name: str) -> bool:
-    """Whether something of this name is there, and is what the card can tell."""
+def _has(part: Any, name: str) -> bool:
+    """Whether something of this name is there, in the form that the card can state."""
     return isinstance(part, Mapping) and name in part and not faults(part[name], _PARTS[name])
 
 
 def _training(head: Mapping[str, Any]) -> list[str]:
     training, catflap = head["training"], head["versions"].get("catflap")
     lines = []
-    if _tells(head, "training"):
+    if _has(head, "training"):
         by = "" if catflap is None else f", trained with Catflap {catflap}"
         lines.append(f"- Backbone {training['backbone']}, recipe {training['recipe']}{by}.")
-    if _tells(training, "roles"):
+    if _has(training, "roles"):
         roles = ", ".join(f"{count:,} {role}" for role, count in training["roles"].items())
         lines.append(
             f"- Photos: {roles}. Near-duplicates share a role; no test photo was used for any choice."
@@ -133,8 +133,8 @@ def _training(head: Mapping[str, Any]) -> list[str]:
 
 
 def _row(name: str, variant: Mapping[str, Any]) -> str:
-    lost, right = variant["fidelity"], "not told"
-    if _tells(variant, "metrics"):
+    lost, right = variant["fidelity"], "not stated"
+    if _has(variant, "metrics"):
         value, low, high = (variant["metrics"]["accuracy"][share] for share in _SHARES)
         right = f"{value:.4f} ({low:.4f} to {high:.4f}), n = {variant['metrics']['photos']}"
     return (
@@ -159,7 +159,7 @@ def point_text(point: Mapping[str, Any]) -> str:
 
 def _rate(figures: Mapping[str, Any], name: str) -> str:
     rate = figures.get(name, {})
-    if not _tells({"rate": rate}, "rate"):
+    if not _has({"rate": rate}, "rate"):
         return "not known"
     return "{value:.4f} ({low:.4f} to {high:.4f})".format(**rate)
 

@@ -311,7 +311,7 @@ class _Writer:
     def later(
         self, node: onnx.NodeProto, shape: list[int], write: Callable[[int], None], exact: bool
     ) -> None:
-        """Write the operator now, as floats, or once QuantizeLinear says the scale of its int8 result."""
+        """Write the operator now, as floats, or once QuantizeLinear gives the scale of its int8 result."""
         out = node.output[0]
         if exact:
             self.places[out] = made = self.tensor(out, shape, self.schema.TensorType.FLOAT32)

@@ -218,17 +218,17 @@ def _reason(error: Exception) -> str:
 
 
 class Output:
-    """Events to `tell` and notes to `note`, in order, on a thread of their own, for both may block.
+    """Passes events to `on_event` and notes to `note`, in order, on a thread of its own, for both may block.
 
     While a live source is watched the oldest events are lost once more than `capacity` wait, and frames go on
-    being classified; a file, `lossless`, waits for the reader of its events. An exception of `tell` ends the
-    watch: `stop` is requested, and `error` holds it. What the receivers in `tallies` lose is an event
+    being classified; a file, `lossless`, waits for the reader of its events. An exception of `on_event` ends
+    the watch: `stop` is requested, and `error` holds it. What the receivers in `tallies` lose is an event
     "undelivered", at once and then at most every ten seconds.
     """
 
     def __init__(
         self,
-        tell: Callable[[Event], None],
+        on_event: Callable[[Event], None],
         note: Callable[[str], None],
         stop: Stop,
         *,
@@ -238,7 +238,7 @@ class Output:
         self.error: BaseException | None = None
         self.tally = Tally("stdout", why="its reader is too slow")
         self.tallies: list[Tally] = [self.tally]
-        self._tell = tell
+        self._on_event = on_event
         self._note = note
         self._stop = stop
         self._lossless = lossless
@@ -250,16 +250,16 @@ class Output:
         self._thread = Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
-    def tell(self, event: Event) -> None:
-        """Tell an event."""
+    def send(self, event: Event) -> None:
+        """Queue an event."""
         self._put(event)
 
     def note(self, text: str) -> None:
-        """Tell the user something that is not an event."""
+        """Queue a line for the user that is not an event."""
         self._put(text)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Tell what waits, within some seconds; raise what `tell` raised."""
+        """Pass on what waits, within some seconds; raise what `on_event` raised."""
         with self._news:
             self._is_closed = True
             self._news.notify_all()
@@ -290,7 +290,7 @@ class Output:
                 if isinstance(item, str):
                     self._note(item)
                 elif item is not None and self.error is None:
-                    self._tell(item)
+                    self._on_event(item)
                     self.tally.delivered += 1
                 if self.error is None and not is_over:
                     self._report_losses()
@@ -308,4 +308,4 @@ class Output:
             if any(new.values()) and now - last >= REPORT_EVERY:
                 self._reported[tally.name] = (tally.lost, tally.superseded, now)
                 why = {"why": tally.why} if new["lost"] and tally.why else {}
-                self._tell({"event": "undelivered", "time": time(), "receiver": tally.name, **new, **why})
+                self._on_event({"event": "undelivered", "time": time(), "receiver": tally.name, **new, **why})

@@ -22,7 +22,8 @@ FIX = "Use mqtt://HOST/TOPIC or mqtts://USER:PASSWORD@HOST:PORT/TOPIC."
 class Mqtt:
     """A connection that is opened again by itself; events go out with quality of service 1, at least once.
 
-    TOPIC/status says "online", and "offline" when we are gone: the broker says it for us (the last will).
+    TOPIC/status is "online", and "offline" once the connection is lost: then the broker publishes the last
+    will.
     """
 
     def __init__(self, url: str, answer_seconds: float = ANSWER_SECONDS) -> None:

@@ -1,4 +1,4 @@
-"""The verb `watch`: it classifies each frame, follows the decision, and tells events when it changes."""
+"""The verb `watch`: classify each frame, follow the decision, and send events when it changes."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ SWITCH_SECONDS = 5e-4  # after which a busy Python thread lets another one run; 
 ENTER_UNKNOWN, LEAVE_UNKNOWN = (
     0.5,
     0.25,
-)  # share of unknown frames above which the watch says so, and stays so
+)  # share of unknown frames above which the state is unknown, and below which it no longer is
 SHARE_OF_FRAMES = 0.8  # that decide a label at an operating point, before the label is entered
 Receiver = OrderedDelivery | LatestDelivery
 
 
 def watch(
-    settings: WatchSettings, tell: Callable[[Event], None] = ignore, note: Callable[[str], None] = ignore
+    settings: WatchSettings, on_event: Callable[[Event], None] = ignore, note: Callable[[str], None] = ignore
 ) -> Event:
     """Watch until the source ends or SIGTERM, SIGHUP or Ctrl-C comes; return the summary, the last event.
 
-    `tell` is called with every event as it happens, `note` with what the user should know, both on one thread
-    of their own. What `tell` raises ends the watch and is raised here. CatflapError when the source cannot be
-    opened at first; later it is opened again and again.
+    `on_event` is called with every event as it happens, `note` with what the user should know, both on one
+    thread of their own. What `on_event` raises ends the watch and is raised here. CatflapError when the
+    source cannot be opened at first; later it is opened again and again.
     """
     bundle = read_signed(settings.bundle, settings.signer)
     classifier = Classifier(
@@ -69,7 +69,7 @@ def watch(
     with ExitStack() as parts, stopped_by_signals(partial(_stop_on_signal, stop)):
         parts.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_SECONDS)
-        output = Output(tell, note, stop, lossless=not source.live)
+        output = Output(on_event, note, stop, lossless=not source.live)
         parts.callback(output.close)
         if classifier.notice:
             output.note(classifier.notice)
@@ -178,7 +178,7 @@ class Counts:
 class Watch:
     """Frames and outages in, events out; it holds what is decided now.
 
-    Every method returns without waiting for anyone who hears, stores or shows something, except that a file
+    Every method returns without waiting for a receiver, the archive or the preview, except that a file
     waits for its events to be read and its frames to be stored.
     """
 
@@ -235,7 +235,7 @@ class Watch:
         self._send({"event": "started", "time": time(), **about})
 
     def frame(self, shot: Shot) -> None:
-        """Classify a frame and tell, store and show what follows."""
+        """Classify a frame; send, store and show what follows."""
         self._counts.read = shot.number
         settings, before = self._settings, self.decision
         try:
@@ -261,7 +261,7 @@ class Watch:
             about = {**_when(shot), "frame_age_ms": round(age * 1e3, 3), "ms": round(prediction.ms, 3)}
             if settings.every_frame:
                 own = prediction.to_json()
-                self._output.tell({"event": "frame", **own, **about, "decision": decision})
+                self._output.send({"event": "frame", **own, **about, "decision": decision})
             if changed:
                 self._changed(shot, photo, about, before)
         is_due = shot.clock - self._logged >= settings.log_every
@@ -272,7 +272,7 @@ class Watch:
             self._preview.show(photo, f"{decision}  ({prediction.label} {prediction.probability:.2f})")
 
     def outage(self, outage: Outage) -> None:
-        """The source gives no frames: tell it once, and decide nothing any more."""
+        """The source gives no frames: send one event, and decide nothing any more."""
         if self._in_outage:
             return
         self._in_outage = True
@@ -282,7 +282,7 @@ class Watch:
         self._archive.finish_clip()
 
     def ended(self, why: str) -> Event:
-        """The watch is over: nothing is decided any more, and the summary tells who got what."""
+        """The watch is over: nothing is decided any more, and the summary counts what each receiver got."""
         self._forget("ended")
         self._archive.close()
         counts = {"saved": self._archive.saved.delivered, "clips": self._archive.clips.delivered}
@@ -298,7 +298,7 @@ class Watch:
         tallies += [self._output.tally] if self._output.tally.lost else []
         sinks = {tally.name: tally.to_json() for tally in tallies}
         summary |= {"sinks": sinks} if sinks else {}
-        self._output.tell(summary)
+        self._output.send(summary)
         return summary
 
     def _next_state(self, prediction: Prediction, clock: float) -> State:
@@ -327,7 +327,7 @@ class Watch:
         return step(self._state, averaged, passing, self._leave, clock, rules)
 
     def _changed(self, shot: Shot, photo: Photo, about: Event, before: str) -> None:
-        """A frame changed the decision: those who act hear it first."""
+        """A frame changed the decision: receivers that act get the event first."""
         self._counts.decisions += 1
         labels, averaged = self._classifier.labels, self._state.average
         best = averaged.index(max(averaged))
@@ -371,10 +371,10 @@ class Watch:
             self._forget("unreadable")
 
     def _send(self, event: Event) -> None:
-        """Tell an event, first to the receivers, among them first to those who act on it."""
+        """Send an event: first to the receivers that act on it, then to the others, last to the output."""
         for receiver in self._receivers:
             receiver.send(event)
-        self._output.tell(event)
+        self._output.send(event)
 
     def _crop(self, photo: Photo) -> Photo:
         """The region of a frame."""

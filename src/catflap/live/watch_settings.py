@@ -33,7 +33,7 @@ LIMITS: Mapping[str, tuple[str, str, float, int]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """What to watch, how to decide, and whom to tell.
+    """What to watch, how to decide, and who receives the events.
 
     `region` is the part that is classified: left, top, right, bottom as shares of the frame. A live source
     counts as frozen after `stalled` seconds without a frame, or `still` seconds with exactly the same

@@ -89,7 +89,7 @@ def _sample(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def with_evidence(examples: Examples, model: Model, frame: Frame, class_names: Sequence[str]) -> Examples:
-    """The examples; mistakes with a picture of where the network found its label, where the model tells."""
+    """The examples; mistakes with a picture of where the network found its label, if it has maps."""
     shown = []
     for mistake in examples.mistakes:
         heat = evidence(model, mistake.photo, frame, class_names.index(mistake.predicted))

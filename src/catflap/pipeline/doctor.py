@@ -311,13 +311,13 @@ def _audit(project: Project) -> str:
 
 
 def _calibration(project: Project) -> Iterator[Finding]:
-    """Probabilities mean what they say, and a decision threshold exists."""
+    """Probabilities are calibrated, and a decision threshold exists."""
     bundle = project.bundle
     if bundle is None:
         return
     variant = bundle.variant()
     error = variant.metrics.get("calibration_error") or {}
-    why = "Thresholds, priors and “unsure” all rest on probabilities that mean what they say."
+    why = "Thresholds, priors and “unsure” all rest on calibrated probabilities."
     export = (
         f"catflap export {project.checkpoint.path if project.checkpoint else 'CHECKPOINT'} -o {bundle.path}"
     )
@@ -398,7 +398,7 @@ def _device(project: Project) -> Iterator[Finding]:
         what = f"The licence of the {', '.join(unclear) or 'weights'} is unknown or forbids commercial use."
         yield Finding("licences", ADVICE, what, why, f"catflap bundle inspect {name}")
     elif not bundle.head.get("about"):
-        what = "The bundle does not say where its photos are from and what they may be used for."
+        what = "The bundle does not state where its photos are from and what they may be used for."
         yield Finding("licences", ADVICE, what, why, f"catflap export {checkpoint} -o {name} --about TEXT")
     else:
         yield Finding("licences", FINE, "Licences and the use of the photos are stated.", why)
@@ -433,7 +433,7 @@ def _field(project: Project, bundle: Bundle) -> Iterator[Finding]:
             yield Finding("drift", UNKNOWN, error.what, why, command)
             continue
         if found.latest is None:
-            yield Finding("drift", UNKNOWN, f"{log.name} has {found.photos} photos, too few to tell.", why)
+            yield Finding("drift", UNKNOWN, f"{log.name} has {found.photos} photos, too few to test.", why)
         elif found.alarm:
             what = f"The newest photos in {log.name} differ from the calibration photos."
             yield Finding("drift", MEND, what, why, command)

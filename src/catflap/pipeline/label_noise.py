@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from catflap.pipeline.evaluate import JudgedPhotos
 
 OFFERED = 200  # the surest mistakes on the page
-SURE = 0.5  # of the probability of the wrong label; a weaker one says nothing of the label
+SURE = 0.5  # of the probability of the wrong label; a weaker one is no evidence of a wrong label
 
 
 def sure_mistakes(probabilities: Floats, judged: JudgedPhotos) -> npt.NDArray[np.int64]:

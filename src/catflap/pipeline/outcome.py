@@ -118,7 +118,7 @@ def sentences(fields: dict[str, Any]) -> list[str]:
     counts = fields["of_test" if few else "of_100"]
     lines = [_photos_sentence(fields)]
     if low is None:
-        lines.append("No test photo says how good it is.")
+        lines.append("There are no test photos to measure it on.")
     else:
         right = round(fields["accuracy"]["value"] * fields["test_photos"])
         lines.append(

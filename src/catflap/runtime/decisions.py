@@ -107,7 +107,7 @@ def check_unknown_rate(rate: float | None, labels: Collection[str] = ()) -> None
         raise CatflapError(f"The unknown rate is {rate}.", "Use one such as 0.05; 0 switches it off.")
     if rate and UNKNOWN in labels:
         raise CatflapError(
-            f"The label {UNKNOWN!r} cannot be told from the decision of that name.",
+            f"The label {UNKNOWN!r} has the name of a decision.",
             "Rename the label, or leave --unknown-rate out.",
         )
 

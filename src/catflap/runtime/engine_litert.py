@@ -185,7 +185,7 @@ def open_interpreter(flatbuffer: bytes | memoryview, dtype: Any, threads: int | 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what LiteRT tells on stderr when all is well; it has no setting for that.
+    """Drop what LiteRT prints on stderr when all is well; it has no setting for that.
 
     Other lines, also of other threads, are written once the block ends.
     """

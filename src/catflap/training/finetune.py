@@ -1,4 +1,4 @@
-"""Fine-tuning: learning-rate schedule, soft targets, the loop, its resume file, blends with the start."""
+"""Fine-tuning: learning-rate schedule, soft targets, whether to mirror, the loop, resume, blends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear head on frozen features: logistic regression, its calibration, and the choice of its settings.
+"""The linear head on frozen features: logistic regression, rare labels weighted up, logit scale, settings.
 
 Fitting streams the features, which need not fit into memory. Owns SciPy and threadpoolctl.
 """

@@ -22,7 +22,7 @@ OPSET = 18
 def to_onnx(module: nn.Module, height: int, width: int) -> bytes:
     """The ONNX bytes of a module that takes uint8 frames (n, height, width, 3), any n.
 
-    They say nothing of the machine that wrote them: the same module gives the same bytes anywhere.
+    They contain nothing of the machine that wrote them: the same module gives the same bytes anywhere.
     Raises CatflapError that names the operator when the module has one that ONNX lacks.
     """
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)

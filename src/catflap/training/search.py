@@ -80,7 +80,9 @@ SIDE_STEP = 16  # px to which the sides of a frame are rounded
 MAX_ENLARGED = 6  # × the side of most photos: a larger frame shows nothing more
 
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half remains
-MIN_COMPARED = 1_000  # train photos of the first rung, if there are so many: fewer tell too little
+MIN_COMPARED = (
+    1_000  # train photos of the first rung, if there are so many: of fewer the losses are too noisy
+)
 TRIAL_CS = (3e-4, 1e-3, 3e-3, 1e-2)  # enough to compare candidates
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 LATENCY_RUNS = 15

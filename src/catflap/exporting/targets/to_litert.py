@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT, FRAMES, FLOAT, WRITTEN = "checkpoint", "frames.npy", "fp32.tflite", "written.tflite"
 EMBEDDED = "embedded"  # where the features before the head are a second output
-LARGEST = "largest"  # of the logits that an 8-bit end can say, when the ends are 8-bit
+LARGEST = "largest"  # of the logits that an 8-bit end can represent, when the ends are 8-bit
 CONVOLUTION, DEPTHWISE = 3, 4  # BuiltinOperator CONV_2D and DEPTHWISE_CONV_2D of the schema
 CLOSE = 1e-3  # of the largest: two converters fold batch norm into weights in another order of sums
 

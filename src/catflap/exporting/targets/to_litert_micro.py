@@ -346,7 +346,7 @@ def _sources(bundle: Bundle, variant: Variant) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Refusals:
-    """How a variant tells unknown photos, in C: fields of the headers, definitions for both sources."""
+    """How a variant detects unknown photos, in C: fields of the headers, definitions for both sources."""
 
     fields: dict[str, Any]
     models: str
@@ -366,7 +366,7 @@ def _refusals(
     check = check_unknown(bundle, golden, variant, threads=1)
     if not check.passed or ends is None:
         raise Refused(
-            f"{variant.name} tells unknown photos otherwise here: {check.value}.", "Export it again."
+            f"{variant.name} detects unknown photos differently here: {check.value}.", "Export it again."
         )
     described = (variant.baseline or {"labels": {}})["labels"]
     sources, rows, most = "", [], 1
