@@ -412,6 +412,7 @@ def main() -> None:
         share = min(len(found), -(-asked.n // len(groups)))
         mutants += random.Random(f"{asked.seed}-{group}").sample(found, share)
         sources, tests = sources | files, tests | set(test_files(repo, judging))
+    random.Random(asked.seed).shuffle(mutants)  # so that what a stopped run has judged is a sample, too
     commit = subprocess.run(
         ["git", "-C", repo, "describe", "--always", "--dirty"], capture_output=True, text=True
     )
