@@ -317,6 +317,23 @@ def test_bundle_json_comes_first(tmp_path: Path) -> None:
     refused(path)
 
 
+def test_the_encoding_is_that_of_the_specification() -> None:
+    """Byte by byte, as docs/reference/bundle.md states it; older bundles and other readers depend on it."""
+    data = b"{}"
+    sums = zlib.crc32(data).to_bytes(4, "little") + bytes([2, 0, 0, 0]) * 2
+    local = b"PK\x03\x04" + bytes([20, 0, 0, 0, 0, 0, 0, 0, 33, 0]) + sums + bytes([11, 0, 0, 0])
+    central = b"PK\x01\x02" + bytes([20, 0]) + local[4:] + bytes(6) + bytes(4) + bytes(4)
+    sizes = len(central + b"bundle.json").to_bytes(4, "little") + (len(local) + 13).to_bytes(4, "little")
+    end = b"PK\x05\x06" + bytes([0, 0, 0, 0, 1, 0, 1, 0]) + sizes + bytes(2)
+    expected = local + b"bundle.json" + data + central + b"bundle.json" + end
+    assert bundle_room.encode_members({"bundle.json": data}) == expected
+
+
+def test_the_limits_are_those_of_the_specification() -> None:
+    limits = (bundle_room.MAX_HEAD, bundle_room.DEEPEST, bundle_room.MAX_MEMBERS, bundle_room.MAX_BYTES)
+    assert limits == (16 * 1024 * 1024, 64, 1000, 2_147_483_647)
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=6).filter(fits_a_folder))
 def test_any_members_come_back(members: dict[str, bytes]) -> None:

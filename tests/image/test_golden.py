@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from catflap import image
 from catflap.errors import BadPhoto
 from catflap.image import Frame, Pixels, read_pixels
 from tests.image.make_golden import FOLDER, FORMAT, refused, vectors
@@ -42,6 +43,12 @@ def test_the_vectors_are_those_of_the_script() -> None:
     made |= {file: frame.to_json() for file, (_, frame, _) in refused().items()}
     assert made == {vector["photo"]: vector["frame"] for vector in VECTORS}
     assert INDEX == {**FORMAT, "vectors": VECTORS}
+
+
+def test_the_limits_are_those_of_the_specification() -> None:
+    """As docs/concepts/frame.md states them: sides, ICC profiles, scans, photos that are slow to decode."""
+    assert (image.MAX_SIDE, image.MAX_PROFILE) == (65_535, 4 * 1024 * 1024)
+    assert (image.MAX_SCANS, image.SLOW_BYTES) == (256, 4 * 1024 * 1024)
 
 
 def test_the_folder_holds_what_is_listed_and_nothing_else() -> None:
