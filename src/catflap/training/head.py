@@ -192,9 +192,9 @@ def choose_despite_noise(
     For few photos (FEW), which are cross-validated; of more, every label is taken as it is.
     """
     choice = choose_head(train, validation, groups, classes, progress, **options)
-    pooled = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
-    if len(pooled[1]) * classes > FEW:
+    if (len(train[1]) + len(validation[1])) * classes > FEW:
         return choice
+    pooled = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
     noise = find_noise(choice, pooled, np.concatenate(groups), classes)
     if noise is None or not noise.wrong.any():
         return choice
@@ -225,6 +225,8 @@ def find_noise(choice: Choice, photos: LabelledFeatures, groups: Labels, classes
     prior_scale = chosen["prior_scale"] / chosen["logit_scale"]
     weights = group_weights(groups)
     weights *= (np.bincount(labels, weights) >= ENOUGH_GROUPS)[labels]
+    if not weights.any():
+        return None
     logits = np.zeros((len(labels), classes))
     for number in np.unique(fold):
         mine = fold == number
