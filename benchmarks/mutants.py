@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -366,11 +367,25 @@ def gathered(place: Path, root: Path) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def in_functions(file: str) -> frozenset[int]:
+    """The lines of a file that calls run; imports run the others."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(Path(file).read_bytes()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    return frozenset(n for node in functions for n in range(node.body[0].lineno, (node.end_lineno or 0) + 1))
+
+
 def judges(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
-    """The tests that run a mutant's lines, quickest first; of what only imports run, those of its file."""
+    """The tests that run a mutant's lines, quickest first.
+
+    Of what imports run, or fixtures alone, these are all tests of their file that run others of its lines.
+    """
     places = {f"{mutant.file}:{line}" for line in range(mutant.line, mutant.last + 1)}
     own = [test for test, about in tests.items() if places & about["own"]]
-    if not own:
+    if not own or mutant.line not in in_functions(mutant.file):
         own = [t for t, about in tests.items() if places & about["all"] and mutant.file in about["files"]]
     return sorted(own, key=lambda test: float(tests[test]["seconds"]))
 
@@ -397,7 +412,8 @@ def main() -> None:
         CATFLAP_PHOTOS="/nonexistent",
     )
     sys.dont_write_bytecode = True
-    repo = asked.repo.resolve()
+    repo, asked.out = asked.repo.resolve(), asked.out.resolve()
+    os.chdir(repo)
     groups = dict(part.split("=", 1) for part in asked.group) if asked.group else GROUPS
     mutants: list[Mutant] = []
     sources, tests = set[str](), set[str]()

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catflap.data.roles import FEW_SHARES, NONE, ORDER, SHARES, assign, check_shares, draws, usual_shares
+from catflap.data.roles import (
+    FEW_SHARES,
+    NONE,
+    ORDER,
+    SHARES,
+    assign,
+    check_shares,
+    draws,
+    mix,
+    usual_shares,
+)
 from catflap.errors import CatflapError
 
 TEST, TRAIN = ORDER.index("test"), ORDER.index("train")
@@ -90,6 +100,31 @@ def test_roles_depend_on_ids_and_the_seed_but_not_on_order() -> None:
     shuffled = np.random.default_rng(1).permutation(1000)
     assert (roles_of(ids[shuffled], label[shuffled], group[shuffled]) == roles[shuffled]).all()
     assert (roles_of(ids, label, group, seed=1) != roles).mean() > 0.3
+
+
+def test_bits_are_mixed_as_splitmix64_does() -> None:
+    """The published outputs of the seed 1234567: a photo's role must not change with a version of Catflap."""
+    states = (np.uint64(1234567) + np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).tolist()
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert mix(np.array(states, np.uint64)).tolist() == expected
+
+
+def test_the_roles_of_these_photos_are_the_same_in_every_version() -> None:
+    ids = np.arange(24, dtype=np.uint64) * np.uint64(0x123456789ABCDEF)
+    roles = roles_of(ids, np.arange(24) % 2, np.arange(24) // 2 * 2 + np.arange(24) % 2)
+    assert "".join(map(str, roles.tolist())) == "333231233303103333033111"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(10, 30), st.lists(st.integers(1, 9), min_size=4, max_size=4))
+def test_every_role_with_a_share_gets_a_group(seed: int, count: int, weights: list[int]) -> None:
+    """Also where one group has most of a label's photos."""
+    dice = np.random.default_rng(seed)
+    group = np.repeat(np.arange(count), np.where(np.arange(count) == seed % count, 40, 1))
+    ids = dice.integers(0, 2**64, len(group), dtype=np.uint64)
+    wanted = {role: weight / sum(weights) for role, weight in zip(ORDER, weights, strict=True)}
+    drawn = draws(ids, np.full(len(ids), -1), [], seed)
+    assert set(assign(np.zeros(len(ids), int), group, drawn, wanted).roles.tolist()) == {0, 1, 2, 3}
 
 
 def test_user_groups_are_drawn_by_their_name() -> None:

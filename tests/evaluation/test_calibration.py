@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, special
 
 from catflap.errors import CatflapError
-from catflap.evaluation.calibration import PRIOR_PHOTOS, estimate_prior, fit_temperature
+from catflap.evaluation.calibration import PRIOR_PHOTOS, estimate_prior, fit_temperature, prior_intervals
 from catflap.runtime.decisions import DecisionRule, correct_prior, decide, softmax
 
 
@@ -136,6 +136,9 @@ def test_a_label_that_never_occurs_gets_almost_no_share():
     shares = estimate_prior(p, [0.4, 0.4, 0.2])
     assert shares.sum() == pytest.approx(1)
     assert 0 < shares[2] < 1e-6
+    least = 0.01 / np.maximum(shares, 0.01).sum()  # half a photo
+    highest = 1 - (1 - least) * 0.025 ** (1 / 50)  # a share at which none of 50 has a chance of 0.025
+    assert prior_intervals(p, [0.4, 0.4, 0.2], shares)[2]["high"] == pytest.approx(highest, abs=1e-6)
 
 
 def test_decide_needs_exactly_one_label():

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 
-from catflap.evaluation.decision_rates import decision_rates, in_words, many_unsure, point_decisions
+from catflap.evaluation.decision_rates import (
+    decision_rates,
+    in_words,
+    many_unsure,
+    mean_size,
+    point_decisions,
+    sets_in_words,
+)
 
 NAMES = ["cat", "dog", "fox"]
 SAID = ["cat", "cat", "dog", "unsure", "fox", "unknown", "dog", "dog"]
@@ -51,3 +59,22 @@ def test_a_point_decides_its_label_or_the_likeliest_other() -> None:
     probabilities = np.array([[0.3, 0.5, 0.2], [0.29, 0.31, 0.4], [0.9, 0.05, 0.05]])
     point = {"label": "cat", "threshold": 0.3}
     assert point_decisions(point, probabilities, NAMES) == ["cat", "fox", "cat"]
+
+
+def test_of_two_sizes_the_interval_of_their_mean_is_agresti_and_coulls() -> None:
+    counts = np.array([1] * 80 + [2] * 20)
+    found = mean_size(counts, np.arange(100), 2)
+    share = (20 + 2) / (100 + 4)
+    half = 1.959964 * math.sqrt(share * (1 - share) / (100 + 4))
+    assert found["value"] == 1.2
+    assert found["low"] == pytest.approx(1 + share - half, abs=0.003)
+    assert found["high"] == pytest.approx(1 + share + half, abs=0.003)
+
+
+def test_sets_are_stated_with_what_they_reached() -> None:
+    covered = {"value": 0.96, "low": 0.9, "high": 0.98}
+    sets = {"threshold": 0.12, "error_rate": 0.05, "covered": covered, "mean_size": {"value": 1.25}}
+    words = sets_in_words({**sets, "sizes": {"1": 80, "2": 15, "3": 5}})
+    assert "at least 95 % of photos" in words
+    assert "of 100 test photos 96.0 % (90.0 to 98.0 %), with 1.25 labels on average" in words
+    assert "80 sets of one label" in words

@@ -18,6 +18,7 @@ from catflap.evaluation.intervals import (
     allowed_errors,
     binomial_tails,
     effective_photos,
+    positive,
     resamples,
     wilson,
 )
@@ -253,6 +254,11 @@ def test_wilson_is_that_of_scipy():
         expected = stats.binomtest(hits, photos).proportion_ci(method="wilson")
         low, high = wilson(hits / photos, photos)
         assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_value_of_zero_has_no_interval_on_the_log_scale():
+    found = positive(0.0, np.array([0.1, -0.2, 0.1]), np.arange(3))
+    assert (found["value"], found["low"], found["high"]) == (0.0, None, None)
 
 
 def test_student_table_is_that_of_scipy():

@@ -149,12 +149,13 @@ def _cut(
     ends = np.maximum.accumulate(ends)
     middle = np.cumsum(sizes) - sizes / 2
     cuts = np.searchsorted(middle, ends)
-    needed = [float(shares[role] > 0) for role in ORDER]
-    if len(sizes) >= sum(needed):
+    needed = [int(shares[role] > 0) for role in ORDER]
+    if len(sizes) >= sum(needed):  # a group for each role with a share
         for place in range(TRAIN):
-            cuts[place] = max(cuts[place], sum(needed[: place + 1]))
-        for place in range(TRAIN):
-            cuts[place] = min(cuts[place], len(sizes) - sum(needed[place + 1 :]))
+            cuts[place] = max(cuts[place], (cuts[place - 1] if place else 0) + needed[place])
+        for place in range(TRAIN - 1, -1, -1):
+            end = cuts[place + 1] if place < TRAIN - 1 else len(sizes)
+            cuts[place] = min(cuts[place], end - needed[place + 1])
     return np.searchsorted(cuts, np.arange(len(sizes)), side="right")
 
 
