@@ -20,7 +20,7 @@ from catflap.exporting import onnx_edits
 from catflap.exporting.onnx_edits import with_cam, with_embedding
 from catflap.exporting.quantise import quantise, to_fp16
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
-from catflap.runtime.activation_maps import evidence
+from catflap.runtime.activation_maps import activation_map
 from catflap.runtime.engine import open_variant
 from catflap.runtime.engine_onnx import CAM, EMBEDDING, _options, open_model
 from catflap.training.onnx_graph import OUTPUT
@@ -116,12 +116,12 @@ def test_evidence_lies_where_the_label_is(drawn_bundle: Exported) -> None:
     photo = encode(both, "PNG")
     model = open_model(bundle.members["fp32.onnx"])
     for label in ("cat", "other"):
-        heat = evidence(model, photo, bundle.frame, bundle.labels.index(label))
+        heat = activation_map(model, photo, bundle.frame, bundle.labels.index(label))
         assert heat is not None
         assert (heat.min(), heat.max()) == (0, 1)
         left, right = np.array_split(heat, 2, axis=1)
         assert (left.mean() > right.mean()) == (label == "cat")
-    assert evidence(lambda given: given, photo, bundle.frame, 0) is None
+    assert activation_map(lambda given: given, photo, bundle.frame, 0) is None
 
 
 def test_the_picture_keeps_the_shape_of_the_photo() -> None:

@@ -13,7 +13,7 @@ from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset
 from catflap.exporting.export import add_variants
 from catflap.image import encode
-from catflap.runtime.activation_maps import evidence
+from catflap.runtime.activation_maps import activation_map
 from catflap.runtime.engine import Model, open_variant
 from catflap.serving.static_site import write_site
 from tests.tiny import Exported, drawn
@@ -80,6 +80,6 @@ def is_evidence_shown(page: Page, model: Model, photo: bytes, bundle: Bundle) ->
     """Whether the page shows the map that this model has for the label that the page names."""
     if not page.is_visible("#heat"):
         return False
-    alpha, expected = shown(page), evidence(model, photo, bundle.frame, bundle.labels.index(answer(page)[0]))
+    alpha, expected = shown(page), activation_map(model, photo, bundle.frame, bundle.labels.index(answer(page)[0]))
     assert expected is not None
     return alpha.shape == expected.ravel().shape and bool(np.abs(alpha - expected.ravel()).max() < 0.15)

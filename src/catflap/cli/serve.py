@@ -48,11 +48,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of the network for one photo (default: 1)",
     )
-    rival = parser.add_mutually_exclusive_group()
-    rival.add_argument(
+    second = parser.add_mutually_exclusive_group()
+    second.add_argument(
         "--canary", metavar="BUNDLE", help="another version that answers a share of the requests"
     )
-    rival.add_argument(
+    second.add_argument(
         "--shadow", metavar="BUNDLE", help="another version that judges, too, and is only counted"
     )
     add(

@@ -60,14 +60,14 @@ def with_settings(
                 f"{FILE}: [{command}] cannot set {key!r}.",
                 _suggestion(key, options) or f"Run: catflap {command} --help-all",
             )
-        if not typed & _rivals(parser, action):
+        if not typed & _exclusive_with(parser, action):
             words += _words(command, f"--{key}", action, value)
     if words:
         note(f"{FILE}: {' '.join(words)}")
     return [*words, *argv]
 
 
-def _rivals(parser: argparse.ArgumentParser, action: argparse.Action) -> set[str]:
+def _exclusive_with(parser: argparse.ArgumentParser, action: argparse.Action) -> set[str]:
     """The names of an option, and of those that exclude it."""
     groups = [group._group_actions for group in parser._mutually_exclusive_groups]
     together = [action, *(one for group in groups if action in group for one in group)]

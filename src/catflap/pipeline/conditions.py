@@ -21,7 +21,7 @@ from catflap.evaluation.slices import (
 )
 from catflap.image import Frame, Pixels, encode, highlight, read_pixels
 from catflap.progress import Progress, prefetch, track
-from catflap.runtime.activation_maps import evidence
+from catflap.runtime.activation_maps import activation_map
 from catflap.runtime.engine import Logits, Model
 from catflap.runtime.scoring import BATCH, PhotoBytes
 
@@ -92,7 +92,7 @@ def with_evidence(examples: Examples, model: Model, frame: Frame, class_names: S
     """The examples; mistakes with a picture of where the network found its label, if it has maps."""
     shown = []
     for mistake in examples.mistakes:
-        heat = evidence(model, mistake.photo, frame, class_names.index(mistake.predicted))
+        heat = activation_map(model, mistake.photo, frame, class_names.index(mistake.predicted))
         picture = b"" if heat is None else encode(highlight(mistake.photo, heat, frame, PICTURE), "JPEG")
         shown.append(replace(mistake, where=picture))
     return replace(examples, mistakes=tuple(shown))

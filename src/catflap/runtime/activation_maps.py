@@ -22,18 +22,18 @@ Heat = npt.NDArray[np.float32]
 LONGEST = 80  # characters of a photo's name in that of its picture
 
 
-def evidence(model: Model, data: bytes, frame: Frame, label: int) -> Heat | None:
-    """Where a photo's frame speaks for a label, (h, w), 0 to 1; None where the model has no maps.
+def activation_map(model: Model, data: bytes, frame: Frame, label: int) -> Heat | None:
+    """The class activation map of a photo's frame for a label, (h, w), 0 to 1; None if the model has none.
 
     At each place it is how much more that place adds to the label's logit than to the others' on average;
-    what speaks against the label is 0, and the strongest place 1.
+    what is below 0 becomes 0, and the strongest place 1.
     """
     if not getattr(model, "has_cam", False):
         return None
     _, maps = model.with_cam(read_pixels(data, frame)[None])  # type: ignore[attr-defined]
     ours, others = maps[0, label], np.delete(maps[0], label, axis=0)
-    speaks = np.maximum(ours - (others.mean(axis=0) if len(others) else 0), 0)
-    return np.asarray(speaks / max(float(speaks.max()), 1e-9), np.float32)
+    positive = np.maximum(ours - (others.mean(axis=0) if len(others) else 0), 0)
+    return np.asarray(positive / max(float(positive.max()), 1e-9), np.float32)
 
 
 class Explainer:
@@ -60,7 +60,7 @@ class Explainer:
         """The PNG of a photo that shows where the network found this label."""
         data = read_file(path, self._classifier.frame.max_bytes)
         place = self._classifier.labels.index(label)
-        heat = evidence(self._classifier.model, data, self._classifier.frame, place)
+        heat = activation_map(self._classifier.model, data, self._classifier.frame, place)
         if heat is None:
             raise BadArtifact("The model has lost its maps.", "Open it again.")
         self._written += 1

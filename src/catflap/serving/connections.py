@@ -40,7 +40,7 @@ PIPELINED = 3  # requests of one connection that wait for their turn
 SPARE = 100  # connections beyond the cap, of which only health routes and metrics are answered
 CHUNK = 32 << 10  # bytes of a large response that are handed to a connection at once
 ACCEPTED = 64  # connections that are accepted in a row, before those that are open get their turn
-HURRIED = 0.2  # seconds at the end in which connections that the kernel holds are still accepted
+DRAIN = 0.2  # seconds at the end in which connections that the kernel holds are still accepted
 GRACE = 5  # seconds beyond the deadline that open requests get at the end
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
 UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
@@ -342,7 +342,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening a little later, because the kernel resets connections that were not accepted."""
-        await asyncio.sleep(HURRIED)
+        await asyncio.sleep(DRAIN)
         await super().shutdown(sockets)
 
 

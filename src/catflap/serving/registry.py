@@ -69,8 +69,8 @@ class ModelRegistry:
                 f"Two bundles have the same name: {', '.join(names)}.",
                 "Serve the second as --canary or --shadow, or export it under another name.",
             )
-        rival = settings.shadow if settings.canary is None else settings.canary
-        self._rival = None if rival is None else self._open_rival(rival)
+        path = settings.shadow if settings.canary is None else settings.canary
+        self._challenger = None if path is None else self._open_challenger(path)
 
     @property
     def default(self) -> Served:
@@ -82,9 +82,9 @@ class ModelRegistry:
 
         That is the shadow; and beside an answer of the canary, the version that it may replace.
         """
-        if self._rival is None or served.name != self.default.name:
+        if self._challenger is None or served.name != self.default.name:
             return None
-        other = self._rival.served if self._settings.shadow is not None else self.default
+        other = self._challenger.served if self._settings.shadow is not None else self.default
         return None if other.version == served.version else other
 
     def notices(self) -> list[str]:
@@ -105,7 +105,7 @@ class ModelRegistry:
 
     def find(self, name: str | None = None, version: str | None = None) -> list[Served]:
         """The versions that may answer a request, the default one first; HttpError 404 without any."""
-        if name is None and version is None and self._rival is None:
+        if name is None and version is None and self._challenger is None:
             return [self._slots[0].served]
         found = self.versions(name or self.default.name)
         fitting = [served for served in found if version in (None, served.version)]
@@ -176,7 +176,7 @@ class ModelRegistry:
                 note(_notice(new))
 
     def _all(self) -> list[_Slot]:
-        return [*self._slots, *([self._rival] if self._rival else [])]
+        return [*self._slots, *([self._challenger] if self._challenger else [])]
 
     def _is_shared(self, found: Sequence[Served]) -> bool:
         """Whether the last of them is a canary."""
@@ -188,7 +188,7 @@ class ModelRegistry:
         self._metrics.serving(served.name, served.version, role)
         return _Slot(where, role, served, stamp)
 
-    def _open_rival(self, path: BundlePath) -> _Slot:
+    def _open_challenger(self, path: BundlePath) -> _Slot:
         role = "shadow" if self._settings.canary is None else "canary"
         slot = self._open_slot(path, role, self.default.name)
         if fault := _other_labels(self.default, slot.served):

@@ -99,28 +99,30 @@ class Metrics:
         """Count a photo that shadow or canary was not compared on."""
         self._shadow.labels("skipped").inc()
 
-    def compared(self, elder: str | None, rival: str | None, class_names: tuple[str, ...]) -> None:
+    def compared(self, champion: str | None, challenger: str | None, class_names: tuple[str, ...]) -> None:
         """Count the decisions of two versions on one photo; None where it could not be read."""
-        self._shadow.labels("same" if elder == rival else "other").inc()
+        self._shadow.labels("same" if champion == challenger else "other").inc()
         with self._lock:
             self._class_names = class_names
-            self._pairs.append((elder or "", rival or ""))
+            self._pairs.append((champion or "", challenger or ""))
 
     def _changed(self, bound: str) -> float:
         """One bound of the 95 % interval of the share of changed decisions; NaN before the first photo."""
         with self._lock:
             pairs = list(self._pairs)
-        value = changed_share(sum(elder != rival for elder, rival in pairs), len(pairs))[bound]
+        value = changed_share(sum(champion != challenger for champion, challenger in pairs), len(pairs))[
+            bound
+        ]
         return math.nan if value is None else value
 
     def _verdict(self) -> float:
-        """The verdict of `diff`, were the elder always right: 1 yes, 0 not shown, -1 no; NaN before any."""
+        """The verdict of `diff` with the champion as truth: 1 yes, 0 not shown, -1 no; NaN before any."""
         with self._lock:
             pairs, names = list(self._pairs), self._class_names
         if not pairs:
             return math.nan
-        elder, rival = (list(side) for side in zip(*pairs, strict=True))
-        found = compare_decisions(elder, rival, elder, range(len(pairs)), names, {})
+        champion, challenger = (list(side) for side in zip(*pairs, strict=True))
+        found = compare_decisions(champion, challenger, champion, range(len(pairs)), names, {})
         return VERDICTS[found["verdict"]]
 
     def reload(self, model: str, result: str) -> None:

@@ -133,8 +133,8 @@ def run_shadow(
         else:
             own = judge_one(service, shadow, photo, "shadow")
         pair = [one.decision if isinstance(one, Prediction) else None for one in (answer, own)]
-        elder, rival = reversed(pair) if is_canary else pair
-        service.metrics.compared(elder, rival, served.classifier.labels)
+        champion, challenger = reversed(pair) if is_canary else pair
+        service.metrics.compared(champion, challenger, served.classifier.labels)
 
     takes_frames = shadow.classifier.frame == served.classifier.frame
     for photo, answer in zip(photos, answers, strict=True):

@@ -8,7 +8,7 @@ from catflap.artifacts.bundle import Bundle
 from catflap.artifacts.folder import write_atomically
 from catflap.errors import CatflapError
 from catflap.image import encode, highlight, read_file, thumbnail
-from catflap.runtime.activation_maps import evidence
+from catflap.runtime.activation_maps import activation_map
 from catflap.runtime.classifier import Classifier
 from catflap.studio.project import Project
 
@@ -52,7 +52,7 @@ class Pictures:
             self._classifier = kept = bundle, Classifier(bundle, threads=1)
         classifier = kept[1]
         data = read_file(str(place), classifier.frame.max_bytes)
-        heat = evidence(classifier.model, data, classifier.frame, classifier.labels.index(label))
+        heat = activation_map(classifier.model, data, classifier.frame, classifier.labels.index(label))
         if heat is None:
             return None
         return encode(highlight(data, heat, classifier.frame), "JPEG", quality=LARGE_QUALITY)

@@ -16,7 +16,7 @@ from catflap.serving.connections import Guard, run_server, uvicorn_server
 from catflap.serving.serve import LogLimiter, bind
 from catflap.serving.serve_settings import ServeLimits
 from catflap.stopping import stopped_by_signals
-from catflap.studio.door import Door, read_secret
+from catflap.studio.access import AccessControl, read_secret
 from catflap.studio.project import open_project
 from catflap.studio.routes import PAGE, create_app
 from catflap.studio.running import Studio
@@ -76,9 +76,9 @@ def studio(
         project = open_project(Path(settings.project))
         command = tuple(settings.command) if settings.command else None
         parts = Studio(project, command=command, options=tuple(settings.options))
-        door = Door(create_app(parts, page), read_secret(project.path), host, settings.password)
+        app = AccessControl(create_app(parts, page), read_secret(project.path), host, settings.password)
         listener.guard = guard = Guard(LIMITS, ignore)
-        server = uvicorn_server(door, guard, LIMITS)
+        server = uvicorn_server(app, guard, LIMITS)
         server.config.timeout_graceful_shutdown = 5
         listener.listen()
         address, port = listener.getsockname()[:2]
@@ -92,7 +92,7 @@ def studio(
 
         limited = LogLimiter(note)
         with stopped_by_signals(stop):
-            url = base if settings.password else f"{base}/?token={door.token}"
+            url = base if settings.password else f"{base}/?token={app.token}"
             ready({"url": url, "project": str(project.path)})
             if settings.password:
                 limited("Warning: without https, the password and the photos cross the network unencrypted.")

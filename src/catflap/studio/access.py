@@ -1,4 +1,4 @@
-"""Who may use a Studio: token, password and cookie; requests from other sites and names are refused."""
+"""Access to a Studio: token, password and cookie; requests from other sites and names are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_secret(project: Path) -> str:
     return found
 
 
-class Door:
+class AccessControl:
     """An ASGI application around another: lets in who has the token or the password.
 
     `host` is the address that is listened on. On this machine's own, the Host of a request must be one of its
