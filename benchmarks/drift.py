@@ -32,12 +32,11 @@ from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.golden_cases import scene
-from catflap.image import encode, read_pixels
+from catflap.image import encode, image_statistics, read_pixels
 from catflap.runtime.classifier import Classifier, list_photos
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import run_with_embedding
-from catflap.runtime.image_statistics import image_statistics
-from catflap.runtime.ood import embedding_models, ood_score
+from catflap.runtime.ood import embedding_models
 from catflap.runtime.scoring import PhotoBytes, frames_of
 
 
@@ -130,7 +129,7 @@ class Judged:
         known = [familiar[label] for label in self.answers.argmax(axis=1)]
         return np.array(
             [
-                np.nan if one is None else ood_score(embedding, one)
+                np.nan if one is None else one.scores(embedding[None])[0]
                 for embedding, one in zip(self.embeddings, known, strict=True)
             ]
         )

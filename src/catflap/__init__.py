@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from catflap.artifacts.manifest import load_manifest as load_manifest
     from catflap.artifacts.report import Report as Report
     from catflap.artifacts.report import load_report as load_report
-    from catflap.artifacts.results import Prediction as Prediction
     from catflap.artifacts.results import Verdict as Verdict
     from catflap.comparison.compare import compare as compare
     from catflap.comparison.explain import explain as explain
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from catflap.runtime.bench import bench as bench
     from catflap.runtime.bench import load_profile as load_profile
     from catflap.runtime.classifier import Classifier as Classifier
+    from catflap.runtime.classifier import Prediction as Prediction
     from catflap.runtime.classifier import predict as predict
     from catflap.runtime.recording import LogSettings as LogSettings
     from catflap.runtime.signature import Signer as Signer
@@ -76,7 +76,7 @@ _HOME = {
     "LogSettings": "catflap.runtime.recording",
     "Manifest": "catflap.artifacts.manifest",
     "Plan": "catflap.training.plan",
-    "Prediction": "catflap.artifacts.results",
+    "Prediction": "catflap.runtime.classifier",
     "Refused": "catflap.errors",
     "Report": "catflap.artifacts.report",
     "Rules": "catflap.live.hysteresis",

@@ -17,8 +17,7 @@ from catflap.evaluation.slices import (
     photo_facts,
     read_facts,
 )
-from catflap.image import Frame, encode, read_pixels
-from catflap.runtime.image_statistics import image_statistics
+from catflap.image import Frame, encode, image_statistics, read_pixels
 from tests.tiny import drawn
 
 NAMES = ("cat", "other")

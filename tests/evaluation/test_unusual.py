@@ -10,7 +10,7 @@ import pytest
 
 from catflap.evaluation.conformal import unknown_threshold
 from catflap.evaluation.drift_baseline import AXES, WINDOW, make_baseline, measure_drift, ood_baseline
-from catflap.runtime.ood import embedding_models, ood_score, pack, residuals, unit, unpack
+from catflap.runtime.ood import embedding_models, pack, residuals, unit, unpack
 
 LABELS = ("cat", "dog")
 WIDE = 64
@@ -52,7 +52,7 @@ def alarms(count: int, calibration: int, unknown: float = 0.0) -> float:
         seen, more, kinds = window(random, WINDOW, unknown)
         familiar = embedding_models(made, LABELS)
         strange = [
-            ood_score(one, known) if (known := familiar[kind]) else np.nan
+            known.scores(one[None])[0] if (known := familiar[kind]) else np.nan
             for one, kind in zip(more, kinds, strict=True)
         ]
         found += measure_drift(seen, LABELS, made, None, strange).alarm
@@ -156,7 +156,7 @@ def test_photos_that_are_all_the_same_are_no_trouble(value: float) -> None:
     assert np.isfinite(entry["ood_score"]).all()
     (familiar,) = embedding_models({"labels": {"cat": {"embedding": entry}}}, ("cat",))
     assert familiar is not None
-    assert ood_score(np.full(8, value, np.float32), familiar) <= 1
+    assert familiar.scores(np.full((1, 8), value, np.float32))[0] <= 1
 
 
 def test_the_same_photos_give_the_same_baseline() -> None:

@@ -20,11 +20,10 @@ from catflap.artifacts.field_log import FieldLog, LogModel, LogRow, read_field_l
 from catflap.errors import BadArtifact
 from catflap.evaluation.drift_baseline import WINDOW, Drift, make_baseline, measure_drift
 from catflap.exporting.golden_cases import scene
-from catflap.image import encode
+from catflap.image import STATISTICS, encode, image_statistics
 from catflap.pipeline.drift import _stated, drift
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import correct_prior, softmax
-from catflap.runtime.image_statistics import STATISTICS, image_statistics
 from catflap.runtime.recording import LogSettings, Recorder
 from catflap.runtime.scoring import frames_of, score
 from tests.tiny import Exported

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from catflap.exporting.golden_cases import scene
-from catflap.image import Pixels
+from catflap.image import STATISTICS, Pixels, image_statistics
 from catflap.runtime.classifier import Classifier
-from catflap.runtime.image_statistics import STATISTICS, image_statistics
 
 
 def by_name(frame: Pixels) -> dict[str, float]:

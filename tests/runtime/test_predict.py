@@ -20,13 +20,12 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import load_bundle
-from catflap.artifacts.results import Prediction
 from catflap.cli.main import main
 from catflap.data.listing import PHOTO_SUFFIXES
 from catflap.errors import BadPhoto, Refused
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode
-from catflap.runtime.classifier import SUFFIXES, Classifier, list_photos, predict
+from catflap.runtime.classifier import SUFFIXES, Classifier, Prediction, list_photos, predict
 from catflap.serving.http_messages import HttpError
 from tests.serving.bundles import make_bundle
 

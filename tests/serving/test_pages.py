@@ -14,7 +14,7 @@ import pytest
 
 from catflap.artifacts.bundle import load_bundle
 from catflap.serving.app import ALWAYS, ROUTES, WITHOUT_KEY, create_app
-from catflap.serving.connections import CONNECTION
+from catflap.serving.connections import CONNECTION, CROWDED
 from catflap.serving.pages import openapi_document
 from catflap.serving.serve_settings import ServeSettings
 from catflap.serving.service import open_service
@@ -237,7 +237,7 @@ def test_where_no_connection_can_give_way_all_but_the_health_is_503(
         (tmp_path / "index.html").write_text("page")
     service = open_service(ServeSettings((quick,)), print)
     app = create_app(service, tmp_path)
-    full = {CONNECTION: (SimpleNamespace(guard=SimpleNamespace(is_full=True, most=5)), 0)}
+    full = {CONNECTION: (SimpleNamespace(guard=SimpleNamespace(most=5)), 0), CROWDED: True}
     if path != "/index.html" or is_built:
         status, headers, body = get(app, path, **full)
         assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")

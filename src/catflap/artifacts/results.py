@@ -1,4 +1,4 @@
-"""What the verbs on the device answer: Prediction and Verdict."""
+"""The Verdict of `verify` with its checks, and the decisions that are no label: `unsure` and `unknown`."""
 
 from __future__ import annotations
 
@@ -6,37 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 UNSURE = "unsure"
 UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
-
-    `decision` is a label, "unsure" or "unknown"; `ms` is the wall time from photo to answer in milliseconds.
-    The rest is there where it was asked for: the `logits`, float32 (labels,); and for the field log and drift
-    the `image_statistics` of the frame (runtime/image_statistics.py), the `embedding`, which is the features
-    before the head, float32 (width,), and its `ood_score` (runtime/ood.py).
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    decision: str
-    ms: float
-    logits: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    image_statistics: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
-    embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    ood_score: float | None = field(default=None, repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields of one line of `catflap predict --json`."""
-        names = ("label", "probability", "probabilities", "decision", "ms")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

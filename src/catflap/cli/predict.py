@@ -55,9 +55,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> int:
     """Classify and print; 1 when some photos could not be read."""
-    from catflap.artifacts.results import Prediction
     from catflap.runtime.activation_maps import Explainer
-    from catflap.runtime.classifier import Classifier, predict
+    from catflap.runtime.classifier import Classifier, Prediction, predict
     from catflap.runtime.decisions import parse_prior
     from catflap.runtime.recording import recording
     from catflap.runtime.signature import read_signed
@@ -92,7 +91,7 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _text(path: str, result: object) -> str:
-    from catflap.artifacts.results import Prediction
+    from catflap.runtime.classifier import Prediction
 
     assert isinstance(result, Prediction)
     decision = f"  ({result.decision})" if result.decision != result.label else ""

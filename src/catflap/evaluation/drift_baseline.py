@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.evaluation.intervals import Floats, Ints, independent_photos
-from catflap.runtime.image_statistics import STATISTICS
+from catflap.image import STATISTICS
 from catflap.runtime.ood import Vectors, pack, residuals, unit, unpack
 
 WINDOW = 200  # photos

@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from catflap.errors import CatflapError, system_reason
 from catflap.evaluation.intervals import Flags, Floats, Ints, Metric, effective_photos, holm, share
-from catflap.image import Frame, inspect, read_pixels
+from catflap.image import Frame, ImageStatistics, image_statistics, inspect, read_pixels
 from catflap.progress import Progress, prefetch, silent, track
-from catflap.runtime.image_statistics import ImageStatistics, image_statistics
 from catflap.runtime.scoring import PhotoBytes
 
 Slices: TypeAlias = dict[str, Flags]
@@ -51,7 +50,7 @@ def photo_facts(
 ) -> Facts:
     """Shorter side and shape of each photo, from its bytes; brightness and sharpness of its frame.
 
-    These are in image statistics (n, 3), as runtime/image_statistics.py gives them; rows that are not finite
+    These are in image statistics (n, 3), as image.py gives them; rows that are not finite
     are measured here. Brightness is a percentage; sharpness is on a log scale.
     """
 

@@ -42,7 +42,7 @@ from catflap.evaluation.metrics import measure, separation
 from catflap.evaluation.slices import Slices, judge_slices, make_slices, photo_facts
 from catflap.exporting.onnx_edits import with_embedding, with_side_outputs
 from catflap.exporting.rounding import round_weights
-from catflap.image import Pixels
+from catflap.image import NO_STATISTICS, ImageStatistics, Pixels, image_statistics
 from catflap.machine import versions
 from catflap.progress import Progress, silent, track
 from catflap.runtime.decisions import (
@@ -56,7 +56,6 @@ from catflap.runtime.decisions import (
 )
 from catflap.runtime.engine import Embeddings, Logits, Model, run_with_embedding
 from catflap.runtime.engine_onnx import open_model
-from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics, image_statistics
 from catflap.runtime.ood import EmbeddingModel, are_unknown, embedding_models, ood_scores
 from catflap.runtime.scoring import BATCH, frames_of, score
 from catflap.training.network import load_network, open_checkpoint

@@ -15,13 +15,12 @@ from threading import Condition, Thread
 from typing import Any
 
 from catflap.artifacts.folder import write_atomically
-from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, CatflapError, system_reason
 from catflap.image import Frame, Photo, encode, read_whole
 from catflap.live.delivery import Event, Tally
 from catflap.live.frames import TICK, Shot, Stop
 from catflap.live.watch_settings import WatchSettings
-from catflap.runtime.classifier import Classifier
+from catflap.runtime.classifier import Classifier, Prediction
 from catflap.runtime.recording import Recorder
 
 QUALITY = 90  # of saved frames

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catflap.artifacts.results import UNKNOWN, UNSURE, Prediction
+from catflap.artifacts.results import UNKNOWN, UNSURE
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo
 from catflap.live.archive import Archive, whole_frame
@@ -25,7 +25,7 @@ from catflap.live.hysteresis import State, average, check_order, leave_threshold
 from catflap.live.receivers import COMMAND_SECONDS, KILL_SECONDS, commands, webhook
 from catflap.live.watch_settings import WHOLE, WatchSettings, check_unused, pixel_box
 from catflap.progress import ignore
-from catflap.runtime.classifier import Classifier
+from catflap.runtime.classifier import Classifier, Prediction
 from catflap.runtime.recording import recording
 from catflap.runtime.signature import read_signed
 from catflap.stopping import stopped_by_signals

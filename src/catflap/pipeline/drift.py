@@ -19,8 +19,8 @@ from catflap.evaluation.charts import write_page
 from catflap.evaluation.drift_baseline import WINDOW, Drift, LabelMix, label_mix, make_baseline, measure_drift
 from catflap.evaluation.field_page import KICKER, field_page
 from catflap.evaluation.intervals import Floats
+from catflap.image import NO_STATISTICS, STATISTICS, ImageStatistics
 from catflap.runtime.decisions import correct_prior
-from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, ImageStatistics
 
 # Time, probabilities (labels,), image statistics, OOD score, decision.
 Row: TypeAlias = tuple[float, Floats, ImageStatistics, float, str]

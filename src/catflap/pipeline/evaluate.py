@@ -33,7 +33,7 @@ from catflap.evaluation.metrics import curves, measure, separation
 from catflap.evaluation.promises import NO_DECISION, UNLABELLED, compare_with_promises, unknown_labels
 from catflap.evaluation.report_page import learning, write_report
 from catflap.evaluation.slices import judge_slices
-from catflap.image import Frame, Pixels
+from catflap.image import NO_STATISTICS, STATISTICS, Frame, Pixels, image_statistics
 from catflap.machine import versions
 from catflap.pipeline.conditions import are_right, measure_corruptions, slices_of, with_evidence
 from catflap.pipeline.label_noise import as_labelled, correct_labels, offer_mistakes, sure_mistakes
@@ -41,7 +41,6 @@ from catflap.progress import Progress, silent
 from catflap.runtime.decisions import Probabilities, decide, decision_rule, softmax
 from catflap.runtime.engine import Logits, Model, open_variant, run_with_embedding, runnable_variants
 from catflap.runtime.golden_checks import check_bundle
-from catflap.runtime.image_statistics import NO_STATISTICS, STATISTICS, image_statistics
 from catflap.runtime.ood import are_unknown, embedding_models, ood_scores, wrong_embedding
 from catflap.runtime.scoring import PART, PhotoBytes, score
 from catflap.version import VERSION

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from catflap.artifacts.bundle import Bundle, load_bundle
-from catflap.artifacts.results import Prediction
 from catflap.errors import BadArtifact, BadPhoto, CatflapError, system_reason
-from catflap.image import Photo, read_file, read_pixels
+from catflap.image import ImageStatistics, Photo, image_statistics, read_file, read_pixels
 from catflap.runtime.decisions import (
     Probabilities,
     complete_prior,
@@ -33,8 +34,7 @@ from catflap.runtime.engine import (
     has_embedding,
     open_variant,
 )
-from catflap.runtime.image_statistics import ImageStatistics, image_statistics
-from catflap.runtime.ood import are_unknown, check_width, embedding_models, ood_score, wrong_embedding
+from catflap.runtime.ood import are_unknown, check_width, embedding_models, wrong_embedding
 
 BundleLike: TypeAlias = "str | os.PathLike[str] | Bundle"
 SUFFIXES = (
@@ -42,6 +42,32 @@ SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".heic", ".heif", ".hif",
 )  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mjpeg", ".mjpg")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one photo: the likeliest label, calibrated probabilities, and a decision.
+
+    `decision` is a label, "unsure" or "unknown"; `ms` is the wall time from photo to answer in milliseconds.
+    The rest is there where it was asked for: the `logits`, float32 (labels,); and for the field log and drift
+    the `image_statistics` of the frame (image.py), the `embedding`, which is the features before the head,
+    float32 (width,), and its `ood_score` (runtime/ood.py).
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    decision: str
+    ms: float
+    logits: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    image_statistics: ImageStatistics | None = field(default=None, repr=False, compare=False)
+    embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    ood_score: float | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of one line of `catflap predict --json`."""
+        names = ("label", "probability", "probabilities", "decision", "ms")
+        return {name: getattr(self, name) for name in names}
 
 
 class Classifier:
@@ -163,7 +189,7 @@ class Classifier:
             model = self._embedding_models[int(logits[0].argmax())]
             if not np.isfinite(embeddings).all() or (model and len(model.mean) != embeddings.shape[1]):
                 raise wrong_embedding(self.variant)
-            score = None if model is None else ood_score(embeddings[0], model)
+            score = None if model is None else float(model.scores(embeddings)[0])
         if self.operating_point is None:
             limit = self.unknown_threshold
             unknown = None if limit is None or score is None else are_unknown([score], limit)

@@ -78,7 +78,11 @@ class OnnxModel:
 
     def with_embedding(self, frames: Pixels) -> tuple[Logits, Embeddings]:
         """Logits, float32 (n, labels), and the features before the head, float32 (n, width)."""
-        logits, embeddings = run_session(self._session, {self._input: frames}, [self._output, EMBEDDING])
+        names = [self._output, EMBEDDING]
+        try:
+            logits, embeddings = self._session.run(names, {self._input: frames}, _asked_only())
+        except Exception as error:  # as above
+            raise _cannot_run(error) from error
         for answer in (logits, embeddings):
             if answer.ndim != 2 or len(answer) != len(frames):
                 raise _wrong_shape(answer)

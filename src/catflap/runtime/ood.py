@@ -14,6 +14,7 @@ from catflap.artifacts.bundle import Variant
 from catflap.errors import BadArtifact
 
 Vectors = npt.NDArray[np.float32]
+TINY = np.float32(1e-30)  # the length of a vector is at least this, so that zero stays zero
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class EmbeddingModel:
     axes: Vectors
     limit: float
 
+    def scores(self, embeddings: Vectors) -> Vectors:
+        """The OOD scores (n,) of embeddings (n, width): 0 is typical, above 1 farther than 99 in 100 photos.
+
+        A score is the length, 0 to 2, of what mean and axes leave unexplained, divided by `limit`.
+        """
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        away = embeddings / np.maximum(lengths, TINY) - self.mean
+        scores: Vectors = np.linalg.norm(away - (away @ self.axes.T) @ self.axes, axis=1) / self.limit
+        return scores
+
 
 def embedding_models(
     baseline: Mapping[str, Any] | None, labels: Sequence[str]
@@ -35,11 +46,6 @@ def embedding_models(
     known = {} if baseline is None else baseline["labels"]
     entries = [known.get(label, {}).get("embedding") for label in labels]
     return [None if entry is None else EmbeddingModel(*unpack(entry), entry["limit"]) for entry in entries]
-
-
-def ood_score(embedding: Vectors, model: EmbeddingModel) -> float:
-    """0 for a typical embedding (width,); above 1 for one farther away than 99 in 100 photos."""
-    return float(residuals(embedding[None], model.mean, model.axes)[0] / model.limit)
 
 
 def ood_scores(embeddings: Vectors, best: npt.ArrayLike, models: Sequence[EmbeddingModel | None]) -> Vectors:
@@ -51,7 +57,7 @@ def ood_scores(embeddings: Vectors, best: npt.ArrayLike, models: Sequence[Embedd
     for number, model in enumerate(models):
         chosen = numbers == number
         if model is not None and chosen.any():
-            scores[chosen] = residuals(embeddings[chosen], model.mean, model.axes) / model.limit
+            scores[chosen] = model.scores(embeddings[chosen])
     return scores
 
 
@@ -62,15 +68,14 @@ def are_unknown(scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_
 
 def residuals(embeddings: Vectors, mean: Vectors, axes: Vectors) -> Vectors:
     """The lengths (n,), 0 to 2, of what mean and axes leave unexplained of embeddings (n, width)."""
-    away = unit(embeddings) - mean
-    lengths: Vectors = np.linalg.norm(away - (away @ axes.T) @ axes, axis=1)
-    return lengths
+    return EmbeddingModel(mean, axes, 1.0).scores(embeddings)
 
 
 def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
     """Vectors (…, width) scaled to length 1, float32; zero stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    scaled: Vectors = (vectors / np.maximum(lengths, TINY)).astype(np.float32)
+    return scaled
 
 
 def check_width(variant: Variant, width: int | None) -> None:

@@ -12,10 +12,9 @@ from time import time
 import numpy as np
 
 from catflap.artifacts.field_log import FieldLog, LogModel, LogRow
-from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Photo, thumbnail
-from catflap.runtime.classifier import Classifier
+from catflap.runtime.classifier import Classifier, Prediction
 
 QUALITY = 90  # of the JPEGs that are kept
 

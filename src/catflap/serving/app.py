@@ -21,11 +21,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from catflap.artifacts.results import Prediction
 from catflap.errors import CatflapError
+from catflap.runtime.classifier import Prediction
 from catflap.serving import inference_protocol as protocol
 from catflap.serving import pages
-from catflap.serving.connections import CONNECTION
+from catflap.serving.connections import CONNECTION, CROWDED
 from catflap.serving.form_data import FORM, FormFile, parse_form
 from catflap.serving.http_messages import (
     HttpError,
@@ -58,7 +58,7 @@ async def predict(service: Service, request: Request) -> Response:
         raise HttpError(
             415, f"The Content-Type {kind[:80]!r} is not a photo.", f"Send image/*, or files as {FORM}."
         )
-    candidates = service.models.find(request.query.get("model"), request.query.get("version"))
+    candidates = service.models.candidates[request.query.get("model"), request.query.get("version")]
     async with service.bodies.read(request) as body:
         if kind == FORM:  # on a thread, because a large one takes a while to parse
             files = await asyncio.to_thread(parse_form, body, content_type, service.settings.limits.queue)
@@ -161,9 +161,9 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Sta
     start = perf_counter()
     parts = request.path_params, request.query_params, request.headers
     try:
-        if route not in ALWAYS:
-            _refuse_if_crowded(request.scope)
-        if route not in WITHOUT_KEY:
+        if route not in ALWAYS and request.scope.get(CROWDED):
+            raise _too_many_connections(request.scope)
+        if service.keys and route not in WITHOUT_KEY:
             check_key(request.headers, service.keys)
         response = await handler(service, Request(*parts, request.stream(), request.receive))
     except ClientDisconnect:
@@ -177,16 +177,11 @@ async def _endpoint(service: Service, route: str, handler: Handler, request: Sta
     return response
 
 
-def _refuse_if_crowded(scope: Scope) -> None:
-    """Raise HttpError 503 while too many connections are open."""
-    if CONNECTION not in scope:
-        return
-    guard = scope[CONNECTION][0].guard
-    if guard.is_full:
-        raise HttpError(
-            503, f"Too many connections: {guard.most} are open.", "Retry after 1 s.",
-            {"Retry-After": "1", "Connection": "close"},
-        )  # fmt: skip
+def _too_many_connections(scope: Scope) -> HttpError:
+    return HttpError(
+        503, f"Too many connections: {scope[CONNECTION][0].guard.most} are open.", "Retry after 1 s.",
+        {"Retry-After": "1", "Connection": "close"},
+    )  # fmt: skip
 
 
 def _to_http_error(service: Service, error: Exception) -> HttpError:
@@ -229,7 +224,8 @@ class _CameraPage(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> StarletteResponse:
         """A file; HTTPException 405 for another method, 404 where there is none."""
         try:
-            _refuse_if_crowded(scope)
+            if scope.get(CROWDED):
+                raise _too_many_connections(scope)
             check_key(StarletteRequest(scope).headers, self._service.keys)
         except HttpError as error:
             raise HTTPException(error.status, error.what, error.headers) from error

@@ -44,7 +44,8 @@ DRAIN = 0.2  # seconds at the end in which connections that the kernel holds are
 GRACE = 5  # seconds beyond the deadline that open requests get at the end
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
 UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
-CONNECTION = "catflap.connection"  # the key of the Connection in an ASGI scope
+# keys of an ASGI scope: the Connection and the number of the request; whether too many connections are open
+CONNECTION, CROWDED = "catflap.connection", "catflap.crowded"
 
 
 class State(Enum):
@@ -76,11 +77,6 @@ class Guard:
         """How many connections are open."""
         return sum(map(len, self._states.values())) + len(self._handshakes)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether more connections are open than the cap, because none could give way."""
-        return len(self) > self.most
-
     def in_state(self, state: State) -> list[Connection]:
         """The connections in a state, the oldest in it first."""
         return list(self._states[state])
@@ -95,9 +91,17 @@ class Guard:
         self._handshakes[accepted.fileno()] = accepted, monotonic()
         return True
 
-    def enter(self, connection: Connection, state: State) -> None:
-        """Move a connection into a state, as the newest in it; one that is gone stays gone."""
-        if connection.is_gone:  # but its request may still be answered
+    def update(self, connection: Connection) -> None:
+        """Move a connection into the state that it now is in, as the newest there; if gone, it stays gone."""
+        if connection.is_lingering:
+            state = State.LINGER
+        elif connection.is_sending:
+            state = State.SEND
+        elif connection.begun > connection.answered:
+            state = State.ANSWER if connection.complete > connection.answered else State.BODY
+        else:
+            state = State.HEAD if connection.has_begun_head else State.IDLE
+        if state is connection.state or connection.is_gone:  # but its request may still be answered
             return
         self._states[connection.state].pop(connection, None)
         connection.state, connection.since = state, monotonic()
@@ -109,7 +113,7 @@ class Guard:
         if self._handshakes.pop(accepted.fileno(), None) is None:  # it gave way before it began
             connection.is_gone = True
             connection.transport.abort()
-        self.enter(connection, State.HEAD)
+        self.update(connection)
 
     def disconnected(self, connection: Connection) -> None:
         """The connection is gone, or about to be."""
@@ -131,7 +135,8 @@ class Guard:
         for connection in self.in_state(State.SEND):
             unread = connection.transport.get_write_buffer_size()
             if not unread and connection.is_answered and not connection.transport.is_closing():
-                self.enter(connection, State.IDLE)
+                connection.is_sending = False
+                self.update(connection)
             elif now - connection.since >= WINDOW and (unread or connection.transport.is_closing()):
                 read = connection.written - unread
                 if read - connection.read < FLOOR * WINDOW:
@@ -189,20 +194,22 @@ class Listener(socket.socket):
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, which reports its state to a Guard and limits the size of heads and pipelines.
 
-    `complete` is how many requests have arrived with their body. `is_gone` is set when the connection closes,
-    `is_lost` once uvicorn knows. `written` is the number of bytes of bodies handed to the transport; `read`
-    is how many of them the client had read at the last look.
+    Of its requests, `begun` have arrived with their head, `complete` with their body; `answered` are done.
+    `has_begun_head` is set while the head of the next one is due or has begun. `is_sending` is set while the
+    client has to read a response, `is_lingering` while the rest of a body is dropped; `is_gone` when the
+    connection closes, `is_lost` once uvicorn knows. `written` is the number of bytes of bodies handed to the
+    transport; `read` is how many of them the client had read at the last look.
     """
 
     def __init__(self, guard: Guard, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.guard = guard
-        self.state = State.HEAD
+        self.state = State.HANDSHAKE
         self.since = monotonic()
         self.written = self.read = 0
-        self.is_answered = self.is_gone = self.is_lost = False
-        self._in_head, self._has_begun_head, self._head_bytes = True, False, 0
-        self._begun = self.complete = self._answered = 0  # requests
+        self.is_answered = self.is_sending = self.is_lingering = self.is_gone = self.is_lost = False
+        self.has_begun_head, self._in_head, self._head_bytes = True, True, 0
+        self.begun = self.complete = self.answered = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The head of a request is due."""
@@ -224,6 +231,7 @@ class Connection(HttpToolsProtocol):
             if upgrade := UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 1 or len(data)):
                 data = data[: upgrade.start()] + b"\r\nx-upgrade:" + data[upgrade.end() :]
         super().data_received(data)
+        self.guard.update(self)
         if self.transport.is_closing():
             return
         if self._in_head and self._head_bytes > HEAD_BYTES:
@@ -233,44 +241,35 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
-        self._has_begun_head = True
-        if self.state is State.IDLE:
-            self.guard.enter(self, State.HEAD)
+        self.has_begun_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is complete: the request begins, or waits for those before it."""
-        self._in_head, self._has_begun_head, self._head_bytes = False, False, 0
-        if self._begun - self._answered > PIPELINED or len(self.headers) > HEADERS:
+        self.has_begun_head, self._in_head, self._head_bytes = False, False, 0
+        if self.begun - self.answered > PIPELINED or len(self.headers) > HEADERS:
             raise ValueError("too many pipelined requests or headers")  # which uvicorn answers with 400
         if self.parser.should_upgrade():
             raise ValueError("a request to upgrade whose headers came in pieces, or CONNECT")
-        cast(Scope, self.scope)[CONNECTION] = self, self._begun
-        self._begun += 1
-        if self._begun - self._answered == 1:
-            self.guard.enter(self, State.BODY)
+        scope = cast(Scope, self.scope)
+        scope[CONNECTION], scope[CROWDED] = (self, self.begun), len(self.guard) > self.guard.most
+        if self.begun == self.answered:  # what is unread of the responses before counts no more
+            self.is_sending = False
+        self.begun += 1
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The body is complete."""
         self._in_head = True
         self.complete += 1
-        if self.state is State.BODY:
-            self.guard.enter(self, State.ANSWER)
         super().on_message_complete()
 
     def end_response(self, request: int) -> None:
         """The application is done with a request."""
-        self._answered = request + 1
-        self.is_answered = True
-        if self.state is State.LINGER:
-            self.guard.enter(self, State.SEND)
-        if self.transport.is_closing() or self.transport.get_write_buffer_size():
-            return
-        if self._begun > self._answered:
-            self.guard.enter(self, State.ANSWER if self._answered < self.complete else State.BODY)
-        else:
-            self.guard.enter(self, State.HEAD if self._has_begun_head else State.IDLE)
+        self.answered = request + 1
+        self.is_answered, self.is_lingering = True, False
+        self.is_sending = self.transport.is_closing() or self.transport.get_write_buffer_size() > 0
+        self.guard.update(self)
 
 
 async def guarded(app: Any, scope: Scope, receive: Any, send: Any) -> None:
@@ -293,9 +292,10 @@ async def _send(connection: Connection, request: int, receive: Any, send: Any, m
     """
     if message["type"] == "http.response.start":
         transport = connection.transport
-        connection.is_answered = False
+        connection.is_answered, connection.is_sending = False, True
         connection.read = connection.written - transport.get_write_buffer_size()
-        connection.guard.enter(connection, State.SEND)  # now the client has to read at a minimal rate
+        connection.since = monotonic()  # from now on the client has to read at a minimal rate
+        connection.guard.update(connection)
         if request >= connection.complete:
             others = [header for header in message["headers"] if header[0].lower() != b"connection"]
             message = {**message, "headers": [*others, (b"connection", b"close")]}
@@ -306,7 +306,8 @@ async def _send(connection: Connection, request: int, receive: Any, send: Any, m
         await send(message)
         return
     await send({**message, "more_body": True})
-    connection.guard.enter(connection, State.LINGER)
+    connection.is_lingering = True
+    connection.guard.update(connection)
     with suppress(TimeoutError, asyncio.CancelledError):  # at shutdown the loop cancels what lingers
         async with asyncio.timeout(LINGER):
             while (await receive()).get("more_body"):

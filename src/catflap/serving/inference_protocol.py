@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from catflap.artifacts.bundle import Variant
-from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto, CatflapError
 from catflap.image import Frame, Pixels
+from catflap.runtime.classifier import Prediction
 from catflap.serving.http_messages import HttpError, Request, Response, json_response
 from catflap.serving.registry import Served
 from catflap.serving.service import Service, record, run_shadow
@@ -94,7 +94,8 @@ async def infer(service: Service, request: Request) -> Response:
         until = monotonic() + service.settings.limits.deadline
         job = partial(_infer, service, candidates, body, request.headers.get(HEADER), until)
         [inferred] = await service.workers.run([job], until, request.disconnected)
-    run_shadow(service, inferred.served, inferred.photos, inferred.predictions)
+    if service.models.has_challenger:
+        run_shadow(service, inferred.served, inferred.photos, inferred.predictions)
     return inferred.response
 
 
@@ -190,7 +191,7 @@ def _select_input(tensors: list[Tensor], served: Served, most: int) -> Tensor:
 
 
 def _find(service: Service, request: Request) -> list[Served]:
-    return service.models.find(request.path_params["name"], request.path_params.get("version"))
+    return service.models.candidates[request.path_params["name"], request.path_params.get("version")]
 
 
 def _platform(variant: Variant) -> str:

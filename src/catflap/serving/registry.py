@@ -53,8 +53,31 @@ class _Slot:
     refused: bool = False
 
 
+class Candidates(dict[tuple[str | None, str | None], list[Served]]):
+    """The versions that may answer a request, the default one first, by the model and version that it states.
+
+    None states neither. HttpError 404 for what is not served.
+    """
+
+    def __missing__(self, key: tuple[str | None, str | None]) -> list[Served]:
+        name, version = key
+        found = self.get((name or None, None))
+        if found is None:
+            known = ", ".join(name for name, version in self if name is not None and version is None)
+            raise HttpError(404, f"There is no model {str(name)[:100]!r}.", f"Use one of: {known}.")
+        if version is None:  # an empty name
+            return found
+        known = ", ".join(served.version for served in found)
+        what = f"{found[0].name} has no version {version[:100]!r}."
+        raise HttpError(404, what, f"Use one of: {known}.")
+
+
 class ModelRegistry:
-    """All bundles that are served, by name; `refresh` takes up the files that were replaced."""
+    """All bundles that are served, by name; `refresh` takes up the files that were replaced.
+
+    `candidates` are the versions that may answer each request; `has_challenger` is whether a canary or shadow
+    stands beside the first bundle.
+    """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._settings = settings
@@ -71,6 +94,8 @@ class ModelRegistry:
             )
         path = settings.shadow if settings.canary is None else settings.canary
         self._challenger = None if path is None else self._open_challenger(path)
+        self.has_challenger = path is not None
+        self.candidates = self._candidates()
 
     @property
     def default(self) -> Served:
@@ -96,28 +121,12 @@ class ModelRegistry:
         return [slot.served.name for slot in self._slots]
 
     def versions(self, name: str) -> list[Served]:
-        """The versions of a model, its default one first; HttpError 404 when there is no such model."""
-        found = [slot.served for slot in self._all() if slot.served.name == name]
-        if not found:
-            known = ", ".join(self.names())
-            raise HttpError(404, f"There is no model {name[:100]!r}.", f"Use one of: {known}.")
-        return found
-
-    def find(self, name: str | None = None, version: str | None = None) -> list[Served]:
-        """The versions that may answer a request, the default one first; HttpError 404 without any."""
-        if name is None and version is None and self._challenger is None:
-            return [self._slots[0].served]
-        found = self.versions(name or self.default.name)
-        fitting = [served for served in found if version in (None, served.version)]
-        if not fitting:
-            known = ", ".join(served.version for served in found)
-            what = f"{found[0].name} has no version {str(version)[:100]!r}."
-            raise HttpError(404, what, f"Use one of: {known}.")
-        return fitting
+        """The versions of a model, its default one first."""
+        return [slot.served for slot in self._all() if slot.served.name == name]
 
     def choose(self, found: Sequence[Served]) -> Served:
         """The version that judges the next photos: the canary for its share of requests, evenly spread."""
-        if len(found) == 1 or self._settings.canary is None:
+        if not self._is_shared(found):
             return found[0]
         with self._lock:
             self._asked += 1
@@ -169,11 +178,21 @@ class ModelRegistry:
             return
         if new is not None:
             old, slot.served = slot.served.version, new
+            self.candidates = self._candidates()
             self._metrics.reload(new.name, "loaded")
             self._metrics.serving(new.name, new.version, slot.role, old)
             note(f"{new.name}: version {new.version} replaces {old}.")
             if new.classifier.notice:
                 note(_notice(new))
+
+    def _candidates(self) -> Candidates:
+        found = Candidates()
+        for name in (None, *self.names()):
+            versions = self.versions(name or self.default.name)
+            found[name, None] = versions
+            for served in versions:
+                found[name, served.version] = [one for one in versions if one.version == served.version]
+        return found
 
     def _all(self) -> list[_Slot]:
         return [*self._slots, *([self._challenger] if self._challenger else [])]

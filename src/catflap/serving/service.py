@@ -16,12 +16,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from catflap.artifacts.results import Prediction
 from catflap.errors import BadPhoto
 from catflap.evaluation.drift_baseline import WINDOW, measure_drift
-from catflap.image import Photo, Pixels
+from catflap.image import NO_STATISTICS, ImageStatistics, Photo, Pixels
 from catflap.machine import describe_machine, give_back_large_memory
-from catflap.runtime.image_statistics import NO_STATISTICS, ImageStatistics
+from catflap.runtime.classifier import Prediction
 from catflap.runtime.recording import Recorder
 from catflap.serving.http_messages import BodyReader, HttpError, Request, read_keys
 from catflap.serving.registry import ModelRegistry, Served
@@ -78,7 +77,7 @@ async def judge(
 ) -> tuple[Served, list[Prediction | BadPhoto]]:
     """The version that judged, and for each photo its Prediction, or BadPhoto if it cannot be read."""
     until = monotonic() + service.settings.limits.deadline
-    served = service.models.choose(candidates)
+    served = candidates[0] if len(candidates) == 1 else service.models.choose(candidates)
     results: list[Prediction | BadPhoto] = []
     try:
         jobs = [partial(judge_one, service, served, photo) for photo in photos]
@@ -86,7 +85,8 @@ async def judge(
     finally:
         if not any(isinstance(result, Prediction) for result in results):
             service.models.undo_choice(candidates, served)
-    run_shadow(service, served, photos, results)
+    if service.models.has_challenger:
+        run_shadow(service, served, photos, results)
     return served, results
 
 
