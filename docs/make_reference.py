@@ -23,9 +23,8 @@ API = """# The Python interface
 
 <!-- written by docs/make_reference.py from catflap.__all__ -->
 
-Everything here can be imported from `catflap`, for example `from catflap import Classifier`. Names are
-loaded on first use, so `import catflap` takes milliseconds. An error that a user can mend is a
-`catflap.CatflapError` with two sentences: `what` happened and the `fix`.
+Everything here can be imported from `catflap`, which takes milliseconds: names are loaded on first use. An
+error that a user can mend is a `catflap.CatflapError` with two sentences: `what` happened and the `fix`.
 """
 INTRODUCTION = """# The command line
 
@@ -34,25 +33,24 @@ INTRODUCTION = """# The command line
     catflap COMMAND ... [--json]
 
 `catflap --help` lists the commands, `catflap COMMAND --help` the arguments, usual options and defaults of
-one, `--help-all` every option. `catflap completion bash` completes them in a shell.
+one, `--help-all` every option.
 
 - Answers go to **stdout**; notes, progress and errors to **stderr**.
 - `--json` prints one line of JSON ([its fields](json.md)); an error is
   `{"error": {"what": ..., "fix": ...}}`.
 - Outputs are renamed into place when complete; what another command or person wrote is never replaced.
 - `catflap.toml` in the working folder gives options that you always use, a table for each command:
-  `[build]`, then `minutes = 10`. The command line goes before the file, the file before the default; what it
-  gave is printed. An unknown table or key is an error that names the nearest.
-- Environment: `NO_COLOR`; `CATFLAP_CACHE`, the folder for results that can be computed again (default
-  `~/.cache/catflap`); `CATFLAP_TRACEBACK=1` shows the traceback of an error.
+  `[build]`, then `minutes = 10`. The command line goes before the file; what it gave is printed.
+- Environment: `NO_COLOR`; [`CATFLAP_CACHE`](../concepts/privacy.md#what-is-written-where);
+  `CATFLAP_TRACEBACK=1` shows the traceback of an error.
 
-| exit code | meaning |
-|---|---|
-| 0 | fine |
-| 1 | the answer is no: a verdict or gate failed, or some photos could not be read |
-| 2 | wrong usage or unusable input |
-| 129, 130, 143 | stopped by a signal; run the same command again to continue |
-| 141 | the reader of stdout went away |
+Exit codes:
+
+- 0: fine
+- 1: the answer is no: a verdict or gate failed, or some photos could not be read
+- 2: wrong usage or unusable input
+- 129, 130, 143: stopped by a signal; run the same command again to continue
+- 141: the reader of stdout went away
 """
 
 

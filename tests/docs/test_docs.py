@@ -95,7 +95,7 @@ def test_the_generated_pages_are_up_to_date() -> None:
 
 def test_what_json_prints_is_told_of_every_command() -> None:
     text = (REPO / "docs" / "reference" / "json.md").read_text("utf-8")
-    listed = {row.split()[0] for row in re.findall(r"^\| `([\w ]+)` \|", text, re.MULTILINE)}
+    listed = {row.split()[0] for row in re.findall(r"^- `([\w ]+)`:", text, re.MULTILINE)}
     assert set(COMMANDS) == listed
 
 
