@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from catflap.runtime.engine_onnx import open_model
+from catflap.training.network import Network
 from catflap.training.onnx_graph import to_onnx
+from tests.tiny import kept_graph
+from tests.training.small import small_backbone
 
 
 class Small(nn.Module):
@@ -40,3 +45,15 @@ def test_a_graph_answers_as_its_module_which_stays_as_it_was() -> None:
 def test_a_module_gives_the_same_graph_again() -> None:
     module = Small()
     assert to_onnx(module, 8, 8) == to_onnx(module, 8, 8)
+
+
+@pytest.mark.slow
+def test_a_kept_graph_with_another_head_is_the_graph_of_that_head(tmp_path: Path) -> None:
+    """As tests/tiny.py gives it to every test that exports."""
+    networks = [Network(small_backbone(), 2).eval() for _ in range(2)]
+    torch.nn.init.normal_(networks[1].head.weight)
+    torch.nn.init.normal_(networks[1].head.bias)
+    kept = [kept_graph(tmp_path, network, 16, 16) for network in networks]
+    assert kept == [to_onnx(network, 16, 16) for network in networks]
+    assert kept[0] != kept[1]
+    assert len(list(tmp_path.glob("*.onnx"))) == 1
