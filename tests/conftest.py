@@ -263,6 +263,18 @@ def drawn_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def installed_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
+    """A head on an installed backbone: a converter's own process does not know the tests' tiny network."""
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from catflap.training.backbones import TINY
+    from catflap.training.plan import Plan
+    from catflap.training.train import train
+
+    path = drawn_dataset.path.with_name("installed")
+    return load_checkpoint(make_once(path, lambda: train(drawn_dataset, path, Plan(backbone=TINY))))
+
+
+@pytest.fixture(scope="session")
 def drawn_graph(drawn_checkpoint: Checkpoint) -> bytes:
     """Its float graph as ONNX bytes."""
     from catflap.training.network import load_network

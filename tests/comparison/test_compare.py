@@ -39,7 +39,6 @@ from catflap.exporting.golden_cases import drawn_photos
 from catflap.machine import installed_packages, peak_memory_mb
 from catflap.runtime.bench import EnergyMeter, profile_device, write_profile
 from catflap.training.network import load_network
-from catflap.training.train import train
 from tests.artifacts.samples import runnable_bundle
 from tests.tiny import Exported
 
@@ -276,9 +275,11 @@ def test_licences_have_their_usual_names() -> None:
 
 
 @pytest.mark.slow
-def test_the_figures_agree_with_independent_tools(drawn_dataset: Dataset, tmp_path: Path) -> None:
+def test_the_figures_agree_with_independent_tools(
+    installed_checkpoint: Checkpoint, drawn_dataset: Dataset, tmp_path: Path
+) -> None:
     """Within 5 %: /usr/bin/time, FLOPs by hand, sizes of files; milliseconds: `benchmarks/latency.py`."""
-    checkpoint, path = train(drawn_dataset, tmp_path / "checkpoint"), tmp_path / "lite0.catflap"
+    checkpoint, path = installed_checkpoint, tmp_path / "installed.catflap"
     export(checkpoint, drawn_dataset, path, variants=("int8",))
     found = compare(checkpoint.path, path)
     learning, answering = found["training"], found["inference"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.field_log import FieldLog, LogModel, LogRow, read_field_log
+from catflap.cli.main import main
 from catflap.curation.field_queue import review_queue, take_photos
 from catflap.errors import BadArtifact, CatflapError
 from catflap.exporting.golden_cases import scene
@@ -20,7 +22,7 @@ from catflap.image import Pixels, encode
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import digest_photo
 from tests.curation.test_page import context, downloaded, opened, press  # noqa: F401
-from tests.tiny import CATFLAP, TINY, Exported, drawn
+from tests.tiny import TINY, Exported, drawn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -268,8 +270,9 @@ def test_the_loop_is_closed(drawn_bundle: Exported, drawn_dataset: Any, tmp_path
 
 
 def run(*words: object) -> dict[str, Any]:
-    answer = subprocess.run(
-        [*CATFLAP, *map(str, words), "--json"], capture_output=True, text=True, check=False
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    return json.loads(answer.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    """The JSON of a command, which must be fine."""
+    stdout = io.StringIO()
+    with contextlib.redirect_stdout(stdout):
+        code = main([*map(str, words), "--json"])
+    assert code == 0, stdout.getvalue()
+    return json.loads(stdout.getvalue().splitlines()[-1])  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from catflap.artifacts.dataset import ROLES, Dataset
-from catflap.artifacts.manifest import Manifest
+from catflap.artifacts.manifest import Manifest, load_manifest
 from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 
@@ -18,10 +18,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def line(photos_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Dataset]:
-    folder = tmp_path_factory.mktemp("real")
-    manifest = scan(photos_root, folder / "m")
-    return manifest, prepare(manifest, folder / "d")
+def line(real_dataset: Dataset) -> tuple[Manifest, Dataset]:
+    return load_manifest(real_dataset.path.with_name("manifest")), real_dataset
 
 
 def difference_hash(path: Path) -> int:

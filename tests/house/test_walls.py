@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from catflap.errors import EXTRAS
@@ -62,6 +63,7 @@ def test_every_foreign_library_names_its_extra(repo: Path) -> None:
     assert foreign <= set(EXTRAS), "a missing module would not be explained; add it to errors.EXTRAS"
 
 
+@cache
 def importers(repo: Path) -> dict[str, list[str]]:
     """Top-level module -> the files that import it, also inside functions, not for types only."""
     source = repo / "src" / "catflap"

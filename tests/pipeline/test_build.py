@@ -316,7 +316,13 @@ def test_what_it_chooses_has_at_most_4_mb(drawn_bundle: Exported, tmp_path: Path
         small.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).resize((52, 52)).save(small)
     out = tmp_path / "chosen.catflap"
-    build(tmp_path / "photos", out, variants=("fp32",))
+
+    def stop_after_training(*_: object) -> None:
+        if (out.with_suffix(".build") / "checkpoint").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "photos", out, variants=("fp32",), progress=stop_after_training)
     checkpoint = load_checkpoint(out.with_suffix(".build") / "checkpoint")
     trials = [entry for entry in checkpoint.history if entry["step"] == "trial"]
     fits = {(trial["backbone"], trial["size"]): trial["fits"] for trial in trials}

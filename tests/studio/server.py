@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-TINY = (sys.executable, str(Path(__file__).parents[1] / "tiny.py"))  # importing it takes seconds, for torch
+VERB = (sys.executable, str(Path(__file__).with_name("verb.py")))
 BUILD = ("--backbone", "catflap_tiny", "--size", "64", "--variants", "fp32")
 
 if __name__ == "__main__":
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     from catflap.studio.studio import StudioSettings, studio
 
     port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    settings = StudioSettings(Path(sys.argv[1]), port=port, command=TINY, options=BUILD)
+    settings = StudioSettings(Path(sys.argv[1]), port=port, command=VERB, options=BUILD)
     try:
         studio(
             settings,

@@ -19,6 +19,7 @@ from catflap.training.finetune import LoopSettings, train_weights
 from catflap.training.network import save_weights
 from catflap.training.plan import Plan
 from catflap.training.train import train
+from tests.tiny import TINY
 from tests.training.small import small_network
 
 QUICK = LoopSettings(epochs=1, batch=8, save_every=1)
@@ -41,10 +42,11 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_damaged_shard_is_one_error(drawn_dataset: Dataset, tmp_path: Path) -> None:
     shutil.copytree(drawn_dataset.path, tmp_path / "dataset")
+    plan = Plan(backbone=TINY, recipe="finetune", epochs=1)
     for shard in (tmp_path / "dataset" / SHARDS).iterdir():
         shard.write_bytes(shard.read_bytes()[:2000])
     with pytest.raises(CatflapError, match="cut short"):
-        train(load_dataset(tmp_path / "dataset"), tmp_path / "out", Plan(recipe="finetune", epochs=1))
+        train(load_dataset(tmp_path / "dataset"), tmp_path / "out", plan)
     assert not (tmp_path / "out").exists()
 
 

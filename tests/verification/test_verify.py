@@ -19,7 +19,7 @@ import pytest
 
 import catflap
 from catflap.artifacts.bundle import HEAD, load_bundle
-from catflap.artifacts.golden import read_golden
+from catflap.artifacts.golden import MAX_BYTES, read_golden
 from catflap.artifacts.results import Verdict
 from catflap.cli.main import main
 from catflap.errors import BadArtifact, CatflapError
@@ -210,7 +210,7 @@ HOSTILE: dict[str, Callable[[Arrays], Any]] = {
     "a shape of petabytes": lambda arrays: zipped(frames=npy_that_claims((1 << 50,))),
     "a shape of gigabytes": lambda arrays: zipped(frames=npy_that_claims((1 << 34,))),
     "a negative shape": lambda arrays: zipped(frames=npy_that_claims((-4, 32, 32, 3))),
-    "a zip bomb": lambda arrays: zipped(frames=npy_that_claims((1 << 29,)) + bytes(1 << 29)),
+    "a zip bomb": lambda arrays: zipped(frames=npy_that_claims((MAX_BYTES,)) + bytes(MAX_BYTES)),
     "a header that nests": lambda arrays: zipped(frames=NESTING),
 }  # fmt: skip
 
