@@ -1,7 +1,9 @@
-"""The gate of `export` and `bundle add`: does a variant answer and calibrate as the Checkpoint does?"""
+"""The gate of `export` and `bundle add`: what a variant may lose; does it answer as the Checkpoint does?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,32 @@ from catflap.runtime.decisions import softmax
 NEAR_BOUND = 1.02  # a temperature within this factor of a bound of the fit was not fitted, but stopped
 LOSS_MARGIN = 0.01  # nats per photo; or a quarter of the loss that it is compared with, if that is more
 ERROR_MARGIN = 0.02  # of the calibration error; or what so few photos cannot resolve, if that is more
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What a variant may lose against the Checkpoint before export refuses it.
+
+    `tolerance` is the share of the largest golden logit by which another machine may differ. Labels flip
+    among photos that the model hardly decides, and a weak model has more of those: so half of the
+    Checkpoint's own errors may flip and a quarter be added (`of_errors`), and at least the stated rates.
+    `free` photos are always allowed, because so few prove nothing.
+    """
+
+    tolerance: float
+    max_flip_rate: float
+    max_probability_difference: float
+    max_accuracy_drop: float
+    of_errors: tuple[float, float]
+    free: int
+
+
+GATE_LIMITS: Mapping[str, GateLimits] = {
+    "int8": GateLimits(0.01, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
+    "fp16": GateLimits(0.01, 0.001, 0.05, 0.001, (0.1, 0.05), 1),
+    "frame": GateLimits(0.001, 0.002, 0.05, 0.002, (0.1, 0.05), 1),  # fp32, but pixels differ by one level
+    "fp32": GateLimits(0.001, 0.0, 1e-3, 0.0, (0.0, 0.0), 0),
+}
 
 
 def fidelity(

@@ -20,13 +20,13 @@ from catflap.artifacts.golden import FILE as GOLDEN
 from catflap.artifacts.golden import Golden, check_golden, read_golden
 from catflap.artifacts.schema import digest
 from catflap.errors import CatflapError, Refused
+from catflap.evaluation.gate import GATE_LIMITS
 from catflap.evaluation.paired import compare_decisions
 from catflap.exporting.budget import Budget, LatencyMeter, choose_variants
 from catflap.exporting.defects import MAX_EXTRA, choose_cases
 from catflap.exporting.golden_cases import drawn_cases, extra_case
 from catflap.exporting.judging import (
     MAX_REFERENCE_PHOTOS,
-    PRECISIONS,
     ExportSource,
     Judged,
     Workspace,
@@ -273,7 +273,7 @@ def write_and_judge(
     variant = form.as_variant(name)
     model = open_members(files, variant, output=output)
     logits = model(frames)
-    tolerance = golden_tolerance(PRECISIONS[form.precision], variant, files, logits, frames, output)
+    tolerance = golden_tolerance(GATE_LIMITS[form.precision], variant, files, logits, frames, output)
     step = f"{name} on calibration"
     if variant.runtime == "onnxruntime":
         answers = source.calibration_answers(files[variant.file], step, model)

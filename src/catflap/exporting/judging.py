@@ -36,7 +36,7 @@ from catflap.evaluation.conformal import (
 )
 from catflap.evaluation.decision_rates import flagged_share, set_rates, shipped_decisions
 from catflap.evaluation.drift_baseline import MAX_EMBEDDED_LABELS, make_baseline
-from catflap.evaluation.gate import calibration_checks, fidelity, furthest, gate
+from catflap.evaluation.gate import GATE_LIMITS, GateLimits, calibration_checks, fidelity, furthest, gate
 from catflap.evaluation.intervals import Flags, Floats
 from catflap.evaluation.metrics import measure, separation
 from catflap.evaluation.slices import Slices, judge_slices, make_slices, photo_facts
@@ -74,32 +74,6 @@ MIN_LABELS_UNKNOWN = 3  # of two labels one mostly stands for everything else
 EARNED = 2.0  # times the rate: the share of left-out labels' photos that must be refused, or it stays off
 FIGURES = ("recall", "false_positive_rate", "precision", "positives", "negatives")
 PROOF = ("confidence", "groups", "proven", "missing")
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What a variant may lose against the Checkpoint before export refuses it.
-
-    `spread` is the share of the largest golden logit by which another machine may differ. Labels flip
-    among photos that the model hardly decides, and a weak model has more of those: so half of the
-    Checkpoint's own errors may flip and a quarter be added (`of_errors`), and at least the stated rates.
-    `free` photos are always allowed, because so few prove nothing.
-    """
-
-    spread: float
-    max_flip_rate: float
-    max_probability_difference: float
-    max_accuracy_drop: float
-    of_errors: tuple[float, float]
-    free: int
-
-
-PRECISIONS: Mapping[str, Precision] = {
-    "int8": Precision(0.01, 0.005, 0.5, 0.005, (0.5, 0.25), 2),
-    "fp16": Precision(0.01, 0.001, 0.05, 0.001, (0.1, 0.05), 1),
-    "frame": Precision(0.001, 0.002, 0.05, 0.002, (0.1, 0.05), 1),  # fp32, but pixels differ by one level
-    "fp32": Precision(0.001, 0.0, 1e-3, 0.0, (0.0, 0.0), 0),
-}
 
 
 @dataclass(frozen=True)
@@ -333,7 +307,7 @@ def load_source(
 
 
 def golden_tolerance(
-    precision: Precision,
+    limits: GateLimits,
     variant: Variant,
     files: Mapping[str, bytes],
     logits: Logits,
@@ -346,7 +320,7 @@ def golden_tolerance(
     do that here (`output` names the logits). CPUs do not differ: `open_session` uses exact sums on those
     without VNNI.
     """
-    least = precision.spread * float(np.abs(logits).max())
+    least = limits.tolerance * float(np.abs(logits).max())
     if variant.runtime != "onnxruntime":
         return UNEMULATED * least
     emulated = open_model(files[variant.file], optimise=False, output=output)(frames)
@@ -509,16 +483,16 @@ def _gate(variant: Variant, source: ExportSource, logits: Logits, temperature: f
     reference = softmax(source.reference, source.reference_temperature)
     probabilities = softmax(logits[:compared], temperature)
     lost = fidelity(reference, probabilities, labels, groups)
-    precision = PRECISIONS["frame" if variant.takes_photos else variant.precision]
+    stated = GATE_LIMITS["frame" if variant.takes_photos else variant.precision]
     errors = _error_share(source.checkpoint, source.reference.argmax(1) != labels)
-    free = precision.free / compared
+    free = stated.free / compared
     failed = [
         check
         for check in gate(
             lost,
-            max_flip_rate=max(precision.max_flip_rate, precision.of_errors[0] * errors, free),
-            max_probability_difference=precision.max_probability_difference,
-            max_accuracy_drop=max(precision.max_accuracy_drop, precision.of_errors[1] * errors, free),
+            max_flip_rate=max(stated.max_flip_rate, stated.of_errors[0] * errors, free),
+            max_probability_difference=stated.max_probability_difference,
+            max_accuracy_drop=max(stated.max_accuracy_drop, stated.of_errors[1] * errors, free),
         )
         if not check.passed
     ]

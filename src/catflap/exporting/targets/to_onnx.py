@@ -34,7 +34,7 @@ def int8_graph(source: ExportSource) -> bytes:
 
 
 def _quantised(source: ExportSource) -> bytes:
-    from catflap.exporting.judging import PRECISIONS
+    from catflap.evaluation.gate import GATE_LIMITS
     from catflap.exporting.onnx_edits import with_side_outputs
     from catflap.exporting.quantise import quantise
 
@@ -44,7 +44,7 @@ def _quantised(source: ExportSource) -> bytes:
         graph = with_side_outputs(quantise(source.rounded, source.frames, percentile))
         flips = float(np.mean(source.calibration_answers(graph).logits.argmax(1) != expected))
         tried.append((flips, graph))
-        if flips <= PRECISIONS["int8"].max_flip_rate:
+        if flips <= GATE_LIMITS["int8"].max_flip_rate:
             break
     return min(tried, key=lambda pair: pair[0])[1]
 
