@@ -202,10 +202,12 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "such a number in an unknown field": lambda head: head.update(extra=[10**400]),
     "an unknown field that is nested 900 deep": lambda head: head.update(extra=nested(900)),
     "an unknown field that is nested too deep": lambda head: head.update(extra=nested(64)),
-    "half a letter in a label": lambda head: head.update(
+    "an unpaired surrogate in a label": lambda head: head.update(
         labels=["cat", "\ud800"], prior={"cat": 0.25, "\ud800": 0.75}
     ),
-    "half a letter in the name of an unknown field": lambda head: head.update({"extra": {"\udfff": 1}}),
+    "an unpaired surrogate in the name of an unknown field": lambda head: head.update(
+        {"extra": {"\udfff": 1}}
+    ),
     "floats in the input": lambda head: head["input"].update(dtype="float32"),
 }
 
@@ -403,7 +405,7 @@ def test_a_bundle_does_not_replace_a_photo(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["a temperature of zero", "a prior that does not add up", "half a letter in a label"]
+    "change", ["a temperature of zero", "a prior that does not add up", "an unpaired surrogate in a label"]
 )
 def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, change: str) -> None:
     head = small_head()

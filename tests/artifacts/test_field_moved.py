@@ -147,7 +147,7 @@ def test_what_is_put_at_the_place_of_a_log_and_is_none_is_left_alone(tmp_path: P
 
 
 @pytest.mark.slow
-def test_whoever_reads_a_log_that_is_moved_is_waited_for(tmp_path: Path) -> None:
+def test_moving_a_log_waits_for_its_readers(tmp_path: Path) -> None:
     path, old, notes = tmp_path / "field.log", tmp_path / "old", list[str]()
     log = FieldLog(path, limit=MB, note=notes.append)
     log.add(seen(0))

@@ -230,7 +230,7 @@ def test_the_page_asks_and_gives_decisions(
 
 
 def purple(number: int) -> Pixels:
-    """What is neither of the two colours that the bundle was taught."""
+    """What is neither of the two colours that the bundle was trained on."""
     return drawn("cat", number) // 2 + drawn("other", number) // 2
 
 

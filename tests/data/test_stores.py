@@ -180,7 +180,7 @@ def ranges(folder: Path) -> Iterator[tuple[str, list[int]]]:
             self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
             self.send_header("Content-Length", str(len(part)))
             self.end_headers()
-            with suppress(OSError):  # whoever asked may have had enough
+            with suppress(OSError):  # the client may have left
                 self.wfile.write(part)
 
         def end_headers(self) -> None:

@@ -58,11 +58,11 @@ def why_not() -> str:
 
 @dataclass(frozen=True)
 class Traced:
-    """What a command did: exit code and stdout, addresses that it tried, and files that it wrote."""
+    """What a command did: exit code, stdout and stderr, addresses that it tried, and files that it wrote."""
 
     code: int
-    answer: str
-    told: str
+    stdout: str
+    stderr: str
     addresses: tuple[str, ...]
     written: tuple[str, ...]
 
@@ -141,7 +141,7 @@ def program(*words: str | Path) -> tuple[str, ...]:
 
 def check(did: Traced, tmp_path: Path) -> None:
     """It went well, addressed nobody, and wrote only where it was told to, and in Catflap's cache."""
-    assert did.code == 0, did.told
+    assert did.code == 0, did.stderr
     assert did.addresses == ()
     cache = tmp_path / "home" / ".cache" / "catflap"
     elsewhere = [name for name in did.written if not Path(name).is_relative_to(cache)]
@@ -154,7 +154,7 @@ def test_the_tracing_sees_what_leaves(traced: Callable[..., Traced], tmp_path: P
     names = "s = socket.socket(type=socket.SOCK_DGRAM)\ns.sendto(b'x', ('127.0.0.53', 53))\n"
     files = "import pathlib; (pathlib.Path.home() / 'deviceid').write_text('x')"
     did = traced(sys.executable, "-c", asks + names + files)
-    assert did.code == 0, did.told
+    assert did.code == 0, did.stderr
     assert len(did.addresses) == 2
     assert did.written == (str(tmp_path / "home" / "deviceid"),)
 
@@ -264,7 +264,7 @@ def test_a_verb_sends_and_leaves_nothing(
     words = [word.replace("M/", f"{made}/") for word in FAST[verb]]
     shutil.copy(made / "field.log", tmp_path / "work")  # which is opened for writing
     did = traced(*program(*words))
-    if "This installation has no camera page" in did.told:
+    if "This installation has no camera page" in did.stderr:
         pytest.skip("the camera page is not built; run: make web")
     check(did, tmp_path)
 
@@ -306,7 +306,10 @@ import json, subprocess, sys, time, urllib.request
 studio = "from catflap.cli.main import run; run()"
 words = ["studio", "project", "--port", "0", "--json"]
 server = subprocess.Popen([sys.executable, "-c", studio, *words], stdout=-1)
-address = json.loads(server.stdout.readline())["url"]
+ready = json.loads(server.stdout.readline())
+if "error" in ready:
+    sys.exit(ready["error"]["what"])
+address = ready["url"]
 browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
 for _ in range(5):
     browser.open(address).read()
@@ -350,7 +353,7 @@ def test_a_server_sends_and_leaves_nothing(made: Path, traced: Callable[..., Tra
 def test_studio_sends_and_leaves_nothing(traced: Callable[..., Traced], tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     did = traced(sys.executable, "-c", STUDIO)
-    if "has no Studio page" in did.told:
+    if "has no Studio page" in did.stderr:
         pytest.skip("Studio's page is not built: run npm ci and npm run build in web/")
     check(did, tmp_path)
 

@@ -31,7 +31,7 @@ def preview() -> Iterator[Preview]:
 
 
 class Viewer:
-    """Whoever looks: the pictures one after the other."""
+    """The pictures that a viewer gets, one after the other."""
 
     def __init__(self, answer: HTTPResponse) -> None:
         self._answer, self._splitter, self._ready = answer, Splitter(1 << 20), list[bytes]()

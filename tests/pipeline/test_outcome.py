@@ -97,7 +97,7 @@ def test_photos_with_a_wrong_label_are_counted(reached: dict) -> None:  # type: 
     assert reached["wrong_labels"] is None
     wrong = {"share": 0.1, "wrong": 39, "photos": 450, "next": "catflap audit mine.catflap"}
     assert (
-        "39 of 450 photos to learn from probably have a wrong label and taught nothing. To see them: "
+        "39 of 450 photos to learn from probably have a wrong label and were not learnt from. To see them: "
         "catflap audit mine.catflap"
     ) in sentences({**reached, "wrong_labels": wrong})
 

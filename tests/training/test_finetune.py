@@ -487,18 +487,20 @@ def test_batch_norm_never_learns_from_one_photo(drawn_dataset: Dataset, tmp_path
         train_weights(network, dataset, tmp_path / "resume", alone, 0, "cpu", silent)
 
 
-def taught_by(teachers: list[Checkpoint], dataset: Dataset, share: float, device: str = "cpu") -> np.ndarray:
+def soft_targets_of(
+    teachers: list[Checkpoint], dataset: Dataset, share: float, device: str = "cpu"
+) -> np.ndarray:
     return soft_targets(teachers, dataset.labels, dataset.photos("train"), share, device, silent)
 
 
 def test_a_teacher_moves_the_targets(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
     photos = drawn_dataset.photos("train")
-    alone = taught_by([drawn_checkpoint], drawn_dataset, 0.0, "cpu:0")
+    alone = soft_targets_of([drawn_checkpoint], drawn_dataset, 0.0, "cpu:0")
     assert np.array_equal(alone, np.eye(2, dtype=np.float32)[photos.labels])
-    taught = taught_by([drawn_checkpoint], drawn_dataset, 0.7)
-    assert taught.sum(1) == pytest.approx(1)
-    assert (taught != alone).all()
-    assert (taught.argmax(1) == photos.labels).all(), "the teacher knows these photos"
+    soft = soft_targets_of([drawn_checkpoint], drawn_dataset, 0.7)
+    assert soft.sum(1) == pytest.approx(1)
+    assert (soft != alone).all()
+    assert (soft.argmax(1) == photos.labels).all(), "the teacher knows these photos"
 
 
 def test_of_an_ensemble_the_mean_is_learnt(
@@ -507,15 +509,17 @@ def test_of_an_ensemble_the_mean_is_learnt(
     """On "cpu:0", where torch answers and no graph is written."""
     other = train(drawn_dataset, tmp_path / "other", Plan(backbone=TINY, recipe="scratch", epochs=1))
     both = [drawn_checkpoint, other]
-    one, two = (taught_by([teacher], drawn_dataset, 0.7, "cpu:0") for teacher in both)
+    one, two = (soft_targets_of([teacher], drawn_dataset, 0.7, "cpu:0") for teacher in both)
     assert not np.allclose(one, two, atol=1e-3)
-    taught = taught_by(both, drawn_dataset, 0.7, "cpu:0")
-    assert taught == pytest.approx((one + two) / 2, abs=1e-6)
+    soft = soft_targets_of(both, drawn_dataset, 0.7, "cpu:0")
+    assert soft == pytest.approx((one + two) / 2, abs=1e-6)
 
 
 def test_a_teacher_answers_on_the_device(drawn_dataset: Dataset, drawn_checkpoint: Checkpoint) -> None:
     """ "cpu:0", no name of the CPU here, is taken for a GPU: torch answers there, and not ONNX Runtime."""
-    one, other = (taught_by([drawn_checkpoint], drawn_dataset, 0.7, device) for device in ("cpu", "cpu:0"))
+    one, other = (
+        soft_targets_of([drawn_checkpoint], drawn_dataset, 0.7, device) for device in ("cpu", "cpu:0")
+    )
     assert 0 < np.abs(one - other).max() < 1e-4
 
 

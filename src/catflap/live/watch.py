@@ -311,12 +311,12 @@ class Watch:
         )  # fmt: skip
         self._is_unknown = self._strange > (LEAVE_UNKNOWN if self._is_unknown else ENTER_UNKNOWN)
         if self._at_point:
-            evidence = [float(label == prediction.decision) for label in labels]
+            shares = [float(label == prediction.decision) for label in labels]
         elif strange:
-            evidence = [1 / len(labels)] * len(labels)
+            shares = [1 / len(labels)] * len(labels)
         else:
-            evidence = [*prediction.probabilities.values()]
-        averaged = average(self._state, evidence, clock, rules.smoothing)
+            shares = [*prediction.probabilities.values()]
+        averaged = average(self._state, shares, clock, rules.smoothing)
         best = averaged.index(max(averaged))
         passing = best if averaged[best] >= self._enter else None
         if self._by_bundle:

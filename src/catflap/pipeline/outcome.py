@@ -32,8 +32,9 @@ def outcome(
     variant on the test photos and `promised` its lower end; `curve` is the measured learning curve and `more`
     what more photos of each label would promise; `of_100` counts photos that the bundle decides, gets wrong,
     is unsure about and calls unknown. `unproven` are the operating points that have too few photos, each with
-    how many are missing. `wrong_labels` says how many photos taught nothing because their label is probably
-    wrong, and what share of all labels are, if some surely are. `ms` is how long an answer takes here.
+    how many are missing. `wrong_labels` says how many photos were not learnt from because their label is
+    probably wrong, and what share of all labels are, if some surely are. `ms` is how long an answer takes
+    here.
     """
     variant, entry = bundle.variant(), bundle.head["variants"][bundle.default_variant]
     accuracy = entry["metrics"]["accuracy"]
@@ -130,7 +131,7 @@ def sentences(fields: dict[str, Any]) -> list[str]:
     if wrong := fields.get("wrong_labels"):
         lines.append(
             f"{wrong['wrong']:,} of {wrong['photos']:,} photos to learn from probably have a wrong label and "
-            f"taught nothing. To see them: {wrong['next']}"
+            f"were not learnt from. To see them: {wrong['next']}"
         )
     if fields.get("series"):
         lines.append(fields["series"])

@@ -91,7 +91,7 @@ class AccessControl:
             await _answer(send_secured, 401, self._closed(), form=bool(self._password))
 
     def _foreign(self, scope: Message, headers: dict[str, str]) -> str:
-        """Why a request is refused whoever sends it; "" when it may be answered."""
+        """Why a request is refused from any sender; "" when it may be answered."""
         host = headers.get("host", "")
         name = (urlsplit(f"//{host}").hostname or "").lower()
         if name not in self._names and (self._is_local or not _is_address(name)):
