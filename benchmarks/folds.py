@@ -30,8 +30,7 @@ from catflap.data.prepare import prepare
 from catflap.data.scan import scan
 from catflap.evaluation.gate import fidelity
 from catflap.evaluation.metrics import measure
-from catflap.exporting.judging import CALIBRATION_FRAMES
-from catflap.exporting.quantise import quantise
+from catflap.exporting.quantise import CALIBRATION_FRAMES, quantise
 from catflap.exporting.rounding import round_weights
 from catflap.image import Frame
 from catflap.pipeline.build import DEFAULT_TRIALS

@@ -1,5 +1,5 @@
 """Photo bytes to uint8 RGB at the frame size: the only file that decodes, orients, resizes or crops what a
-model is judged on; thumbnails; image statistics (brightness, contrast, sharpness), which show drift.
+model is judged on; thumbnails; heat over a photo; image statistics (brightness, contrast, sharpness).
 
 data/jpeg.py is a faster stand-in with the same pixels for scans and training. The pixels are specified in
 docs/concepts/frame.md; Pillow is the reference implementation.

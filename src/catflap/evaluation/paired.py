@@ -1,4 +1,4 @@
-"""Two models on the same photos (diff, canary): paired intervals, McNemar's test; may B replace A.
+"""Two models on the same photos (diff, canary): may B replace A, by which margin; paired intervals, McNemar.
 
 `catflap diff`, the fidelity of a variant in `export` and `bundle add`, and the shadow of `serve` use it.
 """

@@ -65,7 +65,6 @@ from catflap.version import VERSION
 MAX_PHOTOS = 20_000  # of a role, sampled; more would not change a printed digit
 MAX_REFERENCE_PHOTOS = 2_000  # test photos that the Checkpoint itself scores: torch is slow on a CPU
 MAX_BASELINE_PHOTOS = 2_000  # calibration photos with image statistics and embeddings
-CALIBRATION_FRAMES = 48
 UNEMULATED = 3  # times the tolerance of runtimes whose int8 cannot be emulated here
 NAMED_PHOTOS = 3  # in a refusal
 MAX_FITTED_PHOTOS = 1_000  # train photos whose embeddings the OOD score is fitted on
@@ -153,7 +152,9 @@ class ExportSource:
 
     @cached_property
     def frames(self) -> Pixels:
-        """Calibration frames for quantisers, uint8 (n, height, width, 3), n ≤ 48."""
+        """Calibration frames for quantisers, uint8 (n, height, width, 3), n ≤ CALIBRATION_FRAMES."""
+        from catflap.exporting.quantise import CALIBRATION_FRAMES
+
         chosen = self.calibration.take(np.arange(min(CALIBRATION_FRAMES, len(self.calibration))))
         return np.concatenate(list(frames_of(chosen, self.checkpoint.frame)))
 

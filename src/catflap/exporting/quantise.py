@@ -1,4 +1,4 @@
-"""Float ONNX graphs to int8 and fp16, with activation ranges from calibration frames.
+"""Float ONNX graphs to int8 and fp16, with activation ranges from 48 calibration frames.
 
 The ranges are our own: for Lite0 at 288 px and 16 frames ONNX Runtime's PercentileCalibrater took 33 s and
 1.7 GB, because it keeps every activation of all frames; `activation_ranges` took 8 s and 0.4 GB on the same
@@ -35,6 +35,7 @@ from catflap.runtime.engine_onnx import open_session, run_session
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Range: TypeAlias = tuple[np.float32, np.float32]
+CALIBRATION_FRAMES = 48  # of a variant
 FRAMES_AT_ONCE = 4  # at most: all activations of these are in memory
 FLOAT_LAYERS = 2  # stay float in int8 graphs; the second causes half of the loss of int8
 PERCENTILE = 99.999

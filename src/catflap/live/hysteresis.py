@@ -1,4 +1,4 @@
-"""When the watched decision changes: averaged probabilities, two thresholds, a dwell time; pure functions.
+"""Rules of when the watched decision changes: averaged probabilities, two thresholds, a dwell time. Pure.
 
 The probabilities are averaged over time (an exponential average), and a decision changes only when the
 average has stayed beyond a threshold for a while and for several frames, so one bad frame changes nothing.

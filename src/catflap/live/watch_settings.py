@@ -1,4 +1,4 @@
-"""WatchSettings: defaults and limits of a watch (clip seconds, hysteresis, rates), and the options."""
+"""WatchSettings: defaults and limits of a watch (clip seconds, rates, a stalled camera), and the options."""
 
 from __future__ import annotations
 

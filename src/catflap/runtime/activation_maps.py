@@ -1,4 +1,4 @@
-"""Where the network found its label: class activation maps (Zhou et al. 2016) of a photo, and their pictures.
+"""Where the network found its label: class activation maps (Zhou et al. 2016) of a photo; drawn by image.py.
 
 With a linear head on the mean of a feature map they are exact: the mean of a label's map is its logit.
 """

@@ -1,4 +1,4 @@
-"""Recording: how `predict`, `watch` and `serve` write their answers into a FieldLog."""
+"""Recording: how `predict`, `watch` and `serve` write their answers into a FieldLog, of which size."""
 
 from __future__ import annotations
 
