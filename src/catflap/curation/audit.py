@@ -1,4 +1,4 @@
-"""audit: a Dataset to its Manifest with suspects, and a page on which a person decides about them."""
+"""audit: a Dataset to its Manifest with suspects; a person decides about the first 400 of them on a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames with their times: every frame of a video or folder, only the latest one of a camera or stream."""
+"""Frames and their times: all of a video or folder, the latest of a camera; lost sources are opened again."""
 
 from __future__ import annotations
 

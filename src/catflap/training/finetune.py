@@ -1,4 +1,4 @@
-"""Fine-tuning: learning-rate schedule, soft targets, whether to mirror, the loop, resume, blends."""
+"""Fine-tuning: rates, crops and epochs of each recipe, soft targets, mirroring, the loop, resume, blends."""
 
 from __future__ import annotations
 
