@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from catflap.live.preview import Preview  # which imports OpenCV
 
 SWITCH_SECONDS = 5e-4  # after which a busy Python thread lets another one run; Python's own 5 ms add up
-ENTER_UNKNOWN, LEAVE_UNKNOWN = (
-    0.5,
-    0.25,
-)  # share of unknown frames above which the state is unknown, and below which it no longer is
+# Shares of unknown frames: the state is unknown above the first, and no longer below the second.
+ENTER_UNKNOWN, LEAVE_UNKNOWN = 0.5, 0.25
 SHARE_OF_FRAMES = 0.8  # that decide a label at an operating point, before the label is entered
 Receiver = OrderedDelivery | LatestDelivery
 
