@@ -261,8 +261,13 @@ def shipped(
     baseline = make_baseline(given, names, owners, None, calibration.astype(np.float32), fitted)
     models = embedding_models(baseline, names)
 
-    def likeliest(rows: Rows, answers: Rows) -> Rows:
-        return np.nan_to_num(ood_scores(rows.astype(np.float32), answers.argmax(axis=1), models))
+    def likeliest(limits: Rows) -> Score:
+        def score(rows: Rows, answers: Rows) -> Rows:
+            best = answers.argmax(axis=1)
+            found = ood_scores(rows.astype(np.float32), best, models) * (drawn / limits)[best]
+            return np.asarray(np.nan_to_num(found))
+
+        return score
 
     def nearest(rows: Rows, answers: Rows) -> Rows:
         every = [
@@ -270,12 +275,22 @@ def shipped(
         ]
         return np.asarray(np.nanmin(every, axis=0))
 
-    strength = np.std(likeliest(calibration, logits(calibration))) / np.std(log_sum(logits(calibration)))
+    drawn = np.array([np.nan if model is None else model.limit for model in models])
+    middle = np.nanmedian(drawn)  # also of the labels' own limits, of which these are half-way to it
+    ours, answered = likeliest(drawn), logits(calibration)
+    strength = np.std(ours(calibration, answered)) / np.std(log_sum(answered))
 
-    def summed(rows: Rows, answers: Rows) -> Rows:
-        return np.asarray(likeliest(rows, answers) - strength * log_sum(answers))
+    def summed(share: float) -> Score:
+        return lambda rows, answers: np.asarray(ours(rows, answers) - share * strength * log_sum(answers))
 
-    return {"shipped": likeliest, "shipped, nearest label": nearest, "shipped + energy": summed}
+    return {
+        "shipped": ours,
+        "shipped, own limits": likeliest(drawn**2 / middle),
+        "shipped, one limit": likeliest(np.full(len(names), middle)),
+        "shipped, nearest label": nearest,
+        "shipped + energy": summed(1),
+        "shipped + energy / 2": summed(0.5),
+    }
 
 
 def scores(train: Rows, labels: Rows, calibration: Rows, logits: Callable[[Rows], Rows]) -> dict[str, Score]:

@@ -143,6 +143,31 @@ def test_numbers_survive_as_bytes() -> None:
     assert no_axes.shape == (0, 5)
 
 
+def test_limits_are_half_way_between_a_label_and_the_median_of_all() -> None:
+    """A label that varies much would else let through most other things that look like it."""
+    random = np.random.default_rng(5)
+    spreads, names = (0.1, 0.2, 0.8), ["narrow", "middle", "wide"]
+    centre = random.normal(0, 1, (3, 16))
+    train = {
+        number: (centre[number] + random.normal(0, spread, (100, 16))).astype(np.float32)
+        for number, spread in enumerate(spreads)
+    }
+    few = np.concatenate([train[number][:20] for number in range(3)])
+    given = np.repeat(np.eye(3) * 0.9 + 0.03, 20, axis=0)
+    together = make_baseline(given, names, np.arange(60), None, few, train)["labels"]
+    alone = [ood_baseline(few[20 * n :][:20], np.arange(20), train[n]) for n in range(3)]
+    assert all(alone)
+    own = np.array([entry["limit"] for entry in alone if entry])
+    limits = np.array([together[name]["embedding"]["limit"] for name in names])
+    assert limits == pytest.approx(np.sqrt(own * own[1]), abs=2e-6)
+    assert limits[0] > own[0]
+    assert limits[2] < own[2]
+    for number, entry in enumerate(alone):
+        assert entry is not None
+        most = together[names[number]]["embedding"]["ood_score"][-1] * limits[number]
+        assert most == pytest.approx(entry["ood_score"].max() * own[number], rel=1e-3), "the same distances"
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_label_with_few_photos_tells_nothing(count: int) -> None:
     assert ood_baseline(np.ones((count, 8), np.float32), np.arange(count)) is None

@@ -32,7 +32,7 @@ TAKE = "catflap review take QUEUE decisions.json -o field-photos"
 NEWEST = 2000  # photos that are looked at for unusual ones
 CLOSE = 0.8  # margin of the two best probabilities; below it one answer in ten or more is wrong
 UNUSUAL = 4.0  # robust standard deviations of image statistics
-UNUSUAL_SCORE = 1.0  # OOD score: 1 in 100 calibration photos is above
+UNUSUAL_SCORE = 1.0  # OOD score: about 1 in 100 calibration photos is above
 SAME_PICTURE_BITS = 6  # bits of 64 in which the hashes of the same picture may differ
 SHADE = 16  # grey levels; flat pictures that differ less are the same
 

@@ -148,7 +148,7 @@ def make_baseline(
             first = np.flatnonzero(chosen[: len(embeddings)])
             described = ood_baseline(embeddings[first], groups[first], (fitted or {}).get(place))
             if described is not None:
-                entry["embedding"] = described | {OOD: _quantiles(described[OOD])}
+                entry["embedding"] = described
         chosen = chosen & np.isfinite(images).all(axis=1)
         if chosen.sum() >= MIN_PHOTOS:
             columns = zip(STATISTICS, images[chosen].T, strict=True)
@@ -156,7 +156,21 @@ def make_baseline(
                 name: _quantiles(of) for name, of in columns
             }
         entries_by_label[label] = entry
+    _draw_limits_together([entry["embedding"] for entry in entries_by_label.values() if "embedding" in entry])
     return {"photos": len(given), "labels": entries_by_label}
+
+
+def _draw_limits_together(described: Sequence[dict[str, Any]]) -> None:
+    """Move each label's limit half-way to the median one, as a ratio; OOD scores become quantiles.
+
+    A label's own limit is a high quantile of few distances. Where it is wide, photos of other things that
+    look most like this label have low scores; one limit for all labels would refuse most photos of a label
+    that varies much. Half-way refuses more of other things than either at the same acceptance.
+    """
+    middle = float(np.median([one["limit"] for one in described])) if described else 0.0
+    for one in described:
+        own, one["limit"] = one["limit"], round(math.sqrt(one["limit"] * middle), 6)
+        one[OOD] = _quantiles(one[OOD] * (own / one["limit"]))
 
 
 def measure_drift(
@@ -296,7 +310,7 @@ def _critical(size: float, tests: int) -> float:
 
 
 def ood_baseline(embeddings: Vectors, groups: Ints, fitted: Vectors | None = None) -> dict[str, Any] | None:
-    """A label's OOD baseline from its embeddings (n, width), with the OOD score of each photo, (n,).
+    """A label's OOD baseline from its embeddings (n, width) alone, with the OOD score of each photo, (n,).
 
     The distance of an embedding is the norm of its residual after projection on the label's mean and
     principal axes (Jackson & Mudholkar 1979); a score is a distance divided by the one that 1 in 100 photos

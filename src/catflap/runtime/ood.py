@@ -21,7 +21,7 @@ TINY = np.float32(1e-30)  # the length of a vector is at least this, so that zer
 class EmbeddingModel:
     """How a label's embeddings are distributed: unit vectors around `mean` (width,), spread along `axes`.
 
-    `axes` (k, width), k ≥ 0, are unit vectors; 1 in 100 photos has a residual above `limit` (`ood_baseline`).
+    `axes` (k, width), k ≥ 0, are unit vectors; about 1 in 100 photos has a residual above `limit`.
     """
 
     mean: Vectors
