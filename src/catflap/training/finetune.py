@@ -1,4 +1,4 @@
-"""Fine-tuning: rates, crops and epochs of each recipe, soft targets, mirroring, the loop, resume, blends."""
+"""Fine-tuning: learning-rate schedule, crops, epochs, soft targets, mirroring, the loop, resume, blends."""
 
 from __future__ import annotations
 
