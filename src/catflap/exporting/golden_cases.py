@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -31,6 +32,7 @@ def drawn_photos(frame: Frame | None = None) -> tuple[bytes, ...]:
     return tuple(case.photo for case in drawn_cases(frame))
 
 
+@lru_cache(maxsize=4)  # an export asks twice
 def drawn_cases(frame: Frame | None = None) -> tuple[DrawnCase, ...]:
     """Cases that together take every decoding path of a Frame; the same each time.
 
@@ -62,6 +64,7 @@ def drawn_cases(frame: Frame | None = None) -> tuple[DrawnCase, ...]:
     )
 
 
+@lru_cache(maxsize=32)
 def extra_case(seed: int) -> DrawnCase:
     """A further drawn case by seed: strong colours, alpha, a colour profile or an EXIF orientation."""
     random = np.random.default_rng([seed, 1])
