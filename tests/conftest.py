@@ -35,10 +35,11 @@ sys.dont_write_bytecode = False
 TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 LONGEST = (  # files, by the time that their slow tests take
-    "house/test_nothing_leaves.py", "pipeline/test_build.py", "comparison/test_compare.py",
-    "exporting/test_targets.py", "studio/test_page.py", "pages/test_accessibility.py", "web/test_camera.py",
-    "web/test_page.py", "exporting/test_unknown.py", "evaluation/test_coverage.py", "studio/test_server.py",
-    "pipeline/test_drift.py", "web/test_bundles.py", "web/test_network.py", "training/test_distributed.py",
+    "house/test_nothing_leaves.py", "pipeline/test_build.py", "studio/test_page.py", "studio/test_server.py",
+    "exporting/test_targets.py", "training/test_distributed.py", "pipeline/test_drift.py",
+    "comparison/test_compare.py", "house/test_scheduling.py", "pages/test_accessibility.py",
+    "web/test_camera.py", "web/test_page.py", "exporting/test_unknown.py", "evaluation/test_coverage.py",
+    "web/test_bundles.py", "web/test_network.py",
     "web/test_runtimes.py", "serving/test_soak.py", "serving/test_limits.py", "curation/test_audit.py",
     "live/test_watch.py", "training/test_train.py", "curation/test_queue.py", "exporting/test_export.py",
     "data/test_real_photos.py",
@@ -272,6 +273,19 @@ def installed_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
 
     path = drawn_dataset.path.with_name("installed")
     return load_checkpoint(make_once(path, lambda: train(drawn_dataset, path, Plan(backbone=TINY))))
+
+
+@pytest.fixture(scope="session")
+def three_labels(shared_by_workers: Path, keep_graphs: None) -> Checkpoint:
+    """A head for three labels with 50 drawn photos each; `photos`, `manifest` and `dataset` lie beside it."""
+    from catflap.artifacts.checkpoint import load_checkpoint
+    from tests.tiny import COLOURS, make_checkpoint, make_dataset
+
+    folder = shared_by_workers / "three"
+    folder.mkdir(exist_ok=True)
+    return load_checkpoint(
+        make_once(folder / "checkpoint", lambda: make_checkpoint(make_dataset(folder, tuple(COLOURS), 50)))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.bundle import load_bundle
+from catflap.artifacts.checkpoint import Checkpoint
+from catflap.artifacts.dataset import load_dataset
 from catflap.evaluation.conformal import set_threshold
 from catflap.evaluation.decision_rates import mean_size, set_rates
 from catflap.exporting.export import export
 from catflap.pipeline.evaluate import evaluate
 from catflap.runtime.decisions import prediction_sets, softmax
-from tests.tiny import make_checkpoint, make_dataset
 
 
 def answers(random: np.random.Generator, groups: int, labels: int = 4) -> tuple[np.ndarray, ...]:
@@ -64,11 +65,11 @@ def test_the_interval_of_the_mean_size_holds(groups: int, few: float) -> None:
 
 @pytest.mark.slow
 def test_three_labels_have_sets_on_the_card_and_in_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three_labels: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("catflap.evaluation.slices.MIN_PHOTOS", 3)  # there are few test photos
-    dataset = make_dataset(tmp_path, ("cat", "other", "third"), 50)
-    export(make_checkpoint(dataset), dataset, tmp_path / "tiny.catflap", variants=("int8",))
+    dataset = load_dataset(three_labels.dataset_path)
+    export(three_labels, dataset, tmp_path / "tiny.catflap", variants=("int8",))
     bundle = load_bundle(tmp_path / "tiny.catflap")
     sets = bundle.variants["int8"].sets
     assert sets is not None

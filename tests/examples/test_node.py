@@ -18,7 +18,7 @@ import pytest
 
 from catflap.artifacts.bundle import HEAD, encode_members, load_bundle
 from catflap.artifacts.checkpoint import Checkpoint
-from catflap.artifacts.dataset import Dataset
+from catflap.artifacts.dataset import Dataset, load_dataset
 from catflap.errors import BadArtifact
 from catflap.exporting.export import export
 from catflap.exporting.golden_cases import ROTATED, scene
@@ -26,7 +26,6 @@ from catflap.image import Frame, encode, read_pixels, resize
 from catflap.runtime.classifier import Classifier
 from tests.artifacts.samples import write_bundle
 from tests.image.make_golden import FORMAT, SVG, ways, xmp
-from tests.tiny import make_checkpoint, make_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -275,12 +274,10 @@ def test_real_photos_are_judged_as_python_judges_them(client: Path, framed: Path
 
 
 @pytest.fixture(scope="module")
-def refusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def refusing(three_labels: Checkpoint) -> Path:
     """A bundle of three labels, which calls photos of other things unknown."""
-    folder = tmp_path_factory.mktemp("refusing")
-    dataset = make_dataset(folder, ("cat", "other", "third"), 50)
-    path = folder / "three.catflap"
-    export(make_checkpoint(dataset), dataset, path, variants=("int8", "onnx-frame"))
+    path = three_labels.path.with_name("refusing.catflap")
+    export(three_labels, load_dataset(three_labels.dataset_path), path, variants=("int8", "onnx-frame"))
     return path
 
 

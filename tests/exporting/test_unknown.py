@@ -25,17 +25,17 @@ from catflap.training.plan import Plan
 from catflap.training.train import train
 from catflap.verification.verify import verify
 from tests.matrix import mostly_slow
-from tests.tiny import Exported, draw_photos, make_checkpoint, make_dataset
+from tests.tiny import Exported, draw_photos
 
 LABELS = ("cat", "other", "third")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unknown")
-    dataset = make_dataset(folder, LABELS, 50)
-    export(make_checkpoint(dataset), dataset, folder / "tiny.catflap", variants=("int8",))
-    return folder / "tiny.catflap"
+def bundle(three_labels: Checkpoint) -> Path:
+    """Their Bundle, beside the checkpoint."""
+    path = three_labels.path.with_name("unknown.catflap")
+    export(three_labels, load_dataset(three_labels.dataset_path), path, variants=("int8",))
+    return path
 
 
 def strange() -> list[np.ndarray]:
@@ -149,11 +149,11 @@ def test_every_runtime_says_it_as_int8_does(bundle: Path, tmp_path: Path, name: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ncnn-fp32", "litert-micro", "executorch-fp32"])
-def test_converters_keep_the_embedding(tmp_path: Path, name: str) -> None:
+def test_converters_keep_the_embedding(three_labels: Checkpoint, tmp_path: Path, name: str) -> None:
     """With an installed backbone, which a converter's own process knows."""
     tools = {"ncnn-fp32": "pnnx", "litert-micro": "litert_torch", "executorch-fp32": "executorch"}
     pytest.importorskip(tools[name])
-    dataset = make_dataset(tmp_path, LABELS, 50)
+    dataset = load_dataset(three_labels.dataset_path)
     checkpoint = train(dataset, tmp_path / "installed", Plan(backbone=INSTALLED))
     out = tmp_path / "more.catflap"
     export(checkpoint, dataset, out, variants=("fp32", name), unknown_rate=0.1)
