@@ -86,7 +86,9 @@ def test_export_writes_a_baseline(drawn_bundle: Exported) -> None:
                 < 1
             )
             assert set(entry["embedding"]) == {"groups", "mean", "length", "axes", "limit", "ood_score"}
-            assert max(entry["embedding"]["ood_score"]) >= 1
+        labels = variant.baseline["labels"].values()
+        # The limits are drawn together: that of one label may be beyond all of its photos, not that of each.
+        assert max(max(entry["embedding"]["ood_score"]) for entry in labels) >= 1
 
 
 def test_a_field_like_the_calibration_raises_no_alarm(drawn_bundle: Exported, tmp_path: Path) -> None:
