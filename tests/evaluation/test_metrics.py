@@ -19,7 +19,6 @@ from catflap.evaluation.intervals import (
     binomial_tails,
     effective_photos,
     positive,
-    resamples,
     wilson,
 )
 from catflap.evaluation.metrics import measure
@@ -281,13 +280,6 @@ def test_effective_photos_of_equal_groups_are_the_groups():
     assert effective_photos(keys, groups, 3).tolist() == [3.0, 1.0, 0.0]
     unequal = effective_photos(np.zeros(104, int), np.r_[np.zeros(100, int), [1, 2, 3, 4]], 1)
     assert unequal[0] == pytest.approx(104**2 / (100**2 + 4))
-
-
-def test_resamples_draw_every_group_once_on_average():
-    weights = np.concatenate(list(resamples(50, seed=0)))
-    assert weights.shape == (1000, 50)
-    assert (weights.sum(axis=1) == 50).all()
-    assert weights.mean(axis=0) == pytest.approx(np.ones(50), abs=0.2)
 
 
 def test_operating_points_reach_what_is_stated_and_no_less_than_they_can():

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from catflap.artifacts.results import Check
 from catflap.errors import CatflapError, Refused
 from catflap.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
+from catflap.evaluation.calibration_error import expected_calibration_error
 from catflap.evaluation.intervals import Floats, Ints, effective_photos, significantly_positive, wilson
-from catflap.evaluation.metrics import expected_calibration_error
 from catflap.evaluation.paired import mcnemar, paired_difference
 from catflap.runtime.decisions import softmax
 

@@ -2,15 +2,15 @@
 
 Photos of one group (near-duplicates, one burst, one video) are not independent. Proportions use
 Wilson's interval (1927) with Kish's effective sample size (1965). Averages use a cluster-robust
-variance. Only the calibration error needs a cluster bootstrap (Efron 1979). Bounds on an error rate
-at a chosen threshold are exact order statistics (Wilks 1941). tests/evaluation/test_coverage.py
+variance. That of the calibration error is in calibration_error.py. Bounds on an error rate at a chosen
+threshold are exact order statistics (Wilks 1941). tests/evaluation/test_coverage.py
 simulates how often each interval contains the true value.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,7 +36,6 @@ STUDENT_T = {
     60: 2.000298,
     10**9: Z,
 }
-RESAMPLE_CHUNK = 4_000_000
 ROUNDING = 1e-20  # of the squared sum of influences: below it a variance is rounding error
 NO_VARIANCE = "no two independent photos differ"
 CONFIDENCE = 0.95  # of a bound that `allowed_errors` proves
@@ -97,19 +96,19 @@ def share(hits: float, photos: float, effective: float, reason: str) -> Metric:
     return metric(hits / photos, float(low), float(high))
 
 
-def clustered_variance(influence: Floats, groups: Ints) -> tuple[float, float]:
+def clustered_variance(influence: Floats, groups: Ints, freedom: float = 1.0) -> tuple[float, float]:
     """The cluster-robust variance of an estimate, and the t quantile of its 95 % interval.
 
     `influence` (n,) is each photo's influence on the estimate; it sums to zero. It is summed within
     groups first. The degrees of freedom are the number of groups that carry the variance, (sum of
     squares)² / sum of fourth powers (Satterthwaite 1946), at least 2: the whole variance of a good
-    classifier may come from a few mistakes.
+    classifier may come from a few mistakes. They are multiplied by `freedom`.
     """
     sums = np.bincount(groups, influence) ** 2
     total = float(sums.sum())
     if total <= ROUNDING * float(np.abs(influence).sum()) ** 2:
         return 0.0, Z
-    carriers = max(2.0, total**2 / float((sums**2).sum()))
+    carriers = freedom * max(2.0, total**2 / float((sums**2).sum()))
     reach = np.interp(1 / carriers, [1 / k for k in reversed(STUDENT_T)], list(reversed(STUDENT_T.values())))
     return total * len(sums) / max(len(sums) - 1, 1), float(reach)
 
@@ -124,12 +123,13 @@ def significantly_positive(gains: Floats, groups: Ints) -> bool:
     return bool(owners.any()) and mean > reach * variance**0.5
 
 
-def rate(value: float, influence: Floats, groups: Ints, effective: float) -> Metric:
+def rate(value: float, influence: Floats, groups: Ints, effective: float, freedom: float = 1.0) -> Metric:
     """A value between 0 and 1 with Wilson's interval, at the sample size that matches its variance.
 
-    Without variance, as in a set without mistakes, the sample size is `effective`.
+    Without variance, as in a set without mistakes, the sample size is `effective`. `freedom` is that of
+    `clustered_variance`.
     """
-    variance, reach = clustered_variance(influence, groups)
+    variance, reach = clustered_variance(influence, groups, freedom)
     if variance > 0 and 0 < value < 1:
         effective = value * (1 - value) / variance
     low, high = wilson(value, effective, reach)
@@ -153,21 +153,6 @@ def positive(value: float, influence: Floats, groups: Ints) -> Metric:
         return missing(NO_VARIANCE, value)
     factor = float(np.exp(min(reach * variance**0.5 / value, 700.0)))
     return metric(value, value / factor, value * factor)
-
-
-def resamples(groups: int, seed: int) -> Iterator[Floats]:
-    """Cluster bootstrap weights in chunks (rounds, groups): how often each group was drawn.
-
-    1,000 rounds; fewer above 200,000 groups, at least 200.
-    """
-    generator = np.random.default_rng(seed)
-    rounds = min(1000, max(200, 200_000_000 // max(groups, 1)))
-    step = max(1, RESAMPLE_CHUNK // max(groups, 1))
-    for start in range(0, rounds, step):
-        here = min(step, rounds - start)
-        drawn = generator.integers(0, groups, (here, groups))
-        drawn += np.arange(here)[:, None] * groups
-        yield np.bincount(drawn.ravel(), minlength=here * groups).reshape(here, groups).astype(np.float64)
 
 
 def binomial_tails(trials: int, probability: float) -> Floats:
