@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--calibration", action="store_true")
     args = parser.parse_args()
     header(sets=args.sets)
-    for kind in CALIBRATION_KINDS if args.calibration else ():
-        print(json.dumps(calibration_coverage(*kind, args.sets)), flush=True)
+    for of in CALIBRATION_KINDS if args.calibration else ():
+        print(json.dumps(calibration_coverage(*of, args.sets)), flush=True)
     if args.calibration:
         return
     for groups, shift in KINDS:

@@ -17,9 +17,11 @@ from catflap.errors import CatflapError, Refused
 from catflap.evaluation.conformal import unknown_threshold
 from catflap.exporting.export import add_variants, export
 from catflap.exporting.repack import strip_bundle
+from catflap.exporting.targets.to_coreml import layer_by_layer
 from catflap.pipeline.evaluate import evaluate
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import DecisionRule, decide
+from catflap.runtime.ood import embedding_models, ood_scores
 from catflap.training.backbones import TINY as INSTALLED
 from catflap.training.plan import Plan
 from catflap.training.train import train
@@ -164,6 +166,34 @@ def test_converters_keep_the_embedding(three_labels: Checkpoint, tmp_path: Path,
     decided = [[one(frame).decision == "unknown" for frame in strange()] for one in (ours, theirs)]
     assert decided[0] == decided[1]
     assert any(decided[1])
+
+
+@pytest.mark.slow
+def test_core_ml_carries_the_embedding_from_which_an_app_says_it(
+    three_labels: Checkpoint, tmp_path: Path
+) -> None:
+    """Core ML does not run here: its layers, computed in torch, with the threshold of fp32."""
+    coremltools = pytest.importorskip("coremltools", reason="coremltools is not installed: catflap[coreml]")
+    import torch
+
+    dataset = load_dataset(three_labels.dataset_path)
+    checkpoint = train(dataset, tmp_path / "installed", Plan(backbone=INSTALLED))
+    out = tmp_path / "more.catflap"
+    export(checkpoint, dataset, out, variants=("fp32", "coreml-fp32"), unknown_rate=0.1)
+    opened = load_bundle(out)
+    (tmp_path / "fp32.mlmodel").write_bytes(opened.members[opened.untested["coreml-fp32"]["file"]])
+    spec = coremltools.utils.load_spec(str(tmp_path / "fp32.mlmodel"))
+    ends = {end.name: list(end.type.multiArrayType.shape) for end in spec.description.output}
+    stated = opened.variants["fp32"].unknown
+    assert stated is not None
+    models, classifier = embedding_models(opened.variants["fp32"].baseline, opened.labels), Classifier(out)
+    assert ends == {"logits": [1, 3], "embedding": [1, len(models[0].mean)]}  # type: ignore[union-attr]
+    for frame in strange():
+        answers = layer_by_layer(spec, torch.from_numpy(frame[None]).float())
+        best = answers["logits"].argmax(1).numpy()
+        (score,), ours = ood_scores(answers["embedding"].numpy(), best, models), classifier(frame)
+        assert score == pytest.approx(ours.ood_score, abs=1e-3)
+        assert (score > stated["threshold"]) == (ours.decision == "unknown")
 
 
 @pytest.mark.slow

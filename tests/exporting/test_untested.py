@@ -124,10 +124,10 @@ def test_core_ml_is_written_and_its_layers_answer_as_the_checkpoint(
     frames = np.stack([read_pixels(photos[n], drawn_dataset.frame) for n in range(3)])
     expected = open_checkpoint(drawn_checkpoint)(frames)
     floats = torch.from_numpy(frames).float()
-    got = np.concatenate([layer_by_layer(spec, floats[n : n + 1]).numpy() for n in range(3)])
+    got = np.concatenate([layer_by_layer(spec, floats[n : n + 1])["logits"].numpy() for n in range(3)])
     assert np.abs(got - expected).max() < 1e-3
     spec.neuralNetwork.layers[-1].innerProduct.bias.floatValue[0] += 1
-    assert np.abs(layer_by_layer(spec, floats[:1]).numpy() - expected[:1]).max() > 1e-3
+    assert np.abs(layer_by_layer(spec, floats[:1])["logits"].numpy() - expected[:1]).max() > 1e-3
     spec.neuralNetwork.layers[-1].softmax.SetInParent()
     with pytest.raises(ValueError, match="softmax"):
         layer_by_layer(spec, floats[:1])

@@ -1,8 +1,9 @@
 """For Core ML: iOS, macOS; the one file that owns coremltools.
 
 The model, a neural network in one .mlmodel file, takes one frame as float32, 0 to 255, and answers with
-float32 logits. Core ML runs on Apple's systems only, so what is written here was not run by it. Instead
-torch computes the layers that the file states, one by one, and they must give the Checkpoint's logits.
+float32 logits, and with the embedding where photos may be unknown. Core ML runs on Apple's systems only, so
+what is written here was not run by it. Instead torch computes the layers that the file states, one by one,
+and they must give what the Checkpoint gives.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
     from catflap.exporting.judging import ExportSource
 
 CHECKPOINT, FRAMES, WRITTEN = "checkpoint", "frames.npy", "written.mlmodel"
+EMBEDDED = "embedded"  # where the features before the head are a second output
 CHECKED = 4  # frames
-LIMIT = 1e-3  # of a logit
+LIMIT = 1e-3  # of a logit, and of a number in an embedding
 
 
 def convert(form: Form, source: ExportSource) -> tuple[bytes, ...]:
     """The .mlmodel file of the only precision that is written: fp32."""
+    embedded = {EMBEDDED: ""} if source.may_be_unknown else {}
     given: dict[str, Argument] = {CHECKPOINT: source.checkpoint.path, FRAMES: source.frames[:CHECKED]}
-    return run_converter(__name__, given, (WRITTEN,))
+    return run_converter(__name__, given | embedded, (WRITTEN,))
 
 
 def work(folder: Path) -> None:
@@ -35,33 +38,41 @@ def work(folder: Path) -> None:
     import torch
 
     from catflap.artifacts.checkpoint import load_checkpoint
-    from catflap.training.network import load_network
+    from catflap.runtime.engine_onnx import EMBEDDING
+    from catflap.training.network import TwoOutputNetwork, load_network
     from catflap.training.onnx_graph import INPUT, OUTPUT
 
     opened = load_checkpoint(folder / CHECKPOINT)
-    network = load_network(opened).eval()
+    network, names = load_network(opened), [OUTPUT]
+    module: torch.nn.Module = network
+    if (folder / EMBEDDED).exists():
+        module, names = TwoOutputNetwork(network), [OUTPUT, EMBEDDING]
+    module.eval()
     shape = (1, opened.frame.height, opened.frame.width, 3)
-    program = torch.export.export(network, (torch.zeros(shape),)).run_decompositions({})
+    program = torch.export.export(module, (torch.zeros(shape),)).run_decompositions({})
     model = coremltools.convert(
         program,
         inputs=[coremltools.TensorType(name=INPUT, shape=shape, dtype=np.float32)],
-        outputs=[coremltools.TensorType(name=OUTPUT, dtype=np.float32)],
+        outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names],
         convert_to="neuralnetwork",  # an ML program would be a folder with a random name in it
         skip_model_load=True,
     )
     spec = model.get_spec()
     spec.description.metadata.userDefined.clear()  # the day on which it was written
-    spec.description.output[0].type.multiArrayType.shape.extend([1, len(opened.labels)])
     with torch.inference_mode():
         for frame in torch.from_numpy(np.load(folder / FRAMES)).float():
-            off = float((layer_by_layer(spec, frame[None]) - network(frame[None])).abs().max())
-            if not off <= LIMIT:
-                raise ValueError(f"the layers of the file differ from the checkpoint by {off:.3g}")
+            answers, expected = layer_by_layer(spec, frame[None]), module(frame[None])
+            for name, one in zip(names, expected if len(names) > 1 else [expected], strict=True):
+                off = float((answers[name] - one).abs().max())
+                if not off <= LIMIT:
+                    raise ValueError(f"the {name} of the file's layers differ by {off:.3g}")
+    for end in spec.description.output:
+        end.type.multiArrayType.shape.extend(answers[end.name].shape)
     (folder / WRITTEN).write_bytes(spec.SerializeToString(deterministic=True))
 
 
-def layer_by_layer(spec: Any, pixels: Any) -> Any:
-    """The logits that a neural network of Core ML states, torch float32 (1, labels), for one frame.
+def layer_by_layer(spec: Any, pixels: Any) -> dict[str, Any]:
+    """The outputs by name that a neural network of Core ML states for one frame, torch float32 (1, …) each.
 
     Layers as in Apple's specification of the format, NeuralNetwork.proto. ValueError for a layer that
     none of our backbones has.
@@ -72,7 +83,7 @@ def layer_by_layer(spec: Any, pixels: Any) -> Any:
         if kind not in LAYERS:
             raise ValueError(f"it has a layer {kind} that is not supported here")
         values[layer.output[0]] = LAYERS[kind](getattr(layer, kind), *(values[name] for name in layer.input))
-    return values[spec.description.output[0].name]
+    return {end.name: values[end.name] for end in spec.description.output}
 
 
 def _weights(tensor: Any, *shape: int) -> Any:
