@@ -381,7 +381,7 @@ def in_functions(file: str) -> frozenset[int]:
 def judges(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
     """The tests that run a mutant's lines, quickest first.
 
-    Of what imports run, or fixtures alone, these are all tests of their file that run others of its lines.
+    Of what imports run, or fixtures alone, these are all tests of a test file that runs others of its lines.
     """
     places = {f"{mutant.file}:{line}" for line in range(mutant.line, mutant.last + 1)}
     own = [test for test, about in tests.items() if places & about["own"]]
@@ -438,10 +438,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copies = [Copy(repo, Path(folder) / str(number)) for number in range(asked.jobs)]
         noted = note_lines(copies, sources, sorted(tests), asked.out.with_suffix(".tests.json"))
-        for about in noted.values():
+        files_of = defaultdict[str, set[str]](set)  # of a test file: our files of which it runs functions
+        for test, about in noted.items():
             about["own"] = set(about["lines"])
             about["all"] = about["own"] | set(about["shared"])
-            about["files"] = {line.rpartition(":")[0] for line in about["lines"]}
+            about["files"] = files_of[test.partition("::")[0]]
+            about["files"] |= {line.rpartition(":")[0] for line in about["lines"]}
         judge_all(copies, mutants, noted, asked.out)
     summarise(mutants, asked.out)
 

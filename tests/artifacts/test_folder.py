@@ -23,6 +23,7 @@ from catflap.artifacts.folder import (
     check_place,
     exchange,
     refuse_foreign,
+    unwritable,
     write_atomically,
 )
 from catflap.artifacts.schema import digest, read_json, write_json
@@ -415,6 +416,14 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(CatflapError, match="cannot be written"):
         write_atomically(tmp_path / "loop", b"x")
+
+
+def test_what_a_copy_of_a_tree_met_is_the_reason(tmp_path: Path) -> None:
+    """shutil raises one error for many files, a list of (from, to, why), or a text of its own."""
+    many = unwritable(tmp_path, shutil.Error([("a", "b", "disk quota"), ("c", "d", "other")]))
+    assert many.what == f"{tmp_path} cannot be written: disk quota."
+    one = unwritable(tmp_path, shutil.Error("they are the same file"))
+    assert one.what == f"{tmp_path} cannot be written: they are the same file."
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b"])

@@ -71,6 +71,12 @@ def test_of_two_sizes_the_interval_of_their_mean_is_agresti_and_coulls() -> None
     assert found["high"] == pytest.approx(1 + share + half, abs=0.003)
 
 
+def test_copies_of_photos_change_no_interval_of_a_mean_size() -> None:
+    counts = np.array([1] * 13 + [2] * 5 + [4] * 2)
+    twice = mean_size(np.repeat(counts, 2), np.repeat(np.arange(20), 2), 4)
+    assert twice == mean_size(counts, np.arange(20), 4)
+
+
 def test_sets_are_stated_with_what_they_reached() -> None:
     covered = {"value": 0.96, "low": 0.9, "high": 0.98}
     sets = {"threshold": 0.12, "error_rate": 0.05, "covered": covered, "mean_size": {"value": 1.25}}
