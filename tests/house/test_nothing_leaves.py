@@ -82,6 +82,7 @@ def traced(tmp_path: Path) -> Callable[..., Traced]:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(sys.path),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",  # as for all tests: with more, threads wait in loops beside other workers
         }
         home = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "LC_ALL": "C.UTF-8"}
         strace = [
