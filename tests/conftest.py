@@ -264,14 +264,16 @@ def drawn_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def installed_checkpoint(drawn_dataset: Dataset) -> Checkpoint:
+def installed_checkpoint(drawn_dataset: Dataset, shared_by_workers: Path) -> Checkpoint:
     """A head on an installed backbone: a converter's own process does not know the tests' tiny network."""
     from catflap.artifacts.checkpoint import load_checkpoint
     from catflap.training.backbones import TINY
     from catflap.training.plan import Plan
     from catflap.training.train import train
 
-    path = drawn_dataset.path.with_name("installed")
+    folder = shared_by_workers / "installed"  # beside the dataset it would be a second project for doctor
+    folder.mkdir(exist_ok=True)
+    path = folder / "installed"
     return load_checkpoint(make_once(path, lambda: train(drawn_dataset, path, Plan(backbone=TINY))))
 
 
