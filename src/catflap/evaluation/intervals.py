@@ -1,4 +1,4 @@
-"""95 % intervals (Wilson, by group, bootstrap), and sample sizes for a stated bound; the unit is the group.
+"""95 % intervals (Wilson, by group), and sample sizes for a stated bound; the unit is the group.
 
 Photos of one group (near-duplicates, one burst, one video) are not independent. Proportions use
 Wilson's interval (1927) with Kish's effective sample size (1965). Averages use a cluster-robust
