@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from catflap.data.roles import (
     check_shares,
     draws,
     mix,
+    shares,
     usual_shares,
 )
 from catflap.errors import CatflapError
@@ -195,3 +198,96 @@ def test_a_set_that_outgrows_the_shares_of_few_photos_moves_none_from_test_to_tr
     assert usual_shares(900) == FEW_SHARES
     assert usual_shares(4000) == SHARES
     assert not ((few == TEST) & (many == TRAIN)).any()
+
+
+@pytest.mark.parametrize("named", [("validation",), ("calibration",), ("calibration", "validation")])
+def test_where_the_source_names_roles_the_others_leak_no_photo_into_train_either(
+    named: tuple[str, ...],
+) -> None:
+    """A tenth of the photos has the named roles; those that are cut out of the rest grow fivefold."""
+    leaked, without_share = 0, 0
+    for seed in range(12):
+        ids, label, group = photos(seed, 7500, 1, 1)
+        stated = np.full(len(ids), TRAIN, np.int8)
+        for place, role in enumerate(named):
+            stated[place :: 10 * len(named)] = ORDER.index(role)
+        drawn = draws(ids, np.full(len(ids), -1), [], 0)
+        few = assign(label[:1500], group[:1500], drawn[:1500], SHARES, stated[:1500]).roles
+        many = assign(label, group, drawn, SHARES, stated).roles[:1500]
+        leaked += ((few == TEST) & (many == TRAIN)).sum() + ((few == TRAIN) & (many == TEST)).sum()
+        without_share += sum(
+            ((few == code) != (stated[:1500] == code)).sum() for code in map(ORDER.index, named)
+        )
+    assert (leaked, without_share) == (0, 0)
+
+
+def cut(shares: dict[str, float], below: int, count: int = 100) -> list[int]:
+    """How many photos of one label get each role, where so many draws are below the line at 0.5."""
+    drawn = np.append(np.linspace(0.01, 0.49, below), np.linspace(0.51, 0.99, count - below))
+    found = assign(np.zeros(count, int), np.arange(count), drawn, shares).roles
+    return np.bincount(found, minlength=len(ORDER)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shares", "below", "counts"),
+    [
+        ((0.3, 0.2, 0.2, 0.3), 50, [30, 20, 20, 30]),
+        ((0.3, 0.2, 0.2, 0.3), 72, [30, 20, 22, 28]),  # those below the line may not be train
+        ((0.3, 0.2, 0.2, 0.3), 90, [30, 20, 24, 26]),  # by at most four photos
+        ((0.3, 0.2, 0.2, 0.3), 28, [28, 22, 20, 30]),  # those above it may not be test
+        ((0.3, 0.2, 0.2, 0.3), 10, [26, 24, 20, 30]),
+        ((0.3, 0.4, 0.0, 0.3), 72, [30, 42, 0, 28]),
+        ((0.3, 0.0, 0.4, 0.3), 28, [28, 0, 42, 30]),
+        ((0.5, 0.0, 0.0, 0.5), 52, [52, 0, 0, 48]),
+        ((0.5, 0.0, 0.0, 0.5), 48, [48, 0, 0, 52]),
+        ((0.5, 0.0, 0.0, 0.5), 70, [54, 0, 0, 46]),
+    ],
+)
+def test_the_line_wins_by_at_most_four_photos_and_no_role_without_a_share_gets_one(
+    shares: tuple[float, ...], below: int, counts: list[int]
+) -> None:
+    assert cut(dict(zip(ORDER, shares, strict=True)), below) == counts
+
+
+def test_a_group_that_outweighs_all_others_leaves_each_role_a_group() -> None:
+    """It has the highest number, so that all shares end in it."""
+    group = np.append(np.arange(9), np.full(400, 9))
+    drawn = np.append(np.linspace(0.1, 0.5, 9), np.full(400, 0.9))
+    found = assign(np.zeros(409, int), group, drawn, dict.fromkeys(ORDER, 0.25)).roles
+    assert np.unique(found).tolist() == [0, 1, 2, 3]
+
+
+def test_a_rare_label_is_learnt_though_its_photos_drew_the_lowest_numbers() -> None:
+    label = np.repeat([0, 1], [30, 2])
+    drawn = np.append(np.linspace(0.1, 0.9, 30), [0.0, 0.01])
+    assert assign(label, np.arange(32), drawn, SHARES).roles[31] == TRAIN
+
+
+def test_a_group_of_several_labels_is_of_the_most_frequent_one_and_of_the_first_of_equals() -> None:
+    """The group with the lowest number is test, but train where it is the only one of its label."""
+    for own, role in (([0, 1], TRAIN), ([1, 0], TRAIN), ([0, 1, 1], TEST), ([1, 0, 0], TRAIN)):
+        label = np.append(own, np.ones(30, int))
+        group = np.append(np.zeros(len(own), int), np.arange(1, 31))
+        drawn = np.append(np.zeros(len(own)), np.linspace(0.1, 0.9, 30))
+        assert set(assign(label, group, drawn, SHARES).roles[: len(own)]) == {role}
+
+
+def test_no_photos_have_no_roles() -> None:
+    nothing = np.zeros(0, int)
+    found = assign(nothing, nothing, np.zeros(0), SHARES)
+    assert (found.roles.tolist(), found.left_out.tolist()) == ([], [])
+
+
+def test_numbers_by_id_are_those_of_splitmix64_in_whole_numbers() -> None:
+    """A photo's crops and its part of a cross-fit depend on them, so no version may change them."""
+    ids = ["0123456789abcdef" + "0" * 48, "f" * 64]
+    whole, step = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mixed(bits: int) -> int:
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & whole
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & whole
+        return bits ^ bits >> 31
+
+    for id, row in zip(ids, shares(np.array(ids), "a purpose", 3).tolist(), strict=True):
+        start = mixed(int(id[:16], 16) ^ int(hashlib.sha256(b"a purpose").hexdigest()[:16], 16))
+        assert row == [(mixed(start + n * step & whole) >> 11) / 2**53 for n in (1, 2, 3)]

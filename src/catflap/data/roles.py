@@ -143,9 +143,12 @@ def _cut(
     give = max(GIVE, GIVE_SHARE * total)
     ends[0] = min(ends[0], max(below, ends[0] - give))
     ends[-1] = max(ends[-1], min(below, ends[-1] + give))
-    for place in range(TRAIN - 1, 0, -1):
-        if shares[ORDER[place]] == 0:  # groups that the line keeps from train go to a role with a share
-            ends[place - 1] = ends[place]
+    if shares["calibration"] + shares["validation"] == 0:  # the line itself is between test and train
+        ends[:] = ends[0] if below < ends[1] else ends[-1]
+    elif shares["validation"] == 0:  # what the line keeps from train goes to calibration
+        ends[1] = ends[-1]
+    elif shares["calibration"] == 0:  # what the line keeps from test goes to validation
+        ends[1] = ends[0]
     ends = np.maximum.accumulate(ends)
     middle = np.cumsum(sizes) - sizes / 2
     cuts = np.searchsorted(middle, ends)
