@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from catflap.errors import CatflapError
 from catflap.evaluation.calibration import PRIOR_PHOTOS, estimate_prior, fit_temperature, prior_intervals
@@ -139,6 +139,16 @@ def test_a_label_that_never_occurs_gets_almost_no_share():
     least = 0.01 / np.maximum(shares, 0.01).sum()  # half a photo
     highest = 1 - (1 - least) * 0.025 ** (1 / 50)  # a share at which none of 50 has a chance of 0.025
     assert prior_intervals(p, [0.4, 0.4, 0.2], shares)[2]["high"] == pytest.approx(highest, abs=1e-6)
+
+
+@pytest.mark.parametrize("others", [(0.5, 0.48), (0.8, 0.18)])
+def test_of_certain_answers_the_interval_of_a_share_is_wilsons(others):
+    """Of 50 photos one is of the third label, which is more than half a photo."""
+    field = np.array([*others, 0.02])
+    p = np.repeat(np.eye(3), (50 * field).round().astype(int), axis=0)
+    for share, found in zip(field, prior_intervals(p, [0.3, 0.3, 0.4], field), strict=True):
+        expected = stats.binomtest(round(50 * share), 50).proportion_ci(method="wilson")
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_decide_needs_exactly_one_label():

@@ -77,6 +77,15 @@ def test_copies_of_photos_change_no_interval_of_a_mean_size() -> None:
     assert twice == mean_size(counts, np.arange(20), 4)
 
 
+def test_photos_of_a_group_whose_sets_differ_as_any_two_do_count_singly() -> None:
+    """Of 100 pairs 64 have sets of 1 and 1 label, 32 of 1 and 2, 4 of 2 and 2: as single photos by chance."""
+    counts = np.repeat([[1, 1], [1, 2], [2, 2]], [64, 32, 4], axis=0).ravel()
+    found = mean_size(counts, np.repeat(np.arange(100), 2), 2)
+    share = (0.2 * 198 + 2) / (198 + 4)
+    half = 1.959964 * math.sqrt(share * (1 - share) / (198 + 4))
+    assert (found["low"], found["high"]) == pytest.approx((1 + share - half, 1 + share + half), abs=1e-6)
+
+
 def test_sets_are_stated_with_what_they_reached() -> None:
     covered = {"value": 0.96, "low": 0.9, "high": 0.98}
     sets = {"threshold": 0.12, "error_rate": 0.05, "covered": covered, "mean_size": {"value": 1.25}}

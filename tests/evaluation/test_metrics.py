@@ -16,9 +16,13 @@ from catflap.evaluation.calibration import operating_point
 from catflap.evaluation.intervals import (
     STUDENT_T,
     allowed_errors,
+    binomial_quantile,
     binomial_tails,
+    clustered_variance,
     effective_photos,
+    groups_needed,
     positive,
+    rate,
     wilson,
 )
 from catflap.evaluation.metrics import measure
@@ -265,6 +269,48 @@ def test_student_table_is_that_of_scipy():
         assert reach == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-5)
 
 
+@pytest.mark.parametrize("carriers", [2, 3, 4, 5, 6, 8, 10, 15, 30, 60])
+def test_as_many_groups_as_carry_the_variance_are_the_degrees_of_freedom(carriers):
+    """Groups of two photos that err alike carry equal parts; others carry nothing."""
+    influence = np.repeat(np.append(np.tile([0.1, -0.1], carriers)[:carriers], np.zeros(9)), 2)
+    variance, reach = clustered_variance(influence, np.repeat(np.arange(carriers + 9), 2))
+    assert variance == pytest.approx(carriers * 0.2**2 * (carriers + 9) / (carriers + 8))
+    assert reach == pytest.approx(stats.t.ppf(0.975, carriers), abs=1e-5)
+
+
+def test_the_interval_of_a_rate_is_wilsons_at_the_sample_size_of_its_variance():
+    """Of 40 bursts of five photos that are alike 12 are right: as 39 photos, whatever is said otherwise."""
+    right = np.repeat(np.arange(40) < 12, 5).astype(float)
+    bursts = np.repeat(np.arange(40), 5)
+    found = rate(0.3, (right - 0.3) / 200, bursts, 200)
+    shares = np.where(np.arange(40) < 12, 0.7, 0.3) ** 2  # of the variance
+    reach = np.interp(1 / (shares.sum() ** 2 / (shares**2).sum()), [1 / 30, 1 / 15], [2.042272, 2.131450])
+    low, high = wilson(0.3, 39, reach)
+    assert (found["low"], found["high"]) == pytest.approx((float(low), float(high)), abs=1e-6)
+
+
+def test_a_rate_of_one_keeps_the_sample_size_that_is_stated():
+    """Its own is nothing: p (1 - p) is zero."""
+    found = rate(1.0, np.tile([0.001, -0.001], 30), np.arange(60), 60)
+    assert found["low"] == pytest.approx(60 / (60 + stats.t.ppf(0.975, 60) ** 2), abs=1e-5)
+
+
+@pytest.mark.parametrize(("rate", "confidence"), [(0.5, 0.5), (0.01, 0.95), (0.2, 0.9), (0.001, 0.95)])
+def test_the_least_groups_that_prove_a_rate_may_not_err(rate, confidence):
+    """Also where they prove it just so: one in two, with one group, half of the time."""
+    groups = groups_needed(rate, confidence)
+    assert allowed_errors(groups, rate, confidence) == 0
+    assert groups == 1 or allowed_errors(groups - 1, rate, confidence) is None
+
+
+@pytest.mark.parametrize(("trials", "count"), [(1, 1), (7, 3), (40, 21)])
+def test_a_binomial_quantile_is_where_scipys_tail_is(trials, count):
+    tail = stats.binom.sf(count - 1, trials, 0.5)
+    assert binomial_quantile(trials, 0.5, tail) == pytest.approx(count)
+    between = (tail + stats.binom.sf(count - 2, trials, 0.5)) / 2
+    assert binomial_quantile(trials, 0.5, between) == pytest.approx(count - 0.5)
+
+
 @pytest.mark.parametrize("groups", [[0] * 10, [0] * 5 + [1] * 5])
 def test_photos_that_are_all_alike_leave_the_interval_open(groups):
     """What rounding leaves of a variance that is zero is no certainty."""
@@ -340,7 +386,14 @@ def test_the_cost_ratio_gives_the_least_cost(ratio):
     assert reached == min(cost(threshold) for threshold in [*np.unique(scores), np.inf])
 
 
+@pytest.mark.parametrize("positives", [[True, False, False], [True, True, True]])
+def test_where_every_false_positive_is_allowed_or_none_can_be_each_photo_gets_the_label(positives):
+    point = operating_point([0.2, 0.5, 0.9], positives, max_fpr=1.0)
+    assert (point["threshold"], point["recall"]["value"], point["proven"]) == (0.2, 1.0, True)
+
+
 def test_an_operating_point_without_photos_or_with_ties_has_no_threshold():
+    assert operating_point([], np.zeros(0, bool), cost_ratio=2.0)["threshold"] is None
     tied = operating_point(np.full(10, 0.5), np.arange(10) < 5, max_fpr=0.1)
     assert tied["threshold"] is None
     assert tied["recall"]["value"] == 0

@@ -16,8 +16,16 @@ from catflap.evaluation.conformal import (
     choose_error_rate,
     risk_curve,
     risk_threshold,
+    set_threshold,
 )
-from catflap.runtime.decisions import DecisionRule, decide, decision_rule, softmax
+from catflap.runtime.decisions import (
+    DecisionRule,
+    decide,
+    decision_rule,
+    point_cutoff,
+    prediction_sets,
+    softmax,
+)
 
 Rows = npt.NDArray[np.float64]
 
@@ -111,6 +119,27 @@ def test_a_step_of_int8_answers_is_on_one_side_on_every_machine() -> None:
         assert decide(row, ["a", "b", "c"], rule) == ["unsure"]
     for row in (next_step, next_step.astype(np.float32), next_step * (1 - 1e-5)):
         assert decide(row, ["a", "b", "c"], rule) == ["a"]
+
+
+@pytest.mark.parametrize("threshold", [1e-4, 0.3, 0.5, 0.9999])
+def test_a_photo_just_below_an_operating_points_threshold_reaches_it_and_one_further_below_does_not(
+    threshold: float,
+) -> None:
+    """Just below: by a hundred-thousandth of the odds at most."""
+    odds = threshold / (1 - threshold)
+    for below, reaches in ((0.99e-5, True), (1.01e-5, False)):
+        probability = odds * (1 - below) / (1 + odds * (1 - below))
+        assert (probability >= point_cutoff(threshold)) == reaches
+
+
+def test_the_photo_that_sets_the_threshold_of_sets_has_its_label_in_its_set_on_every_machine() -> None:
+    likely, least = softmax(np.array([0.0, 2.0, 3.0])), softmax(np.array([1.25, 1.75, 1.5]))
+    truth = np.array([2] * 18 + [0])
+    threshold = set_threshold(np.vstack([np.tile(likely, (18, 1)), least]), truth, 0.05)
+    assert threshold is not None
+    for row in (least, least.astype(np.float32), least * (1 - 5e-6)):
+        assert prediction_sets(row[None], threshold)[0, 0]
+    assert not prediction_sets(least[None] * (1 - 1e-4), threshold)[0, 0]
 
 
 def test_decide_takes_the_likeliest_label_that_reaches_the_threshold() -> None:
