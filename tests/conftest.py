@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,7 @@ sys.dont_write_bytecode = False
 
 TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
+PROCESSES: list[bool] = []  # the test that runs has the fixture `worker_processes`
 LONGEST = (  # files, by the time that their slow tests take
     "house/test_nothing_leaves.py", "pipeline/test_build.py", "studio/test_page.py", "studio/test_server.py",
     "exporting/test_targets.py", "training/test_distributed.py", "pipeline/test_drift.py",
@@ -214,6 +216,38 @@ def _graphs_kept(request: pytest.FixtureRequest) -> None:
     """Keep graphs wherever tests train, which import tests/tiny.py; others need not wait for torch."""
     if "tests.tiny" in sys.modules:
         request.getfixturevalue("keep_graphs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _photos_examined_here() -> Iterator[None]:
+    """Let scans examine photos in this process: the start of a worker costs as much as a hundred photos.
+
+    Where a test or a verb asks for several workers, a deadline, or `worker_processes`, they are processes.
+    """
+    if "catflap.data.scan" not in sys.modules:
+        yield
+        return
+    from catflap.data import workers
+    from catflap.data.examine import as_rows, examine_photo
+
+    def here(batches: Iterable[Any], count: int | None = None, *, deadline: float) -> Iterator[Any]:
+        if PROCESSES or count not in (None, 1) or deadline != workers.DEADLINE:
+            yield from workers.run(batches, count, deadline=deadline)
+            return
+        for number, photos in batches:
+            yield number, as_rows([examine_photo(photo) for photo in photos.to_pylist()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("catflap.data.scan.local_workers", SimpleNamespace(run=here))
+        yield
+
+
+@pytest.fixture
+def worker_processes() -> Iterator[None]:
+    """Let scans of this test examine photos in processes, as users' scans do."""
+    PROCESSES.append(True)
+    yield
+    PROCESSES.pop()
 
 
 @pytest.fixture(scope="session")

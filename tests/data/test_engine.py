@@ -110,7 +110,7 @@ def test_a_killed_scan_goes_on_where_it_stopped(photos: Path, whole: Manifest, t
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_parts_of_another_source_are_not_taken(photos: Path, tmp_path: Path) -> None:
+def test_parts_of_another_source_are_not_taken(photos: Path, tmp_path: Path, worker_processes: None) -> None:
     def stop(step: str, done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
