@@ -236,6 +236,12 @@ def test_a_newer_minor_version_with_unknown_fields_is_read(tmp_path: Path) -> No
     assert load_bundle(path).head["extra"] == "\U0001f408"
 
 
+def test_an_older_minor_version_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_bundle(tmp_path)
+    monkeypatch.setattr(bundle_room, "FORMAT", "1.7")
+    assert load_bundle(path).head["catflap_bundle"] == "1.1"
+
+
 def risk_curve(*points: tuple[float, float, float], **changes: object) -> dict[str, object]:
     """A decision of format 1.1 with this curve: error rate, threshold, share unsure."""
     names = ("error_rate", "threshold", "unsure")
@@ -424,6 +430,41 @@ def test_a_head_that_is_too_large_is_not_written_and_not_read(tmp_path: Path) ->
     text = json.dumps(head).encode()
     (tmp_path / "large.catflap").write_bytes(bundle_room.encode_members({"bundle.json": text, **FILES}))
     assert refused(tmp_path / "large.catflap").endswith("has more than 16 MiB.")
+
+
+def test_what_is_just_as_large_as_allowed_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_bundle(tmp_path)
+    first = len(bundle_room.decode_members(path.read_bytes())["bundle.json"])
+    monkeypatch.setattr(bundle_room, "MAX_HEAD", first)
+    with monkeypatch.context() as limits:
+        limits.setattr(bundle_room, "MAX_BYTES", path.stat().st_size)
+        load_bundle(path)
+        limits.setattr(bundle_room, "MAX_BYTES", path.stat().st_size - 1)
+        assert refused(path).endswith("is larger than a bundle can be.")
+    load_bundle(small_bundle(tmp_path))
+    monkeypatch.setattr(bundle_room, "MAX_HEAD", first - 1)
+    assert "bundle.json" in refused(path)
+
+
+def test_the_headers_of_a_bundle_have_room_beside_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the 2 GiB that a bundle can have they may need one MiB: 1,000 files of long names."""
+    monkeypatch.setattr(bundle_room, "MAX_BYTES", (1 << 20) + 10)
+    bundle_room.encode_members({"a": bytes(4), "b": bytes(6)})
+    with pytest.raises(CatflapError, match="2 GB in all"):
+        bundle_room.encode_members({"a": bytes(4), "b": bytes(7)})
+
+
+def test_a_bundle_of_nearly_this_name_is_suggested(tmp_path: Path) -> None:
+    small_bundle(tmp_path)
+    for name, fix in (
+        ("smal", f"Did you mean: {tmp_path / 'small.catflap'}"),
+        ("dog", "Name a .catflap file."),
+    ):
+        with pytest.raises(BadArtifact) as error:
+            load_bundle(tmp_path / f"{name}.catflap")
+        assert error.value.fix == fix
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:

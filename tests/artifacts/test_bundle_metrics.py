@@ -130,6 +130,7 @@ def test_absurd_figures_are_refused(tmp_path: Path) -> None:
 
 CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a value above its interval": lambda m: m["accuracy"].update(value=1.0, high=0.9),
+    "a value below its interval": lambda m: m["accuracy"].update(value=0.1, low=0.2),
     "an interval upside down": lambda m: m["roc_auc"].update(low=m["roc_auc"]["high"], high=0.1),
     "a null without a reason": lambda m: m["macro_f1"].update(value=None, low=None, high=None),
     "an empty reason": lambda m: m["macro_f1"].update(value=None, low=None, high=None, reason=""),

@@ -36,6 +36,27 @@ def homeless(path: Path) -> Path:
     raise RuntimeError
 
 
+def test_without_a_home_the_cache_is_a_temporary_folder_that_only_its_user_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in HOMES:
+        monkeypatch.delenv(name, raising=False)
+    ours = tmp_path / f"catflap-{os.getuid()}"
+    for _ in range(2):  # it is made, and it is there
+        assert cache_folder("features") == ours / "features"
+        assert ours.stat().st_mode & 0o777 == 0o700
+    ours.chmod(0o770)
+    with pytest.raises(CatflapError, match="Set CATFLAP_CACHE to a folder"):
+        cache_folder("features")
+    ours.rmdir()
+    (tmp_path / "elsewhere").mkdir(0o700)
+    ours.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CatflapError, match="Set CATFLAP_CACHE to a folder"):
+        cache_folder("features")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as somebody without a home")
 def test_a_user_without_a_home_has_a_temporary_cache_of_its_own() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -21,9 +22,12 @@ from catflap.artifacts.folder import (
     OURS,
     atomic_folder,
     check_place,
+    discard_work,
     exchange,
+    is_ours,
     refuse_foreign,
     unwritable,
+    working_folder,
     write_atomically,
 )
 from catflap.artifacts.schema import digest, read_json, write_json
@@ -210,6 +214,37 @@ def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path: Path) -> None:
     assert version_of_thing(target) == "79"
 
 
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no call exchanges names there")
+def test_linux_and_macos_exchange_names(tmp_path: Path) -> None:
+    """Where a file system cannot, which this would not be, it is False; what is absent is an error."""
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "absent", tmp_path / "other")
+
+
+@pytest.mark.parametrize("number", [errno.ENOTEMPTY, errno.EEXIST, errno.ENOSPC])
+def test_a_folder_that_another_process_has_just_written_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Between the look at the target and the rename; a rename that fails for another reason is an error."""
+    target, rename = tmp_path / "thing", Path.rename
+
+    def late(path: Path, new: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        if number != errno.ENOSPC:
+            write_thing(target, 1)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "rename", late)
+    if number == errno.ENOSPC:
+        with pytest.raises(CatflapError, match="No space left"):
+            write_thing(target, 2)
+        assert not target.exists()
+    else:
+        write_thing(target, 2)
+        assert version_of_thing(target) == "2"
+    assert len(list(tmp_path.iterdir())) == target.exists()
+
+
 @pytest.fixture
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system that cannot exchange two names, as Windows and NFS."""
@@ -256,6 +291,17 @@ def test_a_reader_puts_back_what_was_half_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
+def test_a_reader_waits_for_the_second_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that is alive: it happens while the reader sleeps."""
+    target = tmp_path / "thing"
+    write_thing(target, 1)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        old = target.rename(tmp_path / f".thing.old-{other.pid}")
+        monkeypatch.setattr("catflap.artifacts.folder.sleep", lambda seconds: old.rename(target))
+        assert read_json(target / "thing.json", "thing")["number"] == 1
+        other.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_exchange")
 def test_without_an_exchange_a_reader_waits_for_the_second_rename(tmp_path: Path) -> None:
@@ -294,6 +340,25 @@ def test_what_this_process_is_writing_elsewhere_is_not_swept(tmp_path: Path) -> 
         write_thing(folder / "thing", 2)
         write_json(folder / "thing.json", {})
     assert read_json(tmp_path / "thing" / "thing" / "thing.json", "thing")["number"] == 2
+
+
+def test_a_pipe_with_the_name_of_a_leftover_stops_nobody(tmp_path: Path) -> None:
+    """Who opens a pipe to read waits for a writer, unless it is told not to."""
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    os.mkfifo(tmp_path / f".thing.partial-{dead.pid}")
+
+    def stop(number: int, frame: object) -> None:
+        raise AssertionError("it waits for a writer")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    try:
+        write_thing(tmp_path / "thing", 1)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
 def test_names_that_only_look_like_leftovers_stay(tmp_path: Path) -> None:
@@ -371,6 +436,25 @@ def test_a_folder_of_another_kind_is_replaced_where_the_new_one_has_all_its_file
         write_thing(target, 2)
     assert version_of_thing(target) == "edited"
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_the_same_again_is_replaced_and_a_file_that_was_deleted_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    for _ in range(3):
+        write_thing(target, 1)
+        assert version_of_thing(target) == "1"
+        (target / "data.txt").unlink()
+
+
+def test_a_build_with_a_folder_of_photos_in_it_is_not_only_ours(tmp_path: Path) -> None:
+    build = tmp_path / "cats.build"
+    write_thing(build / "other", 1)
+    (build / "manifest").mkdir()
+    write_json(build / "manifest" / "manifest.json", {"catflap": "manifest", "version": 1})
+    assert not is_ours(build)
+    shutil.rmtree(build / "other")
+    assert is_ours(build)
+    assert is_ours(build / "manifest")
 
 
 def version_of_thing(target: Path) -> str:
@@ -487,6 +571,70 @@ def test_an_error_elsewhere_names_the_place(tmp_path: Path) -> None:
         atomic_folder(tmp_path / "thing", "thing.json"),
     ):
         (tmp_path / "absent.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "of_folders"), [(errno.EINVAL, True), (errno.EINVAL, False), (errno.EIO, True)]
+)
+def test_a_file_system_may_refuse_to_flush_names_but_not_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, of_folders: bool
+) -> None:
+    """As some network file systems do; a disk that fails is an error."""
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if number == errno.EINVAL and of_folders:
+        write_thing(tmp_path / "thing", 1)
+        assert version_of_thing(tmp_path / "thing") == "1"
+    else:
+        with pytest.raises(CatflapError, match=os.strerror(number)):
+            write_thing(tmp_path / "thing", 1)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_working_folder_survives_an_error_and_goes_with_the_end_of_the_work(tmp_path: Path) -> None:
+    def fail() -> None:
+        with working_folder(tmp_path / "thing", "scan") as work:
+            (work / "step").write_text("finished")
+            raise RuntimeError("x")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with working_folder(tmp_path / "thing", "scan") as again:
+        assert (again / "step").read_text() == "finished"
+        with (
+            pytest.raises(CatflapError, match="Another scan is writing"),
+            working_folder(tmp_path / "thing", "scan"),
+        ):
+            raise AssertionError("both work")
+    assert list(tmp_path.iterdir()) == []
+    with working_folder(tmp_path / "thing", "scan") as work:
+        shutil.rmtree(work)  # somebody tidied up
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_beside_a_finished_target_goes_up_to_what_is_in_use(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    held = len(list(Path("/dev/fd").iterdir()))
+    left = [tmp_path / f".thing.{kind}" for kind in ("scan", "train", "decided")]
+
+    def leave() -> None:
+        for folder in left[:2]:
+            folder.mkdir()
+            (folder / "lock").touch()
+        left[2].touch()
+
+    leave()
+    discard_work(target, "scan", "train", "absent", "decided")
+    assert list(tmp_path.iterdir()) == []
+    leave()
+    with working_folder(target, "train"):
+        discard_work(target, "scan", "train", "decided")
+        assert sorted(tmp_path.iterdir()) == sorted(left[1:])
+    assert len(list(Path("/dev/fd").iterdir())) <= held
 
 
 BAD_JSON = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +37,10 @@ def test_what_is_refused_is_what_could_not_be_read(
     monkeypatch.setattr(golden_room, "MAX_BYTES", size + HEADERS - 1)
     with pytest.raises(CatflapError, match="--golden"):
         check_golden(*asked)
+    with zipfile.ZipFile(io.BytesIO(bundle.members[FILE])) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
     monkeypatch.setattr(golden_room, "MAX_BYTES", size)
+    read_golden(bundle)
+    monkeypatch.setattr(golden_room, "MAX_BYTES", size - 1)
     with pytest.raises(BadArtifact, match="too many bytes"):
         read_golden(bundle)
