@@ -181,7 +181,7 @@ def test_threads_that_write_one_target_do_not_collide(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file", b"%08d" % number * 5000)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(write, range(200)))
+        list(pool.map(write, range(80)))
     number = read_json(tmp_path / "thing" / "thing.json", "thing")["number"]
     assert (tmp_path / "thing" / "data.txt").read_text() == str(number)
     data = (tmp_path / "file").read_bytes()
@@ -198,7 +198,7 @@ def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path: Path) -> None:
 
     def write() -> None:
         try:
-            for number in range(1, 80):
+            for number in range(1, 40):
                 write_thing(target, number)
         finally:
             done.set()
@@ -211,7 +211,7 @@ def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path: Path) -> None:
         looks += 1
     writer.join()
     assert looks > 100
-    assert version_of_thing(target) == "79"
+    assert version_of_thing(target) == "39"
 
 
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no call exchanges names there")

@@ -19,14 +19,14 @@ with only_writer(Path(sys.argv[1]), "train"):
     print("held", flush=True)
     input()
 """
-# Takes 300 turns, in each of which it makes and removes a folder: two at once would be an error.
+# Takes 60 turns, in each of which it makes and removes a folder: two at once would be an error.
 TURNS = """
 import sys
 from pathlib import Path
 from catflap.artifacts.folder import only_writer
 from catflap.errors import CatflapError
 target, turns = Path(sys.argv[1]), 0
-while turns < 300:
+while turns < 60:
     try:
         with only_writer(target, "train"):
             target.mkdir()

@@ -112,7 +112,7 @@ FIELDS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(JSON, st.builds(lambda rows: {**GOOD, "decisions": rows}, st.lists(FIELDS, max_size=3))))
 def test_any_json_is_read_or_refused(tmp_path: Path, value: Any) -> None:
     try:

@@ -20,6 +20,7 @@ from catflap.evaluation.drift_baseline import (
     measure_drift,
 )
 from catflap.runtime.decisions import softmax
+from tests.matrix import mostly_slow
 
 LABELS = ("cat", "dog", "other")
 Floats = npt.NDArray[np.float64]
@@ -61,7 +62,7 @@ def test_undisturbed_windows_alarm_at_most_once_in_a_hundred(calibration: int) -
     assert alarms(1500, calibration) <= 0.01
 
 
-@pytest.mark.parametrize("mix", [(0.02, 0.49, 0.49), (0.9, 0.05, 0.05), (0.0, 0.0, 1.0)])
+@pytest.mark.parametrize("mix", mostly_slow([(0.02, 0.49, 0.49), (0.9, 0.05, 0.05), (0.0, 0.0, 1.0)]))
 def test_another_mix_of_the_labels_is_no_drift(mix: tuple[float, ...]) -> None:
     assert alarms(200, 600, mix=mix) <= 0.01
 

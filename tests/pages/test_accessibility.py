@@ -39,6 +39,7 @@ PAGES = (
     "report", "many labels", "drift", "review", "manifest", "dataset", "upload", "docs", "preview", "diff",
     "explain", "prediction", "compare", "alone",
 )  # fmt: skip
+FAST = ("report", "review", "dataset", "upload", "explain")  # the others in `make check`
 SIDE = {
     "flops_a_photo": 3e8, "flops_forward": 1e8, "flops_backward": 2e8, "flops_update": 1e5,
     "flops_in_all": 3e12, "predictions_of_the_same_cost": 3e4, "seconds": 100.0, "photos_per_second": 20.0,
@@ -191,11 +192,12 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(
-    ("schemes", "widths"),
-    [(SCHEMES[:1], WIDTHS[:1]), pytest.param(SCHEMES, WIDTHS, marks=pytest.mark.slow)],
-    ids=["one", "each"],
+    ("name", "schemes", "widths"),
+    [
+        *(pytest.param(name, SCHEMES[:1], WIDTHS[:1], id=f"{name}-one") for name in FAST),
+        *(pytest.param(name, SCHEMES, WIDTHS, id=f"{name}-each", marks=pytest.mark.slow) for name in PAGES),
+    ],
 )
-@pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(
     page: Page, pages: dict[str, Path], axe: str, name: str, schemes: tuple[Any, ...], widths: tuple[int, ...]
 ) -> None:

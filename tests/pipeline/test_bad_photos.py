@@ -18,6 +18,7 @@ from catflap.pipeline.build import build
 from catflap.pipeline.evaluate import evaluate
 from catflap.training.plan import Plan
 from catflap.training.train import train
+from tests.matrix import mostly_slow
 from tests.tiny import FRAME, TINY, drawn
 
 Photos: TypeAlias = Callable[[str, int], Image.Image]
@@ -66,7 +67,7 @@ def prepared(root: Path, photo: Photos, counts: dict[str, int], suffix: str = "p
     return prepare(manifest, root / "d", frame=FRAME, profile=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, 2))
 def test_a_head_learns_from_them(tmp_path: Path, kind: str, keep_graphs: Path) -> None:
     dataset = prepared(tmp_path, KINDS[kind], EVEN)
     assert sum(dataset.roles.values()) == 50, "none is a near-duplicate in another role"
@@ -90,7 +91,7 @@ def test_fifty_times_as_many_photos_of_one_label(tmp_path: Path, keep_graphs: Pa
     def small(label: str, number: int) -> Image.Image:
         return plain(label, number).resize((64, 48))
 
-    dataset = prepared(tmp_path, small, {"cat": 12, "other": 600}, "jpg")
+    dataset = prepared(tmp_path, small, {"cat": 10, "other": 500}, "jpg")
     for role in ("train", "validation", "calibration", "test"):
         assert (dataset.photos(role).labels == 0).any()
     checkpoint = train(dataset, tmp_path / "checkpoint", Plan(backbone=TINY, recipe="head"))
@@ -121,7 +122,7 @@ def test_photos_of_100_megapixels_are_named_with_their_fix(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, 2))
 def test_a_build_of_them_ends_with_a_verified_bundle(tmp_path: Path, kind: str) -> None:
     source = write(tmp_path / "photos", KINDS[kind], EVEN)
     summary = build(source, tmp_path / "mine.catflap", frame=FRAME, plan=Plan(backbone=TINY, recipe="head"))

@@ -156,5 +156,12 @@ def test_another_tool_confirms_it(signed: tuple[Path, Path]) -> None:
     options = ["--signature", f"{path}.sig", "--public_key", str(public)]
     answer = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_another_tool_refuses_it_for_changed_bytes(signed: tuple[Path, Path]) -> None:
+    path, public = signed
     path.write_bytes(path.read_bytes() + b"x")
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(path)]
+    options = ["--signature", f"{path}.sig", "--public_key", str(public)]
     assert subprocess.run([*command, *options], capture_output=True, check=False).returncode != 0

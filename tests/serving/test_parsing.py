@@ -79,7 +79,7 @@ def test_a_form_may_have_a_hundred_fields_beside_its_photos() -> None:
     assert caught.value.status == 413
 
 
-@settings(BUSY, max_examples=300)
+@settings(BUSY, max_examples=150)
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_any_bytes_are_parts_or_a_problem(body: bytes, kind: str) -> None:
     for content_type in (kind, "multipart/form-data; boundary=a"):
@@ -103,7 +103,7 @@ JSON = st.recursive(
 )
 
 
-@settings(BUSY, max_examples=400)
+@settings(BUSY, max_examples=150)
 @given(
     st.dictionaries(st.sampled_from(["inputs", "outputs", "parameters", "id"]), JSON), st.binary(max_size=20)
 )

@@ -257,7 +257,7 @@ def test_golden_photos_come_back(tiny_bundle: Path) -> None:
     assert all(photo.startswith(b"\x89PNG") for photo in golden.photos)
 
 
-@pytest.mark.parametrize("side", [96, 128, 192, 352])
+@pytest.mark.parametrize("side", [96, 128, *(pytest.param(n, marks=pytest.mark.slow) for n in (192, 352))])
 def test_a_device_that_decodes_otherwise_fails(tiny_bundle: Path, tmp_path: Path, side: int) -> None:
     """A bundle.json that says `full` of golden cases made `scaled` stands for a device that does so."""
     frame = Frame(side, side)
