@@ -70,8 +70,8 @@ def effects(bundle: Bundle) -> dict[str, float]:
             continue
         graph = bytes(bundle.members[variant.file])
         model, logits = open_model(graph), golden.logits[name]
-        for kind, change in ENGINE_DEFECTS.items():
-            frames = np.stack([change(photo, frame) for photo in golden.photos])
+        for kind, alter in ENGINE_DEFECTS.items():
+            frames = np.stack([alter(one) for one in golden.frames])
             keep(kind, np.abs(model(np.ascontiguousarray(frames)) - logits).max() / variant.tolerance)
         if variant.precision == "fp32":
             for kind, edit in GRAPH_DEFECTS.items():

@@ -46,7 +46,7 @@ def test_a_bundle_says_how_visible_each_of_25_defects_is(bundle: Bundle) -> None
 @pytest.mark.parametrize("name", ENGINE_DEFECTS)
 def test_a_runtime_with_a_defect_fails_the_golden_cases(bundle: Bundle, name: str) -> None:
     golden, model = read_golden(bundle), open_model(bytes(bundle.members["int8.onnx"]))
-    frames = np.stack([ENGINE_DEFECTS[name](photo, bundle.frame) for photo in golden.photos])
+    frames = np.stack([ENGINE_DEFECTS[name](one) for one in golden.frames])
     moved = np.abs(model(np.ascontiguousarray(frames)) - golden.logits["int8"]).max()
     assert moved > bundle.variant("int8").tolerance
 

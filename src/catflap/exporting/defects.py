@@ -24,13 +24,14 @@ ASSUMED_TOLERANCE = 0.02  # of the largest logit: what int8 variants have
 VISIBLE = 3.0  # times the tolerance: a defect that moves a golden answer by so much is certain to be noticed
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Change: TypeAlias = Callable[[bytes, Frame], Pixels]
+PixelChange: TypeAlias = Callable[[Pixels], Pixels]
 
 
-def _normalised(mean: Sequence[float], std: Sequence[float]) -> Change:
+def _normalised(mean: Sequence[float], std: Sequence[float]) -> PixelChange:
     """Frames that a network for mean 0.5 and std 0.5 sees as if another normalisation had been applied."""
 
-    def change(photo: bytes, frame: Frame) -> Pixels:
-        scaled = (read_pixels(photo, frame) / 255 - np.array(mean)) / np.array(std)
+    def change(pixels: Pixels) -> Pixels:
+        scaled = (pixels / 255 - np.array(mean)) / np.array(std)
         return _levels(127.5 + 127.5 * scaled)
 
     return change
@@ -80,9 +81,9 @@ def _other_fit(photo: bytes, frame: Frame) -> Pixels:
     return read_pixels(photo, replace(frame, fit="crop" if frame.fit == "squash" else "squash"))
 
 
-def _grey(photo: bytes, frame: Frame) -> Pixels:
+def _grey(pixels: Pixels) -> Pixels:
     weights = np.array([0.299, 0.587, 0.114])
-    return np.asarray(_levels(read_pixels(photo, frame) @ weights)[..., None].repeat(3, -1))
+    return np.asarray(_levels(pixels @ weights)[..., None].repeat(3, -1))
 
 
 FRAME_DEFECTS: Mapping[str, Change] = MappingProxyType(  # a client that makes the frame itself
@@ -94,16 +95,16 @@ FRAME_DEFECTS: Mapping[str, Change] = MappingProxyType(  # a client that makes t
         "squash for crop, or crop for squash": _other_fit,
     }
 )
-ENGINE_DEFECTS: Mapping[str, Change] = MappingProxyType(  # a runtime that is given the right frame
+ENGINE_DEFECTS: Mapping[str, PixelChange] = MappingProxyType(  # a runtime that is given the right frame
     {
-        "BGR": lambda photo, frame: read_pixels(photo, frame)[..., ::-1],
+        "BGR": lambda pixels: pixels[..., ::-1],
         "ImageNet mean and std": _normalised(IMAGENET_MEAN, IMAGENET_STD),
         "normalised twice": _normalised((0.5,) * 3, (0.25,) * 3),
         "scaled to 0 to 1 only": _normalised((0.0,) * 3, (1.0,) * 3),
         "mean 0.5 without std": _normalised((0.5,) * 3, (1.0,) * 3),
-        "gamma 2.2": lambda photo, frame: _levels(255 * (read_pixels(photo, frame) / 255) ** (1 / 2.2)),
-        "mirrored": lambda photo, frame: read_pixels(photo, frame)[:, ::-1],
-        "upside down": lambda photo, frame: read_pixels(photo, frame)[::-1],
+        "gamma 2.2": lambda pixels: _levels(255 * (pixels / 255) ** (1 / 2.2)),
+        "mirrored": lambda pixels: pixels[:, ::-1],
+        "upside down": lambda pixels: pixels[::-1],
         "grey": _grey,
     }
 )
@@ -204,9 +205,9 @@ def visibility(
     for name, change in FRAME_DEFECTS.items():
         if names is None or name in names:
             found[name] = pixels(range(len(cases)), [change(case.photo, frame) for case in cases])
-    for name, change in ENGINE_DEFECTS.items():
+    for name, alter in ENGINE_DEFECTS.items():
         if names is None or name in names:
-            changed = np.stack([change(case.photo, frame) for case in cases])
+            changed = np.stack([alter(one) for one in frames])
             found[name] = float(np.abs(model(changed) - expected).max()) / tolerance
     return found
 
