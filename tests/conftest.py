@@ -38,8 +38,9 @@ REPO = TESTS.parent
 PROCESSES: list[bool] = []  # the test that runs has the fixture `worker_processes`
 LONGEST = (  # files, by the time that their slow tests take
     "house/test_nothing_leaves.py", "pipeline/test_build.py", "studio/test_page.py", "studio/test_server.py",
-    "exporting/test_targets.py", "training/test_distributed.py", "pipeline/test_drift.py",
-    "comparison/test_compare.py", "house/test_scheduling.py", "pages/test_accessibility.py",
+    "exporting/test_targets.py", "house/test_nothing_leaves_engines.py", "training/test_distributed.py",
+    "pipeline/test_drift.py", "comparison/test_compare.py", "house/test_scheduling.py",
+    "pages/test_accessibility.py",
     "web/test_camera.py", "web/test_page.py", "exporting/test_unknown.py", "evaluation/test_coverage.py",
     "web/test_bundles.py", "web/test_network.py",
     "web/test_runtimes.py", "serving/test_soak.py", "serving/test_limits.py", "curation/test_audit.py",
