@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +32,16 @@ from catflap.training.plan import Plan
 from catflap.verification.verify import verify
 from tests.artifacts.samples import write_bundle
 from tests.matrix import mostly_slow
-from tests.tiny import CATFLAP, FRAME, TINY, Exported, drawn, make_bundle, make_checkpoint, make_dataset
+from tests.tiny import (
+    FRAME,
+    TINY,
+    Exported,
+    draw_photos,
+    drawn,
+    make_bundle,
+    make_checkpoint,
+    make_dataset,
+)
 
 PLAN = Plan(backbone=TINY)
 STEPS = ["scan", "prepare", "train", "export", "evaluate"]
@@ -246,29 +255,51 @@ def test_a_new_photo_makes_all_anew(built: Path, drawn_bundle: Exported, tmp_pat
     assert built.read_bytes() != before
 
 
+KILLED = """
+import os, random, signal, sys, time
+from contextlib import suppress
+from pathlib import Path
+import tests.tiny
+import catflap.exporting.export, catflap.pipeline.build, catflap.training.train  # each build does without
+from catflap.cli.main import main
+
+def start(out):
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        os.environ["CATFLAP_CACHE"] = str(out.with_name("cache"))
+        with tests.tiny.keeping_graphs(tests.tiny.GRAPHS):
+            words = ["--size", "64", "--backbone", tests.tiny.TINY]
+            os._exit(main(["build", sys.argv[1], "-o", str(out), *words]))
+    return child
+
+whole, out, begin = Path(sys.argv[2]), Path(sys.argv[3]), time.monotonic()
+assert os.waitstatus_to_exitcode(os.waitpid(start(whole), 0)[1]) == 0
+taken, dice = time.monotonic() - begin, random.Random(0)
+for third in range(3):
+    child = start(out)
+    time.sleep(taken * dice.uniform(third, third + 1) / 4)  # what was finished before is not made again
+    os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    assert not out.exists() or out.read_bytes() == whole.read_bytes()
+assert os.waitstatus_to_exitcode(os.waitpid(start(out), 0)[1]) == 0
+"""
+
+
 @pytest.mark.slow
 def test_killed_builds_leave_whole_artefacts_and_end_with_the_same_bytes(
-    drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    drawn_bundle: Exported, tmp_path_factory: pytest.TempPathFactory, repo: Path
 ) -> None:
+    """Each build is a process of its own, forked from one that has imported what learns."""
     tmp_path, whole = tmp_path_factory.mktemp("killed"), tmp_path_factory.mktemp("whole") / "tiny.catflap"
-    monkeypatch.setenv("CATFLAP_CACHE", str(tmp_path / "cache"))
     out, photos = tmp_path / "tiny.catflap", drawn_bundle.path.with_name("photos")
-    words = ["--size", "64", "--backbone", TINY]
-    command = [*CATFLAP, "build", str(photos), "-o", str(out), *words]
-    undisturbed = [*CATFLAP, "build", str(photos), "-o", str(whole), *words]
-    cache = {**os.environ, "CATFLAP_CACHE": str(whole.with_name("cache"))}
-    subprocess.run(undisturbed, env=cache, stderr=subprocess.DEVNULL, check=True)
-    dice = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(dice.uniform(3, 15))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if out.exists():
-            assert out.read_bytes() == whole.read_bytes()
-    subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(repo)])}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, photos, whole, out],
+        env=paths, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "\n-9\n" in done.stdout, "one of them was killed"
     assert out.read_bytes() == whole.read_bytes()
     left = {path.name for path in [*tmp_path.iterdir(), *out.with_suffix(".build").iterdir()]}
     assert left == {"cache", "tiny.catflap", "tiny.build", "manifest", "dataset", "checkpoint", "report"}
@@ -291,9 +322,9 @@ def test_a_frame_that_is_no_square_goes_the_whole_line(drawn_bundle: Exported, t
 
 
 @pytest.mark.slow
-def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_path: Path) -> None:
-    out = tmp_path / "chosen.catflap"
-    summary = build(drawn_bundle.path.with_name("photos"), out, variants=("fp32",))
+def test_where_nothing_is_said_validation_chooses(tmp_path: Path) -> None:
+    out, photos = tmp_path / "chosen.catflap", draw_photos(tmp_path / "photos", count=10)
+    summary = build(photos, out, variants=("fp32",))
     assert summary["verdict"] == "pass"
     checkpoint = load_checkpoint(out.with_suffix(".build") / "checkpoint")
     trials = [entry for entry in checkpoint.history if entry["step"] == "trial"]
@@ -311,7 +342,7 @@ def test_where_nothing_is_said_validation_chooses(drawn_bundle: Exported, tmp_pa
 @pytest.mark.slow
 def test_what_it_chooses_has_at_most_4_mb(drawn_bundle: Exported, tmp_path: Path) -> None:
     """Of photos of 52 px, too small for the slim Lite2 at 320 px, the list goes on with Lite1."""
-    for path in drawn_bundle.path.with_name("photos").rglob("*.*"):
+    for path in drawn_bundle.path.with_name("photos").rglob("0?.jpg"):
         small = tmp_path / "photos" / path.parent.name / f"{path.stem}.png"
         small.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).resize((52, 52)).save(small)
