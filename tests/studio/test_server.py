@@ -212,13 +212,17 @@ def test_a_kill_at_any_moment_loses_no_answered_decision(start: Start, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
+def test_a_build_stops_goes_on_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
     start: Start, tmp_path: Path
 ) -> None:
     one = start(tmp_path / "build")
     one.ask("POST", "/api/import", {"path": str(draw_photos(tmp_path / "photos"))})
     number = one.ask("POST", "/api/build", {})["job"]
     one.until("/api/state", lambda state: state["jobs"][0]["progress"])
+    one.ask("POST", f"/api/jobs/{number}/stop", {})
+    one.until("/api/state", lambda state: state["jobs"][0]["state"] == "stopped")
+    one.ask("POST", f"/api/jobs/{number}/continue", {})
+    assert [job["state"] for job in one.ask("GET", "/api/state")["jobs"]] == ["running"]
     one.kill()
     one = start(one.project)
     state = one.until(
@@ -249,16 +253,3 @@ def test_a_build_outlives_the_server_and_ends_as_a_verdict_that_can_be_tried(
     assert (status, json.loads(page)["labels"]) == (200, ["cat", "other"])
     cards = one.ask("GET", f"/api/models/{number}/places")["places"]
     assert any("catflap verify" in step["run"] for card in cards for step in card["steps"])
-
-
-@pytest.mark.slow
-def test_a_build_stops_and_goes_on(start: Start, tmp_path: Path) -> None:
-    one = start(tmp_path / "stop")
-    one.ask("POST", "/api/import", {"path": str(draw_photos(tmp_path / "photos"))})
-    number = one.ask("POST", "/api/build", {})["job"]
-    one.until("/api/state", lambda state: state["jobs"][0]["progress"])
-    one.ask("POST", f"/api/jobs/{number}/stop", {})
-    one.until("/api/state", lambda state: state["jobs"][0]["state"] == "stopped")
-    one.ask("POST", f"/api/jobs/{number}/continue", {})
-    state = one.until("/api/state", lambda state: state["jobs"][-1]["state"] != "running")
-    assert state["jobs"][-1]["state"] == "done"
