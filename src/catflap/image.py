@@ -526,9 +526,7 @@ def _upright(image: Image.Image, frame: Frame) -> Image.Image:
 def silence_libtiff() -> None:
     """Stop libtiff from printing on stderr for each damaged photo; Pillow raises what matters."""
     with suppress(OSError, AttributeError):  # where Pillow does not link libtiff dynamically
-        library = ctypes.CDLL(_imaging.__file__)
-        library.TIFFSetWarningHandler(None)
-        library.TIFFSetErrorHandler(None)
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)  # Pillow itself switches the warnings off
 
 
 def _orientation(image: Image.Image) -> int:

@@ -128,6 +128,8 @@ def test_the_picture_keeps_the_shape_of_the_photo() -> None:
     photo, heat = encode(drawn("cat", 0), "JPEG"), np.zeros((3, 4), np.float32)
     assert highlight(photo, heat, Frame(64, 64)).shape == (120, 160, 3)
     assert highlight(photo, heat, Frame(64, 64), 80).shape == (60, 80, 3)
+    large = encode(np.zeros((700, 1400, 3), np.uint8), "PNG")
+    assert highlight(large, heat, Frame(64, 64)).shape == (320, 640, 3)
     assert highlight(photo, heat, Frame(64, 64, fit="crop")).shape == (64, 64, 3)
     heat[:, :2] = 1
     shown = highlight(photo, heat, Frame(64, 64)).astype(int)

@@ -19,7 +19,18 @@ from PIL import AvifImagePlugin, Image
 
 from catflap.errors import BadPhoto
 from catflap.exporting.golden_cases import drawn_photos, scene, wide_gamut_profile
-from catflap.image import MAX_SCANS, SLOW_BYTES, Frame, encode, inspect, read_pixels, small_grey, thumbnail
+from catflap.image import (
+    MAX_SCANS,
+    SCANS,
+    SLOW_BYTES,
+    Frame,
+    encode,
+    inspect,
+    read_pixels,
+    silence_libtiff,
+    small_grey,
+    thumbnail,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of what the tests do on purpose
 FRAME = Frame(32, 24)
@@ -190,6 +201,23 @@ def test_so_is_one_of_scans_of_all_colours() -> None:
     photo = encode(scene(1, 90, 70), "JPEG", progressive=True)
     scan = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x00\x10"
     assert outcome(photo[:-2] + scan * (MAX_SCANS + 1) + photo[-2:]) == "too_slow"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_what_looks_like_scans_inside_a_comment_is_none(mode: str) -> None:
+    photo = encode(scene(1, 90, 70), "JPEG", mode)
+    comment = b"".join(SCANS) * MAX_SCANS
+    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+    assert outcome(photo[:2] + segment + photo[2:]) == "pixels"
+
+
+def test_libtiff_prints_nothing_for_a_damaged_photo(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a server it would fill the log: a strip of the TIFF is said to end before its pixels do."""
+    photo = encode(np.zeros((16, 16, 3), np.uint8), "TIFF", compression="tiff_lzw")
+    size = photo.index(b"\x17\x01\x04\0\1\0\0\0") + 8  # of the strip
+    silence_libtiff()
+    assert outcome(photo[:size] + bytes([5, 0, 0, 0]) + photo[size + 4 :]) == "damaged"
+    assert capfd.readouterr().err == ""
 
 
 def test_an_image_without_pixels_is_refused() -> None:

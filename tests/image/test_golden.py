@@ -51,6 +51,11 @@ def test_the_limits_are_those_of_the_specification() -> None:
     assert (image.MAX_SCANS, image.SLOW_BYTES) == (256, 4 * 1024 * 1024)
 
 
+def test_a_frame_without_settings_is_a_square_of_288_px() -> None:
+    """As docs/concepts/training.md states it for Lite0; the limits are those of docs/concepts/frame.md."""
+    assert Frame() == Frame(288, 288, "squash", "bilinear", "scaled", 80_000_000, 64 * 1024 * 1024)
+
+
 def test_the_folder_holds_what_is_listed_and_nothing_else() -> None:
     listed = {vector[part] for vector in VECTORS for part in ("photo", "pixels") if part in vector}
     assert {path.name for path in FOLDER.iterdir()} == {"vectors.json", *listed}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from catflap.errors import BadPhoto
 from catflap.exporting.golden_cases import scene
-from catflap.image import ZEROED, Frame, Pixels, encode, read_pixels
+from catflap.image import ZEROED, Frame, Pixels, encode, may_lack_data, read_pixels
 
 FRAME = Frame(48, 32)
 KINDS: dict[str, dict[str, object]] = {
@@ -80,6 +80,31 @@ def test_flat_photos_are_whole(kind: str, level: int) -> None:
     flat = np.full((1200, 1600, 3), level, np.uint8)
     flat[:300, :400] = grainy()
     assert read_pixels(encode(flat, "JPEG", **KINDS[kind]), FRAME).shape == (32, 48, 3)
+
+
+def test_a_flat_grey_photo_is_whole_where_zeros_are_codes_of_its_tables() -> None:
+    """As an optimised table has them: the data goes on after thousands of zeros."""
+    flat = np.full((1200, 1600), 200, np.uint8)
+    flat[:300, :400] = flat[900:, :400] = grainy()[:, :, 1]
+    photo = encode(flat, "JPEG", quality=80, optimize=True)
+    assert ZEROED in photo[: len(photo) // 2 + 9999]
+    assert read_pixels(photo, FRAME).shape == (32, 48, 3)
+
+
+def test_a_whole_photo_of_each_kind_shows_no_sign_of_missing_data(photo: bytes) -> None:
+    """Else it is decoded thrice."""
+    assert not may_lack_data(photo)
+
+
+def test_the_scans_of_a_progressive_photo_come_in_any_order() -> None:
+    """Here the last bit of each block's mean comes last of all, and not before those of its details."""
+    photo = encode(grainy(), "JPEG", **KINDS["progressive"])
+    start = photo.index(bytes([0xFF, 0xDA, 0, 12, 3, 1, 0, 2, 0, 3, 0, 0, 0, 0x10]))
+    end = photo.index(b"\xff\xc4", start)
+    moved = photo[:start] + photo[end:-2] + photo[start:end] + photo[-2:]
+    assert np.array_equal(read_pixels(moved, FRAME), read_pixels(photo, FRAME))
+    assert not may_lack_data(moved)
+    assert may_lack_data(photo[:start] + photo[end:])
 
 
 def test_zeros_in_a_header_are_no_sign_of_damage() -> None:

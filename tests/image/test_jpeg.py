@@ -10,7 +10,7 @@ import simplejpeg
 from PIL import Image
 
 from catflap.exporting.golden_cases import scene
-from catflap.image import Frame, Pixels, encode, read_pixels
+from catflap.image import Frame, Pixels, encode, read_pixels, thumbnail
 from tests.image import reference
 
 SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2)}
@@ -59,16 +59,22 @@ def test_at_least_twice_the_frame_remains(side: int, scale: int) -> None:
     assert np.array_equal(read_pixels(photo, frame), read_pixels(np.asarray(image), frame))
 
 
-def test_a_turned_photo_is_scaled_by_its_stored_sides() -> None:
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_turned_photo_is_scaled_by_its_stored_sides(orientation: int) -> None:
     stored = scene(1, 400, 160)
-    turned = encode(
-        stored, "JPEG", quality=95, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
-    )
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0" + bytes([orientation]) + bytes(6)
+    turned = encode(stored, "JPEG", quality=95, exif=exif)
     frame = Frame(40, 100)
     assert reference.scale_of((400, 160), (100, 40)) == 2
     got = read_pixels(turned, frame)
     plain = read_pixels(encode(stored, "JPEG", quality=95), Frame(100, 40))
-    assert np.abs(got.astype(int) - reference.upright(plain, 6)).max() <= 1
+    assert np.abs(got.astype(int) - reference.upright(plain, orientation)).max() <= 1
+
+
+def test_a_thumbnail_may_be_larger_than_a_frame_and_never_than_its_photo() -> None:
+    photo = encode(scene(1, 90, 60), "JPEG")
+    sizes = {side: Image.open(io.BytesIO(thumbnail(photo, side))).size for side in (5000, 1500, 30)}
+    assert sizes == {5000: (90, 60), 1500: (90, 60), 30: (30, 20)}
 
 
 def test_full_decodes_everything() -> None:
