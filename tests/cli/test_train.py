@@ -12,6 +12,7 @@ import pytest
 
 from catflap.cli.build import build_text
 from catflap.cli.train import plan_arguments, plan_of
+from tests.matrix import mostly_slow
 
 TOLD_BY = """
 import sys
@@ -30,7 +31,7 @@ def test_no_recipe_is_left_to_the_plan() -> None:
     assert (limited.trials, limited.max_ms, limited.max_mb) == (8, 20.0, 4.0)
 
 
-@pytest.mark.parametrize("verb", ["build", "train", "export"])
+@pytest.mark.parametrize("verb", mostly_slow(["build", "train", "export"]))
 def test_a_wrong_path_is_told_before_torch_is_there(verb: str, tmp_path: Path) -> None:
     """Its import takes seconds."""
     words = [verb, str(tmp_path / "nowhere"), "-o", str(tmp_path / "made.catflap"), "--json"]

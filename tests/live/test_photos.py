@@ -54,7 +54,7 @@ def test_one_bad_photo_is_unreadable_and_opens_no_door(red: Path, tmp_path: Path
         assert summary["decisions"] == 2, "cat, and unsure at the end"
 
 
-@pytest.mark.parametrize("kind", ["application/octet-stream", "image/pjpeg", "text/plain"])
+@pytest.mark.parametrize("kind", mostly_slow(["application/octet-stream", "image/pjpeg", "text/plain"]))
 def test_a_photo_is_known_by_its_first_bytes(red: Path, kind: str) -> None:
     with camera() as source:
         source.single, source.mode, source.kind = "sized", "red", kind

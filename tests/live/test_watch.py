@@ -256,7 +256,7 @@ def test_the_preview_shows_frames_in_a_browser(red: Path) -> None:
         assert watcher.stop() == 0
 
 
-@pytest.mark.parametrize("scheme", ["Basic", "Digest"])
+@pytest.mark.parametrize("scheme", [pytest.param("Basic", marks=pytest.mark.slow), "Digest"])
 def test_a_password_in_the_address_is_used_and_not_shown(red: Path, scheme: str) -> None:
     with camera() as source:
         source.challenge = f'{scheme} realm="camera", nonce="abc", qop="auth"'

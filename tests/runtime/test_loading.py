@@ -14,6 +14,7 @@ import pytest
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode
 from tests.artifacts.samples import with_litert
+from tests.matrix import mostly_slow
 
 LIBRARY = "import ctypes\nctypes.CDLL('libnot_there.so.1')\n"  # OSError
 EXTENSION = "from . import broken\n"  # ImportError: it is no shared object
@@ -36,7 +37,7 @@ def catflap(environment: dict[str, str], *words: str | Path) -> subprocess.Compl
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("code", [LIBRARY, EXTENSION])
+@pytest.mark.parametrize("code", mostly_slow([LIBRARY, EXTENSION]))
 def test_the_first_variant_that_can_run_answers(tiny_bundle: Path, tmp_path: Path, code: str) -> None:
     both = with_litert(tiny_bundle, tmp_path / "both.catflap", b"never read")
     environment = broken(tmp_path, "ai_edge_litert", code)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 
 from catflap.artifacts.field_log import LogRow, read_field_log
+from catflap.cli.main import main
 from catflap.errors import CatflapError
 from catflap.exporting.golden_cases import scene
 from catflap.image import encode, inspect
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.recording import LogSettings, Recorder
 from tests.tiny import Exported
-
-CATFLAP = Path(sys.executable).with_name("catflap")
 
 
 @pytest.fixture
@@ -31,14 +30,20 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+def command(*words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `catflap predict`, run in this process."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(["predict", *map(str, words)])
+    return code, out.getvalue(), err.getvalue()
+
+
 def predict(bundle: Path, *words: object) -> list[LogRow]:
     """The rows after `catflap predict --log`."""
     log = bundle.parent / f"{os.urandom(4).hex()}.log"
-    command = [CATFLAP, "predict", bundle, *map(str, words), "--log", log, "--json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.stderr == ""
+    _, out, err = command(bundle, *words, "--log", log, "--json")
+    assert err == ""
     rows = list(read_field_log(log, pictures=True))
-    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    lines = [json.loads(line) for line in out.splitlines()]
     assert [row.decision for row in rows] == [line["decision"] for line in lines if "decision" in line]
     return rows
 
@@ -59,9 +64,9 @@ def test_an_embedding_is_recorded_where_the_variant_has_one(
     drawn_bundle: Exported, tiny_bundle: Path, photo: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "field.log"
-    command = [CATFLAP, "predict", drawn_bundle.path, photo, "--log", log, "--json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert set(json.loads(answer.stdout)) == {
+    code, out, _ = command(drawn_bundle.path, photo, "--log", log, "--json")
+    assert code == 0
+    assert set(json.loads(out)) == {
         "path", "label", "probability", "probabilities", "decision", "ms",
     }  # fmt: skip
     (row,) = read_field_log(log, embeddings=True)
@@ -119,8 +124,7 @@ def test_a_log_must_have_some_room(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened_is_one_error(tiny_bundle: Path, photo: Path) -> None:
-    command = [CATFLAP, "predict", tiny_bundle, photo, "--log", photo]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 2
-    assert answer.stdout == ""
-    assert len(answer.stderr.splitlines()) == 2
+    code, out, err = command(tiny_bundle, photo, "--log", photo)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 2

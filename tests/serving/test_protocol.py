@@ -59,7 +59,8 @@ def test_health_and_metadata(server: Server, client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "platform"), [("fp32", "onnxruntime_onnx"), ("litert-fp32", "litert_tflite")]
+    ("variant", "platform"),
+    mostly_slow([("fp32", "onnxruntime_onnx"), ("litert-fp32", "litert_tflite")], several=True),
 )
 def test_the_platform_is_what_runs_the_variant(
     tiny_bundle: Path, tmp_path: Path, variant: str, platform: str
