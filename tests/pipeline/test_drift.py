@@ -1,4 +1,4 @@
-"""`catflap drift`: a log against the bundle that wrote it; and real photos, blurred, at night and unknown."""
+"""`catflap drift`: a log against the bundle that wrote it; and real photos, blurred and at dusk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from catflap.pipeline.drift import _stated, drift
 from catflap.runtime.classifier import Classifier
 from catflap.runtime.decisions import correct_prior, softmax
 from catflap.runtime.recording import LogSettings, Recorder
-from catflap.runtime.scoring import frames_of, score
+from catflap.runtime.scoring import frames_of
 from tests.tiny import Exported
 
 if TYPE_CHECKING:
@@ -293,14 +293,10 @@ def blurred(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(max(image.size) / 250))
 
 
-def at_dusk(image: Image.Image, light: float = 0.25) -> Image.Image:
-    levels = np.asarray(image, np.float32) * light
+def at_dusk(image: Image.Image) -> Image.Image:
+    levels = np.asarray(image, np.float32) / 4
     noise = np.random.default_rng(0).normal(0, 6, levels.shape)
     return Image.fromarray(np.clip(levels + noise, 0, 255).astype(np.uint8))
-
-
-def at_night(image: Image.Image) -> Image.Image:
-    return at_dusk(image, 0.1)
 
 
 def changed(photos: Any, change: Callable[[Image.Image], Image.Image]) -> list[bytes]:
@@ -312,17 +308,17 @@ def changed(photos: Any, change: Callable[[Image.Image], Image.Image]) -> list[b
 
 
 @pytest.mark.slow
-def test_real_photos_blurred_at_night_and_unknown(held_out: Dataset) -> None:
-    """200 held-out photos of each kind are enough; undisturbed ones seldom alarm."""
+def test_real_photos_blurred_and_at_dusk(held_out: Dataset) -> None:
+    """200 held-out photos are enough; undisturbed ones seldom alarm. More kinds: benchmarks/drift.py."""
     classifier = Classifier("cat")
     labels = classifier.labels
 
     def judged(photos: Any) -> tuple[Any, Any]:
-        logits = score(classifier.model, photos, classifier.frame)
-        frames = np.concatenate(list(frames_of(photos, classifier.frame)))
-        return softmax(logits, classifier.variant.temperature), np.array(
-            [image_statistics(frame) for frame in frames]
-        )
+        logits, statistics = [], []
+        for frames in frames_of(photos, classifier.frame):
+            logits.append(classifier.model(frames))
+            statistics += [image_statistics(frame) for frame in frames]
+        return softmax(np.concatenate(logits), classifier.variant.temperature), np.array(statistics)
 
     calibration, test = held_out.photos("calibration"), held_out.photos("test")
     answers, statistics = judged(calibration)
@@ -332,12 +328,9 @@ def test_real_photos_blurred_at_night_and_unknown(held_out: Dataset) -> None:
     windows = [random.permutation(len(test))[:WINDOW] for _ in range(300)]
     alarms = [measure_drift(answers[some], labels, baseline, statistics[some]).alarm for some in windows]
     assert np.mean(alarms) <= 0.01
-    drawn = [encode(scene(seed, 500, 375), "JPEG") for seed in range(WINDOW)]
     found = {}
-    for change in (blurred, at_dusk, at_night):
+    for change in (blurred, at_dusk):
         answers, statistics = judged(changed(test, change))
         found[change.__name__] = measure_drift(answers, labels, baseline, statistics)
     assert {name: drift.alarm for name, drift in found.items()} == dict.fromkeys(found, True)
     assert found["blurred"].most == "sharpness"
-    answers, statistics = judged(drawn)
-    assert measure_drift(answers, labels, baseline, statistics).alarm
