@@ -115,11 +115,11 @@ def test_the_manifest_itself_is_never_written_over(collection: Collection) -> No
 
 
 @pytest.mark.slow
-def test_90_of_100_flipped_labels_are_among_the_first_200_suspects(photos_root: Path, tmp_path: Path) -> None:
-    """At a small frame, which is quicker and harder; benchmarks/audit.py takes the usual one."""
+def test_45_of_50_flipped_labels_are_among_the_first_100_suspects(photos_root: Path, tmp_path: Path) -> None:
+    """Of a third of the photos at a small frame; benchmarks/audit.py takes all, at the usual one."""
     photos = sorted(path for path in photos_root.glob("*/*") if path.is_file())
-    planted = plant(photos, 100, 0, tmp_path, Frame(160, 160))
-    assert measure(planted, tmp_path)["found_in_first"]["200"] >= 90
+    planted = plant(photos[::3], 50, 0, tmp_path, Frame(160, 160))
+    assert measure(planted, tmp_path)["found_in_first"]["100"] >= 45
 
 
 @pytest.mark.slow
