@@ -22,7 +22,6 @@ from catflap.image import encode
 from catflap.runtime.recording import LogSettings
 from catflap.serving.serve import serve
 from catflap.serving.serve_settings import LIMITS, ServeLimits, ServeSettings
-from tests.matrix import mostly_slow
 from tests.serving.bundles import BLUE, RED, make_bundle, strange_bundle, with_foreign_default
 from tests.serving.client import Server, eventually, form, running
 
@@ -235,7 +234,8 @@ def test_a_shadow_is_counted_and_not_heard(tmp_path: Path, quick: Path) -> None:
         assert counted("skipped") <= 4, "nothing else was to do"
 
 
-@pytest.mark.parametrize(("sharpness", "verdict"), mostly_slow([(0.07, 0), (-0.05, -1)], several=True))
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharpness", "verdict"), [(0.07, 0), (-0.05, -1)])
 def test_a_canary_is_compared_by_the_function_of_diff(
     tmp_path: Path, quick: Path, sharpness: float, verdict: int
 ) -> None:

@@ -190,6 +190,7 @@ def test_without_a_camera_the_page_says_what_to_do(
     assert page.is_visible("text=Open the camera")
 
 
+@pytest.mark.slow
 def test_a_tab_that_slept_shows_what_it_missed(
     open_studio: Callable[..., Page], start: Callable[..., Running], studio_page: Path, tmp_path: Path
 ) -> None:
