@@ -1,5 +1,5 @@
-// What the headers of a photo file say: size, orientation and chroma subsampling; and the same file without its
-// orientation, because browsers disagree on which photos they turn. Step 3 of docs/concepts/frame.md.
+// What the headers of a photo file say: size, orientation, chroma subsampling; and the file without its orientation.
+// Browsers disagree on which photos they turn: step 3 of docs/concepts/frame.md.
 
 import { BadPhoto } from "./errors";
 

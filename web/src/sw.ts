@@ -1,5 +1,5 @@
-// The service worker: the page works without a network, and its answers come with the two headers that
-// let WebAssembly use several threads, also where a plain file server sends none.
+// The service worker: the page without a network, and the two headers that let WebAssembly use several threads.
+// It adds these also where a plain file server sends none.
 
 declare const self: ServiceWorkerGlobalScope;
 declare const __FILES__: string[];

@@ -1,5 +1,5 @@
-// Every word that people read, in one place, ready for translation. index.html and the manifest take
-// theirs at build time, as {{name}}.
+// Every word that people read on the page, ready for translation; index.html takes its own from here, too.
+// It and the manifest get theirs at build time, as {{name}}.
 
 export const text = {
   language: "en",

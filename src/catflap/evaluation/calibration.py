@@ -1,4 +1,4 @@
-"""Fitted on the calibration role: temperature, field prior, operating points; conformal.py has the rest."""
+"""Temperature, field prior and operating points, from calibration photos; for `unsure` see conformal.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate of `export` and `bundle add`: what a variant may lose; does it answer as the Checkpoint does?"""
+"""The gate of `export`, `bundle add`: which flips (changed labels) and lost accuracy a variant may have."""
 
 from __future__ import annotations
 

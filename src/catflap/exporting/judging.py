@@ -1,4 +1,4 @@
-"""Measure a variant against the Checkpoint, fit its calibration, set its tolerance: its bundle.json entry."""
+"""Measure a variant against the Checkpoint, calibrate it, set its logits' tolerance: for bundle.json."""
 
 from __future__ import annotations
 
