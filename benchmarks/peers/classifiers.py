@@ -98,12 +98,20 @@ def fitted(features: Any, labels: Any, groups: list[str]) -> Any:
 def fastai(task: Task) -> Any:
     """The quick start: vision_learner, fine_tune."""
     import pandas
-    from fastai.vision.all import ImageDataLoaders, Resize, accuracy, aug_transforms, vision_learner
+    from fastai.vision.all import (
+        CategoryBlock,
+        ImageDataLoaders,
+        Resize,
+        accuracy,
+        aug_transforms,
+        vision_learner,
+    )
 
     rows = [(path.lstrip("/"), label) for path, label in task["learn"]]
     loaders = ImageDataLoaders.from_df(
         pandas.DataFrame(rows, columns=["name", "label"]), path="/", valid_pct=0.2, seed=0,
         item_tfms=Resize(SIDE), batch_tfms=aug_transforms(), num_workers=0,
+        y_block=CategoryBlock(vocab=sorted({label for _, label in rows})),  # of validation photos alone, too
     )  # fmt: skip
     learner = vision_learner(
         loaders, BACKBONE, metrics=accuracy, pretrained_cfg_overlay={"file": task["weights"]}
@@ -150,9 +158,12 @@ def fine_tuned(task: Task, transform: Any, batch: int, optimiser_of: Callable[[A
 
 def timm(task: Task) -> Any:
     """The pieces of its train.py for fine-tuning: its augmentation, AdamW, a cosine."""
+    from PIL import ImageOps
     from timm.data import create_transform
     from timm.optim import create_optimizer_v2
 
+    posterize = ImageOps.posterize  # timm 1.0 asks for 0 bits at times, which Pillow 13 refuses
+    ImageOps.posterize = lambda image, bits: posterize(image, max(bits, 1))
     transform = create_transform(
         (3, SIDE, SIDE), is_training=True, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="random",
         auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25,
