@@ -116,9 +116,9 @@ def test_the_manifest_itself_is_never_written_over(collection: Collection) -> No
 
 @pytest.mark.slow
 def test_45_of_50_flipped_labels_are_among_the_first_100_suspects(photos_root: Path, tmp_path: Path) -> None:
-    """Of a third of the photos at a small frame; benchmarks/audit.py takes all, at the usual one."""
+    """Of a fifth of the photos at a small frame; benchmarks/audit.py takes all, at the usual one."""
     photos = sorted(path for path in photos_root.glob("*/*") if path.is_file())
-    planted = plant(photos[::3], 50, 0, tmp_path, Frame(160, 160))
+    planted = plant(photos[::5], 50, 0, tmp_path, Frame(160, 160))
     assert measure(planted, tmp_path)["found_in_first"]["100"] >= 45
 
 

@@ -310,7 +310,7 @@ def changed(photos: Any, change: Callable[[Image.Image], Image.Image]) -> list[b
 @pytest.mark.slow
 def test_real_photos_blurred_and_at_dusk(held_out: Dataset) -> None:
     """200 held-out photos are enough; undisturbed ones seldom alarm. More kinds: benchmarks/drift.py."""
-    classifier = Classifier("cat")
+    classifier = Classifier("cat", threads=1)
     labels = classifier.labels
 
     def judged(photos: Any) -> tuple[Any, Any]:
@@ -321,11 +321,11 @@ def test_real_photos_blurred_and_at_dusk(held_out: Dataset) -> None:
         return softmax(np.concatenate(logits), classifier.variant.temperature), np.array(statistics)
 
     calibration, test = held_out.photos("calibration"), held_out.photos("test")
-    answers, statistics = judged(calibration)
-    baseline = make_baseline(answers, labels, calibration.groups, statistics)
-    answers, statistics = judged(test)
+    answers, statistics = judged([calibration[at] for at in range(0, len(calibration), 2)])
+    baseline = make_baseline(answers, labels, calibration.groups[::2], statistics)
+    answers, statistics = judged([test[at] for at in range(len(test)) if at % 3])
     random = np.random.default_rng(0)
-    windows = [random.permutation(len(test))[:WINDOW] for _ in range(300)]
+    windows = [random.permutation(len(answers))[:WINDOW] for _ in range(300)]
     alarms = [measure_drift(answers[some], labels, baseline, statistics[some]).alarm for some in windows]
     assert np.mean(alarms) <= 0.01
     found = {}

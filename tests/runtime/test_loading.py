@@ -69,15 +69,25 @@ def test_a_default_variant_that_does_not_load_is_told(tiny_bundle: Path, tmp_pat
     assert "litert-fp32 cannot run here, so fp32 answers." in answer.stderr
 
 
-@pytest.mark.parametrize(
-    "module", [pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "ncnn")]
-)
-def test_it_is_told_before_anything_is_converted(tmp_path: Path, module: str) -> None:
+@pytest.mark.slow
+def test_it_is_told_before_anything_is_converted(tmp_path: Path) -> None:
+    """In one process, because each would load torch again."""
     for tool in ("nncf", "pnnx"):
         (tmp_path / "packages" / tool).mkdir(parents=True)
         (tmp_path / "packages" / tool / "__init__.py").touch()
     (tmp_path / "photos").mkdir()
-    words = ("build", tmp_path / "photos", "-o", tmp_path / "x.catflap", "--variants", f"int8,{module}-fp16")
-    answer = catflap(broken(tmp_path, module, EXTENSION), *words, "--json")
-    assert answer.returncode == 2
-    assert f"{module} is installed but does not load: " in json.loads(answer.stdout)["error"]["what"]
+    modules = ("openvino", "ncnn")
+    for module in modules:
+        environment = broken(tmp_path, module, EXTENSION)
+    words = ("build", str(tmp_path / "photos"), "-o", str(tmp_path / "x.catflap"), "--json", "--variants")
+    code = (
+        "import sys; from catflap.cli.main import main\n"
+        "for module in sys.argv[1].split(','):\n"
+        "    assert main([*sys.argv[2:], f'int8,{module}-fp16']) == 2\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, ",".join(modules), *words],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for module, line in zip(modules, ran.stdout.splitlines(), strict=True):
+        assert f"{module} is installed but does not load: " in json.loads(line)["error"]["what"]
