@@ -119,7 +119,7 @@ def fastai(task: Task) -> Any:
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(task["epochs"])
         items = [path for path, _ in task["judge"]]
-        found = learner.get_preds(dl=learner.dls.test_dl([item.lstrip("/") for item in items]))[0].numpy()
+        found = learner.get_preds(dl=learner.dls.test_dl(items))[0].numpy()  # files, not rows of the table
     probabilities = np.zeros((len(found), task["labels"]))
     probabilities[:, np.array(list(loaders.vocab), int)] = found
     return probabilities
