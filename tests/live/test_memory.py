@@ -22,7 +22,7 @@ from tests.live.cameras import flat
 
 
 @pytest.mark.slow
-def test_five_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> None:
+def test_ten_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) -> None:
     """Decisions, outages, events and a log that is at its limit."""
     log = LogSettings(tmp_path / "field.log", pictures=True, limit=1_000_000)
     settings = WatchSettings(red, "0", log=log, log_every=1.0, save=tmp_path / "frames", save_bytes=100_000)
@@ -41,12 +41,12 @@ def test_five_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) ->
             if number % 1000 == 0:
                 watch.outage(Outage("lost", "simulated"))
 
-    run(1, 1500)
+    run(1, 3000)
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        run(1501, 3500)
+        run(3001, 7000)
         summary = watch.ended("test")
         recorder.close()  # rows on their way to the disk are none left behind
         output.close()
@@ -54,5 +54,5 @@ def test_five_thousand_frames_leave_nothing_behind(red: Path, tmp_path: Path) ->
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 150_000, "43 bytes a frame"
-    assert summary["judged"] == 5_000
+    assert grown < 200_000, "29 bytes a frame"
+    assert summary["judged"] == 10_000
