@@ -22,7 +22,7 @@ demo: .venv/ready  ## the whole line on small free data, in under three minutes
 test: .venv/ready .venv-base/ready  ## the fast tests; at their end what was skipped, and how to get it
 	$(BIN)/pytest -m "not slow" $(WORKERS)
 
-check: lint suite  ## what has to pass before a change is merged; with make's -j 2 sooner
+check: lint suite  ## what has to pass before a change is merged; faster as make -j 2 check
 
 lint: .venv/ready
 	$(BIN)/ruff format --check $(CODE)
