@@ -281,7 +281,7 @@ class Copy:
             for name in [name for name in sys.modules if name.partition(".")[0] in ("catflap", "machine")]:
                 del sys.modules[name]
             sys.path[:] = [str(self.path / "src"), *(p for p in sys.path if Path(p or ".").resolve() != HERE)]
-            del sys.modules["__main__"].__file__  # multiprocessing imports it again in each process that it spawns
+            del sys.modules["__main__"].__file__  # a process that a test spawns would import it again
             import pytest
 
             plugins = [lines, shared_fixtures(lines)] if lines else []
