@@ -2,7 +2,7 @@
 
     python benchmarks/league.py                                        # every set, 500 photos to learn from
     python benchmarks/league.py --size all --sets steel,textures       # up to 4,000 photos to learn from
-    python benchmarks/league.py --peer fastai=PYTHON --peer timm       # PYTHON: of an environment that has it
+    python benchmarks/league.py --peer autogluon=PYTHON --peer timm    # PYTHON: of an environment that has it
     python benchmarks/league.py --wrong 0.1                            # a tenth of the labels is wrong
     python benchmarks/league.py --entrant "tuned=--size 320 --recipe finetune --epochs 10"
 

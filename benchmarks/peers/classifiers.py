@@ -1,6 +1,6 @@
 """Peers of `build`: one of them learns from a class folder, and answers the photos of another.
 
-    python benchmarks/peers/classifiers.py scikit-learn|fastai|timm|torchvision TASK.json OUT.npz
+    python benchmarks/peers/classifiers.py scikit-learn|fastai|timm|torchvision|autogluon TASK.json OUT.npz
 
 TASK.json names `learn` and `judge`, lists of path and label number, `labels`, their count, `weights`, a
 file with the backbone (safetensors), `groups`, a name for each photo to learn from, `epochs` and `threads`.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,39 @@ def torchvision(task: Task) -> Any:
     )  # fmt: skip
 
 
+def autogluon(task: Task) -> Any:
+    """Its quick start for photos, with the small network of `medium_quality` replaced by the same weights."""
+    import pandas
+    import timm
+    import torch
+    from autogluon.multimodal import MultiModalPredictor
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        described = timm.create_model(BACKBONE, pretrained=False).pretrained_cfg
+        kept = ("input_size", "interpolation", "mean", "std", "crop_pct")
+        config = {name: described[name] for name in kept} | {"architecture": BACKBONE, "num_features": 1280}
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        weights = {k: v for k, v in load_file(task["weights"]).items() if not k.startswith("classifier.")}
+        torch.save(weights, Path(folder) / "pytorch_model.bin")
+        predictor = MultiModalPredictor(
+            label="label", presets="medium_quality", path=f"{folder}/model", verbosity=1
+        )
+        rows = [(path, str(number)) for path, number in task["learn"]]
+        predictor.fit(
+            pandas.DataFrame(rows, columns=["image", "label"]),
+            seed=0,
+            hyperparameters={"model.timm_image.checkpoint_name": folder, "env.num_workers": 0,
+                             "env.num_workers_inference": 0},
+        )  # fmt: skip
+        found = predictor.predict_proba(
+            pandas.DataFrame(task["judge"], columns=["image", "label"])[["image"]]
+        )
+    probabilities = np.zeros((len(found), task["labels"]))
+    probabilities[:, np.array(list(found.columns), int)] = found.to_numpy()
+    return probabilities
+
+
 def softmax(logits: Any) -> Any:
     raised = np.exp(logits - logits.max(1, keepdims=True))
     return raised / raised.sum(1, keepdims=True)
@@ -196,6 +230,7 @@ def softmax(logits: Any) -> Any:
 
 PEERS: dict[str, Callable[[Task], Any]] = {
     "scikit-learn": scikit_learn, "fastai": fastai, "timm": timm, "torchvision": torchvision,
+    "autogluon": autogluon,
 }  # fmt: skip
 
 
