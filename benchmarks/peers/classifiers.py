@@ -76,9 +76,13 @@ def scikit_learn(task: Task) -> Any:
     network = pretrained(task, 0)
     labels = np.array([label for _, label in task["learn"]])
     search = fitted(answers(network, task["learn"]), labels, task["groups"])
-    found = search.predict_proba(answers(network, task["judge"]))
+    return of_all_labels(task, search.predict_proba(answers(network, task["judge"])), search.classes_)
+
+
+def of_all_labels(task: Task, found: Any, numbers: Any) -> Any:
+    """Probabilities of every label from those of the labels that a peer knows: 0 for the others."""
     probabilities = np.zeros((len(found), task["labels"]))
-    probabilities[:, search.classes_] = found
+    probabilities[:, np.array(list(numbers), int)] = found
     return probabilities
 
 
@@ -121,9 +125,7 @@ def fastai(task: Task) -> Any:
         learner.fine_tune(task["epochs"])
         items = [path for path, _ in task["judge"]]
         found = learner.get_preds(dl=learner.dls.test_dl(items))[0].numpy()  # files, not rows of the table
-    probabilities = np.zeros((len(found), task["labels"]))
-    probabilities[:, np.array(list(loaders.vocab), int)] = found
-    return probabilities
+    return of_all_labels(task, found, loaders.vocab)
 
 
 def fine_tuned(task: Task, transform: Any, batch: int, optimiser_of: Callable[[Any], Any]) -> Any:
@@ -191,36 +193,33 @@ def torchvision(task: Task) -> Any:
 
 
 def autogluon(task: Task) -> Any:
-    """Its quick start for photos, with the small network of `medium_quality` replaced by the same weights."""
+    """Its quick start for photos, with the small network of `medium_quality` replaced by the same weights.
+
+    Version 1.6 asks for torch below 2.14, and ran with 2.14 when installed without its dependencies and then
+    with them by hand (pandas < 2.4, transformers < 5.15, tokenizers 0.22, huggingface-hub < 2, timm < 1.0.7).
+    """
     import pandas
-    import timm
     import torch
     from autogluon.multimodal import MultiModalPredictor
-    from safetensors.torch import load_file
 
+    network = pretrained(task, 0)
+    names = ("input_size", "interpolation", "mean", "std", "crop_pct")
+    config = {name: network.pretrained_cfg[name] for name in names}
+    config |= {"architecture": BACKBONE, "num_features": network.num_features}
     with tempfile.TemporaryDirectory() as folder:
-        described = timm.create_model(BACKBONE, pretrained=False).pretrained_cfg
-        kept = ("input_size", "interpolation", "mean", "std", "crop_pct")
-        config = {name: described[name] for name in kept} | {"architecture": BACKBONE, "num_features": 1280}
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        weights = {k: v for k, v in load_file(task["weights"]).items() if not k.startswith("classifier.")}
-        torch.save(weights, Path(folder) / "pytorch_model.bin")
+        torch.save(network.state_dict(), Path(folder) / "pytorch_model.bin")
         predictor = MultiModalPredictor(
             label="label", presets="medium_quality", path=f"{folder}/model", verbosity=1
         )
         rows = [(path, str(number)) for path, number in task["learn"]]
         predictor.fit(
-            pandas.DataFrame(rows, columns=["image", "label"]),
-            seed=0,
+            pandas.DataFrame(rows, columns=["image", "label"]), seed=0,
             hyperparameters={"model.timm_image.checkpoint_name": folder, "env.num_workers": 0,
                              "env.num_workers_inference": 0},
         )  # fmt: skip
-        found = predictor.predict_proba(
-            pandas.DataFrame(task["judge"], columns=["image", "label"])[["image"]]
-        )
-    probabilities = np.zeros((len(found), task["labels"]))
-    probabilities[:, np.array(list(found.columns), int)] = found.to_numpy()
-    return probabilities
+        found = predictor.predict_proba(pandas.DataFrame({"image": [path for path, _ in task["judge"]]}))
+    return of_all_labels(task, found.to_numpy(), found.columns)
 
 
 def softmax(logits: Any) -> Any:
