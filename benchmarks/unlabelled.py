@@ -8,32 +8,30 @@ Frozen Lite0 at 192 px, whole photos; 500 labelled photos of each set of the lea
 labels are not read, and the same photos to judge with. `self-training` labels the others by the head where
 its probability is high enough, and fits again, twice (pseudo-labels, Lee 2013); `moments` only scales
 the features by the mean and deviation of all photos. With `--warm-up` all photos, labelled or not, first
-teach the backbone to tell them apart by two changed views of each (SimCLR, Chen et al. 2020).
+teach the backbone to recognise each in two changed views (`training/self_supervised.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
 
 import numpy as np
-import torch
 from league import labels_of, photos_of
 from league_sets import SETS, gather
 from machine import header
-from torchvision.transforms import v2
 from wrong_labels import FRAME, extract, listed
 
 from catflap.image import read_pixels
-from catflap.training.backbones import PACKAGED, Backbone, digest_tensors, load_backbone
+from catflap.training.backbones import PACKAGED, load_backbone
+from catflap.training.distributed import common_precision
 from catflap.training.features import open_extractor
 from catflap.training.head import choose_head, fit_head, moments
+from catflap.training.self_supervised import MARGIN, view_of, warmed_up
 
 LEAST = (0.5, 0.8, 0.95)  # probability from which a photo's label is believed
-VIEW, PAIRS, RATE, TEMPERATURE = 160, 64, 1e-4, 0.2  # of the warm-up: px, photos a step, AdamW's rate
 
 
 def main() -> None:
@@ -49,6 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--more", type=int, default=2000, metavar="N", help="photos without a label, at most")
     args = parser.parse_args()
+    precision = common_precision("cpu")
     header(sets=args.sets, more=args.more, warm_up=args.warm_up)
     for photo_set in [one for one in SETS if one.name in args.sets.split(",")]:
         small = gather(photo_set, "small", args.cache, args.clones)
@@ -61,7 +60,9 @@ def main() -> None:
         labelled = [small / row["path"] for row in rows]
         backbone, start = load_backbone(PACKAGED), process_time()
         if args.warm_up:
-            backbone = warmed(backbone, [*labelled, *others], args.warm_up)
+            view = view_of(FRAME, MARGIN)
+            pixels = np.stack([read_pixels(path, view) for path in [*labelled, *others]])
+            backbone = warmed_up(backbone, pixels, FRAME, epochs=args.warm_up, precision=precision)
             print(f"{photo_set.name:14} warm-up: {(process_time() - start) / 60:.1f} CPU-minutes", flush=True)
         extractor = open_extractor(backbone, FRAME)
         labels = np.array([names.index(row["label"]) for row in rows])
@@ -86,34 +87,6 @@ def unlabelled(small: Path, large: Path) -> list[Path]:
         (path for path in (large / "learn").rglob("*") if path.is_file() and path.name not in known),
         key=lambda path: path.name,
     )
-
-
-def warmed(backbone: Backbone, paths: list[Path], epochs: int) -> Backbone:
-    """The backbone after SimCLR on these photos; batch norm keeps its statistics."""
-    torch.manual_seed(0)
-    network = backbone.network.eval()
-    projection = torch.nn.Sequential(
-        torch.nn.Linear(backbone.features, 512), torch.nn.ReLU(), torch.nn.Linear(512, 128)
-    )
-    change: Any = v2.Compose(
-        [v2.RandomResizedCrop(VIEW, (0.3, 1.0), antialias=True), v2.RandomHorizontalFlip(),
-         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8), v2.RandomGrayscale(0.2),
-         v2.ToDtype(torch.float, scale=True), v2.Normalize(backbone.mean, backbone.std)]
-    )  # fmt: skip
-    photos = torch.from_numpy(np.stack([read_pixels(path, FRAME) for path in paths])).permute(0, 3, 1, 2)
-    optimiser = torch.optim.AdamW([*network.parameters(), *projection.parameters()], RATE)
-    partner = torch.cat([torch.arange(PAIRS, 2 * PAIRS), torch.arange(PAIRS)])
-    for _ in range(epochs):
-        for some in torch.split(torch.randperm(len(photos)), PAIRS):
-            if len(some) == PAIRS:
-                views = torch.stack([change(photos[one]) for one in [*some, *some]])
-                found = torch.nn.functional.normalize(projection(network(views)))
-                near = (found @ found.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-                optimiser.zero_grad()
-                loss: Any = torch.nn.functional.cross_entropy(near, partner)
-                loss.backward()
-                optimiser.step()
-    return replace(backbone, network=network, sha256=digest_tensors(network.state_dict()))
 
 
 def heads(features: Any, labels: Any, groups: Any, more: Any, unseen: Any, classes: int) -> Any:

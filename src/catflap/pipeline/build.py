@@ -94,7 +94,7 @@ def build(
     else:
         for entry in checkpoint.history:
             record(entry)
-        discard_work(work / "checkpoint", "train", "resume", "decided")
+        discard_work(work / "checkpoint", "train", "resume", "resume-all", "warmed", "decided")
     steps.end("train", skipped=skipped)
 
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}

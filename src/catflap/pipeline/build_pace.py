@@ -58,6 +58,8 @@ STEPS = (
     Step("features of train", "computing features of train photos", 0.1, 0.001),
     Step("features of validation", "computing features of validation photos", 0.1, 0.0002),
     Step("heads", "fitting the head", 1.0, 0.0015),
+    Step("warm up", "learning what the photos look like, without labels", a_root=2.2, rare=True),
+    Step("features after the warm-up", "computing features of all photos again", 0.1, 0.03, rare=True),
     Step(EVERY_WEIGHT, "training every weight", a_root=15.0, rare=True),
     Step(EVERY_WEIGHT, "training every weight, with validation photos", a_root=6.0, rare=True),
     Step("features of calibration", "learning from calibration photos", 0.5, 0.001),

@@ -6,12 +6,15 @@ import io
 import json
 import os
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from catflap.artifacts.checkpoint import CROSS_FITTED, MARKER, Checkpoint, load_checkpoint, save_checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
@@ -28,8 +31,9 @@ from catflap.evaluation.metrics import measure
 from catflap.image import Frame
 from catflap.progress import Progress, Record, ignore, silent
 from catflap.runtime.engine import Logits
+from catflap.runtime.scoring import frames_of
 from catflap.training.augment import photo_side
-from catflap.training.backbones import PACKAGED, Backbone, check_frame, load_backbone
+from catflap.training.backbones import PACKAGED, Backbone, check_frame, digest_tensors, load_backbone
 from catflap.training.cost import CostMeter, count_flops
 from catflap.training.distributed import (
     Precision,
@@ -64,14 +68,25 @@ from catflap.training.network import Network, save_weights
 from catflap.training.plan import EPOCHS, Plan
 from catflap.training.search import (
     MAX_EPOCHS,
+    OVERHEAD,
     Clock,
     Pick,
     candidates,
     check_time,
     fit_on_features,
     search,
+    seconds_a_photo,
     seconds_of_features,
     start_clock,
+)
+from catflap.training.self_supervised import (
+    FROZEN,
+    MARGIN,
+    MOST_PHOTOS,
+    PART,
+    epochs_for,
+    view_of,
+    warmed_up,
 )
 from catflap.training.slim import slimmed
 from catflap.training.step_logging import StepLogger, log_nothing
@@ -85,6 +100,8 @@ MIRRORED = 300  # validation photos that show whether mirroring changes labels
 # 320 px, to learn from so many: 5 epochs for 350 photos, two for 2,800, a part of one for more than 7,000.
 PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 2400, 350, 0.5, 7000
 PASS_FLOPS = 2.3e9
+WARM_UP_SHARE = 1 / 4  # of the time that is left, at most
+WARM_UP_GAIN = 0.0  # of the head's log loss, from which on the warmed weights are kept
 
 
 @dataclass
@@ -184,7 +201,7 @@ def train(
             trained = _head_and_finetune(run, pick.backbone)
         if is_first_process():
             _write(run, trained, pick.trials if pick else [])
-            for kind in ("resume", "resume-all", "decided"):
+            for kind in ("resume", "resume-all", "warmed", "decided"):
                 run.beside(kind).unlink(missing_ok=True)
         barrier(device)
         return load_checkpoint(out)
@@ -230,6 +247,9 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     history = list(choice.tried)
     for entry in history:
         run.record(entry)
+    if _may_warm_up(run, backbone, choice):
+        backbone, choice, entry = _warm_up(run, backbone, choice)
+        history = [*choice.tried, entry]
     network = assemble(backbone, choice.head)
     epochs = _epochs(run, backbone, network, choice.chosen["validation_accuracy"])
     if epochs:
@@ -242,6 +262,64 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
         head, added = _learn_calibration(run, backbone, choice)
     network = assemble(backbone, head)
     return _Trained("head", backbone, dataset.frame, network, choice.validation_logits, history, added)
+
+
+def _may_warm_up(run: _Run, backbone: Backbone, choice: Choice) -> bool:
+    """Whether a self-supervised warm-up may pay: of a poor head, for few photos, if there is time for it."""
+    plan, photos = run.plan, sum(len(run.dataset.photos(role)) for role in ("train", "validation"))
+    poor = choice.chosen["validation_accuracy"] < GOOD_HEAD
+    if plan.recipe is not None or not poor or photos > MOST_PHOTOS or not is_single_process():
+        return False
+    if not run.clock:
+        return True
+    if "warms up" not in run.decided:
+        views = replace(run.dataset, frame=view_of(run.dataset.frame))
+        settings = LoopSettings(batch=2 * PART, frozen=FROZEN)
+        pace = seconds_a_photo(assemble(backbone, choice.head), views, settings, run.device, run.precision)
+        needed = 2 * epochs_for(photos) * photos * pace * OVERHEAD
+        run.decide("warms up", needed < WARM_UP_SHARE * run.clock.left())
+    return bool(run.decided["warms up"])
+
+
+def _warm_up(run: _Run, backbone: Backbone, choice: Choice) -> tuple[Backbone, Choice, dict[str, Any]]:
+    """The backbone after a self-supervised warm-up, and its head, if that is better; and what was found."""
+    dataset = run.dataset
+    train, validation = dataset.needed("train"), dataset.needed("validation")
+    both, before = together(train, validation), run.cost.computed
+    warmed = _warmed_backbone(run, backbone, both, _mirrors(run, backbone, choice))
+    again = fit_on_features(
+        warmed, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost,
+        steps=("features after the warm-up",) * 2, final=True,
+    )  # fmt: skip
+    run.cost.cached += len(both) - (run.cost.computed - before)
+    losses = {name: one.chosen["validation_log_loss"] for name, one in (("before", choice), ("after", again))}
+    kept = losses["after"] < (1 - WARM_UP_GAIN) * losses["before"]
+    entry = {"step": "warm up", "epochs": epochs_for(len(both)), "photos": len(both), **losses, "kept": kept}
+    if kept:
+        backbone, choice = warmed, again
+    for one in (*(again.tried if kept else ()), entry):
+        run.record(one)
+    return backbone, choice, entry
+
+
+def _warmed_backbone(run: _Run, backbone: Backbone, photos: Photos, mirror: bool) -> Backbone:
+    """`warmed_up`, or what a stopped run has kept of it."""
+    kept = run.beside("warmed")
+    with suppress(OSError, SafetensorError):
+        tensors = load(kept.read_bytes())
+        if digest_tensors(tensors) == run.decided.get("warmed"):
+            copy = replace(backbone, network=deepcopy(backbone.network), sha256=run.decided["warmed"])
+            copy.network.load_state_dict(tensors)
+            return copy
+    pixels = np.concatenate(list(frames_of(photos, view_of(run.dataset.frame, MARGIN))))
+    warmed = warmed_up(
+        backbone, pixels, run.dataset.frame, mirror=mirror, seed=run.plan.seed, device=run.device,
+        precision=run.precision, progress=run.progress,
+    )  # fmt: skip
+    tensors = {name: tensor.contiguous() for name, tensor in warmed.network.state_dict().items()}
+    write_atomically(kept, save(tensors))
+    run.decide("warmed", warmed.sha256)
+    return warmed
 
 
 def _learn_calibration(run: _Run, backbone: Backbone, choice: Choice) -> tuple[Head, Logits]:
