@@ -95,6 +95,16 @@ def test_standardised_it_is_close_to_scikit_learns_own_scaler() -> None:
     np.testing.assert_allclose(softmax(head.logits(features)), model.predict_proba(scaled), atol=0.05)
 
 
+def test_a_feature_that_hardly_changes_leaves_the_others_room_in_8_bits() -> None:
+    """One of twelve, which is 0 but for half of the photos of one label."""
+    features, labels = clouds(3)
+    features[:, 5] = 0
+    features[np.flatnonzero(labels == 1)[::2], 5] = 0.01
+    weights = np.abs(fit_head([(features, labels)], 3, 1.0, standardise=True).weights)
+    others = np.delete(weights, 5, axis=1).max()
+    assert 0 < weights[:, 5].max() < others
+
+
 def test_the_scale_of_a_feature_matters_only_without_standardising() -> None:
     features, labels = clouds(2)
     stretched = features * np.array([100, *[1] * 11], np.float32)

@@ -30,6 +30,7 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 L2_CS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # scikit-learn's C
+LEAST_DEVIATION = 0.3  # of that below which a quarter of the features stays: see fit_head
 MAX_COMPARED = 10_000  # train photos on which settings are compared; the chosen one learns from all
 MAX_LOGITS = 10_000_000  # validation photos × labels that judge heads; of more, a random part does
 FEW = 15_000  # train and validation photos × labels up to which heads are cross-validated
@@ -419,10 +420,12 @@ def fit_head(
     """The head that minimises log loss with an L2 penalty; `c` is scikit-learn's C.
 
     `parts` are features and labels of train photos. `standardise` scales each feature to unit variance, else
-    all are scaled by one number; the scaling is folded into the weights. `balanced` gives every label the
-    same weight, and moves the biases back to the labels' shares afterwards (Menon et al. 2021, logit
-    adjustment), so the prior of the predictions is that of the photos either way. Labels without photos get a
-    bias that never wins. `measured` are the moments of the parts, if known. `warm` is a head to start from.
+    all are scaled by one number; the scaling is folded into the weights. One that hardly changes is scaled
+    less, for its weight would be so large that in 8 bits the others would have no room. `balanced` gives
+    every label the same weight, and moves the biases back to the labels' shares afterwards (Menon et al.
+    2021, logit adjustment), so the prior of the predictions is that of the photos either way. Labels without
+    photos get a bias that never wins. `measured` are the moments of the parts, if known. `warm` is a head to
+    start from.
     """
     counts = np.sum([np.bincount(labels, minlength=classes) for _, labels in parts], axis=0)
     occurring = np.flatnonzero(counts)
@@ -431,7 +434,9 @@ def fit_head(
     centre, variance = measured or moments(parts)
     deviation = np.sqrt(variance)
     overall = np.full_like(deviation, np.sqrt(variance.mean() + centre.var()))
-    scale = np.maximum(deviation + 1e-3 * deviation.max() if standardise else overall, 1e-12)
+    least = LEAST_DEVIATION * np.quantile(deviation, 0.25, method="lower")
+    each = np.maximum(deviation + 1e-3 * deviation.max(), least)
+    scale = np.maximum(each if standardise else overall, 1e-12)
     shares = counts[occurring] / counts.sum()
     class_weights = 1 / (len(occurring) * shares) if balanced else np.ones(len(occurring))
     numbered = [(features, np.searchsorted(occurring, labels)) for features, labels in parts]
