@@ -131,7 +131,7 @@ def run_catflap(photos: Path, options: str, _name: str, _epochs: int) -> Row:
         command = [str(CATFLAP), "build", str(photos / LIST), "-o", str(bundle)]
         done, cost = timed([*command, "--json", *options.split()], environment)
         if done.returncode or not bundle.is_file():
-            return {"failed": (done.stderr.strip() or done.stdout.strip())[-300:], **cost}
+            return {"failed": (done.stdout.strip() or done.stderr.strip())[-300:], **cost}
         built = json.loads(done.stdout)
         classifier = Classifier(bundle, variant="int8", threads=1)
         order = [list(classifier.labels).index(label) for label in labels]

@@ -14,8 +14,9 @@ from catflap.artifacts.dataset import Dataset
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.training.backbones import Backbone, digest_tensors, load_backbone
 from catflap.training.plan import Plan
+from catflap.training.search import OVERHEAD
 from catflap.training.self_supervised import EPOCHS, MARGIN, MOST_PHOTOS, SIDE, epochs_for, view_of, warmed_up
-from catflap.training.train import train
+from catflap.training.train import WARM_UP_SHARE, train
 from tests.tiny import TINY
 from tests.training.test_train import puzzling
 
@@ -46,7 +47,9 @@ def test_a_photo_is_told_apart_from_others(drawn_dataset: Dataset) -> None:
     """Also new ones; the first stages, batch norm and the original stay as they were."""
     plain = load_backbone(TINY)
     before = {name: tensor.clone() for name, tensor in plain.network.state_dict().items()}
-    warmed, again = (warmed_up(plain, pixels(drawn_dataset, "train"), drawn_dataset.frame) for _ in range(2))
+    warmed, again = (
+        warmed_up(plain, pixels(drawn_dataset, "train"), drawn_dataset.frame, epochs=EPOCHS) for _ in range(2)
+    )
     assert alike(warmed, drawn_dataset) > alike(plain, drawn_dataset) + 0.005
     assert warmed.sha256 == again.sha256 == digest_tensors(warmed.network.state_dict()) != plain.sha256
     assert digest_tensors(before) == digest_tensors(plain.network.state_dict()) == plain.sha256
@@ -65,7 +68,7 @@ def test_it_is_the_same_whatever_the_cores(drawn_dataset: Dataset, monkeypatch: 
     monkeypatch.setattr("catflap.training.gradients.threads_each", lambda: 1)
     for cores in (1, 2, 3):
         monkeypatch.setattr("catflap.training.gradients.worker_count", lambda cores=cores: cores)
-        found.add(warmed_up(load_backbone(TINY), photos, drawn_dataset.frame, seed=1).sha256)
+        found.add(warmed_up(load_backbone(TINY), photos, drawn_dataset.frame, epochs=EPOCHS, seed=1).sha256)
     assert len(found) == 1
 
 
@@ -92,6 +95,23 @@ def test_the_better_head_decides(
     (chosen,) = (entry for entry in made.history if entry.get("chosen"))
     assert chosen["validation_log_loss"] == entry["after" if better else "before"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "made"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.5])
+def test_minutes_decide_for_how_long(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """A quarter of what is left, of which an epoch takes this share: three times the usual epochs at most."""
+    dataset = puzzling(drawn_dataset, tmp_path / "dataset")
+    passes = 2 * sum(len(dataset.photos(role)) for role in ("train", "validation"))
+    seconds = share * 300 * WARM_UP_SHARE / passes / OVERHEAD
+    monkeypatch.setattr(training, "seconds_a_photo", lambda *_: seconds or 1e-9)
+    made = train(dataset, tmp_path / "made", Plan(backbone=TINY, minutes=5.0))
+    found = [entry["epochs"] for entry in made.history if entry["step"] == "warm up"]
+    if share == 0.5:
+        assert 1 <= found[0] <= 2
+    else:
+        assert found == ([] if share else [3 * EPOCHS])
 
 
 def test_good_heads_and_those_that_were_asked_for_are_not_warmed_up(

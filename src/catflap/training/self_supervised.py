@@ -50,7 +50,7 @@ def warmed_up(
     pixels: Pixels,
     frame: Frame,
     *,
-    epochs: float | None = None,
+    epochs: float,
     mirror: bool = True,
     seed: int = 0,
     device: str = "cpu",
@@ -65,7 +65,6 @@ def warmed_up(
     not depend on how many cores there are.
     """
     keep_memory()
-    epochs = epochs_for(len(pixels)) if epochs is None else epochs
     total = max(1, round(epochs * len(pixels) / (PART * PARTS)))
     copy = replace(backbone, network=deepcopy(backbone.network))
     with torch.random.fork_rng(devices=[]):

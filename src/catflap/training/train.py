@@ -100,7 +100,7 @@ MIRRORED = 300  # validation photos that show whether mirroring changes labels
 # 320 px, to learn from so many: 5 epochs for 350 photos, two for 2,800, a part of one for more than 7,000.
 PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 2400, 350, 0.5, 7000
 PASS_FLOPS = 2.3e9
-WARM_UP_SHARE = 1 / 4  # of the time that is left, at most
+WARM_UP_SHARE, WITH_TIME = 1 / 4, 3  # of the minutes that are left, at most; × the usual epochs
 WARM_UP_GAIN = 0.0  # of the head's log loss, from which on the warmed weights are kept
 
 
@@ -247,8 +247,9 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     history = list(choice.tried)
     for entry in history:
         run.record(entry)
-    if _may_warm_up(run, backbone, choice):
-        backbone, choice, entry = _warm_up(run, backbone, choice)
+    warm_up = _warm_up_epochs(run, backbone, choice)
+    if warm_up:
+        backbone, choice, entry = _warm_up(run, backbone, choice, warm_up)
         history = [*choice.tried, entry]
     network = assemble(backbone, choice.head)
     epochs = _epochs(run, backbone, network, choice.chosen["validation_accuracy"])
@@ -264,29 +265,32 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     return _Trained("head", backbone, dataset.frame, network, choice.validation_logits, history, added)
 
 
-def _may_warm_up(run: _Run, backbone: Backbone, choice: Choice) -> bool:
-    """Whether a self-supervised warm-up may pay: of a poor head, for few photos, if there is time for it."""
+def _warm_up_epochs(run: _Run, backbone: Backbone, choice: Choice) -> float:
+    """Epochs of self-supervised warm-up: of a poor head, for few photos; within minutes those that fit."""
     plan, photos = run.plan, sum(len(run.dataset.photos(role)) for role in ("train", "validation"))
     poor = choice.chosen["validation_accuracy"] < GOOD_HEAD
     if plan.recipe is not None or not poor or photos > MOST_PHOTOS or not is_single_process():
-        return False
+        return 0
+    usual = epochs_for(photos)
     if not run.clock:
-        return True
-    if "warms up" not in run.decided:
+        return usual
+    if "warm_up_epochs" not in run.decided:
         views = replace(run.dataset, frame=view_of(run.dataset.frame))
         settings = LoopSettings(batch=2 * PART, frozen=FROZEN)
         pace = seconds_a_photo(assemble(backbone, choice.head), views, settings, run.device, run.precision)
-        needed = 2 * epochs_for(photos) * photos * pace * OVERHEAD
-        run.decide("warms up", needed < WARM_UP_SHARE * run.clock.left())
-    return bool(run.decided["warms up"])
+        fitting = WARM_UP_SHARE * run.clock.left() / (2 * photos * pace * OVERHEAD)
+        run.decide("warm_up_epochs", min(WITH_TIME * usual, fitting) if fitting >= min(1, usual) else 0)
+    return float(run.decided["warm_up_epochs"])
 
 
-def _warm_up(run: _Run, backbone: Backbone, choice: Choice) -> tuple[Backbone, Choice, dict[str, Any]]:
+def _warm_up(
+    run: _Run, backbone: Backbone, choice: Choice, epochs: float
+) -> tuple[Backbone, Choice, dict[str, Any]]:
     """The backbone after a self-supervised warm-up, and its head, if that is better; and what was found."""
     dataset = run.dataset
     train, validation = dataset.needed("train"), dataset.needed("validation")
     both, before = together(train, validation), run.cost.computed
-    warmed = _warmed_backbone(run, backbone, both, _mirrors(run, backbone, choice))
+    warmed = _warmed_backbone(run, backbone, both, epochs, _mirrors(run, backbone, choice))
     again = fit_on_features(
         warmed, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost,
         steps=("features after the warm-up",) * 2, final=True,
@@ -294,7 +298,7 @@ def _warm_up(run: _Run, backbone: Backbone, choice: Choice) -> tuple[Backbone, C
     run.cost.cached += len(both) - (run.cost.computed - before)
     losses = {name: one.chosen["validation_log_loss"] for name, one in (("before", choice), ("after", again))}
     kept = losses["after"] < (1 - WARM_UP_GAIN) * losses["before"]
-    entry = {"step": "warm up", "epochs": epochs_for(len(both)), "photos": len(both), **losses, "kept": kept}
+    entry = {"step": "warm up", "epochs": epochs, "photos": len(both), **losses, "kept": kept}
     if kept:
         backbone, choice = warmed, again
     for one in (*(again.tried if kept else ()), entry):
@@ -302,7 +306,7 @@ def _warm_up(run: _Run, backbone: Backbone, choice: Choice) -> tuple[Backbone, C
     return backbone, choice, entry
 
 
-def _warmed_backbone(run: _Run, backbone: Backbone, photos: Photos, mirror: bool) -> Backbone:
+def _warmed_backbone(run: _Run, backbone: Backbone, photos: Photos, epochs: float, mirror: bool) -> Backbone:
     """`warmed_up`, or what a stopped run has kept of it."""
     kept = run.beside("warmed")
     with suppress(OSError, SafetensorError):
@@ -313,8 +317,8 @@ def _warmed_backbone(run: _Run, backbone: Backbone, photos: Photos, mirror: bool
             return copy
     pixels = np.concatenate(list(frames_of(photos, view_of(run.dataset.frame, MARGIN))))
     warmed = warmed_up(
-        backbone, pixels, run.dataset.frame, mirror=mirror, seed=run.plan.seed, device=run.device,
-        precision=run.precision, progress=run.progress,
+        backbone, pixels, run.dataset.frame, epochs=epochs, mirror=mirror, seed=run.plan.seed,
+        device=run.device, precision=run.precision, progress=run.progress,
     )  # fmt: skip
     tensors = {name: tensor.contiguous() for name, tensor in warmed.network.state_dict().items()}
     write_atomically(kept, save(tensors))
