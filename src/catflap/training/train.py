@@ -1,4 +1,4 @@
-"""Dataset to Checkpoint, the verb `train`: search, features, head, fine-tuning, choice."""
+"""Dataset to Checkpoint, the verb `train`: search, head, warm-up, fine-tuning, choice."""
 
 from __future__ import annotations
 
