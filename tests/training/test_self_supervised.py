@@ -11,11 +11,21 @@ import torch
 
 import catflap.training.train as training
 from catflap.artifacts.dataset import Dataset
+from catflap.errors import CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.training.backbones import Backbone, digest_tensors, load_backbone
 from catflap.training.plan import Plan
 from catflap.training.search import OVERHEAD
-from catflap.training.self_supervised import EPOCHS, MARGIN, MOST_PHOTOS, SIDE, epochs_for, view_of, warmed_up
+from catflap.training.self_supervised import (
+    EPOCHS,
+    MARGIN,
+    MOST_PHOTOS,
+    SIDE,
+    VIEW_FLOPS,
+    epochs_for,
+    view_of,
+    warmed_up,
+)
 from catflap.training.train import WARM_UP_SHARE, train
 from tests.tiny import TINY
 from tests.training.test_train import puzzling
@@ -72,9 +82,10 @@ def test_it_is_the_same_whatever_the_cores(drawn_dataset: Dataset, monkeypatch: 
     assert len(found) == 1
 
 
-def test_many_photos_take_fewer_epochs_and_large_frames_are_seen_smaller() -> None:
-    assert epochs_for(0) == epochs_for(500) == EPOCHS
-    assert epochs_for(MOST_PHOTOS) == 1
+def test_many_photos_and_large_networks_take_fewer_epochs_and_large_frames_are_seen_smaller() -> None:
+    assert epochs_for(0, 1) == epochs_for(500, VIEW_FLOPS) == EPOCHS
+    assert epochs_for(MOST_PHOTOS, 1) == 1
+    assert epochs_for(MOST_PHOTOS, 4 * VIEW_FLOPS) == 0.25
     assert view_of(Frame(288, 288)) == Frame(SIDE, SIDE)
     assert view_of(Frame(64, 32, "crop")) == Frame(64, 32, "crop")
     wide = view_of(Frame(400, 200))
@@ -121,6 +132,21 @@ def test_good_heads_and_those_that_were_asked_for_are_not_warmed_up(
     for of, plan in ((drawn_dataset, Plan(backbone=TINY)), (dataset, Plan(backbone=TINY, recipe="head"))):
         made = train(of, tmp_path / "made", plan)
         assert not any(entry["step"] == "warm up" for entry in made.history)
+
+
+def test_a_network_for_one_size_is_not_warmed_up(
+    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = puzzling(drawn_dataset, tmp_path / "dataset")
+    monkeypatch.setattr("catflap.training.self_supervised.SIDE", 32)
+
+    def check(backbone: Backbone, frame: Frame) -> None:
+        if frame != dataset.frame:
+            raise CatflapError(f"{backbone.name} does not accept it.", "Use another.")
+
+    monkeypatch.setattr(training, "check_frame", check)
+    made = train(dataset, tmp_path / "made", Plan(backbone=TINY, epochs=1))
+    assert not any(entry["step"] == "warm up" for entry in made.history)
 
 
 def test_a_stopped_run_keeps_the_warmed_weights(

@@ -26,6 +26,7 @@ from catflap.training.gradients import freeze, open_workers, takes_parts
 from catflap.training.network import Network
 
 EPOCHS, MOST_PHOTOS = 5, 4000  # of them at most so many photos, each twice: fewer epochs of more photos
+VIEW_FLOPS = 6e8  # of the slim Lite2 at 160 px: larger networks see fewer views
 SIDE, MARGIN = 160, 1.2  # px of a view, whose crops are taken from a frame that is larger
 PART, PARTS = 32, 2  # photos that are told apart from each other, and how many such parts a step has
 FROZEN = 3  # stages, as in fine-tuning
@@ -33,9 +34,9 @@ RATE, MAX_NORM, TEMPERATURE = 1e-4, 5.0, 0.2
 WIDTH, OUTPUT = 512, 128  # of the projection, which is thrown away afterwards
 
 
-def epochs_for(photos: int) -> float:
-    """Epochs of the warm-up for so many photos."""
-    return min(EPOCHS, MOST_PHOTOS / max(1, photos))
+def epochs_for(photos: int, flops: float) -> float:
+    """Epochs of the warm-up for so many photos, by a network whose forward pass of a view takes so much."""
+    return min(EPOCHS, MOST_PHOTOS / max(1, photos)) * min(1.0, VIEW_FLOPS / flops)
 
 
 def view_of(frame: Frame, margin: float = 1.0) -> Frame:

@@ -27,6 +27,7 @@ from catflap.artifacts.folder import (
     write_bytes,
 )
 from catflap.data.roles import FEW
+from catflap.errors import CatflapError
 from catflap.evaluation.metrics import measure
 from catflap.image import Frame
 from catflap.progress import Progress, Record, ignore, silent
@@ -271,13 +272,18 @@ def _warm_up_epochs(run: _Run, backbone: Backbone, choice: Choice) -> float:
     poor = choice.chosen["validation_accuracy"] < GOOD_HEAD
     if plan.recipe is not None or not poor or photos > MOST_PHOTOS or not is_single_process():
         return 0
-    usual = epochs_for(photos)
+    network, view = assemble(backbone, choice.head), view_of(run.dataset.frame)
+    try:
+        check_frame(backbone, view)
+    except CatflapError:  # a network for one size only
+        return 0
+    usual = epochs_for(photos, count_flops(network, view)[0])
     if not run.clock:
         return usual
     if "warm_up_epochs" not in run.decided:
-        views = replace(run.dataset, frame=view_of(run.dataset.frame))
+        views = replace(run.dataset, frame=view)
         settings = LoopSettings(batch=2 * PART, frozen=FROZEN)
-        pace = seconds_a_photo(assemble(backbone, choice.head), views, settings, run.device, run.precision)
+        pace = seconds_a_photo(network, views, settings, run.device, run.precision)
         fitting = WARM_UP_SHARE * run.clock.left() / (2 * photos * pace * OVERHEAD)
         run.decide("warm_up_epochs", min(WITH_TIME * usual, fitting) if fitting >= min(1, usual) else 0)
     return float(run.decided["warm_up_epochs"])
