@@ -53,7 +53,7 @@ def alike(backbone: Backbone, dataset: Dataset) -> float:
     return float(own.mean() - others)
 
 
-def test_a_photo_is_told_apart_from_others(drawn_dataset: Dataset) -> None:
+def test_a_photo_is_distinguished_from_others(drawn_dataset: Dataset) -> None:
     """Also new ones; the first stages, batch norm and the original stay as they were."""
     plain = load_backbone(TINY)
     before = {name: tensor.clone() for name, tensor in plain.network.state_dict().items()}

@@ -6,7 +6,7 @@ second if each has its own. The sums do not depend on how many cores there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -109,6 +109,11 @@ def add_gradients(
     losses = []
     for loss, gradients in pool.map(part, pairwise(edges)):
         losses.append(loss)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        accumulate(weights, gradients)
     return torch.cat(losses).float()
+
+
+def accumulate(weights: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+    """Add the gradients of a part of a batch to those that the weights have, if any."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)

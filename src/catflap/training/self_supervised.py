@@ -22,13 +22,13 @@ from catflap.progress import Progress, prefetch, silent
 from catflap.training.backbones import Backbone, digest_tensors
 from catflap.training.depthwise import fast_depthwise
 from catflap.training.distributed import Precision, autocast
-from catflap.training.gradients import freeze, open_workers, takes_parts
+from catflap.training.gradients import accumulate, freeze, open_workers, takes_parts
 from catflap.training.network import Network
 
-EPOCHS, MOST_PHOTOS = 5, 4000  # of them at most so many photos, each twice: fewer epochs of more photos
+EPOCHS, MOST_PHOTOS = 5, 4000  # a warm-up learns from so many photos at most, counted in each epoch
 VIEW_FLOPS = 6e8  # of the slim Lite2 at 160 px: larger networks see fewer views
 SIDE, MARGIN = 160, 1.2  # px of a view, whose crops are taken from a frame that is larger
-PART, PARTS = 32, 2  # photos that are told apart from each other, and how many such parts a step has
+PART, PARTS = 32, 2  # photos that are contrasted with each other, and how many such parts a step has
 FROZEN = 3  # stages, as in fine-tuning
 RATE, MAX_NORM, TEMPERATURE = 1e-4, 5.0, 0.2
 WIDTH, OUTPUT = 512, 128  # of the projection, which is thrown away afterwards
@@ -80,14 +80,13 @@ def warmed_up(
         optimiser = torch.optim.AdamW(weights, RATE)
         step = partial(_gradients, network, projection, weights, device, precision)
         spread = takes_parts(device, train_batch_norm=False)
-        views = partial(_views, torch.from_numpy(pixels), view_of(frame), mirror)
+        views = partial(_views, torch.from_numpy(pixels), _random_change(view_of(frame), mirror))
         steps = prefetch(views, _steps(len(pixels), total, seed), workers=1)  # one, for the order of draws
         with fast_depthwise(network), open_workers() if spread else nullcontext() as pool:
             for done, parts in enumerate(steps, 1):
                 optimiser.zero_grad()
                 for gradients in pool.map(step, parts) if pool else map(step, parts):
-                    for weight, gradient in zip(weights, gradients, strict=True):
-                        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+                    accumulate(weights, gradients)
                 norm = clip_grad_norm_(weights, MAX_NORM)
                 if torch.isfinite(norm):
                     optimiser.step()
@@ -126,9 +125,9 @@ def _steps(photos: int, total: int, seed: int) -> Iterator[list[list[int]]]:
         yield parts
 
 
-def _views(photos: torch.Tensor, frame: Frame, mirror: bool, parts: list[list[int]]) -> list[torch.Tensor]:
-    """Two views of each photo of each part, uint8 (2 × photos, height, width, 3)."""
-    change: Any = v2.Compose(
+def _random_change(frame: Frame, mirror: bool) -> Any:
+    """The random crop, mirroring and colours that make a view of a photo, uint8 (3, height, width)."""
+    return v2.Compose(
         [
             v2.RandomResizedCrop((frame.height, frame.width), (0.3, 1.0), antialias=True),
             v2.RandomHorizontalFlip(0.5 if mirror else 0.0),
@@ -136,6 +135,10 @@ def _views(photos: torch.Tensor, frame: Frame, mirror: bool, parts: list[list[in
             v2.RandomGrayscale(0.2),
         ]
     )
+
+
+def _views(photos: torch.Tensor, change: Any, parts: list[list[int]]) -> list[torch.Tensor]:
+    """Two views of each photo of each part, uint8 (2 × photos, height, width, 3)."""
     return [
         torch.stack([change(photos[one].permute(2, 0, 1)) for one in [*some, *some]]).permute(0, 2, 3, 1)
         for some in parts

@@ -238,13 +238,7 @@ def _pick(run: _Run) -> Pick:
 def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
     """A head on frozen features, then fine-tuning if plan or head ask for it, and the better of both."""
     dataset = run.dataset
-    train, validation = dataset.needed("train"), dataset.needed("validation")
-    before = run.cost.computed
-    choice = fit_on_features(
-        backbone, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost,
-        final=True,
-    )  # fmt: skip
-    run.cost.cached += len(train) + len(validation) - (run.cost.computed - before)
+    choice = _fit_head(run, backbone, ("features of train", "features of validation"))
     history = list(choice.tried)
     for entry in history:
         run.record(entry)
@@ -264,6 +258,18 @@ def _head_and_finetune(run: _Run, backbone: Backbone) -> _Trained:
         head, added = _learn_calibration(run, backbone, choice)
     network = assemble(backbone, head)
     return _Trained("head", backbone, dataset.frame, network, choice.validation_logits, history, added)
+
+
+def _fit_head(run: _Run, backbone: Backbone, steps: tuple[str, str]) -> Choice:
+    """The best head on the features of train and validation photos; `steps` name their progress."""
+    dataset, before = run.dataset, run.cost.computed
+    roles = dataset.needed("train"), dataset.needed("validation")
+    choice = fit_on_features(
+        backbone, dataset.frame, roles, len(dataset.labels), run.device, run.progress, run.cost,
+        steps=steps, final=True,
+    )  # fmt: skip
+    run.cost.cached += sum(map(len, roles)) - (run.cost.computed - before)
+    return choice
 
 
 def _warm_up_epochs(run: _Run, backbone: Backbone, choice: Choice) -> float:
@@ -293,15 +299,9 @@ def _warm_up(
     run: _Run, backbone: Backbone, choice: Choice, epochs: float
 ) -> tuple[Backbone, Choice, dict[str, Any]]:
     """The backbone after a self-supervised warm-up, and its head, if that is better; and what was found."""
-    dataset = run.dataset
-    train, validation = dataset.needed("train"), dataset.needed("validation")
-    both, before = together(train, validation), run.cost.computed
+    both = together(run.dataset.photos("train"), run.dataset.photos("validation"))
     warmed = _warmed_backbone(run, backbone, both, epochs, _mirrors(run, backbone, choice))
-    again = fit_on_features(
-        warmed, dataset.frame, (train, validation), len(dataset.labels), run.device, run.progress, run.cost,
-        steps=("features after the warm-up",) * 2, final=True,
-    )  # fmt: skip
-    run.cost.cached += len(both) - (run.cost.computed - before)
+    again = _fit_head(run, warmed, ("features after the warm-up",) * 2)
     losses = {name: one.chosen["validation_log_loss"] for name, one in (("before", choice), ("after", again))}
     kept = losses["after"] < (1 - WARM_UP_GAIN) * losses["before"]
     entry = {"step": "warm up", "epochs": epochs, "photos": len(both), **losses, "kept": kept}
