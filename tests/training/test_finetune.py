@@ -36,6 +36,7 @@ from catflap.training.finetune import (
     _record,
     _schedule,
     _step_seed,
+    averaged,
     choose_blend,
     copied,
     expected_gains,
@@ -185,6 +186,14 @@ def test_ruined_weights_are_left_for_the_start(drawn_dataset: Dataset, tmp_path:
     assert (share > 0) == forced
     if not forced:
         assert weights(network) == weights(small_network())
+
+
+def test_averaged_weights_are_the_mean() -> None:
+    ends = [{"weight": torch.tensor([one, 3.0]), "count": torch.tensor(7)} for one in (0.0, 3.0, 6.0)]
+    mean = averaged(ends)
+    assert torch.allclose(mean["weight"], torch.tensor([3.0, 3.0]))
+    assert mean["count"] == 7
+    assert ends[0]["weight"][0] == 0, "the ends stay as they are"
 
 
 def test_expected_gains_weigh_evidence_against_experience() -> None:

@@ -221,6 +221,18 @@ def test_a_part_of_an_epoch_fits_where_none_does(
     assert clock.epochs(None, drawn_dataset, SETTINGS) == epochs  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("seconds", "repeats"), [(-1, 0), (119, 0), (121, 1), (361, 3), (5000, 8)])
+def test_fine_tunings_are_repeated_while_they_fit(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, seconds: float, repeats: int
+) -> None:
+    """One takes two minutes."""
+    pace = 120 / (SETTINGS.epochs * 100 * room.OVERHEAD)
+    monkeypatch.setattr(room, "seconds_a_photo", lambda *_: pace)
+    monkeypatch.setattr(room, "perf_counter", lambda: 100.0)
+    clock = Clock(100.0 + seconds, 0.0, "cpu", "32-true")
+    assert clock.repeats(None, drawn_dataset, SETTINGS, 100) == repeats  # type: ignore[arg-type]
+
+
 def test_many_processes_have_time_for_more_epochs(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

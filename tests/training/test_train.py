@@ -34,7 +34,7 @@ from catflap.training.cost import count_flops
 from catflap.training.distributed import fastest_precision
 from catflap.training.network import Network, load_network, open_checkpoint
 from catflap.training.plan import Plan
-from catflap.training.train import train
+from catflap.training.train import REPEATED_EPOCHS, train
 from tests.tiny import TINY
 
 
@@ -207,6 +207,40 @@ def test_a_stopped_run_follows_what_the_clock_decided(
     (settings,) = (e for e in made.history if e["step"] == "settings" and e["photos"] != "all")
     assert (epochs, settings["mirror"]) == ((1, False) if damage is None else (10, settings["mirror"]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "made"]
+
+
+def test_minutes_average_as_many_fine_tunings_as_fit(drawn_dataset: Dataset, tmp_path: Path) -> None:
+    """Of all photos, each with another seed; a run that is stopped in the third ends with the same bits."""
+    dataset = puzzling(drawn_dataset, tmp_path / "dataset")
+    plan = Plan(backbone=TINY, recipe="finetune", minutes=5.0)
+    kept = {"epochs": 5, "repeats": 3, "mirror": False}
+    decided = json.dumps({"made_from": plan.fingerprint(dataset), "kept": kept}).encode()
+    losses = []
+    for repeats in (1, 3):
+        (tmp_path / f".of{repeats}.decided").write_bytes(decided.replace(b": 3", b": %d" % repeats))
+        made = train(dataset, tmp_path / f"of{repeats}", plan)
+        settings = [entry for entry in made.history if entry["step"] == "settings"]
+        assert [entry["photos"] for entry in settings[1:]] == ["all"] * repeats
+        assert {entry["epochs"] for entry in settings} == {REPEATED_EPOCHS}
+        losses.append(made.metrics["log_loss"]["value"])
+    assert losses[0] == losses[1], "validation photos have judged the first fine-tuning, which is the same"
+
+    count = 0
+
+    def stopping(step: str, done: int, total: int) -> None:
+        nonlocal count
+        count += step == "train every weight" and done == 1
+        if count == 4:  # the judged run and two of all photos have gone before
+            raise KeyboardInterrupt
+
+    (tmp_path / ".stopped.decided").write_bytes(decided)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "stopped", plan, progress=stopping)
+    assert {".stopped.resume-all-1", ".stopped.resume-all-2"} <= {path.name for path in tmp_path.iterdir()}
+    resumed = train(dataset, tmp_path / "stopped", plan)
+    assert resumed.sha256 == made.sha256
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["dataset", "of1", "of3", "stopped"]
 
 
 @pytest.mark.slow

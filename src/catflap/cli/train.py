@@ -78,8 +78,8 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=int, metavar="N",
-        help="compare N backbones, frame sizes and fits first (default: as many as half of --minutes allow, "
-        "2 in a plain build; 0: none)",
+        help="compare N backbones, frame sizes and fits first (default: as many as fit into a quarter of "
+        "--minutes, 2 in a plain build; 0: none)",
     )  # fmt: skip
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32"),

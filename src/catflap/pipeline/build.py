@@ -27,7 +27,7 @@ from catflap.pipeline.outcome import answer_ms, outcome, same
 from catflap.progress import Progress, Record, ignore, silent
 from catflap.runtime.decisions import check_error_rate, check_unknown_rate, parse_point_specs
 from catflap.training.plan import Plan
-from catflap.training.train import DEFAULT_PLAN, train
+from catflap.training.train import DEFAULT_PLAN, WORK_FILES, train
 from catflap.verification.verify import verify
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def build(
     else:
         for entry in checkpoint.history:
             record(entry)
-        discard_work(work / "checkpoint", "train", "resume", "resume-all", "warmed", "decided")
+        discard_work(work / "checkpoint", "train", *WORK_FILES)
     steps.end("train", skipped=skipped)
 
     asked: Any = {"variants": variants, "about": about, "operating_points": operating_points}

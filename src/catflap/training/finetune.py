@@ -603,6 +603,14 @@ def mixed(start: Tensors, end: Tensors, share: float) -> Tensors:
     }
 
 
+def averaged(ends: Sequence[Tensors]) -> Tensors:
+    """The mean of weights that were fine-tuned from the same start."""
+    mean = ends[0]
+    for number, end in enumerate(ends[1:], 2):
+        mean = mixed(mean, end, 1 / number)
+    return mean
+
+
 def copied(network: Network) -> Tensors:
     """A copy of a network's weights."""
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}

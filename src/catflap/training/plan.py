@@ -29,9 +29,9 @@ class Plan:
     every weight from a random start. None fits a head, fine-tunes where the head is poor, and keeps what is
     expected to be better. Fine-tuning takes `epochs`, else as many as fit into `minutes`, else a number that
     depends on the photos. `trials` backbones and frames are compared first and the best replaces `backbone`
-    and frame; `minutes` without a `backbone` compare as many as fit into half of them. Candidates slower than
-    `max_ms` a frame (fp32, one thread) or larger than `max_mb` in int8 are left out. `weights` replace the
-    pretrained ones of `backbone`. `teachers` are
+    and frame; `minutes` without a `backbone` compare as many as fit into a quarter of them. Candidates slower
+    than `max_ms` a frame (fp32, one thread) or larger than `max_mb` in int8 are left out. `weights` replace
+    the pretrained ones of `backbone`. `teachers` are
     Checkpoints whose predictions for the train photos are learnt beside the labels. `precision` "auto" trains
     in bf16 or fp16 where that is faster.
     """

@@ -90,11 +90,12 @@ ENOUGH_EPOCHS = 3  # of fine-tuning: a candidate with time for fewer ranks lower
 STEP_COST = {"cpu": 12, "gpu": 3}  # of a fine-tuning step, in forward passes: a rough figure for this ranking
 
 MAX_EPOCHS = 10  # within --minutes
+MAX_REPEATS = 8  # of fine-tuning with all photos, each with another seed
 EPOCH_PARTS, MIN_EPOCHS = 20, 0.1  # parts of an epoch are twentieths, a tenth at least
 TIMING_RUNS, TIMED_PHOTOS = 3, 256
 OVERHEAD = 1.25  # of a timed step: loading, the optimiser, a machine that is not as fast every minute
 GRACE = 60.0  # seconds by which a head may be late
-SEARCH_SHARE, SEARCH_SHARE_OF_HEADS = 1 / 2, 3 / 4  # of the minutes; the second if only a head follows
+SEARCH_SHARE, SEARCH_SHARE_OF_HEADS = 1 / 4, 3 / 4  # of the minutes; the second if only a head follows
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,7 @@ class Clock:
         Leaves time to judge each epoch and the blends, and to learn from all photos afterwards.
         """
         _, world = rank_and_world_size()
-        pace = seconds_a_photo(network, dataset, settings, self.device, self.precision)
-        loading = 0.0 if self.device == "cpu" else seconds_to_load(dataset, settings)
+        pace, loading = self._paces(network, dataset, settings)
         validation, train = (len(dataset.photos(role)) for role in ("validation", "train"))
         judging = validation * max(pace / 2, loading) / world  # forward, in fp32
         all_photos = (train + validation) / 3
@@ -174,6 +174,18 @@ class Clock:
         fit = min(MAX_EPOCHS, (self.left() - 5 * judging) / epoch)
         whole = int(fit) if fit >= 1 else int(fit * EPOCH_PARTS) / EPOCH_PARTS
         return broadcast(whole if whole >= MIN_EPOCHS else 0, self.device)
+
+    def repeats(self, network: Network, dataset: Dataset, settings: LoopSettings, photos: int) -> int:
+        """How many fine-tunings with so many photos fit, at most MAX_REPEATS."""
+        _, world = rank_and_world_size()
+        pace = max(self._paces(network, dataset, settings)) * OVERHEAD / world
+        fit = self.left() / (settings.epochs * photos * pace)
+        return broadcast(int(min(MAX_REPEATS, max(0.0, fit))), self.device)
+
+    def _paces(self, network: Network, dataset: Dataset, settings: LoopSettings) -> tuple[float, float]:
+        """Seconds a photo of one process: to learn from it, and to load it for a GPU."""
+        pace = seconds_a_photo(network, dataset, settings, self.device, self.precision)
+        return pace, 0.0 if self.device == "cpu" else seconds_to_load(dataset, settings)
 
 
 def start_clock(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -54,6 +55,9 @@ from catflap.training.finetune import (
     TEACHERS_SHARE,
     History,
     LoopSettings,
+    Run,
+    Tensors,
+    averaged,
     choose_blend,
     copied,
     finetuning,
@@ -69,6 +73,7 @@ from catflap.training.network import Network, save_weights
 from catflap.training.plan import EPOCHS, Plan
 from catflap.training.search import (
     MAX_EPOCHS,
+    MAX_REPEATS,
     OVERHEAD,
     Clock,
     Pick,
@@ -102,6 +107,9 @@ MIRRORED = 300  # validation photos that show whether mirroring changes labels
 PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 2400, 350, 0.5, 7000
 PASS_FLOPS = 2.3e9
 WARM_UP_SHARE, WITH_TIME = 1 / 4, 3  # of the minutes that are left, at most; × the usual epochs
+REPEATED_EPOCHS = 5  # of a first fine-tuning, from which on it is repeated with all photos
+ALL_PHOTOS_FILES = tuple(f"resume-all-{number}" for number in range(1, MAX_REPEATS + 1))
+WORK_FILES = ("resume", *ALL_PHOTOS_FILES, "warmed", "decided")
 WARM_UP_GAIN = 0.0  # of the head's log loss, from which on the warmed weights are kept
 
 
@@ -202,7 +210,7 @@ def train(
             trained = _head_and_finetune(run, pick.backbone)
         if is_first_process():
             _write(run, trained, pick.trials if pick else [])
-            for kind in ("resume", "resume-all", "warmed", "decided"):
+            for kind in WORK_FILES:
                 run.beside(kind).unlink(missing_ok=True)
         barrier(device)
         return load_checkpoint(out)
@@ -376,6 +384,7 @@ def _epochs(run: _Run, backbone: Backbone, network: Network, head_accuracy: floa
 def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, epochs: float) -> _Trained:
     """Fine-tune the network, choose its blend with the start, and let the winner learn from validation, too.
 
+    Of several fine-tunings with all photos the weights are averaged (model soups, Wortsman et al. 2022).
     Recipe "head" in the answer means that the start is expected to be better; the backbone is then as before.
     """
     dataset, plan = run.dataset, run.plan
@@ -404,21 +413,55 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
     if not blend.share:
         network.cpu()
         return _Trained("head", backbone, dataset.frame, network, blend.logits, history)
-    network.load_state_dict(first.weights)
-    shorter = replace(settings, epochs=ALL_PHOTOS_SHARE * epochs, learning_rate=settings.learning_rate / 2)
-    second = train_weights(
-        network, dataset, run.beside("resume-all"), shorter, plan.seed + 1, run.device, run.progress,
-        photos=both, targets=targets, precision=run.precision,
-    )  # fmt: skip
-    run.cost.learnt += second.learnt
-    run.cost.learnt_before += second.learnt_before
     weight, bias = (torch.from_numpy(each) for each in (choice.refitted.weights, choice.refitted.bias))
     device = start["head.weight"].device
     start |= {"head.weight": weight.to(device), "head.bias": bias.to(device)}
-    network.load_state_dict(mixed(start, second.weights, blend.share))
+    ended = _learn_all(run, network, (start, first.weights), settings, both, targets)
+    for each in ended:
+        run.cost.learnt += each.learnt
+        run.cost.learnt_before += each.learnt_before
+        history += [{**entry, "photos": "all"} for entry in each.history if entry["step"] == "settings"]
+    network.load_state_dict(mixed(start, averaged([each.weights for each in ended]), blend.share))
     network.cpu()
-    history += [{**entry, "photos": "all"} for entry in second.history if entry["step"] == "settings"]
     return _Trained("finetune", backbone, dataset.frame, network, blend.logits, history)
+
+
+def _learn_all(
+    run: _Run,
+    network: Network,
+    ends: tuple[Tensors, Tensors],
+    settings: LoopSettings,
+    photos: Photos,
+    targets: npt.NDArray[np.float32] | None,
+) -> list[Run]:
+    """Fine-tunings with train and validation photos; `ends` are the weights before and after the first one.
+
+    From the start, each with another seed, as often as the minutes have time for; else on from the first
+    one's end, with fewer epochs at half the rate.
+    """
+    begin, loop = ends[0], settings
+    repeats = _repeats(run, network, settings, len(photos)) if settings.epochs >= REPEATED_EPOCHS else 0
+    if not repeats:
+        begin = ends[1]
+        epochs, rate = ALL_PHOTOS_SHARE * settings.epochs, settings.learning_rate / 2
+        loop = replace(settings, epochs=epochs, learning_rate=rate)
+    ended = []
+    for number, kind in enumerate(ALL_PHOTOS_FILES[: max(1, repeats)], 1):
+        network.load_state_dict(begin)
+        ended.append(
+            train_weights(
+                network, run.dataset, run.beside(kind), loop, run.plan.seed + number, run.device,
+                run.progress, photos=photos, targets=targets, precision=run.precision,
+            )
+        )  # fmt: skip
+    return ended
+
+
+def _repeats(run: _Run, network: Network, settings: LoopSettings, photos: int) -> int:
+    """How many fine-tunings with so many photos the minutes have time for; none without minutes."""
+    if run.clock and "repeats" not in run.decided:
+        run.decide("repeats", run.clock.repeats(network, run.dataset, settings, photos))
+    return int(run.decided.get("repeats", 0))
 
 
 def _settings(
