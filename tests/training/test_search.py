@@ -131,11 +131,26 @@ def test_pareto_is_what_nothing_beats() -> None:
 def test_poor_heads_need_time_for_epochs() -> None:
     """Enough of them are enough; a good head needs none."""
     trials = [
-        Trial("x", number, "squash", 1, 1, 0.25, loss, epochs=epochs)
-        for number, (loss, epochs) in enumerate([(0.5, 1), (0.6, 3), (0.55, 9), (0.4, 0)])
+        Trial(name, 288, "squash", 1, 1, 0.25, loss, epochs=epochs)
+        for name, loss, epochs in [("a", 0.5, 1), ("b", 0.6, 3), ("c", 0.55, 9), ("d", 0.4, 0)]
     ]
-    assert [each.size for each in sorted(trials, key=lambda each: _rank(each, True))] == [2, 1, 0, 3]
-    assert [each.size for each in sorted(trials, key=lambda each: _rank(each, False))] == [3, 0, 2, 1]
+    assert [each.backbone for each in sorted(trials, key=lambda each: _rank(each, True))] == list("cbad")
+    assert [each.backbone for each in sorted(trials, key=lambda each: _rank(each, False))] == list("dacb")
+
+
+@pytest.mark.parametrize(
+    ("poor", "epochs", "expected"),
+    [(True, 3, [320, 288, 160]), (False, 3, [160, 320, 288]), (True, 0, [160, 320, 288])],
+)
+def test_poor_heads_that_are_fine_tuned_want_large_frames(
+    poor: bool, epochs: float, expected: list[int]
+) -> None:
+    """Large enough ones are compared by log loss."""
+    trials = [
+        Trial("x", size, "squash", 1, 1, 1.0, loss, epochs=epochs)
+        for size, loss in ((160, 0.3), (288, 0.5), (320, 0.4))
+    ]
+    assert [each.size for each in sorted(trials, key=lambda each: _rank(each, poor))] == expected
 
 
 def test_the_best_head_is_picked(drawn_dataset: Dataset) -> None:

@@ -87,6 +87,7 @@ TRIAL_CS = (3e-4, 1e-3, 3e-3, 1e-2)  # enough to compare candidates
 INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14.7 for the slim Lite2
 LATENCY_RUNS = 15
 ENOUGH_EPOCHS = 3  # of fine-tuning: a candidate with time for fewer ranks lower if heads are poor
+ENOUGH_SIZE = 288  # px of a frame: a smaller one ranks lower if heads are poor and fine-tuning follows
 STEP_COST = {"cpu": 12, "gpu": 3}  # of a fine-tuning step, in forward passes: a rough figure for this ranking
 
 MAX_EPOCHS = 10  # within --minutes
@@ -144,6 +145,7 @@ class Pick:
 class Clock:
     """The minutes of a training: everything ends at `until`, the search at `search_until` (perf_counter).
 
+    `finetunes`: whether weights beyond the head may be trained.
     Under torchrun all processes go by the first one's clock.
     """
 
@@ -151,6 +153,7 @@ class Clock:
     search_until: float
     device: str
     precision: Precision
+    finetunes: bool = True
 
     def left(self) -> float:
         """Seconds left."""
@@ -193,7 +196,7 @@ def start_clock(
 ) -> Clock:
     """The clock that started at `start`, in seconds of perf_counter."""
     share = SEARCH_SHARE if finetunes else SEARCH_SHARE_OF_HEADS
-    return Clock(start + 60 * minutes, start + 60 * minutes * share, device, precision)
+    return Clock(start + 60 * minutes, start + 60 * minutes * share, device, precision, finetunes)
 
 
 def candidates(dataset: Dataset, trials: int | None) -> list[Candidate]:
@@ -267,7 +270,7 @@ def search(
             table[one.number] = broadcast(trial, device)
             record(_entry(table[one.number]))
         poor = max(table[one.number].validation_accuracy for one in going) < GOOD_HEAD
-        if clock and poor:
+        if clock and clock.finetunes and poor:
             for one in going:
                 table[one.number] = replace(table[one.number], epochs=_estimated_epochs(one, dataset, clock))
         going = sorted(going, key=lambda one: _rank(table[one.number], poor))
@@ -287,9 +290,13 @@ def _rungs(photos: int) -> list[float]:
     return sorted({max(share, smallest) for share in RUNGS})
 
 
-def _rank(trial: Trial, poor: bool) -> tuple[int, float]:
-    """Best first: by log loss, but if heads are poor by epochs that fit, up to ENOUGH_EPOCHS."""
-    return -min(ENOUGH_EPOCHS, int(trial.epochs or 0)) if poor else 0, trial.validation_log_loss
+def _rank(trial: Trial, poor: bool) -> tuple[int, int, float]:
+    """Best first: by log loss; of poor heads by epochs that fit, then by size, up to what is enough of each.
+
+    A head does not see what fine-tuning gains from a larger frame.
+    """
+    epochs = min(ENOUGH_EPOCHS, int(trial.epochs or 0)) if poor else 0
+    return -epochs, -min(ENOUGH_SIZE, trial.size) if epochs else 0, trial.validation_log_loss
 
 
 def _estimated_epochs(one: _Contender, dataset: Dataset, clock: Clock) -> float:
