@@ -33,7 +33,6 @@ from catflap.evaluation.metrics import measure
 from catflap.exporting.quantise import CALIBRATION_FRAMES, quantise
 from catflap.exporting.rounding import round_weights
 from catflap.image import Frame
-from catflap.pipeline.build import DEFAULT_TRIALS
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import Logits
 from catflap.runtime.engine_onnx import open_model
@@ -41,6 +40,7 @@ from catflap.runtime.scoring import frames_of, score
 from catflap.training.network import load_network
 from catflap.training.onnx_graph import to_onnx
 from catflap.training.plan import DEFAULT_MAX_MB, Plan
+from catflap.training.search import DEFAULT_TRIALS
 from catflap.training.train import train
 
 FOLDS = 5

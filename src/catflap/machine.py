@@ -29,7 +29,7 @@ _INSTRUCTIONS = {  # the kernel's name, on x86-64 and aarch64, to the usual name
     "asimddp": "dotprod",
     "i8mm": "i8mm",
 }
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # mallopt(3)
 _LARGE = 8 << 20  # bytes; a photo of two megapixels fits, and is no slower
 
 
@@ -196,6 +196,15 @@ def keep_memory() -> None:
     """
     _glibc("mallopt", _MMAP_THRESHOLD, 1 << 30)
     _glibc("mallopt", _TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def share_memory() -> None:
+    """Let all threads that start from now on take their memory from one arena, as MALLOC_ARENA_MAX does.
+
+    A thread's own arena has pieces of 64 MB and returns each that is empty, whatever `keep_memory` says: page
+    faults took 21 of the first 330 CPU-seconds of a build with a warm-up.
+    """
+    _glibc("mallopt", _ARENA_MAX, 1)
 
 
 def give_back_memory() -> None:

@@ -78,6 +78,7 @@ def test_many_photos_in_parts_end_at_the_same_optimum(classes: int, monkeypatch:
 
 
 def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "QUICK", 0)
     features, labels = clouds(4, 300)
     heads = set()
     for cores in (1, 2, 5):
@@ -85,6 +86,28 @@ def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(room, "describe_machine", lambda machine=machine: machine)
         heads.add(fit_head([(features, labels)], 4, 0.1, False).weights.tobytes())
     assert len(heads) == 1
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_fewer_photos_than_features_have_the_same_optimum(
+    classes: int, standardise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some photos twice. Each four times, at a quarter of C, is the same problem, of more photos."""
+    monkeypatch.setattr(room, "GRADIENT", 1e-7)
+    width = 250
+    features, labels = clouds(classes, 20, width=width)
+    some = np.concatenate([np.arange(len(labels)), np.arange(0, len(labels), 5)])
+    features, labels = features[some], labels[some]
+    assert room.SPANNED * len(labels) <= width < room.SPANNED * 4 * len(labels)
+    spanned = fit_head([(features, labels)], classes, 0.3, standardise)
+    monkeypatch.setattr(room, "_fit_in_span", None)
+    whole = fit_head([(features, labels)] * 4, classes, 0.3 / 4, standardise)
+    others, _ = clouds(classes, 50, width=width, seed=5)
+    np.testing.assert_allclose(softmax(spanned.logits(others)), softmax(whole.logits(others)), atol=1e-4)
+    monkeypatch.undo()
+    again = fit_head([(features, labels)], classes, 0.3, standardise, warm=spanned)
+    np.testing.assert_allclose(softmax(again.logits(others)), softmax(spanned.logits(others)), atol=5e-3)
 
 
 def test_standardised_it_is_close_to_scikit_learns_own_scaler() -> None:

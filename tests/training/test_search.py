@@ -236,7 +236,46 @@ def test_a_part_of_an_epoch_fits_where_none_does(
     assert clock.epochs(None, drawn_dataset, SETTINGS) == epochs  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("seconds", "repeats"), [(-1, 0), (119, 0), (121, 1), (361, 3), (5000, 8)])
+@pytest.mark.parametrize(
+    ("time", "epochs"), [(4, 3), (8, 6), (15, 10), (18.9, 10), (21, 5), (31, 7), (100, 10)]
+)
+def test_longer_fine_tunings_are_for_minutes_in_which_they_can_be_repeated(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, time: float, epochs: float
+) -> None:
+    """Photos of both roles once are a unit of time, and judging costs nothing."""
+    train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
+    assert 0.6 < train / (train + validation) < 0.95
+    monkeypatch.setattr(Clock, "_paces", lambda *_: (1 / (train + validation) / room.OVERHEAD, 0.0))
+    judging = validation / 2 / (train + validation) / room.OVERHEAD
+    monkeypatch.setattr(room, "perf_counter", lambda: 0.0)
+    clock = Clock(time + 5 * judging, 0.0, "cpu", "32-true")
+    assert clock.epochs(None, drawn_dataset, SETTINGS) == epochs  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("needed", "more"), [(0, 25), (60, 10), (100, 0), (199, 0), (201, 50)])
+def test_the_usual_training_comes_before_more_candidates(
+    monkeypatch: pytest.MonkeyPatch, needed: float, more: float
+) -> None:
+    """A hundred seconds are left, half of which were for the search."""
+    monkeypatch.setattr(room, "perf_counter", lambda: 1000.0)
+    clock = Clock(1100.0, 1050.0, "cpu", "32-true")
+    assert clock.after_usual(needed).search_left() == more
+
+
+@pytest.mark.parametrize(("seconds", "poor", "trials"), [(0, True, 3), (1.3e4, True, 2), (1.3e4, False, 3)])
+def test_more_than_two_candidates_are_for_time_that_is_left(
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, seconds: float, poor: bool, trials: int
+) -> None:
+    """Good heads need none."""
+    monkeypatch.setattr(room, "GOOD_HEAD", 1.1 if poor else 0.0)
+    monkeypatch.setattr(room, "_usual_seconds", lambda *_: seconds)
+    recorded: list[dict[str, Any]] = []
+    clock = start_clock(200, time.perf_counter(), "cpu", "32-true")
+    assert len(found(drawn_dataset, clock=clock, record=recorded.append).trials) == trials
+    assert [row["share"] for row in recorded[:4]] == [0, 0, 1, 1], "the first two are compared first"
+
+
+@pytest.mark.parametrize(("seconds", "repeats"), [(-1, 0), (119, 0), (239, 0), (241, 2), (361, 3), (5000, 8)])
 def test_fine_tunings_are_repeated_while_they_fit(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, seconds: float, repeats: int
 ) -> None:
@@ -257,10 +296,9 @@ def test_many_processes_have_time_for_more_epochs(
     fitting = []
     for world in (1, 2, 4):
         monkeypatch.setattr(room, "rank_and_world_size", lambda world=world: (0, world))
-        clock = Clock(700.0, 0.0, "cpu", "32-true")
+        clock = Clock(400.0, 0.0, "cpu", "32-true")
         fitting.append(clock.epochs(None, drawn_dataset, SETTINGS))  # type: ignore[arg-type]
-    assert fitting == sorted(fitting)
-    assert fitting[0] < fitting[1] <= fitting[2] == 10
+    assert fitting == [2, 4, 9]
 
 
 def test_minutes_search_unless_a_backbone_is_named() -> None:

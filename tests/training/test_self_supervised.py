@@ -14,8 +14,9 @@ from catflap.artifacts.dataset import Dataset
 from catflap.errors import CatflapError
 from catflap.image import Frame, Pixels, read_pixels
 from catflap.training.backbones import Backbone, digest_tensors, load_backbone
+from catflap.training.network import Network
 from catflap.training.plan import Plan
-from catflap.training.search import OVERHEAD
+from catflap.training.search import OVERHEAD, Clock, pixels_of, usual_seconds
 from catflap.training.self_supervised import (
     EPOCHS,
     MARGIN,
@@ -26,7 +27,7 @@ from catflap.training.self_supervised import (
     view_of,
     warmed_up,
 )
-from catflap.training.train import WARM_UP_SHARE, train
+from catflap.training.train import train
 from tests.tiny import TINY
 from tests.training.test_train import puzzling
 
@@ -108,21 +109,30 @@ def test_the_better_head_decides(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "made"]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize(
+    ("share", "low", "high"), [(0.0, 3, 3), (0.6, 1.05, 2), (1.0, 0.95, 1.0), (2.0, 0.45, 0.5), (20.0, 0, 0)]
+)
 def test_minutes_decide_for_how_long(
-    drawn_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+    drawn_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    low: float,
+    high: float,
 ) -> None:
-    """A quarter of what is left, of which an epoch takes this share: three times the usual epochs at most."""
+    """So many times the usual epochs, of a usual warm-up and fine-tuning that take this share of the time."""
     dataset = puzzling(drawn_dataset, tmp_path / "dataset")
-    passes = 2 * sum(len(dataset.photos(role)) for role in ("train", "validation"))
-    seconds = share * 300 * WARM_UP_SHARE / passes / OVERHEAD
-    monkeypatch.setattr(training, "seconds_a_photo", lambda *_: seconds or 1e-9)
-    made = train(dataset, tmp_path / "made", Plan(backbone=TINY, minutes=5.0))
+    view, minutes = view_of(dataset.frame), 5.0
+    network = Network(load_backbone(TINY), len(dataset.labels))
+    once = sum(usual_seconds(network, dataset, pixels_of(dataset.frame) / pixels_of(view)))
+    monkeypatch.setattr(
+        training, "seconds_a_photo", lambda *_: share * 60 * minutes / once / OVERHEAD or 1e-9
+    )
+    monkeypatch.setattr(Clock, "epochs", lambda *_: 0)
+    made = train(dataset, tmp_path / "made", Plan(backbone=TINY, minutes=minutes))
     found = [entry["epochs"] for entry in made.history if entry["step"] == "warm up"]
-    if share == 0.5:
-        assert 1 <= found[0] <= 2
-    else:
-        assert found == ([] if share else [3 * EPOCHS])
+    assert low * EPOCHS <= sum(found) <= high * EPOCHS
+    assert len(found) == (high > 0)
 
 
 def test_good_heads_and_those_that_were_asked_for_are_not_warmed_up(

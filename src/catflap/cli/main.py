@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from catflap.cli import options, output
 from catflap.cli.settings_file import with_settings
 from catflap.errors import CatflapError, Refused, missing_extra, nearest, system_reason
+from catflap.machine import share_memory
 from catflap.stopping import Ended, answered_at_once, end_in_order
 from catflap.version import VERSION
 
@@ -69,6 +70,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 # What other tools call our commands
 ELSEWHERE = MappingProxyType({"report": "evaluate", "val": "evaluate", "classify": "predict"})
 RESUMED = ("build", "scan", "prepare", "train", "evaluate", "demo")  # they continue where they were stopped
+TRAINING = ("build", "train", "demo")  # their threads share memory
 ENDLESS = ("serve", "watch", "studio")  # they handle signals themselves
 PACKAGE = Path(__file__).parent.parent
 STOPPED = 130
@@ -84,6 +86,8 @@ def run() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
     distributed = os.environ.get("WORLD_SIZE", "1") != "1"  # started by torchrun
+    if command_of(sys.argv[1:]) in TRAINING:
+        share_memory()
     # A distributed process may wait for another one in foreign code, where Python handles no signal.
     if command_of(sys.argv[1:]) not in ENDLESS and not distributed:
         end_in_order()

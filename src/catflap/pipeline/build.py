@@ -27,11 +27,11 @@ from catflap.pipeline.outcome import answer_ms, outcome, same
 from catflap.progress import Progress, Record, ignore, silent
 from catflap.runtime.decisions import check_error_rate, check_unknown_rate, parse_point_specs
 from catflap.training.plan import Plan
+from catflap.training.search import DEFAULT_TRIALS
 from catflap.training.train import DEFAULT_PLAN, WORK_FILES, train
 from catflap.verification.verify import verify
 
 T = TypeVar("T")
-DEFAULT_TRIALS = 2
 
 
 class _Steps:

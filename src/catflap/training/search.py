@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from statistics import median
 from time import perf_counter
@@ -28,7 +28,7 @@ from catflap.runtime.engine_onnx import open_model
 from catflap.runtime.scoring import frames_of
 from catflap.training.augment import load_batches, photo_side
 from catflap.training.backbones import LITES, SLIM, Backbone, load_backbone
-from catflap.training.cost import CostMeter
+from catflap.training.cost import CostMeter, count_flops
 from catflap.training.depthwise import fast_depthwise
 from catflap.training.distributed import (
     Precision,
@@ -50,7 +50,13 @@ from catflap.training.features import (
     labelled_features,
     open_extractor,
 )
-from catflap.training.finetune import GOOD_HEAD, LoopSettings
+from catflap.training.finetune import (
+    GOOD_HEAD,
+    MAX_EPOCHS,
+    LoopSettings,
+    passes_an_epoch,
+    usual_epochs,
+)
 from catflap.training.gradients import (
     PART_PIXELS,
     add_gradients,
@@ -62,6 +68,7 @@ from catflap.training.gradients import (
 from catflap.training.head import MAX_COMPARED, Choice, choose_despite_noise, choose_head
 from catflap.training.learning_curve import learning_curve
 from catflap.training.network import Network
+from catflap.training.self_supervised import MOST_PHOTOS, epochs_for, view_of
 from catflap.training.slim import slimmed
 
 LITE0, LITE1, LITE2 = LITES
@@ -75,6 +82,7 @@ FIXED_SIZE_ORDER = (
     (LITE0, False), (SLIM, False), (SLIM, True), (LITE1, False), (LITE0, True), (LITE2, False),
 )  # fmt: skip
 MAX_TRIALS = len(ORDER)
+DEFAULT_TRIALS = 2  # of a `build` without a word, and the first within --minutes
 OTHER_FIT = {"squash": "crop", "crop": "squash"}
 SIDE_STEP = 16  # px to which the sides of a frame are rounded
 MAX_ENLARGED = 6  # × the side of most photos: a larger frame shows nothing more
@@ -88,10 +96,10 @@ INT8_SHARE = 0.27  # of the bytes in fp32: 3.59 of 13.4 MB for Lite0, 3.95 of 14
 LATENCY_RUNS = 15
 ENOUGH_EPOCHS = 3  # of fine-tuning: a candidate with time for fewer ranks lower if heads are poor
 ENOUGH_SIZE = 288  # px of a frame: a smaller one ranks lower if heads are poor and fine-tuning follows
-STEP_COST = {"cpu": 12, "gpu": 3}  # of a fine-tuning step, in forward passes: a rough figure for this ranking
+STEP_COST = {"cpu": 5, "gpu": 3}  # of a fine-tuning step, in forward passes: roughly 4 in bf16, 6 in fp32
 
-MAX_EPOCHS = 10  # within --minutes
 MAX_REPEATS = 8  # of fine-tuning with all photos, each with another seed
+REPEATED_EPOCHS, ENOUGH_REPEATS = 5, 3  # at least, if it is repeated; more epochs if these repeats fit
 EPOCH_PARTS, MIN_EPOCHS = 20, 0.1  # parts of an epoch are twentieths, a tenth at least
 TIMING_RUNS, TIMED_PHOTOS = 3, 256
 OVERHEAD = 1.25  # of a timed step: loading, the optimiser, a machine that is not as fast every minute
@@ -166,24 +174,39 @@ class Clock:
     def epochs(self, network: Network, dataset: Dataset, settings: LoopSettings) -> float:
         """How many epochs fit, at most MAX_EPOCHS: whole ones, or a part of one in twentieths, or 0.
 
-        Leaves time to judge each epoch and the blends, and to learn from all photos afterwards.
+        Leaves time to judge each epoch and the blends, and to learn from all photos afterwards: by three
+        repeats, if those of five epochs fit, else with a third of the epochs.
         """
         _, world = rank_and_world_size()
         pace, loading = self._paces(network, dataset, settings)
         validation, train = (len(dataset.photos(role)) for role in ("validation", "train"))
         judging = validation * max(pace / 2, loading) / world  # forward, in fp32
-        all_photos = (train + validation) / 3
-        epoch = (train + all_photos) * max(pace, loading) * OVERHEAD / world + judging
-        fit = min(MAX_EPOCHS, (self.left() - 5 * judging) / epoch)
+        passed = max(pace, loading) * OVERHEAD / world
+        left = self.left() - 5 * judging
+        once = left / (passes_an_epoch(train, validation) * passed + judging)
+        repeated = left / ((train + ENOUGH_REPEATS * (train + validation)) * passed + judging)
+        fit = min(MAX_EPOCHS, repeated if repeated >= REPEATED_EPOCHS else once)
         whole = int(fit) if fit >= 1 else int(fit * EPOCH_PARTS) / EPOCH_PARTS
         return broadcast(whole if whole >= MIN_EPOCHS else 0, self.device)
 
     def repeats(self, network: Network, dataset: Dataset, settings: LoopSettings, photos: int) -> int:
-        """How many fine-tunings with so many photos fit, at most MAX_REPEATS."""
+        """How many fine-tunings with so many photos fit, at most MAX_REPEATS; none if only one does."""
         _, world = rank_and_world_size()
         pace = max(self._paces(network, dataset, settings)) * OVERHEAD / world
         fit = self.left() / (settings.epochs * photos * pace)
-        return broadcast(int(min(MAX_REPEATS, max(0.0, fit))), self.device)
+        return broadcast(int(min(MAX_REPEATS, fit)) if fit >= 2 else 0, self.device)
+
+    def after_usual(self, seconds: float) -> Clock:
+        """The clock of the rest of a search, if what the pick gets without a clock takes so many seconds.
+
+        The rest has a quarter of the time that this leaves. Where there is not even time for half of it, a
+        cheaper candidate has to be found, and the search goes on as if nothing were needed.
+        """
+        left = self.left()
+        if left < seconds / 2:
+            return self
+        more = SEARCH_SHARE * max(0.0, left - seconds)
+        return replace(self, search_until=min(self.search_until, perf_counter() + more))
 
     def _paces(self, network: Network, dataset: Dataset, settings: LoopSettings) -> tuple[float, float]:
         """Seconds a photo of one process: to learn from it, and to load it for a GPU."""
@@ -241,6 +264,31 @@ class _Contender:
     pace: float
 
 
+@dataclass
+class _Contest:
+    """What all steps of a search need, and its state.
+
+    `slow` are those whose features take too long, `measuring` the most seconds that measuring one has taken.
+    """
+
+    dataset: Dataset
+    limits: tuple[float | None, float | None]
+    device: str
+    progress: Progress
+    cost: CostMeter
+    record: Record
+    total: int
+    table: list[Trial] = field(default_factory=list)
+    going: list[_Contender] = field(default_factory=list)
+    slow: list[_Contender] = field(default_factory=list)
+    measuring: float = 0.0
+
+    def note(self, number: int, trial: Trial) -> None:
+        """Keep and record what a trial is now, as the first process measured it."""
+        self.table[number : number + 1] = [broadcast(trial, self.device)]
+        self.record(_entry(self.table[number]))
+
+
 def search(
     dataset: Dataset,
     found: Sequence[Candidate],
@@ -254,29 +302,39 @@ def search(
     """Compare the candidates by the log loss of their heads, and pick the best.
 
     `limits` are milliseconds a frame and megabytes in int8. After each rung the better half of the candidates
-    goes on to more photos. A clock admits as many as it has time for, one at least, and if heads are poor it
-    ranks those lower for which few epochs of fine-tuning would fit. Processes share the photos, and follow
+    goes on to more photos. A clock admits as many as it has time for, one at least; if the heads of the first
+    two are poor, as many as leave time for the usual fine-tuning, and it ranks those lower for which few
+    epochs would fit. Processes share the photos, and follow
     the first one's measurements. `record` gets each trial's entry when it is measured, compared and ranked.
     Raises Refused, with the nearest, if no candidate keeps the limits.
     """
-    table, going = _admit(dataset, found, limits, device, progress, clock, record)
-    if not going:
-        raise _nothing_fits(table, limits)
-    for share in _rungs(len(dataset.photos("train"))):
-        if len(going) == 1 and (clock or share < 1):
+    contest = _Contest(dataset, limits, device, progress, cost, record, len(found))
+    shares = _rungs(len(dataset.photos("train")))
+    first = found[:DEFAULT_TRIALS] if clock else found
+    _admit(contest, first, clock)
+    more = len(first) < len(found) and contest.going
+    if clock and clock.finetunes and more and _compare(contest, shares[0]):
+        clock = clock.after_usual(max(_usual_seconds(one, dataset, device) for one in contest.going))
+    _admit(contest, found[len(first) :], clock)
+    progress("trials measured", len(found), len(found))
+    if clock and contest.slow and not contest.going:
+        fastest = min(contest.slow, key=lambda one: one.pace)
+        check_time(clock, fastest.backbone, fastest.frame, fastest.pace, dataset)
+        contest.going = [fastest]
+    if not contest.going:
+        raise _nothing_fits(contest.table, limits)
+    for share in shares:
+        if len(contest.going) == 1 and (clock or share < 1):
             continue  # it is the pick, whose head comes next
-        for one in going:
-            trial = _compare(table[one.number], one, dataset, share, device, progress, cost)
-            table[one.number] = broadcast(trial, device)
-            record(_entry(table[one.number]))
-        poor = max(table[one.number].validation_accuracy for one in going) < GOOD_HEAD
+        poor = _compare(contest, share)
         if clock and clock.finetunes and poor:
-            for one in going:
-                table[one.number] = replace(table[one.number], epochs=_estimated_epochs(one, dataset, clock))
-        going = sorted(going, key=lambda one: _rank(table[one.number], poor))
+            for one in contest.going:
+                epochs = _estimated_epochs(one, dataset, clock)
+                contest.table[one.number] = replace(contest.table[one.number], epochs=epochs)
+        ranked = sorted(contest.going, key=lambda one: _rank(contest.table[one.number], poor))
         late = clock is not None and clock.search_left() < 0
-        going = going[: 1 if share == 1 or late else (len(going) + 1) // 2]
-    best = going[0]
+        contest.going = ranked[: 1 if share == 1 or late else (len(ranked) + 1) // 2]
+    best, table = contest.going[0], contest.table
     picked = table[best.number]
     rows = [_entry(replace(trial, pareto=_pareto(trial, table), picked=trial is picked)) for trial in table]
     for row in rows:
@@ -306,50 +364,64 @@ def _estimated_epochs(one: _Contender, dataset: Dataset, clock: Clock) -> float:
     return broadcast(round(max(0.0, left / (step * train)), 2), clock.device)
 
 
-def _admit(
-    dataset: Dataset,
-    found: Sequence[Candidate],
-    limits: tuple[float | None, float | None],
-    device: str,
-    progress: Progress,
-    clock: Clock | None,
-    record: Record,
-) -> tuple[list[Trial], list[_Contender]]:
-    """What each candidate costs, and those that keep the limits and for which there is time.
+def _usual_seconds(one: _Contender, dataset: Dataset, device: str) -> float:
+    """Seconds of what a candidate with a poor head gets without a clock, roughly."""
+    network, dataset = Network(one.backbone, len(dataset.labels)), replace(dataset, frame=one.frame)
+    step = one.pace * STEP_COST["cpu" if device == "cpu" else "gpu"]
+    photos = sum(len(dataset.photos(role)) for role in ("train", "validation"))
+    return broadcast(one.pace * photos + sum(usual_seconds(network, dataset, step)), device)
 
-    A candidate whose features of all photos would take more than half of the time is left out; if all would,
-    the fastest stays. Raises Refused if even its features would take longer than all of the time.
+
+def usual_seconds(network: Network, dataset: Dataset, pace: float) -> tuple[float, float]:
+    """Seconds of the warm-up and of the fine-tuning that a poor head gets without a clock.
+
+    `pace` is the seconds that a photo takes at the Dataset's frame, forward and backward.
     """
-    table: list[Trial] = []
-    going: list[_Contender] = []
-    slow: list[_Contender] = []
+    train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
+    flops, both = count_flops(network, dataset.frame)[0], train + validation
+    share = pixels_of(view_of(dataset.frame)) / pixels_of(dataset.frame)
+    views = 2 * both * epochs_for(both, flops * share) if both <= MOST_PHOTOS and is_single_process() else 0
+    tuning = usual_epochs(train, validation, flops) * passes_an_epoch(train, validation)
+    return pace * share * views, pace * tuning
+
+
+def pixels_of(frame: Frame) -> int:
+    """Pixels of a frame."""
+    return frame.width * frame.height
+
+
+def _admit(contest: _Contest, found: Sequence[Candidate], clock: Clock | None) -> None:
+    """Measure what each candidate costs; those that keep the limits and for which there is time go on.
+
+    A candidate whose features of all photos would take more than half of the time is slow. Raises Refused if
+    even its features would take longer than all of the time.
+    """
+    dataset, device, progress = contest.dataset, contest.device, contest.progress
     train, validation = dataset.needed("train"), dataset.needed("validation")
     compared = len(sample(train, RUNGS[1])) + len(sample(validation, 1.0))  # of most candidates
-    for number, candidate in enumerate(found):
-        planned = sum(one.pace for one in going) * compared
-        if clock and (going or slow) and clock.search_left() < planned:
+    new: list[_Contender] = []
+    for number, candidate in enumerate(found, len(contest.table)):
+        planned = sum(one.pace for one in new) * compared
+        if clock and (contest.going or contest.slow) and clock.search_left() <= planned + contest.measuring:
             break
-        progress("trials measured", number, len(found))
+        start = perf_counter()
+        progress("trials measured", number, contest.total)
         backbone = load_backbone(candidate.backbone)
         backbone = slimmed(backbone, train, candidate.frame, device=device, progress=progress)
-        table.append(broadcast(_measure(backbone, candidate, limits), device))
-        record(_entry(table[-1]))
-        if not table[-1].fits:
+        contest.note(number, _measure(backbone, candidate, contest.limits))
+        if not contest.table[number].fits:
             continue
         pace = 0.0
         if clock:
             extractor = open_extractor(backbone, candidate.frame, device=device)
             pace = broadcast(seconds_of_features(extractor, train, device), device)
+            contest.measuring = max(contest.measuring, broadcast(perf_counter() - start, device))
         one = _Contender(number, backbone, candidate.frame, pace)
         if clock and pace * (len(train) + len(validation)) > clock.left() / 2:
-            slow.append(one)
-        elif not (clock and going) or planned + pace * compared <= clock.search_left():
-            going.append(one)
-    progress("trials measured", len(found), len(found))
-    if clock and slow and not going:
-        going = [min(slow, key=lambda one: one.pace)]
-        check_time(clock, going[0].backbone, going[0].frame, going[0].pace, dataset)
-    return table, going
+            contest.slow.append(one)
+        elif not (clock and contest.going) or planned + pace * compared <= clock.search_left():
+            new.append(one)
+            contest.going.append(one)
 
 
 def _measure(backbone: Backbone, candidate: Candidate, limits: tuple[float | None, float | None]) -> Trial:
@@ -367,28 +439,23 @@ def _measure(backbone: Backbone, candidate: Candidate, limits: tuple[float | Non
     return Trial(backbone.name, candidate.size, frame.fit, ms, mb, fits=fits)
 
 
-def _compare(
-    trial: Trial,
-    one: _Contender,
-    dataset: Dataset,
-    share: float,
-    device: str,
-    progress: Progress,
-    cost: CostMeter,
-) -> Trial:
-    """The trial with the result of a head fitted on a share of the train photos."""
-    train, validation = sample(dataset.photos("train"), share), sample(dataset.photos("validation"), 1.0)
-    step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
-    choice = fit_on_features(
-        one.backbone, one.frame, (train, validation), len(dataset.labels), device, progress, cost,
-        steps=(step, step), cs=TRIAL_CS,
-    )  # fmt: skip
-    return replace(
-        trial,
-        share=share,
-        validation_log_loss=choice.chosen["validation_log_loss"],
-        validation_accuracy=choice.chosen["validation_accuracy"],
-    )
+def _compare(contest: _Contest, share: float) -> bool:
+    """Fit a head of each candidate on a share of the train photos; whether even the best head is poor."""
+    train = sample(contest.dataset.photos("train"), share)
+    validation = sample(contest.dataset.photos("validation"), 1.0)
+    for one in contest.going:
+        trial = contest.table[one.number]
+        if trial.share == share:
+            continue
+        step = f"{trial.backbone} at {trial.size} px, {trial.fit}"
+        choice = fit_on_features(
+            one.backbone, one.frame, (train, validation), len(contest.dataset.labels), contest.device,
+            contest.progress, contest.cost, steps=(step, step), cs=TRIAL_CS,
+        )  # fmt: skip
+        loss, accuracy = (choice.chosen[f"validation_{name}"] for name in ("log_loss", "accuracy"))
+        found = replace(trial, share=share, validation_log_loss=loss, validation_accuracy=accuracy)
+        contest.note(one.number, found)
+    return max(contest.table[one.number].validation_accuracy for one in contest.going) < GOOD_HEAD
 
 
 def fit_on_features(

@@ -51,6 +51,7 @@ from catflap.training.distributed import (
 )
 from catflap.training.features import counting, labelled_features, open_extractor
 from catflap.training.finetune import (
+    ALL_PHOTOS_SHARE,
     GOOD_HEAD,
     TEACHERS_SHARE,
     History,
@@ -67,23 +68,26 @@ from catflap.training.finetune import (
     scratch,
     soft_targets,
     train_weights,
+    usual_epochs,
 )
 from catflap.training.head import Choice, Head, cross_fit
 from catflap.training.network import Network, save_weights
 from catflap.training.plan import EPOCHS, Plan
 from catflap.training.search import (
-    MAX_EPOCHS,
     MAX_REPEATS,
     OVERHEAD,
+    REPEATED_EPOCHS,
     Clock,
     Pick,
     candidates,
     check_time,
     fit_on_features,
+    pixels_of,
     search,
     seconds_a_photo,
     seconds_of_features,
     start_clock,
+    usual_seconds,
 )
 from catflap.training.self_supervised import (
     FROZEN,
@@ -100,14 +104,8 @@ from catflap.version import VERSION
 
 DEFAULT_PLAN = Plan()
 NEAR_PERFECT = 0.98  # of the photos that judge a head: nothing is left for fine-tuning to gain
-ALL_PHOTOS_SHARE = 1 / 3  # of the epochs, to learn from validation photos as well after the choice
 MIRRORED = 300  # validation photos that show whether mirroring changes labels
-# Photo passes of a fine-tuning that nobody measures in epochs or minutes, at the cost of the slim Lite2 at
-# 320 px, to learn from so many: 5 epochs for 350 photos, two for 2,800, a part of one for more than 7,000.
-PASSES, PASSES_OF, PASSES_POWER, MAX_PASSES = 2400, 350, 0.5, 7000
-PASS_FLOPS = 2.3e9
-WARM_UP_SHARE, WITH_TIME = 1 / 4, 3  # of the minutes that are left, at most; × the usual epochs
-REPEATED_EPOCHS = 5  # at least, of a fine-tuning that is repeated with all photos if time is left
+WARM_UP_SHARE, WITH_TIME = 1 / 4, 3  # of the minutes that nothing else needs; × the usual epochs, at most
 ALL_PHOTOS_FILES = tuple(f"resume-all-{number}" for number in range(1, MAX_REPEATS + 1))
 WORK_FILES = ("resume", *ALL_PHOTOS_FILES, "warmed", "decided")
 WARM_UP_GAIN = 0.0  # of the head's log loss, from which on the warmed weights are kept
@@ -281,7 +279,10 @@ def _fit_head(run: _Run, backbone: Backbone, steps: tuple[str, str]) -> Choice:
 
 
 def _warm_up_epochs(run: _Run, backbone: Backbone, choice: Choice) -> float:
-    """Epochs of self-supervised warm-up: of a poor head, for few photos; within minutes those that fit."""
+    """Epochs of self-supervised warm-up: of a poor head, for few photos.
+
+    Within minutes fewer if the usual warm-up and fine-tuning do not fit, and more if time is left over.
+    """
     plan, photos = run.plan, sum(len(run.dataset.photos(role)) for role in ("train", "validation"))
     poor = choice.chosen["validation_accuracy"] < GOOD_HEAD
     if plan.recipe is not None or not poor or photos > MOST_PHOTOS or not is_single_process():
@@ -297,9 +298,13 @@ def _warm_up_epochs(run: _Run, backbone: Backbone, choice: Choice) -> float:
     if "warm_up_epochs" not in run.decided:
         views = replace(run.dataset, frame=view)
         settings = LoopSettings(batch=2 * PART, frozen=FROZEN)
-        pace = seconds_a_photo(network, views, settings, run.device, run.precision)
-        fitting = WARM_UP_SHARE * run.clock.left() / (2 * photos * pace * OVERHEAD)
-        run.decide("warm_up_epochs", min(WITH_TIME * usual, fitting) if fitting >= min(1, usual) else 0)
+        pace = seconds_a_photo(network, views, settings, run.device, run.precision) * OVERHEAD
+        epoch, left = 2 * photos * pace, run.clock.left()
+        at_frame = pace * pixels_of(run.dataset.frame) / pixels_of(view)
+        needed = sum(usual_seconds(network, run.dataset, at_frame))
+        seconds = usual * epoch * min(1.0, left / needed) + WARM_UP_SHARE * max(0.0, left - needed)
+        fitting = min(WITH_TIME * usual, seconds / epoch)
+        run.decide("warm_up_epochs", fitting if fitting >= min(1, usual) else 0)
     return float(run.decided["warm_up_epochs"])
 
 
@@ -373,12 +378,8 @@ def _epochs(run: _Run, backbone: Backbone, network: Network, head_accuracy: floa
         return fitting if fitting >= 1 or poor else 0  # a part of an epoch only harms a good head
     if plan.epochs or asked:
         return float(plan.epochs or EPOCHS)
-    photos = len(run.dataset.photos("train"))
-    flops = count_flops(network, run.dataset.frame)[0]
-    passes: float = min(MAX_PASSES, PASSES * (photos / PASSES_OF) ** PASSES_POWER) * PASS_FLOPS / flops
-    both = photos + ALL_PHOTOS_SHARE * (photos + len(run.dataset.photos("validation")))
-    epochs: float = min(float(MAX_EPOCHS), passes / both)
-    return round(epochs) if epochs >= 1 else round(epochs, 2)
+    train, validation = (len(run.dataset.photos(role)) for role in ("train", "validation"))
+    return usual_epochs(train, validation, count_flops(network, run.dataset.frame)[0])
 
 
 def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, epochs: float) -> _Trained:
