@@ -242,7 +242,7 @@ def test_a_part_of_an_epoch_fits_where_none_does(
 def test_longer_fine_tunings_are_for_minutes_in_which_they_can_be_repeated(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, time: float, epochs: float
 ) -> None:
-    """Photos of both roles once are a unit of time, and judging costs nothing."""
+    """To learn once from the photos of both roles takes a unit of time."""
     train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
     assert 0.6 < train / (train + validation) < 0.95
     monkeypatch.setattr(Clock, "_paces", lambda *_: (1 / (train + validation) / room.OVERHEAD, 0.0))

@@ -643,9 +643,8 @@ def _shard_loss(problem: _Problem, plain: Floats, shard: int, shards: int) -> tu
     weights, bias = plain[:, :-1].astype(dtype), plain[:, -1].astype(dtype)
     buffer = np.empty((ROWS, weights.shape[1]), dtype)
     for features, labels in _blocks(problem.parts, shard, shards):
-        if features.dtype == dtype:
-            rows = features
-        else:
+        rows = features
+        if features.dtype != dtype:
             rows = buffer[: len(labels)]
             rows[:] = features
         scores = rows @ weights.T + bias

@@ -229,7 +229,7 @@ def candidates(dataset: Dataset, trials: int | None) -> list[Candidate]:
     chose it.
     """
     frame, default = dataset.frame, Frame()
-    own = max(SIDE_STEP, round((frame.width * frame.height) ** 0.5))
+    own = max(SIDE_STEP, round(pixels_of(frame) ** 0.5))
     if trials is None and (frame.width, frame.height) != (default.width, default.height):
         return [Candidate(name, own, _with_fit(frame, other)) for name, other in FIXED_SIZE_ORDER]
     largest = MAX_ENLARGED * photo_side(dataset.photos("train"))
@@ -585,7 +585,7 @@ def seconds_a_photo(
     copy = deepcopy(network).to(device).train(settings.train_batch_norm)
     freeze(copy, settings.frozen)
     if device == "cpu":
-        batch = max(1, min(batch, PART_PIXELS // (frame.width * frame.height)))
+        batch = max(1, min(batch, PART_PIXELS // pixels_of(frame)))
         if takes_parts(device, settings.train_batch_norm):
             return _seconds_of_parts(copy, frame, batch, precision)
     with fast_depthwise(copy):
