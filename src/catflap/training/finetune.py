@@ -53,10 +53,10 @@ from catflap.training.distributed import (
 )
 from catflap.training.features import GPU_BATCH, Extractor
 from catflap.training.gradients import (
-    PART_PIXELS,
     add_gradients,
     freeze,
     open_workers,
+    photos_of_a_part,
     takes_parts,
     threads,
 )
@@ -305,7 +305,7 @@ def train_weights(
         merge=settings.train_batch_norm,
     )  # fmt: skip
     save_every = settings.save_every * (1 if fabric.device.type == "cpu" else GPU_SAVES)
-    part = _part_size(fabric, dataset.frame, share)
+    part = _part_size(fabric, network, dataset.frame, share)
     table = _targets_by_id(photos, len(dataset.labels), targets)
     cores = torch.get_num_threads()
     in_parts = takes_parts(fabric.device.type, settings.train_batch_norm)
@@ -387,11 +387,11 @@ def _targets_by_id(photos: Photos, classes: int, targets: npt.NDArray[np.float32
     return table[np.argsort(photos.ids, kind="stable")]
 
 
-def _part_size(fabric: Fabric, frame: Frame, share: int) -> int:
+def _part_size(fabric: Fabric, network: Network, frame: Frame, share: int) -> int:
     """How many photos of a batch go through the network at once; on a CPU more only cost memory."""
     if fabric.device.type != "cpu":
         return share + 1
-    return max(1, min(share + 1, PART_PIXELS // (frame.width * frame.height)))
+    return min(share + 1, photos_of_a_part(network, frame.width, frame.height))
 
 
 def _backward(

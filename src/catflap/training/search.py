@@ -58,10 +58,10 @@ from catflap.training.finetune import (
     usual_epochs,
 )
 from catflap.training.gradients import (
-    PART_PIXELS,
     add_gradients,
     freeze,
     open_workers,
+    photos_of_a_part,
     takes_parts,
     worker_count,
 )
@@ -585,7 +585,7 @@ def seconds_a_photo(
     copy = deepcopy(network).to(device).train(settings.train_batch_norm)
     freeze(copy, settings.frozen)
     if device == "cpu":
-        batch = max(1, min(batch, PART_PIXELS // pixels_of(frame)))
+        batch = min(batch, photos_of_a_part(copy, frame.width, frame.height))
         if takes_parts(device, settings.train_batch_norm):
             return _seconds_of_parts(copy, frame, batch, precision)
     with fast_depthwise(copy):
