@@ -177,6 +177,24 @@ def test_the_blend_with_the_best_expected_loss_is_kept(drawn_dataset: Dataset, t
     assert tried[share]["validation_log_loss"] < 0.75 * tried[0]["validation_log_loss"]
 
 
+def test_a_small_gain_is_not_enough_unless_weights_are_averaged(
+    drawn_dataset: Dataset, tmp_path: Path
+) -> None:
+    _, tried, share = blended(drawn_dataset, tmp_path, replace(RECIPE, epochs=12), 0.5)
+    of_start = tried[share]["expected_gain"] / tried[0]["validation_log_loss"]
+    assert 0 < of_start < 1
+    network = small_network()
+    start = copied(network)
+    ended = train_weights(
+        network, drawn_dataset, tmp_path / "resume", replace(RECIPE, epochs=12), 0, "cpu", silent
+    )
+    kept = {}
+    for least in (0.0, 0.999):
+        network.load_state_dict(start)
+        kept[least] = choose_blend(network, start, ended.weights, drawn_dataset, 0.5, least_gain=least).share
+    assert kept == {0.0: share, 0.999: 0}
+
+
 @pytest.mark.parametrize("forced", [False, True])
 def test_ruined_weights_are_left_for_the_start(drawn_dataset: Dataset, tmp_path: Path, forced: bool) -> None:
     """Unless fine-tuning was asked for by name: then the least harmful blend is the answer."""

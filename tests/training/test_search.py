@@ -212,6 +212,12 @@ def test_features_that_take_longer_than_the_minutes_are_refused_at_once(
     assert train(drawn_dataset, tmp_path / "made", replace(plan, recipe="head")).recipe == "head"
 
 
+def usually(monkeypatch: pytest.MonkeyPatch, epochs: float) -> None:
+    """Without minutes a network would learn for so many epochs."""
+    monkeypatch.setattr(room, "count_flops", lambda *_: (1.0, {}))
+    monkeypatch.setattr(room, "usual_epochs", lambda *_: epochs)
+
+
 def seconds_an_epoch(dataset: Dataset, pace: float) -> tuple[float, float]:
     """Of one process, with what all photos take afterwards; and of the blends."""
     train, validation = (len(dataset.photos(role)) for role in ("train", "validation"))
@@ -228,6 +234,7 @@ def test_a_part_of_an_epoch_fits_where_none_does(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, minutes: float, epochs: float
 ) -> None:
     """An epoch takes two minutes."""
+    usually(monkeypatch, 10)
     pace = 120 / seconds_an_epoch(drawn_dataset, 1.0)[0]
     monkeypatch.setattr(room, "seconds_a_photo", lambda *_: pace)
     monkeypatch.setattr(room, "perf_counter", lambda: 100.0)
@@ -237,12 +244,17 @@ def test_a_part_of_an_epoch_fits_where_none_does(
 
 
 @pytest.mark.parametrize(
-    ("time", "epochs"), [(4, 3), (8, 6), (15, 10), (18.9, 10), (21, 5), (31, 7), (100, 10)]
-)
+    ("time", "usual", "epochs"),
+    [
+        (4, 10, 3), (8, 10, 6), (15, 10, 10), (18.9, 10, 10), (21, 10, 5), (31, 10, 7), (100, 10, 10),
+        (8, 5, 5), (21, 5, 5), (31, 6, 6), (100, 6, 6), (31, 4, 7), (100, 0.5, 10),
+    ],
+)  # fmt: skip
 def test_longer_fine_tunings_are_for_minutes_in_which_they_can_be_repeated(
-    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, time: float, epochs: float
+    drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, time: float, usual: float, epochs: float
 ) -> None:
     """To learn once from the photos of both roles takes a unit of time."""
+    usually(monkeypatch, usual)
     train, validation = (len(drawn_dataset.photos(role)) for role in ("train", "validation"))
     assert 0.6 < train / (train + validation) < 0.95
     monkeypatch.setattr(Clock, "_paces", lambda *_: (1 / (train + validation) / room.OVERHEAD, 0.0))
@@ -290,6 +302,7 @@ def test_fine_tunings_are_repeated_while_they_fit(
 def test_many_processes_have_time_for_more_epochs(
     drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usually(monkeypatch, 10)
     pace = 120 / seconds_an_epoch(drawn_dataset, 1.0)[0]
     monkeypatch.setattr(room, "seconds_a_photo", lambda *_: pace)
     monkeypatch.setattr(room, "perf_counter", lambda: 100.0)

@@ -548,14 +548,15 @@ def choose_blend(
     dataset: Dataset,
     head_accuracy: float,
     *,
+    least_gain: float = MIN_GAIN,
     forced: bool = False,
     trusted: npt.NDArray[np.bool_] | None = None,
 ) -> Blend:
     """Choose how much of the fine-tuned weights to keep, between the start (0) and the end (1).
 
     Blends of weights (Wortsman et al. 2022, WiSE-FT) are judged on validation by `expected_gains`; the one
-    with the highest expected gain over the start is chosen, if that is at least 5 % of the start's loss. With
-    `forced` the start itself is no choice. Only `trusted` validation photos judge, (n,), if given.
+    with the highest expected gain over the start is chosen, if that is more than `least_gain` of the start's
+    loss. With `forced` the start itself is no choice. Only `trusted` validation photos judge, (n,), if given.
     Afterwards the network has the weights of the blend.
     """
     validation, tried = dataset.photos("validation"), list[Logits]()
@@ -567,7 +568,7 @@ def choose_blend(
     losses = np.stack([_calibrated_losses(each[judging], judges) for each in tried])
     gains = expected_gains(losses, judges.groups, head_accuracy)
     best = int(np.argmax(gains[1:])) + 1
-    kept = best if forced or gains[best] > MIN_GAIN * losses[0].mean() else 0
+    kept = best if forced or gains[best] > least_gain * losses[0].mean() else 0
     network.load_state_dict(mixed(start, end, BLENDS[kept]))
     history = [
         {

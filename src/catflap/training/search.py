@@ -172,10 +172,12 @@ class Clock:
         return broadcast(self.search_until - perf_counter(), self.device)
 
     def epochs(self, network: Network, dataset: Dataset, settings: LoopSettings) -> float:
-        """How many epochs fit, at most MAX_EPOCHS: whole ones, or a part of one in twentieths, or 0.
+        """How many epochs fit, at most the usual ones: whole ones, or a part of one in twentieths, or 0.
 
         Leaves time to judge each epoch and the blends, and to learn from all photos afterwards: by three
-        repeats, if those of five epochs fit, else with a third of the epochs.
+        repeats, if those of five epochs fit, else with a third of the epochs. More than the usual epochs harm
+        few photos, more repeats do not; of many photos, which usually get fewer than five epochs, the most
+        are MAX_EPOCHS.
         """
         _, world = rank_and_world_size()
         pace, loading = self._paces(network, dataset, settings)
@@ -185,7 +187,9 @@ class Clock:
         left = self.left() - 5 * judging
         once = left / (passes_an_epoch(train, validation) * passed + judging)
         repeated = left / ((train + ENOUGH_REPEATS * (train + validation)) * passed + judging)
-        fit = min(MAX_EPOCHS, repeated if repeated >= REPEATED_EPOCHS else once)
+        usual = usual_epochs(train, validation, count_flops(network, dataset.frame)[0])
+        most = usual if usual >= REPEATED_EPOCHS else MAX_EPOCHS
+        fit = min(most, repeated if repeated >= REPEATED_EPOCHS else once)
         whole = int(fit) if fit >= 1 else int(fit * EPOCH_PARTS) / EPOCH_PARTS
         return broadcast(whole if whole >= MIN_EPOCHS else 0, self.device)
 

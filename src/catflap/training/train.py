@@ -53,6 +53,7 @@ from catflap.training.features import counting, labelled_features, open_extracto
 from catflap.training.finetune import (
     ALL_PHOTOS_SHARE,
     GOOD_HEAD,
+    MIN_GAIN,
     TEACHERS_SHARE,
     History,
     LoopSettings,
@@ -407,9 +408,11 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
     )  # fmt: skip
     run.cost.learnt += first.learnt
     run.cost.learnt_before += first.learnt_before
+    repeats = _repeats(run, network, settings, len(both)) if epochs >= REPEATED_EPOCHS else 0
     blend = choose_blend(
-        network, start, first.weights, dataset, accuracy, forced=plan.recipe == "finetune", trusted=trusted
-    )
+        network, start, first.weights, dataset, accuracy, forced=plan.recipe == "finetune", trusted=trusted,
+        least_gain=0 if repeats else MIN_GAIN,  # an average is better than the weights that are judged
+    )  # fmt: skip
     history = [*first.history, *blend.history]
     if not blend.share:
         network.cpu()
@@ -417,7 +420,7 @@ def _finetune(run: _Run, backbone: Backbone, network: Network, choice: Choice, e
     weight, bias = (torch.from_numpy(each) for each in (choice.refitted.weights, choice.refitted.bias))
     device = start["head.weight"].device
     start |= {"head.weight": weight.to(device), "head.bias": bias.to(device)}
-    ended = _learn_all(run, network, (start, first.weights), settings, both, targets)
+    ended = _learn_all(run, network, (start, first.weights), settings, both, targets, repeats)
     for each in ended:
         run.cost.learnt += each.learnt
         run.cost.learnt_before += each.learnt_before
@@ -434,6 +437,7 @@ def _learn_all(
     settings: LoopSettings,
     photos: Photos,
     targets: npt.NDArray[np.float32] | None,
+    repeats: int,
 ) -> list[Run]:
     """Fine-tunings with train and validation photos; `ends` are the weights before and after the first one.
 
@@ -441,7 +445,6 @@ def _learn_all(
     one's end, with fewer epochs at half the rate.
     """
     begin, loop = ends[0], settings
-    repeats = _repeats(run, network, settings, len(photos)) if settings.epochs >= REPEATED_EPOCHS else 0
     if not repeats:
         begin = ends[1]
         epochs, rate = ALL_PHOTOS_SHARE * settings.epochs, settings.learning_rate / 2
