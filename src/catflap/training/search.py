@@ -85,7 +85,7 @@ MAX_TRIALS = len(ORDER)
 DEFAULT_TRIALS = 2  # of a `build` without a word, and the first within --minutes
 OTHER_FIT = {"squash": "crop", "crop": "squash"}
 SIDE_STEP = 16  # px to which the sides of a frame are rounded
-MAX_ENLARGED = 6  # × the side of most photos: a larger frame shows nothing more
+MAX_ENLARGED = 8  # × the side of most photos: a larger frame shows nothing more
 
 RUNGS = (0.25, 0.5, 1.0)  # of the train photos, or of 10,000 of them; after each the better half remains
 MIN_COMPARED = (
