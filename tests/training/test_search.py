@@ -93,8 +93,10 @@ def test_no_frame_is_much_larger_than_the_photos(drawn_dataset: Dataset) -> None
 
 
 def test_tiny_photos_get_the_smallest_frame(drawn_dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "photo_side", lambda photos: 16)
     whole = replace(drawn_dataset, frame=Frame())
+    monkeypatch.setattr(room, "photo_side", lambda photos: 32)
+    assert [each.size for each in candidates(whole, 2)] == [224, 256]
+    monkeypatch.setattr(room, "photo_side", lambda photos: 12)
     assert candidates(whole, 2) == [Candidate("efficientnet_lite0", 128, Frame(128, 128))]
 
 
