@@ -341,11 +341,11 @@ def test_where_nothing_is_said_validation_chooses(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_it_chooses_has_at_most_4_mb(drawn_bundle: Exported, tmp_path: Path) -> None:
-    """Of photos of 52 px, too small for the slim Lite2 at 320 px, the list goes on with Lite1."""
+    """Of photos of 38 px, too small for the slim Lite2 at 320 px, the list goes on with Lite1."""
     for path in drawn_bundle.path.with_name("photos").rglob("0?.jpg"):
         small = tmp_path / "photos" / path.parent.name / f"{path.stem}.png"
         small.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).resize((52, 52)).save(small)
+        Image.open(path).resize((38, 38)).save(small)
     out = tmp_path / "chosen.catflap"
 
     def stop_after_training(*_: object) -> None:
