@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import ceil
@@ -19,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
-from torch.func import functional_call
 
 from catflap.artifacts.checkpoint import Checkpoint
 from catflap.artifacts.dataset import Dataset, Photos
@@ -30,7 +30,7 @@ from catflap.evaluation.calibration import fit_temperature
 from catflap.evaluation.intervals import clustered_variance
 from catflap.image import Frame, Pixels
 from catflap.machine import keep_memory
-from catflap.progress import Progress, Record, ignore
+from catflap.progress import Progress, Record, ignore, prefetch
 from catflap.runtime.decisions import softmax
 from catflap.runtime.engine import Logits
 from catflap.runtime.engine_onnx import open_model
@@ -46,6 +46,7 @@ from catflap.training.distributed import (
     gather_rows,
     ignore_oom,
     is_first_process,
+    is_single_process,
     open_fabric,
     out_of_memory,
     retry_on_oom,
@@ -53,12 +54,15 @@ from catflap.training.distributed import (
 )
 from catflap.training.features import GPU_BATCH, Extractor
 from catflap.training.gradients import (
+    PART_PIXELS,
     add_gradients,
     freeze,
     open_workers,
     photos_of_a_part,
     takes_parts,
     threads,
+    threads_each,
+    worker_count,
 )
 from catflap.training.head import Head, Labels, log_loss, losses_of
 from catflap.training.network import Network, load_network
@@ -307,7 +311,6 @@ def train_weights(
     save_every = settings.save_every * (1 if fabric.device.type == "cpu" else GPU_SAVES)
     part = _part_size(fabric, network, dataset.frame, share)
     table = _targets_by_id(photos, len(dataset.labels), targets)
-    cores = torch.get_num_threads()
     in_parts = takes_parts(fabric.device.type, settings.train_batch_norm)
     with fast_depthwise(network), open_workers() if in_parts else nullcontext() as pool:
         for done, batch in enumerate(islice(batches, total - first), first + 1):
@@ -330,8 +333,7 @@ def train_weights(
             _record(history, done, (steps, total), figures)
             ended = done == total or done % steps == 0
             if ended and judged:
-                with threads(cores):
-                    history[-1] |= _judge(fabric, network, state.average, dataset)
+                history[-1] |= _judge(fabric, network, state.average, dataset)
             if ended:
                 figures |= {name: figure for name, figure in history[-1].items() if name != "step"}
             log(done, figures)
@@ -509,21 +511,33 @@ def _judge(fabric: Fabric, network: Network, weights: Tensors, dataset: Dataset)
     return {"validation_log_loss": loss, "validation_accuracy": accuracy}
 
 
-@torch.inference_mode()
 def predict(network: Network, photos: Photos, frame: Frame, weights: Tensors | None = None) -> Logits:
-    """Logits of photos, float32 (n, labels), with other weights than the network's if given."""
+    """Logits of photos, float32 (n, labels), with other weights than the network's if given.
+
+    Each core of a CPU takes its own photos, few at once: cores that share a photo wait for each other at
+    every layer, and the activations of many photos leave the caches.
+    """
     device, rows = next(network.parameters()).device, [np.empty((0, network.head.out_features), np.float32)]
+    if weights:
+        network = deepcopy(network)
+        network.load_state_dict(weights)
 
+    @torch.inference_mode()
     def compute(frames: Pixels) -> Logits:
-        pixels = torch.from_numpy(frames).to(device)
-        logits = functional_call(network, weights, pixels) if weights else network(pixels)
-        return logits.cpu().numpy()  # type: ignore[no-any-return]
+        return network(torch.from_numpy(frames).to(device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    on_cpu = device.type == "cpu"
-    workers, batch = (2, BATCH) if on_cpu else (reading_threads(), GPU_BATCH)
-    for frames in frames_of(photos, frame, workers, batch):
-        rows.append(retry_on_oom(compute, frames, device))
-    return np.concatenate(rows).astype(np.float32)
+    def compute_alone(frames: Pixels) -> Logits:
+        with threads(threads_each()):
+            return compute(frames)
+
+    if device.type == "cpu":
+        batch = max(1, min(BATCH, PART_PIXELS // (frame.width * frame.height)))
+        workers = worker_count() if is_single_process() else 1
+        rows += prefetch(compute_alone, frames_of(photos, frame, batch=batch), workers)
+    else:
+        for frames in frames_of(photos, frame, reading_threads(), GPU_BATCH):
+            rows.append(retry_on_oom(compute, frames, device))
+    return np.concatenate(rows)
 
 
 def predict_shared(network: Network, photos: Photos, frame: Frame) -> Logits:
