@@ -528,7 +528,7 @@ def predict(network: Network, photos: Photos, frame: Frame, weights: Tensors | N
 
     def compute_alone(frames: Pixels) -> Logits:
         with threads(threads_each()):
-            return compute(frames)
+            return retry_on_oom(compute, frames, device)
 
     if device.type == "cpu":
         batch = max(1, min(BATCH, PART_PIXELS // (frame.width * frame.height)))
