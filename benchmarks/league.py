@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import resource
 import subprocess
@@ -33,6 +34,7 @@ import numpy as np
 from league_sets import LIST, SETS, PhotoSet, gather, with_wrong_labels
 from machine import header
 
+from catflap.evaluation.promises import worse_than_promised
 from catflap.machine import versions
 from catflap.runtime.classifier import Classifier
 
@@ -151,6 +153,7 @@ def run_catflap(photos: Path, options: str, _name: str, _epochs: int) -> Row:
             **{name: round(decisions.count(name) / len(judged), 4) for name in undecided},
             "wrong": round(float(np.mean(wrong)), 4),
             "error_rate": chosen[0]["error_rate"] if chosen else None,
+            **(promise(classifier, sum(wrong), len(wrong)) if chosen else {}),
             "backbone": built["trained"]["backbone"],
             "recipe": built["trained"]["recipe"],
             "frame": built["trained"]["frame"]["width"],
@@ -160,6 +163,15 @@ def run_catflap(photos: Path, options: str, _name: str, _epochs: int) -> Row:
             "versions": versions(["catflap"]),
             **cost,
         }
+
+
+def promise(classifier: Classifier, wrong: int, judged: int) -> Row:
+    """On how many calibration photos (or groups) the error rate rests, and the p-value of so many wrong."""
+    decision = classifier.variant.decision
+    units = decision.get("groups", decision["photos"])
+    promised = (units + 1) - math.floor((units + 1) * decision["error_rate"])
+    p = worse_than_promised(judged - wrong, judged, promised, units + 1)
+    return {"calibrated": units, "wrong_p": round(p, 4)}
 
 
 def run_peer(photos: Path, python: str, name: str, epochs: int) -> Row:
@@ -239,13 +251,16 @@ def table(rows: list[Row], sets: Iterable[PhotoSet]) -> list[str]:
     peers = [one for one in entrants if not any("backbone" in known.get((n, one), {}) for n in names)]
     random = np.random.default_rng(0)
     for entrant in [one for one in entrants if one not in peers]:
-        lines.append(f"{entrant}: wrong of a promised error rate, unsure, unknown, int8 flips and MB, kept")
+        lines.append(f"{entrant}: wrong of what is promised, p (units calibrated), [unsure, unknown, flips]")
         for name in names:
             row = known.get((name, entrant), {})
             if "wrong" in row:
-                decided = [row[one] for one in ("wrong", "error_rate", "unsure", "unknown", "flip_rate")]
+                rates = [row[one] for one in ("unsure", "unknown", "flip_rate")]
+                promised = f"{row['wrong']} of {row['error_rate']}"
+                if "wrong_p" in row:
+                    promised += f", p {row['wrong_p']} ({row['calibrated']})"
                 kept = f"{row['recipe']} of {row['backbone']} at {row['frame']} px"
-                lines.append(f"{name:16} {decided}, {row['bytes'] / 1e6:.2f} MB, {kept}")
+                lines.append(f"{name:16} {promised}, {rates}, {row['bytes'] / 1e6:.2f} MB, {kept}")
         ratios = []
         for name in names:
             errors = [error(known[name, peer]) for peer in peers if (name, peer) in known]
