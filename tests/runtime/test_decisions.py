@@ -67,11 +67,12 @@ def test_the_threshold_lies_just_above_the_wrong_answer_that_must_be_unsure() ->
     assert never_unsure == pytest.approx(1 / 3, abs=3e-4)
 
 
-def test_a_group_counts_once_and_by_its_worst_photo() -> None:
+def test_a_group_counts_once_and_by_the_share_of_its_photos() -> None:
     probabilities = answers([0.9, 0.8, 0.7, 0.6])
     truth = np.array([1, 1, 0, 1])
     groups = np.array([7, 7, 7, 9])
     assert risk_threshold(probabilities, truth, 0.34, groups) == pytest.approx(0.9, abs=1e-4)
+    assert risk_threshold(probabilities, truth, 0.5, groups) == pytest.approx(0.8, abs=2e-4)  # 1/3 + 1 of 3
     assert risk_threshold(probabilities, truth, 0.67, groups) == pytest.approx(0.6, abs=3e-4)
     assert risk_threshold(probabilities, truth, 0.3, groups) is None
     (strict, loose) = risk_curve(probabilities, truth, groups, [0.34, 0.67])
@@ -206,6 +207,28 @@ def test_a_rate_that_is_not_on_the_curve_is_refused(rate: float) -> None:
 def test_a_bundle_without_a_curve_has_one_error_rate() -> None:
     with pytest.raises(CatflapError, match="no curve"):
         decision_rule({"threshold": 0.4, "error_rate": 0.01}, 0.02)
+
+
+@pytest.mark.parametrize(("groups", "rate"), [(4, 0.3), (30, 0.1), (150, 0.05)])
+def test_of_photos_of_new_groups_as_many_are_wrong_as_promised(groups: int, rate: float) -> None:
+    """A group is 12 photos that are more alike than others: some groups are hard. On average over sets."""
+    random = np.random.default_rng(groups)
+
+    def photos(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        owners = np.repeat(np.arange(count), 12)
+        truth = random.integers(0, 3, len(owners))
+        logits = random.normal(0, 1, (len(owners), 3))
+        logits[np.arange(len(owners)), truth] += random.exponential(2.5, count)[owners]
+        return softmax(logits), truth, owners
+
+    unseen, true, _ = photos(5000)
+    wrong = np.sort(np.where(unseen.argmax(axis=1) == true, 0, unseen.max(axis=1)))
+    shares = []
+    for _ in range(400):
+        threshold = risk_threshold(*photos(groups)[:2], rate, np.repeat(np.arange(groups), 12))
+        shares.append(0 if threshold is None else 1 - np.searchsorted(wrong, threshold) / len(wrong))
+    spread = 3 * np.std(shares) / math.sqrt(len(shares))
+    assert rate - 1 / (groups + 1) - spread <= np.mean(shares) <= rate + spread
 
 
 @pytest.mark.slow

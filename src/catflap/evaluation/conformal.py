@@ -47,15 +47,20 @@ def risk_threshold(
     threshold t for which (wrong above t + 1) / (n + 1) ≤ `error_rate` on n calibration photos, whose
     probabilities are (n, labels) and labels `truth` (n,). The promise holds for any model, on average over
     calibration sets and new photos that are exchangeable with them. With `groups` (n,) the unit is the group,
-    by its worst photo. None when no threshold keeps it, as with fewer than 1 / `error_rate` - 1 units.
+    and its loss the share of its photos: each group weighs as one photo. None when no threshold keeps it, as
+    with fewer than 1 / `error_rate` - 1 units.
     """
     check_error_rate(error_rate)
     rows = np.asarray(probabilities, np.float64)
     top = rows.max(axis=1)
-    wrong = np.where(rows.argmax(axis=1) == np.asarray(truth), 0.0, top)
-    highest = conformal_bound(wrong, error_rate, groups)
-    if highest is None:
+    weights, units = _weights(len(rows), groups)
+    allowed = (units + 1) * error_rate - 1 + 1e-9
+    if allowed < 0:
         return None
+    wrong = np.flatnonzero(rows.argmax(axis=1) != np.asarray(truth))
+    wrong = wrong[np.argsort(-top[wrong], kind="stable")]
+    unsure = top[wrong][np.cumsum(weights[wrong]) > allowed]
+    highest = float(unsure[0]) if len(unsure) else 0.0
     highest = max(highest, 1 / rows.shape[1])  # the likeliest label's probability is never below that
     if highest >= 1 - 1e-9:
         return None
@@ -75,16 +80,22 @@ def risk_curve(
     `error_rate`, `threshold` and `unsure`.
     """
     top = np.asarray(probabilities, np.float64).max(axis=1)
-    _, unit, sizes = np.unique(
-        np.arange(len(top)) if groups is None else np.asarray(groups), return_inverse=True, return_counts=True
-    )
+    weights, units = _weights(len(top), groups)
     curve = []
     for rate in sorted(set(rates)):
         threshold = risk_threshold(probabilities, truth, rate, groups)
         if threshold is not None:
-            unsure = float(np.sum((top < threshold) / sizes[unit]) / len(sizes))
+            unsure = float(weights[top < threshold].sum() / units)
             curve.append({"error_rate": rate, "threshold": threshold, "unsure": round(unsure, 6)})
     return curve
+
+
+def _weights(photos: int, groups: npt.ArrayLike | None) -> tuple[npt.NDArray[np.float64], int]:
+    """The weight of each photo, (n,), those of a group adding up to 1, and how many groups there are."""
+    if groups is None:
+        return np.ones(photos), photos
+    _, unit, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    return 1 / sizes[unit], len(sizes)
 
 
 def choose_error_rate(curve: Sequence[Mapping[str, float]]) -> float | None:
